@@ -1,0 +1,37 @@
+# `make` lists the targets. Everything runs in .venv, which is made anew only when the requirements change.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.installed  ## make .venv and install everything into it
+
+$(VENV)/.installed: requirements.txt tests/requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Heliostat needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+train: setup  ## train the digits example
+	$(BIN)/heliostat train workloads/configs/digits.yaml
+
+check: setup  ## format, lint, types and imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: check  ## every check and every test
+	$(BIN)/python -m pytest
+
+bench: setup  ## compare with plain torchrun, side by side
+	$(BIN)/python -m tests.benchmarks.torchrun
+
+clean:  ## remove .venv and the caches; runs stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+
+.PHONY: help setup train check test bench clean

@@ -1,0 +1,141 @@
+"""Source -> dataset: split by content, cut into shards, checksum, and last of all ``index.json``."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from datasets.format import INDEX, SPLITS, Columns, Dataset, Field, Index, Shard, SplitName, to_arrow
+from datasets.sources import Source
+from heliostat.errors import UserError
+from heliostat.folder import Folder
+
+SHARD_BYTES = 16 << 20
+TEST, VALIDATION = 0.15, 0.15
+
+
+def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
+    """Write the dataset that ``source`` describes to ``uri`` and open it.
+
+    Each shard appears under its name only when it is whole, and the index only after all shards, so a build that is
+    killed leaves nothing that `Dataset.open` takes. A finished dataset of the same content is left as it is.
+
+    Raises:
+        UserError: the source has no samples, or ``uri`` holds a dataset of other content.
+    """
+    folder = Folder.at(uri)
+    writers = {split: _SplitWriter(split, folder, shard_bytes) for split in SPLITS}
+    finished = Dataset.open(uri) if folder.exists(INDEX) else None
+    if finished and finished.index.source != source.description():
+        raise UserError(f"{uri} already holds a dataset of {finished.index.source}", "choose another folder, or delete it")
+    for chunk in source.chunks():
+        side = split_of(chunk.keys)
+        for split, writer in writers.items():
+            writer.add({name: values[side == split] for name, values in chunk.columns.items()}, source.fields)
+    for split, writer in writers.items():
+        writer.flush(source.fields)
+        if not writer.shards:
+            raise UserError(f"the source has too few samples: none falls into the {split} split", "give it more data")
+    meta = source.meta()
+    index = Index(
+        fingerprint=_fingerprint(source.fields, meta, writers),
+        fields=source.fields,
+        splits={split: tuple(writer.shards) for split, writer in writers.items()},
+        stats=writers["train"].statistics.result(),
+        meta=meta,
+        source=source.description(),
+    )
+    if finished and finished.index.fingerprint != index.fingerprint:
+        raise UserError(f"{uri} already holds another dataset", "choose another folder, or delete it")
+    folder.write(INDEX, index.model_dump_json(indent=2).encode())
+    return Dataset.open(uri)
+
+
+def split_of(keys: list[bytes]) -> npt.NDArray[np.str_]:
+    """The split of each key: a fixed function of its bytes, so a sample never changes side."""
+    hashes = np.array([int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") for key in keys], np.uint64)
+    place = hashes / 2.0**64
+    return np.where(place < TEST, "test", np.where(place < TEST + VALIDATION, "validation", "train"))
+
+
+def _fingerprint(fields: dict[str, Field], meta: dict[str, Any], writers: dict[SplitName, "_SplitWriter"]) -> str:
+    described = {"fields": {k: f.model_dump(mode="json") for k, f in fields.items()}, "meta": meta}
+    total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for split, writer in writers.items():
+        total.update(f"{split} {[s.rows for s in writer.shards]} {writer.content.hexdigest()}".encode())
+    return total.hexdigest()[:32]
+
+
+class _SplitWriter:
+    """Collects the samples of one split and writes a shard each time there are enough."""
+
+    def __init__(self, split: SplitName, folder: Folder, shard_bytes: int) -> None:
+        self.split, self.folder, self.shard_bytes = split, folder, shard_bytes
+        self.shards: list[Shard] = []
+        self.content = hashlib.sha256()
+        self.statistics = _Statistics()
+        self._pending: list[Columns] = []
+        self._pending_bytes = 0
+
+    def add(self, columns: Columns, fields: dict[str, Field]) -> None:
+        self._pending.append(columns)
+        self._pending_bytes += sum(values.nbytes for values in columns.values())
+        if self._pending_bytes >= self.shard_bytes:
+            self.flush(fields)
+
+    def flush(self, fields: dict[str, Field]) -> None:
+        columns = {name: np.concatenate([part[name] for part in self._pending]) for name in fields if self._pending}
+        self._pending, self._pending_bytes = [], 0
+        row_bytes = sum(values[:1].nbytes for values in columns.values())
+        rows = len(next(iter(columns.values()), ()))
+        for start, stop in _cuts(rows, max(1, self.shard_bytes // max(1, row_bytes))):
+            self._write({name: values[start:stop] for name, values in columns.items()}, fields)
+
+    def _write(self, columns: Columns, fields: dict[str, Field]) -> None:
+        for name in fields:
+            self.content.update(np.ascontiguousarray(columns[name]).data)
+        self.statistics.add(columns)
+        batch = to_arrow(columns, fields)
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        data = sink.getvalue()
+        name = f"{self.split}-{len(self.shards):05d}.arrow"
+        self.folder.write(name, data)
+        digest = hashlib.sha256(data).hexdigest()
+        self.shards.append(Shard(file=name, rows=batch.num_rows, bytes=data.size, sha256=digest))
+
+
+def _cuts(rows: int, most: int) -> Iterator[tuple[int, int]]:
+    """Cut ``rows`` into equal parts of at most ``most``."""
+    parts = -(-rows // most)
+    for part in range(parts):
+        yield rows * part // parts, rows * (part + 1) // parts
+
+
+class _Statistics:
+    """Mean and standard deviation of each column over all axes but the first of a sample, in one pass."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+
+    def add(self, columns: Columns) -> None:
+        for name, values in columns.items():
+            if values.ndim < 2 or name == "tokens":
+                continue
+            flat = values.reshape(len(values), values.shape[1], -1).astype(np.float64)
+            count, total, squares = self._sums.get(name, (0, np.float64(0), np.float64(0)))
+            seen = flat.shape[0] * flat.shape[2]
+            self._sums[name] = (count + seen, total + flat.sum(axis=(0, 2)), squares + (flat**2).sum(axis=(0, 2)))
+
+    def result(self) -> dict[str, dict[str, list[float]]]:
+        stats = {}
+        for name, (count, total, squares) in self._sums.items():
+            mean = total / count
+            spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
+            stats[name] = {"mean": mean.tolist(), "std": spread.tolist()}
+        return stats

@@ -1,0 +1,40 @@
+"""From the memory map to dictionaries of torch tensors, in the global order."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from datasets.format import Dataset
+from datasets.order import Ids, Order
+
+Tensors = dict[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One worker's part of one global batch."""
+
+    epoch: int
+    consumed: int
+    """Samples consumed by the whole run once this batch is done."""
+    global_size: int
+    """Samples in the global batch, over all workers."""
+    ids: Ids
+    tensors: Tensors
+    """Column -> (samples of this worker, *shape), in the dataset's own types."""
+
+
+def batches(dataset: Dataset, order: Order, consumed: int, lanes: tuple[int, int]) -> Iterator[Batch]:
+    """The parts of the global batches of the train split that a range of lanes holds, for ever, from ``consumed`` on."""
+    while True:
+        epoch, step = order.locate(consumed)
+        ids = order.batch(epoch, step, lanes)
+        size = order.batch_size(step)
+        consumed += size
+        yield Batch(epoch, consumed, size, ids, tensors(dataset, "train", ids))
+
+
+def tensors(dataset: Dataset, split: str, ids: Ids) -> Tensors:
+    """The samples with these numbers as tensors."""
+    return {name: torch.from_numpy(values) for name, values in dataset.take(split, ids).items()}

@@ -1,0 +1,77 @@
+"""A folder per class, image files in each."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+from pydantic import Field as Key
+
+from datasets.format import Field
+from datasets.sources import Base, Chunk
+from heliostat.config import Config
+from heliostat.errors import UserError
+
+CHUNK = 1024
+
+
+class Images(Base):
+    """Column ``image``: uint8 (channels, size, size), scaled with its longer side to ``size`` and padded with black.
+
+    The classes are the names of the folders, in the order of the alphabet. What counts as a sample is the pixels, so
+    the same picture under two names is on one side of the split.
+    """
+
+    name = "images"
+
+    class Options(Config):
+        path: str = Key(description="the folder that holds a folder per class")
+        size: int = Key(32, ge=1, le=4096, description="the side of the square images, in pixels")
+        channels: int = Key(3, ge=1, le=3, description="3 for colour, 1 for grey")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        if options.channels == 2:
+            raise UserError("dataset.options.channels is 2", "set it to 3 for colour or 1 for grey")
+        root = Path(options.path).expanduser()
+        if not root.is_dir():
+            raise UserError(f"dataset.options.path {options.path} is not a folder", "give a folder with a folder per class")
+        self._classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        if len(self._classes) < 2:
+            raise UserError(f"{options.path} has {len(self._classes)} folders, but needs one per class", "add the classes")
+        self._files = [
+            (path, label)
+            for label, folder in enumerate(self._classes)
+            for path in sorted((root / folder).rglob("*"))
+            if path.is_file() and not path.name.startswith(".")
+        ]
+        shape = (options.channels, options.size, options.size)
+        self.fields = {"image": Field(dtype="uint8", shape=shape), "label": Field(dtype="int64")}
+
+    def chunks(self) -> Iterator[Chunk]:
+        for start in range(0, len(self._files), CHUNK):
+            part = self._files[start : start + CHUNK]
+            images = np.stack([read_image(path, self.fields["image"].shape) for path, _ in part])
+            labels = np.array([label for _, label in part], np.int64)
+            yield Chunk([image.tobytes() for image in images], {"image": images, "label": labels})
+
+    def meta(self) -> dict[str, Any]:
+        return {"classes": self._classes, "white": 255}
+
+
+def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """An image file as uint8 of that shape, (channels, height, width), its proportions kept.
+
+    Raises:
+        UserError: the file is not an image that Pillow reads.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(path) as image:
+            canvas = ImageOps.pad(image.convert("RGB" if channels == 3 else "L"), (width, height))
+    except (UnidentifiedImageError, OSError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error}", "remove it, or convert it to PNG or JPEG") from None
+    pixels = np.asarray(canvas, np.uint8)
+    return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

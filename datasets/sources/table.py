@@ -1,0 +1,95 @@
+"""A table in a csv or Parquet file, with one column named as the target."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet as pq
+from pydantic import Field as Key
+
+from datasets.format import Field
+from datasets.sources import Base, Chunk
+from heliostat.config import Config, nearest
+from heliostat.errors import UserError
+
+MAX_CATEGORIES = 100
+
+
+class Table(Base):
+    """Numbers become features as they are, texts become one feature per category; the target becomes ``label``.
+
+    A target of floating-point numbers becomes the column ``target`` instead, for tasks of your own.
+    """
+
+    name = "table"
+
+    class Options(Config):
+        path: str = Key(description="the path of a .csv or .parquet file")
+        target: str = Key(description="the name of the column to learn")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        table = self._read()
+        if options.target not in table.column_names:
+            raise UserError(f"{options.path} has no column {options.target!r}", nearest(options.target, table.column_names))
+        for name in table.column_names:
+            if table[name].null_count:
+                raise UserError(
+                    f"{options.path}: column {name!r} has {table[name].null_count} empty values",
+                    "fill them or drop their rows first",
+                )
+        self._features: dict[str, npt.NDArray[Any]] = {}
+        for name in table.column_names:
+            if name != options.target:
+                self._features |= self._encode(name, table[name])
+        if not self._features:
+            raise UserError(f"{options.path} has no column but the target", "add the features")
+        self._classes: list[str] = []
+        self.fields = {"features": Field(dtype="float32", shape=(len(self._features),))}
+        target = table[options.target]
+        if pa.types.is_floating(target.type):
+            self.fields["target"] = Field(dtype="float32")
+            self._target: npt.NDArray[Any] = target.to_numpy().astype(np.float32)
+        else:
+            self.fields["label"] = Field(dtype="int64")
+            values = sorted(pc.unique(target).to_pylist())
+            self._classes = [str(value) for value in values]
+            self._target = np.asarray(pc.index_in(target, pa.array(values, target.type))).astype(np.int64)
+
+    def chunks(self) -> Iterator[Chunk]:
+        features = np.stack(list(self._features.values()), axis=1).astype(np.float32)
+        target = "label" if self._classes else "target"
+        yield Chunk([row.tobytes() for row in features], {"features": features, target: self._target})
+
+    def meta(self) -> dict[str, Any]:
+        classes = {"classes": self._classes} if self._classes else {}
+        return {**classes, "feature_names": list(self._features)}
+
+    def _read(self) -> pa.Table:
+        path = self.options.path
+        try:
+            table = pq.read_table(path) if path.endswith(".parquet") else pyarrow.csv.read_csv(path)
+        except FileNotFoundError:
+            raise UserError(f"dataset.options.path {path} does not exist", "give the path of a csv or Parquet file") from None
+        except (pa.ArrowInvalid, OSError) as error:
+            raise UserError(f"{path} cannot be read as a table: {error}", "give a csv or Parquet file") from None
+        return table
+
+    def _encode(self, name: str, column: pa.ChunkedArray) -> dict[str, npt.NDArray[Any]]:
+        kind = column.type
+        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+            return {name: column.to_numpy()}
+        if pa.types.is_boolean(kind):
+            return {name: np.asarray(pc.cast(column, pa.int8()))}
+        if pa.types.is_dictionary(kind):
+            column = pc.cast(column, kind.value_type)
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise UserError(f"column {name!r} is of type {kind}, which is no feature", "turn it into numbers or texts first")
+        values = sorted(pc.unique(column).to_pylist())
+        if len(values) > MAX_CATEGORIES:
+            raise UserError(f"column {name!r} has {len(values)} different texts", "drop it, or group them into fewer")
+        return {f"{name}={value}": np.asarray(pc.cast(pc.equal(column, value), pa.int8())) for value in values}

@@ -1,0 +1,135 @@
+"""A folder of text files as sequences of tokens: bytes, or byte-pair encoding."""
+
+import hashlib
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field as Key
+
+from datasets.format import Field
+from datasets.sources import Base, Chunk
+from heliostat.config import Config
+from heliostat.errors import UserError
+
+
+class Text(Base):
+    """Column ``tokens``: sequences of ``length`` tokens that overlap by one, so that each token is predicted once.
+
+    A file is on one side of the split as a whole. Its last sequence is moved back so that it is complete; a file
+    shorter than one sequence is left out and counted in ``meta``.
+    """
+
+    name = "text"
+
+    class Options(Config):
+        path: str = Key(description="the folder that holds the text files")
+        pattern: str = Key("**/*", description="which files in it, as a glob, such as **/*.txt")
+        tokens: Literal["byte", "bpe"] = Key("byte", description="byte or bpe")
+        vocabulary: int = Key(2048, ge=257, le=65536, description="the tokens that bpe learns, from 257 to 65536")
+        length: int = Key(128, ge=2, description="tokens in a sequence, at least 2")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self._root = Path(options.path).expanduser()
+        if not self._root.is_dir():
+            raise UserError(f"dataset.options.path {options.path} is not a folder", "give a folder of text files")
+        self._files = [path for path in sorted(self._root.glob(options.pattern)) if self._wanted(path)]
+        if not self._files:
+            raise UserError(f"{options.path} has no file that matches {options.pattern!r}", "check dataset.options.pattern")
+        self._tokenizer = self._learn() if options.tokens == "bpe" else None
+        self.fields = {"tokens": Field(dtype="uint16" if self._tokenizer else "uint8", shape=(options.length,))}
+        self._counts: Counter[int] = Counter()
+        self._left_out = 0
+
+    def chunks(self) -> Iterator[Chunk]:
+        length = self.options.length
+        for path in self._files:
+            text = self._read(path)
+            tokens = self._encode(text)
+            self._counts.update(dict(zip(*(part.tolist() for part in np.unique(tokens, return_counts=True)), strict=True)))
+            if len(tokens) < length:
+                self._left_out += 1
+                continue
+            starts = np.arange(0, len(tokens) - 1, length - 1).clip(max=len(tokens) - length)
+            sequences = np.lib.stride_tricks.sliding_window_view(tokens, length)[np.unique(starts)]
+            key = hashlib.sha256(text.encode()).digest()
+            yield Chunk([key] * len(sequences), {"tokens": sequences})
+
+    def meta(self) -> dict[str, Any]:
+        counts = np.array(list(self._counts.values()), np.float64)
+        share = counts / counts.sum()
+        return {
+            "vocabulary": self._tokenizer.get_vocab_size() if self._tokenizer else 256,
+            "tokenizer": self._tokenizer.to_str() if self._tokenizer else "byte",
+            "tokens": int(counts.sum()),
+            "unigram_entropy": float(-(share * np.log(share)).sum()),
+            "files": len(self._files),
+            "files_left_out": self._left_out,
+        }
+
+    def _wanted(self, path: Path) -> bool:
+        return path.is_file()
+
+    def _read(self, path: Path) -> str:
+        try:
+            return path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"{path} is not UTF-8 text", "convert it, or narrow dataset.options.pattern") from None
+
+    def _learn(self) -> Any:
+        from tokenizers import ByteLevelBPETokenizer
+
+        tokenizer = ByteLevelBPETokenizer()
+        texts = (self._read(path) for path in self._files)
+        tokenizer.train_from_iterator(texts, vocab_size=self.options.vocabulary, show_progress=False)
+        return tokenizer
+
+    def _encode(self, text: str) -> npt.NDArray[Any]:
+        if self._tokenizer is None:
+            return np.frombuffer(text.encode(), np.uint8)
+        return np.array(self._tokenizer.encode(text).ids, np.uint16)
+
+
+class PythonStdlib(Text):
+    """The Python standard library's own source, which every machine has, without its tests."""
+
+    name = "python-stdlib"
+    LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
+
+    class Options(Config):
+        tokens: Literal["byte", "bpe"] = Key("byte", description="byte or bpe")
+        vocabulary: int = Key(2048, ge=257, le=65536, description="the tokens that bpe learns, from 257 to 65536")
+        length: int = Key(128, ge=2, description="tokens in a sequence, at least 2")
+
+    def __init__(self, options: Any) -> None:
+        super().__init__(Text.Options(path=sysconfig.get_paths()["stdlib"], pattern="**/*.py", **options.model_dump()))
+
+    def description(self) -> dict[str, Any]:
+        # Not the path: the same library at another place is the same source.
+        return {"name": self.name, **self.options.model_dump(mode="json", exclude={"path", "pattern"})}
+
+    def _wanted(self, path: Path) -> bool:
+        return super()._wanted(path) and not self.LEFT_OUT & set(path.relative_to(self._root).parts)
+
+
+def decode(tokens: list[int], tokenizer: str) -> str:
+    """Tokens as text, by the tokenizer that the dataset's ``meta`` holds."""
+    if tokenizer == "byte":
+        return bytes(tokens).decode(errors="replace")
+    return str(_load(tokenizer).decode(tokens))
+
+
+def encode(text: str, tokenizer: str) -> list[int]:
+    """Text as tokens, by the tokenizer that the dataset's ``meta`` holds."""
+    return list(text.encode()) if tokenizer == "byte" else list(_load(tokenizer).encode(text).ids)
+
+
+def _load(tokenizer: str) -> Any:
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(tokenizer)

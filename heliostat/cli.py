@@ -1,0 +1,43 @@
+"""The front door: a table of commands, each loaded only when it is the one asked for."""
+
+import argparse
+import importlib
+import sys
+
+from heliostat import __version__
+from heliostat.errors import HeliostatError
+
+COMMANDS = {
+    "train": "train the model that a config file describes",
+    "evaluate": "measure a finished run on a split of its dataset",
+    "predict": "apply a finished run to new input",
+    "runs": "list the runs in a storage folder",
+    "dataset": "build, show and verify datasets",
+}
+"""A line a command; ``heliostat/commands/NAME.py`` has its ``configure(parser)`` and ``run(args)``."""
+
+EXAMPLE = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 bad input, 1 failed, 130 stopped."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(
+        prog="heliostat",
+        description="Train models on autoscaling Ray clusters, from a laptop to Kubernetes.",
+        epilog=EXAMPLE,
+    )
+    parser.add_argument("--version", action="version", version=f"heliostat {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, help_line in COMMANDS.items():
+        command = commands.add_parser(name, help=help_line, description=help_line)
+        if name in argv[:1]:
+            module = importlib.import_module(f"heliostat.commands.{name}")
+            module.configure(command)
+            command.set_defaults(run=module.run)
+    args = parser.parse_args(argv)
+    try:
+        return int(args.run(args))
+    except HeliostatError as error:
+        print(f"heliostat: {error}", file=sys.stderr)
+        return error.exit_code

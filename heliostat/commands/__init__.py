@@ -1,0 +1,1 @@
+"""The commands, one a file: ``configure(parser)`` declares the options, ``run(args)`` does the work."""

@@ -1,0 +1,98 @@
+"""heliostat train: a config in, a run folder out."""
+
+import argparse
+import contextlib
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="a config file, such as workloads/configs/digits.yaml")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01")
+    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
+    parser.epilog = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01 --dry-run"
+
+
+def run(args: argparse.Namespace) -> int:
+    launched = time.time()
+    from heliostat.config import load
+    from workloads.config import TrainConfig
+
+    sys.path.insert(0, os.getcwd())
+    config = load(args.config, TrainConfig, args.set, {"name": Path(args.config).stem})
+    address = os.environ.get("RAY_ADDRESS")
+    from cluster import local
+    from workloads.plan import prepare
+
+    if args.dry_run:
+        _show_plan(prepare(config, None if address else local.machine()), args.json)
+        return 0
+    # What Ray and the user's task print must not mix with the one document on standard output.
+    with contextlib.redirect_stdout(sys.stderr):
+        result = _train(config, address, launched, args.verbose)
+    _show_result(result, args.json)
+    return 0
+
+
+def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
+    from cluster import local
+    from heliostat.commands.progress import Display
+    from workloads.plan import prepare
+
+    plan = None if address else prepare(config, local.machine())
+    ray_there = local.connection(address, verbose) if address else local.session(verbose)
+    with Display(config) as display, ray_there as dashboard:
+        from workloads.driver import available, execute
+
+        plan = plan or prepare(config, available())
+        display.started(plan, dashboard)
+        return execute(plan, launched, display.update)
+
+
+def _show_plan(plan: Any, as_json: bool) -> None:
+    from heliostat.config import dump
+    from heliostat.console import out, print_json
+
+    config = plan.config
+    document = {
+        "config": config.model_dump(mode="json"),
+        "hash": config.hash,
+        "workers": config.workers,
+        "resources": {"CPU": config.workers * config.resources.cpu, "GPU": config.workers * config.resources.gpu},
+        "dataset": {"uri": plan.dataset_uri, "will_be_built": plan.source is not None},
+        "run": plan.uri,
+        "resumes": plan.folder.exists(),
+    }
+    if as_json:
+        print_json(document)
+        return
+    out.print(dump(config), end="", highlight=False, markup=False)
+    built = "will be built" if plan.source else "is there"
+    for name, text in {
+        "workers": f"{config.workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
+        "batch": f"{config.global_batch} samples a step in {plan.lanes} lanes",
+        "dataset": f"{plan.dataset_uri} ({built})",
+        "run folder": f"{plan.uri} ({'is there: the run goes on' if document['resumes'] else 'new'})",
+    }.items():
+        out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_result(result: Any, as_json: bool) -> None:
+    from heliostat.console import duration, numbers, out, print_json
+
+    if as_json:
+        print_json({**result.model_dump(), "report": result.report})
+        return
+    say = lambda text: out.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    if result.already:
+        say(f"{result.name} is finished already; to train anew, give another name: --set name={result.name}-2")
+    else:
+        say(f"{result.name} finished at step {result.step} in {duration(result.seconds['total'])}")
+    for split, metrics in result.metrics.items():
+        say(f"  {split:<11}{numbers(metrics)}")
+    say(f"  report     {result.report}")

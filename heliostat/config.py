@@ -1,0 +1,145 @@
+"""Config files: YAML 1.2 in, frozen typed values out; every mistake named with its fix."""
+
+import difflib
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from ruamel.yaml import YAML, YAMLError
+
+from heliostat.errors import UserError
+
+
+class Config(BaseModel):
+    """The base of every config type: unknown keys are errors, values keep their type and never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+C = TypeVar("C", bound=Config)
+
+
+def load(path: str | Path, kind: type[C], overrides: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> C:
+    """Read a YAML file as ``kind``; ``overrides`` are ``dotted.key=value`` and win over the file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, is not a mapping, or does not fit ``kind``.
+    """
+    data = {**(defaults or {}), **read_mapping(Path(path))}
+    for override in overrides:
+        _override(data, override)
+    return validate(data, kind)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds."""
+    try:
+        data = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        beside = difflib.get_close_matches(path.name, _yaml_files(path.parent), n=1, cutoff=0.4)
+        hint = f"did you mean {path.parent / beside[0]}?" if beside else "give the path of a YAML file"
+        raise UserError(f"config file {path} does not exist", hint) from None
+    except IsADirectoryError:
+        raise UserError(f"config file {path} is a directory", "give the path of a YAML file in it") from None
+    except UnicodeDecodeError:
+        raise UserError(f"config file {path} is not text", "give the path of a YAML file") from None
+    except YAMLError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"config file {path} is not valid YAML: {detail}", "mend the line that it names") from None
+    if not isinstance(data, dict):
+        kind = "empty" if data is None else f"a {type(data).__name__}"
+        raise UserError(f"config file {path} is {kind}, but must be a mapping", "write it as lines of `key: value`")
+    return data
+
+
+def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:
+    """``data`` as ``kind``; ``prefix`` is the key that holds it in the file, for messages."""
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _explain(error.errors()[0], kind, prefix) from None
+
+
+def dump(config: Config) -> str:
+    """The config as YAML, in the order of its fields."""
+    return to_yaml(config.model_dump(mode="json"))
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML, in its own order."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    text = io.StringIO()
+    yaml.dump(dict(data), text)
+    return text.getvalue()
+
+
+def digest(data: Any) -> str:
+    """A short hash of plain data that does not depend on the order of its keys."""
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """How to mend a name that is not known: the nearest one, or the list of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(known)}"
+
+
+def _yaml_files(folder: Path) -> list[str]:
+    return [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []
+
+
+def _override(data: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    if not equals or not all(dotted.split(".")):
+        raise UserError(f"--set {override!r} is not an assignment", "write it as --set optimizer.lr=0.01")
+    try:
+        value = YAML(typ="safe", pure=True).load(text)
+    except YAMLError:
+        raise UserError(f"--set {override!r} has a value that is not YAML", "put quotes around it") from None
+    *parents, key = dotted.split(".")
+    for parent in parents:
+        child = data.get(parent)
+        # A copy, so that the caller's defaults stay as they are.
+        data[parent] = dict(child) if isinstance(child, dict) else {}
+        data = data[parent]
+    data[key] = value
+
+
+def _explain(error: Any, kind: type[BaseModel], prefix: str) -> UserError:
+    """One pydantic error as a message with the field, the value and the fix."""
+    path = [str(part) for part in error["loc"]]
+    name = ".".join([prefix, *path] if prefix else path) or "the config"
+    owner = _owner(kind, path[:-1])
+    if error["type"] == "extra_forbidden":
+        return UserError(f"{name} is not a known key (value: {error['input']!r})", nearest(path[-1], owner.model_fields))
+    if error["type"] == "missing":
+        return UserError(f"{name} is missing", f"add it: {_describe(owner, path)}")
+    message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
+    message = message[:1].lower() + message[1:]
+    if error["type"] == "value_error":
+        what, _, fix = message.partition("; ")
+        return UserError(f"{name}: {what}" if path or prefix else what, fix or _describe(owner, path))
+    return UserError(f"{name} is {error['input']!r}, but must be {message}", f"set {name} to {_describe(owner, path)}")
+
+
+def _owner(kind: type[BaseModel], path: list[str]) -> type[BaseModel]:
+    """The config type that holds the last key of a path, as far as the path leads through config types."""
+    for part in path:
+        field = kind.model_fields.get(part)
+        options = [field.annotation, *get_args(field.annotation)] if field else []
+        kind = next((o for o in options if isinstance(o, type) and issubclass(o, BaseModel)), kind)
+    return kind
+
+
+def _describe(owner: type[BaseModel], path: list[str]) -> str:
+    field = next((owner.model_fields[p] for p in reversed(path) if p in owner.model_fields), None)
+    if field is None:
+        return "a value of the right kind"
+    described = field.description or "a value of the right kind"
+    return described if field.is_required() or field.default is None else f"{described} (default: {field.default})"

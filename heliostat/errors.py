@@ -1,0 +1,35 @@
+"""What can go wrong for a user, each kind with the exit code that scripts see."""
+
+
+class HeliostatError(Exception):
+    """An ending that is told in one message, without a traceback."""
+
+    exit_code = 1
+
+
+class UserError(HeliostatError):
+    """The user's input is wrong.
+
+    Args:
+        what: names the field and the value, e.g. ``optimizer.lr is -1, but must be greater than 0``.
+        fix: what to do about it, as an instruction.
+    """
+
+    exit_code = 2
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what, self.fix = what, fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  fix: {self.fix}"
+
+
+class JobFailed(HeliostatError):
+    """The work itself failed; the message says where and what can be tried."""
+
+
+class Stopped(HeliostatError):
+    """Somebody asked for the end (Ctrl-C, SIGTERM); the message says how to go on."""
+
+    exit_code = 130

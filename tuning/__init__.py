@@ -1,0 +1,1 @@
+"""Many runs at once: search spaces and sweeps move in here."""

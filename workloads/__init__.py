@@ -1,0 +1,23 @@
+"""What runs: the training loop, tasks and models, evaluation, the report.
+
+``from workloads import train`` starts a run from Python: on the Ray that ``ray.init`` connected to, also ``ray://``.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workloads.driver import train
+    from workloads.run import Result
+    from workloads.task import Batch, Task
+
+__all__ = ["Batch", "Result", "Task", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    # Loaded when used: torch takes seconds, and ``heliostat runs`` does not need it.
+    import importlib
+
+    where = {"train": "driver", "Result": "run", "Task": "task", "Batch": "task"}
+    if name not in where:
+        raise AttributeError(f"module 'workloads' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"workloads.{where[name]}"), name)

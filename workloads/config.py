@@ -1,0 +1,123 @@
+"""The train config: what a YAML file in ``workloads/configs`` says."""
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from heliostat.config import Config, digest
+
+PLACEMENT = {"workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every"}
+"""Keys that say where and how fast a run goes, not what it computes: they may change when it is resumed."""
+
+
+def _name(value: Any) -> Any:
+    if isinstance(value, str) and not all(c.isalnum() or c in "-_." for c in value.lstrip(".") or "/"):
+        raise ValueError(f"{value!r} cannot be a folder's name; use letters, digits, '-', '_' and '.' only")
+    return value
+
+
+Name = Annotated[str, BeforeValidator(_name)]
+
+
+class DatasetConfig(Config):
+    """Which data: a dataset that was built before (``path``), or a source that is built on first use."""
+
+    path: str | None = Field(None, description="the path or URI of a dataset that was built before")
+    source: str | None = Field(None, description="a source, such as digits")
+    options: dict[str, Any] = Field({}, description="the source's options")
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.path is None) == (self.source is None):
+            raise ValueError("needs exactly one of path and source; write dataset: {source: digits}, or path:")
+        if self.path and self.options:
+            raise ValueError("has options, but they belong to a source; remove options, or give source instead of path")
+        return self
+
+
+class OptimizerConfig(Config):
+    """AdamW, with linear warm-up and cosine decay to ``final_lr`` times the peak."""
+
+    lr: float = Field(1e-3, gt=0, description="the peak learning rate, a number above 0 such as 0.001")
+    weight_decay: float = Field(0.05, ge=0, description="a number, at least 0; biases and norms are exempt")
+    beta1: float = Field(0.9, ge=0, lt=1, description="a number from 0 to below 1")
+    beta2: float = Field(0.99, ge=0, lt=1, description="a number from 0 to below 1")
+    warmup_steps: int = Field(20, ge=0, description="a whole number of steps, at least 0")
+    final_lr: float = Field(0.05, ge=0, le=1, description="a share of lr, from 0 to 1")
+    clip_norm: float | None = Field(1.0, gt=0, description="the largest gradient norm, a number above 0, or null")
+
+
+class EarlyStopping(Config):
+    """Stop when the task's own metric has not become better for ``patience`` evaluations."""
+
+    patience: int = Field(gt=0, description="a whole number of evaluations, at least 1")
+    min_delta: float = Field(0.0, ge=0, description="what counts as better, a number, at least 0")
+
+
+class Resources(Config):
+    """What each worker gets."""
+
+    cpu: int = Field(1, ge=1, description="CPUs a worker, at least 1")
+    gpu: int | Literal["auto"] = Field("auto", description="GPUs a worker: 0, 1, or auto (1 where there are enough)")
+
+
+class TrainConfig(Config):
+    """Everything that decides a run; its YAML may leave out what has a default."""
+
+    name: Name = Field(description="a folder's name, such as digits-2")
+    task: str = Field(description="a task in workloads/tasks, or module:Class of your own")
+    model: dict[str, Any] = Field({}, description="the task's own options")
+    dataset: DatasetConfig = Field(description="a mapping such as {source: digits}")
+    global_batch: int = Field(64, ge=1, description="samples a step over all workers, at least 1")
+    micro_batch: int | None = Field(None, ge=1, description="samples that a worker computes at once, at least 1")
+    epochs: int | None = Field(None, ge=1, description="a whole number of passes over the data, at least 1")
+    steps: int | None = Field(None, ge=1, description="a whole number of steps, at least 1")
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto (bf16 on CUDA), fp32 or bf16")
+    seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
+    drop_last: bool = Field(False, description="true leaves out an epoch's last batch if it is incomplete")
+    lanes: int | None = Field(None, ge=1, description="a divisor of global_batch; see datasets/order.py")
+    evaluate_every: int = Field(100, ge=1, description="steps between evaluations, at least 1")
+    early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
+    checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, at least 1")
+    log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
+    workers: int = Field(1, ge=1, description="a whole number of workers, at least 1")
+    resources: Resources = Resources()
+    storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
+
+    @model_validator(mode="after")
+    def _lengths(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("a run needs exactly one of epochs and steps; set epochs: 10, or steps: 1000")
+        return self
+
+    @model_validator(mode="after")
+    def _batches(self) -> Self:
+        batch, workers, micro = self.global_batch, self.workers, self.micro_batch
+        if batch % workers:
+            raise ValueError(
+                f"global_batch is {batch}, which {workers} workers do not divide; "
+                f"set global_batch to {_multiple(batch, workers)}, or change workers"
+            )
+        if micro and batch // workers % micro:
+            raise ValueError(
+                f"global_batch is {batch}, so each of {workers} workers has {batch // workers} samples a step, "
+                f"which micro_batch {micro} does not divide; "
+                f"set global_batch to {_multiple(batch, workers * micro)}, or change micro_batch"
+            )
+        if self.lanes and batch % self.lanes:
+            raise ValueError(f"lanes is {self.lanes}, which does not divide global_batch {batch}; set lanes to a divisor")
+        return self
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the run computes: two runs of one name must agree in it."""
+        return self.model_dump(mode="json", exclude=PLACEMENT)
+
+    @property
+    def hash(self) -> str:
+        return digest(self.identity)
+
+
+def _multiple(value: int, of: int) -> int:
+    return max(1, round(value / of)) * of

@@ -1,0 +1,260 @@
+"""From a plan to a result: the Ray Train side of a run."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import traceback
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from heliostat.config import load
+from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.folder import Folder
+from workloads.config import TrainConfig
+from workloads.plan import Plan, prepare
+from workloads.report import write_report
+from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord
+
+Watch = Callable[[list[dict[str, Any]]], None]
+"""Called with the new records of ``metrics.jsonl``, several times a second, also when there are none."""
+
+POLL = 0.2
+REMOTE_POLL = 5.0
+HEAD = {"node:__internal_head__": 0.001}
+
+
+def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Result:
+    """Train on the Ray that this process is connected to, and return how it ended.
+
+    Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the run is driven
+    from the cluster's head, so that it does not depend on this process.
+
+    Args:
+        config: a config file or a config.
+        overrides: ``dotted.key=value``, as with ``--set``.
+
+    Raises:
+        UserError: the input is wrong, or Ray is not connected.
+        JobFailed: the training failed.
+        Stopped: it was stopped; the same call goes on.
+    """
+    launched = time.time()
+    if not ray.is_initialized():
+        raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat train')
+    if not isinstance(config, TrainConfig):
+        config = load(config, TrainConfig, overrides, {"name": Path(config).stem})
+    if ray.util.client.ray.is_connected():
+        return _on_head(config)
+    return execute(prepare(config, available()), launched)
+
+
+def available() -> dict[str, float] | None:
+    """The CPUs and GPUs of the connected cluster; None if it can grow."""
+    if "RAY_USAGE_STATS_KUBERAY_IN_USE" in os.environ:
+        return None
+    resources = ray.cluster_resources()
+    return {kind: float(resources.get(kind, 0)) for kind in ("CPU", "GPU")}
+
+
+def execute(plan: Plan, launched: float, watch: Watch = lambda records: None, connected: float | None = None) -> Result:
+    """Carry out a plan on the connected Ray; a finished run is left as it is.
+
+    Args:
+        plan: what to do.
+        launched: when the command began, in seconds since the epoch.
+        watch: told of progress.
+        connected: when Ray was there, in seconds since the epoch.
+    """
+    record, earlier = plan.commit()
+    if earlier and earlier.state == "finished":
+        return earlier.model_copy(update={"already": True})
+    spec = {
+        "run": plan.uri,
+        "record": record.model_dump(mode="json"),
+        "launched": launched,
+        "path": [str(Path.cwd())],
+    }
+    began = time.time()
+    outcome = _fit(plan, spec, watch)
+    trained = time.time()
+    result = Result(
+        name=plan.config.name,
+        run=str(plan.folder),
+        seconds={"before": began - launched, "training": trained - began},
+        **outcome,
+    )
+    if result.state == "diverged":
+        raise JobFailed(_diverged(result, plan.config))
+    if result.state == "stopped":
+        raise Stopped(f"stopped at step {result.step} with a checkpoint in {result.run}\n  the same command goes on from there")
+    write_report(plan.folder, record, result)
+    done = time.time()
+    seconds = {**result.seconds, "report": done - trained, "total": done - launched}
+    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}})
+    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+    return result
+
+
+def _fit(plan: Plan, spec: dict[str, Any], watch: Watch) -> dict[str, Any]:
+    config = plan.config
+    # Ray's own storage stays empty, because checkpoints and metrics are in the run folder.
+    scratch = tempfile.mkdtemp(prefix="heliostat-")
+    trainer = ray.train.torch.TorchTrainer(
+        work,
+        train_loop_config=spec,
+        torch_config=ray.train.torch.TorchConfig(backend="gloo"),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=bool(config.resources.gpu),
+            resources_per_worker={"CPU": config.resources.cpu, **({"GPU": config.resources.gpu} if config.resources.gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
+    )
+    box: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            box["value"] = trainer.fit().return_value
+        except BaseException as error:  # handed to the main thread, which raises it
+            box["error"] = error
+
+    # Not in the main thread: there Ray Train would take Ctrl-C for itself and stop without a checkpoint; see
+    # also reference: a fit() on the main thread of a task keeps its node busy for ever.
+    thread = threading.Thread(target=fit, daemon=True)
+    try:
+        thread.start()
+        _wait(thread, plan.folder, watch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if "error" in box:
+        raise _explained(box["error"])
+    outcome: dict[str, Any] = box["value"]
+    return outcome
+
+
+def _wait(thread: threading.Thread, folder: Folder, watch: Watch) -> None:
+    """Watch until the thread ends; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
+    stopping = False
+    tail = _Tail(folder)
+    with _sigterm_interrupts():
+        while thread.is_alive():
+            try:
+                thread.join(POLL if folder.is_local else REMOTE_POLL)
+                watch(tail.new())
+            except KeyboardInterrupt:
+                if stopping:
+                    raise Stopped("stopped at once; the same command goes on from the last checkpoint") from None
+                stopping = True
+                folder.write(STOP, b"")
+    watch(tail.new())
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """SIGTERM, by which Ray stops a job, does what Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class _Tail:
+    """The records of ``metrics.jsonl`` that have not been seen yet."""
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.seen = folder, 0
+
+    def new(self) -> list[dict[str, Any]]:
+        if self.folder.size(METRICS) <= self.seen:
+            return []
+        with self.folder.open_at(METRICS, self.seen) as stream:
+            whole, newline, _ = bytes(stream.read()).rpartition(b"\n")
+        self.seen += len(whole + newline)
+        return [json.loads(line) for line in whole.splitlines()]
+
+
+def work(spec: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs; returns the outcome as plain values."""
+    from workloads.loop import Loop
+    from workloads.ranks import Ranks
+
+    sys.path[:0] = [path for path in spec["path"] if path not in sys.path and Path(path).is_dir()]
+    folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
+    if not folder.exists(CONFIG):
+        host = socket.gethostname()
+        raise UserError(f"the run folder {folder} is not there on {host}", "set storage to a place that all nodes share")
+    outcome = Loop(folder, record, Ranks.of_this_process(), spec["launched"], _report).run()
+    return outcome.model_dump()
+
+
+def _report(metrics: dict[str, float]) -> None:
+    """Tell Ray Train, so that its callbacks and Tune see the metrics: plain numbers only, others kill its controller."""
+    ray.train.report({name: float(value) for name, value in metrics.items()})
+
+
+def _on_head(config: TrainConfig) -> Result:
+    """Drive the run in a task on the head node: the storage is there, and this process may be far away."""
+    drive = ray.remote(_drive).options(num_cpus=0, resources=HEAD, max_retries=0)
+    task = drive.remote(config.model_dump(mode="json"))
+    try:
+        try:
+            return Result.model_validate(ray.get(task))
+        except KeyboardInterrupt:
+            ray.cancel(task, force=False)
+            return Result.model_validate(ray.get(task))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, HeliostatError):
+            raise error.cause from None
+        if isinstance(error.cause, ModuleNotFoundError):
+            raise UserError(
+                f"the cluster has no module {error.cause.name}",
+                'connect with ray.init("ray://...", runtime_env={"working_dir": "."}) from the project\'s folder',
+            ) from None
+        raise
+
+
+def _drive(config: dict[str, Any]) -> dict[str, Any]:
+    checked = TrainConfig.model_validate(config)
+    return execute(prepare(checked, available(), Path.home()), time.time()).model_dump()
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What fit() raised, as the message that the user needs."""
+    if not isinstance(error, WorkerGroupError):
+        return error
+    rank, failure = min(error.worker_failures.items(), key=lambda item: "ConnectionClosed" in str(item[1]) or item[0])
+    cause = failure
+    while isinstance(getattr(cause, "cause", None) or cause.__cause__, Exception):
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    if isinstance(cause, HeliostatError):
+        return cause
+    return JobFailed(f"worker {rank} failed:\n{failure}\n  the same command goes on from the last checkpoint")
+
+
+def _diverged(result: Result, config: TrainConfig) -> str:
+    return (
+        f"{result.message}\n  try another name with a smaller learning rate (--set name={config.name}-2 "
+        f"--set optimizer.lr={config.optimizer.lr / 10:g}), more warm-up steps, or a smaller optimizer.clip_norm"
+    )

@@ -1,0 +1,69 @@
+"""Measuring a model on a split, alone or together with the other workers."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datasets import Dataset
+from datasets.loader import tensors
+from workloads.ranks import Ranks
+from workloads.task import Task
+
+MISTAKES = 24
+
+
+@torch.no_grad()
+def measure(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int) -> dict[str, float]:
+    """The task's metrics over a whole split, the same on all workers; each computes its part in batches of ``size``."""
+    model.eval()
+    sums: dict[str, Tensor] = {}
+    seen = 0
+    for _, batch, count in _parts(dataset, split, ranks, size):
+        for name, value in task.metrics(model, batch).items():
+            sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
+        seen += count
+    # Every worker must bring the same names, also one whose part is empty.
+    names = sorted(set().union(*ranks.objects(sorted(sums))))
+    row = [float(seen), *(float(sums[name]) if name in sums else 0.0 for name in names)]
+    total = ranks.table(row).sum(0)
+    model.train()
+    return {name: float(value / total[0]) for name, value in zip(names, total[1:], strict=True)}
+
+
+@torch.no_grad()
+def confusion(
+    task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int
+) -> dict[str, Any] | None:
+    """For classifiers, the confusion matrix (rows are the truth) and the most confident mistakes; None for others."""
+    if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
+        return None
+    model.eval()
+    matrix = np.zeros((len(classes), len(classes)))
+    mistakes: list[dict[str, Any]] = []
+    for ids, batch, _ in _parts(dataset, split, ranks, size):
+        predicted = task.predict(model, batch)
+        if "probabilities" not in predicted:
+            return None
+        confidence, guess = predicted["probabilities"].max(1)
+        truth = batch["label"]
+        np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
+        for at in (guess != truth).nonzero().flatten().tolist():
+            mistakes.append(
+                {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
+            )
+        mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
+    total = ranks.table(matrix.flatten().tolist()).sum(0).view(len(classes), len(classes))
+    everyone = sorted((m for part in ranks.objects(mistakes) for m in part), key=lambda m: -m["confidence"])
+    model.train()
+    return {"confusion": total.long().tolist(), "mistakes": everyone[:MISTAKES]}
+
+
+def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int) -> Any:
+    """This worker's part of a split: (ids, batch on the device, samples)."""
+    first, last = ranks.share(dataset.index.rows(split))
+    for start in range(first, last, size):
+        ids = np.arange(start, min(start + size, last))
+        batch = {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}
+        yield ids, batch, len(ids)

@@ -1,0 +1,128 @@
+"""What a run will do, worked out and checked before anything is started or written."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets import Dataset, Order, build
+from datasets.format import INDEX
+from datasets.order import default_lanes
+from datasets.sources import Source, open_source
+from heliostat.config import digest, validate
+from heliostat.errors import UserError
+from heliostat.folder import Folder
+from workloads import task
+from workloads.config import TrainConfig
+from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, storage_error, write_record
+
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the entrypoint of a submitted job, whose working directory is deleted afterwards."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked config with its places resolved; `commit` is the first thing that writes."""
+
+    config: TrainConfig
+    uri: str
+    dataset_uri: str
+    source: Source | None
+    """What the dataset will be built from; None if it is there."""
+    lanes: int
+
+    @property
+    def folder(self) -> Folder:
+        """The run folder."""
+        return Folder.at(self.uri)
+
+    def commit(self) -> tuple[RunRecord, Result | None]:
+        """Build the dataset if need be, claim the run folder, and return the record and an earlier end of the run.
+
+        Raises:
+            UserError: storage cannot be written; the name is taken by another config; the dataset does not fit.
+        """
+        try:
+            dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
+            _check_dataset(self.config, dataset)
+            data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
+            record = open_record(self.config, self.folder, data, self.lanes)
+            finished = read_result(self.folder)
+            if finished is None:
+                write_record(self.folder, record)
+        except OSError as error:
+            raise storage_error(self.folder, error) from None
+        return record, finished
+
+
+def prepare(config: TrainConfig, available: Mapping[str, float] | None = None, base: Path | None = None) -> Plan:
+    """Check a config against the tasks, the data and, where they are known, the resources there are.
+
+    Args:
+        config: what to run.
+        available: ``CPU`` and ``GPU`` of the machine or the fixed cluster; None if it can grow.
+        base: what a relative storage is relative to; by default the working directory, or in a submitted job,
+            where that is deleted afterwards, the home directory.
+
+    Raises:
+        UserError: something does not fit; nothing has been written.
+    """
+    cls = task.find(config.task)
+    validate(config.model, cls.Options, "model")
+    config = _with_resources(config, available)
+    storage = _absolute(config.storage, base or (Path.home() if IN_A_JOB in os.environ else Path.cwd()))
+    config = config.model_copy(update={"storage": storage})
+    source, uri = _dataset(config, storage)
+    if source:
+        task.check(config.task, cls, source.fields)
+    else:
+        dataset = Dataset.open(uri)
+        task.check(config.task, cls, dataset.index.fields)
+        _check_dataset(config, dataset)
+    lanes = config.lanes or default_lanes(config.global_batch)
+    if config.workers > lanes:
+        raise UserError(
+            f"workers is {config.workers}, but the data has {lanes} lanes",
+            f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
+        )
+    return Plan(config, f"{storage}/{config.name}", uri, source, lanes)
+
+
+def _with_resources(config: TrainConfig, available: Mapping[str, float] | None) -> TrainConfig:
+    workers, each = config.workers, config.resources
+    if each.gpu == "auto":
+        gpu = int((available or {}).get("GPU", 0) >= workers)
+        each = each.model_copy(update={"gpu": gpu})
+    for kind, per_worker in (("CPU", each.cpu), ("GPU", each.gpu)):
+        there = int((available or {}).get(kind, 0))
+        if available is not None and workers * int(per_worker) > there:
+            most = there // int(per_worker)
+            raise UserError(
+                f"workers is {workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
+                f"set workers to {most}" if most else f"set resources.{kind.lower()} to 0 or use a larger machine",
+            )
+    return config.model_copy(update={"resources": each})
+
+
+def _absolute(place: str, base: Path) -> str:
+    return place if "://" in place else str((base / Path(place).expanduser()).resolve())
+
+
+def _dataset(config: TrainConfig, storage: str) -> tuple[Source | None, str]:
+    if config.dataset.path:
+        return None, _absolute(config.dataset.path, Path.cwd())
+    name = config.dataset.source or ""
+    source = open_source(name, config.dataset.options)
+    uri = f"{storage}/.datasets/{name}-{digest(source.description())[:8]}"
+    return (None if Folder.at(uri).exists(INDEX) else source), uri
+
+
+def _check_dataset(config: TrainConfig, dataset: Dataset) -> None:
+    rows = tuple(shard.rows for shard in dataset.index.splits["train"])
+    lanes = config.lanes or default_lanes(config.global_batch)
+    order = Order(rows, "", config.seed, config.global_batch, lanes, config.drop_last)
+    if order.epoch_steps == 0:
+        raise UserError(
+            f"global_batch is {config.global_batch}, but the train split has {order.total} samples and drop_last is set",
+            f"set global_batch to at most {order.total}",
+        )

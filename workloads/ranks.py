@@ -1,0 +1,58 @@
+"""The workers of one run as they see each other, one or many."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """A worker's rank and device, and what it can do together with the others.
+
+    The default process group is gloo, for numbers and objects; gradients go by NCCL where there is CUDA.
+    """
+
+    rank: int
+    world: int
+    device: torch.device
+    gradients: dist.ProcessGroup | None = None
+
+    @classmethod
+    def of_this_process(cls) -> "Ranks":
+        """From torch.distributed if it is set up, otherwise alone. The device is CUDA if there is one."""
+        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        if not dist.is_initialized():
+            return cls(0, 1, device)
+        group = dist.new_group(backend="nccl") if device.type == "cuda" else None
+        return cls(dist.get_rank(), dist.get_world_size(), device, group)
+
+    def share(self, total: int) -> tuple[int, int]:
+        """This worker's contiguous part of ``total`` things."""
+        return total * self.rank // self.world, total * (self.rank + 1) // self.world
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with its gradients averaged over the workers in each backward pass."""
+        if self.world == 1:
+            return model
+        return DistributedDataParallel(model, process_group=self.gradients, gradient_as_bucket_view=True)
+
+    def table(self, row: list[float]) -> Tensor:
+        """A row of numbers from each worker: (world, len(row)), float64, on the CPU, the same on all."""
+        mine = torch.tensor(row, dtype=torch.float64)
+        if self.world == 1:
+            return mine[None]
+        rows = [torch.empty_like(mine) for _ in range(self.world)]
+        dist.all_gather(rows, mine)
+        return torch.stack(rows)
+
+    def objects(self, mine: Any) -> list[Any]:
+        """An object from each worker, the same list on all."""
+        if self.world == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.world
+        dist.all_gather_object(everyone, mine)
+        return everyone

@@ -1,0 +1,209 @@
+"""The run folder: what must outlive the machines. ``name`` and ``storage`` identify a run.
+
+``config.yaml`` (resolved, with versions and the dataset), ``metrics.jsonl`` (a record for each logged step and each
+evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and once it is over ``result.json``,
+``evaluation.json`` and ``report.html``. A file ``stop`` asks the workers to stop with a checkpoint.
+"""
+
+import json
+import math
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+from ruamel.yaml import YAML
+
+from heliostat.config import Config, to_yaml
+from heliostat.errors import UserError
+from heliostat.folder import Folder
+from workloads.config import TrainConfig
+
+CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
+RESULT, EVALUATION, REPORT, STOP = "result.json", "evaluation.json", "report.html", "stop"
+VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
+
+Numbers = dict[str, float]
+
+
+class DatasetRecord(Config):
+    uri: str
+    fingerprint: str
+
+
+class RunRecord(Config):
+    """``config.yaml``: the config as it was resolved and what it was run with."""
+
+    config: TrainConfig
+    hash: str
+    lanes: int
+    dataset: DatasetRecord
+    versions: dict[str, str]
+    git: str | None
+    created: float
+
+
+class Result(Config):
+    """``result.json``: how a run ended. ``metrics`` are those of the best checkpoint on each split."""
+
+    name: str
+    run: str
+    state: Literal["finished", "stopped", "diverged"]
+    step: int
+    epoch: int
+    best_step: int | None = None
+    metrics: dict[str, Numbers] = {}
+    seconds: Numbers = {}
+    """Wall time of each phase; ``total`` is from the command's start to its end."""
+    message: str = ""
+    already: bool = False
+    """True when the run was finished before and nothing was done."""
+
+    @property
+    def report(self) -> str:
+        return f"{self.run}/{REPORT}"
+
+
+def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lanes: int) -> RunRecord:
+    """The record of the run at ``folder``: the one that is there, or a new one, not yet written.
+
+    Raises:
+        UserError: a run of that name with another config or other data is there; the difference is shown.
+    """
+    wanted = RunRecord(
+        config=config,
+        hash=config.hash,
+        lanes=lanes,
+        dataset=dataset,
+        versions={"python": platform.python_version(), **{name: _version(name) for name in VERSIONED}},
+        git=_git_revision(),
+        created=time.time(),
+    )
+    if not folder.exists(CONFIG):
+        return wanted
+    found = read_record(folder)
+    lines = _difference(found.config.identity, config.identity)
+    if found.dataset.fingerprint != dataset.fingerprint:
+        lines.append(f"dataset: {found.dataset.fingerprint} there, {dataset.fingerprint} now")
+    if found.lanes != lanes:
+        lines.append(f"lanes: {found.lanes} there, {lanes} now")
+    if lines:
+        raise UserError(
+            f"run {config.name!r} exists in {config.storage} with another config:\n    " + "\n    ".join(lines),
+            "give this one another name (--set name=...), or delete the folder of the other",
+        )
+    return found.model_copy(update={"config": config})
+
+
+def read_record(folder: Folder) -> RunRecord:
+    """The record of an existing run.
+
+    Raises:
+        UserError: there is no run, or its config cannot be read.
+    """
+    if not folder.exists(CONFIG):
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}", "heliostat runs lists those there are")
+    try:
+        return RunRecord.model_validate(YAML(typ="safe", pure=True).load(folder.read(CONFIG).decode()))
+    except pydantic.ValidationError as error:
+        raise UserError(f"{folder}/{CONFIG} cannot be used: {error.errors()[0]['msg']}", "restore or delete it") from None
+
+
+def write_record(folder: Folder, record: RunRecord) -> None:
+    """Write ``config.yaml``, and take back a request to stop."""
+    folder.write(CONFIG, to_yaml(record.model_dump(mode="json")).encode())
+    folder.delete(STOP)
+
+
+def storage_error(folder: Folder, error: OSError) -> UserError:
+    """A failure to write as a message to the user."""
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return UserError(f"storage {folder} cannot be written: {reason}", "free space or set storage to a folder you may write")
+
+
+def read_result(folder: Folder) -> Result | None:
+    """How the run ended, or None if it has not."""
+    return Result.model_validate_json(folder.read(RESULT)) if folder.exists(RESULT) else None
+
+
+class Journal:
+    """A file of JSON records, one a line, with a single writer.
+
+    Appended where the filesystem can; on object stores, which cannot, the whole file is written anew.
+    """
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self.folder, self.name = folder, name
+        self._lines = [json.dumps(record) for record in read_journal(folder, name)]
+
+    def append(self, **record: Any) -> None:
+        line = json.dumps(_finite({"time": round(time.time(), 3), **record}))
+        self._lines.append(line)
+        if self.folder.is_local:
+            with open(f"{self.folder.path}/{self.name}", "a") as file:
+                file.write(line + "\n")
+        else:
+            self._rewrite()
+
+    def rewind(self, step: int) -> None:
+        """Forget what was recorded after a step."""
+        kept = [line for line in self._lines if json.loads(line).get("step", 0) <= step]
+        if kept != self._lines:
+            self._lines = kept
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        self.folder.write(self.name, "".join(line + "\n" for line in self._lines).encode())
+
+
+def read_journal(folder: Folder, name: str) -> list[dict[str, Any]]:
+    """The records of a journal; a last line that was cut off by a kill is left out."""
+    lines = folder.read(name).decode().splitlines(keepends=True) if folder.exists(name) else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def runs(storage: Folder) -> Iterator[tuple[Folder, RunRecord, Result | None]]:
+    """The runs in a storage folder."""
+    for name in storage.names():
+        folder = storage / name
+        if folder.exists(CONFIG):
+            yield folder, read_record(folder), read_result(folder)
+
+
+def _difference(there: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted(there.keys() | now.keys()):
+        old, new, name = there.get(key), now.get(key), f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _difference(old, new, f"{name}.")
+        elif old != new:
+            lines.append(f"{name}: {old} there, {new} now")
+    return lines
+
+
+def _finite(record: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN."""
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+
+def _version(package: str) -> str:
+    if package == "heliostat":
+        from heliostat import __version__
+
+        return __version__
+    return metadata.version(package)
+
+
+def _git_revision() -> str | None:
+    """The commit of the working directory, with ``+`` if it has changes; None outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd(), timeout=10)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,122 @@
+"""The Task contract: what to learn, as one small class. The loop around it is ours, the mathematics is yours."""
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from datasets import Field, Index
+from heliostat.config import Config, nearest, validate
+from heliostat.errors import UserError
+
+Batch = dict[str, Tensor]
+TASKS = Path(__file__).parent / "tasks"
+
+
+class Task:
+    """A model, its loss and its metrics on a batch; subclass it and name it ``module:Class`` in a config.
+
+    A batch is a dictionary of tensors (samples, *shape), in the dataset's own types, on the device of the model.
+    ``loss`` and ``metrics`` are means over the samples of the batch, so that shares of any size add up.
+    """
+
+    class Options(Config):
+        """The keys that ``model:`` takes in the config."""
+
+    needs: ClassVar[dict[str, str]] = {}
+    """Columns that the dataset must have: name -> dtype and number of axes of a sample, e.g. ``{"image": "uint8/3"}``;
+    ``*`` stands for any dtype."""
+    metric: ClassVar[str] = "loss"
+    """The metric that says which checkpoint is the best."""
+    better: ClassVar[Literal["higher", "lower"]] = "lower"
+
+    def __init__(self, index: Index, options: Any) -> None:
+        self.index, self.options = index, options
+
+    def model(self) -> nn.Module:
+        """A new model; called once, after the seed is set."""
+        raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The mean loss of a batch, a scalar."""
+        raise NotImplementedError
+
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """The means of what is measured on a batch; called without gradients, the model in ``eval`` mode."""
+        return {"loss": self.loss(model, batch)}
+
+    def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """What the model says of a batch: tensors (samples, ...). Classifiers give ``probabilities`` (samples, classes)."""
+        raise NotImplementedError
+
+    def read(self, value: str) -> Batch:
+        """One input of ``heliostat predict`` as a batch of one."""
+        raise UserError(f"task {type(self).__name__} takes no input from the command line", "give the task a read method")
+
+    def sample(self, model: nn.Module) -> str | None:
+        """A text that shows what the model has learnt, for the report."""
+        return None
+
+
+def find(name: str) -> type[Task]:
+    """The task class of that name: one of ``workloads/tasks``, or ``module:Class`` from the working directory.
+
+    Raises:
+        UserError: there is no such task, or its file fails to import (its own traceback is shown, shortened).
+    """
+    module, _, cls_name = name.partition(":")
+    if not cls_name:
+        known = [path.stem.replace("_", "-") for path in TASKS.glob("[a-z]*.py")]
+        if name not in known:
+            raise UserError(f"task is {name!r}, which is not a task", nearest(name, known) + ", or write module:Class")
+        module = f"workloads.tasks.{name.replace('-', '_')}"
+        cls_name = name.title().replace("-", "")
+    elif "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise _import_failed(name, error) from None
+        raise UserError(f"task {name!r}: there is no module {module}", f"create {module}.py in {Path.cwd()}") from None
+    except Exception as error:  # the user's own file can fail in any way, and the user must see how
+        raise _import_failed(name, error) from None
+    cls = getattr(loaded, cls_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Task)):
+        tasks = [k for k, v in vars(loaded).items() if isinstance(v, type) and issubclass(v, Task) and v is not Task]
+        raise UserError(f"task {name!r}: {module} has no Task of the name {cls_name}", nearest(cls_name, tasks))
+    return cls
+
+
+def create(name: str, options: dict[str, Any], index: Index) -> Task:
+    """The task, its options and the dataset's schema checked.
+
+    Raises:
+        UserError: see `find`; an option does not fit; the dataset lacks a column that the task needs.
+    """
+    cls = find(name)
+    check(name, cls, index.fields)
+    return cls(index, validate(options, cls.Options, "model"))
+
+
+def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
+    """Raise a UserError if the dataset's fields lack a column that the task needs."""
+    for column, need in cls.needs.items():
+        field = fields.get(column)
+        dtype, _, axes = need.partition("/")
+        if field is None or dtype not in ("*", field.dtype) or len(field.shape) != int(axes or 0):
+            has = ", ".join(f"{k}: {v}" for k, v in fields.items())
+            raise UserError(
+                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}",
+                "choose a dataset that fits the task, or a task that fits the dataset",
+            )
+
+
+def _import_failed(name: str, error: BaseException) -> UserError:
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
+    own = [f for f in frames if not f.filename.startswith(str(Path(__file__).parent.parent)) or "tasks" in f.filename]
+    lines = traceback.format_list(own[-3:]) + traceback.format_exception_only(error)
+    return UserError(f"task {name!r} fails to import:\n{''.join(lines).rstrip()}", "mend the file that the last line names")

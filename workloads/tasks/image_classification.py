@@ -1,0 +1,117 @@
+"""Images into classes, by a small residual network (He et al. 2016, pre-activation) with group norm."""
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from datasets.sources.images import read_image
+from heliostat.config import Config
+from workloads.task import Batch, Task
+
+
+class ImageClassification(Task):
+    """Needs the columns image (channels, height, width) and label."""
+
+    class Options(Config):
+        width: int = Field(32, ge=8, multiple_of=8, description="channels of the first stage, a multiple of 8")
+        stages: int = Field(2, ge=1, le=5, description="stages, each with half the side and twice the channels")
+        blocks: int = Field(1, ge=1, description="residual blocks a stage, at least 1")
+        dropout: float = Field(0.1, ge=0, lt=1, description="a share from 0 to below 1")
+        shift: int = Field(0, ge=0, description="random shift of training images, in pixels, at least 0")
+        label_smoothing: float = Field(0.0, ge=0, lt=1, description="a share from 0 to below 1")
+
+    needs = {"image": "uint8/3", "label": "int64"}
+    metric, better = "accuracy", "higher"
+
+    def model(self) -> nn.Module:
+        options, channels = self.options, self.index.fields["image"].shape[0]
+        return ResNet(
+            channels, options.width, options.stages, options.blocks, len(self.index.classes), options.dropout,
+            self.index.stats["image"],
+        )  # fmt: skip
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        images = batch["image"]
+        if self.options.shift and model.training:
+            images = _shift(images, self.options.shift)
+        return F.cross_entropy(model(images), batch["label"], label_smoothing=self.options.label_smoothing)
+
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits, labels = model(batch["image"]), batch["label"]
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+
+    def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        return {"probabilities": model(batch["image"]).float().softmax(1)}
+
+    def read(self, value: str) -> Batch:
+        """An image file; scaled to the size and the range of values of the dataset."""
+        pixels = read_image(Path(value), self.index.fields["image"].shape)
+        white = int(self.index.meta.get("white", 255))
+        scaled = (pixels.astype("float32") * white / 255).round().astype("uint8")
+        return {"image": torch.from_numpy(scaled)[None]}
+
+
+class ResNet(nn.Module):
+    """(samples, channels, height, width) of any number type -> (samples, classes).
+
+    Group norm instead of batch norm: what a sample contributes must not depend on which worker computes it.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, channels: int, width: int, stages: int, blocks: int, classes: int, dropout: float, stats: dict[str, list[float]]
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(stats["mean"]).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(stats["std"]).view(1, -1, 1, 1).clamp(min=1e-6))
+        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
+        body: list[nn.Module] = []
+        for stage in range(stages):
+            for block in range(blocks):
+                outputs = width << stage
+                inputs = outputs if block or not stage else outputs // 2
+                body.append(Block(inputs, outputs, 2 if stage and not block else 1))
+        self.body = nn.Sequential(*body)
+        last = width << (stages - 1)
+        self.head = nn.Sequential(
+            nn.GroupNorm(8, last), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(dropout), nn.Linear(last, classes)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = (images.to(self.mean.dtype) - self.mean) / self.std
+        logits: Tensor = self.head(self.body(self.stem(x)))
+        return logits
+
+
+class Block(nn.Module):
+    """Two 3x3 convolutions, each after group norm and ReLU, around a shortcut."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.norm1, self.norm2 = nn.GroupNorm(8, inputs), nn.GroupNorm(8, outputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.shortcut = nn.Identity() if inputs == outputs and stride == 1 else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(x))
+        shortcut = x if isinstance(self.shortcut, nn.Identity) else self.shortcut(y)
+        y = self.conv2(F.relu(self.norm2(self.conv1(y))))
+        total: Tensor = shortcut + y
+        return total
+
+
+def _shift(images: Tensor, most: int) -> Tensor:
+    """Each image moved by up to ``most`` pixels either way, the rest filled with 0."""
+    count, _, height, width = images.shape
+    padded = F.pad(images, (most, most, most, most))
+    dy, dx = torch.randint(0, 2 * most + 1, (2, count), device=images.device)
+    rows = dy[:, None] + torch.arange(height, device=images.device)
+    cols = dx[:, None] + torch.arange(width, device=images.device)
+    picked = padded[torch.arange(count, device=images.device)[:, None, None], :, rows[:, :, None], cols[:, None, :]]
+    return picked.permute(0, 3, 1, 2)
