@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import ray
-from ray._raylet import Config as RayConfig
+from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
 
 from heliostat.errors import UserError
 
@@ -68,7 +68,9 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
         UserError: the address is not one, or nobody answers there.
     """
     if address.startswith("http"):
-        raise UserError(f"RAY_ADDRESS is {address}, which is for jobs", "unset it, or use ray job submit -- python -m heliostat")
+        raise UserError(
+            f"RAY_ADDRESS is {address}, which is for jobs", "unset it, or use ray job submit -- python -m heliostat"
+        )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         context = ray.init(address=address, log_to_driver=verbose, logging_level="info" if verbose else "error")

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from heliostat.errors import UserError
 
@@ -62,6 +63,14 @@ def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:
         return kind.model_validate(data)
     except ValidationError as error:
         raise _explain(error.errors()[0], kind, prefix) from None
+
+
+def assignments(overrides: Iterable[str]) -> dict[str, Any]:
+    """``key=value`` texts as a mapping."""
+    data: dict[str, Any] = {}
+    for override in overrides:
+        _override(data, override)
+    return data
 
 
 def dump(config: Config) -> str:

@@ -1,5 +1,7 @@
 """What can go wrong for a user, each kind with the exit code that scripts see."""
 
+import traceback
+
 
 class HeliostatError(Exception):
     """An ending that is told in one message, without a traceback."""
@@ -33,3 +35,10 @@ class Stopped(HeliostatError):
     """Somebody asked for the end (Ctrl-C, SIGTERM); the message says how to go on."""
 
     exit_code = 130
+
+
+def short_traceback(error: BaseException, frames: int = 4) -> str:
+    """The last frames of an exception's traceback, without those of the import system, and its message."""
+    shown = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
+    lines = traceback.format_list(shown[-frames:]) + traceback.format_exception_only(error)
+    return "".join(lines).strip()

@@ -40,10 +40,14 @@ def save(run: Folder, step: int, state: dict[str, Any], metrics: dict[str, float
     folder = run / "checkpoints" / f"step-{step:08d}"
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    data = buffer.getbuffer()
-    folder.write(STATE, data)
+    data = buffer.getvalue()
     manifest = {"step": step, "metrics": metrics, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    folder.write(MANIFEST, json.dumps(manifest).encode())
+    try:
+        folder.write(STATE, data)
+        folder.write(MANIFEST, json.dumps(manifest).encode())
+    except OSError:
+        folder.delete()
+        raise
     return Checkpoint(folder, step, metrics)
 
 
@@ -68,7 +72,7 @@ def best(checkpoints: list[Checkpoint], metric: str, better: str) -> Checkpoint 
 def prune(run: Folder, metric: str, better: str) -> None:
     """Delete all but the last and the best, and what an interrupted save left."""
     checkpoints = committed(run)
-    keep = {c.folder.name for c in (checkpoints[-1:] + [best(checkpoints, metric, better)]) if c}
+    keep = {c.folder.name for c in [*checkpoints[-1:], best(checkpoints, metric, better)] if c}
     for name in (run / "checkpoints").names():
         if name not in keep:
             (run / "checkpoints").delete(name)

@@ -78,6 +78,7 @@ class TrainConfig(Config):
     drop_last: bool = Field(False, description="true leaves out an epoch's last batch if it is incomplete")
     lanes: int | None = Field(None, ge=1, description="a divisor of global_batch; see datasets/order.py")
     evaluate_every: int = Field(100, ge=1, description="steps between evaluations, at least 1")
+    evaluate_samples: int | None = Field(None, ge=1, description="validation samples to measure, or null for all")
     early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, at least 1")
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")

@@ -7,7 +7,6 @@ import signal
 import socket
 import sys
 import tempfile
-import traceback
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -21,12 +20,12 @@ import ray.train.torch
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
-from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from workloads.config import TrainConfig
 from workloads.plan import Plan, prepare
 from workloads.report import write_report
-from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord
+from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord, writing
 
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl``, several times a second, also when there are none."""
@@ -58,7 +57,7 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
         config = load(config, TrainConfig, overrides, {"name": Path(config).stem})
     if ray.util.client.ray.is_connected():
         return _on_head(config)
-    return execute(prepare(config, available()), launched)
+    return _claim_and_execute(prepare(config, available()), launched)
 
 
 def available() -> dict[str, float] | None:
@@ -69,18 +68,20 @@ def available() -> dict[str, float] | None:
     return {kind: float(resources.get(kind, 0)) for kind in ("CPU", "GPU")}
 
 
-def execute(plan: Plan, launched: float, watch: Watch = lambda records: None, connected: float | None = None) -> Result:
-    """Carry out a plan on the connected Ray; a finished run is left as it is.
+def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambda records: None) -> Result:
+    """Carry out a plan on the connected Ray.
 
     Args:
         plan: what to do.
+        record: what `Plan.commit` returned.
         launched: when the command began, in seconds since the epoch.
         watch: told of progress.
-        connected: when Ray was there, in seconds since the epoch.
+
+    Raises:
+        UserError: storage cannot be written or is not shared.
+        JobFailed: the training failed.
+        Stopped: it was stopped, with a checkpoint.
     """
-    record, earlier = plan.commit()
-    if earlier and earlier.state == "finished":
-        return earlier.model_copy(update={"already": True})
     spec = {
         "run": plan.uri,
         "record": record.model_dump(mode="json"),
@@ -100,11 +101,12 @@ def execute(plan: Plan, launched: float, watch: Watch = lambda records: None, co
         raise JobFailed(_diverged(result, plan.config))
     if result.state == "stopped":
         raise Stopped(f"stopped at step {result.step} with a checkpoint in {result.run}\n  the same command goes on from there")
-    write_report(plan.folder, record, result)
-    done = time.time()
-    seconds = {**result.seconds, "report": done - trained, "total": done - launched}
-    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}})
-    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+    with writing(plan.folder):
+        write_report(plan.folder, record, result)
+        done = time.time()
+        seconds = {**result.seconds, "report": done - trained, "total": done - launched}
+        result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}})
+        plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
     return result
 
 
@@ -119,24 +121,29 @@ def _fit(plan: Plan, spec: dict[str, Any], watch: Watch) -> dict[str, Any]:
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=bool(config.resources.gpu),
-            resources_per_worker={"CPU": config.resources.cpu, **({"GPU": config.resources.gpu} if config.resources.gpu else {})},
+            resources_per_worker={
+                "CPU": config.resources.cpu,
+                **({"GPU": config.resources.gpu} if config.resources.gpu else {}),
+            },
         ),
         run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
     )
     box: dict[str, Any] = {}
+    over = threading.Event()
 
     def fit() -> None:
         try:
             box["value"] = trainer.fit().return_value
         except BaseException as error:  # handed to the main thread, which raises it
             box["error"] = error
+        finally:
+            over.set()
 
     # Not in the main thread: there Ray Train would take Ctrl-C for itself and stop without a checkpoint; see
     # also reference: a fit() on the main thread of a task keeps its node busy for ever.
-    thread = threading.Thread(target=fit, daemon=True)
     try:
-        thread.start()
-        _wait(thread, plan.folder, watch)
+        threading.Thread(target=fit, daemon=True).start()
+        _wait(over, plan.folder, watch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if "error" in box:
@@ -145,14 +152,15 @@ def _fit(plan: Plan, spec: dict[str, Any], watch: Watch) -> dict[str, Any]:
     return outcome
 
 
-def _wait(thread: threading.Thread, folder: Folder, watch: Watch) -> None:
-    """Watch until the thread ends; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
+def _wait(over: threading.Event, folder: Folder, watch: Watch) -> None:
+    """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
     stopping = False
     tail = _Tail(folder)
     with _sigterm_interrupts():
-        while thread.is_alive():
+        # An event and not Thread.join, which Ctrl-C makes believe that the thread is dead (Python 3.11).
+        while not over.is_set():
             try:
-                thread.join(POLL if folder.is_local else REMOTE_POLL)
+                over.wait(POLL if folder.is_local else REMOTE_POLL)
                 watch(tail.new())
             except KeyboardInterrupt:
                 if stopping:
@@ -205,7 +213,13 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     if not folder.exists(CONFIG):
         host = socket.gethostname()
         raise UserError(f"the run folder {folder} is not there on {host}", "set storage to a place that all nodes share")
-    outcome = Loop(folder, record, Ranks.of_this_process(), spec["launched"], _report).run()
+    try:
+        with writing(folder):
+            outcome = Loop(folder, record, Ranks.of_this_process(), spec["launched"], _report).run()
+    except HeliostatError:
+        raise
+    except Exception as error:  # Ray would send it home without its traceback
+        raise JobFailed(short_traceback(error)) from None
     return outcome.model_dump()
 
 
@@ -237,20 +251,23 @@ def _on_head(config: TrainConfig) -> Result:
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
     checked = TrainConfig.model_validate(config)
-    return execute(prepare(checked, available(), Path.home()), time.time()).model_dump()
+    return _claim_and_execute(prepare(checked, available(), Path.home()), time.time()).model_dump()
+
+
+def _claim_and_execute(plan: Plan, launched: float) -> Result:
+    record, finished = plan.commit()
+    return finished or execute(plan, record, launched)
 
 
 def _explained(error: BaseException) -> BaseException:
     """What fit() raised, as the message that the user needs."""
     if not isinstance(error, WorkerGroupError):
         return error
-    rank, failure = min(error.worker_failures.items(), key=lambda item: "ConnectionClosed" in str(item[1]) or item[0])
-    cause = failure
-    while isinstance(getattr(cause, "cause", None) or cause.__cause__, Exception):
-        cause = getattr(cause, "cause", None) or cause.__cause__
-    if isinstance(cause, HeliostatError):
-        return cause
-    return JobFailed(f"worker {rank} failed:\n{failure}\n  the same command goes on from the last checkpoint")
+    # When one worker fails, the others lose their connection to it: that is not the cause.
+    rank, failure = min(error.worker_failures.items(), key=lambda item: ("onnection closed" in str(item[1]), item[0]))
+    if isinstance(failure, UserError):
+        return failure
+    return JobFailed(f"worker {rank} failed:\n  {failure}\n  the same command goes on from the last checkpoint")
 
 
 def _diverged(result: Result, config: TrainConfig) -> str:

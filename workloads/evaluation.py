@@ -15,12 +15,17 @@ MISTAKES = 24
 
 
 @torch.no_grad()
-def measure(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int) -> dict[str, float]:
-    """The task's metrics over a whole split, the same on all workers; each computes its part in batches of ``size``."""
+def measure(
+    task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None
+) -> dict[str, float]:
+    """The task's metrics over a split, the same on all workers; each computes its part in batches of ``size``.
+
+    With ``most``, over so many samples at most, spread evenly over the split.
+    """
     model.eval()
     sums: dict[str, Tensor] = {}
     seen = 0
-    for _, batch, count in _parts(dataset, split, ranks, size):
+    for _, batch, count in _parts(dataset, split, ranks, size, most):
         for name, value in task.metrics(model, batch).items():
             sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
         seen += count
@@ -33,9 +38,7 @@ def measure(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: R
 
 
 @torch.no_grad()
-def confusion(
-    task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int
-) -> dict[str, Any] | None:
+def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int) -> dict[str, Any] | None:
     """For classifiers, the confusion matrix (rows are the truth) and the most confident mistakes; None for others."""
     if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
         return None
@@ -60,10 +63,12 @@ def confusion(
     return {"confusion": total.long().tolist(), "mistakes": everyone[:MISTAKES]}
 
 
-def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int) -> Any:
+def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:
     """This worker's part of a split: (ids, batch on the device, samples)."""
-    first, last = ranks.share(dataset.index.rows(split))
+    rows = dataset.index.rows(split)
+    total = min(rows, most or rows)
+    first, last = ranks.share(total)
     for start in range(first, last, size):
-        ids = np.arange(start, min(start + size, last))
+        ids = np.arange(start, min(start + size, last)) * rows // total
         batch = {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}
         yield ids, batch, len(ids)

@@ -15,20 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets import Dataset, Order
+from datasets import Dataset
 from datasets.loader import Batch, batches, tensors
 from datasets.order import lane_range
 from heliostat.config import Config
 from heliostat.folder import Folder
 from workloads import checkpoint
-from workloads.config import OptimizerConfig
 from workloads.evaluation import confusion, measure
+from workloads.meter import Meter
+from workloads.optimizer import adamw, learning_rate
+from workloads.plan import order_of
 from workloads.ranks import Ranks
-from workloads.run import EVALUATION, EVENTS, METRICS, STOP, Journal, RunRecord, storage_error
+from workloads.run import EVALUATION, EVENTS, METRICS, STOP, Journal, RunRecord
 from workloads.task import Task, create
-
-SLOW_STEP = 0.1
-"""Seconds from which on a step is so long that talking after each one costs nothing."""
 
 
 class Outcome(Config):
@@ -40,23 +39,6 @@ class Outcome(Config):
     best_step: int | None = None
     metrics: dict[str, dict[str, float]] = {}
     message: str = ""
-
-
-def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then cosine decay to ``final_lr`` times the peak at the last step."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    low = config.final_lr * config.lr
-    return low + (config.lr - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in which only matrices and kernels decay."""
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
 
 
 @dataclass
@@ -93,10 +75,7 @@ class Loop:
         self.config = config = record.config
         self.dataset = Dataset.open(record.dataset.uri)
         index = self.dataset.index
-        self.order = Order(
-            tuple(shard.rows for shard in index.splits["train"]),
-            index.fingerprint, config.seed, config.global_batch, record.lanes, config.drop_last,
-        )  # fmt: skip
+        self.order = order_of(config, self.dataset, record.lanes)
         self.total_steps = config.steps or (config.epochs or 0) * self.order.epoch_steps
         self.task: Task = create(config.task, config.model, index)
         torch.manual_seed(config.seed)
@@ -105,6 +84,7 @@ class Loop:
         self.progress = Progress()
         self._restore()
         self.parallel = ranks.wrap(self.model)
+        self.meter = Meter(ranks)
         largest_share = -(-record.lanes // ranks.world) * (config.global_batch // record.lanes)
         self.micro_batch = config.micro_batch or largest_share
         self.journals = (Journal(folder, METRICS), Journal(folder, EVENTS)) if ranks.rank == 0 else None
@@ -138,14 +118,12 @@ class Loop:
                 with self._autocast():
                     loss = self.task.loss(self.parallel, part)
                 # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
-                (loss * (samples / batch.global_size * self.ranks.world)).backward()
-            self._loss_sum += loss.detach().double() * samples
-            self._samples += samples
-            bad = torch.isfinite(loss.detach()).logical_not_() & (self._bad_step < 0)
-            self._bad_step = torch.where(bad, step + 1, self._bad_step)
+                (loss * (samples / batch.global_size * self.ranks.world)).backward()  # type: ignore[no-untyped-call]
+            self.meter.add(loss, samples, step + 1)
         if self.config.optimizer.clip_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm, foreach=True)
         self.optimizer.step()
+        self.meter.step()
         self.progress.step, self.progress.consumed = step + 1, batch.consumed
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], int]]:
@@ -201,34 +179,21 @@ class Loop:
         return state or ("finished" if last or (patience and self.progress.waited >= patience) else None)
 
     def _agree(self, epoch: int) -> str | None:
-        """Talk with the other workers: log the loss, and find out whether one of them must stop."""
-        now, step = time.perf_counter(), self.progress.step
-        stop = self.ranks.rank == 0 and self.folder.exists(STOP)
-        steps = step - self._synced_step
-        row = [float(self._loss_sum), float(self._samples), float(self._bad_step), float(stop), now - self._synced_at]
-        table = self.ranks.table(row)
-        loss_sum, samples, stopping, seconds = (float(table[:, i].sum()) for i in (0, 1, 3, 4))
-        bad_steps = table[:, 2][table[:, 2] >= 0]
-        slow = steps > 0 and seconds / self.ranks.world / steps > SLOW_STEP
-        self._next_sync = step + (1 if slow else self.config.log_every - step % self.config.log_every)
-        if len(bad_steps):
-            self._bad_step.fill_(int(bad_steps.min()))
+        """Talk with the other workers, log the loss, and find out whether the run must end."""
+        step, every = self.progress.step, self.config.log_every
+        agreed = self.meter.agree(self.ranks.rank == 0 and self.folder.exists(STOP))
+        self._next_sync = step + (1 if agreed.slow else every - step % every)
+        if agreed.bad_step is not None:
+            self._bad_step = agreed.bad_step
             return "diverged"
-        self._logged = (self._logged[0] + loss_sum, self._logged[1] + samples, self._logged[2] + seconds / self.ranks.world)
-        if step % self.config.log_every == 0 and self._logged[1] and self.journals:
+        if step % every == 0 and (logged := self.meter.log()) and self.journals:
             rate = learning_rate(step - 1, self.total_steps, self.config.optimizer)
-            self.journals[0].append(
-                kind="train", step=step, epoch=epoch, loss=self._logged[0] / self._logged[1], lr=rate,
-                samples_per_second=round(self._logged[1] / self._logged[2], 1),
-            )  # fmt: skip
-        if step % self.config.log_every == 0:
-            self._logged = (0.0, 0.0, 0.0)
-        self._reset()
-        return "stopped" if stopping else None
+            self.journals[0].append(kind="train", step=step, epoch=epoch, **logged, lr=rate)
+        return "stopped" if agreed.stop else None
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         began = time.perf_counter()
-        metrics = measure(self.task, self.model, self.dataset, "validation", self.ranks, self.micro_batch)
+        metrics = self._measure("validation")
         if self.journals:
             self.journals[0].append(
                 kind="eval", step=self.progress.step, epoch=epoch, **metrics, seconds=round(time.perf_counter() - began, 4)
@@ -243,22 +208,21 @@ class Loop:
         else:
             self.progress.waited += 1
         self.report(metrics)
-        self._reset()
+        self.meter.restart()
         return metrics
 
-    def _reset(self) -> None:
-        """Begin to count loss, samples and time anew."""
-        device = self.ranks.device
-        self._loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-        self._bad_step = torch.full((), -1, device=device)
-        self._samples = 0
-        self._synced_step, self._synced_at = self.progress.step, time.perf_counter()
+    def _measure(self, split: str) -> dict[str, float]:
+        most = self.config.evaluate_samples if split == "validation" else None
+        return measure(self.task, self.model, self.dataset, split, self.ranks, self._batch_without_gradients, most)
+
+    @property
+    def _batch_without_gradients(self) -> int:
+        return 4 * self.micro_batch
 
     # --- beginning, saving, ending ----------------------------------------------------------------------------
 
     def _restore(self) -> None:
-        checkpoints = checkpoint.committed(self.folder)
-        if checkpoints:
+        if checkpoints := self._committed():
             state = checkpoints[-1].load(self.ranks.device)
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -267,8 +231,12 @@ class Loop:
     def _save(self, metrics: dict[str, float]) -> None:
         if self.ranks.rank == 0:
             self._write(metrics)
-        self.ranks.table([])  # nobody goes on before it is committed
-        self._reset()
+        self.ranks.first(None)  # nobody goes on before it is committed
+        self.meter.restart()
+
+    def _committed(self) -> list[checkpoint.Checkpoint]:
+        """The checkpoints as the first worker sees them: shared folders may show others an older state."""
+        return self.ranks.first(checkpoint.committed(self.folder) if self.ranks.rank == 0 else [])
 
     def _write(self, metrics: dict[str, float]) -> None:
         began = time.perf_counter()
@@ -277,19 +245,15 @@ class Loop:
             "optimizer": self.optimizer.state_dict(),
             "progress": vars(self.progress),
         }
-        try:
-            checkpoint.save(self.folder, self.progress.step, state, metrics)
-        except OSError as error:
-            self.folder.delete(f"checkpoints/step-{self.progress.step:08d}")
-            raise storage_error(self.folder, error) from None
+        checkpoint.save(self.folder, self.progress.step, state, metrics)
         checkpoint.prune(self.folder, self.task.metric, self.task.better)
         self._event("checkpoint", seconds=round(time.perf_counter() - began, 4))
 
     def _begin(self, launched: float) -> None:
         self._first_step = self.progress.step + 1
-        self._next_sync = self.progress.step + 1
-        self._logged = (0.0, 0.0, 0.0)
-        self._reset()
+        self._next_sync = self._first_step
+        self._bad_step = 0
+        self.meter.restart()
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
         workers = self.ranks.objects({"rank": self.ranks.rank, "host": socket.gethostname(), "device": device})
         if self.journals:
@@ -303,24 +267,22 @@ class Loop:
     def _end(self, state: str, epoch: int) -> Outcome:
         step = self.progress.step
         if state == "diverged":
-            bad = int(self._bad_step)
+            bad = self._bad_step
             self._event("diverged", at=bad)
-            saved = checkpoint.committed(self.folder)
+            saved = self._committed()
             last = f"the last good checkpoint is step {saved[-1].step}" if saved else "there is no checkpoint yet"
             message = f"the loss became NaN or infinite at step {bad}; {last}"
             return Outcome(state=state, step=bad, epoch=epoch, message=message)
         if state == "stopped":
             self._event("stopped")
             return Outcome(state=state, step=step, epoch=epoch)
-        best = checkpoint.best(checkpoint.committed(self.folder), self.task.metric, self.task.better)
+        best = checkpoint.best(self._committed(), self.task.metric, self.task.better)
         if best:
             self.model.load_state_dict(best.load(self.ranks.device)["model"])
         self._event("trained")
-        metrics = {
-            split: measure(self.task, self.model, self.dataset, split, self.ranks, self.micro_batch)
-            for split in ("validation", "test")
-        }
-        detail = confusion(self.task, self.model, self.dataset, "test", self.ranks, self.micro_batch) or {}
+        # A resumed run that was all but finished may have no measured checkpoint.
+        metrics = {"validation": best.metrics if best else self._measure("validation"), "test": self._measure("test")}
+        detail = confusion(self.task, self.model, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
         if self.journals:
             self.model.eval()
             written = {"split": "test", "metrics": metrics["test"], **detail, "sample": self.task.sample(self.model)}

@@ -14,7 +14,7 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder
 from workloads import task
 from workloads.config import TrainConfig
-from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, storage_error, write_record
+from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record, writing
 
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the entrypoint of a submitted job, whose working directory is deleted afterwards."""
@@ -32,27 +32,32 @@ class Plan:
     lanes: int
 
     @property
+    def total_steps(self) -> int | None:
+        """The steps of the whole run; None while the dataset is not built."""
+        if self.config.steps or not Folder.at(self.dataset_uri).exists(INDEX):
+            return self.config.steps
+        return (self.config.epochs or 0) * order_of(self.config, Dataset.open(self.dataset_uri), self.lanes).epoch_steps
+
+    @property
     def folder(self) -> Folder:
         """The run folder."""
         return Folder.at(self.uri)
 
     def commit(self) -> tuple[RunRecord, Result | None]:
-        """Build the dataset if need be, claim the run folder, and return the record and an earlier end of the run.
+        """Build the dataset if need be, claim the run folder, and return its record; with it the result if it is finished.
 
         Raises:
             UserError: storage cannot be written; the name is taken by another config; the dataset does not fit.
         """
-        try:
+        with writing(self.folder):
             dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
             _check_dataset(self.config, dataset)
             data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
             record = open_record(self.config, self.folder, data, self.lanes)
-            finished = read_result(self.folder)
-            if finished is None:
-                write_record(self.folder, record)
-        except OSError as error:
-            raise storage_error(self.folder, error) from None
-        return record, finished
+            if finished := read_result(self.folder):
+                return record, finished.model_copy(update={"already": True})
+            write_record(self.folder, record)
+        return record, None
 
 
 def prepare(config: TrainConfig, available: Mapping[str, float] | None = None, base: Path | None = None) -> Plan:
@@ -117,10 +122,14 @@ def _dataset(config: TrainConfig, storage: str) -> tuple[Source | None, str]:
     return (None if Folder.at(uri).exists(INDEX) else source), uri
 
 
-def _check_dataset(config: TrainConfig, dataset: Dataset) -> None:
+def order_of(config: TrainConfig, dataset: Dataset, lanes: int) -> Order:
+    """The order in which a run reads the train split of its dataset."""
     rows = tuple(shard.rows for shard in dataset.index.splits["train"])
-    lanes = config.lanes or default_lanes(config.global_batch)
-    order = Order(rows, "", config.seed, config.global_batch, lanes, config.drop_last)
+    return Order(rows, dataset.index.fingerprint, config.seed, config.global_batch, lanes, config.drop_last)
+
+
+def _check_dataset(config: TrainConfig, dataset: Dataset) -> None:
+    order = order_of(config, dataset, config.lanes or default_lanes(config.global_batch))
     if order.epoch_steps == 0:
         raise UserError(
             f"global_batch is {config.global_batch}, but the train split has {order.total} samples and drop_last is set",

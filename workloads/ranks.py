@@ -1,12 +1,14 @@
 """The workers of one run as they see each other, one or many."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Ranks:
         if not dist.is_initialized():
             return cls(0, 1, device)
         group = dist.new_group(backend="nccl") if device.type == "cuda" else None
-        return cls(dist.get_rank(), dist.get_world_size(), device, group)
+        return cls(dist.get_rank(), dist.get_world_size(), device, group if isinstance(group, dist.ProcessGroup) else None)
 
     def share(self, total: int) -> tuple[int, int]:
         """This worker's contiguous part of ``total`` things."""
@@ -48,6 +50,14 @@ class Ranks:
         rows = [torch.empty_like(mine) for _ in range(self.world)]
         dist.all_gather(rows, mine)
         return torch.stack(rows)
+
+    def first(self, mine: T) -> T:
+        """What the first worker brought, on all."""
+        if self.world == 1:
+            return mine
+        box = [mine]
+        dist.broadcast_object_list(box)
+        return box[0]
 
     def objects(self, mine: Any) -> list[Any]:
         """An object from each worker, the same list on all."""

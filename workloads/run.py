@@ -5,6 +5,7 @@ evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and o
 ``evaluation.json`` and ``report.html``. A file ``stop`` asks the workers to stop with a checkpoint.
 """
 
+import errno
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import platform
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
@@ -26,12 +28,15 @@ from workloads.config import TrainConfig
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
 RESULT, EVALUATION, REPORT, STOP = "result.json", "evaluation.json", "report.html", "stop"
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
 VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
 
 Numbers = dict[str, float]
 
 
 class DatasetRecord(Config):
+    """Which data a run learnt from."""
+
     uri: str
     fingerprint: str
 
@@ -66,6 +71,7 @@ class Result(Config):
 
     @property
     def report(self) -> str:
+        """Where the report is."""
         return f"{self.run}/{REPORT}"
 
 
@@ -120,10 +126,18 @@ def write_record(folder: Folder, record: RunRecord) -> None:
     folder.delete(STOP)
 
 
-def storage_error(folder: Folder, error: OSError) -> UserError:
-    """A failure to write as a message to the user."""
-    reason = os.strerror(error.errno) if error.errno else str(error)
-    return UserError(f"storage {folder} cannot be written: {reason}", "free space or set storage to a folder you may write")
+@contextmanager
+def writing(folder: Folder) -> Iterator[None]:
+    """Tell a failure to write in there as a message to the user; it is not the program's fault."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        reason = os.strerror(error.errno)
+        raise UserError(
+            f"storage {folder} cannot be written: {reason}", "free space, or set storage to another folder"
+        ) from None
 
 
 def read_result(folder: Folder) -> Result | None:
@@ -142,6 +156,7 @@ class Journal:
         self._lines = [json.dumps(record) for record in read_journal(folder, name)]
 
     def append(self, **record: Any) -> None:
+        """Add a record; the time is added to it."""
         line = json.dumps(_finite({"time": round(time.time(), 3), **record}))
         self._lines.append(line)
         if self.folder.is_local:

@@ -2,7 +2,6 @@
 
 import importlib
 import sys
-import traceback
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from datasets import Field, Index
 from heliostat.config import Config, nearest, validate
-from heliostat.errors import UserError
+from heliostat.errors import UserError, short_traceback
 
 Batch = dict[str, Tensor]
 TASKS = Path(__file__).parent / "tasks"
@@ -115,8 +114,7 @@ def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
             )
 
 
-def _import_failed(name: str, error: BaseException) -> UserError:
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if "importlib" not in f.filename]
-    own = [f for f in frames if not f.filename.startswith(str(Path(__file__).parent.parent)) or "tasks" in f.filename]
-    lines = traceback.format_list(own[-3:]) + traceback.format_exception_only(error)
-    return UserError(f"task {name!r} fails to import:\n{''.join(lines).rstrip()}", "mend the file that the last line names")
+def _import_failed(name: str, error: Exception) -> UserError:
+    if error.__traceback__:
+        error = error.with_traceback(error.__traceback__.tb_next)  # without our own frame
+    return UserError(f"task {name!r} fails to import:\n  {short_traceback(error)}", "mend the file that is named last")

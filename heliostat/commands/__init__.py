@@ -1,1 +1,27 @@
 """The commands, one a file: ``configure(parser)`` declares the options, ``run(args)`` does the work."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from heliostat.folder import Folder
+
+RUN_HELP = "a run's name, or its folder or URI"
+
+
+def run_folder(run: str, storage: str) -> "Folder":
+    """The folder of a run that is given by name or by place.
+
+    Raises:
+        UserError: there is no such run; the nearest name is shown.
+    """
+    from heliostat.config import nearest
+    from heliostat.errors import UserError
+    from heliostat.folder import Folder
+
+    folder = Folder.at(run) if "/" in run else Folder.at(storage) / run
+    if not folder.exists("config.yaml"):
+        there = [name for name in Folder.at(storage).names() if (Folder.at(storage) / name).exists("config.yaml")]
+        raise UserError(
+            f"there is no run {run!r} in {storage}", nearest(run, there) if there else "train one, or give --storage"
+        )
+    return folder

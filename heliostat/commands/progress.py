@@ -11,8 +11,8 @@ from heliostat.console import err, numbers
 class Display:
     """A bar with the step, the loss, the speed and the time left; a line for each evaluation above it."""
 
-    def __init__(self, config: Any) -> None:
-        self._config = config
+    def __init__(self, plan: Any) -> None:
+        self._plan = plan
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -23,8 +23,7 @@ class Display:
             TimeRemainingColumn(),
         )
         self._progress = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-        self._bar = self._progress.add_task("starting Ray", total=config.steps, loss="")
-        self._seen = False
+        self._bar = self._progress.add_task("starting Ray", total=None, loss="")
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -33,11 +32,11 @@ class Display:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
 
-    def started(self, plan: Any, dashboard: str) -> None:
+    def connected(self, dashboard: str) -> None:
         """Ray is there; say where to look."""
         if err.is_terminal:
-            there = "goes on in" if plan.folder.exists("checkpoints") else "in"
-            err.print(f"{plan.config.name} {there} {plan.uri}", highlight=False)
+            there = "goes on in" if self._plan.folder.exists("checkpoints") else "in"
+            err.print(f"{self._plan.config.name} {there} {self._plan.uri}", highlight=False)
             err.print(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)", highlight=False)
         self._progress.update(self._bar, description="starting workers")
 
@@ -47,7 +46,9 @@ class Display:
             step = record["step"]
             if record["kind"] == "train":
                 loss = f"loss {record['loss']:.4f}  {record['samples_per_second']:,.0f} samples/s"
-                self._progress.update(self._bar, completed=step, loss=loss, description="training")
+                self._progress.update(
+                    self._bar, completed=step, total=self._plan.total_steps, loss=loss, description="training"
+                )
             elif err.is_terminal:
                 measured = {k: v for k, v in record.items() if isinstance(v, float) and k not in ("time", "seconds")}
                 self._progress.print(f"step {step:>6}  validation  {numbers(measured)}", highlight=False)

@@ -1,17 +1,19 @@
 """heliostat train: a config in, a run folder out."""
 
 import argparse
-import contextlib
 import os
 import sys
 import time
+from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a config file, such as workloads/configs/digits.yaml")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
@@ -33,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         _show_plan(prepare(config, None if address else local.machine()), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
-    with contextlib.redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):
         result = _train(config, address, launched, args.verbose)
     _show_result(result, args.json)
     return 0
@@ -41,17 +43,28 @@ def run(args: argparse.Namespace) -> int:
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
     from cluster import local
-    from heliostat.commands.progress import Display
     from workloads.plan import prepare
 
-    plan = None if address else prepare(config, local.machine())
-    ray_there = local.connection(address, verbose) if address else local.session(verbose)
-    with Display(config) as display, ray_there as dashboard:
-        from workloads.driver import available, execute
+    if address:
+        with local.connection(address, verbose) as dashboard:
+            from workloads.driver import available
 
-        plan = plan or prepare(config, available())
-        display.started(plan, dashboard)
-        return execute(plan, launched, display.update)
+            return _claim_and_execute(prepare(config, available()), launched, nullcontext(dashboard))
+    return _claim_and_execute(prepare(config, local.machine()), launched, local.session(verbose))
+
+
+def _claim_and_execute(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
+    """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
+    from heliostat.commands.progress import Display
+
+    record, finished = plan.commit()
+    if finished:
+        return finished
+    with Display(plan) as display, ray_session as dashboard:
+        from workloads.driver import execute
+
+        display.connected(dashboard)
+        return execute(plan, record, launched, display.update)
 
 
 def _show_plan(plan: Any, as_json: bool) -> None:
@@ -88,7 +101,10 @@ def _show_result(result: Any, as_json: bool) -> None:
     if as_json:
         print_json({**result.model_dump(), "report": result.report})
         return
-    say = lambda text: out.print(text, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+
+    def say(text: str) -> None:
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
+
     if result.already:
         say(f"{result.name} is finished already; to train anew, give another name: --set name={result.name}-2")
     else:

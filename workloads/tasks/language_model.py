@@ -28,7 +28,9 @@ class LanguageModel(Task):
         @model_validator(mode="after")
         def _even_heads(self) -> Self:
             if self.width % (2 * self.heads):
-                raise ValueError(f"{self.heads} heads do not divide width {self.width} evenly; set heads to a divisor of its half")
+                raise ValueError(
+                    f"{self.heads} heads do not divide width {self.width} evenly; set heads to a divisor of its half"
+                )
             return self
 
     needs = {"tokens": "*/1"}

@@ -50,7 +50,9 @@ class TabularClassification(Task):
             row = [data[name] for name in names] if isinstance(data, dict) else data
             features = torch.tensor([row], dtype=torch.float32)
         except (ValueError, TypeError, KeyError) as error:
-            raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}") from None
+            raise UserError(
+                f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}"
+            ) from None
         if features.shape != (1, len(names)):
             raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
         return {"features": features}

@@ -1,0 +1,26 @@
+"""heliostat evaluate: the metrics of a finished run on a split."""
+
+import argparse
+
+from heliostat.commands import RUN_HELP, run_folder
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run_name", metavar="RUN", help=RUN_HELP)
+    parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.epilog = "example: heliostat evaluate digits --split validation --json"
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.console import numbers, out, print_json
+    from workloads.model import evaluate
+
+    result = evaluate(run_folder(args.run_name, args.storage), args.split)
+    if args.json:
+        print_json(result)
+    else:
+        out.print(f"{args.run_name} at step {result['step']}, {result['samples']} {args.split} samples", highlight=False)
+        out.print(f"  {numbers(result['metrics'])}", highlight=False)
+    return 0

@@ -1,0 +1,47 @@
+"""heliostat runs: what is in a storage folder."""
+
+import argparse
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.console import err, numbers, print_json, print_table
+    from heliostat.folder import Folder
+
+    rows = _rows(Folder.at(args.storage))
+    if args.json:
+        print_json(rows)
+    elif not rows:
+        err.print(f"no runs in {args.storage}", highlight=False)
+    else:
+        columns = ("name", "task", "state", "step", "test", "created")
+        print_table(columns, [(r["name"], r["task"], r["state"], r["step"], numbers(r["test"]), r["created"]) for r in rows])
+    return 0
+
+
+def _rows(storage: Any) -> list[dict[str, Any]]:
+    import time
+
+    from workloads.run import EVENTS, METRICS, read_journal, runs
+
+    rows = []
+    for folder, record, result in runs(storage):
+        steps = [r["step"] for r in read_journal(folder, METRICS)] if result is None else [result.step]
+        last = (read_journal(folder, EVENTS) or [{"event": "none"}])[-1]["event"]
+        rows.append(
+            {
+                "name": folder.name,
+                "run": str(folder),
+                "task": record.config.task,
+                "state": result.state if result else last if last in ("stopped", "diverged") else "unfinished",
+                "step": max(steps, default=0),
+                "test": result.metrics.get("test", {}) if result else {},
+                "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
+            }
+        )
+    return sorted(rows, key=lambda row: str(row["created"]))

@@ -1,0 +1,158 @@
+"""What all tests share: the command as a real process, and Ray heads that are gone afterwards."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CI = os.environ.get("CI") == "true"
+
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass(frozen=True)
+class Command:
+    """``heliostat`` as a user runs it: a real process, in a folder and with a home of its own."""
+
+    cwd: Path
+    env: Mapping[str, str]
+
+    def __call__(self, *args: str | Path, timeout: float = 300) -> Done:
+        with self.start(*args) as process:
+            try:
+                out, err = process.communicate(timeout=timeout)
+            finally:
+                end_group(process)
+        return Done(process.returncode, out, err)
+
+    def start(self, *args: str | Path) -> subprocess.Popen[str]:
+        """Start it in a process group of its own, and go on."""
+        return self.python("-m", "heliostat", *map(str, args))
+
+    def python(self, *args: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *args],
+            cwd=self.cwd,
+            env=dict(self.env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+
+def end_group(process: "subprocess.Popen[str]") -> None:
+    """Kill what is left of a process group."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def clean_environment(home: Path) -> dict[str, str]:
+    """The environment of a user who has never used Ray."""
+    home.mkdir(parents=True, exist_ok=True)
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "HELIOSTAT_"))}
+    # The checkout must be found from any folder, also where the tests run without an installation.
+    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """The command in an empty folder."""
+    (tmp_path / "work").mkdir()
+    return Command(tmp_path / "work", clean_environment(tmp_path / "home"))
+
+
+def ray_processes(session_of: int | None = None) -> list[psutil.Process]:
+    """Ray's processes on this machine; with a pid, those whose session that process leads."""
+    names = ("raylet", "gcs_server", "ray::", "dashboard.py", "monitor.py", "log_monitor.py")
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        line = " ".join(process.info["cmdline"] or ())
+        try:
+            if any(name in line for name in names) and (session_of is None or os.getsid(process.pid) == session_of):
+                found.append(process)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+def wait_for(condition: "object", what: str, seconds: float = 120) -> None:
+    """Wait until ``condition()`` is true; fail with ``what`` if it never is."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            pytest.fail(f"waited {seconds} s in vain for: {what}")
+        time.sleep(0.1)
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray head that somebody started with ``ray start --head``."""
+
+    jobs: str
+    client: str
+    home: Path
+    env: Mapping[str, str]
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """``ray start --head`` with token authentication, as the README says, and two CPUs."""
+    home = tmp_path_factory.mktemp("head-home")
+    env = {**clean_environment(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    # The head of a real cluster has no copy of this checkout: it arrives as a job's working directory.
+    env.pop("PYTHONPATH")
+    gcs, dashboard, client = free_port(), free_port(), free_port()
+    options = {
+        "port": gcs, "dashboard-port": dashboard, "ray-client-server-port": client, "num-cpus": 2,
+        "min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": 0, "object-store-memory": 200_000_000,
+    }  # fmt: skip
+    flags = [f"--{name}={value}" for name, value in options.items()]
+    ray = str(Path(sys.executable).parent / "ray")
+    process = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--disable-usage-stats", *flags],
+        cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        from ray.job_submission import JobSubmissionClient
+
+        headers = {"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"}
+
+        def answers() -> bool:
+            try:
+                JobSubmissionClient(f"http://127.0.0.1:{dashboard}", headers=headers).list_jobs()
+            except (ConnectionError, RuntimeError):
+                return False
+            return True
+
+        wait_for(answers, "the Ray head's dashboard")
+        yield Head(f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", home, env)
+    finally:
+        tree = psutil.Process(process.pid).children(recursive=True)
+        for child in [*tree, psutil.Process(process.pid)]:
+            child.kill()
+        process.wait()

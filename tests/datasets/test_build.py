@@ -1,0 +1,221 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from datasets import Dataset, build
+from datasets.build import split_of
+from datasets.format import SPLITS
+from datasets.sources import open_source
+from datasets.sources.text import decode, encode
+from heliostat.errors import UserError
+from tests.conftest import ROOT
+
+
+def all_rows(dataset: Dataset) -> dict[str, np.ndarray]:
+    parts = [dataset.take(split, np.arange(dataset.index.rows(split))) for split in SPLITS]
+    return {name: np.concatenate([part[name] for part in parts]) for name in dataset.index.fields}
+
+
+def test_digits_are_the_1797_of_uci(tmp_path: Path) -> None:
+    dataset = build(open_source("digits", {}), str(tmp_path / "d"))
+    rows = all_rows(dataset)
+    assert sum(dataset.index.rows(split) for split in SPLITS) == 1797
+    assert np.bincount(rows["label"]).tolist() == [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert (rows["image"].max(), rows["image"].shape[1:]) == (16, (1, 8, 8))
+    assert dataset.verify() == []
+
+
+def test_the_same_input_gives_the_same_fingerprint_and_shard_size_does_not_change_the_samples(tmp_path: Path) -> None:
+    source = open_source("digits", {})
+    one, two = build(source, str(tmp_path / "1")), build(open_source("digits", {}), str(tmp_path / "2"))
+    assert one.index.fingerprint == two.index.fingerprint
+    small = build(source, str(tmp_path / "3"), shard_bytes=5000)
+    assert len(small.index.splits["train"]) > 10
+    assert all((all_rows(small)[name] == all_rows(one)[name]).all() for name in one.index.fields)
+    assert small.index.stats["image"]["mean"] == pytest.approx(one.index.stats["image"]["mean"])
+
+
+def test_taking_samples_across_shards_gives_the_samples_asked_for(tmp_path: Path) -> None:
+    whole, cut = (build(open_source("digits", {}), str(tmp_path / str(size)), size) for size in (1 << 20, 3000))
+    ids = np.random.RandomState(0).permutation(whole.index.rows("train"))[:300]
+    for name in whole.index.fields:
+        assert (whole.take("train", ids)[name] == cut.take("train", ids)[name]).all()
+
+
+def test_a_sample_never_changes_side_when_others_come(tmp_path: Path) -> None:
+    def table(rows: int) -> Dataset:
+        data = {"x": [float(i) for i in range(rows)], "y": ["a", "b"] * (rows // 2)}
+        pq.write_table(pa.table(data), tmp_path / f"{rows}.parquet")
+        return build(
+            open_source("table", {"path": str(tmp_path / f"{rows}.parquet"), "target": "y"}), str(tmp_path / f"d{rows}")
+        )
+
+    few, many = table(200), table(1000)
+    for split in SPLITS:
+        old = set(few.take(split, np.arange(few.index.rows(split)))["features"][:, 0])
+        assert old == {x for x in many.take(split, np.arange(many.index.rows(split)))["features"][:, 0] if x < 200}
+
+
+def test_splits_have_their_sizes() -> None:
+    sides = split_of([str(i).encode() for i in range(20_000)])
+    assert [round(float((sides == split).mean()), 2) for split in SPLITS] == [0.70, 0.15, 0.15]
+
+
+def test_a_build_killed_at_any_moment_leaves_nothing_that_looks_finished_and_can_be_done_again(tmp_path: Path) -> None:
+    for number in range(40):
+        lines = "\n".join(f"document {number} line {line} {'x' * 200}" for line in range(300))
+        (tmp_path / f"{number}.txt").write_text(lines)
+    out = tmp_path / "out"
+    code = (
+        "from datasets import build; from datasets.sources import open_source\n"
+        f"source = open_source('text', {{'path': {str(tmp_path)!r}, 'pattern': '*.txt'}})\n"
+        f"print('go', flush=True); build(source, {str(out)!r}, shard_bytes=4000)"
+    )
+    for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        assert process.stdout
+        process.stdout.readline()
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        if not (out / "index.json").exists() and out.exists():
+            with pytest.raises(UserError, match="did not finish"):
+                Dataset.open(str(out))
+    options = {"path": str(tmp_path), "pattern": "*.txt"}
+    again = build(open_source("text", options), str(out), shard_bytes=4000)
+    assert again.verify() == []
+    assert again.index.fingerprint == build(open_source("text", options), str(tmp_path / "other"), 4000).index.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "delete"])
+def test_verify_finds_every_kind_of_damage(tmp_path: Path, damage: str) -> None:
+    dataset = build(open_source("digits", {}), str(tmp_path / "d"))
+    shard = tmp_path / "d" / "train-00000.arrow"
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 1
+    shard.unlink()
+    if damage != "delete":
+        shard.write_bytes(data if damage == "flip" else data[:-1])
+    assert len(dataset.verify()) == 1
+    assert "train-00000.arrow" in dataset.verify()[0]
+
+
+def test_text_covers_every_token_once(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(30):
+        text = "".join(chr(97 + (i * (number + 3)) % 26) for i in range(50 + 37 * number))
+        (tmp_path / "in" / f"{number}.txt").write_text(text + "äß")
+    dataset = build(open_source("text", {"path": str(tmp_path / "in"), "length": 32}), str(tmp_path / "d"))
+    rows = all_rows(dataset)["tokens"]
+    for path in (tmp_path / "in").iterdir():
+        data = path.read_bytes()
+        covered = {bytes(row) for row in rows}
+        assert all(data[start : start + 32] in covered for start in range(0, len(data) - 32, 31))
+        assert data[-32:] in covered
+    assert 2 < dataset.index.meta["unigram_entropy"] < np.log(28)
+
+
+def test_bpe_reads_back_what_it_wrote(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(40):
+        (tmp_path / "in" / f"{number}.txt").write_text(
+            f"the light of the sun, number {number}, is gathered by mirrors. äöü\n" * 20
+        )
+    options = {"path": str(tmp_path / "in"), "tokens": "bpe", "vocabulary": 300, "length": 16}
+    dataset = build(open_source("text", options), str(tmp_path / "d"))
+    tokenizer = dataset.index.meta["tokenizer"]
+    text = "the light is gathered äöü"
+    assert decode(encode(text, tokenizer), tokenizer) == text
+    assert dataset.index.meta["vocabulary"] == 300
+    assert dataset.index.fields["tokens"].dtype == "uint16"
+
+
+def test_images_keep_their_class_their_pixels_and_their_proportions(tmp_path: Path) -> None:
+    random = np.random.RandomState(0)
+    for name, colour in (("blue", 2), ("red", 0)):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = np.zeros((20, 40, 3), np.uint8)
+            pixels[..., colour] = random.randint(100, 255)
+            Image.fromarray(pixels).save(tmp_path / "in" / name / f"{number}.png")
+    dataset = build(open_source("images", {"path": str(tmp_path / "in"), "size": 8}), str(tmp_path / "d"))
+    rows = all_rows(dataset)
+    assert dataset.index.classes == ["blue", "red"]
+    for image, label in zip(rows["image"], rows["label"], strict=True):
+        colour = 0 if label == 1 else 2
+        assert image[colour, 2:6].min() >= 100, "the picture is in the middle"
+        assert image[:, :2].max() == image[:, 6:].max() == 0, "a wide picture has bars above and below"
+        assert np.delete(image, colour, 0).max() == 0
+
+
+def test_tables_turn_texts_into_features_and_the_target_into_classes(tmp_path: Path) -> None:
+    lines = [f"{i},{'red' if i % 3 else 'green'},{'yes' if i % 2 else 'no'}" for i in range(100)]
+    (tmp_path / "t.csv").write_text("size,colour,ripe\n" + "\n".join(lines))
+    dataset = build(open_source("table", {"path": str(tmp_path / "t.csv"), "target": "ripe"}), str(tmp_path / "d"))
+    assert dataset.index.meta["feature_names"] == ["size", "colour=green", "colour=red"]
+    assert dataset.index.classes == ["no", "yes"]
+    rows = all_rows(dataset)
+    for (size, green, red), label in zip(rows["features"], rows["label"], strict=True):
+        assert (green, red, label) == (size % 3 == 0, size % 3 != 0, size % 2)
+
+
+def write(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "names"),
+    [
+        ("digit", {}, ("digit", "did you mean digits?")),
+        ("digits", {"size": 3}, ("dataset.options.size", "3")),
+        ("text", {}, ("dataset.options.path", "add it")),
+        ("text", {"path": "nowhere"}, ("dataset.options.path", "nowhere", "folder")),
+        ("text", {"path": ".", "pattern": "*.nothing"}, ("*.nothing",)),
+        ("images", {"path": "."}, ("0 folders", "one per class")),
+        ("images", {"path": ".", "channels": 2}, ("channels", "2")),
+        ("table", {"path": "missing.csv", "target": "y"}, ("missing.csv", "does not exist")),
+        ("table", {"path": "t.csv", "target": "z"}, ("'z'", "use one of: x, y")),
+        ("table", {"path": "holes.csv", "target": "y"}, ("'x'", "1 empty", "fill")),
+        ("table", {"path": "t.parquet", "target": "y"}, ("t.parquet", "cannot be read")),
+    ],
+)
+def test_bad_input_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, options: dict[str, object], names: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "t.csv", "x,y\n1,a\n2,b\n")
+    write(tmp_path / "holes.csv", "x,y\n,a\n2,b\n")
+    write(tmp_path / "t.parquet", "no parquet")
+    before = sorted(os.listdir())
+    with pytest.raises(UserError) as caught:
+        build(open_source(source, options), "out")
+    assert all(name in str(caught.value) for name in names), str(caught.value)
+    assert sorted(os.listdir()) == before
+
+
+def test_a_dataset_is_not_overwritten_by_another(tmp_path: Path) -> None:
+    first = build(open_source("digits", {}), str(tmp_path / "d"))
+    with pytest.raises(UserError, match="already holds"):
+        build(open_source("breast-cancer", {}), str(tmp_path / "d"))
+    assert build(open_source("digits", {}), str(tmp_path / "d")).index.fingerprint == first.index.fingerprint
+
+
+def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        Dataset.open(str(tmp_path / "d"))
+    build(open_source("digits", {}), str(tmp_path / "d"))
+    index = json.loads((tmp_path / "d" / "index.json").read_text())
+    (tmp_path / "d" / "index.json").write_text(json.dumps({**index, "format": 2}))
+    with pytest.raises(UserError, match="format"):
+        Dataset.open(str(tmp_path / "d"))

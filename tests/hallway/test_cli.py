@@ -1,0 +1,48 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from heliostat.cli import COMMANDS, main
+from tests.conftest import Command
+
+
+def test_help_names_every_command(command: Command) -> None:
+    done = command("--help")
+    assert done.code == 0
+    assert all(name in done.out and line in done.out for name, line in COMMANDS.items())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself(name: str, command: Command) -> None:
+    done = command(name, "--help")
+    assert done.code == 0
+    assert COMMANDS[name] in done.out
+
+
+def test_help_loads_nothing_heavy() -> None:
+    """Help must be there at once, so it may not wait for torch, Ray or even pydantic."""
+    code = "import sys; from heliostat.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not [heavy for heavy in ("torch", "ray", "pydantic", "rich", "numpy", "pyarrow") if f"'{heavy}'" in out]
+
+
+def test_an_unknown_command_is_exit_2(command: Command) -> None:
+    done = command("trian")
+    assert done.code == 2
+    assert "trian" in done.err
+    assert "Traceback" not in done.err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("heliostat 0.")
+
+
+def test_json_is_one_document_alone_on_standard_output(command: Command) -> None:
+    done = command("dataset", "build", "digits", "data", "--json")
+    assert json.loads(done.out)["fields"]["image"] == {"dtype": "uint8", "shape": [1, 8, 8]}
+    assert done.err == ""

@@ -1,0 +1,87 @@
+from pathlib import Path
+
+import pytest
+from pydantic import Field
+
+from heliostat.config import Config, load, nearest
+from heliostat.errors import UserError
+
+
+class Inner(Config):
+    lr: float = Field(0.001, gt=0, description="a number above 0")
+    steps: int = Field(10, ge=1, description="a whole number")
+
+
+class Outer(Config):
+    name: str = Field(description="a name")
+    inner: Inner = Inner()
+    options: dict[str, int] = Field({}, description="a mapping")
+
+
+def load_text(tmp_path: Path, text: str, *overrides: str) -> Outer:
+    (tmp_path / "c.yaml").write_text(text)
+    return load(tmp_path / "c.yaml", Outer, overrides)
+
+
+def test_a_file_becomes_a_typed_frozen_value(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "name: a\ninner: {lr: 1e-3}\n")
+    assert config.inner.lr == 0.001, "YAML 1.2: 1e-3 is a number"
+    with pytest.raises(Exception, match="frozen"):
+        config.__setattr__("name", "b")
+
+
+def test_overrides_win_over_the_file(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "name: a\ninner: {lr: 1, steps: 3}\n", "inner.lr=0.5", "options.x=2", "name=b")
+    assert (config.inner.lr, config.inner.steps, config.options, config.name) == (0.5, 3, {"x": 2}, "b")
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "field", "value", "fix"),
+    [
+        ("name: a\ninner: {learning_rat: 1}", [], "inner.learning_rat", "1", "use one of: lr, steps"),
+        ("name: a\ninner: {step: 1}", [], "inner.step", "1", "did you mean steps?"),
+        ("nme: a", [], "name", "", "add it: a name"),
+        ("name: a\ninner: {lr: fast}", [], "inner.lr", "'fast'", "a number above 0 (default: 0.001)"),
+        ("name: a\ninner: {lr: .nan}", [], "inner.lr", "nan", "a number above 0"),
+        ("name: a\ninner: {lr: -0.1}", [], "inner.lr", "-0.1", "a number above 0"),
+        ("name: a\ninner: {steps: 1.5}", [], "inner.steps", "1.5", "a whole number"),
+        ("name: a\ninner: {steps: yes}", [], "inner.steps", "'yes'", "a whole number"),
+        ("name: a\ninner: 3", [], "inner", "3", "valid"),
+        ("name: 3", [], "name", "3", "a name"),
+        ("name: a", ["inner.lr"], "--set", "inner.lr", "write it as --set"),
+        ("name: a", ["inner..lr=1"], "--set", "inner..lr=1", "write it as --set"),
+        ("name: a", ["inner.lr=[1"], "--set", "[1", "quotes"),
+        ("name: a\nname: b", [], "c.yaml", "duplicate", "mend"),
+        ("- a\n- b", [], "c.yaml", "list", "key: value"),
+        ("", [], "c.yaml", "empty", "key: value"),
+        ("name: [", [], "c.yaml", "not valid YAML", "mend"),
+    ],
+)
+def test_each_mistake_names_the_field_the_value_and_the_fix(
+    tmp_path: Path, text: str, overrides: list[str], field: str, value: str, fix: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        load_text(tmp_path, text, *overrides)
+    message = str(caught.value)
+    assert field in message
+    assert value in message
+    assert fix in message
+    assert caught.value.exit_code == 2
+
+
+def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text("name: a")
+    with pytest.raises(UserError, match=r"digit\.yaml does not exist\n  fix: did you mean .*digits\.yaml"):
+        load(tmp_path / "digit.yaml", Outer)
+
+
+def test_a_folder_and_a_binary_file_are_no_configs(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
+    for path in (tmp_path, tmp_path / "b.yaml"):
+        with pytest.raises(UserError, match="config file"):
+            load(path, Outer)
+
+
+def test_nearest() -> None:
+    assert nearest("digts", ["digits", "text"]) == "did you mean digits?"
+    assert nearest("zzz", ["digits", "text"]) == "use one of: digits, text"

@@ -1,0 +1,154 @@
+"""Whatever is wrong with the input: one message with field, value and fix, exit 2, no traceback, nothing left behind."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from heliostat.cli import main
+from tests.conftest import CI
+
+GOOD = """
+task: tabular-classification
+dataset: {source: breast-cancer}
+global_batch: 32
+steps: 5
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a good config in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (tmp_path / "c.yaml").write_text(GOOD)
+    return tmp_path
+
+
+def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    """Run the command, which must be refused; the message."""
+    assert main(["train", "c.yaml", *args]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("heliostat: ")
+    assert "\n  fix: " in said.err
+    return said.err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("optimiser.lr=1", ("optimiser", "did you mean optimizer?")),
+        ("optimizer.learning_rate=1", ("optimizer.learning_rate", "lr")),
+        ("model.hiden=3", ("model.hiden", "3", "did you mean hidden?")),
+        ("steps=many", ("steps", "'many'", "whole number")),
+        ("optimizer.lr=.nan", ("optimizer.lr", "nan", "above 0")),
+        ("optimizer.lr=-0.1", ("optimizer.lr", "-0.1", "above 0")),
+        ("task=tabular-clasification", ("task", "'tabular-clasification'", "did you mean tabular-classification?")),
+        ("task=nowhere:Mine", ("nowhere", "create nowhere.py")),
+        ("task=workloads.tasks.language_model:Nope", ("Nope", "LanguageModel")),
+        ("dataset.source=breast_cancer", ("dataset.source", "'breast_cancer'", "did you mean breast-cancer?")),
+        ("dataset.path=data", ("dataset", "exactly one of path and source")),
+        ("dataset={path: missing}", ("missing", "does not exist", "heliostat dataset build")),
+        ("dataset={source: digits}", ("features", "image: uint8[1,8,8]", "choose a dataset")),
+        ("global_batch=33", ("global_batch", "33", "2 workers", "set global_batch to 32")),
+        ("micro_batch=5", ("global_batch", "16 samples", "micro_batch 5", "set global_batch to 30")),
+        ("lanes=5", ("lanes", "5", "32")),
+        ("workers=4096", ("workers", "4096")),
+        ("resources.gpu=9", ("workers", "9 GPU", "set resources.gpu to 0")),
+        ("epochs=3", ("epochs", "steps", "exactly one")),
+        ("name=a/b", ("name", "'a/b'", "letters")),
+        ("name=..", ("name", "'..'")),
+        ("name=''", ("name", "''")),
+        ("storage=''", ("storage", "''")),
+        ("storage=/dev/null/runs", ("storage", "/dev/null/runs", "Not a directory")),
+        ("storage=floppy://a", ("floppy://a",)),
+        ("steps=5.5", ("steps", "5.5")),
+        ("precision=fp8", ("precision", "'fp8'")),
+    ],
+)
+def test_a_wrong_value(folder: Path, capsys: pytest.CaptureFixture[str], change: str, words: tuple[str, ...]) -> None:
+    many = [] if change.startswith("workers") else ["--set", "workers=2"]
+    message = refused(capsys, *many, "--set", "global_batch=32", "--set", change)
+    assert all(word in message for word in words), message
+    assert [path.name for path in folder.iterdir()] == ["c.yaml"]
+
+
+def test_more_workers_than_the_machine_has_says_how_many_there_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = refused(capsys, "--set", "workers=4096", "--set", "global_batch=4096")
+    assert "workers is 4096, each with 1 CPU" in message
+    assert "set workers to" in message
+
+
+def test_a_config_that_is_no_mapping_or_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "c.yaml").write_text("- task")
+    assert "must be a mapping" in refused(capsys)
+    (folder / "c.yaml").unlink()
+    (folder / "d.yaml").write_text(GOOD)
+    assert "did you mean d.yaml?" in refused(capsys)
+
+
+def test_a_task_file_that_fails_to_import_shows_its_own_traceback_short(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "broken_task.py").write_text("from workloads import Task\n\nvalue = 1 / 0\n")
+    message = refused(capsys, "--set", "task=broken_task:Mine")
+    assert 'broken_task.py", line 3' in message
+    assert "ZeroDivisionError: division by zero" in message
+    assert len(message.splitlines()) <= 8
+    assert "importlib" not in message
+
+
+def test_a_half_built_dataset(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset", "build", "breast-cancer", "data"]) == 0
+    capsys.readouterr()
+    (folder / "data" / "index.json").unlink()
+    message = refused(capsys, "--set", "dataset={path: data}")
+    assert "data" in message
+    assert "did not finish" in message
+
+
+def test_a_dataset_smaller_than_a_batch_when_incomplete_batches_are_dropped(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["dataset", "build", "breast-cancer", "data"]) == 0
+    capsys.readouterr()
+    message = refused(capsys, "--set", "dataset={path: data}", "--set", "global_batch=512", "--set", "drop_last=true")
+    assert "512" in message
+    assert "409" in message
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of one megabyte; mounting it needs root, which the continuous integration has."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode and not CI:
+        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full_before_anything_starts(folder: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (small_disk / "ballast").write_bytes(bytes(1 << 20))
+    message = refused(capsys, "--set", f"storage={small_disk}/runs")
+    assert "No space left on device" in message
+    assert [p for p in (small_disk / "runs").rglob("*") if p.is_file()] == []
+
+
+def test_dry_run_prints_the_plan_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    assert main(["train", "c.yaml", "--dry-run", "--json", "--set", "optimizer.lr=1e-2"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert plan["config"]["optimizer"]["lr"] == 0.01
+    assert plan["config"]["name"] == "c"
+    assert plan["resources"] == {"CPU": 1, "GPU": 0}
+    assert plan["dataset"]["will_be_built"] is True
+    assert plan["run"] == str(folder / "runs" / "c")
+    assert main(["train", "c.yaml", "--dry-run"]) == 0
+    assert "# workers: 1, each with 1 CPU and 0 GPU" in capsys.readouterr().out
+    assert [path.name for path in folder.iterdir()] == ["c.yaml"]

@@ -1,0 +1,133 @@
+"""What happens when a run is stopped, diverges, or runs out of disk: real processes, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CI, Command, end_group, ray_processes, wait_for
+
+LONG = """
+task: image-classification
+dataset: {source: digits}
+model: {width: 16, stages: 1}
+workers: 2
+steps: 100000
+evaluate_every: 20
+checkpoint_every: 20
+"""
+
+
+def steps_of(command: Command, run: str) -> list[int]:
+    path = command.cwd / "runs" / run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+
+
+def started(command: Command, process: "subprocess.Popen[str]") -> None:
+    """Wait until the run has made some steps."""
+
+    def running() -> bool:
+        assert process.poll() is None, process.communicate()
+        return max(steps_of(command, "long"), default=0) >= 40
+
+    wait_for(running, "step 40")
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_130(command: Command, name: str) -> None:
+    """As a terminal does it: the signal goes to every process of the group."""
+    (command.cwd / "long.yaml").write_text(LONG)
+    process = command.start("train", "long.yaml")
+    try:
+        started(command, process)
+        (os.killpg if name == "SIGINT" else os.kill)(process.pid, signal.Signals[name])
+        _, err = process.communicate(timeout=120)
+    finally:
+        end_group(process)
+    assert process.returncode == 130
+    assert "with a checkpoint" in err
+    assert "Traceback" not in err
+    last = max(int(path.name.removeprefix("step-")) for path in (command.cwd / "runs/long/checkpoints").iterdir())
+    assert f"stopped at step {last} " in err
+    assert ray_processes() == []
+    (row,) = json.loads(command("runs", "--json").out)
+    assert row["state"] == "stopped"
+
+
+def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(command: Command) -> None:
+    (command.cwd / "long.yaml").write_text(LONG)
+    process = command.start("train", "long.yaml")
+    started(command, process)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: ray_processes() == [], "Ray's processes to follow their driver")
+    before = max(steps_of(command, "long"))
+    process = command.start("train", "long.yaml")
+    try:
+        wait_for(lambda: max(steps_of(command, "long"), default=0) > before, "steps after the resume")
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=120)
+    finally:
+        end_group(process)
+    assert process.returncode == 130
+    trained = steps_of(command, "long")
+    assert trained == sorted(trained), "no step twice"
+    events = [json.loads(line) for line in (command.cwd / "runs/long/events.jsonl").read_text().splitlines()]
+    starts = [event["step"] for event in events if event["event"] == "start"]
+    assert starts[0] == 0
+    assert starts[1] >= 20, "it went on from a checkpoint"
+
+
+def test_a_killed_worker_fails_the_run_with_a_message_and_the_same_command_goes_on(command: Command) -> None:
+    (command.cwd / "long.yaml").write_text(LONG)
+    process = command.start("train", "long.yaml")
+    try:
+        started(command, process)
+        (victim, *_) = [p for p in ray_processes() if "RayTrainWorker" in " ".join(p.cmdline())]
+        victim.kill()
+        _, err = process.communicate(timeout=120)
+    finally:
+        end_group(process)
+    assert process.returncode == 1
+    assert "the same command goes on from the last checkpoint" in err
+    assert "Traceback" not in err
+    assert ray_processes() == []
+
+
+def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) -> None:
+    (command.cwd / "nan.yaml").write_text(LONG)
+    done = command("train", "nan.yaml", "--set", "optimizer={lr: 1.0e+30, warmup_steps: 0, clip_norm: null}")
+    assert done.code == 1
+    assert "NaN or infinite at step" in done.err
+    assert "there is no checkpoint yet" in done.err
+    assert "optimizer.lr=1e+29" in done.err
+    (row,) = json.loads(command("runs", "--json").out)
+    assert row["state"] == "diverged"
+
+
+@pytest.fixture
+def small_disk(command: Command) -> Iterator[Path]:
+    """A filesystem of two megabytes; mounting it needs root, which the continuous integration has."""
+    place = command.cwd / "small"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode and not CI:
+        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_fills_up_during_the_run_leaves_no_half_checkpoint(command: Command, small_disk: Path) -> None:
+    (command.cwd / "big.yaml").write_text(LONG.replace("width: 16, stages: 1", "width: 64, stages: 2"))
+    done = command("train", "big.yaml", "--set", f"storage={small_disk}")
+    assert done.code == 2
+    assert "No space left on device" in done.err
+    assert str(small_disk) in done.err
+    assert "Traceback" not in done.err
+    assert [path for path in small_disk.rglob("*") if path.suffix in (".pt", ".tmp")] == []

@@ -1,0 +1,83 @@
+"""The other ways in: a submitted job and an interactive Ray Client session, on a Ray that somebody else started."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Head
+
+RAY = str(Path(sys.executable).parent / "ray")
+QUICK = ("--set", "epochs=6")
+
+
+def submit(head: Head, *entrypoint: str) -> "subprocess.CompletedProcess[str]":
+    command = [RAY, "job", "submit", "--address", head.jobs, "--working-dir", ".", "--", *entrypoint]
+    return subprocess.run(command, cwd=ROOT, env=dict(head.env), capture_output=True, text=True, timeout=300)
+
+
+def test_a_submitted_job_trains_and_its_exit_status_is_the_jobs(ray_head: Head) -> None:
+    config = "workloads/configs/breast-cancer.yaml"
+    done = submit(ray_head, "python", "-m", "heliostat", "train", config, *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "breast-cancer finished at step 78" in done.stdout
+    run = ray_head.home / "runs" / "breast-cancer"
+    assert json.loads((run / "result.json").read_text())["state"] == "finished", "the working directory of a job goes away"
+
+    bad = submit(ray_head, "python", "-m", "heliostat", "train", config, "--set", "optimizer.lr=-1")
+    assert bad.returncode == 1, "the exit status of ray job submit for any failed job"
+    assert "optimizer.lr is -1" in bad.stdout
+    assert "exit code 2" in bad.stdout + bad.stderr
+
+
+def test_the_upload_leaves_out_the_environment_and_the_runs() -> None:
+    ignored = (ROOT / ".gitignore").read_text().splitlines()
+    assert {".venv/", "runs/"} <= set(ignored), "ray leaves out what .gitignore names"
+
+
+SESSION = """
+import ray
+ray.init({address!r}, log_to_driver=False{runtime_env})
+from workloads import train
+result = train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6"])
+print(result.state, result.metrics["test"]["accuracy"] > 0.9, result.run)
+again = train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6"])
+print(again.already)
+from heliostat.errors import UserError
+try:
+    train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6", "workers=4"])
+except UserError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["prompt", "notebook"])
+def test_a_ray_client_session_trains_and_gets_the_result(ray_head: Head, kind: str, tmp_path: Path) -> None:
+    name = f"client-{kind}"
+    runtime_env = ", runtime_env={'working_dir': '.'}"
+    code = SESSION.format(address=ray_head.client, name=name, runtime_env=runtime_env)
+    if kind == "prompt":
+        done = subprocess.run(
+            [sys.executable, "-i"], input=code.replace("\nexcept", "\nexcept") + "\n\n", cwd=ROOT, env=dict(ray_head.env),
+            capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        out = done.stdout
+    else:
+        out = notebook(code, ray_head)
+    assert f"finished True {ray_head.home}/runs/{name}" in out, out
+    assert "True\n" in out
+    assert "refused: workers is 4, each with 1 CPU, but there are 2 CPUs" in out
+
+
+def notebook(code: str, head: Head) -> str:
+    """Run the code as the cells of a real Jupyter kernel; what it printed."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = [nbformat.v4.new_code_cell(code)]
+    book = nbformat.v4.new_notebook(cells=cells)
+    client = NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
+    client.execute(env=dict(head.env))
+    return "".join(output.get("text", "") for output in book.cells[0].outputs)
