@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,24 +80,27 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path / "work", clean_environment(tmp_path / "home"))
 
 
-def ray_processes(session_of: int | None = None) -> list[psutil.Process]:
-    """Ray's processes on this machine; with a pid, those whose session that process leads."""
-    names = ("raylet", "gcs_server", "ray::", "dashboard.py", "monitor.py", "log_monitor.py")
+def processes_of(env: Mapping[str, str]) -> list[psutil.Process]:
+    """The processes on this machine that were started, at any remove, with the home of that environment."""
     found = []
-    for process in psutil.process_iter(["cmdline"]):
-        line = " ".join(process.info["cmdline"] or ())
+    for process in psutil.process_iter():
         try:
-            if any(name in line for name in names) and (session_of is None or os.getsid(process.pid) == session_of):
+            if process.environ().get("HOME") == env["HOME"] and process.status() != psutil.STATUS_ZOMBIE:
                 found.append(process)
-        except ProcessLookupError:
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return found
 
 
-def wait_for(condition: "object", what: str, seconds: float = 120) -> None:
+def named(processes: list[psutil.Process], *words: str) -> list[psutil.Process]:
+    """Those whose command line has one of the words."""
+    return [p for p in processes if any(word in " ".join(p.cmdline()) for word in words)]
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
     """Wait until ``condition()`` is true; fail with ``what`` if it never is."""
     deadline = time.monotonic() + seconds
-    while not condition():  # type: ignore[operator]
+    while not condition():
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s in vain for: {what}")
         time.sleep(0.1)
@@ -123,7 +126,10 @@ class Head:
 def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """``ray start --head`` with token authentication, as the README says, and two CPUs."""
     home = tmp_path_factory.mktemp("head-home")
-    env = {**clean_environment(home), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    programs = Path(sys.executable).parent
+    # A job's `python` is the first on the head's PATH.
+    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+    env = {**clean_environment(home), **path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     # The head of a real cluster has no copy of this checkout: it arrives as a job's working directory.
     env.pop("PYTHONPATH")
     gcs, dashboard, client = free_port(), free_port(), free_port()
@@ -132,9 +138,8 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": 0, "object-store-memory": 200_000_000,
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items()]
-    ray = str(Path(sys.executable).parent / "ray")
     process = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--disable-usage-stats", *flags],
+        [programs / "ray", "start", "--head", "--block", "--disable-usage-stats", *flags],
         cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:

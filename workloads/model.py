@@ -78,6 +78,8 @@ def predict(run: Trained, value: str) -> dict[str, Any]:
     batch = {name: tensor.to(run.ranks.device) for name, tensor in run.task.read(value).items()}
     with torch.no_grad():
         said = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}
+    if not said:
+        raise UserError(f"task {type(run.task).__name__} makes no predictions", "give the task a predict method")
     if "probabilities" in said:
         pairs = zip(run.dataset.index.classes, said["probabilities"].tolist(), strict=True)
         ranked = sorted(pairs, key=lambda pair: -pair[1])

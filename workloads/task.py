@@ -48,8 +48,11 @@ class Task:
         return {"loss": self.loss(model, batch)}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """What the model says of a batch: tensors (samples, ...). Classifiers give ``probabilities`` (samples, classes)."""
-        raise NotImplementedError
+        """What the model says of a batch: tensors (samples, ...), none by default.
+
+        Classifiers give ``probabilities`` (samples, classes), from which the confusion matrix is made.
+        """
+        return {}
 
     def read(self, value: str) -> Batch:
         """One input of ``heliostat predict`` as a batch of one."""

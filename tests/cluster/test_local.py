@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Head, clean_environment, ray_processes
+from tests.conftest import ROOT, Head, clean_environment, processes_of
 
 CODE = """
 import json, urllib.error, urllib.request
@@ -29,19 +29,24 @@ print(json.dumps(seen))
 
 def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_path: Path) -> None:
     """Ray is imported before the session here: the token mode must hold all the same."""
-    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=clean_environment(tmp_path), capture_output=True, text=True)
+    env = clean_environment(tmp_path)
+    done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["without a token"] == 401
     assert seen["with the token"] == 200
     assert seen["cpus"] == seen["machine"]
     assert seen["after"] is False
-    assert ray_processes() == []
+    assert processes_of(env) == []
 
 
 @pytest.mark.parametrize(
     ("address", "words"),
-    [("http://127.0.0.1:8265", "which is for jobs"), ("127.0.0.1:1", "no Ray answers at 127.0.0.1:1"), ("nonsense", "nonsense")],
+    [
+        ("http://127.0.0.1:8265", "which is for jobs"),
+        ("127.0.0.1:1", "no Ray answers at 127.0.0.1:1"),
+        ("nonsense", "nonsense"),
+    ],
 )
 def test_a_wrong_ray_address_is_named(tmp_path: Path, address: str, words: str) -> None:
     env = {**clean_environment(tmp_path), "RAY_ADDRESS": address}

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CI, Command, end_group, ray_processes, wait_for
+from tests.conftest import CI, Command, end_group, named, processes_of, wait_for
 
 LONG = """
 task: image-classification
@@ -54,7 +54,7 @@ def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_130(command: Command
     assert "Traceback" not in err
     last = max(int(path.name.removeprefix("step-")) for path in (command.cwd / "runs/long/checkpoints").iterdir())
     assert f"stopped at step {last} " in err
-    assert ray_processes() == []
+    assert processes_of(command.env) == []
     (row,) = json.loads(command("runs", "--json").out)
     assert row["state"] == "stopped"
 
@@ -65,7 +65,8 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(command:
     started(command, process)
     process.kill()
     process.communicate()
-    wait_for(lambda: ray_processes() == [], "Ray's processes to follow their driver")
+    everything = ("raylet", "gcs_server", "RayTrainWorker", "TrainController")
+    wait_for(lambda: not named(processes_of(command.env), *everything), "Ray's processes to follow their driver", 30)
     before = max(steps_of(command, "long"))
     process = command.start("train", "long.yaml")
     try:
@@ -78,6 +79,8 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(command:
     trained = steps_of(command, "long")
     assert trained == sorted(trained), "no step twice"
     events = [json.loads(line) for line in (command.cwd / "runs/long/events.jsonl").read_text().splitlines()]
+    # Ray's two agents notice only after a minute that their raylet is gone (seen on 2.60).
+    wait_for(lambda: processes_of(command.env) == [], "Ray's agents to end")
     starts = [event["step"] for event in events if event["event"] == "start"]
     assert starts[0] == 0
     assert starts[1] >= 20, "it went on from a checkpoint"
@@ -88,15 +91,14 @@ def test_a_killed_worker_fails_the_run_with_a_message_and_the_same_command_goes_
     process = command.start("train", "long.yaml")
     try:
         started(command, process)
-        (victim, *_) = [p for p in ray_processes() if "RayTrainWorker" in " ".join(p.cmdline())]
-        victim.kill()
+        named(processes_of(command.env), "RayTrainWorker")[0].kill()
         _, err = process.communicate(timeout=120)
     finally:
         end_group(process)
     assert process.returncode == 1
     assert "the same command goes on from the last checkpoint" in err
     assert "Traceback" not in err
-    assert ray_processes() == []
+    assert processes_of(command.env) == []
 
 
 def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) -> None:
