@@ -106,6 +106,11 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> 
         time.sleep(0.1)
 
 
+def gone(env: Mapping[str, str]) -> None:
+    """All processes of that environment end; Ray's last helpers take seconds, after a kill -9 a minute (seen on 2.60)."""
+    wait_for(lambda: processes_of(env) == [], "the last process to end")
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -1,6 +1,5 @@
 """From a plan to a result: the Ray Train side of a run."""
 
-import json
 import os
 import shutil
 import signal
@@ -23,6 +22,7 @@ from heliostat.config import load
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from workloads.config import TrainConfig
+from workloads.journal import Tail
 from workloads.plan import Plan, prepare
 from workloads.report import write_report
 from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord, writing
@@ -31,7 +31,6 @@ Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl``, several times a second, also when there are none."""
 
 POLL = 0.2
-REMOTE_POLL = 5.0
 HEAD = {"node:__internal_head__": 0.001}
 
 
@@ -100,7 +99,8 @@ def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambd
     if result.state == "diverged":
         raise JobFailed(_diverged(result, plan.config))
     if result.state == "stopped":
-        raise Stopped(f"stopped at step {result.step} with a checkpoint in {result.run}\n  the same command goes on from there")
+        saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
+        raise Stopped(f"stopped at step {result.step} {saved}\n  the same command goes on from there")
     with writing(plan.folder):
         write_report(plan.folder, record, result)
         done = time.time()
@@ -154,53 +154,34 @@ def _fit(plan: Plan, spec: dict[str, Any], watch: Watch) -> dict[str, Any]:
 
 def _wait(over: threading.Event, folder: Folder, watch: Watch) -> None:
     """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
-    stopping = False
-    tail = _Tail(folder)
-    with _sigterm_interrupts():
-        # An event and not Thread.join, which Ctrl-C makes believe that the thread is dead (Python 3.11).
-        while not over.is_set():
-            try:
-                over.wait(POLL if folder.is_local else REMOTE_POLL)
-                watch(tail.new())
-            except KeyboardInterrupt:
-                if stopping:
-                    raise Stopped("stopped at once; the same command goes on from the last checkpoint") from None
-                stopping = True
+    tail = Tail(folder, METRICS)
+    asked = False
+    with _signals() as received:
+        # An event and not Thread.join, which a signal can make believe that the thread is dead (Python 3.11).
+        while not over.wait(POLL):
+            watch(tail.new())
+            if len(received) > 1:
+                raise Stopped("stopped at once; the same command goes on from the last checkpoint")
+            if received and not asked:
                 folder.write(STOP, b"")
+                asked = True
     watch(tail.new())
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """SIGTERM, by which Ray stops a job, does what Ctrl-C does."""
+def _signals() -> Iterator[list[int]]:
+    """The Ctrl-Cs, and the SIGTERMs by which Ray stops a job, that arrive meanwhile: they interrupt nothing."""
+    received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield received
         return
-
-    def interrupt(*_: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
     try:
-        yield
+        yield received
     finally:
-        for number, handler in before.items():
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-
-
-class _Tail:
-    """The records of ``metrics.jsonl`` that have not been seen yet."""
-
-    def __init__(self, folder: Folder) -> None:
-        self.folder, self.seen = folder, 0
-
-    def new(self) -> list[dict[str, Any]]:
-        if self.folder.size(METRICS) <= self.seen:
-            return []
-        with self.folder.open_at(METRICS, self.seen) as stream:
-            whole, newline, _ = bytes(stream.read()).rpartition(b"\n")
-        self.seen += len(whole + newline)
-        return [json.loads(line) for line in whole.splitlines()]
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:

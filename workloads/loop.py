@@ -22,11 +22,12 @@ from heliostat.config import Config
 from heliostat.folder import Folder
 from workloads import checkpoint
 from workloads.evaluation import confusion, measure
+from workloads.journal import Journal
 from workloads.meter import Meter
 from workloads.optimizer import adamw, learning_rate
 from workloads.plan import order_of
 from workloads.ranks import Ranks
-from workloads.run import EVALUATION, EVENTS, METRICS, STOP, Journal, RunRecord
+from workloads.run import EVALUATION, EVENTS, METRICS, STOP, RunRecord
 from workloads.task import Task, create
 
 

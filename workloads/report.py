@@ -16,9 +16,9 @@ from datasets import Dataset
 from heliostat.config import dump
 from heliostat.console import duration
 from heliostat.folder import Folder
-from workloads.run import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, read_journal
+from workloads.journal import Record, read_journal
+from workloads.run import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord
 
-Record = dict[str, Any]
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
 
 

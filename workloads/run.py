@@ -6,8 +6,6 @@ evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and o
 """
 
 import errno
-import json
-import math
 import os
 import platform
 import subprocess
@@ -145,43 +143,6 @@ def read_result(folder: Folder) -> Result | None:
     return Result.model_validate_json(folder.read(RESULT)) if folder.exists(RESULT) else None
 
 
-class Journal:
-    """A file of JSON records, one a line, with a single writer.
-
-    Appended where the filesystem can; on object stores, which cannot, the whole file is written anew.
-    """
-
-    def __init__(self, folder: Folder, name: str) -> None:
-        self.folder, self.name = folder, name
-        self._lines = [json.dumps(record) for record in read_journal(folder, name)]
-
-    def append(self, **record: Any) -> None:
-        """Add a record; the time is added to it."""
-        line = json.dumps(_finite({"time": round(time.time(), 3), **record}))
-        self._lines.append(line)
-        if self.folder.is_local:
-            with open(f"{self.folder.path}/{self.name}", "a") as file:
-                file.write(line + "\n")
-        else:
-            self._rewrite()
-
-    def rewind(self, step: int) -> None:
-        """Forget what was recorded after a step."""
-        kept = [line for line in self._lines if json.loads(line).get("step", 0) <= step]
-        if kept != self._lines:
-            self._lines = kept
-            self._rewrite()
-
-    def _rewrite(self) -> None:
-        self.folder.write(self.name, "".join(line + "\n" for line in self._lines).encode())
-
-
-def read_journal(folder: Folder, name: str) -> list[dict[str, Any]]:
-    """The records of a journal; a last line that was cut off by a kill is left out."""
-    lines = folder.read(name).decode().splitlines(keepends=True) if folder.exists(name) else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
 def runs(storage: Folder) -> Iterator[tuple[Folder, RunRecord, Result | None]]:
     """The runs in a storage folder."""
     for name in storage.names():
@@ -199,11 +160,6 @@ def _difference(there: dict[str, Any], now: dict[str, Any], prefix: str = "") ->
         elif old != new:
             lines.append(f"{name}: {old} there, {new} now")
     return lines
-
-
-def _finite(record: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 
 def _version(package: str) -> str:

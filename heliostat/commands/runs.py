@@ -27,7 +27,8 @@ def run(args: argparse.Namespace) -> int:
 def _rows(storage: Any) -> list[dict[str, Any]]:
     import time
 
-    from workloads.run import EVENTS, METRICS, read_journal, runs
+    from workloads.journal import read_journal
+    from workloads.run import EVENTS, METRICS, runs
 
     rows = []
     for folder, record, result in runs(storage):

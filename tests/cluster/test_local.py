@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Head, clean_environment, processes_of
+from tests.conftest import ROOT, Head, clean_environment, gone
 
 CODE = """
 import json, urllib.error, urllib.request
@@ -37,7 +37,7 @@ def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_p
     assert seen["with the token"] == 200
     assert seen["cpus"] == seen["machine"]
     assert seen["after"] is False
-    assert processes_of(env) == []
+    gone(env)
 
 
 @pytest.mark.parametrize(

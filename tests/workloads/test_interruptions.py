@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CI, Command, end_group, named, processes_of, wait_for
+from tests.conftest import CI, Command, end_group, gone, named, processes_of, wait_for
 
 LONG = """
 task: image-classification
@@ -54,7 +54,7 @@ def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_130(command: Command
     assert "Traceback" not in err
     last = max(int(path.name.removeprefix("step-")) for path in (command.cwd / "runs/long/checkpoints").iterdir())
     assert f"stopped at step {last} " in err
-    assert processes_of(command.env) == []
+    gone(command.env)
     (row,) = json.loads(command("runs", "--json").out)
     assert row["state"] == "stopped"
 
@@ -72,15 +72,15 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(command:
     try:
         wait_for(lambda: max(steps_of(command, "long"), default=0) > before, "steps after the resume")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=120)
+        _, err = process.communicate(timeout=120)
     finally:
         end_group(process)
-    assert process.returncode == 130
+    assert process.returncode == 130, err
     trained = steps_of(command, "long")
     assert trained == sorted(trained), "no step twice"
     events = [json.loads(line) for line in (command.cwd / "runs/long/events.jsonl").read_text().splitlines()]
     # Ray's two agents notice only after a minute that their raylet is gone (seen on 2.60).
-    wait_for(lambda: processes_of(command.env) == [], "Ray's agents to end")
+    gone(command.env)
     starts = [event["step"] for event in events if event["event"] == "start"]
     assert starts[0] == 0
     assert starts[1] >= 20, "it went on from a checkpoint"
@@ -98,7 +98,7 @@ def test_a_killed_worker_fails_the_run_with_a_message_and_the_same_command_goes_
     assert process.returncode == 1
     assert "the same command goes on from the last checkpoint" in err
     assert "Traceback" not in err
-    assert processes_of(command.env) == []
+    gone(command.env)
 
 
 def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) -> None:

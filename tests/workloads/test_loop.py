@@ -17,11 +17,12 @@ from heliostat.folder import Folder
 from tests.conftest import free_port
 from workloads import checkpoint
 from workloads.config import OptimizerConfig, TrainConfig
+from workloads.journal import read_journal
 from workloads.loop import Loop, Outcome
 from workloads.optimizer import learning_rate
 from workloads.plan import prepare
 from workloads.ranks import Ranks
-from workloads.run import METRICS, RunRecord, read_journal
+from workloads.run import METRICS, RunRecord
 
 PLAIN = {"task": "tabular-classification", "model": {"dropout": 0.0, "hidden": 16}, "dataset": {"source": "breast-cancer"}}
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from datasets.sources.bundled import BUNDLED
-from tests.conftest import CI, ROOT, Command, Done, clean_environment, processes_of
+from tests.conftest import CI, ROOT, Command, Done, clean_environment, gone
 
 DIGITS = ROOT / "workloads" / "configs" / "digits.yaml"
 
@@ -41,7 +41,7 @@ def test_the_digits_example_learns_with_two_workers_and_leaves_no_process(traine
     result = json.loads(trained.out)
     assert result["state"] == "finished"
     assert result["metrics"]["test"]["accuracy"] >= 0.97
-    assert processes_of(shop.env) == []
+    gone(shop.env)
 
 
 def test_progress_is_quiet_when_standard_error_is_no_terminal(trained: Done) -> None:
@@ -200,4 +200,4 @@ def test_a_failing_task_shows_its_own_traceback_once(command: Command) -> None:
     assert done.err.count("ZeroDivisionError: my own mistake") == 1
     assert 'mine.py", line 4, in loss' in done.err
     assert len(done.err.splitlines()) < 15
-    assert processes_of(command.env) == []
+    gone(command.env)

@@ -76,8 +76,8 @@ def notebook(code: str, head: Head) -> str:
     import nbformat
     from nbclient import NotebookClient
 
-    cells = [nbformat.v4.new_code_cell(code)]
-    book = nbformat.v4.new_notebook(cells=cells)
+    cells = [nbformat.v4.new_code_cell(code)]  # type: ignore[no-untyped-call]
+    book = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
     client = NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
     client.execute(env=dict(head.env))
     return "".join(output.get("text", "") for output in book.cells[0].outputs)
