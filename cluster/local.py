@@ -2,7 +2,9 @@
 
 import os
 import secrets
+import shutil
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import ray
 from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
 
-from heliostat.errors import UserError
+from heliostat.errors import JobFailed, UserError
 
 TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
@@ -46,6 +48,10 @@ def session(verbose: bool = False) -> Iterator[str]:
         os.environ.setdefault(name, value)
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(_own_token())
+    # A folder of its own: Ray's parts find each other by a file in there, and the usual one, /tmp/ray, may hold the
+    # address of another Ray, alive or dead; then its State API, and Train's shutdown with it, hang (seen on 2.60).
+    scratch = tempfile.mkdtemp(prefix="heliostat-ray-", dir="/tmp")
+    os.environ["RAY_TMPDIR"] = scratch
     # Ray 2.60 reads the mode when it is imported; this is how its own ray.init() makes it look again.
     RayConfig.initialize("")
     context = ray.init(
@@ -56,9 +62,17 @@ def session(verbose: bool = False) -> Iterator[str]:
         logging_level="info" if verbose else "error",
     )
     try:
+        Path(scratch, "ray", "ray_current_cluster").write_text(context.address_info["gcs_address"])
         yield f"http://{context.dashboard_url}"
+    except JobFailed as error:
+        error.add_note(f"Ray's logs are in {scratch}/ray/session_latest/logs")
+        scratch = ""
+        raise
     finally:
         ray.shutdown()
+        del os.environ["RAY_TMPDIR"]
+        if scratch:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 @contextmanager

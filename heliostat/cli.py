@@ -39,5 +39,5 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return int(args.run(args))
     except HeliostatError as error:
-        print(f"heliostat: {error}", file=sys.stderr)
+        print("\n  ".join([f"heliostat: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return error.exit_code

@@ -1,10 +1,12 @@
 """What all tests share: the command as a real process, and Ray heads that are gone afterwards."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -134,7 +136,9 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     programs = Path(sys.executable).parent
     # A job's `python` is the first on the head's PATH.
     path = {"PATH": f"{programs}:{os.environ['PATH']}"}
-    env = {**clean_environment(home), **path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    # Ray's own folder: a later Ray must not find the address that this one leaves behind.
+    scratch = {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-head-", dir="/tmp")}
+    env = {**clean_environment(home), **path, **scratch, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
     # The head of a real cluster has no copy of this checkout: it arrives as a job's working directory.
     env.pop("PYTHONPATH")
     gcs, dashboard, client = free_port(), free_port(), free_port()
@@ -166,3 +170,4 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         for child in [*tree, psutil.Process(process.pid)]:
             child.kill()
         process.wait()
+        shutil.rmtree(scratch["RAY_TMPDIR"], ignore_errors=True)
