@@ -29,6 +29,7 @@ test: check  ## every check and every test
 	$(BIN)/python -m pytest
 
 bench: setup  ## compare with plain torchrun, side by side
+	$(BIN)/python -m tests.benchmarks.start
 	$(BIN)/python -m tests.benchmarks.torchrun
 
 clean:  ## remove .venv and the caches; runs stay

@@ -101,6 +101,8 @@ class Dataset:
 
     def take(self, split: str, ids: npt.NDArray[np.int64]) -> Columns:
         """The samples with these numbers within the split, in this order: column -> (len(ids), *shape)."""
+        if len(self.index.splits[split]) == 1:
+            return {name: values[ids] for name, values in self.columns(split, 0).items()}
         ends = np.cumsum([shard.rows for shard in self.index.splits[split]])
         owner = np.searchsorted(ends, ids, side="right")
         taken = {k: np.empty((len(ids), *f.shape), f.dtype) for k, f in self.index.fields.items()}

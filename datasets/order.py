@@ -9,7 +9,7 @@ one number: the samples consumed. (The idea is that of the canonical nodes of Mo
 
 import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ def lane_range(lanes: int, workers: int, rank: int) -> tuple[int, int]:
     return lanes * rank // workers, lanes * (rank + 1) // workers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # compared and hashed by identity, for the caches below
 class Order:
     """Which samples make up each global batch.
 
@@ -53,11 +53,11 @@ class Order:
         if self.global_batch % self.lanes:
             raise ValueError(f"global_batch must be a multiple of lanes, but got {self.global_batch} and {self.lanes}")
 
-    @property
+    @cached_property
     def total(self) -> int:
         return sum(self.rows)
 
-    @property
+    @cached_property
     def full_steps(self) -> int:
         """Steps of an epoch in which every lane gives its whole share."""
         return self.total // self.lanes // self._share
@@ -95,18 +95,23 @@ class Order:
         return self.global_batch // self.lanes
 
     def _lane_part(self, epoch: int, step: int, lane: int) -> Ids:
-        begin = step * self._share
-        lane_rows = self.total * (lane + 1) // self.lanes - self.total * lane // self.lanes
+        share, size = self._share, self._window_rows
+        begin = step * share
         # The last, incomplete batch takes all that every lane has left, which is at most one share each.
-        end = begin + self._share if step < self.full_steps else lane_rows
-        size = self._window_rows
+        end = begin + share if step < self.full_steps else self._lane_rows(lane)
+        first, last = begin // size, -(-end // size)
+        if last - first == 1:
+            return _window(self, epoch, lane, first)[begin - first * size : end - first * size]
         parts = [
             _window(self, epoch, lane, window)[max(begin - window * size, 0) : end - window * size]
-            for window in range(begin // size, -(-end // size))
+            for window in range(first, last)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
-    @property
+    def _lane_rows(self, lane: int) -> int:
+        return self.total * (lane + 1) // self.lanes - self.total * lane // self.lanes
+
+    @cached_property
     def _window_rows(self) -> int:
         return WINDOW_SHARDS * max(self.rows)
 

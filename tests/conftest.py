@@ -82,21 +82,20 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path / "work", clean_environment(tmp_path / "home"))
 
 
-def processes_of(env: Mapping[str, str]) -> list[psutil.Process]:
-    """The processes on this machine that were started, at any remove, with the home of that environment."""
+def processes_of(env: Mapping[str, str], *words: str) -> list[psutil.Process]:
+    """The processes on this machine that were started, at any remove, with the home of that environment.
+
+    With words, only those whose command line has one of them.
+    """
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("HOME") == env["HOME"] and process.status() != psutil.STATUS_ZOMBIE:
+            line = " ".join(process.cmdline())
+            if process.environ().get("HOME") == env["HOME"] and (not words or any(word in line for word in words)):
                 found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
+        except (psutil.NoSuchProcess, psutil.AccessDenied):  # also those that have ended and wait to be reaped
             continue
     return found
-
-
-def named(processes: list[psutil.Process], *words: str) -> list[psutil.Process]:
-    """Those whose command line has one of the words."""
-    return [p for p in processes if any(word in " ".join(p.cmdline()) for word in words)]
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:

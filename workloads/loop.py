@@ -81,6 +81,7 @@ class Loop:
         self.task: Task = create(config.task, config.model, index)
         torch.manual_seed(config.seed)
         self.model = self.task.model().to(ranks.device)
+        self._parameters = list(self.model.parameters())
         self.optimizer = adamw(self.model, config.optimizer)
         self.progress = Progress()
         self._restore()
@@ -122,7 +123,7 @@ class Loop:
                 (loss * (samples / batch.global_size * self.ranks.world)).backward()  # type: ignore[no-untyped-call]
             self.meter.add(loss, samples, step + 1)
         if self.config.optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip_norm, foreach=True)
+            nn.utils.clip_grad_norm_(self._parameters, self.config.optimizer.clip_norm, foreach=True)
         self.optimizer.step()
         self.meter.step()
         self.progress.step, self.progress.consumed = step + 1, batch.consumed
@@ -142,7 +143,10 @@ class Loop:
     def _seed(self, step: int) -> None:
         """All randomness is a pure function of (seed, step, rank), so there is no random state to save."""
         seed = (self.config.seed * 1_000_003 + step) * 4099 + self.ranks.rank
-        torch.manual_seed(seed)
+        # Not torch.manual_seed: without CUDA it keeps a stack trace of every call for later (seen on torch 2.15).
+        torch.default_generator.manual_seed(seed)
+        if self.ranks.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed % 2**32)
 

@@ -1,0 +1,1 @@
+"""Comparisons side by side in one run, as ratios with their spread; ``make bench`` runs them. Not tests: nothing asserts."""

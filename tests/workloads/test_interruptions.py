@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import CI, Command, end_group, gone, named, processes_of, wait_for
+from tests.conftest import CI, Command, end_group, gone, processes_of, wait_for
 
 LONG = """
 task: image-classification
@@ -66,7 +66,7 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(command:
     process.kill()
     process.communicate()
     everything = ("raylet", "gcs_server", "RayTrainWorker", "TrainController")
-    wait_for(lambda: not named(processes_of(command.env), *everything), "Ray's processes to follow their driver", 30)
+    wait_for(lambda: not processes_of(command.env, *everything), "Ray's processes to follow their driver", 30)
     before = max(steps_of(command, "long"))
     process = command.start("train", "long.yaml")
     try:
@@ -91,7 +91,7 @@ def test_a_killed_worker_fails_the_run_with_a_message_and_the_same_command_goes_
     process = command.start("train", "long.yaml")
     try:
         started(command, process)
-        named(processes_of(command.env), "RayTrainWorker")[0].kill()
+        processes_of(command.env, "RayTrainWorker")[0].kill()
         _, err = process.communicate(timeout=120)
     finally:
         end_group(process)
