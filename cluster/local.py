@@ -113,7 +113,7 @@ def _own_token() -> Path:
     """A token file of our own: Ray's, ~/.ray/auth_token, would also switch every later ``ray start`` to tokens."""
     path = TOKEN.expanduser()
     if not path.exists():
-        path.parent.mkdir(mode=0o700, exist_ok=True)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(secrets.token_hex(32))
     return path

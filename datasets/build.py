@@ -28,10 +28,9 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
         UserError: the source has no samples, or ``uri`` holds a dataset of other content.
     """
     folder = Folder.at(uri)
-    writers = {split: _SplitWriter(split, folder, shard_bytes) for split in SPLITS}
     finished = Dataset.open(uri) if folder.exists(INDEX) else None
-    if finished and finished.index.source != source.description():
-        raise UserError(f"{uri} already holds a dataset of {finished.index.source}", "choose another folder, or delete it")
+    # Beside a finished dataset nothing is written: the source is read only to see whether it is the same.
+    writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
     for chunk in source.chunks():
         side = split_of(chunk.keys)
         for split, writer in writers.items():
@@ -49,8 +48,12 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
         meta=meta,
         source=source.description(),
     )
-    if finished and finished.index.fingerprint != index.fingerprint:
-        raise UserError(f"{uri} already holds another dataset", "choose another folder, or delete it")
+    if finished:
+        if finished.index.fingerprint != index.fingerprint:
+            raise UserError(
+                f"{uri} already holds another dataset, of {finished.index.source}", "choose another folder, or delete it"
+            )
+        return finished
     folder.write(INDEX, index.model_dump_json(indent=2).encode())
     return Dataset.open(uri)
 
@@ -73,7 +76,7 @@ def _fingerprint(fields: dict[str, Field], meta: dict[str, Any], writers: dict[S
 class _SplitWriter:
     """Collects the samples of one split and writes a shard each time there are enough."""
 
-    def __init__(self, split: SplitName, folder: Folder, shard_bytes: int) -> None:
+    def __init__(self, split: SplitName, folder: Folder | None, shard_bytes: int) -> None:
         self.split, self.folder, self.shard_bytes = split, folder, shard_bytes
         self.shards: list[Shard] = []
         self.content = hashlib.sha256()
@@ -105,7 +108,8 @@ class _SplitWriter:
             writer.write_batch(batch)
         data = sink.getvalue()
         name = f"{self.split}-{len(self.shards):05d}.arrow"
-        self.folder.write(name, data)
+        if self.folder:
+            self.folder.write(name, data)
         digest = hashlib.sha256(data).hexdigest()
         self.shards.append(Shard(file=name, rows=batch.num_rows, bytes=data.size, sha256=digest))
 

@@ -133,6 +133,8 @@ class Dataset:
         try:
             with pa.ipc.open_file(self.folder.open(shard.file)) as reader:
                 batch = reader.get_batch(0)
+                if batch.num_rows != shard.rows:
+                    raise pa.ArrowInvalid(f"it has {batch.num_rows} rows, but the index says {shard.rows}")
         except (OSError, pa.ArrowInvalid) as error:
             raise UserError(
                 f"dataset {self.folder}: shard {shard.file} cannot be read: {error}",

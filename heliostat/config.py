@@ -44,11 +44,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
         beside = difflib.get_close_matches(path.name, _yaml_files(path.parent), n=1, cutoff=0.4)
         hint = f"did you mean {path.parent / beside[0]}?" if beside else "give the path of a YAML file"
         raise UserError(f"config file {path} does not exist", hint) from None
-    except IsADirectoryError:
-        raise UserError(f"config file {path} is a directory", "give the path of a YAML file in it") from None
+    except OSError as error:
+        raise UserError(f"config file {path} cannot be read: {error.strerror}", "give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise UserError(f"config file {path} is not text", "give the path of a YAML file") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
         detail = " ".join(str(error).split())
         raise UserError(f"config file {path} is not valid YAML: {detail}", "mend the line that it names") from None
     if not isinstance(data, dict):
@@ -82,6 +82,7 @@ def to_yaml(data: Mapping[str, Any]) -> str:
     """Plain data as YAML, in its own order."""
     yaml = YAML()
     yaml.default_flow_style = False
+    yaml.width = 1 << 20  # a folded line would come back with other spaces
     text = io.StringIO()
     yaml.dump(dict(data), text)
     return text.getvalue()
@@ -109,7 +110,7 @@ def _override(data: dict[str, Any], override: str) -> None:
         raise UserError(f"--set {override!r} is not an assignment", "write it as --set optimizer.lr=0.01")
     try:
         value = YAML(typ="safe", pure=True).load(text)
-    except YAMLError:
+    except (YAMLError, ValueError):
         raise UserError(f"--set {override!r} has a value that is not YAML", "put quotes around it") from None
     *parents, key = dotted.split(".")
     for parent in parents:
@@ -122,7 +123,7 @@ def _override(data: dict[str, Any], override: str) -> None:
 
 def _explain(error: Any, kind: type[BaseModel], prefix: str) -> UserError:
     """One pydantic error as a message with the field, the value and the fix."""
-    path = [str(part) for part in error["loc"]]
+    path = _path(error["loc"], kind)
     name = ".".join([prefix, *path] if prefix else path) or "the config"
     owner = _owner(kind, path[:-1])
     if error["type"] == "extra_forbidden":
@@ -135,6 +136,18 @@ def _explain(error: Any, kind: type[BaseModel], prefix: str) -> UserError:
         what, _, fix = message.partition("; ")
         return UserError(f"{name}: {what}" if path or prefix else what, fix or _describe(owner, path))
     return UserError(f"{name} is {error['input']!r}, but must be {message}", f"set {name} to {_describe(owner, path)}")
+
+
+def _path(loc: Iterable[Any], kind: type[BaseModel]) -> list[str]:
+    """The keys of an error's place, without the branch of a union that pydantic adds after the last key."""
+    path: list[str] = []
+    for part in map(str, loc):
+        field = _owner(kind, path[:-1]).model_fields.get(path[-1]) if path else None
+        holds_keys = field is None or _owner(kind, path) is not _owner(kind, path[:-1]) or "dict" in str(field.annotation)
+        if path and not holds_keys:
+            break
+        path.append(part)
+    return path
 
 
 def _owner(kind: type[BaseModel], path: list[str]) -> type[BaseModel]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 out = Console()
 err = Console(stderr=True)
@@ -25,13 +26,13 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
         numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
         table.add_column(column, justify="right" if numeric else "left")
     for row in rows:
-        table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+        table.add_row(*(Text(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row))
     out.print(table)
 
 
-def numbers(metrics: Mapping[str, float]) -> str:
-    """Metrics in one line."""
-    return "  ".join(f"{name} {value:.4f}" for name, value in metrics.items())
+def numbers(metrics: Mapping[str, float | None]) -> str:
+    """Metrics in one line; None stands for what is not a finite number."""
+    return "  ".join(f"{name} {'NaN' if value is None else f'{value:.4f}'}" for name, value in metrics.items())
 
 
 def duration(seconds: float) -> str:

@@ -1,16 +1,36 @@
 """A folder on any filesystem that pyarrow knows: a local path, s3://, gs://, hdfs://."""
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from heliostat.errors import UserError
+
+NOT_WRITABLE = {
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
+}
+
+
+def join(uri: str, name: str) -> str:
+    """The URI or path of something in a folder; what follows a ``?`` stays at the end."""
+    parts = urlsplit(uri)
+    if "://" not in uri:
+        return f"{uri.rstrip('/')}/{name}"
+    return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
+
+
+def absolute(place: str, base: Path) -> str:
+    """A path made absolute from ``base``, ``~`` expanded; a URI as it is."""
+    return place if "://" in place else os.path.abspath(os.path.join(base, os.path.expanduser(place)))
 
 
 @dataclass(frozen=True)
@@ -28,11 +48,13 @@ class Folder:
             UserError: the URI names a filesystem that pyarrow does not know.
         """
         text = str(uri)
+        if "\0" in text:
+            raise UserError(f"{text!r} is not a path: it has a null character", "give a path or a URI")
         if "://" not in text:
-            return cls(fs.LocalFileSystem(), os.path.abspath(os.path.expanduser(text)))
+            return cls(fs.LocalFileSystem(), absolute(text, Path.cwd()))
         try:
             filesystem, path = fs.FileSystem.from_uri(text)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise UserError(f"{text} is not a place that can be opened: {error}", "use a path, s3:// or gs://") from None
         return cls(filesystem, path.rstrip("/"))
 
@@ -60,7 +82,10 @@ class Folder:
 
     def names(self) -> list[str]:
         """The names of the files and folders in it, sorted; none if it does not exist."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        try:
+            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        except NotADirectoryError:
+            raise UserError(f"{self} is a file, but must be a folder", "give a folder") from None
         return sorted(info.base_name for info in infos)
 
     def read(self, name: str) -> bytes:
@@ -79,25 +104,39 @@ class Folder:
         return file
 
     def write(self, name: str, data: bytes) -> None:
-        with self.writing(name) as stream:
-            stream.write(data)
+        """Write a file, which appears under its name only when it is complete.
+
+        Raises:
+            UserError: the place cannot be written: no space, no right, no folder.
+        """
+        target, temporary = self._join(name), f"{self._join(name)}.{uuid.uuid4().hex[:8]}.tmp"
+        with self.told():
+            self.filesystem.create_dir(self.path, recursive=True)
+            if not self.is_local:
+                # An object store shows an object only when its stream is closed.
+                with self.filesystem.open_output_stream(target) as stream:
+                    stream.write(data)
+                return
+            try:
+                with open(temporary, "wb") as file:
+                    file.write(data)
+                os.replace(temporary, target)
+            finally:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
 
     @contextmanager
-    def writing(self, name: str) -> Iterator[pa.NativeFile]:
-        """A stream to a file that appears under its name only when it is complete."""
-        self.filesystem.create_dir(self.path, recursive=True)
-        # Object stores show an object only when its stream is closed; local files need the rename.
-        target = self._join(name)
-        temporary = f"{target}.{uuid.uuid4().hex[:8]}.tmp" if self.is_local else target
+    def told(self) -> Iterator[None]:
+        """Tell that this place cannot be written as a message to the user: it is not the program's fault."""
         try:
-            with self.filesystem.open_output_stream(temporary) as stream:
-                yield stream
-            if self.is_local:
-                os.replace(temporary, target)
-        except BaseException:
-            if self.is_local and os.path.exists(temporary):
-                os.unlink(temporary)
-            raise
+            yield
+        except OSError as error:
+            if error.errno not in NOT_WRITABLE:
+                raise
+            reason = os.strerror(error.errno)
+            raise UserError(
+                f"storage {self} cannot be written: {reason}", "free space, or set storage to another folder"
+            ) from None
 
     def delete(self, name: str = "") -> None:
         """Delete a file or a folder with all that is in it; nothing happens if it is not there."""

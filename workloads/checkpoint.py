@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,7 +46,7 @@ def save(run: Folder, step: int, state: dict[str, Any], metrics: dict[str, float
     try:
         folder.write(STATE, data)
         folder.write(MANIFEST, json.dumps(manifest).encode())
-    except OSError:
+    except BaseException:
         folder.delete()
         raise
     return Checkpoint(folder, step, metrics)
@@ -64,7 +65,7 @@ def committed(run: Folder) -> list[Checkpoint]:
 
 def best(checkpoints: list[Checkpoint], metric: str, better: str) -> Checkpoint | None:
     """The checkpoint with the best metric, the earliest of equals; None if none was measured."""
-    measured = [c for c in checkpoints if metric in c.metrics]
+    measured = [c for c in checkpoints if math.isfinite(c.metrics.get(metric, math.nan))]
     sign = 1 if better == "higher" else -1
     return max(measured, key=lambda c: (sign * c.metrics[metric], -c.step), default=None)
 

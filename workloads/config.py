@@ -1,5 +1,6 @@
 """The train config: what a YAML file in ``workloads/configs`` says."""
 
+import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -11,8 +12,8 @@ PLACEMENT = {"workers", "resources", "micro_batch", "storage", "log_every", "che
 
 
 def _name(value: Any) -> Any:
-    if isinstance(value, str) and not all(c.isalnum() or c in "-_." for c in value.lstrip(".") or "/"):
-        raise ValueError(f"{value!r} cannot be a folder's name; use letters, digits, '-', '_' and '.' only")
+    if isinstance(value, str) and not re.fullmatch(r"\w[\w.-]{0,99}", value):
+        raise ValueError(f"{value!r} cannot be a run's name; use up to 100 letters, digits, '-', '_' and '.', a letter first")
     return value
 
 
@@ -58,7 +59,9 @@ class Resources(Config):
     """What each worker gets."""
 
     cpu: int = Field(1, ge=1, description="CPUs a worker, at least 1")
-    gpu: int | Literal["auto"] = Field("auto", description="GPUs a worker: 0, 1, or auto (1 where there are enough)")
+    gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
+        "auto", description="GPUs a worker: 0, 1, or auto (1 where there are enough)"
+    )
 
 
 class TrainConfig(Config):

@@ -25,7 +25,7 @@ from workloads.config import TrainConfig
 from workloads.journal import Tail
 from workloads.plan import Plan, prepare
 from workloads.report import write_report
-from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord, writing
+from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord
 
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl``, several times a second, also when there are none."""
@@ -101,12 +101,11 @@ def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambd
     if result.state == "stopped":
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command goes on from there")
-    with writing(plan.folder):
-        write_report(plan.folder, record, result)
-        done = time.time()
-        seconds = {**result.seconds, "report": done - trained, "total": done - launched}
-        result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}})
-        plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+    write_report(plan.folder, record, result)
+    done = time.time()
+    seconds = {**result.seconds, "report": done - trained, "total": done - launched}
+    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}})
+    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
     return result
 
 
@@ -195,8 +194,8 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         host = socket.gethostname()
         raise UserError(f"the run folder {folder} is not there on {host}", "set storage to a place that all nodes share")
     try:
-        with writing(folder):
-            outcome = Loop(folder, record, Ranks.of_this_process(), spec["launched"], _report).run()
+        ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
+        outcome = Loop(folder, record, ranks, spec["launched"], _report).run()
     except HeliostatError:
         raise
     except Exception as error:  # Ray would send it home without its traceback

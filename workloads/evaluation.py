@@ -43,13 +43,14 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
     if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
         return None
     model.eval()
+    # All workers must come to the same answer, also one whose part is empty: they all look at the same sample.
+    probe = {name: value.to(ranks.device) for name, value in tensors(dataset, split, np.zeros(1, np.int64)).items()}
+    if "probabilities" not in task.predict(model, probe):
+        return None
     matrix = np.zeros((len(classes), len(classes)))
     mistakes: list[dict[str, Any]] = []
     for ids, batch, _ in _parts(dataset, split, ranks, size):
-        predicted = task.predict(model, batch)
-        if "probabilities" not in predicted:
-            return None
-        confidence, guess = predicted["probabilities"].max(1)
+        confidence, guess = task.predict(model, batch)["probabilities"].max(1)
         truth = batch["label"]
         np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
         for at in (guess != truth).nonzero().flatten().tolist():

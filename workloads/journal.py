@@ -23,10 +23,10 @@ class Journal:
 
     def append(self, **record: Any) -> None:
         """Add a record; the time is added to it."""
-        line = json.dumps(_finite({"time": round(time.time(), 3), **record}))
+        line = json.dumps(finite({"time": round(time.time(), 3), **record}))
         self._lines.append(line)
         if self.folder.is_local:
-            with open(f"{self.folder.path}/{self.name}", "a") as file:
+            with self.folder.told(), open(f"{self.folder.path}/{self.name}", "a") as file:
                 file.write(line + "\n")
         else:
             self._rewrite()
@@ -82,6 +82,6 @@ def read_journal(folder: Folder, name: str) -> list[Record]:
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
-def _finite(record: Record) -> Record:
-    """JSON has no NaN."""
+def finite(record: Record) -> Record:
+    """JSON has no NaN: it becomes None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}

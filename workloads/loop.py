@@ -19,15 +19,16 @@ from datasets import Dataset
 from datasets.loader import Batch, batches, tensors
 from datasets.order import lane_range
 from heliostat.config import Config
+from heliostat.errors import UserError
 from heliostat.folder import Folder
 from workloads import checkpoint
 from workloads.evaluation import confusion, measure
-from workloads.journal import Journal
+from workloads.journal import Journal, finite
 from workloads.meter import Meter
 from workloads.optimizer import adamw, learning_rate
 from workloads.plan import order_of
 from workloads.ranks import Ranks
-from workloads.run import EVALUATION, EVENTS, METRICS, STOP, RunRecord
+from workloads.run import EVALUATION, EVENTS, METRICS, STOP, Measured, RunRecord
 from workloads.task import Task, create
 
 
@@ -38,7 +39,7 @@ class Outcome(Config):
     step: int
     epoch: int
     best_step: int | None = None
-    metrics: dict[str, dict[str, float]] = {}
+    metrics: Measured = {}
     message: str = ""
 
 
@@ -96,7 +97,7 @@ class Loop:
         """Train to the end, or to the point where it must stop."""
         lanes = lane_range(self.order.lanes, self.ranks.world, self.ranks.rank)
         epoch = self.order.locate(self.progress.consumed)[0]
-        state = self._agree(epoch) or ("finished" if self.progress.step >= self.total_steps else None)
+        state = self._agree(epoch) or self._over()
         upcoming = batches(self.dataset, self.order, self.progress.consumed, lanes)
         while state is None:
             batch = next(upcoming)
@@ -180,8 +181,13 @@ class Loop:
         improved = bool(metrics) and self.progress.waited == 0
         if state == "stopped" or save or improved:
             self._save(metrics)
-        patience = config.early_stopping and config.early_stopping.patience
-        return state or ("finished" if last or (patience and self.progress.waited >= patience) else None)
+        return state or self._over()
+
+    def _over(self) -> str | None:
+        """``finished`` if all steps are done or waiting for a better metric has been in vain."""
+        stopping = self.config.early_stopping
+        waited_enough = stopping is not None and self.progress.waited >= stopping.patience
+        return "finished" if waited_enough or self.progress.step >= self.total_steps else None
 
     def _agree(self, epoch: int) -> str | None:
         """Talk with the other workers, log the loss, and find out whether the run must end."""
@@ -201,14 +207,20 @@ class Loop:
         metrics = self._measure("validation")
         if self.journals:
             self.journals[0].append(
-                kind="eval", step=self.progress.step, epoch=epoch, **metrics, seconds=round(time.perf_counter() - began, 4)
+                kind="eval", step=self.progress.step, epoch=epoch, metrics=finite(metrics),
+                seconds=round(time.perf_counter() - began, 4),
+            )  # fmt: skip
+        if self.task.metric not in metrics:
+            raise UserError(
+                f"task {self.config.task} says that its metric is {self.task.metric!r}, but it measures {', '.join(metrics)}",
+                "set the task's metric to one of them",
             )
-        value = metrics.get(self.task.metric, math.nan)
+        value = metrics[self.task.metric]
         stopping = self.config.early_stopping
         margin = stopping.min_delta if stopping else 0.0
         best = self.progress.best
         sign = 1 if self.task.better == "higher" else -1
-        if best is None or sign * (value - best) > margin:
+        if math.isfinite(value) and (best is None or sign * (value - best) > margin):
             self.progress.best, self.progress.waited = value, 0
         else:
             self.progress.waited += 1
@@ -286,7 +298,8 @@ class Loop:
             self.model.load_state_dict(best.load(self.ranks.device)["model"])
         self._event("trained")
         # A resumed run that was all but finished may have no measured checkpoint.
-        metrics = {"validation": best.metrics if best else self._measure("validation"), "test": self._measure("test")}
+        validation = best.metrics if best else self._measure("validation")
+        metrics = {"validation": finite(validation), "test": finite(self._measure("test"))}
         detail = confusion(self.task, self.model, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
         if self.journals:
             self.model.eval()

@@ -13,7 +13,7 @@ from heliostat.folder import Folder
 from workloads import checkpoint
 from workloads.evaluation import measure
 from workloads.ranks import Ranks
-from workloads.run import RunRecord, read_record
+from workloads.run import RunRecord, open_dataset, read_record
 from workloads.task import Task, create
 
 BATCH = 256
@@ -42,9 +42,7 @@ def load_run(folder: Folder) -> Trained:
     checkpoints = checkpoint.committed(folder)
     if not checkpoints:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train for longer")
-    dataset = Dataset.open(record.dataset.uri)
-    if dataset.index.fingerprint != record.dataset.fingerprint:
-        raise UserError(f"dataset {record.dataset.uri} is not the one that the run learnt from", "restore it")
+    dataset = open_dataset(folder, record)
     task = create(record.config.task, record.config.model, dataset.index)
     best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
     ranks = Ranks.of_this_process()

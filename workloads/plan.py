@@ -11,10 +11,10 @@ from datasets.order import default_lanes
 from datasets.sources import Source, open_source
 from heliostat.config import digest, validate
 from heliostat.errors import UserError
-from heliostat.folder import Folder
+from heliostat.folder import Folder, absolute, join
 from workloads import task
 from workloads.config import TrainConfig
-from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record, writing
+from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
 
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the entrypoint of a submitted job, whose working directory is deleted afterwards."""
@@ -49,14 +49,13 @@ class Plan:
         Raises:
             UserError: storage cannot be written; the name is taken by another config; the dataset does not fit.
         """
-        with writing(self.folder):
-            dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
-            _check_dataset(self.config, dataset)
-            data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
-            record = open_record(self.config, self.folder, data, self.lanes)
-            if finished := read_result(self.folder):
-                return record, finished.model_copy(update={"already": True})
-            write_record(self.folder, record)
+        dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
+        _check_dataset(self.config, dataset)
+        data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
+        record = open_record(self.config, self.folder, data, self.lanes)
+        if finished := read_result(self.folder):
+            return record, finished.model_copy(update={"already": True})
+        write_record(self.folder, record)
         return record, None
 
 
@@ -75,7 +74,7 @@ def prepare(config: TrainConfig, available: Mapping[str, float] | None = None, b
     cls = task.find(config.task)
     validate(config.model, cls.Options, "model")
     config = _with_resources(config, available)
-    storage = _absolute(config.storage, base or (Path.home() if IN_A_JOB in os.environ else Path.cwd()))
+    storage = absolute(config.storage, base or (Path.home() if IN_A_JOB in os.environ else Path.cwd()))
     config = config.model_copy(update={"storage": storage})
     source, uri = _dataset(config, storage)
     if source:
@@ -90,7 +89,7 @@ def prepare(config: TrainConfig, available: Mapping[str, float] | None = None, b
             f"workers is {config.workers}, but the data has {lanes} lanes",
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
-    return Plan(config, f"{storage}/{config.name}", uri, source, lanes)
+    return Plan(config, join(storage, config.name), uri, source, lanes)
 
 
 def _with_resources(config: TrainConfig, available: Mapping[str, float] | None) -> TrainConfig:
@@ -109,16 +108,12 @@ def _with_resources(config: TrainConfig, available: Mapping[str, float] | None) 
     return config.model_copy(update={"resources": each})
 
 
-def _absolute(place: str, base: Path) -> str:
-    return place if "://" in place else str((base / Path(place).expanduser()).resolve())
-
-
 def _dataset(config: TrainConfig, storage: str) -> tuple[Source | None, str]:
     if config.dataset.path:
-        return None, _absolute(config.dataset.path, Path.cwd())
+        return None, absolute(config.dataset.path, Path.cwd())
     name = config.dataset.source or ""
     source = open_source(name, config.dataset.options)
-    uri = f"{storage}/.datasets/{name}-{digest(source.description())[:8]}"
+    uri = join(storage, f".datasets/{name}-{digest(source.identity())[:8]}")
     return (None if Folder.at(uri).exists(INDEX) else source), uri
 
 

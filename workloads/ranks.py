@@ -24,9 +24,10 @@ class Ranks:
     gradients: dist.ProcessGroup | None = None
 
     @classmethod
-    def of_this_process(cls) -> "Ranks":
-        """From torch.distributed if it is set up, otherwise alone. The device is CUDA if there is one."""
-        device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+    def of_this_process(cls, cuda: bool = True) -> "Ranks":
+        """From torch.distributed if it is set up, otherwise alone; on CUDA if that is wanted and there."""
+        on_gpu = cuda and torch.cuda.is_available()
+        device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         if not dist.is_initialized():
             return cls(0, 1, device)
         group = dist.new_group(backend="nccl") if device.type == "cuda" else None

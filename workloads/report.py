@@ -17,7 +17,7 @@ from heliostat.config import dump
 from heliostat.console import duration
 from heliostat.folder import Folder
 from workloads.journal import Record, read_journal
-from workloads.run import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord
+from workloads.run import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
 
@@ -26,7 +26,7 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
     """Write the report of a run that is over."""
     metrics, events = read_journal(folder, METRICS), read_journal(folder, EVENTS)
     evaluation = json.loads(folder.read(EVALUATION)) if folder.exists(EVALUATION) else {}
-    dataset = Dataset.open(record.dataset.uri)
+    dataset = open_dataset(folder, record)
     page = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
     ).get_template("report.html.j2")
@@ -50,8 +50,7 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
 
 def _tiles(result: Result, metrics: list[Record], dataset: Dataset) -> list[dict[str, str]]:
     tiles = [
-        {"name": f"test {name}", "value": f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"}
-        for name, value in sorted(result.metrics.get("test", {}).items())
+        {"name": f"test {name}", "value": _value(name, value)} for name, value in sorted(result.metrics.get("test", {}).items())
     ]
     if "unigram_entropy" in dataset.index.meta:
         tiles.append({"name": "unigram entropy", "value": f"{dataset.index.meta['unigram_entropy']:.4f}"})
@@ -62,12 +61,17 @@ def _tiles(result: Result, metrics: list[Record], dataset: Dataset) -> list[dict
     return tiles
 
 
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return "NaN"
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"
+
+
 def _curves(metrics: list[Record], best_step: int | None) -> list[dict[str, str]]:
     """One picture for each: loss, the other metrics, throughput, learning rate."""
     train = [r for r in metrics if r["kind"] == "train"]
-    evaluations = [r for r in metrics if r["kind"] == "eval"]
-    known = ("time", "kind", "step", "epoch", "seconds", "loss")
-    others = sorted({name for r in evaluations for name in r} - set(known))
+    evaluations = [{"step": r["step"], **r["metrics"]} for r in metrics if r["kind"] == "eval"]
+    others = sorted({name for r in evaluations for name in r} - {"step", "loss"})
     curves = [_curve("loss", train, "loss", evaluations, best_step, log=True)]
     curves += [_curve(name, [], name, evaluations, best_step) for name in others]
     curves.append(_curve("samples a second", train, "samples_per_second", [], None, zero=True))

@@ -5,20 +5,19 @@ evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and o
 ``evaluation.json`` and ``report.html``. A file ``stop`` asks the workers to stop with a checkpoint.
 """
 
-import errno
-import os
 import platform
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
 import pydantic
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
+from datasets import Dataset
 from heliostat.config import Config, to_yaml
 from heliostat.errors import UserError
 from heliostat.folder import Folder
@@ -26,10 +25,11 @@ from workloads.config import TrainConfig
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
 RESULT, EVALUATION, REPORT, STOP = "result.json", "evaluation.json", "report.html", "stop"
-NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EFBIG)
 VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
 
 Numbers = dict[str, float]
+Measured = dict[str, dict[str, float | None]]
+"""Metrics by split; None is what was NaN or infinite."""
 
 
 class DatasetRecord(Config):
@@ -60,7 +60,7 @@ class Result(Config):
     step: int
     epoch: int
     best_step: int | None = None
-    metrics: dict[str, Numbers] = {}
+    metrics: Measured = {}
     seconds: Numbers = {}
     """Wall time of each phase; ``total`` is from the command's start to its end."""
     message: str = ""
@@ -101,7 +101,7 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
             f"run {config.name!r} exists in {config.storage} with another config:\n    " + "\n    ".join(lines),
             "give this one another name (--set name=...), or delete the folder of the other",
         )
-    return found.model_copy(update={"config": config})
+    return found.model_copy(update={"config": config, "dataset": dataset})
 
 
 def read_record(folder: Folder) -> RunRecord:
@@ -114,8 +114,9 @@ def read_record(folder: Folder) -> RunRecord:
         raise UserError(f"{folder} is not a run: it has no {CONFIG}", "heliostat runs lists those there are")
     try:
         return RunRecord.model_validate(YAML(typ="safe", pure=True).load(folder.read(CONFIG).decode()))
-    except pydantic.ValidationError as error:
-        raise UserError(f"{folder}/{CONFIG} cannot be used: {error.errors()[0]['msg']}", "restore or delete it") from None
+    except (pydantic.ValidationError, YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}/{CONFIG} cannot be used: {reason}", "restore it, or delete the run") from None
 
 
 def write_record(folder: Folder, record: RunRecord) -> None:
@@ -124,31 +125,30 @@ def write_record(folder: Folder, record: RunRecord) -> None:
     folder.delete(STOP)
 
 
-@contextmanager
-def writing(folder: Folder) -> Iterator[None]:
-    """Tell a failure to write in there as a message to the user; it is not the program's fault."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in NOT_WRITABLE:
-            raise
-        reason = os.strerror(error.errno)
-        raise UserError(
-            f"storage {folder} cannot be written: {reason}", "free space, or set storage to another folder"
-        ) from None
-
-
 def read_result(folder: Folder) -> Result | None:
     """How the run ended, or None if it has not."""
     return Result.model_validate_json(folder.read(RESULT)) if folder.exists(RESULT) else None
 
 
-def runs(storage: Folder) -> Iterator[tuple[Folder, RunRecord, Result | None]]:
-    """The runs in a storage folder."""
+def runs(storage: Folder) -> Iterator[Folder]:
+    """The folders of the runs in a storage folder."""
     for name in storage.names():
-        folder = storage / name
-        if folder.exists(CONFIG):
-            yield folder, read_record(folder), read_result(folder)
+        if (storage / name).exists(CONFIG):
+            yield storage / name
+
+
+def open_dataset(folder: Folder, record: RunRecord) -> Dataset:
+    """The dataset that a run learnt from, also after its storage has been moved as a whole.
+
+    Raises:
+        UserError: it is gone, or has changed.
+    """
+    beside = str(Path(folder.path).parent / ".datasets" / record.dataset.uri.rpartition("/")[2])
+    moved = folder.is_local and not Folder.at(record.dataset.uri).exists() and Folder.at(beside).exists()
+    dataset = Dataset.open(beside if moved else record.dataset.uri)
+    if dataset.index.fingerprint != record.dataset.fingerprint:
+        raise UserError(f"dataset {dataset.folder} is not the one that the run learnt from", "restore it")
+    return dataset
 
 
 def _difference(there: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 
 from datasets import Field, Index
@@ -61,6 +62,12 @@ class Task:
     def sample(self, model: nn.Module) -> str | None:
         """A text that shows what the model has learnt, for the report."""
         return None
+
+
+def spread(stats: dict[str, list[float]]) -> Tensor:
+    """What to divide a column by: its standard deviation, or 1 where the training data has only one value."""
+    std = torch.tensor(stats["std"])
+    return torch.where(std > 1e-6, std, torch.ones_like(std))
 
 
 def find(name: str) -> type[Task]:

@@ -3,10 +3,11 @@
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from datasets.format import Columns, Field
-from heliostat.config import Config, nearest, validate
+from heliostat.config import Config, digest, nearest, validate
 from heliostat.errors import UserError
 
 SOURCES = {
@@ -43,6 +44,10 @@ class Source(Protocol):
         """The source's name and options, as they are recorded in the index."""
         ...
 
+    def identity(self) -> dict[str, Any]:
+        """The description and what shows that the files are the same without reading them: two with one are equal."""
+        ...
+
 
 class Base:
     """What all sources share: options that are checked, a description of themselves."""
@@ -58,6 +63,14 @@ class Base:
 
     def description(self) -> dict[str, Any]:
         return {"name": self.name, **self.options.model_dump(mode="json")}
+
+    def identity(self) -> dict[str, Any]:
+        stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files()]
+        return {**self.description(), "files": digest(stats)}
+
+    def files(self) -> list[Path]:
+        """The files that are read."""
+        return []
 
 
 def open_source(name: str, options: Mapping[str, Any]) -> Source:

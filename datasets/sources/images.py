@@ -1,5 +1,6 @@
 """A folder per class, image files in each."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Images(Base):
         super().__init__(options)
         if options.channels == 2:
             raise UserError("dataset.options.channels is 2", "set it to 3 for colour or 1 for grey")
-        root = Path(options.path).expanduser()
+        root = Path(os.path.expanduser(options.path))
         if not root.is_dir():
             raise UserError(f"dataset.options.path {options.path} is not a folder", "give a folder with a folder per class")
         self._classes = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
@@ -45,7 +46,7 @@ class Images(Base):
             (path, label)
             for label, folder in enumerate(self._classes)
             for path in sorted((root / folder).rglob("*"))
-            if path.is_file() and not path.name.startswith(".")
+            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
         ]
         shape = (options.channels, options.size, options.size)
         self.fields = {"image": Field(dtype="uint8", shape=shape), "label": Field(dtype="int64")}
@@ -56,6 +57,9 @@ class Images(Base):
             images = np.stack([read_image(path, self.fields["image"].shape) for path, _ in part])
             labels = np.array([label for _, label in part], np.int64)
             yield Chunk([image.tobytes() for image in images], {"image": images, "label": labels})
+
+    def files(self) -> list[Path]:
+        return [path for path, _ in self._files]
 
     def meta(self) -> dict[str, Any]:
         return {"classes": self._classes, "white": 255}
@@ -69,9 +73,22 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """
     channels, height, width = shape
     try:
-        with Image.open(path) as image:
-            canvas = ImageOps.pad(image.convert("RGB" if channels == 3 else "L"), (width, height))
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(path) as opened:
+            upright = _eight_bits(ImageOps.exif_transpose(opened))
+            canvas = ImageOps.pad(upright.convert("RGB" if channels == 3 else "L"), (width, height))
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} cannot be read as an image: {error}", "remove it, or convert it to PNG or JPEG") from None
     pixels = np.asarray(canvas, np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """An image of 8 bits a channel, without transparency: what can be seen through becomes black."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its mode {image.mode} has no fixed white")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    return image

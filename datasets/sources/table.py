@@ -1,6 +1,7 @@
 """A table in a csv or Parquet file, with one column named as the target."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from heliostat.config import Config, nearest
 from heliostat.errors import UserError
 
 MAX_CATEGORIES = 100
+MAX_CLASSES = 1000
+TEXTS = (pa.types.is_string, pa.types.is_large_string)
 
 
 class Table(Base):
@@ -34,31 +37,28 @@ class Table(Base):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         table = self._read()
-        if options.target not in table.column_names:
-            raise UserError(f"{options.path} has no column {options.target!r}", nearest(options.target, table.column_names))
-        for name in table.column_names:
+        names = table.column_names
+        for name in names:
+            if names.count(name) > 1:
+                raise UserError(f"{options.path} has {names.count(name)} columns of the name {name!r}", "rename all but one")
             if table[name].null_count:
+                empty = table[name].null_count
                 raise UserError(
-                    f"{options.path}: column {name!r} has {table[name].null_count} empty values",
-                    "fill them or drop their rows first",
+                    f"{options.path}: column {name!r} has {empty} empty values", "fill them or drop their rows first"
                 )
+        if options.target not in names:
+            raise UserError(f"{options.path} has no column {options.target!r}", nearest(options.target, names))
         self._features: dict[str, npt.NDArray[Any]] = {}
-        for name in table.column_names:
-            if name != options.target:
-                self._features |= self._encode(name, table[name])
+        for name in names:
+            for feature, values in self._encode(name, table[name]).items() if name != options.target else ():
+                if feature in self._features:
+                    raise UserError(f"{options.path}: two features would be named {feature!r}", "rename one of their columns")
+                self._features[feature] = self._finite(feature, values)
         if not self._features:
             raise UserError(f"{options.path} has no column but the target", "add the features")
         self._classes: list[str] = []
         self.fields = {"features": Field(dtype="float32", shape=(len(self._features),))}
-        target = table[options.target]
-        if pa.types.is_floating(target.type):
-            self.fields["target"] = Field(dtype="float32")
-            self._target: npt.NDArray[Any] = target.to_numpy().astype(np.float32)
-        else:
-            self.fields["label"] = Field(dtype="int64")
-            values = sorted(pc.unique(target).to_pylist())
-            self._classes = [str(value) for value in values]
-            self._target = np.asarray(pc.index_in(target, pa.array(values, target.type))).astype(np.int64)
+        self._target = self._encode_target(options.target, table[options.target])
 
     def chunks(self) -> Iterator[Chunk]:
         features = np.stack(list(self._features.values()), axis=1).astype(np.float32)
@@ -68,6 +68,40 @@ class Table(Base):
     def meta(self) -> dict[str, Any]:
         classes = {"classes": self._classes} if self._classes else {}
         return {**classes, "feature_names": list(self._features)}
+
+    def files(self) -> list[Path]:
+        return [Path(self.options.path)]
+
+    def _finite(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        with np.errstate(over="ignore"):
+            narrow = values.astype(np.float32)
+        bad = int((~np.isfinite(narrow)).sum())
+        if bad:
+            raise UserError(
+                f"{self.options.path}: column {name!r} has {bad} values that are NaN, infinite or above 3.4e38",
+                "replace them or drop their rows first",
+            )
+        return narrow
+
+    def _encode_target(self, name: str, column: pa.ChunkedArray) -> npt.NDArray[Any]:
+        """The target as numbers; sets its field, and the classes if it has some."""
+        kind = column.type
+        if pa.types.is_floating(kind):
+            self.fields["target"] = Field(dtype="float32")
+            return self._finite(name, column.to_numpy())
+        if pa.types.is_dictionary(kind):
+            column = pc.cast(column, kind.value_type)
+        if not any(test(column.type) for test in (pa.types.is_integer, pa.types.is_boolean, *TEXTS)):
+            raise UserError(f"target {name!r} is of type {kind}", "turn it into texts, whole numbers or numbers first")
+        values = sorted(pc.unique(column).to_pylist())
+        if not 2 <= len(values) <= MAX_CLASSES:
+            raise UserError(
+                f"target {name!r} has {len(values)} classes, but must have from 2 to {MAX_CLASSES}",
+                "choose another target; write numbers with a decimal point to learn them as numbers",
+            )
+        self._classes = [str(value) for value in values]
+        self.fields["label"] = Field(dtype="int64")
+        return np.asarray(pc.index_in(column, pa.array(values, column.type))).astype(np.int64)
 
     def _read(self) -> pa.Table:
         path = self.options.path
@@ -87,7 +121,7 @@ class Table(Base):
             return {name: np.asarray(pc.cast(column, pa.int8()))}
         if pa.types.is_dictionary(kind):
             column = pc.cast(column, kind.value_type)
-        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+        if not any(test(column.type) for test in TEXTS):
             raise UserError(f"column {name!r} is of type {kind}, which is no feature", "turn it into numbers or texts first")
         values = sorted(pc.unique(column).to_pylist())
         if len(values) > MAX_CATEGORIES:

@@ -1,6 +1,7 @@
 """A folder of text files as sequences of tokens: bytes, or byte-pair encoding."""
 
 import hashlib
+import os
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -35,19 +36,24 @@ class Text(Base):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._root = Path(options.path).expanduser()
+        self._root = Path(os.path.expanduser(options.path))
         if not self._root.is_dir():
             raise UserError(f"dataset.options.path {options.path} is not a folder", "give a folder of text files")
-        self._files = [path for path in sorted(self._root.glob(options.pattern)) if self._wanted(path)]
+        try:
+            self._files = [path for path in sorted(self._root.glob(options.pattern)) if self._wanted(path)]
+        except (NotImplementedError, ValueError, IndexError) as error:
+            raise UserError(f"dataset.options.pattern {options.pattern!r}: {error}", "write it like **/*.txt") from None
         if not self._files:
             raise UserError(f"{options.path} has no file that matches {options.pattern!r}", "check dataset.options.pattern")
-        self._tokenizer = self._learn() if options.tokens == "bpe" else None
-        self.fields = {"tokens": Field(dtype="uint16" if self._tokenizer else "uint8", shape=(options.length,))}
+        self._tokenizer: Any = None
+        self.fields = {"tokens": Field(dtype="uint16" if options.tokens == "bpe" else "uint8", shape=(options.length,))}
         self._counts: Counter[int] = Counter()
         self._left_out = 0
 
     def chunks(self) -> Iterator[Chunk]:
         length = self.options.length
+        self._tokenizer = self._learn() if self.options.tokens == "bpe" else None
+        self._counts, self._left_out = Counter(), 0
         for path in self._files:
             text = self._read(path)
             tokens = self._encode(text)
@@ -71,6 +77,9 @@ class Text(Base):
             "files": len(self._files),
             "files_left_out": self._left_out,
         }
+
+    def files(self) -> list[Path]:
+        return self._files
 
     def _wanted(self, path: Path) -> bool:
         return path.is_file()

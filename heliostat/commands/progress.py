@@ -50,5 +50,4 @@ class Display:
                     self._bar, completed=step, total=self._plan.total_steps, loss=loss, description="training"
                 )
             elif err.is_terminal:
-                measured = {k: v for k, v in record.items() if isinstance(v, float) and k not in ("time", "seconds")}
-                self._progress.print(f"step {step:>6}  validation  {numbers(measured)}", highlight=False)
+                self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False)

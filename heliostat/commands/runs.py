@@ -25,24 +25,30 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rows(storage: Any) -> list[dict[str, Any]]:
+    from workloads.run import runs
+
+    return sorted((_row(folder) for folder in runs(storage)), key=lambda row: str(row["created"]))
+
+
+def _row(folder: Any) -> dict[str, Any]:
     import time
 
+    from heliostat.errors import UserError
     from workloads.journal import read_journal
-    from workloads.run import EVENTS, METRICS, runs
+    from workloads.run import EVENTS, METRICS, read_record, read_result
 
-    rows = []
-    for folder, record, result in runs(storage):
-        steps = [r["step"] for r in read_journal(folder, METRICS)] if result is None else [result.step]
-        last = (read_journal(folder, EVENTS) or [{"event": "none"}])[-1]["event"]
-        rows.append(
-            {
-                "name": folder.name,
-                "run": str(folder),
-                "task": record.config.task,
-                "state": result.state if result else last if last in ("stopped", "diverged") else "unfinished",
-                "step": max(steps, default=0),
-                "test": result.metrics.get("test", {}) if result else {},
-                "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
-            }
-        )
-    return sorted(rows, key=lambda row: str(row["created"]))
+    row = {"name": folder.name, "run": str(folder), "task": "?", "state": "unreadable", "step": 0, "test": {}, "created": "?"}
+    try:
+        record, result = read_record(folder), read_result(folder)
+    except UserError as error:
+        return {**row, "error": error.what}
+    steps = [r["step"] for r in read_journal(folder, METRICS)] if result is None else [result.step]
+    last = (read_journal(folder, EVENTS) or [{"event": "none"}])[-1]["event"]
+    return {
+        **row,
+        "task": record.config.task,
+        "state": result.state if result else last if last in ("stopped", "diverged") else "unfinished",
+        "step": max(steps, default=0),
+        "test": result.metrics.get("test", {}) if result else {},
+        "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
+    }

@@ -16,6 +16,7 @@ from datasets import Dataset, build
 from datasets.build import split_of
 from datasets.format import SPLITS
 from datasets.sources import open_source
+from datasets.sources.images import read_image
 from datasets.sources.text import decode, encode
 from heliostat.errors import UserError
 from tests.conftest import ROOT
@@ -188,6 +189,12 @@ def write(path: Path, text: str) -> str:
         ("table", {"path": "t.csv", "target": "z"}, ("'z'", "use one of: x, y")),
         ("table", {"path": "holes.csv", "target": "y"}, ("'x'", "1 empty", "fill")),
         ("table", {"path": "t.parquet", "target": "y"}, ("t.parquet", "cannot be read")),
+        ("table", {"path": "twice.csv", "target": "y"}, ("2 columns", "'x'", "rename")),
+        ("table", {"path": "clash.csv", "target": "y"}, ("two features", "'a=b'", "rename")),
+        ("table", {"path": "huge.csv", "target": "y"}, ("'x'", "1 values", "infinite", "replace")),
+        ("table", {"path": "one.csv", "target": "y"}, ("target 'y' has 1 classes",)),
+        ("text", {"path": ".", "pattern": "/abs/*"}, ("dataset.options.pattern", "/abs/*")),
+        ("text", {"path": "~nobody-of-this-name/x"}, ("dataset.options.path", "~nobody")),
     ],
 )
 def test_bad_input_is_named(
@@ -197,6 +204,10 @@ def test_bad_input_is_named(
     write(tmp_path / "t.csv", "x,y\n1,a\n2,b\n")
     write(tmp_path / "holes.csv", "x,y\n,a\n2,b\n")
     write(tmp_path / "t.parquet", "no parquet")
+    write(tmp_path / "twice.csv", "x,x,y\n1,2,a\n2,3,b\n")
+    write(tmp_path / "clash.csv", "a=b,a,y\n1,b,a\n2,c,b\n")
+    write(tmp_path / "huge.csv", "x,y\n1e39,a\n2,b\n")
+    write(tmp_path / "one.csv", "x,y\n1,a\n2,a\n")
     before = sorted(os.listdir())
     with pytest.raises(UserError) as caught:
         build(open_source(source, options), "out")
@@ -204,11 +215,41 @@ def test_bad_input_is_named(
     assert sorted(os.listdir()) == before
 
 
-def test_a_dataset_is_not_overwritten_by_another(tmp_path: Path) -> None:
-    first = build(open_source("digits", {}), str(tmp_path / "d"))
-    with pytest.raises(UserError, match="already holds"):
-        build(open_source("breast-cancer", {}), str(tmp_path / "d"))
-    assert build(open_source("digits", {}), str(tmp_path / "d")).index.fingerprint == first.index.fingerprint
+def test_a_dataset_is_not_touched_by_the_build_of_another(tmp_path: Path) -> None:
+    options = {"path": str(tmp_path / "t.csv"), "target": "y"}
+    write(tmp_path / "t.csv", "x,y\n" + "\n".join(f"{i},{'ab'[i % 2]}" for i in range(100)))
+    first = build(open_source("table", options), str(tmp_path / "d"))
+    write(tmp_path / "t.csv", "x,y\n" + "\n".join(f"{i},{'ab'[i % 2]}" for i in range(1000, 1200)))
+    for other in (open_source("digits", {}), open_source("table", options)):
+        with pytest.raises(UserError, match="already holds another dataset"):
+            build(other, str(tmp_path / "d"))
+    assert first.verify() == []
+    write(tmp_path / "t.csv", "x,y\n" + "\n".join(f"{i},{'ab'[i % 2]}" for i in range(100)))
+    assert build(open_source("table", options), str(tmp_path / "d")).index.fingerprint == first.index.fingerprint
+
+
+def test_a_source_whose_files_have_changed_is_another(tmp_path: Path) -> None:
+    options = {"path": str(tmp_path / "t.csv"), "target": "y"}
+    write(tmp_path / "t.csv", "x,y\n1,a\n2,b\n")
+    before = open_source("table", options).identity()
+    assert open_source("table", options).identity() == before
+    write(tmp_path / "t.csv", "x,y\n1,a\n2,b\n3,b\n")
+    assert open_source("table", options).identity() != before
+
+
+def test_a_picture_is_read_as_one_sees_it(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "deep.png")
+    assert abs(float(read_image(tmp_path / "deep.png", (1, 64, 64)).mean()) - 127) < 1
+    turned = Image.new("RGB", (8, 8))
+    turned.paste((255, 255, 255), (0, 0, 8, 4))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned to the right: what is stored above is on the right
+    turned.save(tmp_path / "turned.png", exif=exif)
+    pixels = read_image(tmp_path / "turned.png", (3, 8, 8))
+    assert (pixels[:, :, 4:].min(), pixels[:, :, :4].max()) == (255, 0)
+    Image.new("RGBA", (8, 8), (255, 0, 0, 0)).save(tmp_path / "clear.png")
+    assert read_image(tmp_path / "clear.png", (3, 8, 8)).max() == 0
 
 
 def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:

@@ -60,6 +60,12 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("epochs=3", ("epochs", "steps", "exactly one")),
         ("name=a/b", ("name", "'a/b'", "letters")),
         ("name=..", ("name", "'..'")),
+        ("name=.datasets", ("name", "'.datasets'")),
+        (f"name={'n' * 300}", ("name", "up to 100")),
+        ("name=2024-13-45", ("--set", "2024-13-45", "quotes")),
+        ('storage="a\\0b"', ("null character",)),
+        ("resources.gpu=two", ("resources.gpu is 'two'", "auto")),
+        ("resources.gpu=-1", ("resources.gpu is -1", "auto")),
         ("name=''", ("name", "''")),
         ("storage=''", ("storage", "''")),
         ("storage=/dev/null/runs", ("storage", "/dev/null/runs", "Not a directory")),
@@ -152,3 +158,17 @@ def test_dry_run_prints_the_plan_and_starts_nothing(folder: Path, capsys: pytest
     assert main(["train", "c.yaml", "--dry-run"]) == 0
     assert "# workers: 1, each with 1 CPU and 0 GPU" in capsys.readouterr().out
     assert [path.name for path in folder.iterdir()] == ["c.yaml"]
+
+
+def test_runs_lists_what_it_can_and_names_what_it_cannot_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    (folder / "runs" / "torn").mkdir(parents=True)
+    (folder / "runs" / "torn" / "config.yaml").write_text("config: [")
+    assert main(["runs", "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["name"], row["state"]) == ("torn", "unreadable")
+    assert main(["runs"]) == 0
+    assert main(["evaluate", "torn"]) == 2
+    assert main(["runs", "--storage", "c.yaml"]) == 2
+    assert "is a file" in capsys.readouterr().err

@@ -12,13 +12,15 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-from heliostat.errors import JobFailed
+from datasets import Dataset
+from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
 from tests.conftest import free_port
 from workloads import checkpoint
 from workloads.config import OptimizerConfig, TrainConfig
 from workloads.journal import read_journal
 from workloads.loop import Loop, Outcome
+from workloads.model import evaluate
 from workloads.optimizer import learning_rate
 from workloads.plan import prepare
 from workloads.ranks import Ranks
@@ -109,7 +111,7 @@ def test_a_request_to_stop_ends_with_a_checkpoint_and_the_run_goes_on(tmp_path: 
 def test_only_the_last_and_the_best_checkpoint_are_kept_and_the_best_is_used(tmp_path: Path) -> None:
     outcome = train(config(tmp_path, steps=60, optimizer={"lr": 0.05, "weight_decay": 0.0}, evaluate_every=3))
     folder = Folder.at(tmp_path / "run")
-    evaluations = {r["step"]: r["loss"] for r in read_journal(folder, METRICS) if r["kind"] == "eval"}
+    evaluations = {r["step"]: r["metrics"]["loss"] for r in read_journal(folder, METRICS) if r["kind"] == "eval"}
     best = min(evaluations, key=lambda step: evaluations[step])
     assert {c.step for c in checkpoint.committed(folder)} == {best, 60}
     assert outcome.best_step == best
@@ -180,3 +182,79 @@ def test_the_other_tasks_learn(tmp_path: Path, task: str) -> None:
     evaluation = json.loads(Folder.at(tmp_path / "run").read("evaluation.json"))
     assert ("confusion" in evaluation) == (task == "image-classification")
     assert bool(evaluation["sample"]) == (task == "language-model")
+
+
+def test_a_feature_that_is_constant_in_training_does_not_blow_up(tmp_path: Path) -> None:
+    """One row in a hundred has a category that the training split may never have seen."""
+    for number, rare in enumerate(range(0, 300, 29)):
+        rows = [f"{i % 7},{'rare' if i == rare else 'common'},{'no' if i % 7 < 3 else 'yes'},{i}" for i in range(300)]
+        (tmp_path / "t.csv").write_text("x,colour,y,n\n" + "\n".join(rows))
+        source = {"source": "table", "options": {"path": str(tmp_path / "t.csv"), "target": "y"}}
+        outcome = train(config(tmp_path / str(number), dataset=source, steps=30, optimizer={"lr": 0.01}))
+        assert (outcome.metrics["test"]["loss"] or 99) < 5
+
+
+@pytest.fixture
+def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module with tasks that measure strange things."""
+    (tmp_path / "strange.py").write_text(
+        "import torch\n"
+        "from workloads.tasks.tabular_classification import TabularClassification\n"
+        "class Sometimes(TabularClassification):\n"
+        "    metric, better, calls = 'f1', 'higher', 0\n"
+        "    def metrics(self, model, batch):\n"
+        "        Sometimes.calls += 1\n"
+        "        f1 = torch.tensor(float('nan') if Sometimes.calls < 2 else 1.0 / Sometimes.calls)\n"
+        "        return {'f1': f1, 'epoch': torch.tensor(1.0)}\n"
+        "class Missing(TabularClassification):\n"
+        "    metric = 'acuracy'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("tasks")
+def test_a_metric_that_is_nan_for_a_while_is_never_the_best(tmp_path: Path) -> None:
+    outcome = train(config(tmp_path, task="strange:Sometimes", model={}))
+    first = read_journal(Folder.at(tmp_path / "run"), METRICS)
+    assert next(r for r in first if r["kind"] == "eval")["metrics"]["f1"] is None
+    assert outcome.best_step == 14
+    assert outcome.state == "finished"
+
+
+@pytest.mark.usefixtures("tasks")
+def test_a_task_whose_metric_is_not_measured_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="'acuracy', but it measures"):
+        train(config(tmp_path, task="strange:Missing", model={}))
+
+
+def test_a_run_that_had_stopped_early_does_not_train_on_when_its_end_was_lost(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"steps": 5000, "optimizer": {"lr": 0.05}, "evaluate_every": 4, "early_stopping": {"patience": 3}}
+    outcome = train(config(tmp_path, **changes))
+    assert train(config(tmp_path, **changes)).step == outcome.step
+
+
+def test_a_run_is_used_where_its_storage_has_been_moved_to(tmp_path: Path) -> None:
+    before = train(config(tmp_path / "there", steps=20))
+    (tmp_path / "there").rename(tmp_path / "here")
+    evaluated = evaluate(Folder.at(tmp_path / "here" / "run"))
+    assert evaluated["metrics"]["loss"] == pytest.approx(before.metrics["test"]["loss"])
+    assert train(config(tmp_path / "here", steps=20)).step == 20
+
+
+def test_workers_without_a_sample_of_the_test_split_end_with_the_others(tmp_path: Path) -> None:
+    """Of 3 test samples, 4 workers; and a task that makes no predictions."""
+    (tmp_path / "quiet.py").write_text(
+        "from workloads.tasks.tabular_classification import TabularClassification\n"
+        "class Quiet(TabularClassification):\n"
+        "    def predict(self, model, batch):\n"
+        "        return {}\n"
+    )
+    rows = [f"{i},{'ab'[i % 2]}" for i in range(14)]
+    (tmp_path / "t.csv").write_text("x,y\n" + "\n".join(rows))
+    source = {"source": "table", "options": {"path": str(tmp_path / "t.csv"), "target": "y"}}
+    few = config(tmp_path, dataset=source, workers=4, global_batch=8, steps=3)
+    assert Dataset.open(prepare(few).commit()[0].dataset.uri).index.rows("test") < 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path), prepend=":")
+        patch.syspath_prepend(tmp_path)
+        train_with(4, [few, few.model_copy(update={"name": "quiet", "task": "quiet:Quiet"})])

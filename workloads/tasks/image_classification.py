@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from datasets.sources.images import read_image
 from heliostat.config import Config
-from workloads.task import Batch, Task
+from workloads.task import Batch, Task, spread
 
 
 class ImageClassification(Task):
@@ -68,7 +68,7 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(stats["mean"]).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(stats["std"]).view(1, -1, 1, 1).clamp(min=1e-6))
+        self.register_buffer("std", spread(stats).view(1, -1, 1, 1))
         self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
         body: list[nn.Module] = []
         for stage in range(stages):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from datasets.sources.text import decode, encode
 from heliostat.config import Config
+from heliostat.errors import UserError
 from workloads.task import Batch, Task
 
 SAMPLE_TOKENS = 320
@@ -53,6 +54,8 @@ class LanguageModel(Task):
 
     def read(self, value: str) -> Batch:
         """A text that the model goes on with."""
+        if not value or (not value.isprintable() and any(0xD800 <= ord(c) < 0xE000 for c in value)):
+            raise UserError(f"input {value!r} is not a text", "give at least one character")
         return {"tokens": torch.tensor([encode(value, self.index.meta["tokenizer"])])}
 
     def sample(self, model: nn.Module) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heliostat.config import Config
 from heliostat.errors import UserError
-from workloads.task import Batch, Task
+from workloads.task import Batch, Task, spread
 
 
 class TabularClassification(Task):
@@ -49,12 +49,14 @@ class TabularClassification(Task):
             data: Any = json.loads(value)
             row = [data[name] for name in names] if isinstance(data, dict) else data
             features = torch.tensor([row], dtype=torch.float32)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
             raise UserError(
                 f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}"
             ) from None
         if features.shape != (1, len(names)):
             raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
+        if not features.isfinite().all():
+            raise UserError(f"input {value[:60]!r} has a value that is not a finite number", "give finite numbers")
         return {"features": features}
 
 
@@ -67,7 +69,7 @@ class Standardize(nn.Module):
     def __init__(self, stats: dict[str, list[float]]) -> None:
         super().__init__()
         self.register_buffer("mean", torch.tensor(stats["mean"]))
-        self.register_buffer("std", torch.tensor(stats["std"]).clamp(min=1e-6))
+        self.register_buffer("std", spread(stats))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
