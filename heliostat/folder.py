@@ -133,7 +133,7 @@ class Folder:
         except OSError as error:
             if error.errno not in NOT_WRITABLE:
                 raise
-            reason = os.strerror(error.errno)
+            reason = os.strerror(error.errno or 0)
             raise UserError(
                 f"storage {self} cannot be written: {reason}", "free space, or set storage to another folder"
             ) from None

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS, BATCH, STEADY_FROM = 800, 64, 100
+STEPS, BATCH, STEADY_FROM = 2500, 64, 500
 MB = 1 << 20
 
 
