@@ -86,7 +86,7 @@ def _curve(
     # Not pyplot: it keeps global state and looks for a display.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogFormatter
+    from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": title}):
         figure = Figure(figsize=(5.4, 2.7), layout="constrained")
@@ -103,8 +103,10 @@ def _curve(
             axes.margins(y=0.2)
         if log:
             axes.set_yscale("log")
-            for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
-                axis(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.6)))
+            shown = [y for line in axes.get_lines() for y in np.asarray(line.get_ydata(), float)]
+            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            narrow = bool(shown) and max(shown) < 10 * min(shown)
+            axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if narrow else NullFormatter())
         if zero:
             axes.set_ylim(bottom=0)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
