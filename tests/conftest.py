@@ -82,6 +82,19 @@ def command(tmp_path: Path) -> Command:
     return Command(tmp_path / "work", clean_environment(tmp_path / "home"))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of two megabytes; mounting it needs root, which the continuous integration has."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True)
+    if done.returncode and not CI:
+        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
+    assert done.returncode == 0, done.stderr
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
 def processes_of(env: Mapping[str, str], *words: str) -> list[psutil.Process]:
     """The processes on this machine that were started, at any remove, with the home of that environment.
 

@@ -26,7 +26,7 @@ from workloads.evaluation import confusion, measure
 from workloads.journal import Journal, finite
 from workloads.meter import Meter
 from workloads.optimizer import adamw, learning_rate
-from workloads.plan import order_of
+from workloads.plan import order_of, steps_of
 from workloads.ranks import Ranks
 from workloads.run import EVALUATION, EVENTS, METRICS, STOP, Measured, RunRecord
 from workloads.task import Task, create
@@ -76,10 +76,9 @@ class Loop:
         self.folder, self.record, self.ranks, self.report = folder, record, ranks, report
         self.config = config = record.config
         self.dataset = Dataset.open(record.dataset.uri)
-        index = self.dataset.index
         self.order = order_of(config, self.dataset, record.lanes)
-        self.total_steps = config.steps or (config.epochs or 0) * self.order.epoch_steps
-        self.task: Task = create(config.task, config.model, index)
+        self.total_steps = steps_of(config, self.order)
+        self.task: Task = create(config.task, config.model, self.dataset.index)
         torch.manual_seed(config.seed)
         self.model = self.task.model().to(ranks.device)
         self._parameters = list(self.model.parameters())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from datasets import Dataset
@@ -71,8 +72,6 @@ def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
 
 def predict(run: Trained, value: str) -> dict[str, Any]:
     """What a run's model says of one input; for classifiers the classes and their probabilities, best first."""
-    import torch
-
     batch = {name: tensor.to(run.ranks.device) for name, tensor in run.task.read(value).items()}
     with torch.no_grad():
         said = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}

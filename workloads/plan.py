@@ -36,7 +36,7 @@ class Plan:
         """The steps of the whole run; None while the dataset is not built."""
         if self.config.steps or not Folder.at(self.dataset_uri).exists(INDEX):
             return self.config.steps
-        return (self.config.epochs or 0) * order_of(self.config, Dataset.open(self.dataset_uri), self.lanes).epoch_steps
+        return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri), self.lanes))
 
     @property
     def folder(self) -> Folder:
@@ -121,6 +121,11 @@ def order_of(config: TrainConfig, dataset: Dataset, lanes: int) -> Order:
     """The order in which a run reads the train split of its dataset."""
     rows = tuple(shard.rows for shard in dataset.index.splits["train"])
     return Order(rows, dataset.index.fingerprint, config.seed, config.global_batch, lanes, config.drop_last)
+
+
+def steps_of(config: TrainConfig, order: Order) -> int:
+    """The steps of a whole run."""
+    return config.steps or (config.epochs or 0) * order.epoch_steps
 
 
 def _check_dataset(config: TrainConfig, dataset: Dataset) -> None:

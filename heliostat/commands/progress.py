@@ -38,7 +38,7 @@ class Display:
             there = "goes on in" if self._plan.folder.exists("checkpoints") else "in"
             err.print(f"{self._plan.config.name} {there} {self._plan.uri}", highlight=False)
             err.print(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)", highlight=False)
-        self._progress.update(self._bar, description="starting workers")
+        self._progress.update(self._bar, description="starting workers", total=self._plan.total_steps)
 
     def update(self, records: list[dict[str, Any]]) -> None:
         """New records of ``metrics.jsonl``."""
@@ -46,8 +46,6 @@ class Display:
             step = record["step"]
             if record["kind"] == "train":
                 loss = f"loss {record['loss']:.4f}  {record['samples_per_second']:,.0f} samples/s"
-                self._progress.update(
-                    self._bar, completed=step, total=self._plan.total_steps, loss=loss, description="training"
-                )
+                self._progress.update(self._bar, completed=step, loss=loss, description="training")
             elif err.is_terminal:
                 self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False)

@@ -4,12 +4,11 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import CI, Command, end_group, gone, processes_of, wait_for
+from tests.conftest import Command, end_group, gone, processes_of, wait_for
 
 LONG = """
 task: image-classification
@@ -110,19 +109,6 @@ def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) ->
     assert "optimizer.lr=1e+29" in done.err
     (row,) = json.loads(command("runs", "--json").out)
     assert row["state"] == "diverged"
-
-
-@pytest.fixture
-def small_disk(command: Command) -> Iterator[Path]:
-    """A filesystem of two megabytes; mounting it needs root, which the continuous integration has."""
-    place = command.cwd / "small"
-    place.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", place], capture_output=True, text=True)
-    if done.returncode and not CI:
-        pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
-    assert done.returncode == 0, done.stderr
-    yield place
-    subprocess.run(["umount", place], check=True)
 
 
 def test_a_disk_that_fills_up_during_the_run_leaves_no_half_checkpoint(command: Command, small_disk: Path) -> None:
