@@ -62,7 +62,7 @@ def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _explain(error.errors()[0], kind, prefix) from None
+        raise _explain(error.errors()[0], data, kind, prefix) from None
 
 
 def assignments(overrides: Iterable[str]) -> dict[str, Any]:
@@ -113,18 +113,33 @@ def _override(data: dict[str, Any], override: str) -> None:
     except (YAMLError, ValueError):
         raise UserError(f"--set {override!r} has a value that is not YAML", "put quotes around it") from None
     *parents, key = dotted.split(".")
-    for parent in parents:
+    while parents:
+        parent = parents.pop(0)
         child = data.get(parent)
-        # A copy, so that the caller's defaults stay as they are.
-        data[parent] = dict(child) if isinstance(child, dict) else {}
-        data = data[parent]
+        # Copies, so that the caller's defaults stay as they are.
+        if isinstance(child, list) and parents:
+            data[parent] = [dict(item) if isinstance(item, dict) else item for item in child]
+            data = _named(data[parent], parents.pop(0), override)
+        else:
+            data[parent] = dict(child) if isinstance(child, dict) else {}
+            data = data[parent]
     data[key] = value
 
 
-def _explain(error: Any, kind: type[BaseModel], prefix: str) -> UserError:
+def _named(items: list[Any], name: str, override: str) -> dict[str, Any]:
+    """The item of a list that has this name: ``--set groups.gpu.max=4``."""
+    named = {item["name"]: item for item in items if isinstance(item, dict) and "name" in item}
+    if name not in named:
+        raise UserError(f"--set {override!r}: nothing there is named {name}", nearest(name, named))
+    found: dict[str, Any] = named[name]
+    return found
+
+
+def _explain(error: Any, data: Any, kind: type[BaseModel], prefix: str) -> UserError:
     """One pydantic error as a message with the field, the value and the fix."""
     path = _path(error["loc"], kind)
-    name = ".".join([prefix, *path] if prefix else path) or "the config"
+    shown = _with_names(error["loc"], data)[: len(path)]
+    name = ".".join([prefix, *shown] if prefix else shown) or "the config"
     owner = _owner(kind, path[:-1])
     if error["type"] == "extra_forbidden":
         return UserError(f"{name} is not a known key (value: {error['input']!r})", nearest(path[-1], owner.model_fields))
@@ -136,6 +151,16 @@ def _explain(error: Any, kind: type[BaseModel], prefix: str) -> UserError:
         what, _, fix = message.partition("; ")
         return UserError(f"{name}: {what}" if path or prefix else what, fix or _describe(owner, path))
     return UserError(f"{name} is {error['input']!r}, but must be {message}", f"set {name} to {_describe(owner, path)}")
+
+
+def _with_names(loc: Iterable[Any], data: Any) -> list[str]:
+    """An error's place with the names of a list's items instead of their numbers."""
+    place = []
+    for part in loc:
+        inside = isinstance(data, dict) and part in data or isinstance(data, list) and isinstance(part, int) and part < len(data)
+        data = data[part] if inside else None
+        place.append(str(data["name"] if isinstance(part, int) and isinstance(data, dict) and "name" in data else part))
+    return place
 
 
 def _path(loc: Iterable[Any], kind: type[BaseModel]) -> list[str]:

@@ -37,6 +37,28 @@ class Stopped(HeliostatError):
     exit_code = 130
 
 
+class ContactLost(HeliostatError):
+    """Nobody can be reached, but the work may go on; the message says how to follow it again."""
+
+    exit_code = 75
+
+
+class Explained(HeliostatError):
+    """Something outside went wrong, and its reason and its cure are known.
+
+    Args:
+        what: what was waited for or tried, and the reason why it cannot be.
+        fix: what to do about it, as an instruction.
+    """
+
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what, self.fix = what, fix
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  fix: {self.fix}"
+
+
 def short_traceback(error: BaseException, frames: int = 4) -> str:
     """The last frames of an exception's traceback, without those of the import system, and its message."""
     shown = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]

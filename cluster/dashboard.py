@@ -1,0 +1,198 @@
+"""A Ray cluster's dashboard: jobs, packages and nodes over HTTP, whichever way leads there.
+
+Ray's own ``JobSubmissionClient`` needs Ray of the same version, and cannot go through the API server's proxy with a client
+certificate; this needs neither. Every answer that is not the expected one is an exception of `cluster.errors`.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import urllib3
+
+from cluster.errors import Conflict, KubernetesError, NotFound, Unauthorized, Unreachable
+
+DONE = ("SUCCEEDED", "FAILED", "STOPPED")
+TIMEOUT = urllib3.Timeout(connect=5, read=30)
+UPLOAD = urllib3.Timeout(connect=5, read=600)
+
+
+class Socket(Protocol):
+    """A websocket, as the package ``websocket-client`` has it."""
+
+    def recv(self) -> str | bytes: ...
+    def settimeout(self, seconds: float) -> None: ...
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Way:
+    """How to reach a dashboard: its URL, the headers that open it, and a connection pool that trusts it."""
+
+    url: str
+    headers: Callable[[], dict[str, str]]
+    pool: urllib3.PoolManager
+    open_socket: Callable[[str], Socket]
+    """A websocket to a path of the dashboard."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job as the dashboard tells of it; times are in seconds since the epoch."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
+    entrypoint: str
+    message: str = ""
+    exit_code: int | None = None
+    started: float | None = None
+    ended: float | None = None
+    kind: str = "SUBMISSION"
+    """SUBMISSION, or DRIVER: a Ray Client session or another process that has joined the cluster."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def done(self) -> bool:
+        return self.status in DONE
+
+    @classmethod
+    def of(cls, answer: Mapping[str, Any]) -> "Job":
+        seconds = [answer.get(key) / 1000 if answer.get(key) else None for key in ("start_time", "end_time")]  # type: ignore[operator]
+        return cls(
+            id=answer.get("submission_id") or answer.get("job_id") or "",
+            status=answer["status"],
+            entrypoint=answer.get("entrypoint") or "",
+            message=answer.get("message") or "",
+            exit_code=answer.get("driver_exit_code"),
+            started=seconds[0],
+            ended=seconds[1],
+            kind=answer.get("type", "SUBMISSION"),
+            metadata=answer.get("metadata") or {},
+        )
+
+
+class Dashboard:
+    """Requests to one dashboard.
+
+    Args:
+        way: how to reach it.
+        name: the cluster's name, for messages.
+    """
+
+    def __init__(self, way: Way, name: str) -> None:
+        self.way, self.name = way, name
+
+    def version(self) -> str:
+        """The version of Ray in the cluster."""
+        return str(self._json("GET", "/api/version")["ray_version"])
+
+    def jobs(self) -> list[Job]:
+        """The submitted jobs, and the other drivers that are or were connected."""
+        return [Job.of(answer) for answer in self._json("GET", "/api/jobs/")]
+
+    def job(self, job_id: str) -> Job:
+        """One submitted job.
+
+        Raises:
+            NotFound: there is none of that id; after a restart of the head, none that was submitted before.
+        """
+        return Job.of(self._json("GET", f"/api/jobs/{job_id}"))
+
+    def submit(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        """Start a job on the head. Submitting the same id again changes nothing."""
+        body = {
+            "submission_id": job_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env), "metadata": dict(metadata),
+        }  # fmt: skip
+        try:
+            self._json("POST", "/api/jobs/", json.dumps(body).encode())
+        except KubernetesError as error:
+            if "already exists" not in error.what:
+                raise
+
+    def stop(self, job_id: str) -> bool:
+        """Ask a job to stop; False if it had ended already."""
+        return bool(self._json("POST", f"/api/jobs/{job_id}/stop")["stopped"])
+
+    def has_package(self, uri: str) -> bool:
+        """Whether a package, ``gcs://NAME.zip``, has been uploaded."""
+        return self._request("GET", f"/api/packages/{uri.replace('://', '/')}", ok=(200, 404)).status == 200
+
+    def upload(self, uri: str, data: bytes) -> None:
+        """Upload a package."""
+        self._request("PUT", f"/api/packages/{uri.replace('://', '/')}", data, timeout=UPLOAD)
+
+    def get(self, path: str) -> Any:
+        """The JSON document at a path."""
+        return self._json("GET", path)
+
+    def logs(self, job_id: str) -> str:
+        """All that a job has printed so far."""
+        return str(self._json("GET", f"/api/jobs/{job_id}/logs")["logs"])
+
+    def tail(self, job_id: str) -> Socket:
+        """A websocket on which everything arrives that a job prints, from its first line on."""
+        return self.way.open_socket(f"/api/jobs/{job_id}/logs/tail")
+
+    def answers(self, within: float) -> Iterator[KubernetesError | None]:
+        """Knock until somebody answers: yields what is in the way each time, and None at last."""
+        deadline = time.monotonic() + within
+        while True:
+            try:
+                self.version()
+            except (Unreachable, NotFound) as error:
+                if time.monotonic() > deadline:
+                    raise
+                yield error
+                time.sleep(0.3)
+            else:
+                yield None
+                return
+
+    def _json(self, method: str, path: str, body: bytes | None = None) -> Any:
+        answer = self._request(method, path, body)
+        try:
+            return json.loads(answer.data)
+        except ValueError:
+            raise Unreachable(
+                f"the dashboard of {self.name} answered {method} {path} with something else than JSON", "heliostat doctor"
+            ) from None
+
+    def _request(
+        self, method: str, path: str, body: bytes | None = None, ok: tuple[int, ...] = (200,), timeout: urllib3.Timeout = TIMEOUT
+    ) -> urllib3.BaseHTTPResponse:
+        headers = {**self.way.headers(), "Content-Type": "application/json"}
+        try:
+            answer = self.way.pool.request(
+                method, f"{self.way.url}{path}", body=body, headers=headers, timeout=timeout, retries=False
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise Unreachable(f"the dashboard of {self.name} does not answer: {error}", "heliostat doctor says why") from None
+        if answer.status in ok:
+            return answer
+        raise _refused(self.name, answer.status, answer.data.decode(errors="replace").strip())
+
+
+def _refused(name: str, status: int, text: str) -> KubernetesError:
+    """What an HTTP status of a dashboard, or of the API server before it, means."""
+    if "authentication token" in text:
+        return Unauthorized(
+            f"the dashboard of {name} refused the token: {text[:200]}",
+            f"unset RAY_AUTH_TOKEN; heliostat reads the right one itself (Secret {name} in the cluster's namespace)",
+        )
+    if '"kind":"Status"' in text:  # the API server's own words, from the proxy in front of the dashboard
+        message = json.loads(text).get("message", text)
+        if status == 403:
+            from cluster.errors import Forbidden
+
+            return Forbidden(f"no right to reach the dashboard of {name}: {message}", "heliostat render --rbac lists the rights")
+        return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status says how it is")
+    if status == 404:
+        return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs there are")
+    if status in (502, 503, 504):
+        return Unreachable(f"the dashboard of {name} answered {status}: {text[:200]}", "heliostat status says how it is")
+    if "already exists" in text:
+        return Conflict(f"the job exists already: {text[-300:]}", "give another name")
+    return KubernetesError(f"the dashboard of {name} answered {status}: {text[-600:]}", "mend what it names")

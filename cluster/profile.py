@@ -1,0 +1,262 @@
+"""The profile: one short file that describes an autoscaling Ray cluster."""
+
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from cluster.prices import price_per_hour
+from heliostat.config import Config, load, nearest
+from heliostat.errors import UserError
+
+BUNDLED = Path(__file__).parent / "profiles"
+UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+LONGEST_NAME = 40
+"""KubeRay allows 53 characters for a RayCluster and 47 for a RayJob; ours get a suffix."""
+
+
+def _cpu(value: Any) -> Any:
+    """CPUs as Kubernetes writes them: ``2`` or ``500m``."""
+    if isinstance(value, bool) or not re.fullmatch(r"\d+m|\d+(\.\d+)?", str(value)) or cpus(str(value)) <= 0:
+        raise ValueError(f"{value!r} is not a number of CPUs; write 2, or 500m for half of one")
+    return str(value)
+
+
+def _memory(value: Any) -> Any:
+    text = str(value)
+    if re.fullmatch(r"\d+(\.\d+)?", text) and not isinstance(value, bool):
+        raise ValueError(f"{value!r} has no unit; write {text}Gi or {text}Mi")
+    if not re.fullmatch(rf"\d+(\.\d+)?({'|'.join(UNITS)})", text) or size(text) <= 0:
+        raise ValueError(f"{value!r} is not an amount of memory; write 8Gi or 512Mi")
+    return text
+
+
+def _label(value: str) -> str:
+    if not re.fullmatch(r"[a-z]([-a-z0-9]{0,28}[a-z0-9])?", value):
+        raise ValueError(f"{value!r} cannot be a name; use up to 30 small letters, digits and '-', a letter first")
+    return value
+
+
+def _cluster_name(value: str) -> str:
+    if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", value):
+        raise ValueError(
+            f"{value!r} cannot be a cluster's name; use up to {LONGEST_NAME} small letters, digits and '-', a letter first"
+        )
+    return value
+
+
+Cpu = Annotated[str, BeforeValidator(_cpu)]
+Memory = Annotated[str, BeforeValidator(_memory)]
+GroupName = Annotated[str, AfterValidator(_label)]
+ClusterName = Annotated[str, AfterValidator(_cluster_name)]
+Labels = Annotated[dict[str, str], Field(description="a mapping of texts, such as {team: vision}")]
+Seconds = Annotated[int, Field(ge=1, description="a whole number of seconds, at least 1")]
+
+
+def cpus(quantity: str) -> float:
+    """``500m`` as 0.5."""
+    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
+
+
+def size(quantity: str) -> int:
+    """``2Gi`` as bytes; a plain number is bytes already."""
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", quantity).groups()  # type: ignore[union-attr]  # checked at the door
+    return int(float(number) * UNITS.get(unit, 1))
+
+
+class Toleration(Config):
+    """Which taint of a node is no obstacle."""
+
+    key: str | None = Field(None, description="the taint's key, or null for every taint")
+    operator: Literal["Exists", "Equal"] = "Exists"
+    value: str | None = Field(None, description="the taint's value, with operator Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Placement(Config):
+    """A pod's size and where it may run."""
+
+    cpu: Cpu = Field("2", description="CPUs, such as 2 or 500m")
+    memory: Memory = Field("8Gi", description="memory with its unit, such as 8Gi")
+    node_selector: Labels = {}
+    tolerations: list[Toleration] = []
+    labels: Labels = {}
+
+
+class Head(Placement):
+    """The head: it schedules and drives, and runs no task that asks for a CPU."""
+
+    drivers: int = Field(64, ge=1, description="how many sweep trials may be driven at once, at least 1")
+
+
+class Sidecar(Config):
+    """A small container beside the head."""
+
+    cpu: Cpu = Field("500m", description="CPUs, such as 500m")
+    memory: Memory = Field("1Gi", description="memory with its unit, such as 1Gi")
+
+
+class WorkerGroup(Placement):
+    """Pods of one kind, as many as the work needs between ``min`` and ``max``."""
+
+    name: GroupName = Field(description="a name such as gpu-spot")
+    gpu: int = Field(0, ge=0, description="a whole number of GPUs a pod; Kubernetes cannot share one")
+    gpu_type: str | None = Field(None, description="a GPU type of the price table, such as A100-80GB")
+    gpu_resource: str = Field("nvidia.com/gpu", description="the name that the nodes give their GPUs")
+    market: Literal["on-demand", "spot"] = "on-demand"
+    min: int = Field(0, ge=0, description="pods that always run, at least 0")
+    max: int = Field(ge=1, le=10_000, description="the most pods, a whole number from 1 to 10000")
+    idle_seconds: Seconds = 120
+    start_seconds: Seconds = Field(300, description="how long a pod of it may take to start, node included")
+    drain_seconds: Seconds = Field(25, description="how long a pod works on after its notice; a spot notice is often 30")
+    priority: int | None = Field(None, description="which group is filled first, the highest (KubeRay 1.7); null: spot first")
+    price_per_hour: float | None = Field(None, ge=0, description="what a pod costs an hour; null: from the price table")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min > self.max:
+            raise ValueError(f"min is {self.min}, but max is {self.max}; set min to at most {self.max}")
+        if self.gpu_type and not self.gpu:
+            raise ValueError(f"gpu_type is {self.gpu_type}, but gpu is 0; set gpu: 1, or remove gpu_type")
+        if self.gpu and not self.gpu_type and self.price_per_hour is None:
+            raise ValueError("has GPUs, but neither gpu_type nor price_per_hour; set one of them, so that costs are known")
+        _ = self.price
+        return self
+
+    @property
+    def price(self) -> float:
+        """What a pod of this group costs an hour, in the price table's currency."""
+        if self.price_per_hour is not None:
+            return self.price_per_hour
+        return price_per_hour(cpus(self.cpu), size(self.memory) / 2**30, self.gpu, self.gpu_type, self.market)
+
+
+class Storage(Config):
+    """Where runs are kept: a ReadWriteMany claim, or an object store."""
+
+    claim: str | None = Field(None, description="the name of a ReadWriteMany claim")
+    size: Memory | None = Field(None, description="how big the claim is when it must be made; null: it is there already")
+    storage_class: str | None = Field(None, description="the storage class of a new claim; null: the default one")
+    mount: str = Field("/mnt/heliostat", pattern=r"^/[\w./-]+$", description="the path of the claim in the pods")
+    uri: str | None = Field(None, description="an object store, such as s3://bucket/runs")
+    secret: str | None = Field(None, description="a Secret whose keys become environment variables, such as AWS_ACCESS_KEY_ID")
+
+    @property
+    def root(self) -> str:
+        """What a relative storage of a run is relative to."""
+        return self.uri or self.mount
+
+
+class Profile(Config):
+    """One cluster; everything that has a default may be left out."""
+
+    name: ClusterName = Field(description="the cluster's name")
+    platform: Literal["kubernetes", "local"] = "kubernetes"
+    namespace: str | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
+    image: str = Field("heliostat/ray:2.60.0", description="a container image with its tag")
+    image_pull_secrets: list[str] = []
+    ray_version: str = Field("2.60.0", pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0")
+    head: Head = Head()
+    autoscaler: Sidecar = Sidecar()
+    groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
+    storage: Storage = Field(description="a mapping such as {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}")
+    queue: str | None = Field(None, description="a Kueue local queue; then every group needs min equal to max")
+    idle_shutdown_seconds: Seconds | None = Field(
+        3600, ge=1, description="suspend the cluster, head included, after so long without work; null: never"
+    )
+    job_hours: float = Field(24, gt=0, description="the longest that a job with a cluster of its own may take")
+    tls: bool = Field(False, description="encrypt the traffic in the cluster (KubeRay 1.7 with cert-manager)")
+    env: Labels = Field({}, description="environment variables of all pods")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [group.name for group in self.groups]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"groups has two groups named {twice}; give each a name of its own")
+        _check_image(self.image, self.ray_version)
+        _check_storage(self.storage, self.platform)
+        if self.queue:
+            for group in self.groups:
+                if group.min != group.max:
+                    raise ValueError(
+                        f"queue is {self.queue}, but group {group.name} has min {group.min} and max {group.max}: Kueue admits "
+                        f"only clusters of a fixed size; set min to {group.max}, or remove queue"
+                    )
+        return self
+
+    def group(self, name: str) -> WorkerGroup:
+        """The worker group of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise UserError(f"{self.name} has no worker group {name}", nearest(name, [g.name for g in self.groups]))
+
+    @property
+    def capacity(self) -> list[dict[str, float]]:
+        """What Ray sees of each node when every group is at its maximum."""
+        return [node for group in self.groups for node in [ray_resources(group)] * group.max]
+
+
+def ray_resources(group: WorkerGroup) -> dict[str, float]:
+    """The logical resources that KubeRay gives a pod of a group: CPUs are rounded up to whole ones."""
+    return {"CPU": float(-(-cpus(group.cpu) // 1)), "GPU": float(group.gpu)}
+
+
+def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
+    """A profile by its path, or by its name in ``./cluster/profiles`` or among the bundled ones.
+
+    Raises:
+        UserError: there is none of that name, or it is wrong.
+    """
+    path = _path(name)
+    return load(path, Profile, overrides, {"name": path.stem})
+
+
+def _path(name: str) -> Path:
+    if "/" in name or name.endswith((".yaml", ".yml")):
+        return Path(name)
+    folders = (Path("cluster/profiles"), BUNDLED)
+    for folder in folders:
+        if (folder / f"{name}.yaml").is_file():
+            return folder / f"{name}.yaml"
+    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
+    raise UserError(f"there is no profile {name}", f"{nearest(name, known)} Or give a path, or write one: heliostat profile init")
+
+
+def _check_image(image: str, ray_version: str) -> None:
+    tag = image.rpartition("/")[2].partition("@")[0].partition(":")[2]
+    if "@sha256:" in image and not tag:
+        return
+    if not tag or tag == "latest" or tag.startswith("nightly"):
+        raise ValueError(f"image is {image}, which means another one each day; give it the tag of a version")
+    found = re.match(r"\d+\.\d+\.\d+", tag)
+    if found and found[0] != ray_version:
+        raise ValueError(f"image is {image}, but ray_version is {ray_version}; make the two agree")
+
+
+def _check_storage(storage: Storage, platform: str) -> None:
+    if (storage.claim is None) == (storage.uri is None):
+        raise ValueError("storage needs exactly one of claim and uri; write {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}")
+    if platform == "kubernetes" and storage.uri and re.match(r"file:|[^:]*$", storage.uri):
+        raise ValueError(
+            f"storage.uri is {storage.uri}, which is another place on each node; give a claim that is ReadWriteMany, or s3:// or gs://"
+        )
+    if storage.uri and (storage.size or storage.storage_class):
+        raise ValueError("storage has a size or a storage_class, which belong to a claim; remove them")
+
+
+def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """The keys in which two profiles differ, for messages."""
+    return sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
+
+
+def installed_ray() -> str:
+    """The version of Ray on this machine, without importing it."""
+    return metadata.version("ray")
