@@ -1,1 +1,17 @@
-"""Where it runs: for now, Ray on this machine; profiles and Kubernetes move in next."""
+"""Where it runs: profiles, the Kubernetes and laptop clusters that they describe, and the jobs on them."""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cluster.kuberay import KubeRay
+
+__all__ = ["KubeRay"]
+
+
+def __getattr__(name: str) -> Any:
+    """`KubeRay` on first use: the local Ray must not wait for a Kubernetes library."""
+    if name == "KubeRay":
+        from cluster.kuberay import KubeRay
+
+        return KubeRay
+    raise AttributeError(f"module 'cluster' has no attribute {name!r}")

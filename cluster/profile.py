@@ -179,6 +179,10 @@ class Profile(Config):
         _check_image(self.image, self.ray_version)
         _check_storage(self.storage, self.platform)
         if self.queue:
+            if self.idle_shutdown_seconds:
+                raise ValueError(
+                    f"queue is {self.queue}, but then Kueue decides when the cluster is suspended; set idle_shutdown_seconds: null"
+                )
             for group in self.groups:
                 if group.min != group.max:
                     raise ValueError(
@@ -200,8 +204,8 @@ class Profile(Config):
 
     @property
     def capacity(self) -> list[dict[str, float]]:
-        """What Ray sees of each node when every group is at its maximum."""
-        return [node for group in self.groups for node in [ray_resources(group)] * group.max]
+        """What Ray sees when every group is at its maximum: for each, a node's ``CPU`` and ``GPU``, and how many ``nodes``."""
+        return [{**ray_resources(group), "nodes": group.max} for group in self.groups]
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:

@@ -1,0 +1,71 @@
+"""Runs beside a Ray head and suspends its own RayCluster after a time without work. Standard library only.
+
+Work is a job or another driver (a Ray Client session is one) that has not ended, or a pod with a GPU. The head's service
+account is the autoscaler's, which may read pods and patch RayClusters; ``up`` and ``--on`` wake the cluster again.
+"""
+
+import json
+import os
+import ssl
+import time
+import urllib.error
+import urllib.request
+from datetime import datetime, timezone
+
+ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
+LOOK_EVERY = 5.0
+
+
+def main() -> None:
+    idle_limit = float(os.environ["IDLE_SECONDS"])
+    idle_since = time.monotonic()
+    while True:
+        time.sleep(min(LOOK_EVERY, idle_limit / 4))
+        try:
+            reason = work()
+            if reason:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since >= idle_limit:
+                suspend(f"no work for {idle_limit:.0f} s")
+        except (OSError, ValueError) as error:  # the head starts, or the API server is away: what is not known is not idle
+            print(f"cannot look: {error}", flush=True)
+            idle_since = time.monotonic()
+
+
+def work() -> str:
+    """What keeps the cluster awake; empty if nothing does."""
+    request = urllib.request.Request("http://127.0.0.1:8265/api/jobs/")
+    request.add_header("Authorization", "Bearer " + os.environ["RAY_AUTH_TOKEN"])
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        for job in json.load(answer):
+            if job["status"] not in ("SUCCEEDED", "FAILED", "STOPPED"):
+                return f"job {job.get('submission_id') or job.get('job_id')}"
+    query = f"labelSelector=ray.io/cluster%3D{os.environ['CLUSTER']},ray.io/node-type%3Dworker"
+    for pod in kubernetes("GET", f"/api/v1/namespaces/{os.environ['NAMESPACE']}/pods?{query}")["items"]:
+        for container in pod["spec"]["containers"]:
+            if any("gpu" in name for name in container.get("resources", {}).get("limits", {})):
+                return f"pod {pod['metadata']['name']}"
+    return ""
+
+
+def suspend(why: str) -> None:
+    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    print(f"{now} suspending: {why}", flush=True)
+    path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
+    patch = {"metadata": {"annotations": {"heliostat.dev/suspended": f"{why}, at {now}"}}, "spec": {"suspend": True}}
+    kubernetes("PATCH", path, patch)
+
+
+def kubernetes(method: str, path: str, body: object = None) -> dict:
+    url = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}{path}"
+    request = urllib.request.Request(url, method=method, data=json.dumps(body).encode() if body else None)
+    with open(f"{ACCOUNT}/token") as token:
+        request.add_header("Authorization", "Bearer " + token.read())
+    request.add_header("Content-Type", "application/merge-patch+json")
+    trust = ssl.create_default_context(cafile=f"{ACCOUNT}/ca.crt")
+    with urllib.request.urlopen(request, timeout=10, context=trust) as answer:
+        return json.load(answer)
+
+
+if __name__ == "__main__":
+    main()
