@@ -194,7 +194,11 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
     if status == 401:
         return Unauthorized(f"{server} does not know these credentials (HTTP 401)", "log in again, or use another KUBECONFIG")
     if status == 403:
-        fix = "ask for more quota, or use fewer resources" if "quota" in message else "heliostat render --rbac prints the rights to ask for"
+        fix = (
+            "ask for more quota, or use fewer resources"
+            if "quota" in message
+            else "heliostat render --rbac prints the rights to ask for"
+        )
         return Forbidden(message, fix)
     if status == 404 and details.get("kind") == "namespaces":
         return NotFound(message, f"kubectl create namespace {details.get('name')}, or set namespace in the profile")

@@ -161,7 +161,12 @@ class Dashboard:
             ) from None
 
     def _request(
-        self, method: str, path: str, body: bytes | None = None, ok: tuple[int, ...] = (200,), timeout: urllib3.Timeout = TIMEOUT
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        ok: tuple[int, ...] = (200,),
+        timeout: urllib3.Timeout = TIMEOUT,
     ) -> urllib3.BaseHTTPResponse:
         headers = {**self.way.headers(), "Content-Type": "application/json"}
         try:
@@ -187,7 +192,9 @@ def _refused(name: str, status: int, text: str) -> KubernetesError:
         if status == 403:
             from cluster.errors import Forbidden
 
-            return Forbidden(f"no right to reach the dashboard of {name}: {message}", "heliostat render --rbac lists the rights")
+            return Forbidden(
+                f"no right to reach the dashboard of {name}: {message}", "heliostat render --rbac lists the rights"
+            )
         return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status says how it is")
     if status == 404:
         return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs there are")

@@ -10,7 +10,7 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 LOOK_EVERY = 5.0
@@ -49,7 +49,7 @@ def work() -> str:
 
 
 def suspend(why: str) -> None:
-    now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    now = datetime.now(UTC).isoformat(timespec="seconds")
     print(f"{now} suspending: {why}", flush=True)
     path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
     patch = {"metadata": {"annotations": {"heliostat.dev/suspended": f"{why}, at {now}"}}, "spec": {"suspend": True}}

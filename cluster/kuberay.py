@@ -91,7 +91,8 @@ class Objects:
             live = self.find(name)
             if live and seen and decided(live) != decided(seen):
                 raise Conflict(
-                    f"{self.kind} {name} was changed by somebody else meanwhile", f"look at it (heliostat diff {name}), then again"
+                    f"{self.kind} {name} was changed by somebody else meanwhile",
+                    f"look at it (heliostat diff {name}), then again",
                 )
             try:
                 return self._apply(document, live, force, dry_run)
@@ -115,7 +116,9 @@ class Objects:
         while timeout and (left := self.find(name)):
             if time.monotonic() > deadline:
                 holding = ", ".join(left["metadata"].get("finalizers", [])) or "its pods"
-                raise Explained(f"{self.kind} {name} is still there after {timeout:.0f} s: held by {holding}", "remove what holds it")
+                raise Explained(
+                    f"{self.kind} {name} is still there after {timeout:.0f} s: held by {holding}", "remove what holds it"
+                )
             time.sleep(0.3)
         return True
 
@@ -148,7 +151,9 @@ class Objects:
                 if not missing:
                     return found
         left = ", ".join(sorted(missing))
-        raise Explained(f"{self.kind} {left}: not so after {timeout:.0f} s", "heliostat status and heliostat doctor say how it is")
+        raise Explained(
+            f"{self.kind} {left}: not so after {timeout:.0f} s", "heliostat status and heliostat doctor say how it is"
+        )
 
     def _apply(self, document: Document, live: Document | None, force: bool, dry_run: bool) -> Document:
         body = carried_over(document, live)
@@ -204,7 +209,9 @@ class Clusters(Objects):
         index = names.index(group)
         least, most = groups[index].get("minReplicas", 0), groups[index].get("maxReplicas", 2**31 - 1)
         if not least <= replicas <= most:
-            raise UserError(f"replicas is {replicas}, but {group} has {least} to {most}", "change min or max in the profile first")
+            raise UserError(
+                f"replicas is {replicas}, but {group} has {least} to {most}", "change min or max in the profile first"
+            )
         place = f"/spec/workerGroupSpecs/{index}"
         # The test makes sure that the list is still the one that was read.
         patch = [
@@ -244,7 +251,9 @@ class Jobs(Objects):
         status = job["status"]
         if status.get("jobStatus") != "SUCCEEDED":
             reason = status.get("reason") or status.get("jobStatus") or status["jobDeploymentStatus"]
-            raise Explained(f"RayJob {name} ended with {reason}: {status.get('message', '')}", f"kubectl describe rayjob {name}")
+            raise Explained(
+                f"RayJob {name} ended with {reason}: {status.get('message', '')}", f"kubectl describe rayjob {name}"
+            )
         return job
 
 

@@ -38,13 +38,13 @@ SETTINGS = {
 }
 
 
-def machine() -> dict[str, float]:
-    """The CPUs and GPUs that this process may use."""
+def machine() -> list[dict[str, float]]:
+    """The one node that this machine is: the CPUs and GPUs that this process may use."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     manager = get_accelerator_manager_for_resource("GPU")
     gpus = manager.get_current_node_num_accelerators() if manager else 0
-    return {"CPU": float(ray._private.utils.get_num_cpus()), "GPU": float(gpus)}
+    return [{"CPU": float(ray._private.utils.get_num_cpus()), "GPU": float(gpus)}]
 
 
 @contextmanager

@@ -38,7 +38,6 @@ RESTRICTED = {
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # In a pod of its own a worker has nobody to yield to.
     "RAY_worker_niceness": "0",
@@ -320,9 +319,7 @@ def _claim(profile: Profile) -> list[Document]:
     spec: Document = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": storage.size}}}
     if storage.storage_class:
         spec["storageClassName"] = storage.storage_class
-    return [
-        {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": _metadata(profile, storage.claim), "spec": spec}
-    ]
+    return [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": _metadata(profile, storage.claim), "spec": spec}]
 
 
 def _metadata(profile: Profile, name: str) -> Document:

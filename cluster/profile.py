@@ -158,7 +158,9 @@ class Profile(Config):
     namespace: str | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
     image: str = Field("heliostat/ray:2.60.0", description="a container image with its tag")
     image_pull_secrets: list[str] = []
-    ray_version: str = Field("2.60.0", pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0")
+    ray_version: str = Field(
+        "2.60.0", pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0"
+    )
     head: Head = Head()
     autoscaler: Sidecar = Sidecar()
     groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
@@ -231,7 +233,9 @@ def _path(name: str) -> Path:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
     known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
-    raise UserError(f"there is no profile {name}", f"{nearest(name, known)} Or give a path, or write one: heliostat profile init")
+    raise UserError(
+        f"there is no profile {name}", f"{nearest(name, known)} Or give a path, or write one: heliostat profile init"
+    )
 
 
 def _check_image(image: str, ray_version: str) -> None:
@@ -247,7 +251,9 @@ def _check_image(image: str, ray_version: str) -> None:
 
 def _check_storage(storage: Storage, platform: str) -> None:
     if (storage.claim is None) == (storage.uri is None):
-        raise ValueError("storage needs exactly one of claim and uri; write {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}")
+        raise ValueError(
+            "storage needs exactly one of claim and uri; write {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}"
+        )
     if platform == "kubernetes" and storage.uri and re.match(r"file:|[^:]*$", storage.uri):
         raise ValueError(
             f"storage.uri is {storage.uri}, which is another place on each node; give a claim that is ReadWriteMany, or s3:// or gs://"

@@ -5,17 +5,25 @@ KubeRay takes any document that fits its schema, and tells what is wrong with it
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from cluster.errors import Invalid
 
 Document = dict[str, Any]
-Rule = Callable[[Document], Iterator[tuple[str, str]]]
+Broken = Iterator[tuple[str, str]]
+"""What is wrong, and how to mend it."""
 
 NAME_LIMITS = {"RayCluster": 53, "RayJob": 47, "RayService": 47, "RayCronJob": 36}
 RESOURCE_PARAMS = ("num-cpus", "num-gpus", "memory", "resources")
 AUTOSCALER_V2 = "RAY_enable_autoscaler_v2"
+REDIS = ("redis-password", "REDIS_PASSWORD", "RAY_REDIS_ADDRESS", "ray.io/ft-enabled", "ray.io/external-storage-namespace")
+DELETES = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
+DNS = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
+WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 
 
 def check(document: Document) -> None:
@@ -28,23 +36,22 @@ def check(document: Document) -> None:
         raise Invalid(f"{document['kind']} {document['metadata'].get('name', '')}: {what}", fix)
 
 
-def problems(document: Document) -> Iterator[tuple[str, str]]:
+def problems(document: Document) -> Broken:
     """All rules that a document breaks, each as what is wrong and how to mend it."""
     kind, spec = document.get("kind"), document.get("spec", {})
     if kind not in NAME_LIMITS:
         return
     yield from _name(document)
-    if kind == "RayCluster":
-        yield from _cluster(spec)
-    elif kind == "RayJob":
-        yield from _job(spec)
-    elif kind == "RayCronJob":
-        yield from _job(spec.get("jobTemplate", {}).get("spec", spec.get("jobTemplate", {})))
-    elif kind == "RayService":
-        yield from _cluster(spec.get("rayClusterConfig", {}))
+    rules = {"RayCluster": _cluster, "RayJob": _job, "RayCronJob": _cron, "RayService": _service}
+    yield from rules[kind](spec, document["metadata"].get("annotations") or {})
 
 
-def _name(document: Document) -> Iterator[tuple[str, str]]:
+def _broken(*table: tuple[object, str, str]) -> Broken:
+    """The rows whose first column is true."""
+    return ((what, fix) for broken, what, fix in table if broken)
+
+
+def _name(document: Document) -> Broken:
     name, limit = document["metadata"].get("name", ""), NAME_LIMITS[document["kind"]]
     if len(name) > limit:
         yield f"metadata.name has {len(name)} characters", f"use at most {limit}"
@@ -52,9 +59,10 @@ def _name(document: Document) -> Iterator[tuple[str, str]]:
         yield f"metadata.name is {name}", "use small letters, digits and '-', a letter first"
 
 
-def _cluster(spec: Document) -> Iterator[tuple[str, str]]:
-    for rule in (_groups, _resources, _autoscaling, _auth, _fault_tolerance, _labels, _young_fields):
+def _cluster(spec: Document, annotations: Document) -> Broken:
+    for rule in (_groups, _ray_parameters, _autoscaling, _auth, _network, _managed):
         yield from rule(spec)
+    yield from _fault_tolerance(spec, annotations)
 
 
 def _all_groups(spec: Document) -> Iterator[tuple[str, Document]]:
@@ -63,26 +71,31 @@ def _all_groups(spec: Document) -> Iterator[tuple[str, Document]]:
         yield f"workerGroupSpecs[{group.get('groupName')}]", group
 
 
-def _containers(group: Document) -> list[Document]:
-    found: list[Document] = group.get("template", {}).get("spec", {}).get("containers", [])
-    return found
+def _pod(group: Document) -> Any:
+    return group.get("template", {}).get("spec", {})
 
 
-def _env(group: Document) -> dict[str, Any]:
-    return {e["name"]: e.get("value") for container in _containers(group)[:1] for e in container.get("env", [])}
+def _container(group: Document) -> Document:
+    """The Ray container, which is the first."""
+    return next(iter(_pod(group).get("containers", [])), {})
 
 
-def _groups(spec: Document) -> Iterator[tuple[str, str]]:
+def _env(container: Document) -> dict[str, Any]:
+    return {e["name"]: e.get("value") for e in container.get("env", [])}
+
+
+def _mounts(container: Document) -> list[str]:
+    return [mount.get("mountPath", "").rstrip("/") for mount in container.get("volumeMounts", [])]
+
+
+def _groups(spec: Document) -> Broken:
     names = [group.get("groupName", "") for group in spec.get("workerGroupSpecs", [])]
     for name in {name for name in names if names.count(name) > 1}:
         yield f"workerGroupSpecs has two groups named {name}", "give each a name of its own"
-    for where, group in _all_groups(spec):
-        if not _containers(group):
-            yield f"{where}.template has no container", "add the Ray container"
     for group in spec.get("workerGroupSpecs", []):
         name, least, most = group.get("groupName", ""), group.get("minReplicas", 0), group.get("maxReplicas", 2**31 - 1)
-        if not re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", name):
-            yield f"groupName is {name!r}, which cannot be part of a pod's name", "use small letters, digits and '-'"
+        if not re.fullmatch(DNS, name.lower()):
+            yield f"groupName is {name!r}, which cannot be part of a pod's name", "use letters, digits and '-'"
         if least < 0 or most < 0:
             yield f"{name}: minReplicas {least} or maxReplicas {most} is negative", "use 0 or more"
         if least > most:
@@ -91,142 +104,196 @@ def _groups(spec: Document) -> Iterator[tuple[str, str]]:
             yield f"{name}: replicas is {group['replicas']}, outside of {least} to {most}", "set it inside"
 
 
-def _resources(spec: Document) -> Iterator[tuple[str, str]]:
+def _ray_parameters(spec: Document) -> Broken:
     for where, group in _all_groups(spec):
+        if not _container(group):
+            yield f"{where}.template has no container", "add the Ray container"
         params = group.get("rayStartParams") or {}
-        twice = [key for key in RESOURCE_PARAMS if key in params]
+        twice = next((key for key in RESOURCE_PARAMS if key in params), None)
         if twice and group.get("resources"):
-            yield f"{where} has rayStartParams.{twice[0]} and resources", "keep one of the two"
-
-
-def _labels(spec: Document) -> Iterator[tuple[str, str]]:
-    for where, group in _all_groups(spec):
-        if "labels" in (group.get("rayStartParams") or {}):
+            yield f"{where} has rayStartParams.{twice} and resources", "keep one of the two"
+        if "labels" in params:
             yield f"{where} has rayStartParams.labels", "use the group's labels"
         for key, value in (group.get("labels") or {}).items():
-            plain = re.fullmatch(r"([\w.-]+/)?[A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?", key)
-            if not plain or not re.fullmatch(r"([A-Za-z0-9]([\w.-]{0,61}[A-Za-z0-9])?)?", str(value)):
+            if not re.fullmatch(rf"({DNS}(\.{DNS})*/)?{WORD}", key) or not re.fullmatch(rf"({WORD})?", str(value)):
                 yield f"{where}.labels has {key}: {value}", "use letters, digits, '-', '_' and '.', at most 63"
 
 
-def _autoscaling(spec: Document) -> Iterator[tuple[str, str]]:
+def _autoscaling(spec: Document) -> Broken:
     options, on = spec.get("autoscalerOptions") or {}, bool(spec.get("enableInTreeAutoscaling"))
-    version, flag = options.get("version"), _env(spec.get("headGroupSpec", {})).get(AUTOSCALER_V2)
-    v2 = version == "v2" or flag in ("1", "true")
-    if version and flag is not None:
-        yield f"autoscalerOptions.version and the head's {AUTOSCALER_V2} are both set", "keep autoscalerOptions.version"
-    if flag in ("1", "true") and not on:
-        yield f"the head's {AUTOSCALER_V2} is set without enableInTreeAutoscaling", "set enableInTreeAutoscaling: true"
-    if options.get("idleTimeoutSeconds", 0) < 0:
-        yield f"autoscalerOptions.idleTimeoutSeconds is {options['idleTimeoutSeconds']}", "use 0 or more"
-    for where, group in _all_groups(spec):
-        policy = group.get("template", {}).get("spec", {}).get("restartPolicy", "Never")
-        if on and v2 and policy != "Never":
-            yield f"{where} has restartPolicy {policy}, but autoscaler v2 needs Never", "set restartPolicy: Never"
-        if on and group.get("suspend"):
-            yield f"{where}.suspend is set together with autoscaling", "remove it"
-        if "idleTimeoutSeconds" in group and not (on and v2):
-            yield f"{where}.idleTimeoutSeconds needs autoscaler v2", "set autoscalerOptions.version: v2"
-        if group.get("idleTimeoutSeconds", 0) < 0:
-            yield f"{where}.idleTimeoutSeconds is {group['idleTimeoutSeconds']}", "use 0 or more"
-        if group.get("priority") and not (v2 and _at_least(spec, (2, 56))):
-            yield f"{where}.priority needs autoscaler v2 and rayVersion 2.56", "set both"
+    version, env = options.get("version"), _env(_container(spec.get("headGroupSpec", {})))
+    by_env = env.get(AUTOSCALER_V2) in ("1", "true")
+    v2 = version == "v2" or by_env
+    yield from _broken(
+        (on and version and AUTOSCALER_V2 in env,
+         f"autoscalerOptions.version and the head's {AUTOSCALER_V2} are both set", "keep autoscalerOptions.version"),
+        (by_env and not on, f"the head's {AUTOSCALER_V2} is set without enableInTreeAutoscaling", "set that to true"),
+    )  # fmt: skip
+    for where, group in [("autoscalerOptions", options), *_all_groups(spec)]:
+        policy, idle = _pod(group).get("restartPolicy", "Never"), group.get("idleTimeoutSeconds")
+        yield from _broken(
+            (on and v2 and policy != "Never", f"{where} has restartPolicy {policy} with autoscaler v2", "set it to Never"),
+            (on and group.get("suspend"), f"{where}.suspend is set together with autoscaling", "remove it"),
+            ((idle or 0) < 0, f"{where}.idleTimeoutSeconds is {idle}", "use 0 or more"),
+            (idle is not None and not v2 and group is not options,
+             f"{where}.idleTimeoutSeconds needs autoscaler v2", "set autoscalerOptions.version: v2"),
+            (group.get("priority") and not (v2 and _at_least(spec, (2, 56))),
+             f"{where}.priority needs autoscaler v2 and rayVersion 2.56", "set both"),
+        )  # fmt: skip
 
 
-def _auth(spec: Document) -> Iterator[tuple[str, str]]:
-    options = spec.get("authOptions")
-    if options is None:
-        return
-    if "mode" not in options:
-        yield "authOptions has no mode, and then authentication stays off", "set authOptions.mode: token"
-    if options.get("mode") == "token" and not _at_least(spec, (2, 52)):
-        yield f"authOptions.mode is token, but rayVersion is {spec.get('rayVersion')}", "set rayVersion to 2.52 or later"
-    if options.get("enableK8sTokenAuth"):
-        if options.get("mode") != "token" or options.get("secretName"):
-            yield "authOptions.enableK8sTokenAuth needs mode token and no secretName", "set mode: token"
-        if not _at_least(spec, (2, 55)):
-            yield f"authOptions.enableK8sTokenAuth needs rayVersion 2.55, not {spec.get('rayVersion')}", "use a later Ray"
+def _auth(spec: Document) -> Broken:
+    options, version = spec.get("authOptions") or {}, spec.get("rayVersion")
+    token, of_kubernetes = options.get("mode") == "token", options.get("enableK8sTokenAuth")
+    yield from _broken(
+        ("authOptions" in spec and "mode" not in options, "authOptions has no mode, and is off", "set authOptions.mode: token"),
+        (token and not _at_least(spec, (2, 52)),
+         f"authOptions.mode is token, but rayVersion is {version}", "set rayVersion to 2.52 or later"),
+        (of_kubernetes and not token, "authOptions.enableK8sTokenAuth needs mode token", "set authOptions.mode: token"),
+        (of_kubernetes and options.get("secretName"), "authOptions has enableK8sTokenAuth and secretName", "remove secretName"),
+        (of_kubernetes and not _at_least(spec, (2, 55)),
+         f"authOptions.enableK8sTokenAuth needs rayVersion 2.55, not {version}", "use a later Ray"),
+    )  # fmt: skip
 
 
-def _fault_tolerance(spec: Document) -> Iterator[tuple[str, str]]:
-    options, head = spec.get("gcsFaultToleranceOptions"), spec.get("headGroupSpec", {})
-    env, params = _env(head), head.get("rayStartParams") or {}
-    if options is None:
-        if "RAY_REDIS_ADDRESS" in env:
-            yield "the head sets RAY_REDIS_ADDRESS", "use gcsFaultToleranceOptions.redisAddress"
-        return
-    if "redis-password" in params or {"REDIS_PASSWORD", "RAY_REDIS_ADDRESS"} & env.keys():
-        yield "the head has Redis settings of its own beside gcsFaultToleranceOptions", "keep gcsFaultToleranceOptions"
-    if options.get("backend", "redis") == "rocksdb":
-        if any(key.startswith("redis") for key in options):
-            yield "gcsFaultToleranceOptions has backend rocksdb and redis settings", "remove those of redis"
-    elif options.get("storage"):
-        yield "gcsFaultToleranceOptions.storage belongs to backend rocksdb", "remove it, or set backend: rocksdb"
+def _fault_tolerance(spec: Document, annotations: Document) -> Broken:
+    name = "gcsFaultToleranceOptions"
+    group, options = spec.get("headGroupSpec", {}), spec.get(name) or {}
+    on, head, params = name in spec, _container(group), group.get("rayStartParams") or {}
+    marked = str(annotations.get("ray.io/ft-enabled", "")).lower() == "true"
+    storage, rocksdb, env = options.get("storage") or {}, options.get("backend") == "rocksdb", _env(head)
+    made = " and ".join(key for key in ("size", "storageClassName", "accessModes") if key in storage)
+    yield from _broken(
+        ({"redis-username", "REDIS_USERNAME"} & {*params, *env}, "the head names a Redis user", f"use {name}.redisUsername"),
+        ("RAY_REDIS_ADDRESS" in env and not on and not marked, "the head sets RAY_REDIS_ADDRESS", f"use {name}.redisAddress"),
+        *((on and key in {**env, **params, **annotations}, f"{key} is set beside {name}", "remove it") for key in REDIS),
+        (storage and not rocksdb, f"{name}.storage belongs to backend rocksdb", "set backend: rocksdb"),
+        (rocksdb and any(key.startswith("redis") for key in options), f"{name} has rocksdb and redis settings", "remove these"),
+        (rocksdb and any(key.startswith("RAY_gcs_storage") for key in env), "the head sets RAY_gcs_storage", "remove it"),
+        (rocksdb and "/data/gcs" in _mounts(head), "the head mounts something at /data/gcs, which is KubeRay's", "move it"),
+        ("claimName" in storage and made, f"{name}.storage has claimName and {made}", "keep one"),
+    )  # fmt: skip
 
 
-def _young_fields(spec: Document) -> Iterator[tuple[str, str]]:
+def _network(spec: Document) -> Broken:
     policy = spec.get("networkPolicy") or {}
     known = {group.get("groupName") for group in spec.get("workerGroupSpecs", [])}
-    for entry in policy.get("workerGroups", []):
-        if entry.get("groupName") not in known:
-            yield f"networkPolicy names the group {entry.get('groupName')}, which is not there", f"use one of {sorted(known)}"
-    if (spec.get("tlsOptions") or {}).get("enabled"):
-        for where, group in _all_groups(spec):
-            if any(name == "RAY_USE_TLS" or name.startswith("RAY_TLS_") for name in _env(group)):
-                yield f"{where} sets TLS variables beside tlsOptions", "remove them"
+    parts = [policy.get("head") or {}, policy.get("worker") or {}, *policy.get("workerGroups", [])]
+    for mode, kind in (("DenyAllEgress", "ingress"), ("DenyAllIngress", "egress")):
+        if policy.get("mode") == mode and any(key.lower().startswith(kind) for part in parts for key in part):
+            yield f"networkPolicy has {kind} rules, but mode {mode}", "set mode: DenyAll, or remove them"
+    for name in {entry.get("groupName") for entry in policy.get("workerGroups", [])} - known:
+        yield f"networkPolicy names the group {name}, which is not there", f"use one of {sorted(known)}"
 
 
-def _job(spec: Document) -> Iterator[tuple[str, str]]:
+def _managed(spec: Document) -> Broken:
+    """What KubeRay sets itself, and what its history server needs."""
+    tls = (spec.get("tlsOptions") or {}).get("enabled")
+    history = (spec.get("historyServerOptions") or {}).get("collectorOptions")
+    groups = [(where, _container(group)) for where, group in _all_groups(spec)]
+    for where, container in [*groups, ("autoscalerOptions", spec.get("autoscalerOptions") or {})]:
+        names = _env(container)
+        yield from _broken(
+            ("KUBERAY_GEN_AUTOSCALER_START_CMD" in names, f"{where} sets KUBERAY_GEN_AUTOSCALER_START_CMD", "remove it"),
+            (tls and any(re.match("RAY_USE_TLS|RAY_TLS_", name) for name in names),
+             f"{where} sets TLS variables beside tlsOptions", "remove them"),
+            (tls and "/etc/ray/tls" in _mounts(container), f"{where} mounts something at /etc/ray/tls", "move it"),
+        )  # fmt: skip
+    if history is not None and not (history.get("image") and _env(history).get("STORAGE_BACKEND")):
+        yield "historyServerOptions.collectorOptions needs image, and STORAGE_BACKEND in env", "set both"
+
+
+def _owned_cluster(spec: Document, annotations: Document, kind: str) -> Broken:
+    yield from _cluster(spec, annotations)
+    if spec.get("upgradeStrategy"):
+        yield f"upgradeStrategy is not for the cluster of a {kind}", "remove it"
+    if (spec.get("authOptions") or {}).get("enableK8sTokenAuth"):
+        yield f"authOptions.enableK8sTokenAuth is not for a {kind}", "use mode: token alone"
+
+
+def _job(spec: Document, annotations: Document) -> Broken:
     cluster, selector, mode = spec.get("rayClusterSpec"), spec.get("clusterSelector"), spec.get("submissionMode", "K8sJobMode")
-    rules, shutdown = (spec.get("deletionStrategy") or {}).get("deletionRules"), spec.get("shutdownAfterJobFinishes", False)
-    if not cluster and not selector:
-        yield "neither rayClusterSpec nor clusterSelector is there", "add one of them"
+    shutdown, suspend = spec.get("shutdownAfterJobFinishes", False), spec.get("suspend")
+    ttl, backoff = spec.get("ttlSecondsAfterFinished") or 0, spec.get("backoffLimit") or 0
+    sidecar, selected = mode == "SidecarMode", bool(selector)
+    policy = _pod((cluster or {}).get("headGroupSpec", {})).get("restartPolicy", "Never")
     if cluster:
-        yield from _cluster(cluster)
-        if cluster.get("upgradeStrategy"):
-            yield "rayClusterSpec.upgradeStrategy is not for the cluster of a job", "remove it"
-        if (cluster.get("authOptions") or {}).get("enableK8sTokenAuth"):
-            yield "authOptions.enableK8sTokenAuth is not for jobs", "use mode: token alone"
-    if spec.get("suspend") and not shutdown:
-        yield "suspend needs shutdownAfterJobFinishes", "set shutdownAfterJobFinishes: true"
-    if spec.get("ttlSecondsAfterFinished", 0) < 0 or (spec.get("ttlSecondsAfterFinished") and not shutdown):
-        yield "ttlSecondsAfterFinished needs shutdownAfterJobFinishes, and is at least 0", "set shutdownAfterJobFinishes: true"
-    if rules is not None and shutdown:
-        yield "deletionRules and shutdownAfterJobFinishes exclude each other", "keep one of them"
-    if spec.get("backoffLimit", 0) < 0:
-        yield f"backoffLimit is {spec['backoffLimit']}", "use 0 or more"
-    if spec.get("backoffLimit", 0) > 0 and mode == "InteractiveMode":
-        yield "backoffLimit must be 0 in InteractiveMode", "remove it"
-    for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds"):
-        if spec.get(key) is not None and spec[key] <= 0:
-            yield f"{key} is {spec[key]}", "use a number above 0"
-    if mode == "SidecarMode" and (spec.get("submitterPodTemplate") or spec.get("submitterConfig") or selector):
-        yield "SidecarMode takes no submitterPodTemplate, submitterConfig or clusterSelector", "remove it, or use K8sJobMode"
-    if selector and (spec.get("suspend") or spec.get("backoffLimit", 0) > 0):
-        yield "a job on a selected cluster has neither suspend nor backoffLimit", "remove them"
-    yield from _deletion(rules or [], autoscaling=bool(cluster and cluster.get("enableInTreeAutoscaling")), selected=bool(selector))
+        yield from _owned_cluster(cluster, annotations, "job")
+    yield from _broken(
+        (not cluster and not selected, "neither rayClusterSpec nor clusterSelector is there", "add one of them"),
+        (selector and not selector.get("ray.io/cluster"), "clusterSelector names no cluster", "set its ray.io/cluster"),
+        (selected and suspend, "a job on a selected cluster cannot be suspended", "remove suspend"),
+        (selected and backoff > 0, "a job on a selected cluster cannot be retried", "remove backoffLimit"),
+        (suspend and not shutdown, "suspend needs shutdownAfterJobFinishes", "set that to true"),
+        (ttl and not shutdown, "ttlSecondsAfterFinished needs shutdownAfterJobFinishes", "set that to true"),
+        *((number < 0, f"{key} is {number}", "use 0 or more")
+          for key, number in (("ttlSecondsAfterFinished", ttl), ("backoffLimit", backoff))),
+        (backoff > 0 and mode == "InteractiveMode", "backoffLimit must be 0 in InteractiveMode", "remove it"),
+        *((spec.get(key) is not None and spec[key] <= 0, f"{key} is {spec.get(key)}", "use a number above 0")
+          for key in ("activeDeadlineSeconds", "preRunningDeadlineSeconds")),
+        *((sidecar and spec.get(key), f"SidecarMode takes no {key}", "remove it, or use K8sJobMode")
+          for key in ("submitterPodTemplate", "submitterConfig", "clusterSelector")),
+        (sidecar and policy != "Never", f"the head has restartPolicy {policy} in SidecarMode", "set restartPolicy: Never"),
+        (not _is_mapping(spec.get("runtimeEnvYAML") or "{}"), "runtimeEnvYAML is not a YAML mapping", "mend it"),
+    )  # fmt: skip
+    if spec.get("deletionStrategy") is not None:
+        autoscaling = bool(cluster and cluster.get("enableInTreeAutoscaling"))
+        yield from _deletion(spec["deletionStrategy"], shutdown, autoscaling, selected)
 
 
-def _deletion(rules: list[Document], autoscaling: bool, selected: bool) -> Iterator[tuple[str, str]]:
-    order = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
-    seconds: dict[tuple[str, str], dict[str, int]] = {}
+def _deletion(strategy: Document, shutdown: bool, autoscaling: bool, selected: bool) -> Broken:
+    rules, old = strategy.get("deletionRules") or [], [strategy.get(key) for key in ("onSuccess", "onFailure")]
+    policies = [rule.get("policy") for rule in [*rules, *filter(None, old)]]
+    seconds: dict[str, dict[str, int]] = {}
     for rule in rules:
         condition = rule.get("condition", {})
-        status = ("jobStatus", condition.get("jobStatus")), ("jobDeploymentStatus", condition.get("jobDeploymentStatus"))
-        key = next(((name, value) for name, value in status if value), ("", ""))
-        if rule["policy"] in seconds.setdefault(key, {}):
-            yield f"deletionRules has {rule['policy']} twice for {key[1]}", "keep one"
-        seconds[key][rule["policy"]] = condition.get("ttlSeconds", 0)
-        if rule["policy"] == "DeleteWorkers" and autoscaling:
-            yield "the policy DeleteWorkers is not for a cluster with autoscaling", "use DeleteCluster"
-        if rule["policy"] in ("DeleteWorkers", "DeleteCluster") and selected:
-            yield f"the policy {rule['policy']} is not for a selected cluster", "use DeleteSelf"
-    for (_, status), ttl in seconds.items():
-        ordered = [ttl[policy] for policy in order if policy in ttl]
-        if ordered != sorted(ordered):
-            yield f"deletionRules for {status} delete the cluster later than the job", "sort ttlSeconds: workers, cluster, self"
+        statuses = [f"{key} {condition[key]}" for key in ("jobStatus", "jobDeploymentStatus") if condition.get(key)]
+        policy, ttl, status = rule.get("policy", ""), condition.get("ttlSeconds", 0), " and ".join(statuses)
+        yield from _broken(
+            (len(statuses) != 1, f"deletionRules has {policy} for {status or 'no status'}",
+             "give each rule one of jobStatus and jobDeploymentStatus"),
+            (ttl < 0, f"deletionRules has ttlSeconds {ttl}", "use 0 or more"),
+            (policy in seconds.setdefault(status, {}), f"deletionRules has {policy} twice for {status}", "keep one"),
+        )  # fmt: skip
+        seconds[status][policy] = ttl
+    ordered = {status: [ttls[policy] for policy in DELETES if policy in ttls] for status, ttls in seconds.items()}
+    yield from _broken(
+        (not rules and None in old, "deletionStrategy has neither rules nor both onSuccess and onFailure", "add deletionRules"),
+        (rules and any(old), "deletionStrategy has deletionRules and onSuccess or onFailure", "keep deletionRules"),
+        (rules and shutdown, "deletionRules and shutdownAfterJobFinishes exclude each other", "keep one of them"),
+        (shutdown and "DeleteNone" in policies, "the policy DeleteNone contradicts shutdownAfterJobFinishes", "keep one"),
+        (autoscaling and "DeleteWorkers" in policies, "the policy DeleteWorkers excludes autoscaling", "use DeleteCluster"),
+        *((selected and policy in policies, f"the policy {policy} is not for a selected cluster", "use DeleteSelf")
+          for policy in ("DeleteWorkers", "DeleteCluster")),
+        *((ttls != sorted(ttls), f"deletionRules for {status} delete the cluster later than the job",
+           "sort ttlSeconds: workers, cluster, self") for status, ttls in ordered.items()),
+    )  # fmt: skip
+
+
+def _cron(spec: Document, _: Document) -> Broken:
+    schedule = spec.get("schedule", "")
+    if len(schedule.split()) != 5 and not schedule.startswith("@"):
+        yield f"schedule is {schedule!r}", "write five fields such as 0 3 * * 1, or @daily"
+    yield from _job(spec.get("jobTemplate", {}), {})
+
+
+def _service(spec: Document, annotations: Document) -> Broken:
+    cluster, delay = spec.get("rayClusterConfig", {}), spec.get("rayClusterDeletionDelaySeconds", 0)
+    service = cluster.get("headGroupSpec", {}).get("headService") or {}
+    yield from _owned_cluster(cluster, annotations, "service")
+    yield from _broken(
+        (service.get("metadata", {}).get("name"), "headService.metadata.name is set, and KubeRay chooses it", "remove it"),
+        (delay < 0, f"rayClusterDeletionDelaySeconds is {delay}", "use 0 or more"),
+    )
+
+
+def _is_mapping(text: str) -> bool:
+    try:
+        return isinstance(YAML(typ="safe", pure=True).load(text), dict)
+    except YAMLError:
+        return False
 
 
 def _at_least(spec: Document, version: tuple[int, int]) -> bool:
-    found = re.match(r"(\d+)\.(\d+)", spec.get("rayVersion") or "")
-    return bool(found) and (int(found[1]), int(found[2])) >= version
+    found = re.match(r"v?(\d+)\.(\d+)", spec.get("rayVersion") or "")
+    return found is not None and (int(found[1]), int(found[2])) >= version

@@ -13,6 +13,17 @@ COMMANDS = {
     "predict": "apply a finished run to new input",
     "runs": "list the runs in a storage folder",
     "dataset": "build, show and verify datasets",
+    "profile": "write, show and check the profiles of clusters",
+    "up": "bring up the cluster of a profile, or change it",
+    "diff": "show what up would change",
+    "status": "show a cluster's groups, nodes, jobs and cost",
+    "doctor": "check everything that a cluster needs, and say how to mend it",
+    "submit": "run any command as a job on a cluster",
+    "logs": "show what a job prints",
+    "stop": "stop a job, with a checkpoint",
+    "session": "open a cluster's dashboard and Ray Client on this machine",
+    "down": "delete a cluster; the runs stay",
+    "render": "print a profile's Kubernetes documents",
 }
 """A line a command; ``heliostat/commands/NAME.py`` has its ``configure(parser)`` and ``run(args)``."""
 

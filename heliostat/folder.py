@@ -28,9 +28,13 @@ def join(uri: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
-def absolute(place: str, base: Path) -> str:
-    """A path made absolute from ``base``, ``~`` expanded; a URI as it is."""
-    return place if "://" in place else os.path.abspath(os.path.join(base, os.path.expanduser(place)))
+def absolute(place: str, base: str | Path) -> str:
+    """A path made absolute from ``base``, a path or a URI, with ``~`` expanded; a URI as it is."""
+    if "://" in place:
+        return place
+    if "://" in str(base) and not os.path.isabs(os.path.expanduser(place)):
+        return join(str(base), os.path.normpath(place))
+    return os.path.abspath(os.path.join(base, os.path.expanduser(place)))
 
 
 @dataclass(frozen=True)

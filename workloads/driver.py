@@ -1,5 +1,6 @@
 """From a plan to a result: the Ray Train side of a run."""
 
+import json
 import os
 import shutil
 import signal
@@ -23,7 +24,7 @@ from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError, shor
 from heliostat.folder import Folder
 from workloads.config import TrainConfig
 from workloads.journal import Tail
-from workloads.plan import Plan, prepare
+from workloads.plan import STORAGE, Nodes, Plan, default_base, prepare
 from workloads.report import write_report
 from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord
 
@@ -31,6 +32,8 @@ Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl``, several times a second, also when there are none."""
 
 POLL = 0.2
+NODES, NODES_FILE = "HELIOSTAT_NODES", "HELIOSTAT_NODES_FILE"
+"""Set by a cluster that can grow: the nodes that it can have at most, as JSON or as a file of it."""
 HEAD = {"node:__internal_head__": 0.001}
 
 
@@ -59,12 +62,20 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
     return _claim_and_execute(prepare(config, available()), launched)
 
 
-def available() -> dict[str, float] | None:
-    """The CPUs and GPUs of the connected cluster; None if it can grow."""
+def available() -> Nodes | None:
+    """The nodes that the connected cluster can have; None if it can grow and does not say how far."""
+    if NODES in os.environ:
+        return _nodes(os.environ[NODES])
+    if NODES_FILE in os.environ:
+        return _nodes(Path(os.environ[NODES_FILE]).read_text())
     if "RAY_USAGE_STATS_KUBERAY_IN_USE" in os.environ:
         return None
-    resources = ray.cluster_resources()
-    return {kind: float(resources.get(kind, 0)) for kind in ("CPU", "GPU")}
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _nodes(text: str) -> Nodes:
+    nodes: Nodes = json.loads(text)
+    return nodes
 
 
 def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambda records: None) -> Result:
@@ -231,7 +242,9 @@ def _on_head(config: TrainConfig) -> Result:
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
     checked = TrainConfig.model_validate(config)
-    return _claim_and_execute(prepare(checked, available(), Path.home()), time.time()).model_dump()
+    # A task is no job to Ray, but like a job's, its working directory is deleted afterwards.
+    base = default_base() if STORAGE in os.environ else Path.home()
+    return _claim_and_execute(prepare(checked, available(), base), time.time()).model_dump()
 
 
 def _claim_and_execute(plan: Plan, launched: float) -> Result:

@@ -1,7 +1,7 @@
 """What a run will do, worked out and checked before anything is started or written."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,12 @@ from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_re
 
 IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets it for the entrypoint of a submitted job, whose working directory is deleted afterwards."""
+
+
+STORAGE = "HELIOSTAT_STORAGE"
+"""Set in the pods of a cluster: the place that all of its nodes share, to which a relative storage is relative."""
+Nodes = Sequence[Mapping[str, float]]
+"""The nodes that work can have: each entry has the ``CPU`` and ``GPU`` of a node, and how many such ``nodes`` there may be."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +65,14 @@ class Plan:
         return record, None
 
 
-def prepare(config: TrainConfig, available: Mapping[str, float] | None = None, base: Path | None = None) -> Plan:
+def prepare(config: TrainConfig, available: Nodes | None = None, base: str | Path | None = None) -> Plan:
     """Check a config against the tasks, the data and, where they are known, the resources there are.
 
     Args:
         config: what to run.
-        available: ``CPU`` and ``GPU`` of the machine or the fixed cluster; None if it can grow.
-        base: what a relative storage is relative to; by default the working directory, or in a submitted job,
-            where that is deleted afterwards, the home directory.
+        available: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
+        base: the path or URI that a relative storage is relative to; by default what the cluster says, else the working
+            directory, or in a submitted job, where that is deleted afterwards, the home directory.
 
     Raises:
         UserError: something does not fit; nothing has been written.
@@ -74,7 +80,7 @@ def prepare(config: TrainConfig, available: Mapping[str, float] | None = None, b
     cls = task.find(config.task)
     validate(config.model, cls.Options, "model")
     config = _with_resources(config, available)
-    storage = absolute(config.storage, base or (Path.home() if IN_A_JOB in os.environ else Path.cwd()))
+    storage = absolute(config.storage, base or default_base())
     config = config.model_copy(update={"storage": storage})
     source, uri = _dataset(config, storage)
     if source:
@@ -92,20 +98,43 @@ def prepare(config: TrainConfig, available: Mapping[str, float] | None = None, b
     return Plan(config, join(storage, config.name), uri, source, lanes)
 
 
-def _with_resources(config: TrainConfig, available: Mapping[str, float] | None) -> TrainConfig:
+def default_base() -> str | Path:
+    """What a relative storage is relative to in this process."""
+    if STORAGE in os.environ:
+        return os.environ[STORAGE]
+    return Path.home() if IN_A_JOB in os.environ else Path.cwd()
+
+
+def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:
     workers, each = config.workers, config.resources
     if each.gpu == "auto":
-        gpu = int((available or {}).get("GPU", 0) >= workers)
+        gpu = int(_room(nodes or [], {"CPU": each.cpu, "GPU": 1}) >= workers)
         each = each.model_copy(update={"gpu": gpu})
-    for kind, per_worker in (("CPU", each.cpu), ("GPU", each.gpu)):
-        there = int((available or {}).get(kind, 0))
-        if available is not None and workers * int(per_worker) > there:
-            most = there // int(per_worker)
+    if nodes is not None:
+        asked = {"CPU": each.cpu, "GPU": int(each.gpu)}
+        for kind, per_worker in asked.items():
+            there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
+            if workers * per_worker > there:
+                most = there // per_worker
+                raise UserError(
+                    f"workers is {workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
+                    f"set workers to {most}" if most else f"set resources.{kind.lower()} to 0 or use a larger machine",
+                )
+        if (most := _room(nodes, asked)) < workers:
             raise UserError(
-                f"workers is {workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
-                f"set workers to {most}" if most else f"set resources.{kind.lower()} to 0 or use a larger machine",
+                f"workers is {workers}, each with {asked['CPU']} CPU and {asked['GPU']} GPU on one node, "
+                f"but the nodes have room for {most}",
+                f"set workers to {most}, or resources to less" if most else "set resources to less than one node has",
             )
     return config.model_copy(update={"resources": each})
+
+
+def _room(nodes: Nodes, each: Mapping[str, float]) -> int:
+    """How many workers of this size the nodes hold."""
+    total = 0.0
+    for node in nodes:
+        total += min(node.get(kind, 0) // amount for kind, amount in each.items() if amount) * node.get("nodes", 1)
+    return int(total)
 
 
 def _dataset(config: TrainConfig, storage: str) -> tuple[Source | None, str]:

@@ -1,5 +1,7 @@
-"""The live display of a run, on standard error and only on a terminal."""
+"""The live display of a run on standard error: a bar on a terminal, lines in a job, which somebody may follow."""
 
+import os
+import time
 from types import TracebackType
 from typing import Any, Self
 
@@ -7,12 +9,19 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from heliostat.console import err, numbers
 
+LINE_SECONDS = 5.0
+"""At most so often a job tells of its progress."""
+
 
 class Display:
     """A bar with the step, the loss, the speed and the time left; a line for each evaluation above it."""
 
     def __init__(self, plan: Any) -> None:
+        from workloads.plan import IN_A_JOB
+
         self._plan = plan
+        self._lines = err.is_terminal or IN_A_JOB in os.environ
+        self._next_line = 0.0
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -34,9 +43,10 @@ class Display:
 
     def connected(self, dashboard: str) -> None:
         """Ray is there; say where to look."""
-        if err.is_terminal:
+        if self._lines:
             there = "goes on in" if self._plan.folder.exists("checkpoints") else "in"
-            err.print(f"{self._plan.config.name} {there} {self._plan.uri}", highlight=False)
+            err.print(f"{self._plan.config.name} {there} {self._plan.uri}", highlight=False, soft_wrap=True)
+        if err.is_terminal:
             err.print(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)", highlight=False)
         self._progress.update(self._bar, description="starting workers", total=self._plan.total_steps)
 
@@ -47,5 +57,8 @@ class Display:
             if record["kind"] == "train":
                 loss = f"loss {record['loss']:.4f}  {record['samples_per_second']:,.0f} samples/s"
                 self._progress.update(self._bar, completed=step, loss=loss, description="training")
-            elif err.is_terminal:
+                if not err.is_terminal and self._lines and time.monotonic() > self._next_line:
+                    self._next_line = time.monotonic() + LINE_SECONDS
+                    err.print(f"step {step:>6}  {loss}", highlight=False)
+            elif self._lines:
                 self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False)

@@ -15,6 +15,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
+    parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
+    parser.add_argument(
+        "--ephemeral", action="store_true", help="with --on: make a cluster for this run alone, and delete it afterwards"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
     parser.epilog = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01 --dry-run"
@@ -27,6 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
     sys.path.insert(0, os.getcwd())
     config = load(args.config, TrainConfig, args.set, {"name": Path(args.config).stem})
+    if args.on:
+        return _train_there(config, args)
     address = os.environ.get("RAY_ADDRESS")
     from cluster import local
     from workloads.plan import prepare
@@ -39,6 +45,15 @@ def run(args: argparse.Namespace) -> int:
         result = _train(config, address, launched, args.verbose)
     _show_result(result, args.json)
     return 0
+
+
+def _train_there(config: Any, args: argparse.Namespace) -> int:
+    """The same command as a job on a cluster; what can be refused is refused before anything is sent."""
+    from cluster.profile import find
+    from heliostat.commands.there import run_train
+
+    profile = find(args.on)
+    return run_train(profile, config, args)
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:

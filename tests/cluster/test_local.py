@@ -14,7 +14,7 @@ import json, urllib.error, urllib.request
 import ray
 from cluster import local
 with local.session() as dashboard:
-    seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": local.machine()["CPU"]}
+    seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": local.machine()[0]["CPU"]}
     try:
         urllib.request.urlopen(dashboard + "/api/jobs/")
     except urllib.error.HTTPError as error:

@@ -1,0 +1,385 @@
+"""Why a cluster or a job does not come up: from what the API server shows to a reason and its cure.
+
+What is wrong shows in five places, and each kind of fault in another one: conditions of the RayCluster, events, conditions of
+pods, states of init containers and of containers. Which fault shows where, and when, was found by provoking each of them.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from cluster.kuberay import condition, observed
+from cluster.manifests import Document
+from cluster.profile import Profile, WorkerGroup, cpus, size
+from heliostat.errors import Explained
+
+PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
+"""Events of cluster autoscalers (the upstream one, Karpenter): a node for this pod is on its way."""
+SECONDS_TO_SCALE_UP = 14
+"""A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that is known of one cluster at one moment."""
+
+    cluster: Document | None
+    pods: list[Document]
+    events: list[Document] | None
+    """None: the user may not list events."""
+    job: Document | None = None
+    nodes: list[Document] | None = None
+    """None: the user may not list nodes."""
+
+    @property
+    def head(self) -> Document | None:
+        """The head's pod."""
+        return next((pod for pod in self.pods if group_of(pod) == "head" and not leaving(pod)), None)
+
+    def workers(self, group: str | None = None) -> list[Document]:
+        """The workers' pods, of one group or all."""
+        return [pod for pod in self.pods if group_of(pod) != "head" and not leaving(pod) and group in (None, group_of(pod))]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the way; it counts as final when it has been there for ``patience`` seconds."""
+
+    key: str
+    what: str
+    fix: str
+    patience: float = 0.0
+    pod: str = ""
+    """Whose log tells more."""
+
+
+class Watchdog:
+    """Looks at snapshots, tells what is waited for, and ends the wait when a problem will not go away by itself.
+
+    Args:
+        profile: what should be there.
+        log: the last lines of a pod's log.
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, profile: Profile, log: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
+        self.profile, self.log, self.clock = profile, log, clock
+        self.first_seen: dict[str, float] = {}
+        self.crashed: dict[str, set[str]] = {}
+
+    def look(self, snapshot: Snapshot) -> str:
+        """What is waited for, in one line.
+
+        Raises:
+            Explained: it will not come, with the reason and the fix.
+        """
+        now = self.clock()
+        found = list(problems(snapshot, self.profile))
+        keys = {problem.key for problem in found}
+        self.first_seen = {key: at for key, at in self.first_seen.items() if key in keys}
+        for problem in found:
+            since = now - self.first_seen.setdefault(problem.key, now)
+            # A crashed worker is replaced, and work goes on; when the next one crashes too, it is the group.
+            crashed = self.crashed.setdefault(problem.key, set())
+            crashed.update([problem.pod] if problem.pod else [])
+            if since >= problem.patience or len(crashed) > 1:
+                raise Explained(problem.what + self._tail(problem), problem.fix)
+        return found[0].what.replace("\n", " ") if found else progress(snapshot, self.profile)
+
+    def _tail(self, problem: Problem) -> str:
+        text = self.log(problem.pod) if problem.pod else ""
+        return "".join(f"\n  | {line}" for line in text.strip().splitlines()[-12:])
+
+
+def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
+    """Everything that is in the way, the gravest first."""
+    if snapshot.job:
+        yield from _job_problems(snapshot.job)
+    if snapshot.cluster:
+        yield from _refused(snapshot.cluster, snapshot.events or [])
+        yield from _replica_failure(snapshot.cluster)
+    for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers()]:
+        yield from _containers(pod)
+        yield from _scheduling(pod, snapshot, profile)
+        yield from _volumes(pod, snapshot.events or [])
+    yield from _submitter(snapshot.events or [])
+
+
+def progress(snapshot: Snapshot, profile: Profile) -> str:
+    """What is waited for when nothing is wrong."""
+    if snapshot.cluster is None:
+        return "waits for the operator to make the cluster"
+    if snapshot.cluster["spec"].get("suspend"):
+        return "suspended" if not profile.queue else f"waits in the queue {profile.queue}"
+    if not snapshot.head:
+        return "waits for the head's pod" if observed(snapshot.cluster) else "waits for the operator"
+    if not pod_ready(snapshot.head):
+        return f"waits for the head: {pod_state(snapshot.head)}"
+    waiting = [f"{group_of(pod)}: {pod_state(pod)}" for pod in snapshot.workers() if not pod_ready(pod)]
+    return f"waits for workers: {', '.join(waiting[:4])}" if waiting else "ready"
+
+
+def pod_ready(pod: Document) -> bool:
+    """Whether all containers of a pod are ready."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
+
+
+def leaving(pod: Document) -> bool:
+    """Whether a pod is being deleted."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def pod_state(pod: Document) -> str:
+    """How a pod is, in a word or two."""
+    if leaving(pod):
+        return "leaving"
+    if pod_ready(pod):
+        return "ready"
+    for status in _statuses(pod):
+        state = status.get("state", {})
+        if reason := state.get("waiting", {}).get("reason"):
+            if reason not in ("PodInitializing", "ContainerCreating"):
+                return str(reason)
+        elif state.get("terminated", {}).get("exitCode"):
+            return f"ended with {state['terminated']['exitCode']}"
+    if any(c.get("reason") == "Unschedulable" for c in pod.get("status", {}).get("conditions", [])):
+        return "unschedulable"
+    phase = pod.get("status", {}).get("phase", "Pending")
+    return {"Pending": "starting", "Running": "starting"}.get(phase, str(phase).lower())
+
+
+def event_time(event: Document) -> float:
+    """When an event was last seen, in seconds since the epoch; old and new operators write it in different fields."""
+    series = (event.get("series") or {}).get("lastObservedTime")
+    text = series or event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    return datetime.fromisoformat(text).timestamp()
+
+
+def applied_at(document: Document) -> float:
+    """When somebody last decided about an object, by the API server's clock."""
+    times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("operation") == "Apply" and "time" in f]
+    return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
+
+
+def group_of(pod: Document) -> str:
+    """The worker group of a pod; ``head`` for the head's."""
+    labels = pod["metadata"].get("labels", {})
+    return "head" if labels.get("ray.io/node-type") == "head" else str(labels.get("ray.io/group", "?"))
+
+
+def _statuses(pod: Document) -> list[Mapping[str, Any]]:
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:
+    """What the operator says only by an event."""
+    uid, since = cluster["metadata"]["uid"], applied_at(cluster)
+    for event in events:
+        if event["involvedObject"].get("uid") != uid or event_time(event) < since - 1:
+            continue
+        reason, message = event["reason"], event.get("message", "")
+        if reason.startswith("Invalid"):
+            yield Problem(reason, f"KubeRay refuses the cluster: {message}", "mend the field that it names, then again")
+        elif reason == "AutoscalerServiceAccountNotFound":
+            yield Problem(
+                reason, f"the service account of the head is missing: {message}", "create it, or remove it from the template"
+            )
+
+
+def _replica_failure(cluster: Document) -> Iterator[Problem]:
+    failure = condition(cluster, "ReplicaFailure")
+    if failure.get("status") != "True":
+        return
+    message = failure.get("message", "")
+    what = f"no pod can be made: {message}"
+    if "exceeded quota" in message:
+        yield Problem(
+            "quota",
+            f"the quota of the namespace is used up: {message}",
+            "free some (heliostat status, heliostat down), or raise it",
+            2,
+        )
+    elif "violates PodSecurity" in message:
+        yield Problem(
+            "security", what, "use an image that runs as a user other than root; heliostat's manifests fit the standard", 2
+        )
+    elif "service account" in message.lower() or "serviceaccount" in message.lower():
+        yield Problem("account", what, "create the service account that it names", 2)
+    else:
+        yield Problem("replica", what, "mend what it names in the profile", 5)
+
+
+def _containers(pod: Document) -> Iterator[Problem]:
+    name, group = pod["metadata"]["name"], group_of(pod)
+    images = {container["name"]: container["image"] for container in pod["spec"].get("containers", [])}
+    for status in _statuses(pod):
+        waiting = status.get("state", {}).get("waiting") or {}
+        ended = status.get("state", {}).get("terminated") or {}
+        reason, message = waiting.get("reason", ""), waiting.get("message", "")
+        image = images.get(status["name"], status.get("image", ""))
+        if reason in PULL:
+            final = "not found" in message or "denied" in message or reason in ("InvalidImageName", "ErrImageNeverPull")
+            yield Problem(
+                f"image {image}",
+                f"{group}: the image {image} cannot be pulled: {_pull_reason(message) or reason}",
+                "correct image in the profile, push it, or name image_pull_secrets",
+                2 if final else 10,
+            )
+        elif reason in CREATE:
+            yield Problem(f"create {group}", f"{group}: a container cannot be made: {message}", _missing_fix(message), 8)
+        elif reason == "CrashLoopBackOff":
+            yield Problem(
+                f"crash {group}", f"{group}: {status['name']} crashes again and again, its last lines:", _CRASH_FIX, 0, name
+            )
+        elif ended.get("exitCode") and status["name"].startswith("ray-"):
+            why = "not enough memory" if ended.get("reason") == "OOMKilled" else f"exit code {ended['exitCode']}"
+            fix = "give it more memory in the profile" if ended.get("reason") == "OOMKilled" else _CRASH_FIX
+            patience = 0 if group == "head" else 60
+            yield Problem(f"crash {group}", f"{group}: the pod {name} ended ({why}), its last lines:", fix, patience, name)
+
+
+_CRASH_FIX = "mend what the lines tell: often the image (another Ray or Python), a Ray parameter or the environment"
+
+
+def _pull_reason(message: str) -> str:
+    found = re.search(r"(failed to (?:pull|resolve)[^:]*|not found|denied[^:]*|timeout[^:]*)", message)
+    if "not found" in message:
+        return "there is no such image or tag"
+    return found[0].strip() if found else message[:150]
+
+
+def _missing_fix(message: str) -> str:
+    if found := re.search(r'(secret|configmap) "([^"]+)" not found', message):
+        return f"create the {found[1]} {found[2]}, or remove it from the profile"
+    return "mend what it names in the profile"
+
+
+def _scheduling(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
+    scheduled = next((c for c in pod.get("status", {}).get("conditions", []) if c["type"] == "PodScheduled"), {})
+    if scheduled.get("reason") != "Unschedulable":
+        return
+    group, message = group_of(pod), scheduled.get("message", "")
+    if found := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
+        yield Problem(
+            f"claim {found[1]}",
+            f"{group}: there is no claim {found[1]}",
+            "set storage.size so that it is made, or correct storage.claim",
+            2,
+        )
+        return
+    if "unbound immediate PersistentVolumeClaims" in message:
+        yield Problem(
+            f"unbound {group}",
+            f"{group}: its claim gets no volume",
+            "heliostat doctor lists the storage classes; set storage.storage_class",
+            12,
+        )
+        return
+    what, possible = _shortage(pod, group, message, snapshot.nodes)
+    patience = SECONDS_TO_SCALE_UP if not possible else _start_seconds(profile, group)
+    if _node_is_coming(pod, snapshot.events or []) or _replaceable(profile, group):
+        patience = _start_seconds(profile, group) + 60
+    yield Problem(f"unschedulable {group}", what, _shortage_fix(message, group), patience)
+
+
+def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | None) -> tuple[str, bool]:
+    """What no node has (left), and whether a node could have it."""
+    wanted = _requests(pod)
+    short = sorted(set(re.findall(r"Insufficient ([\w./-]+)", message)))
+    asks = ", ".join(f"{name} {wanted[name]:g}" for name in short if name in wanted)
+    if nodes is None:
+        return f"{group}: no node takes its pod: {message}", False
+    if not short:
+        return f"{group}: no node takes its pod: {_plain(message)}", False
+    fitting = [node for node in nodes if all(amount(node["status"]["allocatable"].get(n, "0")) >= a for n, a in wanted.items())]
+    for name in short:
+        having = [amount(node["status"]["allocatable"].get(name, "0")) for node in nodes]
+        if max(having, default=0) < wanted.get(name, 0):
+            many = sum(1 for amount in having if amount)
+            return (
+                f"{group}: no node is big enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
+                f"the largest {max(having, default=0):g}",
+                False,
+            )
+    if not fitting:
+        return f"{group}: no node has together what its pod asks for ({asks}): {_plain(message)}", False
+    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use there", True
+
+
+def _shortage_fix(message: str, group: str) -> str:
+    if "untolerated taint" in message and "Insufficient" not in message:
+        return f"add the taint that it names to groups.{group}.tolerations"
+    if "affinity/selector" in message and "Insufficient" not in message:
+        return f"correct groups.{group}.node_selector: kubectl get nodes --show-labels"
+    return f"make the pods of {group} smaller in the profile, free what others use (heliostat status), or add nodes"
+
+
+def _plain(message: str) -> str:
+    return message.partition(" preemption:")[0].rstrip(". ")
+
+
+def _requests(pod: Document) -> dict[str, float]:
+    total: dict[str, float] = {}
+    for container in pod["spec"]["containers"]:
+        for name, amount in container.get("resources", {}).get("requests", {}).items():
+            total[name] = total.get(name, 0) + amount(amount)
+    return total
+
+
+def amount(quantity: str) -> float:
+    """A Kubernetes quantity as a number."""
+    return cpus(quantity) if quantity.endswith("m") else float(size(quantity))
+
+
+def _node_is_coming(pod: Document, events: list[Document]) -> bool:
+    return any(e["reason"] in SCALES_UP and e["involvedObject"].get("uid") == pod["metadata"]["uid"] for e in events)
+
+
+def _start_seconds(profile: Profile, group: str) -> float:
+    return next((g.start_seconds for g in profile.groups if g.name == group), 120)
+
+
+def _replaceable(profile: Profile, group: str) -> bool:
+    """Whether another group can do the work when this one does not come: then the autoscaler turns to that one."""
+    this = next((g for g in profile.groups if g.name == group), None)
+    return bool(this) and any(other is not this and _stands_in(other, this) for other in profile.groups)
+
+
+def _stands_in(other: WorkerGroup, this: WorkerGroup | None) -> bool:
+    return this is not None and other.gpu >= this.gpu > 0 and cpus(other.cpu) >= cpus(this.cpu)
+
+
+def _volumes(pod: Document, events: list[Document]) -> Iterator[Problem]:
+    if pod.get("status", {}).get("phase") != "Pending":
+        return
+    for event in events:
+        if (
+            event["reason"] in ("FailedMount", "FailedAttachVolume")
+            and event["involvedObject"].get("uid") == pod["metadata"]["uid"]
+        ):
+            message = event.get("message", "")
+            yield Problem(
+                f"mount {group_of(pod)}", f"{group_of(pod)}: a volume cannot be mounted: {message}", _missing_fix(message), 10
+            )
+
+
+def _submitter(events: list[Document]) -> Iterator[Problem]:
+    for event in events:
+        if event["reason"] == "FailedCreate" and event["involvedObject"]["kind"] == "Job":
+            yield Problem(
+                "submitter", f"the submitter's pod cannot be made: {event.get('message', '')}", "mend what it names", 3
+            )
+
+
+def _job_problems(job: Document) -> Iterator[Problem]:
+    status = job.get("status", {})
+    if status.get("jobDeploymentStatus") == "ValidationFailed":
+        yield Problem("job", f"KubeRay refuses the job: {status.get('message', '')}", "mend the field that it names")
+    if status.get("jobDeploymentStatus") == "Failed":
+        yield Problem("job", f"the job failed ({status.get('reason', '')}): {status.get('message', '')}", "heliostat status")

@@ -1,0 +1,117 @@
+"""Where a profile's cluster runs: one way to use it, on Kubernetes and on this machine."""
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from cluster.dashboard import Dashboard, Job
+from cluster.jobs import Look, Work, check, follow, submit
+from cluster.profile import Profile
+from heliostat.errors import Explained, Stopped, UserError
+
+if TYPE_CHECKING:
+    from cluster.laptop import Laptop
+    from cluster.remote import Remote
+
+NODES = "HELIOSTAT_NODES"
+"""Tells a job which nodes there may be, so that it refuses at once what would never fit."""
+
+Say = Callable[[str], Any]
+
+
+def open_target(profile: Profile) -> "Remote | Laptop":
+    """The cluster of a profile, which need not exist yet.
+
+    Raises:
+        UserError: there is no usable kubeconfig.
+    """
+    if profile.platform == "local":
+        from cluster.laptop import Laptop
+
+        return Laptop(profile)
+    from cluster.remote import Remote
+
+    return Remote(profile)
+
+
+def new_job_id(stem: str) -> str:
+    """An id for a job, of its name, the time and chance."""
+    return f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def run_there(
+    profile: Profile, work: Work, write: Callable[[str], Any], say: Say, ephemeral: bool = False, again: str = ""
+) -> Job:
+    """Run a job on a profile's cluster, or on one of its own that is deleted afterwards, and follow it to its end.
+
+    Raises:
+        UserError: there is no such cluster.
+        ContactLost: nobody answers; the job may go on.
+        JobFailed: it failed.
+        Stopped: it was stopped.
+        Explained: what it waits for will not come; then it has been stopped.
+    """
+    work = Work(work.job_id, work.argv, work.working_dir, {NODES: json.dumps(profile.capacity), **work.env})
+    with _cluster(profile, work.job_id, say, ephemeral) as (dashboard, look, started):
+        submit(dashboard, work)
+        started()
+        job = _followed(dashboard, work.job_id, write, say, look, again)
+    check(job, work.job_id)
+    return job
+
+
+def _followed(dashboard: Dashboard, job_id: str, write: Callable[[str], Any], say: Say, look: Look, again: str) -> Job:
+    try:
+        return follow(dashboard, job_id, write, say, look, again)
+    except Explained as error:
+        dashboard.stop(job_id)
+        error.add_note(f"job {job_id} was stopped")
+        raise
+    except KeyboardInterrupt:
+        say("stopping; the last checkpoint is being written")
+        dashboard.stop(job_id)
+        try:
+            return follow(dashboard, job_id, write, say, again=again)
+        except KeyboardInterrupt:
+            raise Stopped(f"job {job_id} was asked to stop, and may still write its checkpoint") from None
+
+
+@contextmanager
+def _cluster(profile: Profile, name: str, say: Say, ephemeral: bool) -> Iterator[tuple[Dashboard, Look, Callable[[], None]]]:
+    """A dashboard that answers, a look at its cluster, and what to call when the job has been submitted."""
+    target = open_target(profile)
+    if ephemeral:
+        if profile.platform == "local":
+            raise UserError("--ephemeral is for Kubernetes, and this profile is local", "leave it out")
+        from cluster.ephemeral import own_cluster
+        from cluster.remote import Remote
+
+        assert isinstance(target, Remote)
+        with own_cluster(target, name, say) as parts:
+            yield parts
+        return
+    for line in target.awake():
+        say(line)
+    yield target.dashboard(), target.look(), lambda: None
+
+
+def latest(dashboard: Dashboard, job_id: str | None, name: str) -> Job:
+    """The job of that id, or the one that was submitted last.
+
+    Raises:
+        UserError: there is none.
+    """
+    jobs = [job for job in dashboard.jobs() if job.kind == "SUBMISSION"]
+    if job_id is None:
+        if not jobs:
+            raise UserError(f"no job has been submitted to {name}", f"heliostat train CONFIG --on {name}")
+        return max(jobs, key=lambda job: job.started or 0)
+    found = next((job for job in jobs if job.id == job_id), None)
+    if found is None:
+        from heliostat.config import nearest
+
+        raise UserError(f"{name} has no job {job_id}", nearest(job_id, [job.id for job in jobs]) if jobs else "there are none")
+    return found

@@ -1,0 +1,35 @@
+"""heliostat diff: what `up` would change."""
+
+import argparse
+
+from heliostat.commands.live import add_profile, target_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.epilog = "What the API server fills in and what the autoscaler owns is not shown: right after `up` there is nothing."
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.console import err, out, print_json
+
+    target = target_of(args)
+    if target.profile.platform == "local":
+        changes = target.changes()
+        lines = [f"~ {change}" for change in changes]
+        old: list[str] = [target.name] if changes else []
+    else:
+        steps = target.plan()
+        lines = [f"{step.title}: {change}" for step in steps for change in step.changes]
+        old = target.outdated(steps)
+    if args.json:
+        print_json({"changes": lines, "replaces": old})
+        return 0
+    for line in lines:
+        out.print(line, highlight=False, markup=False, soft_wrap=True)
+    if old:
+        out.print(f"pods that would be replaced: {', '.join(old)}", highlight=False, soft_wrap=True)
+    if not lines and not old:
+        err.print(f"{target.name} is as the profile says", highlight=False)
+    return 0

@@ -1,0 +1,25 @@
+"""heliostat down: delete a cluster; the runs stay."""
+
+import argparse
+
+from heliostat.commands.live import add_profile, agreed, line, target_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("--yes", action="store_true", help="also if that stops running jobs")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until all pods are gone")
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.console import out
+
+    target = target_of(args)
+    state = target.state()
+    if running := [job.id for job in state.jobs if not job.done]:
+        agreed(f"{target.name} still runs {len(running)} jobs: {', '.join(running)}", args.yes)
+    with line() as shown:
+        shown.say(f"deletes {target.name}")
+        deleted = target.down(0 if args.no_wait else 120)
+    out.print(f"deleted {', '.join(deleted)}" if deleted else f"there was no cluster {target.name}", highlight=False)
+    return 0

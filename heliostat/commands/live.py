@@ -1,0 +1,89 @@
+"""What the cluster commands share: the profile's arguments, and the one live line of a wait."""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from heliostat.console import err
+
+
+def add_profile(parser: argparse.ArgumentParser) -> None:
+    """The profile, and overrides of its keys."""
+    parser.add_argument("profile", help="a name in cluster/profiles, such as gpu, or the path of a file")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as groups.gpu.max=4"
+    )
+
+
+def target_of(args: argparse.Namespace) -> Any:
+    """The cluster that the arguments name."""
+    from cluster.profile import find
+    from cluster.target import open_target
+
+    return open_target(find(args.profile, args.set))
+
+
+class Line:
+    """One line that says what is waited for: live on a terminal, else one for each change."""
+
+    def __init__(self) -> None:
+        self._status: Any = None
+        self._last = ""
+
+    def say(self, text: str) -> None:
+        """Show a line instead of the one before; an empty one takes it away."""
+        if text == self._last:
+            return
+        self._last = text
+        if not err.is_terminal:
+            if text:
+                err.print(text, highlight=False, markup=False, soft_wrap=True)
+            return
+        self.clear()
+        if text:
+            from rich.markup import escape
+
+            self._status = err.status(escape(text))
+            self._status.start()
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._status is not None:
+            self._status.stop()
+            self._status = None
+
+
+@contextmanager
+def line() -> Iterator[Line]:
+    """A live line that is gone afterwards."""
+    shown = Line()
+    try:
+        yield shown
+    finally:
+        shown.clear()
+
+
+def show(lines: Iterable[str]) -> None:
+    """Show what a wait yields until it is over."""
+    with line() as shown:
+        for text in lines:
+            shown.say(text)
+
+
+def agreed(question: str, yes: bool) -> None:
+    """Ask, unless the answer was given.
+
+    Raises:
+        UserError: the answer is no, or there is nobody to ask.
+    """
+    from heliostat.errors import UserError
+
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError(question, "add --yes if that is what you want")
+    err.print(f"{question}\nGo on? [y/N] ", end="", highlight=False, markup=False)
+    if input().strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was changed", "answer y, or add --yes")

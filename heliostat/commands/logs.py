@@ -1,0 +1,29 @@
+"""heliostat logs: what a job prints."""
+
+import argparse
+
+from heliostat.commands.live import add_profile, line, target_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("job", nargs="?", help="a job's id; by default the job that was submitted last")
+    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended, and exit as it does")
+    parser.epilog = "example: heliostat logs gpu -f"
+
+
+def run(args: argparse.Namespace) -> int:
+    from cluster.jobs import check, follow, to_stream
+    from cluster.target import latest
+
+    target = target_of(args)
+    dashboard = target.dashboard()
+    job = latest(dashboard, args.job, args.profile)
+    write = to_stream()
+    if not args.follow:
+        write(dashboard.logs(job.id))
+        return 0
+    with line() as shown:
+        again = f"heliostat logs {args.profile} {job.id} -f"
+        check(follow(dashboard, job.id, write, shown.say, target.look(), again), job.id)
+    return 0

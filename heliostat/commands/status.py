@@ -1,0 +1,98 @@
+"""heliostat status: a cluster's groups, nodes and jobs, and what they cost."""
+
+import argparse
+import dataclasses
+import time
+from typing import Any
+
+from heliostat.commands.live import add_profile, target_of
+
+EVERY = 2.0
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.console import out, print_json
+
+    target = target_of(args)
+    if args.json:
+        state = target.state()
+        print_json(
+            {**dataclasses.asdict(state), "gpus_used": state.gpus_used, "gpus_paid": state.gpus_paid, "price": state.price}
+        )
+    elif args.watch:
+        _watch(target)
+    else:
+        out.print(_page(target.state()))
+    return 0
+
+
+def _watch(target: Any) -> None:
+    from rich.live import Live
+
+    from heliostat.console import out
+
+    try:
+        with Live(_page(target.state()), console=out, refresh_per_second=4) as live:
+            while True:
+                time.sleep(EVERY)
+                live.update(_page(target.state()))
+    except KeyboardInterrupt:
+        return
+
+
+def _page(state: Any) -> Any:
+    from rich.console import Group
+    from rich.text import Text
+
+    title = f"{state.name}  {state.state}" + (f"  Ray {state.ray_version}" if state.ray_version else "")
+    parts: list[Any] = [Text(title, style="bold")]
+    if state.detail:
+        parts.append(Text(f"  {state.detail}"))
+    if state.dashboard:
+        parts.append(Text(f"  dashboard {state.dashboard}"))
+    if state.state == "absent":
+        return Group(*parts, Text(f"  heliostat up {state.name} makes it"))
+    rows = [(g.name, g.desired, g.ready, g.idle, f"{g.min} to {g.max}", f"{g.price:.2f}") for g in state.groups]
+    parts.append(_table(("group", "desired", "ready", "idle", "limits", "$/h a node"), rows))
+    if state.nodes:
+        parts.append(
+            _table(("node", "group", "host", "state", "GPUs used", "CPUs used"), [_node(node) for node in state.nodes])
+        )
+    jobs = sorted(state.jobs, key=lambda job: -(job.started or 0))[:8]
+    if jobs:
+        parts.append(_table(("job", "status", "for", "what"), [_job(job) for job in jobs]))
+    parts.append(Text(f"GPUs {state.gpus_used:g} used of {state.gpus_paid} paid for; now ${state.price:.2f} an hour"))
+    return Group(*parts)
+
+
+def _node(node: Any) -> tuple[str, ...]:
+    idle = f", idle {node.idle_seconds:.0f} s" if node.idle_seconds else ""
+    gpus = f"{node.gpus_used:g} of {node.gpus}" if node.gpus else ""
+    cpus = f"{node.cpus_used:g} of {node.cpus:g}" if node.cpus else ""
+    return node.name, node.group, node.host, f"{node.state}{idle}", gpus, cpus
+
+
+def _job(job: Any) -> tuple[str, ...]:
+    from heliostat.console import duration
+
+    seconds = (job.ended or time.time()) - job.started if job.started else 0
+    kind = "Ray Client or another driver" if job.kind == "DRIVER" else job.entrypoint
+    return job.id, job.status, duration(seconds), kind if len(kind) < 70 else f"{kind[:67]}..."
+
+
+def _table(columns: tuple[str, ...], rows: list[Any]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row))
+    return table

@@ -1,0 +1,37 @@
+"""heliostat submit: any command as a job on a profile's cluster."""
+
+import argparse
+from pathlib import Path
+
+from heliostat.commands.live import add_profile, line
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("entrypoint", nargs="+", metavar="COMMAND", help="what to run there, after --")
+    parser.add_argument("--ephemeral", action="store_true", help="make a cluster for this job alone, and delete it afterwards")
+    parser.add_argument("--detach", action="store_true", help="print the job's id and do not wait for its end")
+    parser.epilog = "example: heliostat submit gpu -- python -m heliostat evaluate digits"
+
+
+def run(args: argparse.Namespace) -> int:
+    from cluster.jobs import Work, submit, to_stream
+    from cluster.profile import find
+    from cluster.target import new_job_id, open_target, run_there
+    from heliostat.console import out
+    from heliostat.errors import UserError
+
+    profile = find(args.profile, args.set)
+    work = Work(new_job_id("job"), args.entrypoint, Path.cwd())
+    if args.detach and args.ephemeral:
+        raise UserError("--detach with --ephemeral would leave nobody to delete the cluster", "leave one of them out")
+    with line() as shown:
+        if args.detach:
+            target = open_target(profile)
+            for text in target.awake():
+                shown.say(text)
+            submit(target.dashboard(), work)
+            out.print(work.job_id, highlight=False)
+            return 0
+        run_there(profile, work, to_stream(), shown.say, args.ephemeral, f"heliostat logs {args.profile} {work.job_id} -f")
+    return 0

@@ -1,0 +1,80 @@
+"""heliostat train --on PROFILE: the same command, as a job on a cluster."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from cluster.jobs import Work, to_stream
+from cluster.profile import Profile
+from cluster.target import new_job_id, run_there
+from heliostat.commands.live import line
+from heliostat.console import print_json
+from heliostat.errors import JobFailed, UserError
+
+
+def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
+    """Run a train config on a profile's cluster, and show what it prints and how it ends.
+
+    Raises:
+        UserError: config and cluster do not fit together; nothing has been sent.
+    """
+    from workloads.plan import prepare
+
+    there = _inside(args.config)
+    _check_storage(profile, config.storage)
+    plan = prepare(config, profile.capacity, profile.storage.root)
+    if args.dry_run:
+        from heliostat.commands.train import _show_plan
+
+        _show_plan(plan, args.json)
+        return 0
+    argv = ["python", "-m", "heliostat", "train", there]
+    argv += [part for override in args.set for part in ("--set", override)]
+    argv += ["--json"] * args.json + ["--verbose"] * args.verbose
+    work = Work(new_job_id(config.name.lower()), argv, Path.cwd())
+    printed: list[str] = []
+    write = to_stream(sys.stderr if args.json else sys.stdout)
+
+    def keep(text: str) -> None:
+        printed.append(text)
+        write(text)
+
+    with line() as shown:
+        again = f"heliostat logs {args.on} {work.job_id} -f"
+        run_there(profile, work, keep, shown.say, args.ephemeral, again)
+    if args.json:
+        print_json(_document("".join(printed)))
+    return 0
+
+
+def _inside(config: str) -> str:
+    """The config's path from the working directory, which is what is sent."""
+    path = Path(config).resolve()
+    if not path.is_relative_to(Path.cwd()):
+        raise UserError(f"{config} is outside of the working directory, which is what is sent", "start from a folder above it")
+    return str(path.relative_to(Path.cwd()))
+
+
+def _check_storage(profile: Profile, storage: str) -> None:
+    """Refuse a place that the cluster's nodes do not share, before a GPU is taken."""
+    remote = "://" in storage and not storage.startswith("file:")
+    if remote or not Path(storage).expanduser().is_absolute() or profile.platform == "local":
+        return
+    root = profile.storage.root
+    if not Path(storage).is_relative_to(root):
+        raise UserError(
+            f"storage is {storage}, which is another place on each node of {profile.name}",
+            f"set storage to a relative path (it is then on {root}), to a folder in {root}, or to s3:// or gs://",
+        )
+
+
+def _document(printed: str) -> Any:
+    """The JSON document at the end of what a job printed, where everything else may be mixed with it."""
+    begin = printed.rfind("\n{\n") + 1
+    try:
+        document, _ = json.JSONDecoder().raw_decode(printed[begin:])
+    except ValueError:
+        raise JobFailed("the job succeeded, but its result is not in its output, see above") from None
+    return document

@@ -1,0 +1,33 @@
+"""heliostat up: a profile in, a cluster that is ready out."""
+
+import argparse
+
+from heliostat.commands.live import add_profile, agreed, show, target_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("--yes", action="store_true", help="replace pods without asking, where a change needs that")
+    parser.add_argument("--force", action="store_true", help="take over fields that somebody else has set")
+    parser.epilog = "example: heliostat up gpu --set groups.gpu.max=4"
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.console import out
+
+    target = target_of(args)
+    if target.profile.platform == "local":
+        show(target.up(replace=args.yes))
+    else:
+        steps = target.plan()
+        for step in steps:
+            for change in step.changes if step.live else []:
+                out.print(f"{step.title}: {change}", highlight=False, markup=False, soft_wrap=True)
+        if old := target.outdated(steps):
+            jobs = [job.id for job in target.state().jobs if not job.done]
+            ends = f", which ends {', '.join(jobs)}" if jobs else ""
+            agreed(f"for this change {len(old)} pods must be replaced ({', '.join(old)}){ends}", args.yes)
+        show(target.up(steps, args.force))
+    out.print(f"{target.name} is ready", highlight=False)
+    out.print(f"  heliostat train CONFIG --on {args.profile}     heliostat status {args.profile}", highlight=False)
+    return 0
