@@ -331,8 +331,11 @@ def _metadata(profile: Profile, name: str) -> Document:
 
 
 def _resources(cpu: str, memory: str) -> Document:
-    """Requests equal to limits for memory, so that no pod is killed for what another one took; and for CPU alike."""
-    return {"limits": {"cpu": cpu, "memory": memory}, "requests": {"cpu": cpu, "memory": memory}}
+    """Memory requests equal to limits, so that no pod is killed for what another one took.
+
+    CPU has no limit: it would only slow a pod down while its node has cores to spare.
+    """
+    return {"limits": {"memory": memory}, "requests": {"cpu": cpu, "memory": memory}}
 
 
 def _env(values: Mapping[str, Any]) -> list[Document]:

@@ -205,7 +205,9 @@ class Remote:
         would = objects.apply(document, dry_run=True, force=True)
         if live is None:
             return Step(document, None, [Change(document["kind"], ABSENT, document["metadata"]["name"])])
-        return Step(document, live, list(difference(decided(live), decided(would))))
+        changes = difference(decided(live), decided(would))
+        # The mark of a template changes with the template, which is shown.
+        return Step(document, live, [change for change in changes if not change.path.endswith(TEMPLATE)])
 
     def _is_up(self, snapshot: Snapshot, old: set[str]) -> bool:
         cluster = snapshot.cluster
