@@ -101,7 +101,7 @@ class Api:
 
     def headers(self) -> dict[str, str]:
         """What authenticates a request beside the certificate; a token is renewed when it has run out."""
-        header = self.configuration.get_api_key_with_prefix("authorization")
+        header = self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         return {"authorization": header} if header else {}
 
     def path(self, kind: str, name: str = "", namespace: str | None = None) -> str:
@@ -176,9 +176,7 @@ class Api:
         attributes = {"verb": verb, "resource": resource, "group": group, "namespace": namespace or self.namespace}
         if subresource:
             attributes["subresource"] = subresource
-        body = {
-            "apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes},
-        }  # fmt: skip
+        body = {"kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}}
         answer = self.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
         return bool(answer["status"]["allowed"])
 
@@ -226,15 +224,15 @@ def _configuration(kubeconfig: str | None, context: str | None) -> tuple[client.
     path = kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
     configuration = client.Configuration()
     if not kubeconfig and not os.path.exists(path.split(os.pathsep)[0]) and "KUBERNETES_SERVICE_HOST" in os.environ:
-        config.load_incluster_config(client_configuration=configuration)
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
             return configuration, "in-cluster", file.read()
     fix = "set KUBECONFIG to the kubeconfig of your cluster"
     with _told(path, fix):
         if not any(os.path.exists(part) for part in path.split(os.pathsep)):
             raise UserError(f"KUBECONFIG: there is no file {path}", fix)
-        config.load_kube_config(path, context, configuration, persist_config=False)
-        contexts, active = config.list_kube_config_contexts(path)
+        config.load_kube_config(path, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
+        contexts, active = config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
         chosen = next((c for c in contexts if c["name"] == context), active)
     return configuration, chosen["name"], chosen["context"].get("namespace", "default")
 

@@ -43,7 +43,7 @@ def _named(old: Any, new: Any) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
         return None
     items = [*old, *new]
     for key in KEYS:
-        if items and all(isinstance(item, Mapping) and key in item for item in items):
+        if items and all(isinstance(item, Mapping) and isinstance(item.get(key), str | int) for item in items):
             before, after = {item[key]: item for item in old}, {item[key]: item for item in new}
             # Twice the same name: then only the place tells which is which.
             return (before, after) if len(before) == len(old) and len(after) == len(new) else None

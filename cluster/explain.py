@@ -12,16 +12,29 @@ from datetime import datetime
 from typing import Any
 
 from cluster.kuberay import condition, observed
-from cluster.manifests import Document
+from cluster.manifests import TEMPLATE, Document
 from cluster.profile import Profile, WorkerGroup, cpus, size
 from heliostat.errors import Explained
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+PULL_REASONS = (
+    ("not found", "there is no such image or tag", True),
+    ("no such host", "the node finds no such registry", True),
+    ("denied|unauthorized|forbidden|no basic auth", "the registry knows no such image, or wants a login", True),
+    ("timeout|timed out|deadline exceeded|refused|reset by peer", "the registry does not answer", False),
+)  # fmt: skip
+"""What is in the message of a failed pull, what that means, and whether trying again is in vain."""
 CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+SECONDS_TO_RETRY = 13
+"""After so long a kubelet has tried a second time to pull an image."""
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 """Events of cluster autoscalers (the upstream one, Karpenter): a node for this pod is on its way."""
 SECONDS_TO_SCALE_UP = 14
 """A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
+MOUNTED = ("Pulling", "Pulled", "Created", "Started")
+"""Events of a pod that come after its volumes."""
+CRASHES_SECONDS = 600
+"""Two pods of a group that crash within that time are no chance."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Watchdog:
     def __init__(self, profile: Profile, log: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
         self.profile, self.log, self.clock = profile, log, clock
         self.first_seen: dict[str, float] = {}
-        self.crashed: dict[str, set[str]] = {}
+        self.crashed: dict[str, dict[str, float]] = {}
 
     def look(self, snapshot: Snapshot) -> str:
         """What is waited for, in one line.
@@ -85,9 +98,10 @@ class Watchdog:
         for problem in found:
             since = now - self.first_seen.setdefault(problem.key, now)
             # A crashed worker is replaced, and work goes on; when the next one crashes too, it is the group.
-            crashed = self.crashed.setdefault(problem.key, set())
-            crashed.update([problem.pod] if problem.pod else [])
-            if since >= problem.patience or len(crashed) > 1:
+            crashed = self.crashed.setdefault(problem.key, {})
+            if problem.pod:
+                crashed.setdefault(problem.pod, now)
+            if since >= problem.patience or sum(now - at < CRASHES_SECONDS for at in crashed.values()) > 1:
                 raise Explained(problem.what + self._tail(problem), problem.fix)
         return found[0].what.replace("\n", " ") if found else progress(snapshot, self.profile)
 
@@ -100,14 +114,18 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     """Everything that is in the way, the gravest first."""
     if snapshot.job:
         yield from _job_problems(snapshot.job)
+        yield from _submitter(snapshot.job, snapshot.events or [])
     if snapshot.cluster:
         yield from _refused(snapshot.cluster, snapshot.events or [])
         yield from _replica_failure(snapshot.cluster)
     for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers()]:
-        yield from _containers(pod)
+        yield from _containers(pod, profile)
         yield from _scheduling(pod, snapshot, profile)
         yield from _volumes(pod, snapshot.events or [])
-    yield from _submitter(snapshot.events or [])
+    for pod in snapshot.pods:
+        # The operator deletes a crashed pod at once (autoscaler v2), so most crashes are seen on pods that leave.
+        if leaving(pod) and _is_current(pod, snapshot.cluster):
+            yield from _crashed_before(pod)
 
 
 def progress(snapshot: Snapshot, profile: Profile) -> str:
@@ -117,7 +135,8 @@ def progress(snapshot: Snapshot, profile: Profile) -> str:
     if snapshot.cluster["spec"].get("suspend"):
         return "suspended" if not profile.queue else f"waits in the queue {profile.queue}"
     if not snapshot.head:
-        return "waits for the head's pod" if observed(snapshot.cluster) else "waits for the operator"
+        unseen = " (without the right to list events it stays unseen why it may not come)" if snapshot.events is None else ""
+        return ("waits for the head's pod" if observed(snapshot.cluster) else "waits for the operator") + unseen
     if not pod_ready(snapshot.head):
         return f"waits for the head: {pod_state(snapshot.head)}"
     waiting = [f"{group_of(pod)}: {pod_state(pod)}" for pod in snapshot.workers() if not pod_ready(pod)]
@@ -215,7 +234,7 @@ def _replica_failure(cluster: Document) -> Iterator[Problem]:
         yield Problem("replica", what, "mend what it names in the profile", 5)
 
 
-def _containers(pod: Document) -> Iterator[Problem]:
+def _containers(pod: Document, profile: Profile) -> Iterator[Problem]:
     name, group = pod["metadata"]["name"], group_of(pod)
     images = {container["name"]: container["image"] for container in pod["spec"].get("containers", [])}
     for status in _statuses(pod):
@@ -224,12 +243,12 @@ def _containers(pod: Document) -> Iterator[Problem]:
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         image = images.get(status["name"], status.get("image", ""))
         if reason in PULL:
-            final = "not found" in message or "denied" in message or reason in ("InvalidImageName", "ErrImageNeverPull")
+            why, final = _pull_reason(reason, message)
             yield Problem(
                 f"image {image}",
-                f"{group}: the image {image} cannot be pulled: {_pull_reason(message) or reason}",
+                f"{group}: the image {image} cannot be pulled: {why}",
                 "correct image in the profile, push it, or name image_pull_secrets",
-                2 if final else 10,
+                2 if final else SECONDS_TO_RETRY,
             )
         elif reason in CREATE:
             yield Problem(f"create {group}", f"{group}: a container cannot be made: {message}", _missing_fix(message), 8)
@@ -237,21 +256,58 @@ def _containers(pod: Document) -> Iterator[Problem]:
             yield Problem(
                 f"crash {group}", f"{group}: {status['name']} crashes again and again, its last lines:", _CRASH_FIX, 0, name
             )
-        elif ended.get("exitCode") and status["name"].startswith("ray-"):
-            why = "not enough memory" if ended.get("reason") == "OOMKilled" else f"exit code {ended['exitCode']}"
-            fix = "give it more memory in the profile" if ended.get("reason") == "OOMKilled" else _CRASH_FIX
-            patience = 0 if group == "head" else 60
-            yield Problem(f"crash {group}", f"{group}: the pod {name} ended ({why}), its last lines:", fix, patience, name)
+        elif ended.get("exitCode") and not _taken_away(pod):
+            yield _crash(pod, status["name"], ended)
 
 
 _CRASH_FIX = "mend what the lines tell: often the image (another Ray or Python), a Ray parameter or the environment"
 
 
-def _pull_reason(message: str) -> str:
-    found = re.search(r"(failed to (?:pull|resolve)[^:]*|not found|denied[^:]*|timeout[^:]*)", message)
-    if "not found" in message:
-        return "there is no such image or tag"
-    return found[0].strip() if found else message[:150]
+def _crash(pod: Document, container: str, ended: Mapping[str, Any]) -> Problem:
+    name, group = pod["metadata"]["name"], group_of(pod)
+    memory = ended.get("reason") == "OOMKilled"
+    why = "not enough memory" if memory else f"exit code {ended['exitCode']}"
+    patience = 0 if group == "head" else 60
+    if not container.startswith("ray-"):
+        what = f"{group}: the container {container} of {name} ended ({why})"
+        return Problem(f"crash {group} {container}", what, f"kubectl logs {name} -c {container} tells more", patience)
+    fix = "give it more memory in the profile" if memory else _CRASH_FIX
+    return Problem(f"crash {group}", f"{group}: the pod {name} ended ({why}), its last lines:", fix, patience, name)
+
+
+def _crashed_before(pod: Document) -> Iterator[Problem]:
+    """Of a pod that leaves: a Ray container that had ended before anybody asked for that."""
+    end = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"]).timestamp()
+    asked = end - pod["metadata"].get("deletionGracePeriodSeconds", 0)
+    for status in pod.get("status", {}).get("containerStatuses", []):
+        ended = status.get("state", {}).get("terminated") or {}
+        crashed = ended.get("exitCode") and status["name"].startswith("ray-") and not _taken_away(pod)
+        if crashed and datetime.fromisoformat(ended["finishedAt"]).timestamp() <= asked:
+            yield _crash(pod, status["name"], ended)
+
+
+def _is_current(pod: Document, cluster: Document | None) -> bool:
+    """Whether a pod has the template that its group has now, not one from before a change."""
+    if cluster is None:
+        return False
+    spec = cluster["spec"]
+    groups = {"head": spec.get("headGroupSpec", {}), **{g["groupName"]: g for g in spec.get("workerGroupSpecs", [])}}
+    template = groups.get(group_of(pod), {}).get("template", {}).get("metadata", {})
+    mark: bool = template.get("annotations", {}).get(TEMPLATE) == pod["metadata"].get("annotations", {}).get(TEMPLATE)
+    return mark
+
+
+def _taken_away(pod: Document) -> bool:
+    """Whether a pod ended because its node goes or its place is needed: another one comes, and nothing is wrong with it."""
+    return condition(pod, "DisruptionTarget").get("status") == "True"
+
+
+def _pull_reason(reason: str, message: str) -> tuple[str, bool]:
+    """Why an image cannot be pulled, and whether it will stay so."""
+    for pattern, meaning, final in PULL_REASONS:
+        if re.search(pattern, message, re.IGNORECASE):
+            return meaning, final
+    return message[-150:] or reason, reason in ("InvalidImageName", "ErrImageNeverPull")
 
 
 def _missing_fix(message: str) -> str:
@@ -261,7 +317,7 @@ def _missing_fix(message: str) -> str:
 
 
 def _scheduling(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
-    scheduled = next((c for c in pod.get("status", {}).get("conditions", []) if c["type"] == "PodScheduled"), {})
+    scheduled = condition(pod, "PodScheduled")
     if scheduled.get("reason") != "Unschedulable":
         return
     group, message = group_of(pod), scheduled.get("message", "")
@@ -291,20 +347,20 @@ def _scheduling(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator
 def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | None) -> tuple[str, bool]:
     """What no node has (left), and whether a node could have it."""
     wanted = _requests(pod)
-    short = sorted(set(re.findall(r"Insufficient ([\w./-]+)", message)))
-    asks = ", ".join(f"{name} {wanted[name]:g}" for name in short if name in wanted)
+    short = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", message)))
+    asks = ", ".join(f"{name} {_readable(name, wanted[name])}" for name in short if name in wanted)
     if nodes is None:
         return f"{group}: no node takes its pod: {message}", False
-    if not short:
+    if not asks:
         return f"{group}: no node takes its pod: {_plain(message)}", False
     fitting = [node for node in nodes if all(amount(node["status"]["allocatable"].get(n, "0")) >= a for n, a in wanted.items())]
     for name in short:
         having = [amount(node["status"]["allocatable"].get(name, "0")) for node in nodes]
         if max(having, default=0) < wanted.get(name, 0):
-            many = sum(1 for amount in having if amount)
+            many = sum(1 for most in having if most)
             return (
                 f"{group}: no node is big enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
-                f"the largest {max(having, default=0):g}",
+                f"the largest {_readable(name, max(having, default=0))}",
                 False,
             )
     if not fitting:
@@ -327,9 +383,13 @@ def _plain(message: str) -> str:
 def _requests(pod: Document) -> dict[str, float]:
     total: dict[str, float] = {}
     for container in pod["spec"]["containers"]:
-        for name, amount in container.get("resources", {}).get("requests", {}).items():
-            total[name] = total.get(name, 0) + amount(amount)
+        for name, quantity in container.get("resources", {}).get("requests", {}).items():
+            total[name] = total.get(name, 0) + amount(quantity)
     return total
+
+
+def _readable(name: str, value: float) -> str:
+    return f"{value / 2**30:.3g}Gi" if name in ("memory", "ephemeral-storage") else f"{value:g}"
 
 
 def amount(quantity: str) -> float:
@@ -347,31 +407,34 @@ def _start_seconds(profile: Profile, group: str) -> float:
 
 def _replaceable(profile: Profile, group: str) -> bool:
     """Whether another group can do the work when this one does not come: then the autoscaler turns to that one."""
-    this = next((g for g in profile.groups if g.name == group), None)
-    return bool(this) and any(other is not this and _stands_in(other, this) for other in profile.groups)
+    return any(_stands_in(other, this) for this in profile.groups if this.name == group for other in profile.groups)
 
 
-def _stands_in(other: WorkerGroup, this: WorkerGroup | None) -> bool:
-    return this is not None and other.gpu >= this.gpu > 0 and cpus(other.cpu) >= cpus(this.cpu)
+def _stands_in(other: WorkerGroup, this: WorkerGroup) -> bool:
+    same_kind = bool(other.gpu) == bool(this.gpu) and other is not this
+    return same_kind and other.gpu >= this.gpu and cpus(other.cpu) >= cpus(this.cpu)
 
 
 def _volumes(pod: Document, events: list[Document]) -> Iterator[Problem]:
-    if pod.get("status", {}).get("phase") != "Pending":
+    waiting = {(status.get("state", {}).get("waiting") or {}).get("reason") for status in _statuses(pod)}
+    if pod.get("status", {}).get("phase") != "Pending" or not waiting <= {"ContainerCreating", "PodInitializing"}:
+        return  # what was in the way of the volumes is so no more
+    of_pod = [event for event in events if event["involvedObject"].get("uid") == pod["metadata"]["uid"]]
+    if any(event["reason"] in MOUNTED for event in of_pod):
         return
-    for event in events:
-        if (
-            event["reason"] in ("FailedMount", "FailedAttachVolume")
-            and event["involvedObject"].get("uid") == pod["metadata"]["uid"]
-        ):
+    for event in of_pod:
+        if event["reason"] in ("FailedMount", "FailedAttachVolume"):
             message = event.get("message", "")
             yield Problem(
                 f"mount {group_of(pod)}", f"{group_of(pod)}: a volume cannot be mounted: {message}", _missing_fix(message), 10
             )
 
 
-def _submitter(events: list[Document]) -> Iterator[Problem]:
+def _submitter(job: Document, events: list[Document]) -> Iterator[Problem]:
+    """The batch Job that KubeRay makes for a RayJob has its name."""
     for event in events:
-        if event["reason"] == "FailedCreate" and event["involvedObject"]["kind"] == "Job":
+        about = (event["reason"], event["involvedObject"]["kind"], event["involvedObject"].get("name"))
+        if about == ("FailedCreate", "Job", job["metadata"]["name"]) and event_time(event) >= applied_at(job) - 1:
             yield Problem(
                 "submitter", f"the submitter's pod cannot be made: {event.get('message', '')}", "mend what it names", 3
             )

@@ -128,7 +128,7 @@ class Forward:
         url = f"{self.api.server.replace('http', 'ws', 1)}{self.api.path('Pod', pod)}/portforward?ports={port}"
         headers = {**self.api.headers(), "sec-websocket-protocol": PROTOCOL}
         try:
-            opened = create_websocket(self.api.configuration, url, headers)
+            opened = create_websocket(self.api.configuration, url, headers)  # type: ignore[no-untyped-call]
         except WebSocketBadStatusException as error:
             text = error.resp_body or b""
             raise refusal(error.status_code, text.decode(errors="replace"), self.api.server) from None

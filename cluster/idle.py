@@ -11,12 +11,14 @@ import time
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
+from typing import Any
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 LOOK_EVERY = 5.0
 
 
 def main() -> None:
+    """Look for ever; end only with the pod."""
     idle_limit = float(os.environ["IDLE_SECONDS"])
     idle_since = time.monotonic()
     while True:
@@ -49,6 +51,7 @@ def work() -> str:
 
 
 def suspend(why: str) -> None:
+    """Suspend this cluster: its pods go, the object stays and says why."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     print(f"{now} suspending: {why}", flush=True)
     path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
@@ -56,7 +59,8 @@ def suspend(why: str) -> None:
     kubernetes("PATCH", path, patch)
 
 
-def kubernetes(method: str, path: str, body: object = None) -> dict:
+def kubernetes(method: str, path: str, body: object = None) -> Any:
+    """Ask the API server as the head's service account."""
     url = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}{path}"
     request = urllib.request.Request(url, method=method, data=json.dumps(body).encode() if body else None)
     with open(f"{ACCOUNT}/token") as token:

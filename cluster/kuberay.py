@@ -286,7 +286,7 @@ def ready(cluster: Document) -> bool:
 
     ``status.state`` does not tell: it stays "ready" when pods die later.
     """
-    return observed(cluster) and condition(cluster, "HeadPodReady").get("status") == "True"
+    return observed(cluster) and bool(condition(cluster, "HeadPodReady").get("status") == "True")
 
 
 def suspended(cluster: Document) -> bool:

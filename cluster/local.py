@@ -6,12 +6,10 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
-import ray
-from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
 
 from heliostat.errors import JobFailed, UserError
 
@@ -40,6 +38,7 @@ SETTINGS = {
 
 def machine() -> list[dict[str, float]]:
     """The one node that this machine is: the CPUs and GPUs that this process may use."""
+    import ray
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
     manager = get_accelerator_manager_for_resource("GPU")
@@ -54,10 +53,14 @@ def session(verbose: bool = False) -> Iterator[str]:
     The dashboard asks for a token, as everything in this Ray does: it is in ``~/.heliostat/ray-token``. A mode or a
     token that the environment names goes first.
     """
+    # Here, because the other ways to a cluster need this module, but not the second that Ray takes to import.
+    import ray
+    from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
+
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_own_token())
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
     # A folder of its own: Ray's parts find each other by a file in there, and the usual one, /tmp/ray, may hold the
     # address of another Ray, alive or dead; then its State API, and Train's shutdown with it, hang (seen on 2.60).
     scratch = tempfile.mkdtemp(prefix="heliostat-ray-", dir="/tmp")
@@ -108,6 +111,8 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
     Raises:
         UserError: the address is not one, or nobody answers there.
     """
+    import ray
+
     if address.startswith("http"):
         raise UserError(
             f"RAY_ADDRESS is {address}, which is for jobs", "unset it, or use ray job submit -- python -m heliostat"
@@ -135,11 +140,18 @@ def _has_token() -> bool:
     return "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
 
 
-def _own_token() -> Path:
-    """A token file of our own: Ray's, ~/.ray/auth_token, would also switch every later ``ray start`` to tokens."""
+def own_token() -> Path:
+    """The file with the user's token for the Rays on this machine, made if there is none yet.
+
+    It is not Ray's, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
+    """
     path = TOKEN.expanduser()
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        handle, scratch = tempfile.mkstemp(dir=path.parent)  # with mode 0600
+        with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
+        with suppress(FileExistsError):  # another command was faster, and its token holds
+            os.link(scratch, path)
+        os.unlink(scratch)
     return path

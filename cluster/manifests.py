@@ -56,7 +56,7 @@ def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> l
 
 def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> Document:
     """The standing cluster."""
-    document = {
+    document: Document = {
         "apiVersion": API_VERSION,
         "kind": "RayCluster",
         "metadata": _metadata(profile, profile.name),
@@ -104,7 +104,7 @@ def ray_job(
             _deletion("DeleteSelf", 86400, jobStatus="FAILED"),
             _deletion("DeleteSelf", 86400, jobDeploymentStatus="Failed"),
         ]}  # fmt: skip
-    document = {"apiVersion": API_VERSION, "kind": "RayJob", "metadata": _metadata(profile, name), "spec": spec}
+    document: Document = {"apiVersion": API_VERSION, "kind": "RayJob", "metadata": _metadata(profile, name), "spec": spec}
     if profile.queue:
         document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
     return document
@@ -217,7 +217,7 @@ def priority_of(group: WorkerGroup) -> int:
 
 def ray_labels(group: WorkerGroup) -> dict[str, str]:
     """The labels by which a task can ask for nodes of this group."""
-    labels = {"ray.io/market-type": group.market}
+    labels: dict[str, str] = {"ray.io/market-type": group.market}
     if group.gpu_type:
         labels["ray.io/accelerator-type"] = group.gpu_type
     return {**labels, **group.labels}

@@ -18,7 +18,7 @@ from cluster.explain import Snapshot, Watchdog, group_of, leaving, pod_ready, po
 from cluster.kuberay import KubeRay, condition, decided, ready, suspended
 from cluster.manifests import TEMPLATE, TOKEN_KEY, Document, documents
 from cluster.profile import Profile, cpus, size
-from typing import Any as NodeUsage; usage = lambda d: {}
+from cluster.ray_usage import NodeUsage, usage
 from cluster.state import Group, Node, State
 from heliostat.errors import Explained, UserError
 
@@ -179,7 +179,7 @@ class Remote:
 
         def open_socket(place: str) -> Socket:
             url = f"{self.api.server.replace('http', 'ws', 1)}{path}{place}"
-            socket: Socket = create_websocket(self.api.configuration, url, headers())
+            socket: Socket = create_websocket(self.api.configuration, url, headers())  # type: ignore[no-untyped-call]
             return socket
 
         return Dashboard(Way(f"{self.api.server}{path}", headers, self.api.pool, open_socket), self.name)

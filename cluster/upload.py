@@ -18,8 +18,8 @@ from heliostat.errors import UserError
 
 logging.getLogger("ray._private.runtime_env.packaging").setLevel("WARNING")  # it names every file that it leaves out
 
-LARGEST = 250 << 20
-"""Bytes of a package; the head keeps it in memory, and each node loads it."""
+LARGEST = 99 << 20
+"""Bytes of a package: Ray's dashboard takes no request of more than 100 MiB (2.60)."""
 NEVER = [".git", ".venv", "venv", "__pycache__", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"]
 OURS = ("heliostat", "datasets", "workloads", "tuning", "cluster")
 ROOT = Path(__file__).parent.parent

@@ -157,8 +157,8 @@ def _with_names(loc: Iterable[Any], data: Any) -> list[str]:
     """An error's place with the names of a list's items instead of their numbers."""
     place = []
     for part in loc:
-        inside = (
-            (isinstance(data, dict) and part in data) or (isinstance(data, list) and isinstance(part, int) and part < len(data))
+        inside = (isinstance(data, dict) and part in data) or (
+            isinstance(data, list) and isinstance(part, int) and part < len(data)
         )
         data = data[part] if inside else None
         place.append(str(data["name"] if isinstance(part, int) and isinstance(data, dict) and "name" in data else part))

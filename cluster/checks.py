@@ -1,0 +1,187 @@
+"""The doctor's checks of Kubernetes: what every cluster needs of it.
+
+A check is a function that yields what it has found, and a row of a table.
+"""
+
+import re
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime
+from functools import cached_property
+from itertools import groupby
+
+from cluster import fit
+from cluster.doctor import Finding, Found, ok, problem, unknown
+from cluster.errors import Forbidden
+from cluster.explain import Snapshot, pod_ready
+from cluster.kuberay import KubeRay, observed
+from cluster.manifests import Document
+from cluster.profile import Profile
+from cluster.remote import Remote, _check_operator
+from cluster.rights import missing
+
+OLDEST = (1, 29)
+ANSWER_SECONDS = 5.0
+"""How long the API server, and a dashboard behind it, may take for its first answer."""
+OBSERVE_SECONDS = 30.0
+"""How long KubeRay's operator may take to look at a change."""
+ENFORCE = "pod-security.kubernetes.io/enforce"
+
+
+class Site:
+    """A namespace, and what a profile has there; each thing is asked for once, by the first check that needs it."""
+
+    def __init__(self, kube: KubeRay, profile: Profile | None) -> None:
+        self.kube, self.api = kube, kube.api
+        self._profile = profile
+
+    @property
+    def profile(self) -> Profile:
+        assert self._profile is not None
+        return self._profile
+
+    @cached_property
+    def remote(self) -> Remote:
+        return Remote(self.profile, self.kube)
+
+    @cached_property
+    def shapes(self) -> list[fit.Shape]:
+        return fit.shapes(self.profile)
+
+    @cached_property
+    def nodes(self) -> list[Document]:
+        return self.all(self.api.path("Node"))
+
+    @cached_property
+    def pods(self) -> list[Document]:
+        """All pods of the namespace, also those of others."""
+        return self.all(self.api.path("Pod"))
+
+    @cached_property
+    def snapshot(self) -> Snapshot:
+        return self.remote.snapshot()
+
+    @property
+    def head_is_ready(self) -> bool:
+        return self.snapshot.head is not None and pod_ready(self.snapshot.head)
+
+    def all(self, path: str, selector: str = "") -> list[Document]:
+        """The objects at a path of the API server."""
+        found: list[Document] = self.api.request("GET", path, query={"labelSelector": selector} if selector else None)["items"]
+        return found
+
+
+def _kubeconfig(site: Site) -> Found:
+    yield ok(f"context {site.api.context}: {site.api.server}, namespace {site.api.namespace}")
+
+
+def _server(site: Site) -> Found:
+    version = site.api.request("GET", "/version", timeout=ANSWER_SECONDS)["gitVersion"]
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST:
+        yield problem(f"Kubernetes {version} is too old", f"upgrade it to {OLDEST[0]}.{OLDEST[1]} or later")
+        return
+    review = site.api.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {})
+    yield ok(f"Kubernetes {version} knows you as {review['status']['userInfo']['username']}")
+
+
+def _kuberay(site: Site) -> Found:
+    features = site.api.features
+    if features:
+        yield ok(f"KubeRay 1.7 or later: its schema has {', '.join(sorted(features))}")
+    else:
+        yield ok("KubeRay 1.6: its schema has no priority, tlsOptions and networkPolicy, which came with 1.7")
+    if site._profile:
+        _check_operator(site.profile, features)
+
+
+def _operator(site: Site) -> Found:
+    """The operator may run outside of the cluster, or where we may not look; then its work tells."""
+    with suppress(Forbidden):
+        for deployment in site.all("/apis/apps/v1/deployments", "app.kubernetes.io/name in (kuberay-operator, kuberay)"):
+            name, place = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
+            image = deployment["spec"]["template"]["spec"]["containers"][0]["image"]
+            if deployment.get("status", {}).get("readyReplicas"):
+                yield ok(f"{image} runs in namespace {place}")
+            else:
+                yield problem(f"{image} is not ready in namespace {place}", f"kubectl describe deployment {name} -n {place}")
+            return
+    yield _works(site)
+
+
+def _works(site: Site) -> Finding:
+    try:
+        clusters = site.all("/apis/ray.io/v1/rayclusters")
+    except Forbidden:
+        clusters = site.kube.clusters.list()
+    taken_up = [cluster for cluster in clusters if observed(cluster)]
+    for cluster in clusters:
+        if cluster not in taken_up and time.time() - _changed(cluster) > OBSERVE_SECONDS:
+            return problem(
+                f"KubeRay's operator has not taken up RayCluster {_full_name(cluster)}",
+                "look whether it runs: kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator",
+            )
+    if taken_up:
+        return ok(f"it has taken up RayCluster {_full_name(taken_up[0])}, as it is now")
+    return unknown(
+        "there is no pod of it to be seen, and no RayCluster that it has taken up",
+        "kubectl get deployments -A | grep kuberay; or heliostat up, which says within seconds if nobody takes it up",
+    )
+
+
+def _changed(document: Document) -> float:
+    """When an object was last changed, by the API server's clock."""
+    times = [field["time"] for field in document["metadata"].get("managedFields", []) if "time" in field]
+    return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
+
+
+def _full_name(document: Document) -> str:
+    return f"{document['metadata']['name']} in namespace {document['metadata']['namespace']}"
+
+
+def _rights(site: Site) -> Found:
+    lacking = missing(site.api)
+    profile = site._profile.name if site._profile else "PROFILE"
+    for (resource, why), rights in groupby(lacking, lambda right: (right.resource, right.why)):
+        verbs = ", ".join(right.verb for right in rights)
+        yield problem(
+            f"no right to {verbs} {resource}, which it takes to {why}", f"ask for it: heliostat render {profile} --rbac"
+        )
+    if not lacking:
+        yield ok("all that heliostat's commands need")
+
+
+def _namespace(site: Site) -> Found:
+    name = site.api.namespace
+    namespace = site.api.request("GET", site.api.path("Namespace", name))
+    if namespace["status"]["phase"] == "Terminating":
+        yield problem(f"namespace {name} is being deleted", "use another one, or wait and make it again")
+        return
+    level = namespace["metadata"].get("labels", {}).get(ENFORCE, "privileged")
+    yield ok(f"{name}; its pod-security level is {level}, and heliostat's pods fit all levels")
+
+
+def _dns(site: Site) -> Found:
+    """Workers find their head by its name, and so do autoscalers the API server."""
+    for service in site.all("/api/v1/namespaces/kube-system/services", "k8s-app=kube-dns"):
+        yield ok(f"service {service['metadata']['name']} in namespace kube-system")
+        return
+    for pod in site.pods:
+        if pod["metadata"].get("labels", {}).get("ray.io/node-type") == "worker" and pod_ready(pod):
+            yield ok(f"the worker {pod['metadata']['name']} has found its head")
+            return
+    yield unknown(
+        "there is no service with the label k8s-app=kube-dns in namespace kube-system",
+        "kubectl run dns --rm -it --restart=Never --image=busybox -- nslookup kubernetes.default",
+    )
+
+
+CHECKS: dict[str, Callable[[Site], Found]] = {
+    "kubeconfig": _kubeconfig,
+    "API server": _server,
+    "KubeRay": _kuberay,
+    "operator": _operator,
+    "rights": _rights,
+    "namespace": _namespace,
+    "DNS": _dns,
+}

@@ -1,0 +1,238 @@
+"""The doctor's checks of what a profile needs of its namespace, and of its cluster when that runs."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from cluster import explain, fit
+from cluster.checks import ANSWER_SECONDS, Site
+from cluster.doctor import Found, ok, problem, unknown
+from cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
+from cluster.explain import group_of
+from cluster.manifests import Document, documents
+from cluster.profile import installed_ray
+
+PATIENCE = 60.0
+"""What may take longer than this to go away by itself is work in progress, such as a node that starts."""
+DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
+ONE_NODE = (
+    "ebs.csi.aws.com", "kubernetes.io/aws-ebs", "pd.csi.storage.gke.io", "kubernetes.io/gce-pd", "disk.csi.azure.com",
+    "kubernetes.io/azure-disk", "rancher.io/local-path", "k8s.io/minikube-hostpath",
+)  # fmt: skip
+"""Provisioners of volumes that only one node can mount."""
+
+
+def _quota(site: Site) -> Found:
+    quotas = [quota for quota in site.all(site.api.path("ResourceQuota")) if fit.counts_ours(quota)]
+    ended = ("Succeeded", "Failed")
+    held = [fit.shape(group_of(pod), pod["spec"]) for pod in site.snapshot.pods if pod["status"]["phase"] not in ended]
+    for quota in quotas:
+        yield from fit.in_quota(quota, site.shapes, held)
+        if "limits.cpu" in quota["spec"].get("hard", {}):
+            yield from _cpu_limits(site, quota["metadata"]["name"])
+    if not quotas:
+        yield ok("there is none")
+
+
+def _cpu_limits(site: Site, quota: str) -> Found:
+    ranges = site.all(f"/api/v1/namespaces/{site.api.namespace}/limitranges")
+    if not any("cpu" in limit.get("default", {}) for each in ranges for limit in each["spec"]["limits"]):
+        yield problem(
+            f"quota {quota} limits limits.cpu, so pods without a CPU limit are refused, and heliostat's have none",
+            "remove limits.cpu from it (requests.cpu does the counting), or add a LimitRange with a default",
+        )
+
+
+def _nodes(site: Site) -> Found:
+    yield from fit.on_nodes(site.shapes, site.nodes, _grower(site))
+
+
+def _grower(site: Site) -> str:
+    """What adds nodes to this cluster when pods need them; empty if nothing is seen to."""
+    if any(group["name"] == "karpenter.sh" for group in site.api.request("GET", "/apis")["groups"]):
+        return "Karpenter"
+    with suppress(NotFound, Forbidden):
+        site.api.request("GET", site.api.path("ConfigMap", "cluster-autoscaler-status", "kube-system"))
+        return "the cluster autoscaler"
+    return ""
+
+
+def _storage(site: Site) -> Found:
+    storage = site.profile.storage
+    if not storage.claim:
+        yield ok(f"{storage.uri}; pods reach it by themselves")
+        return
+    site.remote._check_claim()
+    claim = site.kube.objects("PersistentVolumeClaim").find(storage.claim)
+    if claim and claim["status"]["phase"] == "Bound":
+        yield ok(f"claim {storage.claim} is bound, {claim['status']['capacity']['storage']}, and all nodes can mount it")
+        return
+    if claim and claim["status"]["phase"] == "Lost":
+        yield problem(f"claim {storage.claim} has lost its volume", "restore the volume, or use another claim")
+        return
+    wanted = claim["spec"].get("storageClassName") if claim else storage.storage_class
+    yield from _storage_class(site, wanted, f"claim {storage.claim} {'waits for a volume' if claim else 'is to be made'}")
+
+
+def _storage_class(site: Site, name: str | None, claim: str) -> Found:
+    classes = {each["metadata"]["name"]: each for each in site.all(site.api.path("StorageClass"))}
+    defaults = [n for n, each in classes.items() if each["metadata"].get("annotations", {}).get(DEFAULT_CLASS) == "true"]
+    chosen = name or next(iter(defaults), "")
+    listed = f"there is {', '.join(classes)}" if classes else "there is none"
+    if not chosen:
+        yield problem(f"{claim}, but no storage class is the default one", f"set storage.storage_class; {listed}")
+    elif chosen not in classes:
+        yield problem(f"{claim} of storage class {chosen}, which does not exist", f"correct storage.storage_class; {listed}")
+    elif (provisioner := classes[chosen]["provisioner"]) in ONE_NODE:
+        yield problem(
+            f"{claim} of storage class {chosen}, but volumes of {provisioner} can be mounted by one node only",
+            f"set storage.storage_class to one for many nodes (NFS, a cloud's file store), or use storage.uri; {listed}",
+        )
+    else:
+        yield ok(f"{claim} of storage class {chosen} ({provisioner})")
+
+
+def _image(site: Site) -> Found:
+    """Nothing is pulled: pods and nodes tell whether somebody has done so already."""
+    image, users = site.profile.image, []
+    for pod in site.pods:
+        for state, asked_for in _containers(pod):
+            waiting = state.get("waiting") or {}
+            if asked_for == image and waiting.get("reason") in explain.PULL:
+                yield problem(
+                    f"{pod['metadata']['name']} cannot pull {image}: {waiting.get('message') or waiting['reason']}",
+                    "correct image in the profile, push it, or name image_pull_secrets",
+                )
+                return
+            users += [pod["metadata"]["name"]] * (asked_for == image and "running" in state)
+    if users:
+        yield ok(f"{users[0]} runs {image}")
+        return
+    with suppress(Forbidden):
+        known = [[name for each in node["status"].get("images", []) for name in each.get("names", [])] for node in site.nodes]
+        if having := sum(any(name == image or name.endswith(f"/{image}") for name in names) for names in known):
+            yield ok(f"{having} of {len(known)} nodes have {image}")
+            return
+    yield unknown(f"no pod and no node has {image} yet", "heliostat up tells within seconds whether it can be pulled")
+
+
+def _containers(pod: Document) -> Iterator[tuple[dict[str, Any], str]]:
+    """The state of each container, and its image as the pod asks for it."""
+    for kind in ("initContainer", "container"):
+        images = {container["name"]: container["image"] for container in pod["spec"].get(f"{kind}s", [])}
+        for status in pod["status"].get(f"{kind}Statuses", []):
+            yield status["state"], images[status["name"]]
+
+
+def _secrets(site: Site) -> Found:
+    profile = site.profile
+    named = dict.fromkeys(profile.image_pull_secrets, "image_pull_secrets")
+    if profile.storage.secret:
+        named[profile.storage.secret] = "storage.secret"
+    secrets = site.kube.objects("Secret")
+    for name, key in named.items():
+        secret = secrets.find(name)
+        if secret is None:
+            kind = "docker-registry" if key == "image_pull_secrets" else "generic"
+            yield problem(
+                f"{key} names {name}, but namespace {site.api.namespace} has no such secret",
+                f"kubectl create secret {kind} {name} -n {site.api.namespace} ..., or correct {key}",
+            )
+        elif key == "image_pull_secrets" and "docker" not in secret["type"]:
+            yield problem(
+                f"image_pull_secrets names {name}, which is of type {secret['type']}", "make it of type docker-registry"
+            )
+        else:
+            yield ok(f"{name} ({key})")
+    if not named:
+        yield ok("the profile names none")
+
+
+def _documents(site: Site) -> Found:
+    tried = documents(site.profile, site.api.features)
+    for document in tried:
+        site.kube.objects(document["kind"]).apply(document, force=True, dry_run=True)
+    yield ok(f"the API server would take all of them: {', '.join(document['kind'] for document in tried)}")
+
+
+def _cluster(site: Site) -> Found:
+    snapshot, name = site.snapshot, site.profile.name
+    if snapshot.cluster is None:
+        yield ok(f"{name} is not there; heliostat up {name} makes it")
+        return
+    lasting = [each for each in explain.problems(snapshot, site.profile) if each.patience < PATIENCE]
+    for each in lasting:
+        yield problem(each.what, each.fix)
+    if not lasting:
+        yield ok(f"{name}: {explain.progress(snapshot, site.profile)}")
+
+
+def _token(site: Site) -> Found:
+    if not site.head_is_ready:
+        return
+    name, closed = site.profile.name, False
+    try:
+        # With the right to pass the API server, but without a token for the dashboard.
+        path = f"{site.api.path('Service', f'{name}-head-svc:dashboard')}/proxy/api/version"
+        site.api.raw("GET", path, timeout=ANSWER_SECONDS)
+    except Unauthorized:
+        closed = True
+    except Unreachable as error:
+        yield problem(f"the dashboard of {name} does not answer: {error.what}", "heliostat status")
+        return
+    try:
+        site.remote.dashboard().jobs()
+    except (Unauthorized, NotFound) as error:
+        yield problem(error.what, f"heliostat down {name}, then up: its pods and its secret do not belong together")
+    else:
+        if closed:
+            yield ok("the dashboard lets ours in, and nobody without one")
+    if not closed:
+        yield problem(
+            f"the dashboard of {name} asks for no token: whoever reaches it can run programs there",
+            f"heliostat up {name} --yes, which sets authOptions.mode: token and replaces the pods",
+        )
+
+
+def _version(site: Site) -> Found:
+    wanted, here = site.profile.ray_version, installed_ray()
+    with suppress(Unauthorized, Unreachable, NotFound):  # what is in the way has been told
+        if site.head_is_ready and (there := site.remote.dashboard().version()) != wanted:
+            yield problem(
+                f"the cluster runs Ray {there}, but ray_version is {wanted}",
+                f"set ray_version: {there} and an image with it, then heliostat up {site.profile.name}",
+            )
+            return
+    if here != wanted:
+        yield problem(
+            f"ray_version is {wanted}, but this machine has Ray {here}: a session's Ray Client needs the same on both sides",
+            f"pip install ray=={wanted} here, or use an image with {here}",
+        )
+    else:
+        yield ok(f"Ray {here} here and in the profile{' and in the cluster' if site.head_is_ready else ''}")
+
+
+def _policy(site: Site) -> Found:
+    if site.snapshot.cluster is None:
+        return
+    name = site.profile.name
+    if site.kube.objects("NetworkPolicy").find(name):
+        yield ok(f"{name} is there; whether it is enforced is up to the cluster's network")
+    else:
+        yield problem(
+            f"{name} has no network policy: every pod of Kubernetes reaches its ports", f"heliostat up {name} makes it"
+        )
+
+
+CHECKS: dict[str, Callable[[Site], Found]] = {
+    "quota": _quota,
+    "nodes": _nodes,
+    "storage": _storage,
+    "image": _image,
+    "secrets": _secrets,
+    "documents": _documents,
+    "cluster": _cluster,
+    "token": _token,
+    "Ray": _version,
+    "network policy": _policy,
+}

@@ -1,0 +1,61 @@
+"""heliostat doctor: everything that a cluster needs, and how to mend what is wrong."""
+
+import argparse
+import dataclasses
+from typing import Any
+
+STYLES = {"ok": "green", "problem": "bold red", "unknown": "yellow"}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "profile", nargs="?", help="a name in cluster/profiles, or the path of a file; without it only what all need"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as groups.gpu.max=4"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.epilog = "It exits with 0 if there is no problem, else with 1; `unknown` is what cannot be seen from here. example: heliostat doctor gpu"
+
+
+def run(args: argparse.Namespace) -> int:
+    from cluster.doctor import examine
+    from heliostat.console import print_json
+
+    findings = list(examine(_profile(args)))
+    problems = sum(finding.state == "problem" for finding in findings)
+    if args.json:
+        print_json({"problems": problems, "checks": [dataclasses.asdict(finding) for finding in findings]})
+    else:
+        _show(findings, problems)
+    return 1 if problems else 0
+
+
+def _profile(args: argparse.Namespace) -> Any:
+    from cluster.profile import find
+    from heliostat.errors import UserError
+
+    if args.profile:
+        return find(args.profile, args.set)
+    if args.set:
+        raise UserError("--set is given, but no profile", "name the profile first: heliostat doctor gpu --set ...")
+    return None
+
+
+def _show(findings: list[Any], problems: int) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    from heliostat.console import out
+
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for _ in range(2):
+        table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for finding in findings:
+        what = finding.what + (f"\nfix: {finding.fix}" if finding.fix else "")
+        table.add_row(Text(finding.state, STYLES[finding.state]), Text(finding.check), Text(what))
+    out.print(table)
+    hidden = sum(finding.state == "unknown" for finding in findings)
+    told = "no problem" if not problems else "1 problem" if problems == 1 else f"{problems} problems"
+    out.print(f"\n{told}" + (f", {hidden} things not to be seen from here" if hidden else ""), highlight=False)

@@ -1,0 +1,65 @@
+"""heliostat session: a cluster's dashboard and Ray Client on this machine, until Ctrl-C."""
+
+import argparse
+import signal
+import sys
+import time
+from typing import Any
+
+from heliostat.commands.live import add_profile, line, target_of
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("--port", type=int, default=0, help="the local port of the dashboard (default: any free one)")
+    parser.add_argument("--client-port", type=int, default=0, help="the local port of Ray Client (default: any free one)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, and go on until Ctrl-C")
+    parser.epilog = "example: heliostat session gpu --port 8265"
+
+
+def run(args: argparse.Namespace) -> int:
+    target = target_of(args)
+    # SIGTERM is how programs say Ctrl-C; and that is the normal end of a session.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if target.profile.platform == "local":
+            from cluster.session import Session
+
+            _show(Session(target.name, target.dashboard().way.url, target.client_address, target.environment), args)
+        else:
+            _run(target, args)
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _run(target: Any, args: argparse.Namespace) -> None:
+    from cluster.profile import installed_ray
+    from cluster.session import opened, watch
+    from heliostat.console import err
+
+    def tell(text: str) -> None:
+        err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    with line() as shown, opened(target, shown.say, args.port, args.client_port) as (session, forward, version):
+        shown.say("")
+        _show(session, args)
+        if version != installed_ray():
+            tell(f"the cluster has Ray {version}, and this machine {installed_ray()}: Ray Client needs the same on both")
+        tell("Ctrl-C ends the session; the cluster goes on")
+        for text in watch(target, forward):
+            tell(f"{time.strftime('%H:%M:%S')} {text}")
+
+
+def _show(session: Any, args: argparse.Namespace) -> None:
+    from heliostat.console import out, print_json
+
+    if args.json:
+        print_json(session.document)
+    else:
+        parts = [f"dashboard   {session.dashboard}"]
+        if path := session.environment.get("RAY_AUTH_TOKEN_PATH"):
+            parts.append(f"            it asks for the token, which is in {path}")
+        parts += [f"Ray Client  {session.client}", f"\nin a shell:\n\n{session.shell}", f"\nin Python:\n\n{session.python}\n"]
+        out.print("\n".join(parts), highlight=False, markup=False, soft_wrap=True)
+    sys.stdout.flush()  # whoever reads it from a pipe shall not wait for the end

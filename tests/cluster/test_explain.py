@@ -1,0 +1,478 @@
+"""What the Watchdog says, and when; the texts are those that Kubernetes 1.34 and KubeRay 1.6.1 were seen to write."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cluster.explain import Problem, Snapshot, Watchdog, applied_at, event_time, pod_state, problems
+from cluster.manifests import Document
+from cluster.profile import Profile, find
+from heliostat.errors import Explained
+
+APPLIED, LATER, BEFORE = "2026-11-24T09:00:00Z", "2026-11-24T09:00:01Z", "2026-11-24T08:50:00Z"
+IMAGE = "heliostat/ray:2.60.0"
+PULL = f'failed to pull and unpack image "docker.io/{IMAGE}": failed to resolve reference "docker.io/{IMAGE}": '
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No victims found."
+QUOTA = 'pods "gpu-head-x" is forbidden: exceeded quota: q, requested: requests.cpu=400m, limited: requests.cpu=100m'
+SECURITY = 'pods "p1-head-x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
+START_SECONDS = 240
+"""Of both groups of the profile ``spot``."""
+
+
+class Clock:
+    """Seconds that pass only when a test says so."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def cluster(condition: Document | None = None, **spec: Any) -> Document:
+    conditions = [condition] if condition else []
+    return {
+        "metadata": {
+            "name": "gpu",
+            "uid": "u-cluster",
+            "generation": 1,
+            "creationTimestamp": BEFORE,
+            "managedFields": [{"operation": "Apply", "time": APPLIED}, {"operation": "Update", "time": LATER}],
+        },
+        "spec": spec,
+        "status": {"observedGeneration": 1, "conditions": conditions},
+    }
+
+
+def failure(reason: str, message: str) -> Document:
+    return cluster({"type": "ReplicaFailure", "status": "True", "reason": reason, "message": message})
+
+
+def pod(group: str = "head", name: str = "", conditions: list[Document] | None = None, **status: Any) -> Document:
+    """A pod of the head or of a worker group, with this status."""
+    kind = "head" if group == "head" else "worker"
+    requests = {"cpu": "8", "memory": "64Gi", **({} if group == "head" else {"nvidia.com/gpu": "1"})}
+    container = {"name": f"ray-{kind}", "image": IMAGE, "resources": {"requests": requests}}
+    name = name or f"gpu-{group}-x"
+    return {
+        "metadata": {"name": name, "uid": f"u-{name}", "labels": {"ray.io/node-type": kind, "ray.io/group": group}},
+        "spec": {"containers": [container]},
+        "status": {"phase": "Pending", "conditions": conditions or [], **status},
+    }
+
+
+def waiting(reason: str, message: str = "", container: str = "ray-head") -> list[Document]:
+    return [{"name": container, "image": IMAGE, "state": {"waiting": {"reason": reason, "message": message}}}]
+
+
+def ended(container: str, code: int = 2, reason: str = "Error") -> list[Document]:
+    return [{"name": container, "image": IMAGE, "state": {"terminated": {"exitCode": code, "reason": reason}}}]
+
+
+def unschedulable(message: str) -> list[Document]:
+    return [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]
+
+
+def event(
+    reason: str, message: str = "", uid: str = "u-cluster", kind: str = "RayCluster", name: str = "gpu", at: str = LATER
+) -> Document:
+    return {
+        "reason": reason,
+        "message": message,
+        "involvedObject": {"kind": kind, "name": name, "uid": uid},
+        "lastTimestamp": at,
+        "metadata": {"creationTimestamp": at},
+    }
+
+
+def node(gpus: int, cpu: str = "16", memory: str = "128Gi") -> Document:
+    return {"status": {"allocatable": {"cpu": cpu, "memory": memory, "nvidia.com/gpu": str(gpus)}}}
+
+
+def job(**status: Any) -> Document:
+    return {"metadata": {"name": "gpu-job", "creationTimestamp": APPLIED}, "spec": {}, "status": status}
+
+
+def seen(*pods: Document, **more: Any) -> Snapshot:
+    return Snapshot(**{"cluster": cluster(), "pods": list(pods), "events": [], **more})
+
+
+def watch(
+    snapshot: Snapshot | Callable[[float], Snapshot], seconds: float, profile: Profile | None = None, log: str = ""
+) -> tuple[Explained | None, float, list[str]]:
+    """Look twice a second for so long: how it ended, after how many seconds, and what was said on the way."""
+    clock = Clock()
+    dog = Watchdog(profile or find("spot"), lambda _: log, clock)
+    said: list[str] = []
+    while (passed := clock.now - Clock.now) <= seconds:
+        try:
+            said.append(dog.look(snapshot(passed) if callable(snapshot) else snapshot))
+        except Explained as error:
+            return error, passed, said
+        clock.now += 0.5
+    return None, seconds, said
+
+
+WORKER_OF_5 = pod("gpu", conditions=unschedulable(NO_GPU))
+WORKER_OF_5["spec"]["containers"][0]["resources"]["requests"]["nvidia.com/gpu"] = "5"
+PULLED_BY_INIT = pod("gpu", initContainerStatuses=waiting("ErrImagePull", PULL + "not found", "wait-gcs-ready"))
+SUBMITTER = event("FailedCreate", SECURITY, "u-job", "Job", "gpu-job")
+
+FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
+    "a tag that does not exist": (
+        seen(pod(containerStatuses=waiting("ErrImagePull", PULL + "not found"))),
+        2, f"head: the image {IMAGE} cannot be pulled: there is no such image or tag", "correct image in the profile",
+    ),
+    "a tag that does not exist, for a worker": (
+        seen(PULLED_BY_INIT), 2, f"gpu: the image {IMAGE} cannot be pulled: there is no such image", "image_pull_secrets",
+    ),
+    "a registry that does not exist": (
+        seen(pod(containerStatuses=waiting("ImagePullBackOff", PULL + "dial tcp: lookup nowhere: no such host"))),
+        2, "the node finds no such registry", "correct image",
+    ),
+    "a private image": (
+        seen(pod(containerStatuses=waiting("ErrImagePull", PULL + "pull access denied, repository does not exist"))),
+        2, "the registry knows no such image, or wants a login", "image_pull_secrets",
+    ),
+    "an image name that cannot be": (
+        seen(pod(containerStatuses=waiting("InvalidImageName", 'couldn\'t parse image name "A:b:c"'))),
+        2, 'couldn\'t parse image name "A:b:c"', "correct image",
+    ),
+    "a worker of five GPUs where nodes have two": (
+        seen(WORKER_OF_5, nodes=[node(2), node(2), node(0)]),
+        START_SECONDS + 60,
+        "no node is big enough for its pod (nvidia.com/gpu 5): of 3 nodes 2 have nvidia.com/gpu, the largest 2",
+        "make the pods of gpu smaller",
+    ),
+    "a claim that does not exist": (
+        seen(pod(conditions=unschedulable('0/3 nodes are available: persistentvolumeclaim "missing" not found.'))),
+        2, "head: there is no claim missing", "set storage.size so that it is made",
+    ),
+    "a claim without a volume": (
+        seen(pod(conditions=unschedulable("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."))),
+        12, "head: its claim gets no volume", "set storage.storage_class",
+    ),
+    "a quota that is used up": (
+        seen(cluster=failure("FailedCreateHeadPod", QUOTA)), 2, f"quota of the namespace is used up: {QUOTA}", "free some",
+    ),
+    "no service account, with autoscaling": (
+        seen(events=[event("AutoscalerServiceAccountNotFound", "ServiceAccount ghost is not found. Please create one.")]),
+        0, "ServiceAccount ghost is not found", "create it",
+    ),
+    "no service account, without autoscaling": (
+        seen(cluster=failure("FailedCreateHeadPod", "error looking up service account default/ghost")),
+        2, "error looking up service account default/ghost", "create the service account",
+    ),
+    "resources in two places": (
+        seen(events=[event("InvalidRayClusterSpec", "resource fields should not be set in both rayStartParams and Resources")]),
+        0, "KubeRay refuses the cluster: resource fields should not be set in both", "mend the field",
+    ),
+    "min above max": (
+        seen(events=[event("InvalidRayClusterSpec", "worker group gpu has minReplicas 3 greater than maxReplicas 1")]),
+        0, "worker group gpu has minReplicas 3 greater than maxReplicas 1", "mend the field",
+    ),
+    "a name that is too long": (
+        seen(events=[event("InvalidRayClusterMetadata", "RayCluster name should be no more than 53 characters")]),
+        0, "RayCluster name should be no more than 53 characters", "mend the field",
+    ),
+    "a group name that cannot be": (
+        seen(cluster=failure("FailedCreateWorkerPod", 'Pod "x-gpu_group!-worker-" is invalid: metadata.generateName')),
+        5, 'no pod can be made: Pod "x-gpu_group!-worker-" is invalid', "mend what it names",
+    ),
+    "a job that the operator refuses": (
+        seen(job=job(jobDeploymentStatus="ValidationFailed", message="shutdownAfterJobFinishes set to false")),
+        0, "KubeRay refuses the job: shutdownAfterJobFinishes set to false", "mend the field",
+    ),
+    "a job that has no time left": (
+        seen(job=job(jobDeploymentStatus="Failed", reason="DeadlineExceeded", message="it was active too long")),
+        0, "the job failed (DeadlineExceeded): it was active too long", "heliostat status",
+    ),
+    "a head that crashes again and again": (
+        seen(pod(containerStatuses=waiting("CrashLoopBackOff"))), 0, "head: ray-head crashes again and again", "mend what",
+    ),
+    "a head that crashes and is never restarted": (
+        seen(pod(containerStatuses=ended("ray-head"))), 0, "head: the pod gpu-head-x ended (exit code 2)", "mend what",
+    ),
+    "a head with too little memory": (
+        seen(pod(containerStatuses=ended("ray-head", 137, "OOMKilled"))), 0, "ended (not enough memory)", "more memory",
+    ),
+    "an autoscaler that crashes beside a head that runs": (
+        seen(pod(containerStatuses=ended("autoscaler", 1))),
+        0, "head: the container autoscaler of gpu-head-x ended (exit code 1)", "kubectl logs gpu-head-x -c autoscaler",
+    ),
+    "a namespace that is restricted": (
+        seen(cluster=failure("FailedCreateHeadPod", SECURITY)), 2, 'violates PodSecurity "restricted', "other than root",
+    ),
+    "a submitter that is not admitted": (
+        seen(job=job(jobDeploymentStatus="Running"), events=[SUBMITTER]), 3, "submitter's pod cannot be made: pods", "mend",
+    ),
+    "a secret that does not exist": (
+        seen(pod(containerStatuses=waiting("CreateContainerConfigError", 'secret "object-store" not found'))),
+        8, 'head: a container cannot be made: secret "object-store" not found', "create the secret object-store",
+    ),
+    "a volume that cannot be mounted": (
+        seen(pod(), events=[event("FailedMount", "mount.nfs: access denied by server", "u-gpu-head-x", "Pod", "gpu-head-x")]),
+        10, "head: a volume cannot be mounted: mount.nfs: access denied", "mend what it names",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("snapshot", "seconds", "what", "fix"), FAULTS.values(), ids=FAULTS)
+def test_what_will_not_come_is_explained_with_its_cure(snapshot: Snapshot, seconds: float, what: str, fix: str) -> None:
+    error, after, said = watch(snapshot, 900)
+    assert error is not None
+    assert what in error.what
+    assert fix in error.fix
+    assert after == seconds
+    # And while it may still come, the reason is told already.
+    assert all(what in line for line in said)
+
+
+def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a_cluster_autoscaler() -> None:
+    error, after, _ = watch(seen(WORKER_OF_5, nodes=[node(2)]), 900, find("gpu"))
+    assert error is not None
+    assert after == 14
+
+
+@pytest.mark.parametrize(
+    ("message", "nodes", "what", "fix"),
+    [
+        (NO_GPU, None, f"gpu: no node takes its pod: {NO_GPU}", "make the pods of gpu smaller"),
+        (
+            NO_GPU,
+            [node(4)],
+            "gpu: waits for nvidia.com/gpu 1: 1 of 1 nodes have it, and it is in use there",
+            "free what others use",
+        ),
+        (NO_GPU, [node(4, cpu="4"), node(0)], "no node has together what its pod asks for (nvidia.com/gpu 1)", "smaller"),
+        (
+            "0/2 nodes are available: 2 Insufficient memory.",
+            [node(1, memory="33554432Ki"), node(1, memory="16Gi")],
+            "(memory 64Gi): of 2 nodes 2 have memory, the largest 32Gi",
+            "make the pods of gpu smaller",
+        ),
+        (
+            "0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: team-a}. preemption: none",
+            [node(1)],
+            "no node takes its pod: 0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: team-a}",
+            "add the taint that it names to groups.gpu.tolerations",
+        ),
+        (
+            "0/2 nodes are available: 2 node(s) didn't match Pod's node affinity/selector.",
+            [node(1)],
+            "didn't match Pod's node affinity/selector",
+            "correct groups.gpu.node_selector",
+        ),
+    ],
+)
+def test_why_no_node_takes_a_pod(message: str, nodes: list[Document] | None, what: str, fix: str) -> None:
+    (problem,) = problems(seen(pod("gpu", conditions=unschedulable(message)), nodes=nodes), find("gpu"))
+    assert what in problem.what
+    assert fix in problem.fix
+    assert "preemption:" not in problem.what or nodes is None
+
+
+def test_the_last_lines_of_a_crashed_pod_are_shown() -> None:
+    log = "\n".join(f"line {number}" for number in range(30))
+    error, _, _ = watch(seen(pod(containerStatuses=ended("ray-head"))), 60, log=log)
+    assert error is not None
+    assert error.what.splitlines()[1:] == [f"  | line {number}" for number in range(18, 30)]
+
+
+SCALE_UP = event("TriggeredScaleUp", "pod triggered scale-up: [{gpus 0->1 (max: 4)}]", "u-gpu-gpu-x", "Pod", "gpu-gpu-x")
+
+
+@pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
+def test_a_node_that_is_on_its_way_is_waited_for(reason: str) -> None:
+    snapshot = seen(pod("gpu", conditions=unschedulable(NO_GPU)), events=[{**SCALE_UP, "reason": reason}], nodes=[node(0)])
+    error, after, said = watch(snapshot, 900, find("gpu"))
+    assert error is not None
+    assert after == 360, "the 300 s that a pod of the group may take to start, and a minute"
+    assert len(set(said)) == 1
+
+
+def test_the_scale_up_for_another_pod_does_not_help_this_one() -> None:
+    snapshot = seen(pod("gpu", "other", conditions=unschedulable(NO_GPU)), events=[SCALE_UP], nodes=[node(0)])
+    assert watch(snapshot, 900, find("gpu"))[1] == 14
+
+
+def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
+    """The autoscaler gives it up after start_seconds, and asks the on-demand group."""
+
+    def look(passed: float) -> Snapshot:
+        given_up = passed > START_SECONDS + 10
+        return seen(
+            pod("gpu" if given_up else "gpu-spot", conditions=[] if given_up else unschedulable(NO_GPU)), nodes=[node(0)]
+        )
+
+    error, _, said = watch(look, START_SECONDS * 3)
+    assert error is None
+    assert said[0].startswith("gpu-spot: no node is big enough")
+
+
+def test_a_cpu_group_is_no_stand_in_for_gpus() -> None:
+    assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, find("gpu"))[1] == 14
+
+
+def test_a_registry_that_does_not_answer_once_is_asked_again() -> None:
+    """The kubelet tries again after 10 s, and shows the first error until the image is there."""
+
+    def look(passed: float) -> Snapshot:
+        failing = waiting("ErrImagePull" if passed < 5 else "ImagePullBackOff", PULL + "dial tcp 10.0.0.1:443: i/o timeout")
+        return seen(pod("gpu", initContainerStatuses=failing) if passed < 100 else pod("gpu"))
+
+    error, _, said = watch(look, 200)
+    assert error is None
+    assert said[0] == f"gpu: the image {IMAGE} cannot be pulled: the registry does not answer"
+    assert "cannot be pulled" not in said[-1]
+
+
+def test_a_registry_that_never_answers_is_given_up_after_the_groups_start_time() -> None:
+    failing = waiting("ErrImagePull", PULL + "dial tcp 10.0.0.1:443: i/o timeout")
+    assert watch(seen(pod("gpu", initContainerStatuses=failing)), 900)[1] == START_SECONDS
+
+
+def crashes(*times: float) -> Callable[[float], Snapshot]:
+    """A worker crashes at each of these times, and its pod is replaced 5 s later."""
+
+    def look(passed: float) -> Snapshot:
+        now = [at for at in times if at <= passed < at + 5]
+        return seen(*(pod("gpu", f"gpu-gpu-{at}", containerStatuses=ended("ray-worker", 1)) for at in now))
+
+    return look
+
+
+def test_one_crashed_worker_is_replaced_and_two_are_a_fault() -> None:
+    assert watch(crashes(10), 900)[0] is None
+    error, after, _ = watch(crashes(10, 100), 900)
+    assert error is not None
+    assert "gpu: the pod gpu-gpu-100 ended (exit code 1)" in error.what
+    assert after == 100
+
+
+def test_a_crash_now_and_then_in_a_long_job_is_no_fault() -> None:
+    assert watch(crashes(10, 1000, 2000), 2500)[0] is None
+
+
+def test_a_crashed_worker_that_nobody_replaces_is_a_fault() -> None:
+    assert watch(seen(pod("gpu", containerStatuses=ended("ray-worker", 1))), 900)[1] == 60
+
+
+def test_pods_whose_nodes_are_taken_away_have_not_crashed() -> None:
+    taken = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
+    gone = [pod("gpu-spot", f"p{n}", [taken], phase="Failed", containerStatuses=ended("ray-worker", 137)) for n in range(4)]
+    assert watch(seen(*gone), 900)[0] is None
+
+
+def test_pods_that_are_being_deleted_are_no_fault() -> None:
+    leaving = pod(containerStatuses=ended("ray-head"))
+    leaving["metadata"]["deletionTimestamp"] = LATER
+    assert watch(seen(leaving), 900)[0] is None
+
+
+def test_a_refusal_from_before_the_last_apply_is_not_believed() -> None:
+    old = event("InvalidRayClusterSpec", "worker group gpu has minReplicas 3 greater than maxReplicas 1", at=BEFORE)
+    error, _, said = watch(seen(events=[old]), 60)
+    assert error is None
+    assert said[0] == "waits for the head's pod"
+
+
+def test_a_refusal_of_another_cluster_of_the_same_name_is_not_believed() -> None:
+    assert watch(seen(events=[event("InvalidRayClusterSpec", "no", uid="u-deleted")]), 60)[0] is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        event("FailedCreate", SECURITY, "u", "Job", "gpu-of-somebody"),
+        event("FailedCreate", SECURITY, "u", "Job", "gpu-job", at=BEFORE),
+    ],
+    ids=["another job's", "an earlier job's"],
+)
+def test_the_submitter_of_another_job_is_no_fault(other: Document) -> None:
+    assert watch(seen(events=[other], job=job(jobDeploymentStatus="Running")), 60)[0] is None
+    assert watch(seen(events=[SUBMITTER]), 60)[0] is None, "a standing cluster has no submitter"
+
+
+def test_a_mount_that_failed_at_first_and_then_succeeded_is_no_fault() -> None:
+    """A slow pull follows; the event of the first try stays for an hour."""
+    about = ("u-gpu-head-x", "Pod", "gpu-head-x")
+    events = [event("FailedMount", "failed to sync configmap cache", *about), event("Pulling", "Pulling image", *about)]
+    assert watch(seen(pod(containerStatuses=waiting("ContainerCreating")), events=events), 300)[0] is None
+
+
+def test_without_the_right_to_list_events_and_nodes_the_rest_is_still_explained() -> None:
+    blind = Snapshot(cluster(), [pod(containerStatuses=waiting("ErrImagePull", PULL + "not found"))], None)
+    assert watch(blind, 60)[1] == 2
+    said = watch(Snapshot(cluster(), [], None), 5)[2]
+    assert said[0].startswith("waits for the head's pod (without the right to list events")
+
+
+READY = [{"type": "Ready", "status": "True"}]
+
+
+def unobserved() -> Document:
+    document = cluster()
+    document["metadata"]["generation"] = 2
+    return document
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "said"),
+    [
+        (seen(cluster=None), "waits for the operator to make the cluster"),
+        (seen(cluster=unobserved()), "waits for the operator"),
+        (seen(), "waits for the head's pod"),
+        (seen(cluster=cluster(suspend=True)), "suspended"),
+        (seen(pod()), "waits for the head: starting"),
+        (seen(pod(containerStatuses=waiting("ContainerCreating"))), "waits for the head: starting"),
+        (seen(pod(conditions=READY), pod("gpu"), pod("gpu-spot")), "waits for workers: gpu: starting, gpu-spot: starting"),
+        (seen(pod(conditions=READY), pod("gpu", conditions=READY)), "ready"),
+    ],
+)
+def test_what_is_waited_for(snapshot: Snapshot, said: str) -> None:
+    assert watch(snapshot, 0)[2] == [said]
+
+
+STATES = [
+    (pod(conditions=READY), "ready"),
+    (pod(phase="Running"), "starting"),
+    (pod(phase="Failed"), "failed"),
+    (pod(containerStatuses=waiting("ErrImagePull")), "ErrImagePull"),
+    (pod("gpu", initContainerStatuses=waiting("PodInitializing")), "starting"),
+    (pod(containerStatuses=ended("ray-head", 2)), "ended with 2"),
+    (pod(containerStatuses=ended("setup", 0)), "starting"),
+    (pod(conditions=unschedulable(NO_GPU)), "unschedulable"),
+]
+
+
+@pytest.mark.parametrize(("document", "state"), STATES)
+def test_a_pods_state_in_a_word(document: Document, state: str) -> None:
+    assert pod_state(document) == state
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"lastTimestamp": LATER, "eventTime": None},
+        {"lastTimestamp": None, "eventTime": "2026-11-24T09:00:01.000000Z"},
+        {"lastTimestamp": None, "eventTime": BEFORE, "series": {"lastObservedTime": "2026-11-24T09:00:01.000000Z"}},
+    ],
+    ids=["KubeRay 1.6", "KubeRay 1.7", "KubeRay 1.7, again"],
+)
+def test_when_an_event_was_last_seen(fields: dict[str, Any]) -> None:
+    assert event_time({**fields, "metadata": {"creationTimestamp": BEFORE}}) == event_time(event("x"))
+
+
+def test_only_an_apply_is_a_decision() -> None:
+    """The operator's own updates of the object must not make its refusals look old."""
+    assert applied_at(cluster()) == event_time(event("x", at=APPLIED))
+
+
+def test_the_gravest_comes_first() -> None:
+    found: list[Problem] = list(
+        problems(
+            seen(pod("gpu", conditions=unschedulable(NO_GPU)), cluster=failure("FailedCreateHeadPod", QUOTA)), find("spot")
+        )
+    )
+    assert [problem.key for problem in found] == ["quota", "unschedulable gpu"]

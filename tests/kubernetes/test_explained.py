@@ -1,0 +1,135 @@
+"""Whatever keeps a cluster or a job from coming up is explained within seconds; every fault here is a real one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Done
+from tests.kubernetes.conftest import IMAGE, Place, group
+
+SECONDS = 15
+"""After the truth is visible; before that, Kubernetes itself takes its time."""
+OWN_WORD = 12
+"""Seconds until Kubernetes shows the slowest of these faults, a container that ends soon after its start."""
+
+
+@contextmanager
+def timed(what: str, limit: float) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    seconds = time.monotonic() - began
+    print(f"{what}: explained after {seconds:.1f} s")
+    assert seconds < limit, f"{what} was explained only after {seconds:.1f} s"
+
+
+def refused(place: Place, what: str, path: Path, code: int = 1, limit: float = SECONDS + OWN_WORD) -> str:
+    """Bring the cluster up, which must fail with one message and leave no waiting behind; returns the message."""
+    with timed(what, limit):
+        done: Done = place.command("up", path, timeout=120)
+    place.command("down", path, "--yes", "--no-wait")
+    assert done.code == code, done.err
+    assert "Traceback" not in done.err
+    assert "fix:" in done.err
+    return done.err
+
+
+def test_an_image_that_does_not_exist(place: Place) -> None:
+    tag = "heliostat/nowhere:2.60.0"
+    message = refused(place, "image", place.profile("image", image=tag))
+    assert f"image {tag} cannot be pulled" in message
+    assert "correct image in the profile" in message
+
+
+def test_a_head_bigger_than_any_node_is_refused_before_anything_is_made(place: Place) -> None:
+    path = place.profile("giant", head={"cpu": 900, "memory": "3Gi"})
+    message = refused(place, "giant head", path, code=2)
+    assert "head.cpu is 900" in message
+    assert "the biggest node has" in message
+    assert place.kube.clusters.find("giant") is None
+
+
+def test_a_worker_that_no_node_can_hold(place: Place) -> None:
+    message = refused(place, "unschedulable", place.profile("greedy", groups=[group(gpu=7, min=1)]), limit=SECONDS + 45)
+    assert "no node is big enough" in message
+    assert "nodes" in message
+    assert "gpu 7" in message
+
+
+def test_a_claim_that_does_not_exist(place: Place) -> None:
+    message = refused(place, "claim", place.profile("claimless", storage={"claim": "ghost"}), code=2)
+    assert "storage.claim is ghost" in message
+    assert "set storage.size" in message
+
+
+def test_a_claim_that_only_one_node_can_mount(place: Place) -> None:
+    body = {
+        "metadata": {"name": "single"},
+        "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
+    }
+    place.kube.api.request("POST", place.kube.api.path("PersistentVolumeClaim"), body)
+    message = refused(place, "access mode", place.profile("single", storage={"claim": "single"}), code=2)
+    assert "only one node can mount" in message
+
+
+def test_a_secret_that_does_not_exist(place: Place) -> None:
+    path = place.profile("secretless", storage={"uri": "s3://bucket/runs", "secret": "ghost"})
+    message = refused(place, "secret", path)
+    assert 'secret "ghost" not found' in message
+    assert "create the secret ghost" in message
+
+
+def test_a_quota_that_is_used_up(place: Place) -> None:
+    quota = {"metadata": {"name": "tight"}, "spec": {"hard": {"requests.memory": "1Gi"}}}
+    place.kube.api.request("POST", place.kube.api.path("ResourceQuota"), quota)
+    try:
+        message = refused(place, "quota", place.profile("quota"))
+    finally:
+        place.kube.api.request("DELETE", place.kube.api.path("ResourceQuota", "tight"))
+    assert "quota of the namespace is used up" in message
+    assert "requests.memory" in message
+
+
+def test_a_namespace_that_does_not_exist(place: Place) -> None:
+    message = refused(place, "namespace", place.profile("lost", namespace="no-such-namespace"), code=2)
+    assert 'namespaces "no-such-namespace" not found' in message
+    assert "kubectl create namespace" in message
+
+
+def test_a_head_that_crashes_shows_its_last_lines(place: Place) -> None:
+    message = refused(place, "crash", place.profile("crash", env={"PYTHONHOME": "/nowhere"}))
+    assert "ended (exit code 1), its last lines:" in message
+    assert "No module named 'encodings'" in message
+
+
+def test_an_image_with_another_ray_than_the_profile_says(place: Place) -> None:
+    path = place.profile("version", image=IMAGE.partition(":")[0] + ":test", ray_version="2.59.0")
+    with timed("version", 90):
+        done = place.command("up", path, timeout=120)
+    place.command("down", path, "--yes", "--no-wait")
+    if "cannot be pulled" in done.err:
+        pytest.fail("the test cluster needs the image under the tag `test` too: kube image heliostat/ray:test")
+    assert done.code == 1, done.err
+    assert "has Ray 2.60.0, but ray_version is 2.59.0" in done.err
+
+
+def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
+    """A document that the API server takes and the operator does not: our own rules are left out to send it."""
+    from cluster.explain import Watchdog
+    from cluster.manifests import documents
+    from cluster.profile import find
+    from cluster.remote import Remote
+    from heliostat.errors import Explained
+
+    profile = find(str(place.profile("event")))
+    document = next(d for d in documents(profile, place.kube.api.features) if d["kind"] == "RayCluster")
+    document["spec"]["workerGroupSpecs"][0]["minReplicas"] = 9
+    place.kube.api.request("POST", place.kube.api.path("RayCluster"), document)
+    remote, dog = Remote(profile, place.kube), Watchdog(profile, lambda pod: "")
+    with timed("invalid", SECONDS), pytest.raises(Explained, match="minReplicas 9 greater than maxReplicas 2"):
+        while True:
+            dog.look(remote.snapshot())
+            time.sleep(0.3)
+    place.kube.clusters.delete("event")
