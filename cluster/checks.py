@@ -34,12 +34,12 @@ class Site:
 
     def __init__(self, kube: KubeRay, profile: Profile | None) -> None:
         self.kube, self.api = kube, kube.api
-        self._profile = profile
+        self.given = profile
 
     @property
     def profile(self) -> Profile:
-        assert self._profile is not None
-        return self._profile
+        assert self.given is not None
+        return self.given
 
     @cached_property
     def remote(self) -> Remote:
@@ -71,6 +71,13 @@ class Site:
         found: list[Document] = self.api.request("GET", path, query={"labelSelector": selector} if selector else None)["items"]
         return found
 
+    def events(self, about: Document) -> list[Document]:
+        """The events about one object, of the last hour."""
+        path = self.api.path("Event", namespace=about["metadata"]["namespace"])
+        query = {"fieldSelector": f"involvedObject.uid={about['metadata']['uid']}"}
+        found: list[Document] = self.api.request("GET", path, query=query)["items"]
+        return found
+
 
 def _kubeconfig(site: Site) -> Found:
     yield ok(f"context {site.api.context}: {site.api.server}, namespace {site.api.namespace}")
@@ -90,8 +97,8 @@ def _kuberay(site: Site) -> Found:
     if features:
         yield ok(f"KubeRay 1.7 or later: its schema has {', '.join(sorted(features))}")
     else:
-        yield ok("KubeRay 1.6: its schema has no priority, tlsOptions and networkPolicy, which came with 1.7")
-    if site._profile:
+        yield ok("KubeRay before 1.7: its schema has no priority, tlsOptions and networkPolicy")
+    if site.given:
         _check_operator(site.profile, features)
 
 
@@ -114,15 +121,16 @@ def _works(site: Site) -> Finding:
         clusters = site.all("/apis/ray.io/v1/rayclusters")
     except Forbidden:
         clusters = site.kube.clusters.list()
-    taken_up = [cluster for cluster in clusters if observed(cluster)]
     for cluster in clusters:
-        if cluster not in taken_up and time.time() - _changed(cluster) > OBSERVE_SECONDS:
+        late = not observed(cluster) and time.time() - _changed(cluster) > OBSERVE_SECONDS
+        # One that the operator refuses stays as it is, but there is an event.
+        if late and not site.events(cluster):
             return problem(
                 f"KubeRay's operator has not taken up RayCluster {_full_name(cluster)}",
                 "look whether it runs: kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator",
             )
-    if taken_up:
-        return ok(f"it has taken up RayCluster {_full_name(taken_up[0])}, as it is now")
+    for cluster in filter(observed, clusters):
+        return ok(f"it has taken up RayCluster {_full_name(cluster)}, as it is now")
     return unknown(
         "there is no pod of it to be seen, and no RayCluster that it has taken up",
         "kubectl get deployments -A | grep kuberay; or heliostat up, which says within seconds if nobody takes it up",
@@ -141,7 +149,7 @@ def _full_name(document: Document) -> str:
 
 def _rights(site: Site) -> Found:
     lacking = missing(site.api)
-    profile = site._profile.name if site._profile else "PROFILE"
+    profile = site.given.name if site.given else "PROFILE"
     for (resource, why), rights in groupby(lacking, lambda right: (right.resource, right.why)):
         verbs = ", ".join(right.verb for right in rights)
         yield problem(

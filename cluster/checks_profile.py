@@ -121,7 +121,7 @@ def _containers(pod: Document) -> Iterator[tuple[dict[str, Any], str]]:
     for kind in ("initContainer", "container"):
         images = {container["name"]: container["image"] for container in pod["spec"].get(f"{kind}s", [])}
         for status in pod["status"].get(f"{kind}Statuses", []):
-            yield status["state"], images[status["name"]]
+            yield status.get("state", {}), images[status["name"]]
 
 
 def _secrets(site: Site) -> Found:

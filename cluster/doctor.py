@@ -58,21 +58,23 @@ def examine(profile: Profile | None) -> Found:
 
 
 def results(checks: Mapping[str, Callable[[T], Found]], subject: T) -> Found:
-    """What the checks of a table find; what one of them has said is not said again by another."""
-    said = set()
+    """What the checks of a table find; a problem that one of them has told is not told again by another."""
+    told = set()
     for name, check in checks.items():
         for finding in _tried(check, subject):
-            if finding.what not in said:
+            if finding.state != "problem" or finding.what not in told:
                 yield replace(finding, check=name)
-            said.add(finding.what)
+            told.add(finding.what)
 
 
 def _tried(check: Callable[[T], Found], subject: T) -> Found:
     try:
         yield from check(subject)
-    except Forbidden as error:
-        yield unknown(f"no right to look: {error.what}", "ask somebody who has it to run heliostat doctor")
     except (Unauthorized, Unreachable):
         raise
     except UserError as error:
-        yield problem(error.what, error.fix)
+        # A quota or an admission rule forbids, too; a missing right is told in these words, whatever the API server asks.
+        if isinstance(error, Forbidden) and " cannot " in error.what:
+            yield unknown(f"no right to look: {error.what}", "ask somebody who has it to run heliostat doctor")
+        else:
+            yield problem(error.what, error.fix)

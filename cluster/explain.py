@@ -119,7 +119,7 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
         yield from _refused(snapshot.cluster, snapshot.events or [])
         yield from _replica_failure(snapshot.cluster)
     for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers()]:
-        yield from _containers(pod, profile)
+        yield from _containers(pod, snapshot, profile)
         yield from _scheduling(pod, snapshot, profile)
         yield from _volumes(pod, snapshot.events or [])
     for pod in snapshot.pods:
@@ -234,7 +234,7 @@ def _replica_failure(cluster: Document) -> Iterator[Problem]:
         yield Problem("replica", what, "mend what it names in the profile", 5)
 
 
-def _containers(pod: Document, profile: Profile) -> Iterator[Problem]:
+def _containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     name, group = pod["metadata"]["name"], group_of(pod)
     images = {container["name"]: container["image"] for container in pod["spec"].get("containers", [])}
     for status in _statuses(pod):
@@ -248,7 +248,7 @@ def _containers(pod: Document, profile: Profile) -> Iterator[Problem]:
                 f"image {image}",
                 f"{group}: the image {image} cannot be pulled: {why}",
                 "correct image in the profile, push it, or name image_pull_secrets",
-                2 if final else SECONDS_TO_RETRY,
+                2 if final else _start_seconds(profile, group) if _pulls(pod, snapshot.events or []) else SECONDS_TO_RETRY,
             )
         elif reason in CREATE:
             yield Problem(f"create {group}", f"{group}: a container cannot be made: {message}", _missing_fix(message), 8)
@@ -282,7 +282,7 @@ def _crashed_before(pod: Document) -> Iterator[Problem]:
     for status in pod.get("status", {}).get("containerStatuses", []):
         ended = status.get("state", {}).get("terminated") or {}
         crashed = ended.get("exitCode") and status["name"].startswith("ray-") and not _taken_away(pod)
-        if crashed and datetime.fromisoformat(ended["finishedAt"]).timestamp() <= asked:
+        if crashed and (at := ended.get("finishedAt")) and datetime.fromisoformat(at).timestamp() <= asked:
             yield _crash(pod, status["name"], ended)
 
 
@@ -300,6 +300,12 @@ def _is_current(pod: Document, cluster: Document | None) -> bool:
 def _taken_away(pod: Document) -> bool:
     """Whether a pod ended because its node goes or its place is needed: another one comes, and nothing is wrong with it."""
     return condition(pod, "DisruptionTarget").get("status") == "True"
+
+
+def _pulls(pod: Document, events: list[Document]) -> bool:
+    """Whether an image is being pulled now; the pod's status shows the failure of the last time until the image is there."""
+    last = {reason: [event_time(e) for e in _about(pod, events) if e["reason"] == reason] for reason in ("Pulling", "Failed")}
+    return max(last["Pulling"], default=0.0) > max(last["Failed"], default=0.0)
 
 
 def _pull_reason(reason: str, message: str) -> tuple[str, bool]:
@@ -398,7 +404,11 @@ def amount(quantity: str) -> float:
 
 
 def _node_is_coming(pod: Document, events: list[Document]) -> bool:
-    return any(e["reason"] in SCALES_UP and e["involvedObject"].get("uid") == pod["metadata"]["uid"] for e in events)
+    return any(event["reason"] in SCALES_UP for event in _about(pod, events))
+
+
+def _about(pod: Document, events: list[Document]) -> list[Document]:
+    return [event for event in events if event["involvedObject"].get("uid") == pod["metadata"]["uid"]]
 
 
 def _start_seconds(profile: Profile, group: str) -> float:
@@ -419,7 +429,7 @@ def _volumes(pod: Document, events: list[Document]) -> Iterator[Problem]:
     waiting = {(status.get("state", {}).get("waiting") or {}).get("reason") for status in _statuses(pod)}
     if pod.get("status", {}).get("phase") != "Pending" or not waiting <= {"ContainerCreating", "PodInitializing"}:
         return  # what was in the way of the volumes is so no more
-    of_pod = [event for event in events if event["involvedObject"].get("uid") == pod["metadata"]["uid"]]
+    of_pod = _about(pod, events)
     if any(event["reason"] in MOUNTED for event in of_pod):
         return
     for event in of_pod:

@@ -77,11 +77,11 @@ def obstacle(node: Document, pod: Shape) -> tuple[str, str] | None:
     for taint in node["spec"].get("taints", []):
         if taint["effect"] != "PreferNoSchedule" and not any(_tolerates(t, taint) for t in pod.spec.get("tolerations", [])):
             what = f"{taint['key']}={taint.get('value', '')}:{taint['effect']}"
-            return f"have the taint {what}", f"if they are meant, add it to {place}.tolerations"
+            return f"have the taint {what}", f"if these are meant for it, add the taint to {place}.tolerations"
     for name, wanted in pod.requests.items():
         has = amount(node["status"]["allocatable"].get(name, "0"))
         if has + ROUNDING < wanted:
-            what = f"have {_shown(name, has)} {name}, and {_shown(name, wanted)} is asked for"
+            what = f"have {_shown(name, has)} {name}, and it asks for {_shown(name, wanted)}"
             return what, f"make the pods of {pod.name} smaller, or add nodes"
     return None
 
@@ -124,9 +124,9 @@ def counts_ours(quota: Document) -> bool:
 
 def _left(quota: Document, held: Iterable[Shape]) -> Amounts:
     """What a quota has left, counting as free what our own pods hold."""
-    status, ours = quota.get("status", {}), _total((pod, 1) for pod in held)
-    used = status.get("used", {})
-    return {n: amount(hard) - amount(used.get(n, "0")) + ours.get(n, 0) for n, hard in status.get("hard", {}).items()}
+    used, ours = quota.get("status", {}).get("used", {}), _total((pod, 1) for pod in held)
+    hard = quota["spec"].get("hard", {})
+    return {name: amount(most) - amount(used.get(name, "0")) + ours.get(name, 0.0) for name, most in hard.items()}
 
 
 def _room(left: Amounts, least: Amounts, pod: Shape) -> int:

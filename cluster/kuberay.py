@@ -297,7 +297,8 @@ def suspended(cluster: Document) -> bool:
 def observed(document: Document) -> bool:
     """Whether the operator has seen the latest change."""
     seen: int = document.get("status", {}).get("observedGeneration", 0)
-    return seen >= document["metadata"]["generation"]
+    changed: int = document["metadata"]["generation"]
+    return seen >= changed
 
 
 def condition(document: Document, kind: str) -> Mapping[str, Any]:

@@ -84,7 +84,7 @@ class Laptop:
             if run and run.alive and (changed := self.changes()) and not replace:
                 raise UserError(
                     f"{self.name} runs with another profile; what differs: {', '.join(changed)}",
-                    f"heliostat down {self.name} first, which ends its jobs",
+                    f"heliostat down {self.name} first, or let --yes do that; either ends its jobs",
                 )
             if run is None or not run.alive or self.changes():
                 self._stop(run)

@@ -16,7 +16,8 @@ Document = dict[str, Any]
 
 GROUP, VERSION = "ray.io", "v1"
 API_VERSION = f"{GROUP}/{VERSION}"
-CLUSTER_LABEL, TEMPLATE, SUSPENDED = "heliostat.dev/cluster", "heliostat.dev/template", "heliostat.dev/suspended"
+CLUSTER_LABEL, CRON_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron"
+TEMPLATE, SUSPENDED = "heliostat.dev/template", "heliostat.dev/suspended"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 TOKEN_KEY = "auth_token"
 FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
@@ -27,7 +28,7 @@ PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080
 HEAD_GRACE = 10
 """The head does not end by SIGTERM, so each second of grace is a second of waiting (seen on KubeRay 1.6.1, Ray 2.60)."""
 FILES = "/opt/heliostat"
-IDLE_SCRIPT = Path(__file__).parent / "idle.py"
+SCRIPT = Path(__file__).parent / "inside.py"
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -59,7 +60,7 @@ def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) ->
     document: Document = {
         "apiVersion": API_VERSION,
         "kind": "RayCluster",
-        "metadata": _metadata(profile, profile.name),
+        "metadata": metadata(profile, profile.name),
         "spec": _cluster_spec(profile, profile.name, features, standing=True),
     }
     if profile.queue:
@@ -104,7 +105,7 @@ def ray_job(
             _deletion("DeleteSelf", 86400, jobStatus="FAILED"),
             _deletion("DeleteSelf", 86400, jobDeploymentStatus="Failed"),
         ]}  # fmt: skip
-    document: Document = {"apiVersion": API_VERSION, "kind": "RayJob", "metadata": _metadata(profile, name), "spec": spec}
+    document: Document = {"apiVersion": API_VERSION, "kind": "RayJob", "metadata": metadata(profile, name), "spec": spec}
     if profile.queue:
         document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
     return document
@@ -119,7 +120,7 @@ def network_policy(profile: Profile, name: str) -> Document:
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": _metadata(profile, name),
+        "metadata": metadata(profile, name),
         "spec": {
             "podSelector": own,
             "policyTypes": ["Ingress"],
@@ -153,9 +154,9 @@ def _autoscaling(profile: Profile) -> Document:
             "version": "v2",
             "upscalingMode": "Default",
             "idleTimeoutSeconds": max(group.idle_seconds for group in profile.groups),
-            "resources": _resources(profile.autoscaler.cpu, profile.autoscaler.memory),
+            "resources": resources(profile.autoscaler.cpu, profile.autoscaler.memory),
             "securityContext": RESTRICTED,
-            "env": _env({
+            "env": env({
                 # After so long a pod that is still Pending is given up, and another group of the same shape is asked.
                 "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": max(group.start_seconds for group in profile.groups),
                 "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": 60,
@@ -171,7 +172,7 @@ def _head(profile: Profile, name: str, standing: bool) -> Document:
     ray["ports"] = [{"containerPort": port, "name": port_name} for port_name, port in PORTS.items()]
     containers, volumes = [ray], []
     if standing:
-        ray["env"] += _env({"HELIOSTAT_NODES_FILE": f"{FILES}/nodes.json"})
+        ray["env"] += env({"HELIOSTAT_NODES_FILE": f"{FILES}/nodes.json"})
         ray.setdefault("volumeMounts", []).append({"name": "files", "mountPath": FILES})
         volumes = [{"name": "files", "configMap": {"name": profile.name}}]
         if profile.idle_shutdown_seconds:
@@ -185,7 +186,7 @@ def _head(profile: Profile, name: str, standing: bool) -> Document:
 
 def _worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str]) -> Document:
     container = _ray_container(profile, "ray-worker", group)
-    container["env"] += _env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds})
+    container["env"] += env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds})
     if group.gpu:
         for kind in ("limits", "requests"):
             container["resources"][kind][group.gpu_resource] = str(group.gpu)
@@ -228,9 +229,9 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
     document: Document = {
         "name": container,
         "image": profile.image,
-        "resources": _resources(size.cpu, size.memory),
+        "resources": resources(size.cpu, size.memory),
         "securityContext": RESTRICTED,
-        "env": _env({
+        "env": env({
             **SETTINGS,
             "HELIOSTAT_STORAGE": storage.root,
             # A gang waits for its slowest pod; when Train gives up earlier, the autoscaler begins anew each time.
@@ -290,13 +291,13 @@ def _watcher(profile: Profile) -> Document:
     return {
         "name": "idle-watcher",
         "image": profile.image,
-        "command": ["python", "-u", f"{FILES}/idle.py"],
+        "command": ["python", "-u", f"{FILES}/inside.py", "idle"],
         "env": [
-            *_env({"CLUSTER": profile.name, "IDLE_SECONDS": profile.idle_shutdown_seconds}),
+            *env({"CLUSTER": profile.name, "IDLE_SECONDS": profile.idle_shutdown_seconds}),
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": profile.name, "key": TOKEN_KEY}}},
         ],
-        "resources": _resources("50m", "128Mi"),
+        "resources": resources("50m", "128Mi"),
         "securityContext": RESTRICTED,
         "volumeMounts": [{"name": "files", "mountPath": FILES}],
     }
@@ -307,8 +308,8 @@ def head_files(profile: Profile) -> Document:
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": _metadata(profile, profile.name),
-        "data": {"idle.py": IDLE_SCRIPT.read_text(), "nodes.json": json.dumps(profile.capacity)},
+        "metadata": metadata(profile, profile.name),
+        "data": {"inside.py": SCRIPT.read_text(), "nodes.json": json.dumps(profile.capacity)},
     }
 
 
@@ -319,10 +320,18 @@ def _claim(profile: Profile) -> list[Document]:
     spec: Document = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": storage.size}}}
     if storage.storage_class:
         spec["storageClassName"] = storage.storage_class
-    return [{"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": _metadata(profile, storage.claim), "spec": spec}]
+    document: Document = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata(profile, storage.claim),
+        "spec": spec,
+    }
+    del document["metadata"]["labels"][CLUSTER_LABEL]  # it may be shared by several clusters
+    return [document]
 
 
-def _metadata(profile: Profile, name: str) -> Document:
+def metadata(profile: Profile, name: str) -> Document:
+    """The name, the namespace and the labels of a document."""
     labels = {"app.kubernetes.io/managed-by": "heliostat", CLUSTER_LABEL: profile.name}
     document: Document = {"name": name, "labels": labels}
     if profile.namespace:
@@ -330,7 +339,7 @@ def _metadata(profile: Profile, name: str) -> Document:
     return document
 
 
-def _resources(cpu: str, memory: str) -> Document:
+def resources(cpu: str, memory: str) -> Document:
     """Memory requests equal to limits, so that no pod is killed for what another one took.
 
     CPU has no limit: it would only slow a pod down while its node has cores to spare.
@@ -338,7 +347,8 @@ def _resources(cpu: str, memory: str) -> Document:
     return {"limits": {"memory": memory}, "requests": {"cpu": cpu, "memory": memory}}
 
 
-def _env(values: Mapping[str, Any]) -> list[Document]:
+def env(values: Mapping[str, Any]) -> list[Document]:
+    """Environment variables of a container."""
     return [{"name": name, "value": str(value)} for name, value in values.items()]
 
 

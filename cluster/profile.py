@@ -89,7 +89,15 @@ class Placement(Config):
 class Head(Placement):
     """The head: it schedules and drives, and runs no task that asks for a CPU."""
 
+    price_per_hour: float | None = Field(None, ge=0, description="what the head costs an hour; null: from the price table")
     drivers: int = Field(64, ge=1, description="how many sweep trials may be driven at once, at least 1")
+
+    @property
+    def price(self) -> float:
+        """What the head costs an hour."""
+        if self.price_per_hour is not None:
+            return self.price_per_hour
+        return price_per_hour(cpus(self.cpu), size(self.memory) / 2**30, 0, None, "on-demand")
 
 
 class Sidecar(Config):
@@ -183,7 +191,8 @@ class Profile(Config):
         if self.queue:
             if self.idle_shutdown_seconds:
                 raise ValueError(
-                    f"queue is {self.queue}, but then Kueue decides when the cluster is suspended; set idle_shutdown_seconds: null"
+                    f"queue is {self.queue}, but then Kueue decides when the cluster is suspended; "
+                    "set idle_shutdown_seconds: null"
                 )
             for group in self.groups:
                 if group.min != group.max:
@@ -256,7 +265,8 @@ def _check_storage(storage: Storage, platform: str) -> None:
         )
     if platform == "kubernetes" and storage.uri and re.match(r"file:|[^:]*$", storage.uri):
         raise ValueError(
-            f"storage.uri is {storage.uri}, which is another place on each node; give a claim that is ReadWriteMany, or s3:// or gs://"
+            f"storage.uri is {storage.uri}, which is another place on each node; "
+            "give a claim that is ReadWriteMany, or s3:// or gs://"
         )
     if storage.uri and (storage.size or storage.storage_class):
         raise ValueError("storage has a size or a storage_class, which belong to a claim; remove them")

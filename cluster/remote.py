@@ -323,7 +323,7 @@ class Remote:
             cpus=used.cpus if used else 0.0,
             cpus_used=used.cpus_used if used else 0.0,
             idle_seconds=used.idle_seconds if used else None,
-            price=spec.price if spec else 0.0,
+            price=self.profile.head.price if group == "head" else spec.price if spec else 0.0,
         )
 
     def _group_state(self, name: str, cluster: Document, nodes: list[Node]) -> Group:

@@ -11,6 +11,7 @@ NAME = "heliostat-user"
 USERS = "heliostat-users"
 """The group of users that the binding names, unless another one is given."""
 ASKED_AT_ONCE = 8
+RBAC = KINDS["Role"].group
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,12 @@ RIGHTS = tuple(
         # Of the whole namespace: the operator chooses the name of an ephemeral cluster, which is that of its secret.
         ("", "secrets", "get", "read a cluster's token, without which its dashboard is closed"),
         ("", "events", "list", "explain what is wrong: some faults show nowhere else"),
-        ("batch", "cronjobs", "get list create patch delete", "train by the clock (train --cron)"),
+        ("batch", "cronjobs", "get list create patch delete", "make, list and delete nightly runs"),
+        ("ray.io", "rayjobs", "list", "delete nightly runs, also one that runs now"),
+        # What starts a nightly run gets an account and a role of its own. Kubernetes lets nobody give more than he has.
+        ("", "serviceaccounts", "get create patch delete", "make and delete nightly runs"),
+        (RBAC, "roles", "get create patch delete", "make and delete nightly runs"),
+        (RBAC, "rolebindings", "get create patch delete", "make and delete nightly runs"),
         ("", "resourcequotas", "list", "tell how many workers the quota has room for (doctor)"),
         # That of a namespace itself belongs to the namespace: no right for the whole cluster is needed.
         ("", "namespaces", "get", "see the namespace's pod-security level (doctor)"),
@@ -63,7 +69,7 @@ RIGHTS = tuple(
 
 def role(profile: Profile, users: str = USERS) -> list[Document]:
     """A Role with exactly these rights, and its binding to a group of users, for the profile's namespace."""
-    group, version = KINDS["Role"].group, KINDS["Role"].api_version
+    version = KINDS["Role"].api_version
     metadata: Document = {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "heliostat"}}
     if profile.namespace:
         metadata["namespace"] = profile.namespace
@@ -76,8 +82,8 @@ def role(profile: Profile, users: str = USERS) -> list[Document]:
             "apiVersion": version,
             "kind": "RoleBinding",
             "metadata": {**metadata, "annotations": note},
-            "roleRef": {"apiGroup": group, "kind": "Role", "name": NAME},
-            "subjects": [{"apiGroup": group, "kind": "Group", "name": users}],
+            "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": NAME},
+            "subjects": [{"apiGroup": RBAC, "kind": "Group", "name": users}],
         },
     ]
 

@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as groups.gpu.max=4"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = "It exits with 0 if there is no problem, else with 1; `unknown` is what cannot be seen from here. example: heliostat doctor gpu"
+    parser.epilog = "It exits with 0 if there is no problem, else with 1. example: heliostat doctor gpu"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,6 +56,6 @@ def _show(findings: list[Any], problems: int) -> None:
         what = finding.what + (f"\nfix: {finding.fix}" if finding.fix else "")
         table.add_row(Text(finding.state, STYLES[finding.state]), Text(finding.check), Text(what))
     out.print(table)
-    hidden = sum(finding.state == "unknown" for finding in findings)
-    told = "no problem" if not problems else "1 problem" if problems == 1 else f"{problems} problems"
-    out.print(f"\n{told}" + (f", {hidden} things not to be seen from here" if hidden else ""), highlight=False)
+    unknown = sum(finding.state == "unknown" for finding in findings)
+    hidden = f", and {unknown} unknown: not to be seen from here" if unknown else ""
+    out.print(f"\n{problems or 'no'} problem{'s' * (problems > 1)}{hidden}", highlight=False)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
     argv = ["python", "-m", "heliostat", "train", there]
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
+    if args.cron:
+        return _nightly(profile, config, args.cron, argv)
     work = Work(new_job_id(config.name.lower()), argv, Path.cwd())
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
@@ -46,6 +49,25 @@ def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
         run_there(profile, work, keep, shown.say, args.ephemeral, again)
     if args.json:
         print_json(_document("".join(printed)))
+    return 0
+
+
+def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
+    """Apply what runs this command by a schedule, each time under a name of its own."""
+    from cluster import cron
+    from cluster.remote import Remote
+    from cluster.upload import packages
+    from heliostat.console import out
+
+    if profile.platform == "local":
+        raise UserError("--cron is for Kubernetes, and this profile is local", "use cron on this machine")
+    target = Remote(profile)
+    target.check()
+    command = f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)"
+    code = packages(Path.cwd())
+    for document in [*target.claims(), *cron.documents(profile, config.name, schedule, command, code, target.api.features)]:
+        target.kube.objects(document["kind"]).apply(document)
+    out.print(f"{config.name} will run at {schedule}; heliostat cron {profile.name} lists and deletes", highlight=False)
     return 0
 
 

@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--ephemeral", action="store_true", help="with --on: make a cluster for this run alone, and delete it afterwards"
     )
+    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it again and again, such as at "0 2 * * *"')
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
     parser.epilog = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01 --dry-run"
@@ -27,12 +28,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     launched = time.time()
     from heliostat.config import load
+    from heliostat.errors import UserError
     from workloads.config import TrainConfig
 
     sys.path.insert(0, os.getcwd())
     config = load(args.config, TrainConfig, args.set, {"name": Path(args.config).stem})
     if args.on:
         return _train_there(config, args)
+    if args.cron or args.ephemeral:
+        raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
     from cluster import local
     from workloads.plan import prepare

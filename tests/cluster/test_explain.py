@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from cluster.explain import Problem, Snapshot, Watchdog, applied_at, event_time, pod_state, problems
-from cluster.manifests import Document
+from cluster.manifests import TEMPLATE, Document
 from cluster.profile import Profile, find
 from heliostat.errors import Explained
 
@@ -314,22 +314,41 @@ def test_a_cpu_group_is_no_stand_in_for_gpus() -> None:
     assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, find("gpu"))[1] == 14
 
 
-def test_a_registry_that_does_not_answer_once_is_asked_again() -> None:
-    """The kubelet tries again after 10 s, and shows the first error until the image is there."""
+def slow_pull(second_fails: float) -> Callable[[float], Snapshot]:
+    """A pull times out at once, the kubelet tries again after 10 s, and that time it takes until 100 s."""
+    about = ("u-gpu-gpu-x", "Pod", "gpu-gpu-x")
+
+    def at(seconds: float) -> str:
+        return f"2026-11-24T09:{int(seconds) // 60:02}:{int(seconds) % 60:02}Z"
 
     def look(passed: float) -> Snapshot:
         failing = waiting("ErrImagePull" if passed < 5 else "ImagePullBackOff", PULL + "dial tcp 10.0.0.1:443: i/o timeout")
-        return seen(pod("gpu", initContainerStatuses=failing) if passed < 100 else pod("gpu"))
+        events = [
+            event("Pulling", IMAGE, *about, at=at(10 if passed >= 10 else 0)),
+            event("Failed", IMAGE, *about, at=at(second_fails if passed >= second_fails else 0)),
+        ]
+        return seen(pod("gpu", initContainerStatuses=failing) if passed < 100 else pod("gpu"), events=events)
 
-    error, _, said = watch(look, 200)
+    return look
+
+
+def test_a_registry_that_does_not_answer_once_is_asked_again() -> None:
+    """The status shows the first failure until the image is there, which may take minutes."""
+    error, _, said = watch(slow_pull(second_fails=999), 200)
     assert error is None
     assert said[0] == f"gpu: the image {IMAGE} cannot be pulled: the registry does not answer"
     assert "cannot be pulled" not in said[-1]
 
 
-def test_a_registry_that_never_answers_is_given_up_after_the_groups_start_time() -> None:
+def test_a_registry_that_does_not_answer_twice_is_a_fault() -> None:
+    error, after, _ = watch(slow_pull(second_fails=40), 200)
+    assert error is not None
+    assert after == 40
+
+
+def test_a_registry_that_nobody_asks_again_is_a_fault() -> None:
     failing = waiting("ErrImagePull", PULL + "dial tcp 10.0.0.1:443: i/o timeout")
-    assert watch(seen(pod("gpu", initContainerStatuses=failing)), 900)[1] == START_SECONDS
+    assert watch(seen(pod("gpu", initContainerStatuses=failing)), 900)[1] == 13
 
 
 def crashes(*times: float) -> Callable[[float], Snapshot]:
@@ -364,10 +383,30 @@ def test_pods_whose_nodes_are_taken_away_have_not_crashed() -> None:
     assert watch(seen(*gone), 900)[0] is None
 
 
-def test_pods_that_are_being_deleted_are_no_fault() -> None:
-    leaving = pod(containerStatuses=ended("ray-head"))
-    leaving["metadata"]["deletionTimestamp"] = LATER
-    assert watch(seen(leaving), 900)[0] is None
+def leaving(ended_at: str | None, mark: str = "now") -> Document:
+    """A worker that was asked at 09:01:00 to go, with 30 s of grace."""
+    document = pod("gpu", containerStatuses=ended("ray-worker", 1))
+    document["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = ended_at
+    document["metadata"] |= {"deletionTimestamp": "2026-11-24T09:01:30Z", "deletionGracePeriodSeconds": 30}
+    document["metadata"]["annotations"] = {TEMPLATE: mark}
+    return document
+
+
+@pytest.mark.parametrize(
+    ("worker", "seconds"),
+    [
+        (leaving("2026-11-24T09:00:59Z"), 60),
+        (leaving("2026-11-24T09:01:01Z"), None),
+        (leaving(None), None),
+        (leaving("2026-11-24T09:00:59Z", mark="before"), None),
+    ],
+    ids=["it crashed, and the operator deletes it", "it ended because it was asked to", "nobody knows", "of an older template"],
+)
+def test_a_crash_is_seen_on_a_pod_that_leaves(worker: Document, seconds: float | None) -> None:
+    marked = {"template": {"metadata": {"annotations": {TEMPLATE: "now"}}}}
+    live = cluster(workerGroupSpecs=[{"groupName": "gpu", **marked}])
+    error, after, _ = watch(seen(worker, cluster=live), 900)
+    assert (after if error else None) == seconds
 
 
 def test_a_refusal_from_before_the_last_apply_is_not_believed() -> None:

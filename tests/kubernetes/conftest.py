@@ -7,7 +7,7 @@ They depend on nothing but KUBECONFIG, an image with Ray (``HELIOSTAT_TEST_IMAGE
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -55,6 +55,32 @@ class Place:
         path = self.command.cwd / f"{name}.yaml"
         path.write_text(to_yaml(document))
         return path
+
+    def user(self, name: str) -> "Place":
+        """The same place for a new user: a service account, with no rights but those that are bound to it."""
+        api = self.kube.api
+        self.kube.objects("ServiceAccount").create({"metadata": {"name": name}})
+        token = api.request("POST", f"{api.path('ServiceAccount', name)}/token", {"spec": {}})["status"]["token"]
+        server = {"server": api.server, "certificate-authority": str(api.configuration.ssl_ca_cert)}
+        path = kubeconfig(self.command.cwd.parent / f"{name}.kubeconfig", server, {"token": token}, self.namespace)
+        return replace(self.by(path), kube=KubeRay(str(path)))
+
+    def by(self, kubeconfig: Path) -> "Place":
+        """The same place, with a command that uses another kubeconfig."""
+        return replace(self, command=replace(self.command, env={**self.command.env, "KUBECONFIG": str(kubeconfig)}))
+
+
+def kubeconfig(path: Path, server: dict[str, str], user: dict[str, str], namespace: str) -> Path:
+    """Write a kubeconfig with one context."""
+    context = {"cluster": "test", "user": "test", "namespace": namespace}
+    document = {
+        "apiVersion": "v1", "kind": "Config", "current-context": "test",
+        "clusters": [{"name": "test", "cluster": server}],
+        "users": [{"name": "test", "user": user}],
+        "contexts": [{"name": "test", "context": context}],
+    }  # fmt: skip
+    path.write_text(to_yaml(document))
+    return path
 
 
 def group(**changes: object) -> dict[str, object]:

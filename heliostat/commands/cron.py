@@ -1,0 +1,35 @@
+"""heliostat cron: the nightly runs of a profile."""
+
+import argparse
+
+from heliostat.commands.live import add_profile
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument("--delete", metavar="NAME", help="delete these nightly runs, also one that runs now")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.epilog = 'heliostat train CONFIG --on PROFILE --cron "0 2 * * *" makes them'
+
+
+def run(args: argparse.Namespace) -> int:
+    from cluster import cron
+    from cluster.kuberay import KubeRay
+    from cluster.profile import find
+    from heliostat.console import err, out, print_json, print_table
+
+    profile = find(args.profile, args.set)
+    kube = KubeRay(namespace=profile.namespace)
+    if args.delete:
+        cron.delete(kube, profile, args.delete)
+        out.print(f"deleted {args.delete}", highlight=False)
+        return 0
+    rows = cron.find(kube, profile)
+    if args.json:
+        print_json(rows)
+    elif not rows:
+        err.print(f"{profile.name} has no nightly runs", highlight=False)
+    else:
+        columns = ("name", "schedule", "suspended", "last")
+        print_table(columns, [[row[column] for column in columns] for row in rows])
+    return 0

@@ -1,0 +1,38 @@
+"""heliostat render: a profile's Kubernetes documents, for kubectl, GitOps or reading."""
+
+import argparse
+import shlex
+
+from heliostat.commands.live import add_profile
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument(
+        "--kuberay",
+        choices=["1.6", "1.7"],
+        default="1.6",
+        help="the operator's version; what is for 1.6 is right for both, with 1.7 spot groups are filled first (default: 1.6)",
+    )
+    parser.add_argument("--rbac", action="store_true", help="print the rights that users need instead: a Role and its binding")
+    parser.epilog = "example: heliostat render gpu --set groups.gpu.max=4 | kubectl apply --server-side -f -"
+
+
+def run(args: argparse.Namespace) -> int:
+    import sys
+
+    from cluster.profile import find
+    from cluster.render import rendered, text
+
+    profile = find(args.profile, args.set)
+    options = [part for override in args.set for part in ("--set", override)]
+    if args.rbac:
+        from cluster.rights import role
+
+        options.append("--rbac")
+        documents = role(profile)
+    else:
+        options += ["--kuberay", args.kuberay] if args.kuberay != "1.6" else []
+        documents = rendered(profile, args.kuberay)
+    sys.stdout.write(text(documents, shlex.join(["heliostat", "render", args.profile, *options])))
+    return 0

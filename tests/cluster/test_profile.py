@@ -1,0 +1,299 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.prices import PER_GPU
+from cluster.profile import BUNDLED, Profile, cpus, find, ray_resources, size
+from heliostat.cli import main
+from heliostat.config import read_mapping, validate
+from heliostat.errors import UserError
+
+NAMES = sorted(path.stem for path in BUNDLED.glob("*.yaml"))
+GPU: dict[str, Any] = {"name": "gpu", "gpu": 1, "gpu_type": "L4", "max": 4}
+GOOD: dict[str, Any] = {"name": "mine", "groups": [GPU], "storage": {"claim": "runs", "size": "10Gi"}}
+
+
+def profile(**change: Any) -> Profile:
+    return validate({**GOOD, **change}, Profile)
+
+
+def group(**change: Any) -> dict[str, Any]:
+    return {"groups": [{**GPU, **change}]}
+
+
+@pytest.mark.parametrize(
+    ("change", "field", "value", "fix"),
+    [
+        # Unknown keys, at each depth.
+        ({"ray_versoin": "2.60.0"}, "ray_versoin", "'2.60.0'", "did you mean ray_version?"),
+        ({"head": {"cpus": 2}}, "head.cpus", "2", "did you mean cpu?"),
+        (group(gpus=3), "groups.gpu.gpus", "3", "did you mean gpu?"),
+        (group(tolerations=[{"kye": "a"}]), "groups.gpu.tolerations.0.kye", "'a'", "did you mean key?"),
+        ({"storage": {"claim": "runs", "sizes": "1Gi"}}, "storage.sizes", "'1Gi'", "did you mean size?"),
+        (group(xyz=1), "groups.gpu.xyz", "1", "use one of: cpu, drain_seconds, gpu"),
+        # How many.
+        (group(min=5), "groups.gpu: min", "5, but max is 4", "set min to at most 4"),
+        (group(max=float("inf")), "groups.gpu.max", "inf", "a whole number from 1 to 10000"),
+        (group(max=2**31 - 1), "groups.gpu.max", "2147483647", "a whole number from 1 to 10000"),
+        (group(max=0), "groups.gpu.max", "0", "from 1 to 10000"),
+        (group(max="many"), "groups.gpu.max", "'many'", "from 1 to 10000"),
+        (group(min=-1), "groups.gpu.min", "-1", "at least 0"),
+        ({"groups": []}, "groups", "[]", "a list of worker groups"),
+        # How big.
+        (group(gpu=0.5), "groups.gpu.gpu", "0.5", "Kubernetes cannot share one"),
+        (group(gpu=-1), "groups.gpu.gpu", "-1", "a whole number of GPUs"),
+        (group(memory=64), "groups.gpu.memory", "64 has no unit", "write 64Gi or 64Mi"),
+        (group(memory="64"), "groups.gpu.memory", "'64' has no unit", "write 64Gi or 64Mi"),
+        (group(memory="64GB"), "groups.gpu.memory", "'64GB'", "write 8Gi or 512Mi"),
+        ({"head": {"memory": 0}}, "head.memory", "0 has no unit", "write"),
+        (group(cpu="two"), "groups.gpu.cpu", "'two'", "write 2, or 500m for half of one"),
+        (group(cpu=0), "groups.gpu.cpu", "0", "write 2, or 500m"),
+        (group(idle_seconds=0), "groups.gpu.idle_seconds", "0", "at least 1"),
+        (group(drain_seconds=-5), "groups.gpu.drain_seconds", "-5", "a spot notice is often 30"),
+        ({"head": {"drivers": 0}}, "head.drivers", "0", "at least 1"),
+        ({"job_hours": 0}, "job_hours", "0", "the longest that a job"),
+        # Names.
+        ({"groups": [GPU, GPU]}, "groups has two groups named", "gpu", "give each a name of its own"),
+        (group(name="g" * 31), "name", "g" * 31, "up to 30 small letters"),
+        (group(name="GPU_1"), "groups.GPU_1.name", "'GPU_1'", "small letters, digits and '-'"),
+        ({"name": "c" * 41}, "name", "c" * 41, "up to 40 small letters"),
+        ({"name": "my cluster"}, "name", "'my cluster'", "small letters, digits and '-', a letter first"),
+        ({"name": "1st"}, "name", "'1st'", "a letter first"),
+        (group(market="Spot"), "groups.gpu.market", "'Spot', but must be 'on-demand' or 'spot'", "set groups.gpu.market"),
+        ({"platform": "k8s"}, "platform", "'k8s', but must be 'kubernetes' or 'local'", "set platform"),
+        # Prices.
+        (group(gpu_type="H10"), "groups.gpu: gpu_type", "H10, which the price table does not have", "did you mean H100?"),
+        (group(gpu_type="TPU9"), "groups.gpu: gpu_type", "TPU9", "Or set price_per_hour"),
+        (group(gpu_type=None), "groups.gpu: has GPUs", "neither gpu_type nor price_per_hour", "set one of them"),
+        (group(gpu=0), "groups.gpu: gpu_type", "L4, but gpu is 0", "set gpu: 1, or remove gpu_type"),
+        (group(price_per_hour=-1.0), "groups.gpu.price_per_hour", "-1", "what a pod costs an hour"),
+        # Image and Ray.
+        ({"image": "heliostat/ray:2.59.0"}, "image", "heliostat/ray:2.59.0, but ray_version is 2.60.0", "make the two agree"),
+        ({"ray_version": "2.59.0"}, "image", "heliostat/ray:2.60.0, but ray_version is 2.59.0", "make the two agree"),
+        ({"image": "heliostat/ray:latest"}, "image", "heliostat/ray:latest", "give it the tag of a version"),
+        ({"image": "rayproject/ray:nightly-py311"}, "image", "nightly-py311", "give it the tag of a version"),
+        ({"image": "heliostat/ray"}, "image", "heliostat/ray,", "give it the tag of a version"),
+        ({"image": "registry:5000/heliostat/ray"}, "image", "registry:5000/heliostat/ray,", "give it the tag of a version"),
+        ({"ray_version": "2.60"}, "ray_version", "'2.60'", "such as 2.60.0"),
+        # Storage that another node does not see.
+        ({"storage": {"uri": "/data/runs"}}, "storage.uri", "/data/runs", "a claim that is ReadWriteMany, or s3:// or gs://"),
+        ({"storage": {"uri": "runs"}}, "storage.uri", "runs", "a claim that is ReadWriteMany"),
+        ({"storage": {"uri": "file:///data"}}, "storage.uri", "file:///data", "a claim that is ReadWriteMany"),
+        ({"storage": {}}, "storage", "exactly one of claim and uri", "{claim: runs, size: 100Gi}"),
+        ({"storage": {"claim": "runs", "uri": "s3://b"}}, "storage", "exactly one of claim and uri", "{uri: s3://bucket/runs}"),
+        ({"storage": {"uri": "s3://b", "size": "1Gi"}}, "storage", "a size or a storage_class", "remove them"),
+        ({"storage": {"claim": "runs", "mount": "runs"}}, "storage.mount", "'runs'", "the path of the claim in the pods"),
+        # A queue admits clusters of a fixed size only.
+        ({"queue": "team"}, "queue", "team", "set idle_shutdown_seconds: null"),
+        (
+            {"queue": "team", "idle_shutdown_seconds": None},
+            "queue",
+            "team, but group gpu has min 0 and max 4",
+            "set min to 4, or remove queue",
+        ),
+    ],
+)
+def test_each_mistake_names_the_field_the_value_and_the_fix(change: dict[str, Any], field: str, value: str, fix: str) -> None:
+    with pytest.raises(UserError) as refused:
+        profile(**change)
+    assert field in refused.value.what
+    assert value in refused.value.what
+    assert fix in refused.value.fix
+    assert refused.value.exit_code == 2
+
+
+@pytest.mark.parametrize("missing", ["groups", "storage"])
+def test_what_has_no_default_must_be_there(missing: str) -> None:
+    with pytest.raises(UserError, match=f"{missing} is missing\n  fix: add it: a"):
+        validate({key: value for key, value in GOOD.items() if key != missing}, Profile)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"image": "registry:5000/heliostat/ray:2.60.0-cuda"},
+        {"image": "heliostat/ray@sha256:" + "a" * 64},
+        {"image": "heliostat/ray:team-a"},
+        {"queue": "team", "idle_shutdown_seconds": None, **group(min=4)},
+        {"storage": {"uri": "gs://bucket/runs", "secret": "key"}},
+        {"platform": "local", "storage": {"uri": "runs"}},
+        group(gpu_type=None, price_per_hour=0),
+        group(gpu=0, gpu_type=None, cpu="500m", memory="512Mi"),
+        group(cpu=0.5),
+    ],
+)
+def test_what_is_unusual_but_right_is_taken(change: dict[str, Any]) -> None:
+    assert profile(**change).groups
+
+
+# Bundled profiles.
+
+
+def test_there_are_the_profiles_that_the_readme_names() -> None:
+    assert {"gpu", "spot", "research", "local"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_bundled_profile_is_short_and_found_by_name_from_any_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find(name).name == name
+    assert 15 <= len((BUNDLED / f"{name}.yaml").read_text().splitlines()) <= 40
+
+
+def test_a_profile_of_the_users_folder_wins_over_a_bundled_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cluster/profiles").mkdir(parents=True)
+    (tmp_path / "cluster/profiles/gpu.yaml").write_text((BUNDLED / "spot.yaml").read_text())
+    assert [g.name for g in find("gpu").groups] == ["gpu-spot", "gpu"]
+    (tmp_path / "other.yaml").write_text((BUNDLED / "gpu.yaml").read_text())
+    assert find("other.yaml").name == "other"
+
+
+@pytest.mark.parametrize(("name", "fix"), [("gpus", "did you mean gpu?"), ("zzz", "use one of: gpu, local, research, spot")])
+def test_an_unknown_profile_names_the_nearest_one(name: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        find(name)
+    assert refused.value.what == f"there is no profile {name}"
+    assert refused.value.fix.startswith(fix)
+    assert "heliostat profile init" in refused.value.fix
+
+
+# Overrides.
+
+
+def test_a_group_is_overridden_by_its_name() -> None:
+    changed = find("spot", ["groups.gpu.max=2", "head.cpu=500m", "groups.gpu-spot.idle_seconds=60"])
+    assert (changed.group("gpu").max, changed.group("gpu-spot").max) == (2, 8)
+    assert (changed.head.cpu, changed.head.memory) == ("500m", "8Gi")
+    assert (changed.group("gpu").idle_seconds, changed.group("gpu-spot").idle_seconds) == (120, 60)
+    assert find("spot").group("gpu").max == 4, "the file itself is as before"
+
+
+@pytest.mark.parametrize(
+    ("override", "what", "fix"),
+    [
+        ("groups.gpus.max=4", "nothing there is named gpus", "did you mean gpu?"),
+        ("groups.gpu.maximum=4", "groups.gpu.maximum", "did you mean max?"),
+        ("groups.gpu.max=none", "groups.gpu.max is 'none'", "a whole number from 1 to 10000"),
+        ("groups.gpu.max", "groups.gpu.max", "write it as --set"),
+    ],
+)
+def test_a_wrong_override_is_named(override: str, what: str, fix: str) -> None:
+    with pytest.raises(UserError) as refused:
+        find("gpu", [override])
+    assert what in refused.value.what
+    assert fix in refused.value.fix
+
+
+def test_a_wrong_group_names_the_nearest_one() -> None:
+    with pytest.raises(UserError, match="gpu has no worker group gpus\n  fix: did you mean gpu"):
+        find("gpu").group("gpus")
+
+
+# What it means.
+
+
+@pytest.mark.parametrize(("quantity", "number"), [("2", 2.0), ("500m", 0.5), ("0.5", 0.5)])
+def test_cpus(quantity: str, number: float) -> None:
+    assert cpus(quantity) == number
+
+
+@pytest.mark.parametrize(
+    ("quantity", "number"), [("1Gi", 2**30), ("1.5Gi", 3 * 2**29), ("2G", 2 * 10**9), ("7", 7), ("3Ki", 3072)]
+)
+def test_memory(quantity: str, number: int) -> None:
+    assert size(quantity) == number
+
+
+def test_ray_sees_whole_cpus_as_kuberay_rounds_them() -> None:
+    assert ray_resources(profile(**group(cpu="1500m")).groups[0]) == {"CPU": 2.0, "GPU": 1.0}
+    assert find("spot").capacity == [{"CPU": 8.0, "GPU": 1.0, "nodes": 8}, {"CPU": 8.0, "GPU": 1.0, "nodes": 4}]
+
+
+def test_a_spot_pod_costs_less_and_a_price_in_the_profile_wins() -> None:
+    spot, on_demand = find("spot").groups
+    assert 0 < spot.price < on_demand.price / 2
+    assert on_demand.price > PER_GPU["A100-80GB"], "its CPUs and memory cost, too"
+    assert profile(**group(price_per_hour=1.25)).groups[0].price == 1.25
+
+
+# heliostat profile
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("source", NAMES)
+def test_a_new_profile_is_explained_line_by_line_and_right(
+    source: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "cluster/profiles").mkdir(parents=True)
+    assert main(["profile", "init", "mine", "--from", source]) == 0
+    assert "heliostat up mine" in capsys.readouterr().out
+    path = folder / "cluster/profiles/mine.yaml"
+    lines = path.read_text().splitlines()
+    assert 15 <= len(lines) <= 40
+    assert all(line.startswith("# ") or len(line.partition("  # ")[2]) > 10 for line in lines)
+    assert read_mapping(path) == read_mapping(BUNDLED / f"{source}.yaml")
+    assert main(["profile", "check", "mine"]) == 0
+    assert capsys.readouterr().out == "mine: ok\n"
+
+
+def test_a_comment_tells_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "init", "mine"]) == 0
+    (line,) = [line for line in (folder / "mine.yaml").read_text().splitlines() if "idle_seconds:" in line]
+    assert line.endswith("(default: 120)")
+    assert "heliostat up mine.yaml" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mine"], "mine.yaml exists already, and is left as it is"),
+        (["other", "--from", "gpus"], "did you mean gpu?"),
+        (["Not/A name"], "'Not/A name' cannot be a cluster's name"),
+    ],
+)
+def test_a_new_profile_that_cannot_be_is_refused_and_nothing_is_written(
+    arguments: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "mine.yaml").write_text("precious")
+    assert main(["profile", "init", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("mine.yaml", "precious")]
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("groups.gpu.max=0", "groups.gpu.max is 0"),
+        # Only the operator's rules know that this cannot be a label.
+        ("groups.gpu.labels={team: a b}", "workerGroupSpecs[gpu].labels has team: a b"),
+    ],
+)
+def test_a_wrong_profile_does_not_pass_the_check(override: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["profile", "check", "gpu", "--set", override]) == 2
+    said = capsys.readouterr()
+    assert words in said.err
+    assert said.out == ""
+
+
+def test_what_a_profile_costs_is_shown_with_every_default(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["groups.gpu.min=1", "groups.gpu.max=3", "groups.gpu.price_per_hour=2", "head.price_per_hour=0.5"]
+    options = [part for override in [*overrides, "groups.cpu.price_per_hour=0"] for part in ("--set", override)]
+    assert main(["profile", "show", "gpu", *options, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["cost_per_hour"] == {"min": 2.5, "max": 6.5}
+    assert shown["profile"]["groups"][1]["drain_seconds"] == 25
+    assert main(["profile", "show", "gpu", *options]) == 0
+    told = capsys.readouterr().out
+    assert "drain_seconds: 25" in told
+    assert told.splitlines()[-1].split() == ["all", "2.5", "6.5"]
