@@ -87,7 +87,7 @@ def test_each_refusal_of_a_dashboard_is_of_its_kind(code: int, text: str, kind: 
 
 MESSAGE = "Job entrypoint command failed with exit code 3"
 DONE = {
-    "submission_id": "digits-1", "job_id": "02000000", "type": "SUBMISSION", "status": "FAILED", "entrypoint": "python train.py",
+    "submission_id": "digits-1", "job_id": "02000000", "type": "SUBMISSION", "status": "FAILED", "entrypoint": "python x.py",
     "message": MESSAGE, "driver_exit_code": 3, "metadata": {"heliostat": "1"}, "start_time": 1_000_500, "end_time": 1_010_000,
 }  # fmt: skip
 SESSION = {
@@ -103,7 +103,7 @@ SESSION = {
 @pytest.mark.parametrize(
     ("answer", "job"),
     [
-        (DONE, Job("digits-1", "FAILED", "python train.py", MESSAGE, 3, 1000.5, 1010.0, metadata={"heliostat": "1"})),
+        (DONE, Job("digits-1", "FAILED", "python x.py", MESSAGE, 3, 1000.5, 1010.0, metadata={"heliostat": "1"})),
         (SESSION, Job("01000000", "RUNNING", "", kind="DRIVER")),
         ({"submission_id": "s", "status": "PENDING", "start_time": 0}, Job("s", "PENDING", "")),
     ],

@@ -3,7 +3,7 @@ import random
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.diff import ABSENT, KEYS, Change, difference
@@ -36,11 +36,13 @@ def shuffled(value: Any, dice: random.Random) -> Any:
     return value
 
 
+@settings(deadline=None)
 @given(anything)
 def test_what_is_the_same_has_no_difference(value: Any) -> None:
     assert list(difference(value, copy.deepcopy(value))) == []
 
 
+@settings(deadline=None)
 @given(anything, anything)
 def test_no_difference_means_the_same_but_for_the_order_of_named_things(old: Any, new: Any) -> None:
     def unordered(value: Any) -> Any:
@@ -52,6 +54,7 @@ def test_no_difference_means_the_same_but_for_the_order_of_named_things(old: Any
         assert unordered(old) == unordered(new)
 
 
+@settings(deadline=None)
 @given(anything, anything)
 def test_the_way_back_is_the_same_way_turned_round(old: Any, new: Any) -> None:
     there = {(change.path, repr(change.old), repr(change.new)) for change in difference(old, new)}

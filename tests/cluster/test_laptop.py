@@ -15,6 +15,7 @@ import pytest
 
 from cluster.emulation import autoscaling
 from cluster.errors import NotFound
+from cluster.jobs import Work, submit
 from cluster.laptop import Laptop
 from cluster.processes import Run, processes
 from cluster.profile import Profile
@@ -25,6 +26,7 @@ from tests.conftest import clean_environment, gone, wait_for
 
 UP = """
 import sys
+from cluster.jobs import Work, submit
 from cluster.laptop import Laptop
 from cluster.profile import Profile
 for line in Laptop(Profile.model_validate_json(sys.argv[1])).up():
@@ -40,7 +42,7 @@ def work():
     context = ray.get_runtime_context()
     return context.get_node_id(), context.get_node_labels()
 nodes, labels = zip(*ray.get([work.remote(), work.remote()]))
-seen = {"nodes": len(set(nodes)), "labels": labels[0], "python": sys.executable, "env": dict(os.environ)}
+seen = {"nodes": len(set(nodes)), "labels": labels[0], "python": sys.executable, "env": dict(os.environ), "here": os.listdir()}
 print("seen " + json.dumps(seen), flush=True)
 """
 CLIENT = """
@@ -134,8 +136,10 @@ def test_only_this_machine_gets_in_and_only_with_the_token(laptop: Laptop) -> No
 
 def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: Laptop, folder: Path) -> None:
     dashboard = laptop.dashboard()
-    (folder / "job.py").write_text(JOB)
-    dashboard.submit("two-gpus", f"python {folder}/job.py", {}, {})
+    code = folder / "code"
+    code.mkdir()
+    (code / "job.py").write_text(JOB)
+    submit(dashboard, Work("two-gpus", ["python", "job.py"], code))
     began = time.monotonic()
     both = until(laptop, lambda state: state.gpus_used == 2)
     print(f"0 -> 2: {time.monotonic() - began:.1f} s")
@@ -160,6 +164,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: Laptop, folder: Pa
 
     seen = json.loads(dashboard.logs("two-gpus").partition("seen ")[2])
     assert seen["nodes"] == 2
+    assert seen["here"] == ["job.py"], "a new node has deleted the working directory of the job"
     assert seen["labels"] | {"ray.io/node-group": "gpu", "ray.io/accelerator-type": "A100-80GB"} == seen["labels"]
     assert seen["python"] == sys.executable
     assert seen["env"]["HELIOSTAT_STORAGE"] == str(folder / "runs")
@@ -251,7 +256,7 @@ def test_each_group_has_its_own_idle_time_and_its_own_labels() -> None:
         {"name": "cpu", "cpu": "500m", "max": 3, "idle_seconds": 600, "labels": {"team": "vision"}},
         {"name": "gpu", "gpu": 2, "gpu_type": "A100-80GB", "market": "spot", "max": 4, "idle_seconds": 30},
     ]
-    document = autoscaling(profile_of("laptop", groups=groups), gcs_port=6379)
+    document = autoscaling(profile_of("laptop", groups=groups), 6379, "/tmp/scratch")
     cpu, gpu = (document["available_node_types"][name] for name in ("cpu", "gpu"))
     assert [kind["idle_timeout_s"] for kind in (cpu, gpu)] == [600, 30]
     assert (cpu["resources"]["CPU"], gpu["resources"]["GPU"]) == (1, 2)

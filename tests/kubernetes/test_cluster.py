@@ -1,0 +1,234 @@
+"""The whole way on a real Kubernetes: up, train in every way, back to zero, suspended when idle, awake again, down."""
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.kuberay import ready, suspended
+from tests.conftest import ROOT, Command, clean_environment, wait_for
+from tests.kubernetes.conftest import Place, group
+
+DIGITS = "workloads/configs/digits.yaml"
+SHORT = ["--set", "epochs=4"]
+
+
+@pytest.fixture(scope="module")
+def gpu(place: Place) -> Iterator[Path]:
+    """A standing cluster whose GPU group is at zero."""
+    path = place.profile("gpu", idle_shutdown_seconds=3600)
+    done = place.command("up", path)
+    assert done.code == 0, done.err
+    yield path
+    assert place.command("down", path, "--yes").code == 0
+
+
+@pytest.fixture
+def here(place: Place) -> Command:
+    """The command in the project's own folder, as its README shows it."""
+    return Command(ROOT, place.command.env)
+
+
+def status(command: Command, path: Path) -> dict[str, Any]:
+    done = command("status", path, "--json")
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
+
+
+def workers(place: Place) -> list[dict[str, Any]]:
+    """The worker pods that are there, of any cluster."""
+    query = {"labelSelector": "ray.io/node-type=worker"}
+    found: list[dict[str, Any]] = place.kube.api.request("GET", place.kube.api.path("Pod"), query=query)["items"]
+    return found
+
+
+def back_to_zero(place: Place) -> None:
+    wait_for(lambda: workers(place) == [], "the GPU group to shrink to zero", 180)
+
+
+def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
+    done = place.command("diff", gpu)
+    assert (done.code, done.out) == (0, "")
+    assert "as the profile says" in done.err
+
+
+def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(place: Place, gpu: Path, here: Command) -> None:
+    assert workers(place) == []
+    process = here.start("train", DIGITS, "--on", gpu, "--set", "name=e2e", "--json")
+    seen: dict[str, str] = {}
+    while process.poll() is None:
+        seen |= {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in workers(place)}
+        time.sleep(0.5)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    result = json.loads(out)
+    assert len(seen) == 2, f"two workers, each with a pod: {seen}"
+    assert result["metrics"]["test"]["accuracy"] > 0.95
+    assert result["run"] == "/mnt/heliostat/runs/e2e"
+    assert "validation  accuracy" in err, "the job's progress is shown while it runs"
+    there = place.command("submit", gpu, "--", "ls", "/mnt/heliostat/runs/e2e")
+    assert "report.html" in there.out
+    back_to_zero(place)
+
+
+def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gpu: Path, here: Command, tmp_path: Path) -> None:
+    session = place.command.start("session", gpu, "--json")
+    try:
+        assert session.stdout
+        where = json.loads(_document(session))
+        env = {**clean_environment(tmp_path / "home"), **where["environment"], "RAY_API_SERVER_ADDRESS": where["dashboard"]}
+        ray = Path(sys.executable).parent / "ray"
+        job = subprocess.run(
+            [ray, "job", "submit", "--working-dir", ".", "--", "python", "-m", "heliostat", "train", DIGITS, "--set", "name=job",
+             *SHORT],
+            cwd=ROOT, env=env, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert job.returncode == 0, job.stdout + job.stderr
+        assert "job finished at step 84" in job.stdout
+        script = f"""
+            import ray
+            ray.init("{where["client"]}", runtime_env={{"working_dir": "."}}, log_to_driver=False)
+            from workloads import train
+            result = train("{DIGITS}", ["name=client", "epochs=4"])
+            print("accuracy", result.metrics["test"]["accuracy"], result.run)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert "/mnt/heliostat/runs/client" in done.stdout
+    finally:
+        session.terminate()
+        session.communicate(timeout=30)
+    back_to_zero(place)
+
+
+def test_the_jobs_exit_code_is_ours(place: Place, gpu: Path) -> None:
+    assert place.command("submit", gpu, "--", "python", "-c", "raise SystemExit(7)").code == 7
+    done = place.command("submit", gpu, "--", "python", "-c", "print('well done')")
+    assert (done.code, done.out.strip().splitlines()[-1]) == (0, "well done")
+
+
+def test_more_workers_than_the_cluster_can_ever_have_are_refused_at_once(place: Place, gpu: Path, here: Command) -> None:
+    done = here("train", DIGITS, "--on", gpu, "--set", "workers=8", "--set", "resources.gpu=1")
+    assert done.code == 2
+    assert "workers is 8" in done.err
+    assert "fix: set workers to 2" in done.err
+
+
+def test_storage_that_the_nodes_do_not_share_is_refused_before_a_gpu_is_taken(place: Place, gpu: Path, here: Command) -> None:
+    done = here("train", DIGITS, "--on", gpu, "--set", "storage=/home/ray/runs")
+    assert done.code == 2
+    assert "storage is /home/ray/runs" in done.err
+    assert "/mnt/heliostat" in done.err
+
+
+def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_goes_on(place: Place, gpu: Path, here: Command) -> None:
+    arguments = ["train", DIGITS, "--on", gpu, "--set", "name=stopped", "--set", "epochs=400"]
+    process = here.start(*arguments)
+    _until(process, "step    100")
+    process.send_signal(2)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
+    assert "with a checkpoint" in out + err
+    short = here(*arguments, "--set", "epochs=400", "--dry-run")
+    assert short.code == 0, short.err
+
+
+def test_a_changed_maximum_needs_no_restart_and_another_image_asks_first(place: Place, gpu: Path) -> None:
+    before = status(place.command, gpu)["nodes"]
+    grown = place.profile("gpu", groups=[group(max=3)])
+    assert place.command("up", grown).code == 0
+    assert status(place.command, grown)["groups"][0]["max"] == 3
+    refused = place.command("up", grown, "--set", "head.memory=3500Mi")
+    assert refused.code == 2
+    assert "1 pods must be replaced" in refused.err
+    assert "--yes" in refused.err
+    assert [node["name"] for node in status(place.command, grown)["nodes"]] == [node["name"] for node in before]
+    place.profile("gpu", idle_shutdown_seconds=3600)
+
+
+def test_an_idle_cluster_suspends_itself_head_included_and_the_next_job_wakes_it(place: Place) -> None:
+    path = place.profile("sleepy", idle_shutdown_seconds=8)
+    assert place.command("up", path).code == 0
+    place.kube.clusters.wait(["sleepy"], suspended, 120)
+    wait_for(lambda: _pods(place, "sleepy") == [], "the head to go")
+    asleep = status(place.command, path)
+    assert asleep["state"] == "suspended"
+    assert "no work for 8 s" in asleep["detail"]
+    done = place.command("submit", path, "--", "python", "-c", "print('awake')")
+    assert done.code == 0, done.err
+    assert "awake" in done.out
+    assert "wakes the cluster" in done.err
+    assert place.command("down", path, "--yes", "--no-wait").code == 0
+
+
+def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Place, here: Command) -> None:
+    path = place.profile("brief")
+    done = here("train", DIGITS, "--on", path, "--ephemeral", "--set", "name=brief", *SHORT)
+    assert done.code == 0, done.err
+    assert "brief finished at step 84" in done.out
+    wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
+    wait_for(lambda: [c for c in place.kube.clusters.list() if c["metadata"]["name"].startswith("brief")] == [], "its cluster")
+
+
+def test_a_nightly_run_makes_its_cluster_and_its_run_and_leaves_no_cluster(place: Place, here: Command) -> None:
+    path = place.profile("night")
+    made = here("train", DIGITS, "--on", path, "--cron", "* * * * *", "--set", "name=nightly", *SHORT)
+    assert made.code == 0, made.err
+    try:
+        wait_for(lambda: _succeeded(place) != [], "a nightly run to succeed", 240)
+    finally:
+        assert place.command("cron", path, "--delete", "nightly").code == 0
+    assert json.loads(place.command("cron", path, "--json").out) == []
+
+
+def test_a_cluster_can_be_suspended_scaled_and_resumed_from_python(place: Place, gpu: Path) -> None:
+    clusters = place.kube.clusters
+    clusters.suspend("gpu")
+    clusters.wait(["gpu"], suspended, 90)
+    clusters.resume("gpu")
+    clusters.wait(["gpu"], ready, 120)
+    scaled = clusters.scale("gpu", "gpu", 1)
+    assert scaled["spec"]["workerGroupSpecs"][0]["replicas"] == 1
+    wait_for(lambda: len(workers(place)) == 1, "one worker")
+    back_to_zero(place)
+
+
+def _succeeded(place: Place) -> list[str]:
+    return [j["metadata"]["name"] for j in place.kube.jobs.list() if j.get("status", {}).get("jobStatus") == "SUCCEEDED"]
+
+
+def _pods(place: Place, cluster: str) -> list[Any]:
+    query = {"labelSelector": f"ray.io/cluster={cluster}"}
+    found: list[Any] = place.kube.api.request("GET", place.kube.api.path("Pod"), query=query)["items"]
+    return found
+
+
+def _document(process: "subprocess.Popen[str]") -> str:
+    """The first JSON document that a process prints."""
+    lines: list[str] = []
+    assert process.stdout
+    for line in process.stdout:
+        lines.append(line)
+        if line.rstrip() == "}":
+            return "".join(lines)
+    pytest.fail(f"it ended: {process.stderr.read() if process.stderr else ''}")
+
+
+def _until(process: "subprocess.Popen[str]", word: str, seconds: float = 300) -> None:
+    """Read what a process prints until a word is there."""
+    deadline = time.monotonic() + seconds
+    read: Callable[[], str] = process.stdout.readline if process.stdout else lambda: ""
+    while word not in (text := read()):
+        assert text, f"it ended before it printed {word!r}"
+        assert time.monotonic() < deadline
+    assert os.getpgid(process.pid)

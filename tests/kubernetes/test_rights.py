@@ -1,0 +1,208 @@
+"""The Role that `render --rbac` prints is enough for every command, and nothing in it is more than some command needs."""
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from cluster import cron
+from cluster.api import Api
+from cluster.checks import ENFORCE
+from cluster.errors import Forbidden
+from cluster.forward import Forward
+from cluster.jobs import Work
+from cluster.manifests import TOKEN_KEY, Document, documents, ray_job
+from cluster.profile import Profile, find
+from cluster.remote import Remote
+from cluster.rights import NAME, RIGHTS, Right, granting, missing, role
+from cluster.target import run_there
+from cluster.upload import Package
+from tests.conftest import wait_for
+from tests.kubernetes.conftest import Place
+from tests.kubernetes.test_doctor import examined
+
+CODE = [Package("gcs://code.zip", b"code")]
+
+
+@pytest.fixture(scope="module")
+def user(place: Place) -> Place:
+    """A user with the Role, in a namespace of the strictest pod-security level."""
+    place.kube.objects("Namespace").patch(place.namespace, {"metadata": {"labels": {ENFORCE: "restricted"}}})
+    for document in role(find(str(place.profile())), users=f"system:serviceaccounts:{place.namespace}"):
+        place.kube.objects(document["kind"]).apply(document)
+    return place.user("researcher")
+
+
+@pytest.fixture
+def path(place: Place) -> Path:
+    """A profile whose cluster is one small head as long as nothing runs."""
+    return place.profile(groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
+
+
+def test_with_the_role_all_commands_work(
+    place: Place, user: Place, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profile = find(str(path))
+    remote = Remote(profile, user.kube)
+    assert missing(user.kube.api) == []
+    assert "gpu is ready" in done(user, "up", path)
+    assert "gpu  ready" in done(user, "status", path)
+    assert done(user, "diff", path) == ""
+
+    monkeypatch.setenv("KUBECONFIG", user.command.env["KUBECONFIG"])
+    printed: list[str] = []
+    work = Work("trivial", ["python", "-c", "print(1)"], tmp_path)
+    assert run_there(profile, work, printed.append, lambda line: None).status == "SUCCEEDED"
+    assert "1\n" in "".join(printed)
+    assert done(user, "logs", path, "trivial").endswith("1\n")
+    assert "INFO" in remote.log(remote.snapshot().pods[0]["metadata"]["name"], container="autoscaler")
+
+    with Forward(user.kube.api, "gpu", {8265: 0}) as forward:
+        url = f"http://127.0.0.1:{forward.ports[8265]}/api/version"
+        answer = urllib3.request("GET", url, headers={"Authorization": f"Bearer {remote.token}"})
+    assert answer.json()["ray_version"] == profile.ray_version
+
+    the_doctor_knows_the_running_cluster(place, user, path)
+    nightly_runs_come_and_go(user, path)
+    assert "RayCluster gpu" in done(user, "down", path, "--no-wait")
+
+
+def the_doctor_knows_the_running_cluster(place: Place, user: Place, path: Path) -> None:
+    found = examined(user, path)
+    assert found.code == 0, found.all("problem")
+    assert found.names("ok") >= {
+        "operator",
+        "rights",
+        "namespace",
+        "storage",
+        "image",
+        "cluster",
+        "token",
+        "Ray",
+        "network policy",
+    }
+    assert found.names("unknown") <= {"nodes", "DNS"}
+    secrets = place.kube.objects("Secret")
+    token = secrets.get("gpu")["data"]
+    secrets.patch("gpu", {"data": {TOKEN_KEY: base64.b64encode(b"0" * 64).decode()}})
+    try:
+        assert "refused the token" in examined(user, path).only_problem("token")
+    finally:
+        secrets.patch("gpu", {"data": token})
+    place.kube.objects("NetworkPolicy").delete("gpu")
+    assert "heliostat up gpu" in examined(user, path).only_problem("network policy")
+
+
+def nightly_runs_come_and_go(user: Place, path: Path) -> None:
+    features = user.kube.api.features
+    for document in cron.documents(find(str(path)), "nightly", "0 0 1 1 *", "true", CODE, features):
+        user.kube.objects(document["kind"]).apply(document)
+    assert "nightly" in done(user, "cron", path)
+    assert "deleted nightly" in done(user, "cron", path, "--delete", "nightly")
+
+
+def done(place: Place, *args: str | Path) -> str:
+    """What a command prints, which must succeed."""
+    ended = place.command(*args, timeout=180)
+    assert ended.code == 0, ended.err
+    return ended.out
+
+
+def test_the_role_opens_nothing_else(user: Place, path: Path) -> None:
+    api = user.kube.api
+    elsewhere = (api.path("Secret", "any", "kube-system"), api.path("RayCluster", namespace="default"), api.path("Node"))
+    more = (api.path("StorageClass"), api.path("Namespace"), api.path("Secret"), api.path("Role"))
+    for place in (*elsewhere, *more):
+        with pytest.raises(Forbidden) as refused:
+            api.request("GET", place)
+        assert "heliostat render --rbac" in refused.value.fix
+    assert not api.may("create", "pods")
+    assert not api.may("create", "pods", subresource="exec")
+    assert not api.may("escalate", "roles", "rbac.authorization.k8s.io")
+    assert Remote(find(str(path)), user.kube).snapshot().nodes is None
+
+
+def test_nobody_gives_away_more_than_the_role_has(user: Place) -> None:
+    """Nightly runs need a right to make Roles; Kubernetes itself keeps that from becoming a way to more."""
+    more = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}
+    with pytest.raises(Forbidden, match="permissions not currently held"):
+        user.kube.objects("Role").create({"metadata": {"name": "more"}, "rules": [more]})
+
+
+KINDS = {
+    "rayclusters": "RayCluster", "rayjobs": "RayJob", "configmaps": "ConfigMap", "networkpolicies": "NetworkPolicy",
+    "persistentvolumeclaims": "PersistentVolumeClaim", "secrets": "Secret", "cronjobs": "CronJob",
+    "serviceaccounts": "ServiceAccount", "roles": "Role", "rolebindings": "RoleBinding",
+}  # fmt: skip
+CALLS: dict[str, Callable[[Remote], Any]] = {
+    "list pods": Remote.snapshot,
+    "delete pods": lambda remote: remote.api.request("DELETE", remote.api.path("Pod", "any"), {}),
+    "get pods/log": lambda remote: remote.api.raw("GET", f"{remote.api.path('Pod', 'any')}/log"),
+    "get pods/portforward": lambda remote: Forward(remote.api, "any", {8265: 0}).__enter__(),
+    "create pods/portforward": lambda remote: Forward(remote.api, "any", {8265: 0}).__enter__(),
+    "get services/proxy": lambda remote: remote.dashboard().jobs(),
+    "create services/proxy": lambda remote: remote.dashboard().submit("any", "true", {}, {}),
+    "update services/proxy": lambda remote: remote.dashboard().upload("gcs://any.zip", b""),
+    "list events": lambda remote: remote.api.request("GET", remote.api.path("Event")),
+    "list resourcequotas": lambda remote: remote.api.request("GET", remote.api.path("ResourceQuota")),
+    "get namespaces": lambda remote: remote.api.request("GET", remote.api.path("Namespace", remote.api.namespace)),
+}
+"""For each right that is not about an object of ours, what needs it."""
+
+
+def call_of(right: Right, profile: Profile) -> Callable[[Remote], Any]:
+    if str(right) in CALLS:
+        return CALLS[str(right)]
+    kind = KINDS[right.resource]
+    calls: dict[str, Callable[[Remote], Any]] = {
+        "get": lambda remote: remote.kube.objects(kind).find("any"),
+        "list": lambda remote: remote.kube.objects(kind).list(),
+        "create": lambda remote: remote.kube.objects(kind).apply(document_of(kind, profile), dry_run=True),
+        "patch": lambda remote: remote.kube.objects(kind).patch("any", {}),
+        "delete": lambda remote: remote.kube.objects(kind).delete("any"),
+    }
+    return calls[right.verb]
+
+
+def document_of(kind: str, profile: Profile) -> Document:
+    """A document of a kind, as the commands make it."""
+    features: frozenset[str] = frozenset()
+    nightly = cron.documents(profile, "new", "0 0 1 1 *", "true", CODE, features)
+    everything = [*documents(profile, features), ray_job(profile, "new", features), *nightly]
+    document = next(document for document in everything if document["kind"] == kind)
+    if kind == "RoleBinding":
+        document["roleRef"]["name"] = NAME  # else it is the Role that is told to be missing
+    return document
+
+
+@pytest.fixture
+def other(place: Place) -> Remote:
+    """Another cluster of the same user, of which there is nothing but a token."""
+    secret = {"metadata": {"name": "other"}, "stringData": {TOKEN_KEY: "token"}}
+    if place.kube.objects("Secret").find("other") is None:
+        place.kube.objects("Secret").create(secret)
+    path = place.profile("other", storage={"claim": "other", "size": "1Gi"})
+    return Remote(find(str(path)), place.kube)
+
+
+@pytest.mark.parametrize("right", RIGHTS, ids=str)
+def test_each_right_is_missed_by_name_when_it_is_taken_away(place: Place, user: Place, other: Remote, right: Right) -> None:
+    place.kube.objects("Role").patch(NAME, {"rules": granting(tuple(each for each in RIGHTS if each != right))})
+    wait_for(lambda: missing(user.kube.api) == [right], f"the right to {right} to be missed", 10)
+    with pytest.raises(Forbidden) as refused:
+        call_of(right, other.profile)(Remote(other.profile, user.kube))
+    assert right.verb in refused.value.what
+    assert right.resource in refused.value.what
+
+
+def test_without_a_right_to_events_a_cluster_is_still_shown(place: Place, user: Place, other: Remote) -> None:
+    rights = tuple(right for right in RIGHTS if right.resource != "events")
+    place.kube.objects("Role").patch(NAME, {"rules": granting(rights)})
+    api: Api = user.kube.api
+    wait_for(lambda: not api.may("list", "events"), "the right to be gone", 10)
+    remote = Remote(other.profile, user.kube)
+    assert remote.snapshot().events is None
+    assert remote.state().state == "absent"
