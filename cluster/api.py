@@ -99,6 +99,15 @@ class Api:
         pool: urllib3.PoolManager = self.client.rest_client.pool_manager
         return pool
 
+    def authenticate(self, token: str) -> None:
+        """Be the owner of a bearer token, such as a service account, instead of the kubeconfig's user."""
+        self.configuration.cert_file = self.configuration.key_file = None
+        self.configuration.refresh_api_key_hook = None
+        # The name of this setting has changed between versions of the package.
+        self.configuration.api_key = {"BearerToken": token, "authorization": token}
+        self.configuration.api_key_prefix = {"BearerToken": "Bearer", "authorization": "Bearer"}
+        self.client = client.ApiClient(self.configuration)
+
     def headers(self) -> dict[str, str]:
         """What authenticates a request beside the certificate; a token is renewed when it has run out."""
         header = self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
@@ -187,6 +196,7 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
         answer = json.loads(text)
     except ValueError:
         answer = {}
+    answer = answer if isinstance(answer, dict) else {}
     message = answer.get("message") or text.strip() or f"HTTP {status}"
     reason, details = answer.get("reason", ""), answer.get("details") or {}
     if status == 401:

@@ -170,28 +170,28 @@ def _cluster(site: Site) -> Found:
 def _token(site: Site) -> Found:
     if not site.head_is_ready:
         return
-    name, closed = site.profile.name, False
+    name = site.profile.name
     try:
         # With the right to pass the API server, but without a token for the dashboard.
         path = f"{site.api.path('Service', f'{name}-head-svc:dashboard')}/proxy/api/version"
         site.api.raw("GET", path, timeout=ANSWER_SECONDS)
     except Unauthorized:
-        closed = True
+        pass
     except Unreachable as error:
         yield problem(f"the dashboard of {name} does not answer: {error.what}", "heliostat status")
+        return
+    else:
+        yield problem(
+            f"the dashboard of {name} asks for no token: whoever reaches it can run programs there",
+            f"heliostat up {name} --yes, which sets authOptions.mode: token and replaces the pods",
+        )
         return
     try:
         site.remote.dashboard().jobs()
     except (Unauthorized, NotFound) as error:
         yield problem(error.what, f"heliostat down {name}, then up: its pods and its secret do not belong together")
     else:
-        if closed:
-            yield ok("the dashboard lets ours in, and nobody without one")
-    if not closed:
-        yield problem(
-            f"the dashboard of {name} asks for no token: whoever reaches it can run programs there",
-            f"heliostat up {name} --yes, which sets authOptions.mode: token and replaces the pods",
-        )
+        yield ok("the dashboard lets ours in, and nobody without one")
 
 
 def _version(site: Site) -> Found:

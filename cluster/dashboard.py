@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import urllib3
 
-from cluster.errors import Conflict, KubernetesError, NotFound, Unauthorized, Unreachable
+from cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
 
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
@@ -189,9 +189,9 @@ def _refused(name: str, status: int, text: str) -> KubernetesError:
         )
     if '"kind":"Status"' in text:  # the API server's own words, from the proxy in front of the dashboard
         message = json.loads(text).get("message", text)
+        if status == 401:
+            return Unauthorized(f"the API server before {name} does not know these credentials", "log in again")
         if status == 403:
-            from cluster.errors import Forbidden
-
             return Forbidden(
                 f"no right to reach the dashboard of {name}: {message}", "heliostat render --rbac lists the rights"
             )

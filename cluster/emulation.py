@@ -9,13 +9,14 @@ from typing import Any
 
 from cluster import local
 from cluster.manifests import priority_of, ray_labels
-from cluster.profile import Profile, WorkerGroup, ray_resources
+from cluster.profile import Profile, WorkerGroup, ray_resources, size
 
-HEAD_ID = "f" * 51 + "00000"
+HEAD = "head"
+"""The head's name among the nodes."""
 HEAD_TYPE = "ray.head.default"
-"""The provider knows the head by this id and this type only (Ray 2.60)."""
-PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
-"""By its module: the provider's short name, ``fake_multinode``, wants a file that is not in the wheel (Ray 2.60)."""
+"""Its group, which is Ray's choice."""
+PROVIDER = "heliostat_provider"
+"""The module that the head's autoscaler finds `cluster.provider` under."""
 PORTS = ("gcs", "dashboard", "client", "metrics")
 MARK = "RAY_TMPDIR"
 """In the environment of all of a cluster's processes: its folder."""
@@ -36,7 +37,7 @@ NO_COMMANDS = (
 )  # fmt: skip
 
 
-def autoscaling(profile: Profile, gcs_port: int) -> dict[str, Any]:
+def autoscaling(profile: Profile, gcs_port: int, scratch: str) -> dict[str, Any]:
     """What the autoscaler reads: the worker groups as types of nodes."""
     return {
         "cluster_name": profile.name,
@@ -45,12 +46,13 @@ def autoscaling(profile: Profile, gcs_port: int) -> dict[str, Any]:
         "upscaling_speed": 1000.0,
         "provider": {
             "type": "external",
-            "module": PROVIDER,
+            "module": f"{PROVIDER}.Provider",
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
             "launch_multiple": True,
-            "head_node_id": HEAD_ID,
+            "head_node_id": HEAD,
             "gcs_address": f"127.0.0.1:{gcs_port}",
+            "scratch": scratch,
         },
         "available_node_types": {
             **{group.name: _node_type(group) for group in profile.groups},
@@ -67,9 +69,8 @@ def autoscaling(profile: Profile, gcs_port: int) -> dict[str, Any]:
 def _node_type(group: WorkerGroup) -> dict[str, Any]:
     resources = {name: int(amount) for name, amount in ray_resources(group).items() if amount}
     return {
-        # No memory: the provider cannot start a node that has it among its resources (Ray 2.60).
-        "resources": {**resources, "object_store_memory": local.OBJECT_STORE},
-        # The provider would name the head's group on all nodes (Ray 2.60).
+        "resources": {**resources, "memory": size(group.memory), "object_store_memory": local.OBJECT_STORE},
+        # Ray would name the head's group on all nodes (Ray 2.60).
         "labels": {"ray.io/node-group": group.name, **ray_labels(group)},
         "node_config": {},
         "min_workers": group.min,
@@ -106,18 +107,26 @@ def environment(
     profile: Profile, ports: Mapping[str, int], scratch: str, storage: str, inherited: Mapping[str, str]
 ) -> dict[str, str]:
     """The head's environment, which all nodes and jobs inherit: nothing in it speaks of another Ray."""
-    return {
+    base = {
         **{name: value for name, value in inherited.items() if not name.startswith(("RAY_", "HELIOSTAT_"))},
         **SETTINGS,
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + max(group.start_seconds for group in profile.groups)),
         "HELIOSTAT_STORAGE": storage,
         "HELIOSTAT_NODES": json.dumps(profile.capacity),
         **profile.env,
+    }
+    return {
+        **base,
         # A job's `python` is this one.
-        "PATH": f"{Path(sys.executable).parent}:{profile.env.get('PATH', inherited.get('PATH', os.defpath))}",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', os.defpath)}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [base.get("PYTHONPATH"), modules(scratch)])),
         MARK: scratch,
-        "RAY_CLOUD_INSTANCE_ID": HEAD_ID,
-        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": HEAD_ID,
+        "RAY_CLOUD_INSTANCE_ID": HEAD,
         "RAY_NODE_TYPE_NAME": HEAD_TYPE,
         "AUTOSCALER_METRIC_PORT": str(ports["metrics"]),
     }
+
+
+def modules(scratch: str) -> str:
+    """Where the head finds the provider."""
+    return f"{scratch}/python"

@@ -54,9 +54,8 @@ def on_nodes(pods: Iterable[Shape], nodes: list[Document], grower: str) -> Found
     for pod in pods:
         obstacles = [obstacle(node, pod) for node in nodes]
         if fitting := obstacles.count(None):
-            together = sum(holds(node, pod) for node in nodes)
-            asked = f"; at most {pod.most} are asked for" if pod.most > 1 else ""
-            yield ok(f"{pod.name}: {fitting} of {len(nodes)} nodes could hold such a pod, and together {together}{asked}")
+            together = f", and together {sum(holds(node, pod) for node in nodes)} of {pod.most}" if pod.most > 1 else ""
+            yield ok(f"{pod.name}: {fitting} of {len(nodes)} nodes could hold such a pod{together}")
             continue
         reasons = Counter(each for each in obstacles if each).most_common()
         told = "; ".join(f"{count} of {len(nodes)} {what}" for (what, _), count in reasons) or "there is no node"
@@ -87,11 +86,11 @@ def obstacle(node: Document, pod: Shape) -> tuple[str, str] | None:
 
 
 def holds(node: Document, pod: Shape) -> int:
-    """How many such pods an empty node could hold."""
+    """How many such pods an empty node could hold, as many as there may be at most."""
     if obstacle(node, pod):
         return 0
     allocatable = node["status"]["allocatable"]
-    return min(_times(amount(allocatable[name]), wanted) for name, wanted in pod.requests.items() if wanted)
+    return min(pod.most, *(_times(amount(allocatable[name]), wanted) for name, wanted in pod.requests.items() if wanted))
 
 
 def in_quota(quota: Document, pods: list[Shape], held: Iterable[Shape]) -> Found:

@@ -24,7 +24,7 @@ import urllib3
 from websocket import create_connection
 
 from cluster.dashboard import Dashboard, Socket, Way
-from cluster.emulation import HEAD_ID, PORTS, autoscaling, command, environment
+from cluster.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
 from cluster.errors import KubernetesError, NotFound, Unreachable
 from cluster.local import own_token
 from cluster.processes import Run, end, nodes
@@ -106,8 +106,8 @@ class Laptop:
 
         def look() -> str:
             self._check(run)
-            counts = Counter(node.group for node in self.state().nodes if node.state == "starting")
-            return ", ".join(f"{count} nodes of {group} start" for group, count in counts.items())
+            names = [node.name for node in self.state().nodes if node.state == "starting"]
+            return f"{', '.join(names)} to start" if names else ""
 
         return look
 
@@ -166,7 +166,9 @@ class Laptop:
         scratch = tempfile.mkdtemp(prefix="heliostat-", dir="/tmp")
         ports = _free_ports()
         run = Run(scratch, ports, storage, installed_ray(), self.profile.model_dump(mode="json"))
-        self._write("autoscaling.json", autoscaling(self.profile, ports["gcs"]))
+        Path(modules(scratch)).mkdir()
+        shutil.copy(Path(__file__).parent / "provider.py", Path(modules(scratch), f"{PROVIDER}.py"))
+        self._write("autoscaling.json", autoscaling(self.profile, ports["gcs"], scratch))
         # Before the head starts: it must be found also by who comes after a crash of this command.
         self._write("cluster.json", asdict(run))
         with (self.folder / "head.log").open("wb") as log:
@@ -187,9 +189,8 @@ class Laptop:
         profile = Profile.model_validate(run.profile)
         seconds = UP_SECONDS + NODE_SECONDS * sum(group.min for group in profile.groups)
         deadline = time.monotonic() + seconds
-        while missing := self._missing(profile):
+        while missing := self._missing(run, profile):
             yield missing
-            self._check(run)
             if time.monotonic() > deadline:
                 raise Explained(
                     f"{self.name} is not ready after {seconds:.0f} s; it waits for {missing}\n{_failure(run) or self._log()}",
@@ -197,15 +198,16 @@ class Laptop:
                 )
             time.sleep(POLL)
 
-    def _missing(self, profile: Profile) -> str:
+    def _missing(self, run: Run, profile: Profile) -> str:
         """What is not there yet of the cluster, in a line."""
+        self._check(run)  # first, because the dashboard of a head that was killed may answer for a while
         try:
             alive = usage(self.dashboard())
         except Unreachable:
             return "the head, whose dashboard does not answer yet"
         except KubernetesError as error:
             return f"the head: {error.what}"
-        if HEAD_ID not in alive:
+        if HEAD not in alive:
             return "the head, which has no node yet"
         there = Counter(node.group for node in alive.values())
         short = [group for group in profile.groups if there[group.name] < group.min]
@@ -281,8 +283,8 @@ def _node(profile: Profile, name: str, group: str, used: NodeUsage | None) -> No
     spec = next((g for g in profile.groups if g.name == group), None)
     total = ray_resources(spec) if spec else {"CPU": 0.0, "GPU": 0.0}
     return Node(
-        name=f"{group}-{int(name.strip('f'))}" if spec else "head",
-        group=group if spec else "head",
+        name=name,
+        group=group if spec else HEAD,
         host=platform.node(),
         state="ready" if used else "starting",
         gpus=int(total["GPU"]),

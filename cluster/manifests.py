@@ -177,11 +177,12 @@ def _head(profile: Profile, name: str, standing: bool) -> Document:
         volumes = [{"name": "files", "configMap": {"name": profile.name}}]
         if profile.idle_shutdown_seconds:
             containers.append(_watcher(profile))
-    return {
+    document = {
         "rayStartParams": {"dashboard-host": "0.0.0.0"},
         "resources": {"CPU": "0", "driver": str(head.drivers)},
         "template": _template(profile, name, head, containers, volumes, HEAD_GRACE),
     }
+    return _marked(document)
 
 
 def _worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str]) -> Document:
@@ -201,6 +202,7 @@ def _worker_group(profile: Profile, name: str, group: WorkerGroup, features: fro
         "rayStartParams": {},
         "template": template,
     }
+    _marked(document)
     if profile.queue:
         return {**document, "replicas": group.max}
     document["idleTimeoutSeconds"] = group.idle_seconds
@@ -279,11 +281,17 @@ def _template(
                 # Ray's autoscaler decides when a pod goes; a node's must not take one away from a running job.
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                 "karpenter.sh/do-not-disrupt": "true",
-                TEMPLATE: digest(spec),
             },
         },
         "spec": spec,
     }
+
+
+def _marked(group: Document) -> Document:
+    """A group whose pods carry a mark of all that only a new pod takes over, so that old ones can be told."""
+    fixed = [group["template"]["spec"], group.get("resources"), group.get("labels")]
+    group["template"]["metadata"]["annotations"][TEMPLATE] = digest(fixed)
+    return group
 
 
 def _watcher(profile: Profile) -> Document:

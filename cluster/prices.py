@@ -27,8 +27,8 @@ def price_per_hour(cpu: float, gib: float, gpus: int, gpu_type: str | None, mark
         ValueError: the GPU type is not in the table.
     """
     if gpu_type and gpu_type not in PER_GPU:
-        raise ValueError(
-            f"gpu_type is {gpu_type}, which the price table does not have; {nearest(gpu_type, PER_GPU)} Or set price_per_hour"
-        )
+        sizes = [known for known in PER_GPU if known.startswith(gpu_type)]
+        hint = f"use {' or '.join(sizes)}." if len(sizes) > 1 else nearest(gpu_type, PER_GPU)
+        raise ValueError(f"gpu_type is {gpu_type}, which the price table does not have; {hint} Or set price_per_hour")
     price = cpu * PER_CPU + gib * PER_GIB + gpus * PER_GPU.get(gpu_type or "", 0.0)
     return round(price * (SPOT if market == "spot" else 1.0), 4)

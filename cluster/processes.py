@@ -49,14 +49,14 @@ def processes(run: Run) -> list[psutil.Process]:
 
 
 def nodes(run: Run) -> dict[str, str]:
-    """The nodes that have a main process, by name: the group of each."""
+    """The nodes that have a main process, the oldest first: the group of each by its name."""
     found = {}
     for process in psutil.process_iter(["name"]):
         if process.info["name"] == "raylet" and _belongs(process, run):
             with suppress(psutil.Error):
                 env = process.environ()
                 found[env["RAY_CLOUD_INSTANCE_ID"]] = env["RAY_NODE_TYPE_NAME"]
-    return dict(sorted(found.items()))
+    return found
 
 
 def end(run: Run, seconds: float) -> list[psutil.Process]:

@@ -35,6 +35,8 @@ def _memory(value: Any) -> Any:
 
 
 def _label(value: str) -> str:
+    if value == "head":
+        raise ValueError("head is the name of the head's own group; use another one, such as cpu")
     if not re.fullmatch(r"[a-z]([-a-z0-9]{0,28}[a-z0-9])?", value):
         raise ValueError(f"{value!r} cannot be a name; use up to 30 small letters, digits and '-', a letter first")
     return value
@@ -114,7 +116,7 @@ class WorkerGroup(Placement):
     gpu: int = Field(0, ge=0, description="a whole number of GPUs a pod; Kubernetes cannot share one")
     gpu_type: str | None = Field(None, description="a GPU type of the price table, such as A100-80GB")
     gpu_resource: str = Field("nvidia.com/gpu", description="the name that the nodes give their GPUs")
-    market: Literal["on-demand", "spot"] = "on-demand"
+    market: Literal["on-demand", "spot"] = Field("on-demand", description="on-demand or spot")
     min: int = Field(0, ge=0, description="pods that always run, at least 0")
     max: int = Field(ge=1, le=10_000, description="the most pods, a whole number from 1 to 10000")
     idle_seconds: Seconds = 120
@@ -162,7 +164,7 @@ class Profile(Config):
     """One cluster; everything that has a default may be left out."""
 
     name: ClusterName = Field(description="the cluster's name")
-    platform: Literal["kubernetes", "local"] = "kubernetes"
+    platform: Literal["kubernetes", "local"] = Field("kubernetes", description="kubernetes or local")
     namespace: str | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
     image: str = Field("heliostat/ray:2.60.0", description="a container image with its tag")
     image_pull_secrets: list[str] = []

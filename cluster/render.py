@@ -21,6 +21,8 @@ OLDEST = min(FEATURES)
 """The KubeRay whose documents every supported one takes."""
 PLAIN = re.compile(r"(?!(y|n|yes|no|on|off|true|false|null)$)[a-z/][\w./@-]*(:[\w./@-]+)*", re.IGNORECASE)
 """Texts that need no quotes, also for a reader of YAML 1.1, as kubectl is one, to whom ``on`` and ``12:30`` are no texts."""
+BLOCK = re.compile(r"\S[^\r\x85\u2028\u2029]*\n[^\r\x85\u2028\u2029]*")
+"""Texts that every reader takes from a block as they are."""
 
 
 def text(documents: Iterable[Document], made_by: str) -> str:
@@ -58,7 +60,7 @@ class _Representer(RoundTripRepresenter):
         return True
 
     def text(self, value: str) -> ScalarNode:
-        style = "|" if "\n" in value else None if PLAIN.fullmatch(value) else '"'
+        style = "|" if BLOCK.fullmatch(value) else None if PLAIN.fullmatch(value) else '"'
         return self.represent_scalar("tag:yaml.org,2002:str", value, style=style)
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.dashboard import Dashboard, Job
 from cluster.jobs import Look, Work, check, follow, submit
 from cluster.profile import Profile
+from cluster.ray_usage import usage
 from heliostat.errors import Explained, Stopped, UserError
 
 if TYPE_CHECKING:
@@ -58,9 +59,23 @@ def run_there(
     with _cluster(profile, work.job_id, say, ephemeral) as (dashboard, look, started):
         submit(dashboard, work)
         started()
-        job = _followed(dashboard, work.job_id, write, say, look, again)
+        job = _followed(dashboard, work.job_id, write, say, unless_busy(dashboard, look), again)
     check(job, work.job_id)
     return job
+
+
+def unless_busy(dashboard: Dashboard, look: Look) -> Look:
+    """A look that gives nothing up while some worker works: then the job runs, and would only have liked more of them."""
+
+    def guarded() -> str:
+        try:
+            return look()
+        except Explained as error:
+            if any(node.cpus_used or node.gpus_used for node in usage(dashboard).values()):
+                return error.what
+            raise
+
+    return guarded
 
 
 def _followed(dashboard: Dashboard, job_id: str, write: Callable[[str], Any], say: Say, look: Look, again: str) -> Job:

@@ -14,7 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cluster.jobs import check, follow, to_stream
-    from cluster.target import latest
+    from cluster.target import latest, unless_busy
 
     target = target_of(args)
     dashboard = target.dashboard()
@@ -25,5 +25,5 @@ def run(args: argparse.Namespace) -> int:
         return 0
     with line() as shown:
         again = f"heliostat logs {args.profile} {job.id} -f"
-        check(follow(dashboard, job.id, write, shown.say, target.look(), again), job.id)
+        check(follow(dashboard, job.id, write, shown.say, unless_busy(dashboard, target.look()), again), job.id)
     return 0

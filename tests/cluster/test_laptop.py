@@ -157,8 +157,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: Laptop, folder: Pa
     wait_for(lambda: dashboard.job("two-gpus").done, "the job to end", 60)
     assert dashboard.job("two-gpus").status == "SUCCEEDED", dashboard.logs("two-gpus")
     ended = time.monotonic()
-    idle = until(laptop, lambda state: state.groups[0].idle == 2)
-    assert idle.gpus_used == 0
+    until(laptop, lambda state: state.groups[0].idle > 0 and state.gpus_used == 0)
     until(laptop, lambda state: state.groups[0].desired == 0)
     print(f"2 -> 0: {time.monotonic() - ended:.1f} s")
 

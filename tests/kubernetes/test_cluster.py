@@ -17,6 +17,7 @@ from tests.conftest import ROOT, Command, clean_environment, wait_for
 from tests.kubernetes.conftest import Place, group
 
 DIGITS = "workloads/configs/digits.yaml"
+TRAIN = ["python", "-m", "heliostat", "train", DIGITS]
 SHORT = ["--set", "epochs=4"]
 
 
@@ -87,8 +88,7 @@ def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gp
         env = {**clean_environment(tmp_path / "home"), **where["environment"], "RAY_API_SERVER_ADDRESS": where["dashboard"]}
         ray = Path(sys.executable).parent / "ray"
         job = subprocess.run(
-            [ray, "job", "submit", "--working-dir", ".", "--", "python", "-m", "heliostat", "train", DIGITS, "--set", "name=job",
-             *SHORT],
+            [ray, "job", "submit", "--working-dir", ".", "--", *TRAIN, "--set", "name=job", *SHORT],
             cwd=ROOT, env=env, capture_output=True, text=True, timeout=300,
         )  # fmt: skip
         assert job.returncode == 0, job.stdout + job.stderr
@@ -132,7 +132,7 @@ def test_storage_that_the_nodes_do_not_share_is_refused_before_a_gpu_is_taken(pl
 
 
 def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_goes_on(place: Place, gpu: Path, here: Command) -> None:
-    arguments = ["train", DIGITS, "--on", gpu, "--set", "name=stopped", "--set", "epochs=400"]
+    arguments = ["train", DIGITS, "--on", str(gpu), "--set", "name=stopped", "--set", "epochs=400"]
     process = here.start(*arguments)
     _until(process, "step    100")
     process.send_signal(2)

@@ -120,7 +120,7 @@ def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
     from cluster.explain import Watchdog
     from cluster.manifests import documents
     from cluster.profile import find
-    from cluster.remote import Remote
+    from cluster.remote import Remote, poll
     from heliostat.errors import Explained
 
     profile = find(str(place.profile("event")))
@@ -128,8 +128,7 @@ def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
     document["spec"]["workerGroupSpecs"][0]["minReplicas"] = 9
     place.kube.api.request("POST", place.kube.api.path("RayCluster"), document)
     remote, dog = Remote(profile, place.kube), Watchdog(profile, lambda pod: "")
+    lines = poll(lambda: dog.look(remote.snapshot()), lambda: False, 60, "event")
     with timed("invalid", SECONDS), pytest.raises(Explained, match="minReplicas 9 greater than maxReplicas 2"):
-        while True:
-            dog.look(remote.snapshot())
-            time.sleep(0.3)
+        list(lines)
     place.kube.clusters.delete("event")

@@ -1,0 +1,57 @@
+"""Runs in Ray's autoscaler on a laptop: nodes that are processes, each with a folder of its own as a pod has a disk.
+
+Ray's own provider of fake nodes, which this one extends, gives all nodes one folder: there each new node deletes the working
+directory of the jobs that run, and unpacks it anew (Ray 2.60). Nothing of ours is imported: the head gets a copy of this file.
+"""
+
+import os
+import shutil
+from typing import Any
+
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
+from ray.autoscaler.tags import (
+    NODE_KIND_WORKER,
+    STATUS_UP_TO_DATE,
+    TAG_RAY_NODE_KIND,
+    TAG_RAY_NODE_STATUS,
+    TAG_RAY_USER_NODE_TYPE,
+)
+
+
+class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray is not typed
+    """Starts and ends nodes."""
+
+    def _create_node_with_resources_and_labels(
+        self, node_config: dict[str, Any], tags: dict[str, str], count: int, resources: dict[str, Any], labels: dict[str, str]
+    ) -> None:
+        with self.lock:
+            self._next_node_id += 1
+            group = tags[TAG_RAY_USER_NODE_TYPE]
+            name = f"{group}-{self._next_node_id}"
+            # Short, because there are sockets in it.
+            folder = os.path.join(self.provider_config["scratch"], str(self._next_node_id))
+            amounts = dict(resources)
+            parameters = RayParams(
+                gcs_address=self._gcs_address,
+                num_cpus=amounts.pop("CPU", 0),
+                num_gpus=amounts.pop("GPU", 0),
+                memory=amounts.pop("memory", None),
+                object_store_memory=amounts.pop("object_store_memory", None),
+                resources=amounts,
+                labels=labels,
+                temp_dir=folder,
+                min_worker_port=0,
+                max_worker_port=0,
+                dashboard_port=None,
+                dashboard_agent_listen_port=0,
+                env_vars={"RAY_CLOUD_INSTANCE_ID": name, "RAY_NODE_TYPE_NAME": group},
+            )
+            node = Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
+            own = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE}
+            self._nodes[name] = {"tags": {**tags, **own}, "node": node, "folder": folder}
+
+    def _terminate_node(self, node: dict[str, Any]) -> None:
+        super()._terminate_node(node)
+        shutil.rmtree(node["folder"], ignore_errors=True)

@@ -1,0 +1,233 @@
+"""The client for KubeRay against a real API server: what an apply leaves alone, who conflicts, and many clusters at once."""
+
+import copy
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from cluster.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized, Unreachable
+from cluster.kuberay import APPLY, AUTOSCALER, Clusters, KubeRay, Objects, finished, suspended
+from cluster.manifests import Document, ray_cluster, ray_job
+from cluster.profile import find
+from tests.conftest import free_port
+from tests.kubernetes.conftest import Place, group
+
+
+@pytest.fixture
+def document(place: Place) -> Iterator[Document]:
+    """A cluster that is suspended from its beginning, so that it needs no pod."""
+    document = ray_cluster(find(str(place.profile("quiet"))), place.kube.api.features)
+    document["spec"]["suspend"] = True
+    yield document
+    place.kube.clusters.delete("quiet", timeout=30)
+
+
+def scale_like_the_autoscaler(place: Place, replicas: int, to_delete: list[str]) -> None:
+    """Patch as Ray's autoscaler does: by JSON patch, under the name of its HTTP library."""
+    group = "/spec/workerGroupSpecs/0"
+    patch = [
+        {"op": "replace", "path": f"{group}/replicas", "value": replicas},
+        {"op": "add", "path": f"{group}/scaleStrategy", "value": {"workersToDelete": to_delete}},
+    ]
+    path = place.kube.api.path("RayCluster", "quiet")
+    place.kube.api.request("PATCH", path, patch, {"fieldManager": AUTOSCALER}, "application/json-patch+json")
+
+
+def group_of(cluster: Document) -> Any:
+    return cluster["spec"]["workerGroupSpecs"][0]
+
+
+def test_what_the_autoscaler_has_set_survives_an_apply(place: Place, document: Document) -> None:
+    clusters = place.kube.clusters
+    clusters.apply(document)
+    scale_like_the_autoscaler(place, 2, ["quiet-gpu-worker-x"])
+    changed = copy.deepcopy(document)
+    group_of(changed)["maxReplicas"] = 3
+    live = clusters.apply(changed)
+    assert group_of(live)["maxReplicas"] == 3
+    assert group_of(live)["replicas"] == 2
+    assert group_of(live)["scaleStrategy"] == {"workersToDelete": ["quiet-gpu-worker-x"]}
+
+
+def test_an_autoscaler_that_patches_between_our_read_and_our_write_loses_nothing(
+    place: Place, document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clusters = place.kube.clusters
+    clusters.apply(document)
+    scaled = iter((1, 2))
+    request = place.kube.api.request
+
+    def interleaved(method: str, path: str, body: Any = None, query: Any = None, content_type: str = "application/json") -> Any:
+        if content_type == APPLY and (replicas := next(scaled, None)):
+            monkeypatch.setattr(place.kube.api, "request", request)
+            scale_like_the_autoscaler(place, replicas, [f"quiet-gpu-worker-{replicas}"])
+            monkeypatch.setattr(place.kube.api, "request", interleaved)
+        return request(method, path, body, query, content_type)
+
+    monkeypatch.setattr(place.kube.api, "request", interleaved)
+    changed = copy.deepcopy(document)
+    group_of(changed)["maxReplicas"] = 4
+    live = clusters.apply(changed)
+    assert next(scaled, None) is None, "both patches came between a read and a write"
+    assert group_of(live)["maxReplicas"] == 4
+    assert group_of(live)["replicas"] == 2
+    assert group_of(live)["scaleStrategy"] == {"workersToDelete": ["quiet-gpu-worker-2"]}
+
+
+def test_two_people_who_apply_at_the_same_time_conflict_loudly(place: Place, document: Document) -> None:
+    clusters = place.kube.clusters
+    seen = clusters.apply(document)
+    hers, his = copy.deepcopy(document), copy.deepcopy(document)
+    group_of(hers)["maxReplicas"], group_of(his)["maxReplicas"] = 5, 6
+    clusters.apply(hers, seen=seen)
+    with pytest.raises(Conflict, match="changed by somebody else"):
+        clusters.apply(his, seen=seen)
+    assert group_of(clusters.get("quiet"))["maxReplicas"] == 5
+
+
+def test_a_field_that_another_tool_has_set_is_not_taken_over_without_force(place: Place, document: Document) -> None:
+    clusters = place.kube.clusters
+    clusters.apply(document)
+    other = {"apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "quiet"}, "spec": {"rayVersion": "2.59.0"}}
+    path = place.kube.api.path("RayCluster", "quiet")
+    place.kube.api.request("PATCH", path, other, {"fieldManager": "argocd-controller", "force": "true"}, APPLY)
+    with pytest.raises(Conflict, match="argocd-controller"):
+        clusters.apply(document)
+    assert clusters.apply(document, force=True)["spec"]["rayVersion"] == "2.60.0"
+
+
+def test_an_unknown_field_is_refused_and_not_dropped(place: Place, document: Document) -> None:
+    wrong = copy.deepcopy(document)
+    wrong["spec"]["networkPolicyy"] = {"mode": "DenyAll"}
+    for write in (place.kube.clusters.create, place.kube.clusters.apply):
+        with pytest.raises(Invalid, match="networkPolicyy"):
+            write(wrong)
+    assert place.kube.clusters.find("quiet") is None
+
+
+def test_each_kind_of_refusal_is_an_exception_of_its_own(place: Place, document: Document) -> None:
+    clusters = place.kube.clusters
+    with pytest.raises(NotFound):
+        clusters.get("nobody")
+    clusters.create(document)
+    with pytest.raises(Conflict):
+        clusters.create(document)
+    wrong = copy.deepcopy(document)
+    group_of(wrong)["minReplicas"] = 9
+    with pytest.raises(Invalid, match="minReplicas is 9"):
+        clusters.create(wrong)
+    nobody = KubeRay(namespace=place.namespace)
+    nobody.api.configuration.host = f"https://127.0.0.1:{free_port()}"
+    with pytest.raises(Unreachable, match="does not answer"):
+        nobody.clusters.list()
+    nobody = KubeRay(namespace=place.namespace)
+    nobody.api.authenticate("nonsense")
+    with pytest.raises(Unauthorized, match="credentials"):
+        nobody.clusters.list()
+
+
+def test_a_job_can_be_made_listed_suspended_and_deleted(place: Place) -> None:
+    profile = find(str(place.profile("job", queue="nowhere", groups=[group(min=1, max=1)], idle_shutdown_seconds=None)))
+    jobs = place.kube.jobs
+    made = jobs.create(ray_job(profile, "queued", place.kube.api.features))
+    assert made["spec"]["suspend"], "Kueue starts it"
+    jobs.wait(["queued"], lambda job: job.get("status", {}).get("jobDeploymentStatus") == "Suspended", 30)
+    assert [job["metadata"]["name"] for job in jobs.list()] == ["queued"]
+    assert not finished(jobs.get("queued"))
+    assert jobs.delete("queued", timeout=30)
+    assert not jobs.delete("queued")
+
+
+def test_twenty_clusters_are_made_seen_and_deleted_over_one_watch(place: Place, document: Document) -> None:
+    clusters = place.kube.clusters
+    names = [f"many-{number}" for number in range(20)]
+    requests: list[str] = []
+    raw = place.kube.api.raw
+
+    def counted(method: str, path: str, *rest: Any, **more: Any) -> Any:
+        requests.append(method)
+        return raw(method, path, *rest, **more)
+
+    def named(name: str) -> Document:
+        return {**document, "metadata": {**document["metadata"], "name": name}}
+
+    makers = [threading.Thread(target=clusters.apply, args=(named(name),)) for name in names]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join()
+    place.kube.api.raw = counted  # type: ignore[method-assign]
+    try:
+        found = clusters.wait(names, suspended, 120)
+    finally:
+        place.kube.api.raw = raw  # type: ignore[method-assign]
+    assert sorted(found) == sorted(names)
+    assert len(requests) <= 4, "one list and one watch, not twenty polls"
+    for name in names:
+        assert clusters.delete(name)
+    deadline = time.monotonic() + 60
+    while any(c["metadata"]["name"] in names for c in clusters.list()):
+        assert time.monotonic() < deadline
+        time.sleep(0.3)
+
+
+def test_a_watch_tells_of_what_is_made_changed_and_deleted(place: Place, document: Document) -> None:
+    seen: list[str] = []
+
+    def look() -> None:
+        for change, item in place.kube.clusters.watch(timeout=20):
+            if item["metadata"]["name"] == "quiet":
+                seen.append(change)
+                if change == "DELETED":
+                    return
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    time.sleep(0.5)
+    place.kube.clusters.create(document)
+    time.sleep(0.5)
+    place.kube.clusters.patch("quiet", {"metadata": {"labels": {"team": "vision"}}})
+    place.kube.clusters.delete("quiet", timeout=30)
+    watcher.join(25)
+    assert seen[0] == "ADDED"
+    assert "MODIFIED" in seen
+    assert seen[-1] == "DELETED"
+
+
+def test_two_namespaces_do_not_reach_each_others_token(place: Place) -> None:
+    """A user of one namespace, with the rights that heliostat asks for, is refused the other one's Secret."""
+    api = place.kube.api
+    api.request("POST", api.path("ServiceAccount"), {"metadata": {"name": "ml"}})
+    rule = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}
+    api.request("POST", api.path("Role"), {"metadata": {"name": "ml"}, "rules": [rule]})
+    binding = {
+        "metadata": {"name": "ml"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "ml"},
+        "subjects": [{"kind": "ServiceAccount", "name": "ml", "namespace": place.namespace}],
+    }
+    api.request("POST", api.path("RoleBinding"), binding)
+    api.request("POST", api.path("Secret"), {"metadata": {"name": "quiet"}, "stringData": {"auth_token": "x"}})
+    token = api.request("POST", f"{api.path('ServiceAccount', 'ml')}/token", {"spec": {"expirationSeconds": 600}})["status"][
+        "token"
+    ]
+    user = KubeRay(namespace=place.namespace)
+    user.api.authenticate(token)
+    assert Objects(user.api, "Secret").get("quiet")["data"]
+    with pytest.raises(Forbidden, match="secrets"):
+        user.api.request("GET", user.api.path("Secret", "gpu", "default"))
+
+
+def test_a_thousand_clusters_are_listed_about_as_fast_as_kubectl_does(place: Place, document: Document) -> None:
+    """Not a race: it shows that a list of that length works, is complete, and needs one request a page."""
+    clusters: Clusters = place.kube.clusters
+    small = {**document, "spec": {**document["spec"], "managedBy": "kueue.x-k8s.io/multikueue"}}
+    for number in range(1000):
+        clusters.create({**small, "metadata": {"name": f"c-{number:04}", "labels": {"heliostat.dev/many": "yes"}}})
+    try:
+        assert len(clusters.list("heliostat.dev/many=yes")) == 1000
+    finally:
+        query = {"labelSelector": "heliostat.dev/many=yes"}
+        place.kube.api.request("DELETE", place.kube.api.path("RayCluster"), query=query)
