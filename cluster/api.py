@@ -204,7 +204,7 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
     if status == 403:
         fix = (
             "ask for more quota, or use fewer resources"
-            if "quota" in message
+            if "exceeded quota" in message or "failed quota" in message
             else "heliostat render --rbac prints the rights to ask for"
         )
         return Forbidden(message, fix)

@@ -18,7 +18,7 @@ from cluster.explain import Snapshot, pod_ready
 from cluster.kuberay import KubeRay, observed
 from cluster.manifests import Document
 from cluster.profile import Profile
-from cluster.remote import Remote, _check_operator
+from cluster.remote import Remote, check_operator
 from cluster.rights import missing
 
 OLDEST = (1, 29)
@@ -99,7 +99,7 @@ def _kuberay(site: Site) -> Found:
     else:
         yield ok("KubeRay before 1.7: its schema has no priority, tlsOptions and networkPolicy")
     if site.given:
-        _check_operator(site.profile, features)
+        check_operator(site.profile, features)
 
 
 def _operator(site: Site) -> Found:

@@ -62,7 +62,7 @@ def _storage(site: Site) -> Found:
     if not storage.claim:
         yield ok(f"{storage.uri}; pods reach it by themselves")
         return
-    site.remote._check_claim()
+    site.remote.check_claim()
     claim = site.kube.objects("PersistentVolumeClaim").find(storage.claim)
     if claim and claim["status"]["phase"] == "Bound":
         yield ok(f"claim {storage.claim} is bound, {claim['status']['capacity']['storage']}, and all nodes can mount it")

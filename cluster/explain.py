@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from kubernetes.utils.quantity import parse_quantity
+
 from cluster.kuberay import condition, observed
 from cluster.manifests import TEMPLATE, Document
-from cluster.profile import Profile, WorkerGroup, cpus, size
+from cluster.profile import Profile, WorkerGroup, cpus
 from heliostat.errors import Explained
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
@@ -217,7 +219,10 @@ def _replica_failure(cluster: Document) -> Iterator[Problem]:
         return
     message = failure.get("message", "")
     what = f"no pod can be made: {message}"
-    if "exceeded quota" in message:
+    if "failed quota" in message:
+        fix = "ask for a LimitRange with a default limits.cpu: heliostat sets none, because it would throttle pods for nothing"
+        yield Problem("limits", what, fix, 2)
+    elif "exceeded quota" in message:
         yield Problem(
             "quota",
             f"the quota of the namespace is used up: {message}",
@@ -399,8 +404,8 @@ def _readable(name: str, value: float) -> str:
 
 
 def amount(quantity: str) -> float:
-    """A Kubernetes quantity as a number."""
-    return cpus(quantity) if quantity.endswith("m") else float(size(quantity))
+    """A Kubernetes quantity as a number, such as 0.5 for ``500m``."""
+    return float(parse_quantity(quantity))
 
 
 def _node_is_coming(pod: Document, events: list[Document]) -> bool:

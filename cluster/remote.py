@@ -128,8 +128,8 @@ class Remote:
 
     def check(self) -> None:
         """Raise `UserError` if the profile does not fit this Kubernetes."""
-        _check_operator(self.profile, self.api.features)
-        self._check_claim()
+        check_operator(self.profile, self.api.features)
+        self.check_claim()
         self._check_nodes()
 
     def claims(self) -> list[Document]:
@@ -235,7 +235,8 @@ class Remote:
                 f"set ray_version: {version} in the profile, or use an image with {self.profile.ray_version}",
             )
 
-    def _check_claim(self) -> None:
+    def check_claim(self) -> None:
+        """Raise `UserError` if the claim is not there, or not for several nodes."""
         storage = self.profile.storage
         if not storage.claim:
             return
@@ -350,7 +351,7 @@ def poll(look: Callable[[], str], until: Callable[[], bool], seconds: float, nam
         time.sleep(POLL)
 
 
-def _check_operator(profile: Profile, features: frozenset[str]) -> None:
+def check_operator(profile: Profile, features: frozenset[str]) -> None:
     """Refuse what this KubeRay would leave out without a word."""
     if profile.tls and "tlsOptions" not in features:
         raise UserError("tls is true, but this KubeRay has no TLS", "upgrade KubeRay to 1.7, or remove tls from the profile")
