@@ -41,7 +41,6 @@ def own_cluster(target: Remote, job_id: str, say: Callable[[str], Any]) -> Itera
         raise
     finally:
         if not keep:
-            say(f"deletes the cluster {name}")
             kube.jobs.delete(name)
 
 

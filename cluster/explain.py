@@ -405,7 +405,7 @@ def _readable(name: str, value: float) -> str:
 
 def amount(quantity: str) -> float:
     """A Kubernetes quantity as a number, such as 0.5 for ``500m``."""
-    return float(parse_quantity(quantity))
+    return float(parse_quantity(quantity))  # type: ignore[no-untyped-call]
 
 
 def _node_is_coming(pod: Document, events: list[Document]) -> bool:

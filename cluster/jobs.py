@@ -61,6 +61,7 @@ def follow(
     say: Callable[[str], Any] = lambda line: None,
     look: Look = lambda: "",
     again: str = "heliostat logs",
+    interrupted: Callable[[], bool] = lambda: False,
 ) -> Job:
     """Print what a job prints until it has ended, and return how.
 
@@ -74,6 +75,7 @@ def follow(
         say: told in one line what is waited for, empty when nothing is.
         look: looks at the cluster while the job has not begun to print.
         again: the command that follows the job again, for messages.
+        interrupted: whether somebody wants the end; then the cluster is looked at also while the job prints.
 
     Raises:
         ContactLost: nobody answers for a minute; the job may go on.
@@ -103,7 +105,7 @@ def follow(
                 ) from None
             if job.done:
                 return job
-            say("" if log.ended_quietly() else look())
+            say("" if log.flows() and not interrupted() else look())
             time.sleep(POLL)
     finally:
         log.finish()
@@ -143,7 +145,7 @@ class _Log:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def ended_quietly(self) -> bool:
+    def flows(self) -> bool:
         """Whether something was printed in the last seconds: then nobody needs to say what is waited for."""
         return time.monotonic() - self._last < 3 and self._written > 0
 

@@ -40,6 +40,8 @@ SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Ray Client's server dies of a fork now and then (Ray 2.60, ray#63202).
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
     # In a pod of its own a worker has nobody to yield to.
     "RAY_worker_niceness": "0",
 }

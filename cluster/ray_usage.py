@@ -5,7 +5,8 @@ What Ray 2.60 tells where, tried with autoscaler v2:
 - ``/nodes?view=summary`` has it all, in some 10 ms: ``instanceId`` (on Kubernetes the pod's name), ``nodeTypeName`` (the worker
   group), the totals, and in ``nodeLogicalResources`` what is used, as text. Its ``stateSnapshot`` says ACTIVE and idle for 0 ms
   for ever, dead nodes stay in the list without a group, and without ``nocache=1`` it may be two seconds old.
-- ``/api/component_activities`` tells when the last driver ended. How long a node has been idle stands nowhere.
+- ``/api/component_activities`` tells when the last driver ended. How long a node has been idle stands nowhere, and an actor
+  that asks for no resource keeps its node but shows nowhere.
 - ``/api/v0/nodes?detail=1`` has neither the pod's name nor what is used, and ``/api/cluster_status`` is empty.
 """
 

@@ -331,7 +331,7 @@ class Remote:
         group, mine = self.profile.group(name), [node for node in nodes if node.group == name]
         live: dict[str, Any] = next((g for g in cluster["spec"].get("workerGroupSpecs", []) if g["groupName"] == name), {})
         ready_ones = [node for node in mine if node.state == "ready"]
-        idle = sum(1 for node in ready_ones if node.idle_seconds)
+        idle = sum(1 for node in ready_ones if node.idle_seconds is not None)
         least, most = live.get("minReplicas", group.min), live.get("maxReplicas", group.max)
         return Group(name, least, most, live.get("replicas", 0), len(ready_ones), idle, group.price)
 

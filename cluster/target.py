@@ -2,6 +2,8 @@
 
 import json
 import secrets
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,12 +58,31 @@ def run_there(
         Explained: what it waits for will not come; then it has been stopped.
     """
     work = Work(work.job_id, work.argv, work.working_dir, {NODES: json.dumps(profile.capacity), **work.env})
-    with _cluster(profile, work.job_id, say, ephemeral) as (dashboard, look, started):
+    with _interrupts() as received, _cluster(profile, work.job_id, say, ephemeral, received) as (dashboard, look, started):
         submit(dashboard, work)
         started()
-        job = _followed(dashboard, work.job_id, write, say, unless_busy(dashboard, look), again)
+        job = _followed(dashboard, work.job_id, write, say, unless_busy(dashboard, look), again, received)
     check(job, work.job_id)
     return job
+
+
+@contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """The Ctrl-Cs and SIGTERMs that arrive meanwhile.
+
+    Python raises KeyboardInterrupt wherever it is, and when that is in the clearing away of a connection, it is lost.
+    """
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def unless_busy(dashboard: Dashboard, look: Look) -> Look:
@@ -78,26 +99,41 @@ def unless_busy(dashboard: Dashboard, look: Look) -> Look:
     return guarded
 
 
-def _followed(dashboard: Dashboard, job_id: str, write: Callable[[str], Any], say: Say, look: Look, again: str) -> Job:
+def _followed(
+    dashboard: Dashboard, job_id: str, write: Callable[[str], Any], say: Say, look: Look, again: str, received: list[int]
+) -> Job:
+    """Follow a job; the first Ctrl-C stops it, the second does not wait for that."""
+    asked = False
+
+    def look_out() -> str:
+        nonlocal asked
+        if len(received) > 1:
+            raise Stopped(f"job {job_id} was asked to stop, and may still write its checkpoint")
+        if received and not asked:
+            dashboard.stop(job_id)
+            asked = True
+        return "stopping; the last checkpoint is being written" if asked else look()
+
     try:
-        return follow(dashboard, job_id, write, say, look, again)
+        return follow(dashboard, job_id, write, say, look_out, again, lambda: bool(received))
     except Explained as error:
         dashboard.stop(job_id)
         error.add_note(f"job {job_id} was stopped")
         raise
-    except KeyboardInterrupt:
-        say("stopping; the last checkpoint is being written")
-        dashboard.stop(job_id)
-        try:
-            return follow(dashboard, job_id, write, say, again=again)
-        except KeyboardInterrupt:
-            raise Stopped(f"job {job_id} was asked to stop, and may still write its checkpoint") from None
 
 
 @contextmanager
-def _cluster(profile: Profile, name: str, say: Say, ephemeral: bool) -> Iterator[tuple[Dashboard, Look, Callable[[], None]]]:
+def _cluster(
+    profile: Profile, name: str, say: Say, ephemeral: bool, received: list[int]
+) -> Iterator[tuple[Dashboard, Look, Callable[[], None]]]:
     """A dashboard that answers, a look at its cluster, and what to call when the job has been submitted."""
     target = open_target(profile)
+
+    def told(line: str) -> None:
+        say(line)
+        if received:
+            raise Stopped("stopped before the job was submitted")
+
     if ephemeral:
         if profile.platform == "local":
             raise UserError("--ephemeral is for Kubernetes, and this profile is local", "leave it out")
@@ -105,11 +141,11 @@ def _cluster(profile: Profile, name: str, say: Say, ephemeral: bool) -> Iterator
         from cluster.remote import Remote
 
         assert isinstance(target, Remote)
-        with own_cluster(target, name, say) as parts:
+        with own_cluster(target, name, told) as parts:
             yield parts
         return
     for line in target.awake():
-        say(line)
+        told(line)
     yield target.dashboard(), target.look(), lambda: None
 
 

@@ -53,3 +53,6 @@ def main(argv: list[str] | None = None) -> int:
     except HeliostatError as error:
         print("\n  ".join([f"heliostat: {error}", *getattr(error, "__notes__", [])]), file=sys.stderr)
         return error.exit_code
+    except KeyboardInterrupt:
+        print("heliostat: stopped", file=sys.stderr)
+        return 130

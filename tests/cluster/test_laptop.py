@@ -161,7 +161,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: Laptop, folder: Pa
     until(laptop, lambda state: state.groups[0].desired == 0)
     print(f"2 -> 0: {time.monotonic() - ended:.1f} s")
 
-    seen = json.loads(dashboard.logs("two-gpus").partition("seen ")[2])
+    seen = json.loads(dashboard.logs("two-gpus").partition("seen ")[2].splitlines()[0])
     assert seen["nodes"] == 2
     assert seen["here"] == ["job.py"], "a new node has deleted the working directory of the job"
     assert seen["labels"] | {"ray.io/node-group": "gpu", "ray.io/accelerator-type": "A100-80GB"} == seen["labels"]

@@ -209,13 +209,13 @@ def test_two_namespaces_do_not_reach_each_others_token(place: Place) -> None:
         "subjects": [{"kind": "ServiceAccount", "name": "ml", "namespace": place.namespace}],
     }
     api.request("POST", api.path("RoleBinding"), binding)
-    api.request("POST", api.path("Secret"), {"metadata": {"name": "quiet"}, "stringData": {"auth_token": "x"}})
+    api.request("POST", api.path("Secret"), {"metadata": {"name": "mine"}, "stringData": {"auth_token": "x"}})
     token = api.request("POST", f"{api.path('ServiceAccount', 'ml')}/token", {"spec": {"expirationSeconds": 600}})["status"][
         "token"
     ]
     user = KubeRay(namespace=place.namespace)
     user.api.authenticate(token)
-    assert Objects(user.api, "Secret").get("quiet")["data"]
+    assert Objects(user.api, "Secret").get("mine")["data"]
     with pytest.raises(Forbidden, match="secrets"):
         user.api.request("GET", user.api.path("Secret", "gpu", "default"))
 
