@@ -12,7 +12,7 @@ from typing import Any
 import websocket
 
 from cluster.dashboard import Dashboard, Job
-from cluster.errors import KubernetesError, NotFound, Unreachable
+from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
 from cluster.upload import packages, runtime_env, upload
 from heliostat.errors import ContactLost, JobFailed, Stopped
 
@@ -142,11 +142,18 @@ class _Log:
         self._last = time.monotonic()
         self._over = threading.Event()
         self._socket: Any = None
+        self._refused: websocket.WebSocketBadStatusException | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def flows(self) -> bool:
-        """Whether something was printed in the last seconds: then nobody needs to say what is waited for."""
+        """Whether something was printed in the last seconds: then nobody needs to say what is waited for.
+
+        Raises:
+            Forbidden: the output is kept from us.
+        """
+        if self._refused:
+            raise Forbidden(f"job {self._job_id} runs, but its output is refused: {self._refused}", "heliostat doctor")
         return time.monotonic() - self._last < 3 and self._written > 0
 
     def finish(self) -> None:
@@ -165,6 +172,11 @@ class _Log:
         while not self._over.is_set():
             try:
                 self._read()
+            except websocket.WebSocketBadStatusException as error:
+                if error.status_code in (401, 403):
+                    self._refused = error
+                    return
+                self._over.wait(POLL)
             except (KubernetesError, OSError, websocket.WebSocketException):
                 # The status tells how it ends; the stream is only taken up again.
                 self._over.wait(POLL)

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from kubernetes.stream.ws_client import create_websocket
-
 from cluster import explain
 from cluster.api import Api
 from cluster.dashboard import Dashboard, Job, Socket, Way
 from cluster.diff import ABSENT, Change, difference
+from cluster.doctor import fit
 from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
 from cluster.explain import Snapshot, Watchdog, group_of, leaving, pod_ready, pod_state
 from cluster.kuberay import KubeRay, condition, decided, ready, suspended
 from cluster.manifests import TEMPLATE, TOKEN_KEY, Document, documents
-from cluster.profile import Profile, cpus, size
+from cluster.profile import Profile
 from cluster.ray_usage import NodeUsage, usage
 from cluster.state import Group, Node, State
 from heliostat.errors import Explained, UserError
@@ -178,9 +177,7 @@ class Remote:
             return {**self.api.headers(), "X-Ray-Authorization": f"Bearer {token}"}
 
         def open_socket(place: str) -> Socket:
-            url = f"{self.api.server.replace('http', 'ws', 1)}{path}{place}"
-            socket: Socket = create_websocket(self.api.configuration, url, headers())  # type: ignore[no-untyped-call]
-            return socket
+            return self.api.websocket(f"{path}{place}", headers())
 
         return Dashboard(Way(f"{self.api.server}{path}", headers, self.api.pool, open_socket), self.name)
 
@@ -255,24 +252,9 @@ class Remote:
 
     def _check_nodes(self) -> None:
         nodes, head = self._nodes(), self.profile.head
-        if not nodes:
-            return
-        cpu = cpus(head.cpu) + (0 if self.profile.queue else cpus(self.profile.autoscaler.cpu))
-        memory = size(head.memory) + (0 if self.profile.queue else size(self.profile.autoscaler.memory))
-        biggest = {
-            kind: max(explain.amount(node["status"]["allocatable"][kind]) for node in nodes) for kind in ("cpu", "memory")
-        }
-        if cpu > biggest["cpu"]:
-            raise UserError(
-                f"head.cpu is {head.cpu} ({cpu:g} with the autoscaler), but the biggest node has {biggest['cpu']:g}",
-                "set head.cpu lower, or add a bigger node",
-            )
-        if memory > biggest["memory"]:
-            raise UserError(
-                f"head.memory is {head.memory} ({memory / 2**30:.1f}Gi with the autoscaler), "
-                f"but the biggest node has {biggest['memory'] / 2**30:.1f}Gi",
-                "set head.memory lower, or add a bigger node",
-            )
+        for finding in fit.on_nodes(fit.shapes(self.profile)[:1], nodes or [], ""):
+            if nodes and finding.state == "problem":
+                raise UserError(f"head.cpu is {head.cpu} and head.memory {head.memory}; {finding.what}", finding.fix)
 
     def _events(self) -> list[Document] | None:
         try:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.fit import in_quota, on_nodes, shapes
+from cluster.doctor.fit import in_quota, on_nodes, shapes
 from cluster.profile import Profile, find
 from heliostat.config import to_yaml
 from tests.conftest import Command

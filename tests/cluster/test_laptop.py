@@ -13,11 +13,11 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.emulation import autoscaling
 from cluster.errors import NotFound
 from cluster.jobs import Work, submit
 from cluster.laptop import Laptop
-from cluster.processes import Run, processes
+from cluster.laptop.emulation import autoscaling
+from cluster.laptop.processes import Run, processes
 from cluster.profile import Profile
 from cluster.ray_usage import held, usage
 from cluster.state import State

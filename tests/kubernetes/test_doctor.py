@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from cluster.api import Api
-from cluster.checks import ENFORCE
-from cluster.fit import shapes
+from cluster.doctor.fit import shapes
+from cluster.doctor.kubernetes import ENFORCE
 from cluster.profile import find
 from cluster.rights import RIGHTS
 from heliostat.cli import main

@@ -47,7 +47,7 @@ def test_a_head_bigger_than_any_node_is_refused_before_anything_is_made(place: P
     path = place.profile("giant", head={"cpu": 900, "memory": "3Gi"})
     message = refused(place, "giant head", path, code=2)
     assert "head.cpu is 900" in message
-    assert "the biggest node has" in message
+    assert "and it asks for 900" in message
     assert place.kube.clusters.find("giant") is None
 
 

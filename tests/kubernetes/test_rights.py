@@ -10,7 +10,7 @@ import urllib3
 
 from cluster import cron
 from cluster.api import Api
-from cluster.checks import ENFORCE
+from cluster.doctor.kubernetes import ENFORCE
 from cluster.errors import Forbidden
 from cluster.forward import Forward
 from cluster.jobs import Work

@@ -11,8 +11,7 @@ from datetime import datetime
 from functools import cached_property
 from itertools import groupby
 
-from cluster import fit
-from cluster.doctor import Finding, Found, ok, problem, unknown
+from cluster.doctor import Finding, Found, fit, ok, problem, unknown
 from cluster.errors import Forbidden
 from cluster.explain import Snapshot, pod_ready
 from cluster.kuberay import KubeRay, observed

@@ -16,7 +16,7 @@ HEAD = "head"
 HEAD_TYPE = "ray.head.default"
 """Its group, which is Ray's choice."""
 PROVIDER = "heliostat_provider"
-"""The module that the head's autoscaler finds `cluster.provider` under."""
+"""The module that the head's autoscaler finds `cluster.laptop.provider` under."""
 PORTS = ("gcs", "dashboard", "client", "metrics")
 MARK = "RAY_TMPDIR"
 """In the environment of all of a cluster's processes: its folder."""

@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 
 from cluster.doctor import Found, ok, problem
-from cluster.emulation import PORTS
 from cluster.laptop import Laptop
+from cluster.laptop.emulation import PORTS
 from cluster.profile import Profile, size
 from heliostat.folder import absolute
 

@@ -24,10 +24,10 @@ import urllib3
 from websocket import create_connection
 
 from cluster.dashboard import Dashboard, Socket, Way
-from cluster.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
 from cluster.errors import KubernetesError, NotFound, Unreachable
+from cluster.laptop.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
+from cluster.laptop.processes import Run, end, nodes
 from cluster.local import own_token
-from cluster.processes import Run, end, nodes
 from cluster.profile import Profile, WorkerGroup, differing, installed_ray, ray_resources
 from cluster.ray_usage import NodeUsage, usage
 from cluster.state import Group, Node, State

@@ -4,9 +4,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from cluster import explain, fit
-from cluster.checks import ANSWER_SECONDS, Site
-from cluster.doctor import Found, ok, problem, unknown
+from cluster import explain
+from cluster.doctor import Found, fit, ok, problem, unknown
+from cluster.doctor.kubernetes import ANSWER_SECONDS, Site
 from cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
 from cluster.explain import group_of
 from cluster.manifests import Document, documents

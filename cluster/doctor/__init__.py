@@ -47,14 +47,15 @@ def examine(profile: Profile | None) -> Found:
         UserError: there is no usable kubeconfig, its credentials are not valid, or nobody answers.
     """
     if profile and profile.platform == "local":
-        from cluster.checks_local import CHECKS
+        from cluster.doctor.machine import CHECKS
 
         return results(CHECKS, profile)
-    from cluster import checks, checks_profile
+    from cluster.doctor import kubernetes
+    from cluster.doctor import profile as of_profile
     from cluster.kuberay import KubeRay
 
-    site = checks.Site(KubeRay(namespace=profile.namespace if profile else None), profile)
-    return results(checks.CHECKS | (checks_profile.CHECKS if profile else {}), site)
+    site = kubernetes.Site(KubeRay(namespace=profile.namespace if profile else None), profile)
+    return results(kubernetes.CHECKS | (of_profile.CHECKS if profile else {}), site)
 
 
 def results(checks: Mapping[str, Callable[[T], Found]], subject: T) -> Found:
