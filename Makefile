@@ -32,7 +32,10 @@ bench: setup  ## compare with plain torchrun, side by side
 	$(BIN)/python -m tests.benchmarks.start
 	$(BIN)/python -m tests.benchmarks.torchrun
 
+bench-kube: setup  ## compare with kubectl, on the cluster of KUBECONFIG
+	$(BIN)/python -m tests.benchmarks.kubernetes tests/benchmarks/kube.yaml
+
 clean:  ## remove .venv and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
-.PHONY: help setup train check test bench clean
+.PHONY: help setup train check test bench bench-kube clean

@@ -14,7 +14,7 @@ from typing import Any
 from kubernetes.utils.quantity import parse_quantity
 
 from cluster.kuberay import condition, observed
-from cluster.manifests import TEMPLATE, Document
+from cluster.manifests import QUEUE_LABEL, SUSPENDED, TEMPLATE, Document
 from cluster.profile import Profile, WorkerGroup, cpus
 from heliostat.errors import Explained
 
@@ -118,6 +118,7 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
         yield from _job_problems(snapshot.job)
         yield from _submitter(snapshot.job, snapshot.events or [])
     if snapshot.cluster:
+        yield from _suspended(snapshot.cluster)
         yield from _refused(snapshot.cluster, snapshot.events or [])
         yield from _replica_failure(snapshot.cluster)
     for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers()]:
@@ -211,6 +212,13 @@ def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:
             yield Problem(
                 reason, f"the service account of the head is missing: {message}", "create it, or remove it from the template"
             )
+
+
+def _suspended(cluster: Document) -> Iterator[Problem]:
+    """Somebody suspended it while it is waited for; Kueue does that to what is in a queue."""
+    if cluster["spec"].get("suspend") and QUEUE_LABEL not in cluster["metadata"].get("labels", {}):
+        why = cluster["metadata"].get("annotations", {}).get(SUSPENDED, "by somebody")
+        yield Problem("suspended", f"the cluster was suspended: {why}", "raise idle_shutdown_seconds, or heliostat up again", 3)
 
 
 def _replica_failure(cluster: Document) -> Iterator[Problem]:

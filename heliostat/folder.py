@@ -20,6 +20,19 @@ NOT_WRITABLE = {
 }
 
 
+STORAGE = "HELIOSTAT_STORAGE"
+"""Set in the pods of a cluster: the place that all of its nodes share, to which a relative storage is relative."""
+IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+"""Ray sets it for the entrypoint of a submitted job, whose working directory is deleted afterwards."""
+
+
+def default_base() -> str | Path:
+    """What a relative storage is relative to in this process: the cluster's, or the working directory, or in a job home."""
+    if STORAGE in os.environ:
+        return os.environ[STORAGE]
+    return Path.home() if IN_A_JOB in os.environ else Path.cwd()
+
+
 def join(uri: str, name: str) -> str:
     """The URI or path of something in a folder; what follows a ``?`` stays at the end."""
     parts = urlsplit(uri)

@@ -21,10 +21,10 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError, short_traceback
-from heliostat.folder import Folder
+from heliostat.folder import STORAGE, Folder, default_base
 from workloads.config import TrainConfig
 from workloads.journal import Tail
-from workloads.plan import STORAGE, Nodes, Plan, default_base, prepare
+from workloads.plan import Nodes, Plan, prepare
 from workloads.report import write_report
 from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord
 

@@ -1,6 +1,5 @@
 """What a run will do, worked out and checked before anything is started or written."""
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +10,11 @@ from datasets.order import default_lanes
 from datasets.sources import Source, open_source
 from heliostat.config import digest, validate
 from heliostat.errors import UserError
-from heliostat.folder import Folder, absolute, join
+from heliostat.folder import Folder, absolute, default_base, join
 from workloads import task
 from workloads.config import TrainConfig
 from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
 
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the entrypoint of a submitted job, whose working directory is deleted afterwards."""
-
-
-STORAGE = "HELIOSTAT_STORAGE"
-"""Set in the pods of a cluster: the place that all of its nodes share, to which a relative storage is relative."""
 Nodes = Sequence[Mapping[str, float]]
 """The nodes that work can have: each entry has the ``CPU`` and ``GPU`` of a node, and how many such ``nodes`` there may be."""
 
@@ -96,13 +89,6 @@ def prepare(config: TrainConfig, available: Nodes | None = None, base: str | Pat
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
     return Plan(config, join(storage, config.name), uri, source, lanes)
-
-
-def default_base() -> str | Path:
-    """What a relative storage is relative to in this process."""
-    if STORAGE in os.environ:
-        return os.environ[STORAGE]
-    return Path.home() if IN_A_JOB in os.environ else Path.cwd()
 
 
 def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:

@@ -11,9 +11,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import err, numbers, print_json, print_table
-    from heliostat.folder import Folder
+    from heliostat.folder import Folder, absolute, default_base
 
-    rows = _rows(Folder.at(args.storage))
+    rows = _rows(Folder.at(absolute(args.storage, default_base())))
     if args.json:
         print_json(rows)
     elif not rows:

@@ -462,7 +462,7 @@ def unobserved() -> Document:
         (seen(cluster=None), "waits for the operator to make the cluster"),
         (seen(cluster=unobserved()), "waits for the operator"),
         (seen(), "waits for the head's pod"),
-        (seen(cluster=cluster(suspend=True)), "suspended"),
+        (seen(cluster=cluster(suspend=True)), "the cluster was suspended: by somebody"),
         (seen(pod()), "waits for the head: starting"),
         (seen(pod(containerStatuses=waiting("ContainerCreating"))), "waits for the head: starting"),
         (seen(pod(conditions=READY), pod("gpu"), pod("gpu-spot")), "waits for workers: gpu: starting, gpu-spot: starting"),

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.kuberay import KubeRay
 from heliostat.config import to_yaml
-from tests.conftest import CI, Command, clean_environment
+from tests.conftest import Command, clean_environment
 
 IMAGE = os.environ.get("HELIOSTAT_TEST_IMAGE", "heliostat/ray:2.60.0")
 GPU = os.environ.get("HELIOSTAT_TEST_GPU", "nvidia.com/gpu")
@@ -22,8 +22,8 @@ HERE = Path(__file__).parent
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Without a Kubernetes these tests are skipped, but never in the continuous integration."""
-    if "KUBECONFIG" in os.environ or CI:
+    """Without a Kubernetes these tests are skipped; ``.ci/run`` starts one where it can."""
+    if "KUBECONFIG" in os.environ:
         return
     for item in items:
         if HERE in item.path.parents:

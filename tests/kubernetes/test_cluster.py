@@ -157,13 +157,13 @@ def test_a_changed_maximum_needs_no_restart_and_another_image_asks_first(place: 
 
 
 def test_an_idle_cluster_suspends_itself_head_included_and_the_next_job_wakes_it(place: Place) -> None:
-    path = place.profile("sleepy", idle_shutdown_seconds=8)
+    path = place.profile("sleepy", idle_shutdown_seconds=15)
     assert place.command("up", path).code == 0
     place.kube.clusters.wait(["sleepy"], suspended, 120)
     wait_for(lambda: _pods(place, "sleepy") == [], "the head to go")
     asleep = status(place.command, path)
     assert asleep["state"] == "suspended"
-    assert "no work for 8 s" in asleep["detail"]
+    assert "no work for 15 s" in asleep["detail"]
     done = place.command("submit", path, "--", "python", "-c", "print('awake')")
     assert done.code == 0, done.err
     assert "awake" in done.out

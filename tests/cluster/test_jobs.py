@@ -1,0 +1,200 @@
+"""A job is followed to its end whatever happens to the connection; the cluster is a real Ray head, and the line can be cut."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import urllib3
+from websocket import create_connection
+
+from cluster import jobs
+from cluster.dashboard import Dashboard, Socket, Way
+from cluster.errors import Unauthorized
+from cluster.jobs import Work, check, follow, submit
+from cluster.target import new_job_id
+from cluster.upload import LARGEST, packages
+from heliostat.errors import ContactLost, JobFailed, Stopped, UserError
+from tests.conftest import Head, wait_for
+
+
+class Line:
+    """A TCP proxy in front of a port, which can be cut and mended."""
+
+    def __init__(self, port: int) -> None:
+        self._port, self._open, self._sockets = port, True, list[socket.socket]()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection, and refuse new ones."""
+        self._open = False
+        for each in self._sockets:
+            each.close()
+        self._sockets.clear()
+
+    def mend(self) -> None:
+        self._open = True
+
+    def close(self) -> None:
+        self.cut()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._listener.accept()
+            except OSError:
+                return
+            if not self._open:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self._port))
+            self._sockets += [near, far]
+            for source, target in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        try:
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+        except OSError:
+            pass
+        for each in (source, target):
+            try:
+                each.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                continue
+
+
+@pytest.fixture
+def line(ray_head: Head) -> Iterator[Line]:
+    """A line to the head's dashboard."""
+    line = Line(int(ray_head.jobs.rpartition(":")[2]))
+    yield line
+    line.close()
+
+
+def dashboard_at(port: int, token: str) -> Dashboard:
+    headers = {"Authorization": f"Bearer {token}"}
+
+    def open_socket(path: str) -> Socket:
+        opened: Socket = create_connection(f"ws://127.0.0.1:{port}{path}", header=headers, timeout=5)
+        return opened
+
+    return Dashboard(Way(f"http://127.0.0.1:{port}", lambda: headers, urllib3.PoolManager(), open_socket), "here")
+
+
+@pytest.fixture
+def dashboard(ray_head: Head, line: Line) -> Dashboard:
+    return dashboard_at(line.port, ray_head.env["RAY_AUTH_TOKEN"])
+
+
+def started(dashboard: Dashboard, folder: Path, code: str) -> str:
+    """Submit Python code as a job; its id."""
+    (folder / "the_job.py").write_text(code)
+    work = Work(new_job_id("test"), ["python", "the_job.py"], folder)
+    submit(dashboard, work)
+    return work.job_id
+
+
+COUNT = "import time\nfor n in range(40): print('line', n, flush=True); time.sleep(0.2)\n"
+
+
+def test_output_arrives_while_the_job_runs_and_comes_whole(dashboard: Dashboard, tmp_path: Path) -> None:
+    seen: list[tuple[float, str]] = []
+    job_id = started(dashboard, tmp_path, COUNT)
+    job = follow(dashboard, job_id, lambda text: seen.append((time.monotonic(), text)))
+    assert job.status == "SUCCEEDED"
+    assert "".join(text for _, text in seen).count("line") == 40
+    assert seen[-1][0] - seen[0][0] > 4, "the first line came long before the last"
+
+
+def test_a_line_that_breaks_in_the_middle_loses_and_repeats_nothing(dashboard: Dashboard, line: Line, tmp_path: Path) -> None:
+    seen: list[str] = []
+    said: list[str] = []
+    job_id = started(dashboard, tmp_path, COUNT)
+
+    def cut() -> None:
+        wait_for(lambda: "line 5" in "".join(seen), "some output")
+        line.cut()
+        time.sleep(2)
+        line.mend()
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    job = follow(dashboard, job_id, seen.append, said.append)
+    cutter.join()
+    assert job.status == "SUCCEEDED"
+    lines = [text for text in "".join(seen).splitlines() if text.startswith("line")]
+    assert lines == [f"line {n}" for n in range(40)]
+    assert any(text.startswith("contact lost") for text in said)
+
+
+def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_again(
+    dashboard: Dashboard, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "LOST_SECONDS", 2.0)
+    job_id = started(dashboard, tmp_path, COUNT)
+    line.cut()
+    with pytest.raises(ContactLost, match="heliostat logs gpu X -f") as lost:
+        follow(dashboard, job_id, lambda text: None, again="heliostat logs gpu X -f")
+    assert lost.value.exit_code == 75
+    line.mend()
+    assert follow(dashboard, job_id, lambda text: None).status == "SUCCEEDED", "the job went on all the while"
+
+
+def test_a_job_that_the_head_has_forgotten_is_told_as_lost(dashboard: Dashboard) -> None:
+    with pytest.raises(JobFailed, match="its head was restarted"):
+        follow(dashboard, "never-submitted", lambda text: None)
+
+
+def test_the_exit_code_is_the_jobs_own(dashboard: Dashboard, tmp_path: Path) -> None:
+    job = follow(dashboard, started(dashboard, tmp_path, "raise SystemExit(7)"), lambda text: None)
+    with pytest.raises(JobFailed, match="exit code 7") as failed:
+        check(job, "test")
+    assert failed.value.exit_code == 7
+
+
+def test_a_stopped_job_is_exit_130(dashboard: Dashboard, tmp_path: Path) -> None:
+    job_id = started(dashboard, tmp_path, COUNT)
+    wait_for(lambda: dashboard.job(job_id).status == "RUNNING", "the job to run")
+    assert dashboard.stop(job_id)
+    with pytest.raises(Stopped):
+        check(follow(dashboard, job_id, lambda text: None), "test")
+
+
+def test_the_same_submission_twice_is_one_job(dashboard: Dashboard, tmp_path: Path) -> None:
+    work = Work(new_job_id("twice"), ["true"], tmp_path)
+    submit(dashboard, work)
+    submit(dashboard, work)
+    assert [job.id for job in dashboard.jobs()].count(work.job_id) == 1
+
+
+def test_a_wrong_token_is_told_at_once_and_not_shown(line: Line) -> None:
+    with pytest.raises(Unauthorized) as refused:
+        dashboard_at(line.port, "ab" * 32).version()
+    assert "ab" * 32 not in str(refused.value)
+
+
+def test_what_git_and_ray_ignore_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / ".gitignore").write_text("data/\n")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "train.py").write_text("print()")
+    before = packages(tmp_path)
+    (tmp_path / "data" / "big").write_bytes(b"x" * 1000)
+    assert packages(tmp_path)[0].uri == before[0].uri
+    (tmp_path / "train.py").write_text("print(1)")
+    assert packages(tmp_path)[0].uri != before[0].uri
+
+
+def test_a_working_directory_that_is_too_big_is_refused(tmp_path: Path) -> None:
+    with open("/dev/urandom", "rb") as noise:
+        (tmp_path / "weights").write_bytes(noise.read(LARGEST + (1 << 20)))
+    with pytest.raises(UserError, match=r"is \d+ MB packed") as refused:
+        packages(tmp_path)
+    assert ".gitignore" in refused.value.fix
