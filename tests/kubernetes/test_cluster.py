@@ -171,6 +171,24 @@ def test_an_idle_cluster_suspends_itself_head_included_and_the_next_job_wakes_it
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 
+def test_spot_that_does_not_come_is_replaced_by_on_demand(place: Place) -> None:
+    """The gang needs two GPUs, and of the two equal groups one can never be scheduled."""
+    spot = group(name="spot", market="spot", start_seconds=10, node_selector={"market": "none-such"})
+    path = place.profile("fallback", groups=[spot, group(start_seconds=10)])
+    assert place.command("up", path).code == 0
+    code = (
+        "import ray; from ray.util import placement_group as gang; ray.init(); "
+        "group = gang([{'GPU': 1, 'CPU': 1}] * 2, strategy='SPREAD'); ray.get(group.ready()); print('placed')"
+    )
+    began = time.monotonic()
+    done = place.command("submit", path, "--", "python", "-c", code)
+    assert done.code == 0, done.err
+    assert "placed" in done.out
+    assert {pod["metadata"]["labels"]["ray.io/group"] for pod in workers(place) if pod["spec"].get("nodeName")} == {"gpu"}
+    print(f"placed after {time.monotonic() - began:.0f} s")
+    assert place.command("down", path, "--yes").code == 0
+
+
 def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Place, here: Command) -> None:
     path = place.profile("brief")
     done = here("train", DIGITS, "--on", path, "--ephemeral", "--set", "name=brief", *SHORT)
