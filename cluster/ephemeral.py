@@ -6,10 +6,11 @@ from typing import Any
 
 from cluster.dashboard import Dashboard
 from cluster.errors import NotFound, Unreachable
-from cluster.explain import Snapshot, Watchdog
 from cluster.jobs import Look
 from cluster.manifests import Document, network_policy, ray_job
 from cluster.remote import Remote, poll
+from cluster.snapshot import Snapshot
+from cluster.watchdog import Watchdog
 from heliostat.errors import ContactLost
 
 START_SECONDS = 900

@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cluster import explain
 from cluster.api import Api
 from cluster.dashboard import Dashboard, Job, Socket, Way
 from cluster.diff import ABSENT, Change, difference
 from cluster.doctor import fit
 from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
-from cluster.explain import Snapshot, Watchdog, group_of, leaving, pod_ready, pod_state
+from cluster.faults import problems
 from cluster.kuberay import KubeRay, condition, decided, ready, suspended
 from cluster.manifests import TEMPLATE, TOKEN_KEY, Document, documents
 from cluster.profile import Profile
 from cluster.ray_usage import NodeUsage, usage
+from cluster.snapshot import Snapshot, group_of, leaving, pod_ready, pod_state
 from cluster.state import Group, Node, State
+from cluster.watchdog import Watchdog, progress
 from heliostat.errors import Explained, UserError
 
 POLL = 0.5
@@ -286,12 +287,10 @@ class Remote:
             from cluster.manifests import SUSPENDED
 
             return "suspended", cluster["metadata"].get("annotations", {}).get(SUSPENDED, "")
-        found = next(explain.problems(snapshot, self.profile), None)
+        found = next(problems(snapshot, self.profile), None)
         if snapshot.head and pod_ready(snapshot.head) and condition(cluster, "HeadPodReady").get("status") == "True":
             return "ready", found.what if found else ""
-        return (
-            ("failed", found.what) if found and not found.patience else ("starting", explain.progress(snapshot, self.profile))
-        )
+        return ("failed", found.what) if found and not found.patience else ("starting", progress(snapshot, self.profile))
 
     def _node(self, pod: Document, used: NodeUsage | None) -> Node:
         group = group_of(pod)

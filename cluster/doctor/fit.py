@@ -5,9 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.doctor import Found, ok, problem, unknown
-from cluster.explain import amount
 from cluster.manifests import Document, ray_cluster
 from cluster.profile import Profile
+from cluster.snapshot import amount
 
 Amounts = Mapping[str, float]
 ROUNDING = 1e-9

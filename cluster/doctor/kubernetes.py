@@ -13,12 +13,12 @@ from itertools import groupby
 
 from cluster.doctor import Finding, Found, fit, ok, problem, unknown
 from cluster.errors import Forbidden
-from cluster.explain import Snapshot, pod_ready
 from cluster.kuberay import KubeRay, observed
 from cluster.manifests import Document
 from cluster.profile import Profile
 from cluster.remote import Remote, check_operator
 from cluster.rights import missing
+from cluster.snapshot import Snapshot, pod_ready
 
 OLDEST = (1, 29)
 ANSWER_SECONDS = 5.0

@@ -4,13 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from cluster import explain
 from cluster.doctor import Found, fit, ok, problem, unknown
 from cluster.doctor.kubernetes import ANSWER_SECONDS, Site
 from cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
-from cluster.explain import group_of
+from cluster.faults import PULL, problems
 from cluster.manifests import Document, documents
 from cluster.profile import installed_ray
+from cluster.snapshot import group_of
+from cluster.watchdog import progress
 
 PATIENCE = 60.0
 """What may take longer than this to go away by itself is work in progress, such as a node that starts."""
@@ -98,7 +99,7 @@ def _image(site: Site) -> Found:
     for pod in site.pods:
         for state, asked_for in _containers(pod):
             waiting = state.get("waiting") or {}
-            if asked_for == image and waiting.get("reason") in explain.PULL:
+            if asked_for == image and waiting.get("reason") in PULL:
                 yield problem(
                     f"{pod['metadata']['name']} cannot pull {image}: {waiting.get('message') or waiting['reason']}",
                     "correct image in the profile, push it, or name image_pull_secrets",
@@ -160,11 +161,11 @@ def _cluster(site: Site) -> Found:
     if snapshot.cluster is None:
         yield ok(f"{name} is not there; heliostat up {name} makes it")
         return
-    lasting = [each for each in explain.problems(snapshot, site.profile) if each.patience < PATIENCE]
+    lasting = [each for each in problems(snapshot, site.profile) if each.patience < PATIENCE]
     for each in lasting:
         yield problem(each.what, each.fix)
     if not lasting:
-        yield ok(f"{name}: {explain.progress(snapshot, site.profile)}")
+        yield ok(f"{name}: {progress(snapshot, site.profile)}")
 
 
 def _token(site: Site) -> Found:

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from cluster.explain import Problem, Snapshot, Watchdog, applied_at, event_time, pod_state, problems
+from cluster.faults import Problem, problems
 from cluster.manifests import TEMPLATE, Document
 from cluster.profile import Profile, find
+from cluster.snapshot import Snapshot, applied_at, event_time, pod_state
+from cluster.watchdog import Watchdog
 from heliostat.errors import Explained
 
 APPLIED, LATER, BEFORE = "2026-11-24T09:00:00Z", "2026-11-24T09:00:01Z", "2026-11-24T08:50:00Z"

@@ -5,20 +5,18 @@ pods, states of init containers and of containers. Which fault shows where, and 
 """
 
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from kubernetes.utils.quantity import parse_quantity
-
-from cluster.kuberay import condition, observed
+from cluster.kuberay import condition
 from cluster.manifests import QUEUE_LABEL, SUSPENDED, TEMPLATE, Document
 from cluster.profile import Profile, WorkerGroup, cpus
-from heliostat.errors import Explained
+from cluster.snapshot import Snapshot, amount, applied_at, event_time, group_of, leaving, statuses
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+
 PULL_REASONS = (
     ("not found", "there is no such image or tag", True),
     ("no such host", "the node finds no such registry", True),
@@ -26,39 +24,20 @@ PULL_REASONS = (
     ("timeout|timed out|deadline exceeded|refused|reset by peer", "the registry does not answer", False),
 )  # fmt: skip
 """What is in the message of a failed pull, what that means, and whether trying again is in vain."""
+
 CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
+
 SECONDS_TO_RETRY = 13
 """After so long a kubelet has tried a second time to pull an image."""
+
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 """Events of cluster autoscalers (the upstream one, Karpenter): a node for this pod is on its way."""
+
 SECONDS_TO_SCALE_UP = 14
 """A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
+
 MOUNTED = ("Pulling", "Pulled", "Created", "Started")
 """Events of a pod that come after its volumes."""
-CRASHES_SECONDS = 600
-"""Two pods of a group that crash within that time are no chance."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """All that is known of one cluster at one moment."""
-
-    cluster: Document | None
-    pods: list[Document]
-    events: list[Document] | None
-    """None: the user may not list events."""
-    job: Document | None = None
-    nodes: list[Document] | None = None
-    """None: the user may not list nodes."""
-
-    @property
-    def head(self) -> Document | None:
-        """The head's pod."""
-        return next((pod for pod in self.pods if group_of(pod) == "head" and not leaving(pod)), None)
-
-    def workers(self, group: str | None = None) -> list[Document]:
-        """The workers' pods, of one group or all."""
-        return [pod for pod in self.pods if group_of(pod) != "head" and not leaving(pod) and group in (None, group_of(pod))]
 
 
 @dataclass(frozen=True)
@@ -71,45 +50,6 @@ class Problem:
     patience: float = 0.0
     pod: str = ""
     """Whose log tells more."""
-
-
-class Watchdog:
-    """Looks at snapshots, tells what is waited for, and ends the wait when a problem will not go away by itself.
-
-    Args:
-        profile: what should be there.
-        log: the last lines of a pod's log.
-        clock: seconds, for tests.
-    """
-
-    def __init__(self, profile: Profile, log: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
-        self.profile, self.log, self.clock = profile, log, clock
-        self.first_seen: dict[str, float] = {}
-        self.crashed: dict[str, dict[str, float]] = {}
-
-    def look(self, snapshot: Snapshot) -> str:
-        """What is waited for, in one line.
-
-        Raises:
-            Explained: it will not come, with the reason and the fix.
-        """
-        now = self.clock()
-        found = list(problems(snapshot, self.profile))
-        keys = {problem.key for problem in found}
-        self.first_seen = {key: at for key, at in self.first_seen.items() if key in keys}
-        for problem in found:
-            since = now - self.first_seen.setdefault(problem.key, now)
-            # A crashed worker is replaced, and work goes on; when the next one crashes too, it is the group.
-            crashed = self.crashed.setdefault(problem.key, {})
-            if problem.pod:
-                crashed.setdefault(problem.pod, now)
-            if since >= problem.patience or sum(now - at < CRASHES_SECONDS for at in crashed.values()) > 1:
-                raise Explained(problem.what + self._tail(problem), problem.fix)
-        return found[0].what.replace("\n", " ") if found else progress(snapshot, self.profile)
-
-    def _tail(self, problem: Problem) -> str:
-        text = self.log(problem.pod) if problem.pod else ""
-        return "".join(f"\n  | {line}" for line in text.strip().splitlines()[-12:])
 
 
 def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
@@ -129,74 +69,6 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
         # The operator deletes a crashed pod at once (autoscaler v2), so most crashes are seen on pods that leave.
         if leaving(pod) and _is_current(pod, snapshot.cluster):
             yield from _crashed_before(pod)
-
-
-def progress(snapshot: Snapshot, profile: Profile) -> str:
-    """What is waited for when nothing is wrong."""
-    if snapshot.cluster is None:
-        return "waits for the operator to make the cluster"
-    if snapshot.cluster["spec"].get("suspend"):
-        return "suspended" if not profile.queue else f"waits in the queue {profile.queue}"
-    if not snapshot.head:
-        unseen = " (without the right to list events it stays unseen why it may not come)" if snapshot.events is None else ""
-        return ("waits for the head's pod" if observed(snapshot.cluster) else "waits for the operator") + unseen
-    if not pod_ready(snapshot.head):
-        return f"waits for the head: {pod_state(snapshot.head)}"
-    waiting = [f"{group_of(pod)}: {pod_state(pod)}" for pod in snapshot.workers() if not pod_ready(pod)]
-    return f"waits for workers: {', '.join(waiting[:4])}" if waiting else "ready"
-
-
-def pod_ready(pod: Document) -> bool:
-    """Whether all containers of a pod are ready."""
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
-
-
-def leaving(pod: Document) -> bool:
-    """Whether a pod is being deleted."""
-    return "deletionTimestamp" in pod["metadata"]
-
-
-def pod_state(pod: Document) -> str:
-    """How a pod is, in a word or two."""
-    if leaving(pod):
-        return "leaving"
-    if pod_ready(pod):
-        return "ready"
-    for status in _statuses(pod):
-        state = status.get("state", {})
-        if reason := state.get("waiting", {}).get("reason"):
-            if reason not in ("PodInitializing", "ContainerCreating"):
-                return str(reason)
-        elif state.get("terminated", {}).get("exitCode"):
-            return f"ended with {state['terminated']['exitCode']}"
-    if any(c.get("reason") == "Unschedulable" for c in pod.get("status", {}).get("conditions", [])):
-        return "unschedulable"
-    phase = pod.get("status", {}).get("phase", "Pending")
-    return {"Pending": "starting", "Running": "starting"}.get(phase, str(phase).lower())
-
-
-def event_time(event: Document) -> float:
-    """When an event was last seen, in seconds since the epoch; old and new operators write it in different fields."""
-    series = (event.get("series") or {}).get("lastObservedTime")
-    text = series or event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
-    return datetime.fromisoformat(text).timestamp()
-
-
-def applied_at(document: Document) -> float:
-    """When somebody last decided about an object, by the API server's clock."""
-    times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("operation") == "Apply" and "time" in f]
-    return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
-
-
-def group_of(pod: Document) -> str:
-    """The worker group of a pod; ``head`` for the head's."""
-    labels = pod["metadata"].get("labels", {})
-    return "head" if labels.get("ray.io/node-type") == "head" else str(labels.get("ray.io/group", "?"))
-
-
-def _statuses(pod: Document) -> list[Mapping[str, Any]]:
-    status = pod.get("status", {})
-    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
 
 
 def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:
@@ -250,7 +122,7 @@ def _replica_failure(cluster: Document) -> Iterator[Problem]:
 def _containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     name, group = pod["metadata"]["name"], group_of(pod)
     images = {container["name"]: container["image"] for container in pod["spec"].get("containers", [])}
-    for status in _statuses(pod):
+    for status in statuses(pod):
         waiting = status.get("state", {}).get("waiting") or {}
         ended = status.get("state", {}).get("terminated") or {}
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
@@ -411,11 +283,6 @@ def _readable(name: str, value: float) -> str:
     return f"{value / 2**30:.3g}Gi" if name in ("memory", "ephemeral-storage") else f"{value:g}"
 
 
-def amount(quantity: str) -> float:
-    """A Kubernetes quantity as a number, such as 0.5 for ``500m``."""
-    return float(parse_quantity(quantity))  # type: ignore[no-untyped-call]
-
-
 def _node_is_coming(pod: Document, events: list[Document]) -> bool:
     return any(event["reason"] in SCALES_UP for event in _about(pod, events))
 
@@ -439,7 +306,7 @@ def _stands_in(other: WorkerGroup, this: WorkerGroup) -> bool:
 
 
 def _volumes(pod: Document, events: list[Document]) -> Iterator[Problem]:
-    waiting = {(status.get("state", {}).get("waiting") or {}).get("reason") for status in _statuses(pod)}
+    waiting = {(status.get("state", {}).get("waiting") or {}).get("reason") for status in statuses(pod)}
     if pod.get("status", {}).get("phase") != "Pending" or not waiting <= {"ContainerCreating", "PodInitializing"}:
         return  # what was in the way of the volumes is so no more
     of_pod = _about(pod, events)
