@@ -14,6 +14,8 @@ from heliostat.errors import UserError
 
 BUNDLED = Path(__file__).parent / "profiles"
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+SMALLEST_HEAD = 3 * 2**30
+"""Bytes: Ray's own processes take 1.2 GB, a driver and Train's controller 0.7 GB each (Ray 2.60); in 2 GB runs hung."""
 LONGEST_NAME = 40
 """KubeRay allows 53 characters for a RayCluster and 47 for a RayJob; ours get a suffix."""
 
@@ -188,6 +190,11 @@ class Profile(Config):
         names = [group.name for group in self.groups]
         if twice := next((name for name in names if names.count(name) > 1), None):
             raise ValueError(f"groups has two groups named {twice}; give each a name of its own")
+        if self.platform == "kubernetes" and size(self.head.memory) < SMALLEST_HEAD:
+            raise ValueError(
+                f"head.memory is {self.head.memory}, but a head that drives one run needs 3Gi: with less, Ray kills its actors "
+                "again and again; set head.memory to 3Gi or more"
+            )
         _check_image(self.image, self.ray_version)
         _check_storage(self.storage, self.platform)
         if self.queue:

@@ -60,7 +60,7 @@ def small(tmp_path: Path, **changes: Any) -> Profile:
     """A head of 0.3 CPUs, 0.1 of them the autoscaler's, and a group for each ``changes``."""
     group = {"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 9, **changes}
     document = {
-        "head": {"cpu": "200m", "memory": "1Gi"}, "autoscaler": {"cpu": "100m", "memory": "1Gi"}, "groups": [group],
+        "head": {"cpu": "200m", "memory": "3Gi"}, "autoscaler": {"cpu": "100m", "memory": "1Gi"}, "groups": [group],
         "storage": {"claim": "runs"}, "idle_shutdown_seconds": None,
     }  # fmt: skip
     path = tmp_path / "small.yaml"

@@ -48,6 +48,7 @@ def group(**change: Any) -> dict[str, Any]:
         (group(memory="64"), "groups.gpu.memory", "'64' has no unit", "write 64Gi or 64Mi"),
         (group(memory="64GB"), "groups.gpu.memory", "'64GB'", "write 8Gi or 512Mi"),
         ({"head": {"memory": 0}}, "head.memory", "0 has no unit", "write"),
+        ({"head": {"memory": "2Gi"}}, "head.memory", "2Gi, but a head that drives one run needs 3Gi", "3Gi or more"),
         (group(cpu="two"), "groups.gpu.cpu", "'two'", "write 2, or 500m for half of one"),
         (group(cpu=0), "groups.gpu.cpu", "0", "write 2, or 500m"),
         (group(idle_seconds=0), "groups.gpu.idle_seconds", "0", "at least 1"),
