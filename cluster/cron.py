@@ -33,6 +33,8 @@ CODE = "/opt/heliostat-code"
 LARGEST = 900_000
 """Bytes: a ConfigMap holds a mebibyte."""
 KEEP = 3
+NODES = "HELIOSTAT_NODES"
+ENV = {"PYTHONUNBUFFERED": "1"}
 LONGEST_NAME = 30
 """With a time behind it a RayJob's name must stay below 47 characters, and its cluster's below 53."""
 FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
@@ -54,9 +56,9 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     Raises:
         UserError: the name or the schedule is wrong, or the code too big.
     """
-    _check(name, schedule, code)
+    _check(profile, name, schedule, code)
     here = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
-    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, {})))
+    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, ENV | {NODES: json.dumps(profile.capacity)})))
     job["metadata"]["labels"][CRON_LABEL] = name
     _mount_code(job["spec"]["rayClusterSpec"], name)
     files = {"inside.py": SCRIPT.read_text(), "job.json": json.dumps(job)}
@@ -110,7 +112,11 @@ def delete(kube: KubeRay, profile: Profile, name: str) -> None:
         kube.jobs.delete(job["metadata"]["name"])
 
 
-def _check(name: str, schedule: str, code: Sequence[Package]) -> None:
+def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) -> None:
+    if name == profile.name:
+        raise UserError(
+            f"{name} is the name of the cluster too", f"give the nightly runs another one: --set name={name}-nightly"
+        )
     if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", name):
         raise UserError(
             f"{name} cannot be the name of nightly runs",

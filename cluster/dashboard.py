@@ -16,7 +16,8 @@ from cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unaut
 
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
-UPLOAD = urllib3.Timeout(connect=5, read=600)
+UPLOAD = urllib3.Timeout(connect=600, read=600)
+"""urllib3 sends a body under the time limit of the connection (2.8)."""
 
 
 class Socket(Protocol):

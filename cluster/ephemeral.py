@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster.dashboard import Dashboard
-from cluster.errors import NotFound, Unreachable
+from cluster.errors import KubernetesError, NotFound, Unreachable
 from cluster.jobs import Look
+from cluster.kuberay import KubeRay
 from cluster.manifests import Document, network_policy, ray_job
 from cluster.remote import Remote, poll
 from cluster.snapshot import Snapshot
@@ -27,7 +28,13 @@ def own_cluster(target: Remote, job_id: str, say: Callable[[str], Any]) -> Itera
     name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"
     kube = target.kube
     created = kube.jobs.create(ray_job(target.profile, name, target.api.features))
-    keep = False
+    keep = submitted = False
+
+    def started() -> None:
+        nonlocal submitted
+        submitted = True
+        cluster.started(job_id)
+
     try:
         kube.objects("NetworkPolicy").create(_owned(network_policy(target.profile, name), created))
         for document in target.claims():
@@ -36,13 +43,21 @@ def own_cluster(target: Remote, job_id: str, say: Callable[[str], Any]) -> Itera
         cluster = _Own(target, name)
         for line in poll(cluster.look, cluster.answers, START_SECONDS, name):
             say(line)
-        yield cluster.remote().dashboard(), cluster.look, lambda: cluster.started(job_id)
-    except ContactLost:
-        keep = True
+        yield cluster.remote().dashboard(), cluster.look, started
+    except (ContactLost, KubernetesError):
+        keep = submitted  # it may still run: its own time limits end it
         raise
     finally:
         if not keep:
-            kube.jobs.delete(name)
+            _delete(kube, name, say)
+
+
+def _delete(kube: KubeRay, name: str, say: Callable[[str], Any]) -> None:
+    """Delete the job; that this fails must not hide how the job ended."""
+    try:
+        kube.jobs.delete(name)
+    except KubernetesError as error:
+        say(f"{name} could not be deleted, and goes by its own time limits: {error.what}")
 
 
 class _Own:

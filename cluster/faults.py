@@ -230,7 +230,9 @@ def _scheduling(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator
         return
     what, possible = _shortage(pod, group, message, snapshot.nodes)
     patience = SECONDS_TO_SCALE_UP if not possible else _start_seconds(profile, group)
-    if _node_is_coming(pod, snapshot.events or []) or _replaceable(profile, group):
+    # Without the right to see nodes or events, what is full and what is on its way cannot be told from what will never be.
+    unseen = snapshot.nodes is None or snapshot.events is None
+    if unseen or profile.node_autoscaling or _node_is_coming(pod, snapshot.events or []) or _replaceable(profile, group):
         patience = _start_seconds(profile, group) + 60
     yield Problem(f"unschedulable {group}", what, _shortage_fix(message, group), patience)
 

@@ -12,8 +12,8 @@ from typing import Any
 import websocket
 
 from cluster.dashboard import Dashboard, Job
-from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
-from cluster.upload import packages, runtime_env, upload
+from cluster.errors import Forbidden, KubernetesError, NotFound
+from cluster.upload import Package, packages, runtime_env, upload
 from heliostat.errors import ContactLost, JobFailed, Stopped
 
 POLL = 1.0
@@ -41,14 +41,14 @@ class Work:
         return shlex.join(self.argv)
 
 
-def submit(dashboard: Dashboard, work: Work) -> None:
-    """Send the code and start the job.
+def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) -> None:
+    """Send the code and start the job; ``code`` is what `packages` has made of the working directory.
 
     Raises:
         UserError: the working directory is too big.
         KubernetesError: the cluster does not take it.
     """
-    code = packages(work.working_dir)
+    code = code or packages(work.working_dir)
     upload(dashboard, code)
     env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1", **work.env}
     dashboard.submit(work.job_id, work.entrypoint, runtime_env(code, env), {"heliostat": "1"})
@@ -87,28 +87,31 @@ def follow(
     try:
         while True:
             try:
-                job = dashboard.job(job_id)
+                job = _known(dashboard, job_id)
+                if job.done:
+                    return job
+                say("" if log.flows() and not interrupted() else look())
                 answered = time.monotonic()
-            except Unreachable as error:
+            except KubernetesError as error:
                 silent = time.monotonic() - answered
-                if silent > LOST_SECONDS:
+                if silent > LOST_SECONDS or interrupted():
                     raise ContactLost(
                         f"lost contact with job {job_id}, which may still run: {error.what}\n  follow it again: {again}"
                     ) from None
                 say(f"contact lost for {silent:.0f} s; trying again")
-                time.sleep(POLL)
-                continue
-            except NotFound:
-                raise JobFailed(
-                    f"the cluster does not know job {job_id} any more: its head was restarted\n"
-                    "  the same command again goes on from the last checkpoint"
-                ) from None
-            if job.done:
-                return job
-            say("" if log.flows() and not interrupted() else look())
             time.sleep(POLL)
     finally:
         log.finish()
+
+
+def _known(dashboard: Dashboard, job_id: str) -> Job:
+    try:
+        return dashboard.job(job_id)
+    except NotFound:
+        raise JobFailed(
+            f"the cluster does not know job {job_id} any more: its head was restarted\n"
+            "  the same command again goes on from the last checkpoint"
+        ) from None
 
 
 def check(job: Job, name: str) -> None:
@@ -143,6 +146,7 @@ class _Log:
         self._over = threading.Event()
         self._socket: Any = None
         self._refused: websocket.WebSocketBadStatusException | None = None
+        self._unwritable: OSError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -152,6 +156,8 @@ class _Log:
         Raises:
             Forbidden: the output is kept from us.
         """
+        if self._unwritable:
+            raise self._unwritable
         if self._refused:
             raise Forbidden(f"job {self._job_id} runs, but its output is refused: {self._refused}", "heliostat doctor")
         return time.monotonic() - self._last < 3 and self._written > 0
@@ -204,7 +210,11 @@ class _Log:
         if text:
             self._written += len(text)
             self._last = time.monotonic()
-            self._write(text)
+            try:
+                self._write(text)
+            except OSError as error:  # the reader of our output has gone, or its disk is full
+                self._unwritable = error
+                self._over.set()
 
 
 def to_stream(stream: Any = None) -> Callable[[str], None]:

@@ -100,9 +100,9 @@ def ray_job(
         spec |= {"suspend": True, "shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 60}
     else:
         spec["deletionStrategy"] = {"deletionRules": [
-            _deletion("DeleteCluster", 0, jobStatus="SUCCEEDED"),
+            _deletion("DeleteCluster", 60, jobStatus="SUCCEEDED"),
             _deletion("DeleteCluster", 300, jobStatus="FAILED"),
-            _deletion("DeleteCluster", 0, jobDeploymentStatus="Failed"),
+            _deletion("DeleteCluster", 300, jobDeploymentStatus="Failed"),
             _deletion("DeleteSelf", 86400, jobStatus="SUCCEEDED"),
             _deletion("DeleteSelf", 86400, jobStatus="FAILED"),
             _deletion("DeleteSelf", 86400, jobDeploymentStatus="Failed"),

@@ -176,6 +176,7 @@ class Profile(Config):
     head: Head = Head()
     autoscaler: Sidecar = Sidecar()
     groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
+    node_autoscaling: bool = Field(False, description="true if nodes are added when pods need them, as clouds and Karpenter do")
     storage: Storage = Field(description="a mapping such as {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}")
     queue: str | None = Field(None, description="a Kueue local queue; then every group needs min equal to max")
     idle_shutdown_seconds: Seconds | None = Field(

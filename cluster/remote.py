@@ -24,6 +24,9 @@ from heliostat.errors import Explained, UserError
 
 POLL = 0.5
 UP_SECONDS = 600
+"""How long a cluster may take to come up, beside what its slowest group needs to start."""
+SILENT_SECONDS = 30
+"""How long the API server may be silent while something is waited for."""
 WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap")
 """What `down` deletes; the claim with the runs stays."""
 
@@ -101,7 +104,7 @@ class Remote:
         Raises:
             Explained: it will not come, or did not in time.
         """
-        yield from poll(self.look(), lambda: until(self.snapshot()), seconds, self.name)
+        yield from poll(self.look(), lambda: until(self.snapshot()), seconds + self._slowest, self.name)
 
     def awake(self) -> Iterator[str]:
         """Wake the cluster if it is suspended, and wait until its head answers; yields what is waited for.
@@ -119,7 +122,11 @@ class Remote:
         if live["spec"].get("suspend") and not self.profile.queue:
             yield "wakes the cluster"
             self.kube.clusters.resume(self.name)
-        yield from poll(self.look(), self.answers, UP_SECONDS, self.name)
+        yield from poll(self.look(), self.answers, UP_SECONDS + self._slowest, self.name)
+
+    @property
+    def _slowest(self) -> int:
+        return max(group.start_seconds for group in self.profile.groups)
 
     def look(self) -> Callable[[], str]:
         """A look at the cluster: what is waited for; it raises `Explained` if that will not come."""
@@ -252,6 +259,8 @@ class Remote:
             )
 
     def _check_nodes(self) -> None:
+        if self.profile.node_autoscaling:
+            return  # a node that is big enough may come
         nodes, head = self._nodes(), self.profile.head
         for finding in fit.on_nodes(fit.shapes(self.profile)[:1], nodes or [], ""):
             if nodes and finding.state == "problem":
@@ -278,8 +287,8 @@ class Remote:
         try:
             dashboard = self.dashboard()
             return usage(dashboard), dashboard.jobs()
-        except (Unreachable, NotFound):
-            return {}, []
+        except KubernetesError:
+            return {}, []  # the head says nothing; its pods are there to be seen, and to be deleted
 
     def _condition(self, snapshot: Snapshot) -> tuple[str, str]:
         cluster = snapshot.cluster or {}
@@ -324,8 +333,18 @@ def poll(look: Callable[[], str], until: Callable[[], bool], seconds: float, nam
         Explained: it will not come, or did not in time.
     """
     deadline = time.monotonic() + seconds
-    while not until():
-        said = look()
+    answered = time.monotonic()
+    said = name
+    while True:
+        try:
+            if until():
+                return
+            said = look()
+            answered = time.monotonic()
+        except Unreachable as error:  # one answer that is missing is no reason to give up
+            if time.monotonic() - answered > SILENT_SECONDS:
+                raise
+            said = error.what
         yield said
         if time.monotonic() > deadline:
             raise Explained(f"{name} is not ready after {seconds:.0f} s: {said}", "heliostat doctor; heliostat status")

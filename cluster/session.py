@@ -104,10 +104,10 @@ def check_awake(remote: Remote) -> None:
         raise UserError(f"{remote.name} is suspended", f"heliostat up {remote.name}")
 
 
-def watch(remote: Remote, forward: Forward) -> Iterator[str]:
-    """Look after a session for ever: yields a line whenever it changes how the head is."""
+def watch(remote: Remote, forward: Forward, over: Callable[[], bool]) -> Iterator[str]:
+    """Look after a session until it is over: yields a line whenever it changes how the head is."""
     said, head = "", forward.head()
-    while True:
+    while not over():
         now, found = _condition(remote, forward)
         if found and found != head:
             # A cluster that was deleted and made again has another token.

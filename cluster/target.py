@@ -2,8 +2,6 @@
 
 import json
 import secrets
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.dashboard import Dashboard, Job
 from cluster.jobs import Look, Work, check, follow, submit
+from cluster.manifests import CLUSTER_LABEL
 from cluster.profile import Profile
 from cluster.ray_usage import usage
+from cluster.upload import packages
 from heliostat.errors import Explained, Stopped, UserError
+from heliostat.interrupts import interrupts
 
 if TYPE_CHECKING:
     from cluster.laptop import Laptop
@@ -58,31 +59,16 @@ def run_there(
         Explained: what it waits for will not come; then it has been stopped.
     """
     work = Work(work.job_id, work.argv, work.working_dir, {NODES: json.dumps(profile.capacity), **work.env})
-    with _interrupts() as received, _cluster(profile, work.job_id, say, ephemeral, received) as (dashboard, look, started):
-        submit(dashboard, work)
+    # Before a cluster is made or Ctrl-C is put off: packing may take long, and may find that it is too much.
+    code = packages(work.working_dir)
+    if ephemeral:
+        again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
+    with interrupts() as received, _cluster(profile, work.job_id, say, ephemeral, received) as (dashboard, look, started):
+        submit(dashboard, work, code)
         started()
         job = _followed(dashboard, work.job_id, write, say, unless_busy(dashboard, look), again, received)
     check(job, work.job_id)
     return job
-
-
-@contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """The Ctrl-Cs and SIGTERMs that arrive meanwhile.
-
-    Python raises KeyboardInterrupt wherever it is, and when that is in the clearing away of a connection, it is lost.
-    """
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def unless_busy(dashboard: Dashboard, look: Look) -> Look:

@@ -3,14 +3,12 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +20,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 from heliostat.config import load
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError, short_traceback
 from heliostat.folder import STORAGE, Folder, default_base
+from heliostat.interrupts import interrupts
 from workloads.config import TrainConfig
 from workloads.journal import Tail
 from workloads.plan import Nodes, Plan, prepare
@@ -166,7 +165,7 @@ def _wait(over: threading.Event, folder: Folder, watch: Watch) -> None:
     """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
     tail = Tail(folder, METRICS)
     asked = False
-    with _signals() as received:
+    with interrupts() as received:
         # An event and not Thread.join, which a signal can make believe that the thread is dead (Python 3.11).
         while not over.wait(POLL):
             watch(tail.new())
@@ -176,22 +175,6 @@ def _wait(over: threading.Event, folder: Folder, watch: Watch) -> None:
                 folder.write(STOP, b"")
                 asked = True
     watch(tail.new())
-
-
-@contextmanager
-def _signals() -> Iterator[list[int]]:
-    """The Ctrl-Cs, and the SIGTERMs by which Ray stops a job, that arrive meanwhile: they interrupt nothing."""
-    received: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield received
-        return
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
-    try:
-        yield received
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:

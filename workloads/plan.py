@@ -29,6 +29,8 @@ class Plan:
     source: Source | None
     """What the dataset will be built from; None if it is there."""
     lanes: int
+    elsewhere: bool = False
+    """Whether its storage cannot be seen from here."""
 
     @property
     def total_steps(self) -> int | None:
@@ -58,7 +60,9 @@ class Plan:
         return record, None
 
 
-def prepare(config: TrainConfig, available: Nodes | None = None, base: str | Path | None = None) -> Plan:
+def prepare(
+    config: TrainConfig, available: Nodes | None = None, base: str | Path | None = None, elsewhere: bool = False
+) -> Plan:
     """Check a config against the tasks, the data and, where they are known, the resources there are.
 
     Args:
@@ -66,6 +70,7 @@ def prepare(config: TrainConfig, available: Nodes | None = None, base: str | Pat
         available: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
         base: the path or URI that a relative storage is relative to; by default what the cluster says, else the working
             directory, or in a submitted job, where that is deleted afterwards, the home directory.
+        elsewhere: the storage cannot be seen from here, so that nothing in it is opened: the job itself will look.
 
     Raises:
         UserError: something does not fit; nothing has been written.
@@ -75,10 +80,10 @@ def prepare(config: TrainConfig, available: Nodes | None = None, base: str | Pat
     config = _with_resources(config, available)
     storage = absolute(config.storage, base or default_base())
     config = config.model_copy(update={"storage": storage})
-    source, uri = _dataset(config, storage)
+    source, uri = _dataset(config, storage, elsewhere)
     if source:
         task.check(config.task, cls, source.fields)
-    else:
+    elif not elsewhere:
         dataset = Dataset.open(uri)
         task.check(config.task, cls, dataset.index.fields)
         _check_dataset(config, dataset)
@@ -88,7 +93,7 @@ def prepare(config: TrainConfig, available: Nodes | None = None, base: str | Pat
             f"workers is {config.workers}, but the data has {lanes} lanes",
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
-    return Plan(config, join(storage, config.name), uri, source, lanes)
+    return Plan(config, join(storage, config.name), uri, source, lanes, elsewhere)
 
 
 def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:
@@ -123,13 +128,13 @@ def _room(nodes: Nodes, each: Mapping[str, float]) -> int:
     return int(total)
 
 
-def _dataset(config: TrainConfig, storage: str) -> tuple[Source | None, str]:
+def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source | None, str]:
     if config.dataset.path:
         return None, absolute(config.dataset.path, Path.cwd())
     name = config.dataset.source or ""
     source = open_source(name, config.dataset.options)
     uri = join(storage, f".datasets/{name}-{digest(source.identity())[:8]}")
-    return (None if Folder.at(uri).exists(INDEX) else source), uri
+    return (None if not elsewhere and Folder.at(uri).exists(INDEX) else source), uri
 
 
 def order_of(config: TrainConfig, dataset: Dataset, lanes: int) -> Order:

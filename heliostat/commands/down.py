@@ -15,8 +15,7 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.console import out
 
     target = target_of(args)
-    state = target.state()
-    if running := [job.id for job in state.jobs if not job.done]:
+    if not args.yes and (running := [job.id for job in target.state().jobs if not job.done]):
         agreed(f"{target.name} still runs {len(running)} jobs: {', '.join(running)}", args.yes)
     with line() as shown:
         shown.say(f"deletes {target.name}")

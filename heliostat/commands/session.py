@@ -1,7 +1,6 @@
 """heliostat session: a cluster's dashboard and Ray Client on this machine, until Ctrl-C."""
 
 import argparse
-import signal
 import sys
 import time
 from typing import Any
@@ -19,17 +18,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     target = target_of(args)
-    # SIGTERM is how programs say Ctrl-C; and that is the normal end of a session.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        if target.profile.platform == "local":
-            from cluster.session import Session
+    if target.profile.platform == "local":
+        from cluster.session import Session
 
-            _show(Session(target.name, target.dashboard().way.url, target.client_address, target.environment), args)
-        else:
-            _run(target, args)
-    except KeyboardInterrupt:
-        return 0
+        _show(Session(target.name, target.dashboard().way.url, target.client_address, target.environment), args)
+    else:
+        _run(target, args)
     return 0
 
 
@@ -37,17 +31,20 @@ def _run(target: Any, args: argparse.Namespace) -> None:
     from cluster.profile import installed_ray
     from cluster.session import opened, watch
     from heliostat.console import err
+    from heliostat.interrupts import interrupts
 
     def tell(text: str) -> None:
         err.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    with line() as shown, opened(target, shown.say, args.port, args.client_port) as (session, forward, version):
+    # Ctrl-C, and SIGTERM, by which programs say it, is the normal end of a session.
+    with interrupts() as received, line() as shown, opened(target, shown.say, args.port, args.client_port) as parts:
+        session, forward, version = parts
         shown.say("")
         _show(session, args)
         if version != installed_ray():
             tell(f"the cluster has Ray {version}, and this machine {installed_ray()}: Ray Client needs the same on both")
         tell("Ctrl-C ends the session; the cluster goes on")
-        for text in watch(target, forward):
+        for text in watch(target, forward, lambda: bool(received)):
             tell(f"{time.strftime('%H:%M:%S')} {text}")
 
 

@@ -25,7 +25,7 @@ def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
 
     there = _inside(args.config)
     _check_storage(profile, config.storage)
-    plan = prepare(config, profile.capacity, profile.storage.root)
+    plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
     if args.dry_run:
         from heliostat.commands.train import _show_plan
 

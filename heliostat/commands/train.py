@@ -98,18 +98,19 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         "resources": {"CPU": config.workers * config.resources.cpu, "GPU": config.workers * config.resources.gpu},
         "dataset": {"uri": plan.dataset_uri, "will_be_built": plan.source is not None},
         "run": plan.uri,
-        "resumes": plan.folder.exists(),
+        "resumes": None if plan.elsewhere else plan.folder.exists(),
     }
     if as_json:
         print_json(document)
         return
     out.print(dump(config), end="", highlight=False, markup=False)
-    built = "will be built" if plan.source else "is there"
+    built = "will be built if it is not there" if plan.elsewhere else "will be built" if plan.source else "is there"
+    known = {None: "seen by the job", True: "is there: the run goes on", False: "new"}
     for name, text in {
         "workers": f"{config.workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
         "batch": f"{config.global_batch} samples a step in {plan.lanes} lanes",
         "dataset": f"{plan.dataset_uri} ({built})",
-        "run folder": f"{plan.uri} ({'is there: the run goes on' if document['resumes'] else 'new'})",
+        "run folder": f"{plan.uri} ({known[document['resumes']]})",
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
 

@@ -99,12 +99,17 @@ def seen(*pods: Document, **more: Any) -> Snapshot:
     return Snapshot(**{"cluster": cluster(), "pods": list(pods), "events": [], **more})
 
 
+def fixed(name: str) -> Profile:
+    """A bundled profile on a Kubernetes that adds no nodes."""
+    return find(name, ["node_autoscaling=false"])
+
+
 def watch(
     snapshot: Snapshot | Callable[[float], Snapshot], seconds: float, profile: Profile | None = None, log: str = ""
 ) -> tuple[Explained | None, float, list[str]]:
     """Look twice a second for so long: how it ended, after how many seconds, and what was said on the way."""
     clock = Clock()
-    dog = Watchdog(profile or find("spot"), lambda _: log, clock)
+    dog = Watchdog(profile or fixed("spot"), lambda _: log, clock)
     said: list[str] = []
     while (passed := clock.now - Clock.now) <= seconds:
         try:
@@ -231,7 +236,7 @@ def test_what_will_not_come_is_explained_with_its_cure(snapshot: Snapshot, secon
 
 
 def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a_cluster_autoscaler() -> None:
-    error, after, _ = watch(seen(WORKER_OF_5, nodes=[node(2)]), 900, find("gpu"))
+    error, after, _ = watch(seen(WORKER_OF_5, nodes=[node(2)]), 900, fixed("gpu"))
     assert error is not None
     assert after == 14
 
@@ -268,7 +273,7 @@ def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a
     ],
 )
 def test_why_no_node_takes_a_pod(message: str, nodes: list[Document] | None, what: str, fix: str) -> None:
-    (problem,) = problems(seen(pod("gpu", conditions=unschedulable(message)), nodes=nodes), find("gpu"))
+    (problem,) = problems(seen(pod("gpu", conditions=unschedulable(message)), nodes=nodes), fixed("gpu"))
     assert what in problem.what
     assert fix in problem.fix
     assert "preemption:" not in problem.what or nodes is None
@@ -287,7 +292,7 @@ SCALE_UP = event("TriggeredScaleUp", "pod triggered scale-up: [{gpus 0->1 (max: 
 @pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
 def test_a_node_that_is_on_its_way_is_waited_for(reason: str) -> None:
     snapshot = seen(pod("gpu", conditions=unschedulable(NO_GPU)), events=[{**SCALE_UP, "reason": reason}], nodes=[node(0)])
-    error, after, said = watch(snapshot, 900, find("gpu"))
+    error, after, said = watch(snapshot, 900, fixed("gpu"))
     assert error is not None
     assert after == 360, "the 300 s that a pod of the group may take to start, and a minute"
     assert len(set(said)) == 1
@@ -295,7 +300,7 @@ def test_a_node_that_is_on_its_way_is_waited_for(reason: str) -> None:
 
 def test_the_scale_up_for_another_pod_does_not_help_this_one() -> None:
     snapshot = seen(pod("gpu", "other", conditions=unschedulable(NO_GPU)), events=[SCALE_UP], nodes=[node(0)])
-    assert watch(snapshot, 900, find("gpu"))[1] == 14
+    assert watch(snapshot, 900, fixed("gpu"))[1] == 14
 
 
 def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
@@ -313,7 +318,7 @@ def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
 
 
 def test_a_cpu_group_is_no_stand_in_for_gpus() -> None:
-    assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, find("gpu"))[1] == 14
+    assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, fixed("gpu"))[1] == 14
 
 
 def slow_pull(second_fails: float) -> Callable[[float], Snapshot]:

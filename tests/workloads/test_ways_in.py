@@ -27,9 +27,9 @@ def test_a_submitted_job_trains_and_its_exit_status_is_the_jobs(ray_head: Head) 
     assert json.loads((run / "result.json").read_text())["state"] == "finished", "the working directory of a job goes away"
 
     uploads = list(Path(ray_head.env["RAY_TMPDIR"]).glob("ray/session_2*/runtime_resources/working_dir_files/_ray_pkg_*/"))
-    assert uploads
-    for upload in uploads:
-        assert (upload / "heliostat").is_dir()
+    ours = [upload for upload in uploads if (upload / "heliostat").is_dir()]
+    assert ours
+    for upload in ours:
         assert not [left_out for left_out in (".venv", "runs", ".git") if (upload / left_out).exists()]
 
     bad = submit(ray_head, "python", "-m", "heliostat", "train", config, "--set", "optimizer.lr=-1")
