@@ -3,24 +3,22 @@
 import json
 import os
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import certifi
 import urllib3
 import websocket
 from kubernetes import client, config
-from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream.ws_client import websocket_proxycare
 
 from cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
 from heliostat.errors import UserError
 
-T = TypeVar("T")
 CONFLICTING = ("AlreadyExists", "Conflict")
 TIMEOUT = 30
 MANAGER = "heliostat"
@@ -279,16 +277,3 @@ def _told(path: str, fix: str) -> Iterator[None]:
         raise UserError(f"KUBECONFIG {path} cannot be used: {error}", fix) from None
     except Exception as error:  # the loader lets through whatever its parsers, its files and its plugins raise
         raise UserError(f"KUBECONFIG {path} is broken: {type(error).__name__}: {str(error)[:200]}", fix) from None
-
-
-def told(call: Callable[[], T], server: str) -> T:
-    """The result of a call of the ``kubernetes`` package, its exceptions turned into ours."""
-    try:
-        return call()
-    except ApiException as error:
-        status, text = error.status or 0, error.body or error.reason or ""
-        if status == 0 and "Handshake status " in str(error.reason):  # a websocket's refusal is no HTTP answer to the package
-            status = int(str(error.reason).partition("Handshake status ")[2][:3])
-        raise refusal(status, str(text), server) if status else Unreachable(str(text), "try again") from None
-    except urllib3.exceptions.HTTPError as error:
-        raise _no_answer(server, error) from None

@@ -27,14 +27,13 @@ from cluster.manifests import (
 from cluster.profile import Profile
 from cluster.upload import Package, runtime_env
 from heliostat.config import nearest, to_yaml
+from heliostat.environment import NODES
 from heliostat.errors import UserError
 
 CODE = "/opt/heliostat-code"
 LARGEST = 900_000
 """Bytes: a ConfigMap holds a mebibyte."""
 KEEP = 3
-NODES = "HELIOSTAT_NODES"
-ENV = {"PYTHONUNBUFFERED": "1"}
 LONGEST_NAME = 30
 """With a time behind it a RayJob's name must stay below 47 characters, and its cluster's below 53."""
 FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
@@ -58,7 +57,8 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     """
     _check(profile, name, schedule, code)
     here = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
-    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, ENV | {NODES: json.dumps(profile.capacity)})))
+    variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
+    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, variables)))
     job["metadata"]["labels"][CRON_LABEL] = name
     _mount_code(job["spec"]["rayClusterSpec"], name)
     files = {"inside.py": SCRIPT.read_text(), "job.json": json.dumps(job)}

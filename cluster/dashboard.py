@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import urllib3
+from websocket import create_connection
 
 from cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
 
@@ -37,6 +38,17 @@ class Way:
     pool: urllib3.PoolManager
     open_socket: Callable[[str], Socket]
     """A websocket to a path of the dashboard."""
+
+
+def by_port(port: int, token: str) -> Way:
+    """The way to a dashboard at a port of this machine, behind a token."""
+    headers = {"Authorization": f"Bearer {token}"}
+
+    def open_socket(path: str) -> Socket:
+        opened: Socket = create_connection(f"ws://127.0.0.1:{port}{path}", timeout=5, header=headers)
+        return opened
+
+    return Way(f"http://127.0.0.1:{port}", lambda: headers, urllib3.PoolManager(), open_socket)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import Any
 
 from cluster.kuberay import condition
-from cluster.manifests import QUEUE_LABEL, SUSPENDED, TEMPLATE, Document
+from cluster.manifests import QUEUE_LABEL, SUSPENDED, Document
 from cluster.profile import Profile, WorkerGroup, cpus
-from cluster.snapshot import Snapshot, amount, applied_at, event_time, group_of, leaving, statuses
+from cluster.snapshot import Snapshot, amount, applied_at, event_time, group_of, leaving, mark_of, marks, statuses
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 
@@ -173,13 +173,7 @@ def _crashed_before(pod: Document) -> Iterator[Problem]:
 
 def _is_current(pod: Document, cluster: Document | None) -> bool:
     """Whether a pod has the template that its group has now, not one from before a change."""
-    if cluster is None:
-        return False
-    spec = cluster["spec"]
-    groups = {"head": spec.get("headGroupSpec", {}), **{g["groupName"]: g for g in spec.get("workerGroupSpecs", [])}}
-    template = groups.get(group_of(pod), {}).get("template", {}).get("metadata", {})
-    mark: bool = template.get("annotations", {}).get(TEMPLATE) == pod["metadata"].get("annotations", {}).get(TEMPLATE)
-    return mark
+    return cluster is not None and marks(cluster).get(group_of(pod)) == mark_of(pod["metadata"])
 
 
 def _taken_away(pod: Document) -> bool:

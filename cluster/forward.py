@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
 from typing import Any, Self
 
-from kubernetes.stream.ws_client import create_websocket
 from websocket import WebSocketBadStatusException, WebSocketException
 
 from cluster.api import Api, refusal
@@ -125,18 +124,18 @@ class Forward:
                 raise error
 
     def _open(self, pod: str, port: int) -> socket.socket:
-        url = f"{self.api.server.replace('http', 'ws', 1)}{self.api.path('Pod', pod)}/portforward?ports={port}"
+        path = f"{self.api.path('Pod', pod)}/portforward?ports={port}"
         headers = {**self.api.headers(), "sec-websocket-protocol": PROTOCOL}
         try:
-            opened = create_websocket(self.api.configuration, url, headers)  # type: ignore[no-untyped-call]
+            opened = self.api.websocket(path, headers)
         except WebSocketBadStatusException as error:
             text = error.resp_body or b""
             raise refusal(error.status_code, text.decode(errors="replace"), self.api.server) from None
         except (OSError, WebSocketException) as error:
             raise Unreachable(f"{self.api.server} opens no way to {pod}: {error}", "heliostat doctor says why") from None
         # websocket-client reads the handshake byte by byte: all that follows it is still in the socket.
-        way: socket.socket = opened.sock
-        return way
+        assert opened.sock is not None
+        return opened.sock
 
 
 def usable(pod: Document) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 from cluster.profile import Head, Placement, Profile, WorkerGroup
 from heliostat.config import digest
+from heliostat.environment import NODES_FILE, STORAGE
 
 Document = dict[str, Any]
 
@@ -55,6 +56,18 @@ def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> l
         network_policy(profile, profile.name),
         ray_cluster(profile, features),
     ]
+
+
+def unknown_to(profile: Profile, features: frozenset[str]) -> dict[str, tuple[str, str, str]]:
+    """The keys of a profile that a KubeRay with these features would leave out: their value, what it lacks, what to do."""
+    found = {}
+    if profile.tls and "tlsOptions" not in features:
+        found["tls"] = ("true", "TLS", "remove tls from the profile")
+    for group in profile.groups:
+        if group.priority and "priority" not in features:
+            instead = "remove priority: then equal groups are filled alike"
+            found[f"groups.{group.name}.priority"] = (str(group.priority), "priorities", instead)
+    return found
 
 
 def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> Document:
@@ -174,7 +187,7 @@ def _head(profile: Profile, name: str, standing: bool) -> Document:
     ray["ports"] = [{"containerPort": port, "name": port_name} for port_name, port in PORTS.items()]
     containers, volumes = [ray], []
     if standing:
-        ray["env"] += env({"HELIOSTAT_NODES_FILE": f"{FILES}/nodes.json"})
+        ray["env"] += env({NODES_FILE: f"{FILES}/nodes.json"})
         ray.setdefault("volumeMounts", []).append({"name": "files", "mountPath": FILES})
         volumes = [{"name": "files", "configMap": {"name": profile.name}}]
         if profile.idle_shutdown_seconds:
@@ -237,7 +250,7 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
         "securityContext": RESTRICTED,
         "env": env({
             **SETTINGS,
-            "HELIOSTAT_STORAGE": storage.root,
+            STORAGE: storage.root,
             # A gang waits for its slowest pod; when Train gives up earlier, the autoscaler begins anew each time.
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300 + max(group.start_seconds for group in profile.groups),
             **profile.env,

@@ -14,10 +14,10 @@ from cluster.doctor import fit
 from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
 from cluster.faults import problems
 from cluster.kuberay import KubeRay, condition, decided, ready, suspended
-from cluster.manifests import TEMPLATE, TOKEN_KEY, Document, documents
+from cluster.manifests import SUSPENDED, TEMPLATE, TOKEN_KEY, Document, documents, unknown_to
 from cluster.profile import Profile
 from cluster.ray_usage import NodeUsage, usage
-from cluster.snapshot import Snapshot, group_of, leaving, pod_ready, pod_state
+from cluster.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready, pod_state
 from cluster.state import Group, Node, State
 from cluster.watchdog import Watchdog, progress
 from heliostat.errors import Explained, UserError
@@ -43,6 +43,11 @@ class Step:
     def title(self) -> str:
         return f"{self.document['kind']} {self.document['metadata']['name']}"
 
+    @property
+    def shown(self) -> list[Change]:
+        """The changes that a person wants to see: the mark of a template changes with the template, which is shown."""
+        return [change for change in self.changes if not change.path.endswith(TEMPLATE)]
+
 
 class Remote:
     """The cluster that a profile describes, in the Kubernetes that KUBECONFIG names."""
@@ -67,23 +72,25 @@ class Remote:
 
     def outdated(self, steps: list[Step]) -> list[str]:
         """The pods that must be replaced for these steps, or for earlier ones, to take effect."""
-        wanted = _templates(next(step.document for step in steps if step.document["kind"] == "RayCluster"))
+        wanted = marks(next(step.document for step in steps if step.document["kind"] == "RayCluster"))
         return [
             pod["metadata"]["name"]
             for pod in self.snapshot().pods
-            if not leaving(pod)
-            and wanted.get(group_of(pod)) not in (None, pod["metadata"].get("annotations", {}).get(TEMPLATE))
+            if not leaving(pod) and wanted.get(group_of(pod)) not in (None, mark_of(pod["metadata"]))
         ]
 
-    def up(self, steps: list[Step], force: bool = False) -> Iterator[str]:
-        """Apply, wake, replace outdated pods, and wait: yields what is waited for, and ends when the cluster is ready.
+    def up(self, steps: list[Step], old: list[str], force: bool = False) -> Iterator[str]:
+        """Apply, wake, replace pods, and wait: yields what is waited for, and ends when the cluster is ready.
+
+        Args:
+            steps: what `plan` said.
+            old: the pods to replace, as `outdated` named them before the apply, which makes them look new.
+            force: take over fields that somebody else has set.
 
         Raises:
             Explained: it does not come up; with the reason and the fix.
             Conflict: somebody else works on it.
         """
-        # Before the apply, which would make them look new: what was seen is what was asked about.
-        old = self.outdated(steps)
         for step in steps:
             if step.changes or step.live is None:
                 yield f"applies {step.title}"
@@ -104,7 +111,14 @@ class Remote:
         Raises:
             Explained: it will not come, or did not in time.
         """
-        yield from poll(self.look(), lambda: until(self.snapshot()), seconds + self._slowest, self.name)
+        watchdog, seen = Watchdog(self.profile, self.log), list[Snapshot]()
+
+        def is_so() -> bool:
+            seen[:] = [self.snapshot()]
+            return until(seen[0])
+
+        # What was not so is what is looked at: all of it is asked for once a round.
+        yield from poll(lambda: watchdog.look(seen[0]), is_so, seconds + self._slowest, self.name)
 
     def awake(self) -> Iterator[str]:
         """Wake the cluster if it is suspended, and wait until its head answers; yields what is waited for.
@@ -210,9 +224,7 @@ class Remote:
         would = objects.apply(document, dry_run=True, force=True)
         if live is None:
             return Step(document, None, [Change(document["kind"], ABSENT, document["metadata"]["name"])])
-        changes = difference(decided(live), decided(would))
-        # The mark of a template changes with the template, which is shown.
-        return Step(document, live, [change for change in changes if not change.path.endswith(TEMPLATE)])
+        return Step(document, live, list(difference(decided(live), decided(would))))
 
     def _is_up(self, snapshot: Snapshot, old: set[str]) -> bool:
         cluster = snapshot.cluster
@@ -293,8 +305,6 @@ class Remote:
     def _condition(self, snapshot: Snapshot) -> tuple[str, str]:
         cluster = snapshot.cluster or {}
         if suspended(cluster) or (cluster["spec"].get("suspend") and not snapshot.pods):
-            from cluster.manifests import SUSPENDED
-
             return "suspended", cluster["metadata"].get("annotations", {}).get(SUSPENDED, "")
         found = next(problems(snapshot, self.profile), None)
         if snapshot.head and pod_ready(snapshot.head) and condition(cluster, "HeadPodReady").get("status") == "True":
@@ -353,18 +363,5 @@ def poll(look: Callable[[], str], until: Callable[[], bool], seconds: float, nam
 
 def check_operator(profile: Profile, features: frozenset[str]) -> None:
     """Refuse what this KubeRay would leave out without a word."""
-    if profile.tls and "tlsOptions" not in features:
-        raise UserError("tls is true, but this KubeRay has no TLS", "upgrade KubeRay to 1.7, or remove tls from the profile")
-    for group in profile.groups:
-        if group.priority and "priority" not in features:
-            raise UserError(
-                f"groups.{group.name}.priority is {group.priority}, but this KubeRay has no priorities",
-                "upgrade KubeRay to 1.7, or remove priority: then equal groups are filled alike",
-            )
-
-
-def _templates(cluster: Document) -> dict[str, str]:
-    """The mark of each group's template."""
-    groups = {"head": cluster["spec"]["headGroupSpec"]}
-    groups |= {group["groupName"]: group for group in cluster["spec"]["workerGroupSpecs"]}
-    return {name: group["template"]["metadata"]["annotations"][TEMPLATE] for name, group in groups.items()}
+    for key, (value, what, instead) in unknown_to(profile, features).items():
+        raise UserError(f"{key} is {value}, but this KubeRay has no {what}", f"upgrade KubeRay to 1.7, or {instead}")

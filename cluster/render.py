@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from cluster.manifests import FEATURES, Document, documents
+from cluster.manifests import FEATURES, Document, documents, unknown_to
 from cluster.profile import BUNDLED, Profile, find
 from heliostat.errors import UserError
 
@@ -46,9 +46,7 @@ def rendered(profile: Profile, version: str = OLDEST) -> list[Document]:
     """
     if profile.platform == "local":
         raise UserError(f"platform of {profile.name} is local: it has no Kubernetes documents", "use another profile")
-    lacking = {"tls": profile.tls and "tlsOptions" not in FEATURES[version]}
-    lacking |= {f"groups.{g.name}.priority": bool(g.priority) and "priority" not in FEATURES[version] for g in profile.groups}
-    if key := next((key for key, lacks in lacking.items() if lacks), None):
+    for key in unknown_to(profile, FEATURES[version]):
         raise UserError(f"{key} is set, which KubeRay {version} does not know", f"add --kuberay {max(FEATURES)}, or remove it")
     return documents(profile, FEATURES[version])
 

@@ -12,11 +12,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import urllib3
-from websocket import create_connection
-
 from cluster.api import Api
-from cluster.dashboard import Dashboard, Way
+from cluster.dashboard import Dashboard, by_port
 from cluster.errors import Unreachable
 from cluster.forward import Forward
 from cluster.manifests import PORTS
@@ -86,7 +83,7 @@ def opened(
         path = write_token(remote.api, remote.name, remote.token)
         url = f"http://127.0.0.1:{forward.ports[PORTS['dashboard']]}"
         # To a wrong token Ray Client says nothing for half a minute (Ray 2.60), and the dashboard at once what is wrong.
-        dashboard = _dashboard(remote, url)
+        dashboard = Dashboard(by_port(forward.ports[PORTS["dashboard"]], remote.token), remote.name)
         for trouble in dashboard.answers(ANSWER_SECONDS):
             say(trouble.what if trouble else "")
         dashboard.jobs()
@@ -143,13 +140,3 @@ def _condition(remote: Remote, forward: Forward) -> tuple[str, str | None]:
     except UserError as error:
         return f"{error.what}; fix: {error.fix}", None
     return f"the head of {remote.name} is away; the same ports work again when it is back", None
-
-
-def _dashboard(remote: Remote, url: str) -> Dashboard:
-    def headers() -> dict[str, str]:
-        return {"Authorization": f"Bearer {remote.token}"}
-
-    def open_socket(place: str) -> Any:
-        return create_connection(f"{url.replace('http', 'ws', 1)}{place}", header=headers())
-
-    return Dashboard(Way(url, headers, urllib3.PoolManager(), open_socket), remote.name)

@@ -7,7 +7,7 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from cluster.manifests import Document
+from cluster.manifests import TEMPLATE, Document
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,19 @@ def group_of(pod: Document) -> str:
     """The worker group of a pod; ``head`` for the head's."""
     labels = pod["metadata"].get("labels", {})
     return "head" if labels.get("ray.io/node-type") == "head" else str(labels.get("ray.io/group", "?"))
+
+
+def mark_of(metadata: Mapping[str, Any]) -> str | None:
+    """The mark of the template that a pod or a template has (`cluster.manifests.TEMPLATE`)."""
+    mark: str | None = metadata.get("annotations", {}).get(TEMPLATE)
+    return mark
+
+
+def marks(cluster: Document) -> dict[str, str | None]:
+    """The mark of each group's template as it is now; ``head`` for the head's."""
+    spec = cluster["spec"]
+    groups = {"head": spec.get("headGroupSpec", {}), **{g["groupName"]: g for g in spec.get("workerGroupSpecs", [])}}
+    return {name: mark_of(group.get("template", {}).get("metadata", {})) for name, group in groups.items()}
 
 
 def statuses(pod: Document) -> list[Mapping[str, Any]]:

@@ -13,15 +13,13 @@ from cluster.manifests import CLUSTER_LABEL
 from cluster.profile import Profile
 from cluster.ray_usage import usage
 from cluster.upload import packages
+from heliostat.environment import NODES
 from heliostat.errors import Explained, Stopped, UserError
 from heliostat.interrupts import interrupts
 
 if TYPE_CHECKING:
     from cluster.laptop import Laptop
     from cluster.remote import Remote
-
-NODES = "HELIOSTAT_NODES"
-"""Tells a job which nodes there may be, so that it refuses at once what would never fit."""
 
 Say = Callable[[str], Any]
 

@@ -9,15 +9,13 @@ class HeliostatError(Exception):
     exit_code = 1
 
 
-class UserError(HeliostatError):
-    """The user's input is wrong.
+class WithFix(HeliostatError):
+    """An ending whose cure is known.
 
     Args:
-        what: names the field and the value, e.g. ``optimizer.lr is -1, but must be greater than 0``.
+        what: what is wrong.
         fix: what to do about it, as an instruction.
     """
-
-    exit_code = 2
 
     def __init__(self, what: str, fix: str) -> None:
         super().__init__(what, fix)
@@ -25,6 +23,16 @@ class UserError(HeliostatError):
 
     def __str__(self) -> str:
         return f"{self.what}\n  fix: {self.fix}"
+
+
+class UserError(WithFix):
+    """The user's input is wrong; ``what`` names the field and the value: ``optimizer.lr is -1, but must be above 0``."""
+
+    exit_code = 2
+
+
+class Explained(WithFix):
+    """Something outside went wrong; ``what`` tells what was waited for or tried, and the reason why it cannot be."""
 
 
 class JobFailed(HeliostatError):
@@ -41,22 +49,6 @@ class ContactLost(HeliostatError):
     """Nobody can be reached, but the work may go on; the message says how to follow it again."""
 
     exit_code = 75
-
-
-class Explained(HeliostatError):
-    """Something outside went wrong, and its reason and its cure are known.
-
-    Args:
-        what: what was waited for or tried, and the reason why it cannot be.
-        fix: what to do about it, as an instruction.
-    """
-
-    def __init__(self, what: str, fix: str) -> None:
-        super().__init__(what, fix)
-        self.what, self.fix = what, fix
-
-    def __str__(self) -> str:
-        return f"{self.what}\n  fix: {self.fix}"
 
 
 def short_traceback(error: BaseException, frames: int = 4) -> str:

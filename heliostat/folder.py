@@ -12,18 +12,13 @@ from urllib.parse import urlsplit, urlunsplit
 import pyarrow as pa
 from pyarrow import fs
 
+from heliostat.environment import IN_A_JOB, STORAGE
 from heliostat.errors import UserError
 
 NOT_WRITABLE = {
     getattr(errno, name)
     for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
 }
-
-
-STORAGE = "HELIOSTAT_STORAGE"
-"""Set in the pods of a cluster: the place that all of its nodes share, to which a relative storage is relative."""
-IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-"""Ray sets it for the entrypoint of a submitted job, whose working directory is deleted afterwards."""
 
 
 def default_base() -> str | Path:
@@ -113,12 +108,6 @@ class Folder:
         """A file to read at random: memory-mapped where it is local."""
         path = self._join(name)
         return pa.memory_map(path) if self.is_local else self.filesystem.open_input_file(path)
-
-    def open_at(self, name: str, offset: int) -> pa.NativeFile:
-        """A file to read, from a byte on."""
-        file = self.filesystem.open_input_file(self._join(name))
-        file.seek(offset)
-        return file
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file, which appears under its name only when it is complete.

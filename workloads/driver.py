@@ -18,8 +18,9 @@ import ray.train.torch
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
+from heliostat.environment import NODES, NODES_FILE, STORAGE
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError, short_traceback
-from heliostat.folder import STORAGE, Folder, default_base
+from heliostat.folder import Folder, default_base
 from heliostat.interrupts import interrupts
 from workloads.config import TrainConfig
 from workloads.journal import Tail
@@ -31,8 +32,6 @@ Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl``, several times a second, also when there are none."""
 
 POLL = 0.2
-NODES, NODES_FILE = "HELIOSTAT_NODES", "HELIOSTAT_NODES_FILE"
-"""Set by a cluster that can grow: the nodes that it can have at most, as JSON or as a file of it."""
 HEAD = {"node:__internal_head__": 0.001}
 
 

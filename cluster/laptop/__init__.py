@@ -20,10 +20,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import urllib3
-from websocket import create_connection
-
-from cluster.dashboard import Dashboard, Socket, Way
+from cluster.dashboard import Dashboard, by_port
 from cluster.errors import KubernetesError, NotFound, Unreachable
 from cluster.laptop.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
 from cluster.laptop.processes import Run, end, nodes
@@ -149,14 +146,7 @@ class Laptop:
         Raises:
             NotFound: there is no cluster.
         """
-        url = f"http://127.0.0.1:{self._running().ports['dashboard']}"
-        headers = {"Authorization": f"Bearer {own_token().read_text().strip()}"}
-
-        def open_socket(path: str) -> Socket:
-            socket: Socket = create_connection(f"{url.replace('http', 'ws', 1)}{path}", timeout=5, header=headers)
-            return socket
-
-        return Dashboard(Way(url, lambda: headers, urllib3.PoolManager(), open_socket), self.name)
+        return Dashboard(by_port(self._running().ports["dashboard"], own_token().read_text().strip()), self.name)
 
     def _start(self) -> Run:
         from heliostat.folder import absolute

@@ -10,6 +10,7 @@ from typing import Any
 from cluster import local
 from cluster.manifests import priority_of, ray_labels
 from cluster.profile import Profile, WorkerGroup, ray_resources, size
+from heliostat.environment import NODES, STORAGE
 
 HEAD = "head"
 """The head's name among the nodes."""
@@ -111,8 +112,8 @@ def environment(
         **{name: value for name, value in inherited.items() if not name.startswith(("RAY_", "HELIOSTAT_"))},
         **SETTINGS,
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + max(group.start_seconds for group in profile.groups)),
-        "HELIOSTAT_STORAGE": storage,
-        "HELIOSTAT_NODES": json.dumps(profile.capacity),
+        STORAGE: storage,
+        NODES: json.dumps(profile.capacity),
         **profile.env,
     }
     return {

@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
         old: list[str] = [target.name] if changes else []
     else:
         steps = target.plan()
-        lines = [f"{step.title}: {change}" for step in steps for change in step.changes]
+        lines = [f"{step.title}: {change}" for step in steps for change in step.shown]
         old = target.outdated(steps)
     if args.json:
         print_json({"changes": lines, "replaces": old})

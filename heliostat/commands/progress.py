@@ -17,7 +17,7 @@ class Display:
     """A bar with the step, the loss, the speed and the time left; a line for each evaluation above it."""
 
     def __init__(self, plan: Any) -> None:
-        from heliostat.folder import IN_A_JOB
+        from heliostat.environment import IN_A_JOB
 
         self._plan = plan
         self._lines = err.is_terminal or IN_A_JOB in os.environ

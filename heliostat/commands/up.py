@@ -21,13 +21,13 @@ def run(args: argparse.Namespace) -> int:
     else:
         steps = target.plan()
         for step in steps:
-            for change in step.changes if step.live else []:
+            for change in step.shown if step.live else []:
                 out.print(f"{step.title}: {change}", highlight=False, markup=False, soft_wrap=True)
         if old := target.outdated(steps):
             jobs = [job.id for job in target.state().jobs if not job.done]
             ends = f", which ends {', '.join(jobs)}" if jobs else ""
             agreed(f"for this change {len(old)} pods must be replaced ({', '.join(old)}){ends}", args.yes)
-        show(target.up(steps, args.force))
+        show(target.up(steps, old, args.force))
     out.print(f"{target.name} is ready", highlight=False)
     out.print(f"  heliostat train CONFIG --on {args.profile}     heliostat status {args.profile}", highlight=False)
     return 0

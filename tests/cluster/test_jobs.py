@@ -7,11 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import urllib3
-from websocket import create_connection
 
 from cluster import jobs
-from cluster.dashboard import Dashboard, Socket, Way
+from cluster.dashboard import Dashboard, by_port
 from cluster.errors import Unauthorized
 from cluster.jobs import Work, check, follow, submit
 from cluster.target import new_job_id
@@ -80,13 +78,7 @@ def line(ray_head: Head) -> Iterator[Line]:
 
 
 def dashboard_at(port: int, token: str) -> Dashboard:
-    headers = {"Authorization": f"Bearer {token}"}
-
-    def open_socket(path: str) -> Socket:
-        opened: Socket = create_connection(f"ws://127.0.0.1:{port}{path}", header=headers, timeout=5)
-        return opened
-
-    return Dashboard(Way(f"http://127.0.0.1:{port}", lambda: headers, urllib3.PoolManager(), open_socket), "here")
+    return Dashboard(by_port(port, token), "here")
 
 
 @pytest.fixture
