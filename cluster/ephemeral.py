@@ -74,10 +74,11 @@ class _Own:
         Raises:
             NotFound: the operator has not made it yet.
         """
-        if self._remote is None:
-            chosen = self.target.kube.jobs.get(self.name).get("status", {}).get("rayClusterName")
-            if not chosen:
-                raise NotFound(f"{self.name} has no cluster yet", "wait")
+        chosen = self.target.kube.jobs.get(self.name).get("status", {}).get("rayClusterName")
+        if not chosen:
+            raise NotFound(f"{self.name} has no cluster yet", "wait")
+        # The operator chooses anew when a queue lifts the job's suspension.
+        if self._remote is None or self._remote.name != chosen:
             self._remote = Remote(self.target.profile, self.target.kube, chosen)
         return self._remote
 
