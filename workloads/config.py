@@ -7,7 +7,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
 
-PLACEMENT = {"workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every"}
+PLACEMENT = {
+    "workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every",
+    "max_failures", "hang_minutes", "grow_seconds",
+}  # fmt: skip
 """Keys that say where and how fast a run goes, not what it computes: they may change when it is resumed."""
 
 
@@ -85,7 +88,12 @@ class TrainConfig(Config):
     early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, at least 1")
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
-    workers: int = Field(1, ge=1, description="a whole number of workers, at least 1")
+    workers: Annotated[int, Field(ge=1)] | tuple[int, int] = Field(
+        1, description="a whole number of workers, at least 1, or [least, most] to run with what there is"
+    )
+    max_failures: int = Field(5, ge=0, description="losses of workers, with no new checkpoint between them, that are survived")
+    hang_minutes: float = Field(10, gt=0, description="minutes that workers wait for a silent one before the run has failed")
+    grow_seconds: float = Field(60, gt=0, description="seconds between looks whether there is room for more workers")
     resources: Resources = Resources()
     storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
 
@@ -97,7 +105,16 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _batches(self) -> Self:
-        batch, workers, micro = self.global_batch, self.workers, self.micro_batch
+        batch, micro = self.global_batch, self.micro_batch
+        if self.lanes and batch % self.lanes:
+            raise ValueError(f"lanes is {self.lanes}, which does not divide global_batch {batch}; set lanes to a divisor")
+        if isinstance(self.workers, tuple):
+            # At any number of workers the lanes are dealt out as evenly as they go.
+            least, most = self.workers
+            if not 1 <= least <= most:
+                raise ValueError(f"workers is [{least}, {most}]; give [least, most] with 1 <= least <= most, such as [1, 4]")
+            return self
+        workers = self.workers
         if batch % workers:
             raise ValueError(
                 f"global_batch is {batch}, which {workers} workers do not divide; "
@@ -109,9 +126,17 @@ class TrainConfig(Config):
                 f"which micro_batch {micro} does not divide; "
                 f"set global_batch to {_multiple(batch, workers * micro)}, or change micro_batch"
             )
-        if self.lanes and batch % self.lanes:
-            raise ValueError(f"lanes is {self.lanes}, which does not divide global_batch {batch}; set lanes to a divisor")
         return self
+
+    @property
+    def least_workers(self) -> int:
+        """The fewest workers that the run goes on with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """The most workers that the run can use."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def identity(self) -> dict[str, Any]:

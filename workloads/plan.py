@@ -29,6 +29,8 @@ class Plan:
     source: Source | None
     """What the dataset will be built from; None if it is there."""
     lanes: int
+    most_workers: int
+    """The most workers that it can ever have: what is wanted, or what the nodes have room for."""
     elsewhere: bool = False
     """Whether its storage cannot be seen from here."""
 
@@ -88,16 +90,23 @@ def prepare(
         task.check(config.task, cls, dataset.index.fields)
         _check_dataset(config, dataset)
     lanes = config.lanes or default_lanes(config.global_batch)
-    if config.workers > lanes:
+    if config.most_workers > lanes:
         raise UserError(
-            f"workers is {config.workers}, but the data has {lanes} lanes",
+            f"workers is {_shown(config)}, but the data has {lanes} lanes",
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
-    return Plan(config, join(storage, config.name), uri, source, lanes, elsewhere)
+    most = config.most_workers
+    if available is not None:
+        most = min(most, _room(available, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
+    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere)
+
+
+def _shown(config: TrainConfig) -> str:
+    return str(config.workers if isinstance(config.workers, int) else list(config.workers))
 
 
 def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:
-    workers, each = config.workers, config.resources
+    workers, each, said = config.least_workers, config.resources, _shown(config)
     if each.gpu == "auto":
         gpu = int(_room(nodes or [], {"CPU": each.cpu, "GPU": 1}) >= workers)
         each = each.model_copy(update={"gpu": gpu})
@@ -108,12 +117,12 @@ def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:
             if workers * per_worker > there:
                 most = there // per_worker
                 raise UserError(
-                    f"workers is {workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
+                    f"workers is {said}, each with {per_worker} {kind}, but there are {there} {kind}s",
                     f"set workers to {most}" if most else f"set resources.{kind.lower()} to 0 or use a larger machine",
                 )
         if (most := _room(nodes, asked)) < workers:
             raise UserError(
-                f"workers is {workers}, each with {asked['CPU']} CPU and {asked['GPU']} GPU on one node, "
+                f"workers is {said}, each with {asked['CPU']} CPU and {asked['GPU']} GPU on one node, "
                 f"but the nodes have room for {most}",
                 f"set workers to {most}, or resources to less" if most else "set resources to less than one node has",
             )

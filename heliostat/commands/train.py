@@ -95,7 +95,7 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         "config": config.model_dump(mode="json"),
         "hash": config.hash,
         "workers": config.workers,
-        "resources": {"CPU": config.workers * config.resources.cpu, "GPU": config.workers * config.resources.gpu},
+        "resources": {"CPU": config.most_workers * config.resources.cpu, "GPU": config.most_workers * config.resources.gpu},
         "dataset": {"uri": plan.dataset_uri, "will_be_built": plan.source is not None},
         "run": plan.uri,
         "resumes": None if plan.elsewhere else plan.folder.exists(),
@@ -105,9 +105,11 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         return
     out.print(dump(config), end="", highlight=False, markup=False)
     built = "will be built if it is not there" if plan.elsewhere else "will be built" if plan.source else "is there"
+    least, most = config.least_workers, config.most_workers
+    workers = str(most) if least == most else f"{least} to {most}"
     known = {None: "seen by the job", True: "is there: the run goes on", False: "new"}
     for name, text in {
-        "workers": f"{config.workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
+        "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
         "batch": f"{config.global_batch} samples a step in {plan.lanes} lanes",
         "dataset": f"{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({known[document['resumes']]})",
