@@ -88,7 +88,7 @@ class TrainConfig(Config):
     early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, at least 1")
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
-    workers: Annotated[int, Field(ge=1)] | tuple[int, int] = Field(
+    workers: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number of workers, at least 1, or [least, most] to run with what there is"
     )
     max_failures: int = Field(5, ge=0, description="losses of workers, with no new checkpoint between them, that are survived")
@@ -108,7 +108,7 @@ class TrainConfig(Config):
         batch, micro = self.global_batch, self.micro_batch
         if self.lanes and batch % self.lanes:
             raise ValueError(f"lanes is {self.lanes}, which does not divide global_batch {batch}; set lanes to a divisor")
-        if isinstance(self.workers, tuple):
+        if isinstance(self.workers, list):
             # At any number of workers the lanes are dealt out as evenly as they go.
             least, most = self.workers
             if not 1 <= least <= most:

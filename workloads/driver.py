@@ -19,19 +19,28 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
 from heliostat.environment import NODES, NODES_FILE, STORAGE
-from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError, short_traceback
+from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.folder import Folder, default_base
 from heliostat.interrupts import interrupts
+from workloads import lease
+from workloads.attempts import ATTEMPTS
 from workloads.config import TrainConfig
+from workloads.controller import ENVIRONMENT, Judgement, Sizes, Trainer, draining, unwrapped
+from workloads.failures import Left, failed, kind_of
 from workloads.journal import Tail
+from workloads.notices import STOP, tell_drain
 from workloads.plan import Nodes, Plan, prepare
 from workloads.report import write_report
-from workloads.run import CONFIG, METRICS, RESULT, STOP, Result, RunRecord
+from workloads.run import CONFIG, METRICS, RESULT, Result, RunRecord
 
 Watch = Callable[[list[dict[str, Any]]], None]
-"""Called with the new records of ``metrics.jsonl``, several times a second, also when there are none."""
+"""Called with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, several times a second, also without any."""
 
 POLL = 0.2
+DRAIN_POLL = 0.5
+"""Seconds between two looks whether a node is about to go away."""
+LET_GO = 10.0
+"""Seconds in which workers answer a request to stop; if none is running, nobody will."""
 HEAD = {"node:__internal_head__": 0.001}
 
 
@@ -76,13 +85,14 @@ def _nodes(text: str) -> Nodes:
     return nodes
 
 
-def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambda records: None) -> Result:
+def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch = lambda records: None) -> Result:
     """Carry out a plan on the connected Ray.
 
     Args:
         plan: what to do.
         record: what `Plan.commit` returned.
         launched: when the command began, in seconds since the epoch.
+        owner: this driver's lease on the run folder (`lease.hold`).
         watch: told of progress.
 
     Raises:
@@ -94,10 +104,11 @@ def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambd
         "run": plan.uri,
         "record": record.model_dump(mode="json"),
         "launched": launched,
+        "lease": owner.id,
         "path": [str(Path.cwd())],
     }
     began = time.time()
-    outcome = _fit(plan, spec, watch)
+    outcome = _fit(plan, spec, owner, watch)
     trained = time.time()
     result = Result(
         name=plan.config.name,
@@ -107,6 +118,8 @@ def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambd
     )
     if result.state == "diverged":
         raise JobFailed(_diverged(result, plan.config))
+    if result.state == "lost":
+        raise lease.taken_over(plan.folder, owner)
     if result.state == "stopped":
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command goes on from there")
@@ -118,23 +131,28 @@ def execute(plan: Plan, record: RunRecord, launched: float, watch: Watch = lambd
     return result
 
 
-def _fit(plan: Plan, spec: dict[str, Any], watch: Watch) -> dict[str, Any]:
+def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:
     config = plan.config
+    least, most = config.least_workers, max(config.least_workers, plan.most_workers)
+    os.environ.update(ENVIRONMENT)
     # Ray's own storage stays empty, because checkpoints and metrics are in the run folder.
     scratch = tempfile.mkdtemp(prefix="heliostat-")
-    trainer = ray.train.torch.TorchTrainer(
+    scaling = ray.train.ScalingConfig(
+        num_workers=most,
+        use_gpu=bool(config.resources.gpu),
+        resources_per_worker={
+            "CPU": config.resources.cpu,
+            **({"GPU": config.resources.gpu} if config.resources.gpu else {}),
+        },
+    )
+    trainer = Trainer(
         work,
         train_loop_config=spec,
-        torch_config=ray.train.torch.TorchConfig(backend="gloo"),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers,
-            use_gpu=bool(config.resources.gpu),
-            resources_per_worker={
-                "CPU": config.resources.cpu,
-                **({"GPU": config.resources.gpu} if config.resources.gpu else {}),
-            },
-        ),
+        torch_config=ray.train.torch.TorchConfig(backend="gloo", timeout_s=round(60 * config.hang_minutes)),
+        scaling_config=scaling,
         run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
+        sizes=Sizes(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
+        judgement=Judgement(plan.uri, config.max_failures),
     )
     box: dict[str, Any] = {}
     over = threading.Event()
@@ -151,7 +169,7 @@ def _fit(plan: Plan, spec: dict[str, Any], watch: Watch) -> dict[str, Any]:
     # also reference: a fit() on the main thread of a task keeps its node busy for ever.
     try:
         threading.Thread(target=fit, daemon=True).start()
-        _wait(over, plan.folder, watch)
+        _wait(over, plan.folder, owner, watch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if "error" in box:
@@ -160,39 +178,65 @@ def _fit(plan: Plan, spec: dict[str, Any], watch: Watch) -> dict[str, Any]:
     return outcome
 
 
-def _wait(over: threading.Event, folder: Folder, watch: Watch) -> None:
+def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
     """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
-    tail = Tail(folder, METRICS)
-    asked = False
+    tails = Tail(folder, METRICS), Tail(folder, ATTEMPTS)
+    asked: float | None = None
+    running = False
+    looked = 0.0
+    leaving: dict[str, int] = {}
     with interrupts() as received:
         # An event and not Thread.join, which a signal can make believe that the thread is dead (Python 3.11).
         while not over.wait(POLL):
-            watch(tail.new())
-            if len(received) > 1:
-                raise Stopped("stopped at once; the same command goes on from the last checkpoint")
-            if received and not asked:
+            records = [record for tail in tails for record in tail.new()]
+            running = next((r["event"] == "running" for r in reversed(records) if "event" in r), running)
+            watch(records)
+            now = time.monotonic()
+            if owner.lost:
+                raise lease.taken_over(folder, owner)
+            if received and asked is None:
                 folder.write(STOP, b"")
-                asked = True
-    watch(tail.new())
+                asked = now
+            if len(received) > 1 or (asked is not None and not running and now - asked > LET_GO):
+                raise Stopped("stopped at once; the same command goes on from the last checkpoint")
+            if now - looked > DRAIN_POLL:
+                looked = now
+                if (found := draining()) and found != leaving:
+                    leaving = found
+                    tell_drain(folder, leaving)
+    watch([record for tail in tails for record in tail.new()])
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs; returns the outcome as plain values."""
     from workloads.loop import Loop
     from workloads.ranks import Ranks
+    from workloads.silence import gave_up, silent
 
     sys.path[:0] = [path for path in spec["path"] if path not in sys.path and Path(path).is_dir()]
     folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
     if not folder.exists(CONFIG):
         host = socket.gethostname()
         raise UserError(f"the run folder {folder} is not there on {host}", "set storage to a place that all nodes share")
+    rank = step = 0
     try:
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
-        outcome = Loop(folder, record, ranks, spec["launched"], _report).run()
+        rank = ranks.rank
+        node = ray.get_runtime_context().get_node_id()
+        loop = Loop(folder, record, ranks, spec["launched"], _report, node=node, lease=spec["lease"])
+        try:
+            outcome = loop.run()
+        finally:
+            step = loop.progress.step
     except HeliostatError:
         raise
-    except Exception as error:  # Ray would send it home without its traceback
-        raise JobFailed(short_traceback(error)) from None
+    except Exception as error:
+        kind = kind_of(error)
+        if kind == "echo":
+            gave_up()
+        raise failed(error, rank, step, time.time(), silent() if kind == "silence" else None) from None
+    if outcome.state in ("drain", "grow"):
+        raise Left(outcome.state, outcome.step)
     return outcome.model_dump()
 
 
@@ -230,19 +274,20 @@ def _drive(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _claim_and_execute(plan: Plan, launched: float) -> Result:
-    record, finished = plan.commit()
-    return finished or execute(plan, record, launched)
+    with lease.hold(plan.folder) as owner:
+        record, finished = plan.commit()
+        return finished or execute(plan, record, launched, owner)
 
 
 def _explained(error: BaseException) -> BaseException:
     """What fit() raised, as the message that the user needs."""
-    if not isinstance(error, WorkerGroupError):
-        return error
-    # When one worker fails, the others lose their connection to it: that is not the cause.
-    rank, failure = min(error.worker_failures.items(), key=lambda item: ("onnection closed" in str(item[1]), item[0]))
-    if isinstance(failure, UserError):
-        return failure
-    return JobFailed(f"worker {rank} failed:\n  {failure}\n  the same command goes on from the last checkpoint")
+    if isinstance(error, WorkerGroupError):
+        failure = error.worker_failures[0]  # the verdict of our failure policy
+        if isinstance(failure, UserError):
+            return failure
+        return JobFailed(f"{failure}\n  the same command goes on from the last checkpoint")
+    inner = unwrapped(error)
+    return inner if isinstance(inner, HeliostatError) else error
 
 
 def _diverged(result: Result, config: TrainConfig) -> str:

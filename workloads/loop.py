@@ -25,11 +25,17 @@ from workloads import checkpoint
 from workloads.evaluation import confusion, measure
 from workloads.journal import Journal, finite
 from workloads.meter import Meter
+from workloads.notices import Notices
 from workloads.optimizer import adamw, learning_rate
 from workloads.plan import order_of, steps_of
 from workloads.ranks import Ranks
-from workloads.run import EVALUATION, EVENTS, METRICS, STOP, Measured, RunRecord
+from workloads.run import EVALUATION, EVENTS, METRICS, Measured, RunRecord
 from workloads.task import Task, create
+
+TALK_SECONDS = 1.0
+"""At least so often workers talk, if steps are not longer: then a notice is heard, and nobody is far ahead."""
+STATES = (None, "grow", "drain", "stopped", "lost")
+"""What can be asked for from outside, the later going first."""
 
 
 class Outcome(Config):
@@ -62,6 +68,8 @@ class Loop:
         record: what the run is.
         ranks: this worker among the others.
         launched: when the command that started it began, in seconds since the epoch.
+        node: a name for the node that this worker is on.
+        lease: the id of the driver's lease; without one nobody is looked for.
         report: called on all workers with the metrics of each evaluation.
     """
 
@@ -72,6 +80,9 @@ class Loop:
         ranks: Ranks,
         launched: float,
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
+        *,
+        node: str = "",
+        lease: str | None = None,
     ) -> None:
         self.folder, self.record, self.ranks, self.report = folder, record, ranks, report
         self.config = config = record.config
@@ -87,19 +98,29 @@ class Loop:
         self._restore()
         self.parallel = ranks.wrap(self.model)
         self.meter = Meter(ranks)
+        self.notices: Notices | None = None
         largest_share = -(-record.lanes // ranks.world) * (config.global_batch // record.lanes)
         self.micro_batch = config.micro_batch or largest_share
         self.journals = (Journal(folder, METRICS), Journal(folder, EVENTS)) if ranks.rank == 0 else None
-        self._begin(launched)
+        self._begin(launched, node, lease)
 
     def run(self) -> Outcome:
         """Train to the end, or to the point where it must stop."""
+        try:
+            return self._run()
+        finally:
+            if self.notices:
+                self.notices.close()
+
+    def _run(self) -> Outcome:
         lanes = lane_range(self.order.lanes, self.ranks.world, self.ranks.rank)
         epoch = self.order.locate(self.progress.consumed)[0]
         state = self._agree(epoch) or self._over()
         upcoming = batches(self.dataset, self.order, self.progress.consumed, lanes)
         while state is None:
+            since = time.perf_counter()
             batch = next(upcoming)
+            self.meter.waited(time.perf_counter() - since)
             epoch = batch.epoch
             self._step(batch)
             state = self._after_step(batch)
@@ -174,11 +195,11 @@ class Loop:
         state = None
         if step >= self._next_sync or evaluate or save:
             state = self._agree(batch.epoch)
-        if state == "diverged":
+        if state in ("diverged", "lost"):
             return state
         metrics = self._evaluate(batch.epoch) if evaluate else {}
         improved = bool(metrics) and self.progress.waited == 0
-        if state == "stopped" or save or improved:
+        if state or save or improved:
             self._save(metrics)
         return state or self._over()
 
@@ -191,15 +212,16 @@ class Loop:
     def _agree(self, epoch: int) -> str | None:
         """Talk with the other workers, log the loss, and find out whether the run must end."""
         step, every = self.progress.step, self.config.log_every
-        agreed = self.meter.agree(self.ranks.rank == 0 and self.folder.exists(STOP))
-        self._next_sync = step + (1 if agreed.slow else every - step % every)
+        agreed = self.meter.agree(STATES.index(self.notices.state) if self.notices else 0)
+        until_talk = int(TALK_SECONDS / agreed.step_seconds) if agreed.step_seconds else 1
+        self._next_sync = step + max(1, min(every - step % every, until_talk))
         if agreed.bad_step is not None:
             self._bad_step = agreed.bad_step
             return "diverged"
         if step % every == 0 and (logged := self.meter.log()) and self.journals:
             rate = learning_rate(step - 1, self.total_steps, self.config.optimizer)
             self.journals[0].append(kind="train", step=step, epoch=epoch, **logged, lr=rate)
-        return "stopped" if agreed.stop else None
+        return STATES[agreed.notice]
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         began = time.perf_counter()
@@ -265,13 +287,16 @@ class Loop:
         checkpoint.prune(self.folder, self.task.metric, self.task.better)
         self._event("checkpoint", seconds=round(time.perf_counter() - began, 4))
 
-    def _begin(self, launched: float) -> None:
+    def _begin(self, launched: float, node: str, lease: str | None) -> None:
         self._first_step = self.progress.step + 1
         self._next_sync = self._first_step
         self._bad_step = 0
         self.meter.restart()
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
-        workers = self.ranks.objects({"rank": self.ranks.rank, "host": socket.gethostname(), "device": device})
+        worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "node": node, "device": device}
+        workers = self.ranks.objects(worker)
+        first = self.ranks.rank == 0
+        self.notices = Notices(self.folder, {worker["node"] for worker in workers}, lease) if first else None
         if self.journals:
             self.journals[0].rewind(self.progress.step)
             self._event("start", launched=launched, workers=workers)
@@ -289,8 +314,9 @@ class Loop:
             last = f"the last good checkpoint is step {saved[-1].step}" if saved else "there is no checkpoint yet"
             message = f"the loss became NaN or infinite at step {bad}; {last}"
             return Outcome(state=state, step=bad, epoch=epoch, message=message)
-        if state == "stopped":
-            self._event("stopped")
+        if state != "finished":
+            if state != "lost":
+                self._event(state)
             return Outcome(state=state, step=step, epoch=epoch)
         best = checkpoint.best(self._committed(), self.task.metric, self.task.better)
         if best:

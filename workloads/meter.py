@@ -8,18 +8,17 @@ from torch import Tensor
 
 from workloads.ranks import Ranks
 
-SLOW_STEP = 0.1
-"""Seconds from which on a step is so long that talking after each one costs nothing."""
-
 
 @dataclass(frozen=True)
 class Agreement:
     """What all workers know after a talk."""
 
-    stop: bool
+    notice: int
+    """The largest number that a worker brought."""
     bad_step: int | None
     """The first step whose loss was NaN or infinite."""
-    slow: bool
+    step_seconds: float
+    """Seconds of a step since the last talk, the mean of all workers; 0 if there was none."""
 
 
 class Meter:
@@ -30,9 +29,10 @@ class Meter:
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._bad_step = torch.full((), -1, device=ranks.device)
         self._samples = self._steps = 0
+        self._waited = 0.0
         self._since = time.perf_counter()
-        self.logged = (0.0, 0.0, 0.0)
-        """Loss sum, samples and seconds of all workers since `log` was called."""
+        self.logged = (0.0, 0.0, 0.0, 0.0)
+        """Loss sum and samples of all workers, seconds and waits for data of the mean worker, since `log` was called."""
 
     def add(self, loss: Tensor, samples: int, step: int) -> None:
         """Count a micro-batch of ``samples`` with that mean loss."""
@@ -45,26 +45,35 @@ class Meter:
         """Count a step."""
         self._steps += 1
 
+    def waited(self, seconds: float) -> None:
+        """Count time in which there was no data to compute on."""
+        self._waited += seconds
+
     def restart(self) -> None:
         """Leave out the time since the last talk, which went into something else than training."""
         self._since = time.perf_counter()
 
-    def agree(self, stop: bool) -> Agreement:
+    def agree(self, notice: int = 0) -> Agreement:
         """Talk with the other workers: all must call it at the same step."""
-        row = [float(self._loss_sum), self._samples, float(self._bad_step), stop, time.perf_counter() - self._since]
+        seconds = time.perf_counter() - self._since
+        row = [float(self._loss_sum), self._samples, float(self._bad_step), notice, seconds, self._waited]
         table = self.ranks.table([float(value) for value in row])
-        loss_sum, samples, stopping, seconds = (float(table[:, column].sum()) for column in (0, 1, 3, 4))
-        seconds /= self.ranks.world
-        slow = bool(self._steps) and seconds / self._steps > SLOW_STEP
+        loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 1, 4, 5))
+        seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
         bad_steps = [int(step) for step in table[:, 2].tolist() if step >= 0]
-        loss, counted, time_spent = self.logged
-        self.logged = (loss + loss_sum, counted + samples, time_spent + seconds)
+        step_seconds = seconds / self._steps if self._steps else 0.0
+        self.logged = tuple(map(sum, zip(self.logged, (loss_sum, samples, seconds, waited), strict=True)))  # type: ignore[assignment]
         self._loss_sum.zero_()
         self._samples = self._steps = 0
+        self._waited = 0.0
         self.restart()
-        return Agreement(stop=bool(stopping), bad_step=min(bad_steps, default=None), slow=slow)
+        return Agreement(int(table[:, 3].max()), min(bad_steps, default=None), step_seconds)
 
     def log(self) -> dict[str, float]:
-        """The mean loss and the speed since the last log; empty if there was no step."""
-        (loss, samples, seconds), self.logged = self.logged, (0.0, 0.0, 0.0)
-        return {"loss": loss / samples, "samples_per_second": round(samples / seconds, 1)} if samples else {}
+        """The mean loss, the speed and the share of time without data since the last log; empty if there was no step."""
+        (loss, samples, seconds, waited), self.logged = self.logged, (0.0, 0.0, 0.0, 0.0)
+        if not samples:
+            return {}
+        return {
+            "loss": loss / samples, "samples_per_second": round(samples / seconds, 1), "data_wait": round(waited / seconds, 4),
+        }  # fmt: skip

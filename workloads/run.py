@@ -2,7 +2,8 @@
 
 ``config.yaml`` (resolved, with versions and the dataset), ``metrics.jsonl`` (a record for each logged step and each
 evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and once it is over ``result.json``,
-``evaluation.json`` and ``report.html``. A file ``stop`` asks the workers to stop with a checkpoint.
+``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what became of the workers), ``lease.json`` (who drives it) and
+the notices of `workloads.notices`.
 """
 
 import platform
@@ -22,9 +23,10 @@ from heliostat.config import Config, to_yaml
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from workloads.config import TrainConfig
+from workloads.notices import STOP
 
 CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
-RESULT, EVALUATION, REPORT, STOP = "result.json", "evaluation.json", "report.html", "stop"
+RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
 VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
 
 Numbers = dict[str, float]
@@ -56,7 +58,7 @@ class Result(Config):
 
     name: str
     run: str
-    state: Literal["finished", "stopped", "diverged"]
+    state: Literal["finished", "stopped", "diverged", "lost"]
     step: int
     epoch: int
     best_step: int | None = None

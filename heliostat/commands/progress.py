@@ -11,6 +11,8 @@ from heliostat.console import err, numbers
 
 LINE_SECONDS = 5.0
 """At most so often a job tells of its progress."""
+SHOWN = {"waiting": "waiting for nodes", "starting": "starting workers", "running": "training"}
+LEFT = {"drain": "a node goes away", "grow": "there is room for more workers"}
 
 
 class Display:
@@ -51,8 +53,11 @@ class Display:
         self._progress.update(self._bar, description="starting workers", total=self._plan.total_steps)
 
     def update(self, records: list[dict[str, Any]]) -> None:
-        """New records of ``metrics.jsonl``."""
+        """New records of ``metrics.jsonl`` and ``attempts.jsonl``."""
         for record in records:
+            if "event" in record:
+                self._attempt(record)
+                continue
             step = record["step"]
             if record["kind"] == "train":
                 loss = f"loss {record['loss']:.4f}  {record['samples_per_second']:,.0f} samples/s"
@@ -62,3 +67,20 @@ class Display:
                     err.print(f"step {step:>6}  {loss}", highlight=False)
             elif self._lines:
                 self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False)
+
+    def _attempt(self, record: dict[str, Any]) -> None:
+        """What became of the workers: told whether or not somebody watches the bar."""
+        event = record["event"]
+        if event in SHOWN:
+            self._progress.update(self._bar, description=SHOWN[event])
+        if event == "waiting":
+            err.print(f"waiting for nodes: {record.get('reason') or self._room(record)}", highlight=False, soft_wrap=True)
+        elif event == "left":
+            err.print(f"{LEFT[record['reason']]}; saved at step {record['saved']}", highlight=False, soft_wrap=True)
+        elif event == "failed" and record["again"]:
+            wait = f" in {record['wait']:g} s" if record["wait"] else ""
+            goes_on = f"goes on{wait} from step {record['saved']} (failure {record['failures']} of {record['most']})"
+            err.print(f"{record['reason']}; {goes_on}", highlight=False, soft_wrap=True)
+
+    def _room(self, record: dict[str, Any]) -> str:
+        return f"there is room for {record['room']} of at least {record['workers']} workers"

@@ -75,15 +75,17 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
 def _claim_and_execute(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
     from heliostat.commands.progress import Display
+    from workloads import lease
 
-    record, finished = plan.commit()
-    if finished:
-        return finished
-    with Display(plan) as display, ray_session as dashboard:
-        from workloads.driver import execute
+    with lease.hold(plan.folder) as owner:
+        record, finished = plan.commit()
+        if finished:
+            return finished
+        with Display(plan) as display, ray_session as dashboard:
+            from workloads.driver import execute
 
-        display.connected(dashboard)
-        return execute(plan, record, launched, display.update)
+            display.connected(dashboard)
+            return execute(plan, record, launched, owner, display.update)
 
 
 def _show_plan(plan: Any, as_json: bool) -> None:

@@ -1,0 +1,175 @@
+"""Ray Train's controller with our own answers to two questions: how many workers now, and what next after a failure.
+
+All that is private to Ray Train and used by us is here (Ray 2.60), kept true by tests/workloads/test_controller.py. Ray's own
+elastic policy asks for more than the nodes can ever give and then gets none, counts what others hold as free, and loses the
+steps since the last checkpoint when it grows; its failure policy retries mistakes and charges preemptions.
+"""
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+import ray._private.state
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from heliostat.errors import HeliostatError, Stopped
+from heliostat.folder import Folder
+from workloads import attempts, checkpoint
+from workloads.failures import Failures
+from workloads.notices import GROW, STOP
+
+SETTLE = 3.0
+"""Seconds to wait for the resources of ended workers, before starting with fewer than there were."""
+LOOK = 0.2
+ENVIRONMENT = {
+    # Our driver watches for drains, and the workers save and leave at once instead of at the deadline.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+
+
+def draining() -> dict[str, int]:
+    """The nodes that are about to go away, with their deadlines in milliseconds since the epoch, 0 if unknown."""
+    nodes: dict[str, int] = ray._private.state.state.get_draining_nodes() or {}
+    return nodes
+
+
+def room(each: Mapping[str, float]) -> int:
+    """How many workers of this size would fit now into what is free on the nodes that stay."""
+    leaving = draining()
+    free = ray._private.state.available_resources_per_node()
+    wanted = {kind: amount for kind, amount in each.items() if amount}
+    return sum(
+        int(min(there.get(kind, 0.0) // amount for kind, amount in wanted.items()))
+        for node, there in free.items()
+        if node not in leaving
+    )
+
+
+class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no types
+    """As many workers as there is room for, from ``least`` to ``most``; to grow, the running ones are asked to save first."""
+
+    def __init__(self, scaling: ScalingConfig, run: str, least: int, most: int, launched: float, grow_seconds: float) -> None:
+        super().__init__(scaling)
+        self._run, self._least, self._most, self._launched = run, least, most, launched
+        self._grow_seconds = grow_seconds
+        self._workers = 0
+        self._waiting_since: float | None = None
+        self._looked = 0.0
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        super().after_controller_start(train_run_context)
+        attempts.of(self._run).record("launched", launched=self._launched, least=self._least, most=self._most)
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        kind = type(current_state).__name__
+        if kind in ("SchedulingState", "RunningState"):
+            if kind == "SchedulingState":
+                self._workers = current_state.scaling_decision.num_workers
+            attempts.of(self._run).record("starting" if kind == "SchedulingState" else "running", workers=self._workers)
+        elif kind in ("FinishedState", "ErroredState", "AbortedState"):
+            attempts.of(self._run).record("ended", state=kind.removesuffix("State").lower())
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._most
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        self._maybe_send_resource_request()
+        if Folder.at(self._run).exists(STOP):
+            raise Stopped("stopped while it waited for nodes; the same command goes on")
+        if self._least == self._most:
+            return self._start(self._most)
+        now = time.monotonic()
+        self._waiting_since = self._waiting_since or now
+        fitting = min(room(self._each), self._most)
+        if fitting == self._most or (fitting >= self._least and now - self._waiting_since >= SETTLE):
+            return self._start(fitting)
+        if now - self._waiting_since >= SETTLE:
+            attempts.of(self._run).record("waiting", workers=self._least, room=fitting)
+        time.sleep(LOOK)  # Ray's loop asks again without a pause
+        return NoopDecision()
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
+        self._maybe_send_resource_request()
+        now = time.monotonic()
+        if now - max(self._looked, worker_group_state.start_time) >= self._grow_seconds:
+            self._looked = now
+            running = worker_group_state.num_workers
+            if running < self._most and room(self._each) > 0:
+                # The workers save, leave, and are started again with what there is then.
+                Folder.at(self._run).write(GROW, b"")
+        return NoopDecision()
+
+    @property
+    def _each(self) -> dict[str, float]:
+        each: dict[str, float] = self.scaling_config._resources_per_worker_not_none
+        return each
+
+    def _start(self, workers: int) -> ResizeDecision:
+        self._waiting_since = None
+        return ResizeDecision(num_workers=workers, resources_per_worker=self._each)
+
+
+class Judgement(FailurePolicy):  # type: ignore[misc]
+    """Our own judgement on failures, see `workloads.failures`, recorded in the run folder."""
+
+    def __init__(self, run: str, most: int) -> None:
+        super().__init__(FailureConfig(max_failures=most))
+        self._run, self._failures = run, Failures(most)
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        folder = Folder.at(self._run)
+        if isinstance(training_failed_error, ControllerError):
+            return self._on_controller(training_failed_error.controller_failure)
+        assert isinstance(training_failed_error, WorkerGroupError)
+        ends = {rank: unwrapped(error) for rank, error in training_failed_error.worker_failures.items()}
+        saved = max((c.step for c in checkpoint.committed(folder)), default=0)
+        verdict = self._failures.judge(ends, saved)
+        attempts.of(self._run).record(
+            "failed" if verdict.charged else "left", reason=verdict.reason, saved=saved, again=verdict.again,
+            failures=self._failures.in_a_row, most=self._failures.most, wait=verdict.wait,
+        )  # fmt: skip
+        if not verdict.again:
+            # What fit() raises is this, and not Ray's account of all workers.
+            training_failed_error.worker_failures = {0: verdict.error}
+            return FailureDecision.RAISE
+        time.sleep(verdict.wait)
+        return FailureDecision.RETRY
+
+    def _on_controller(self, failure: Exception) -> FailureDecision:
+        again = isinstance(failure, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError)
+        if again:
+            attempts.of(self._run).record("waiting", reason=" ".join(str(failure).split())[:200])
+        return FailureDecision.RETRY if again else FailureDecision.RAISE
+
+
+class Trainer(TorchTrainer):  # type: ignore[misc]
+    """A TorchTrainer whose controller uses `Sizes` and `Judgement`.
+
+    Args:
+        sizes, judgement: see there.
+        options: what TorchTrainer takes.
+    """
+
+    def __init__(self, *args: Any, sizes: Sizes, judgement: Judgement, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._sizes, self._judgement = sizes, judgement
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        return super()._initialize_and_run_controller(
+            **{**arguments, "scaling_policy": self._sizes, "failure_policy": self._judgement}
+        )
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Our own exception, or the death of an actor, inside of what Ray puts around it."""
+    for name in ("controller_failure", "health_check_failure", "_base_exc", "cause"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException) and not isinstance(error, HeliostatError):
+            return unwrapped(inner)
+    return error
