@@ -21,8 +21,6 @@ from heliostat.errors import UserError
 
 CONFLICTING = ("AlreadyExists", "Conflict")
 TIMEOUT = 30
-MANAGER = "heliostat"
-"""The field manager of our server-side applies."""
 
 
 @dataclass(frozen=True)

@@ -11,19 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.kuberay import KubeRay
-from cluster.manifests import (
-    CLUSTER_LABEL,
-    CRON_LABEL,
-    FILES,
-    RESTRICTED,
-    SCRIPT,
-    Document,
-    env,
-    metadata,
-    network_policy,
-    ray_job,
-    resources,
-)
+from cluster.manifests import SCRIPT, metadata, network_policy, ray_job
+from cluster.names import CLUSTER_LABEL, CRON_LABEL, Document
+from cluster.pods import FILES, RESTRICTED, env, resources
 from cluster.profile import Profile
 from cluster.upload import Package, runtime_env
 from heliostat.config import nearest, to_yaml

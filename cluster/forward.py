@@ -11,9 +11,9 @@ from typing import Any, Self
 from websocket import WebSocketBadStatusException, WebSocketException
 
 from cluster.api import Api, refusal
+from cluster.conditions import condition
 from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
-from cluster.kuberay import condition
-from cluster.manifests import Document
+from cluster.names import Document
 from cluster.tunnel import PROTOCOL, Tunnel, reset
 from heliostat.errors import UserError
 

@@ -62,6 +62,7 @@ def follow(
     look: Look = lambda: "",
     again: str = "heliostat logs",
     interrupted: Callable[[], bool] = lambda: False,
+    otherwise: Callable[[], Job | None] = lambda: None,
 ) -> Job:
     """Print what a job prints until it has ended, and return how.
 
@@ -76,6 +77,7 @@ def follow(
         look: looks at the cluster while the job has not begun to print.
         again: the command that follows the job again, for messages.
         interrupted: whether somebody wants the end; then the cluster is looked at also while the job prints.
+        otherwise: how the job has ended by what another witness says, asked when the dashboard does not answer; None: not yet.
 
     Raises:
         ContactLost: nobody answers for a minute; the job may go on.
@@ -93,6 +95,8 @@ def follow(
                 say("" if log.flows() and not interrupted() else look())
                 answered = time.monotonic()
             except KubernetesError as error:
+                if ended := _witnessed(otherwise):
+                    return ended
                 silent = time.monotonic() - answered
                 if silent > LOST_SECONDS or interrupted():
                     raise ContactLost(
@@ -102,6 +106,13 @@ def follow(
             time.sleep(POLL)
     finally:
         log.finish()
+
+
+def _witnessed(otherwise: Callable[[], Job | None]) -> Job | None:
+    try:
+        return otherwise()
+    except KubernetesError:
+        return None  # nobody answers at all
 
 
 def _known(dashboard: Dashboard, job_id: str) -> Job:

@@ -1,32 +1,32 @@
 """A profile's standing cluster on Kubernetes: up, what it is like, and down."""
 
 import base64
-import time
+import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 from cluster.api import Api
+from cluster.conditions import condition, ready
 from cluster.dashboard import Dashboard, Job, Socket, Way
 from cluster.diff import ABSENT, Change, difference
 from cluster.doctor import fit
-from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
-from cluster.faults import problems
-from cluster.kuberay import KubeRay, condition, decided, ready, suspended
-from cluster.manifests import SUSPENDED, TEMPLATE, TOKEN_KEY, Document, documents, unknown_to
+from cluster.errors import KubernetesError, NotFound, Unreachable
+from cluster.kuberay import KubeRay
+from cluster.manifests import documents, unknown_to
+from cluster.names import AGAIN, TEMPLATE, TOKEN_KEY, Document
+from cluster.objects import decided
+from cluster.overview import overview
 from cluster.profile import Profile
 from cluster.ray_usage import NodeUsage, usage
-from cluster.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready, pod_state
-from cluster.state import Group, Node, State
-from cluster.watchdog import Watchdog, progress
+from cluster.sight import Sight
+from cluster.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
+from cluster.state import State
+from cluster.watchdog import Watchdog, poll
 from heliostat.errors import Explained, UserError
 
-POLL = 0.5
 UP_SECONDS = 600
 """How long a cluster may take to come up, beside what its slowest group needs to start."""
-SILENT_SECONDS = 30
-"""How long the API server may be silent while something is waited for."""
 WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap")
 """What `down` deletes; the claim with the runs stays."""
 
@@ -56,6 +56,7 @@ class Remote:
         self.profile = profile
         self.kube = kube or KubeRay(namespace=profile.namespace)
         self.name = name or profile.name
+        self.sight = Sight(self.kube, self.name)
 
     @property
     def api(self) -> Api:
@@ -95,10 +96,7 @@ class Remote:
             if step.changes or step.live is None:
                 yield f"applies {step.title}"
                 self.kube.objects(step.document["kind"]).apply(step.document, step.live, force)
-        live = self.kube.clusters.get(self.name)
-        if live["spec"].get("suspend") and not self.profile.queue:
-            yield "wakes the cluster"
-            self.kube.clusters.resume(self.name)
+        yield from self._stirred(self.kube.clusters.get(self.name))
         for pod in old:
             yield f"replaces {pod}"
             self.api.request("DELETE", self.api.path("Pod", pod), {})
@@ -118,7 +116,7 @@ class Remote:
             return until(seen[0])
 
         # What was not so is what is looked at: all of it is asked for once a round.
-        yield from poll(lambda: watchdog.look(seen[0]), is_so, seconds + self._slowest, self.name)
+        yield from poll(lambda: watchdog.look(seen[0]), is_so, seconds + self._slowest, self.name, watchdog.in_queue)
 
     def awake(self) -> Iterator[str]:
         """Wake the cluster if it is suspended, and wait until its head answers; yields what is waited for.
@@ -133,23 +131,33 @@ class Remote:
                 f"there is no cluster {self.name} in namespace {self.api.namespace}",
                 f"heliostat up {self.name}, or --ephemeral for one that is deleted afterwards",
             )
+        yield from self._stirred(live)
+        watchdog = Watchdog(self.profile, self.log)
+        look = self.look(watchdog)
+        yield from poll(look, self.answers, UP_SECONDS + self._slowest, self.name, watchdog.in_queue)
+
+    def _stirred(self, live: Document) -> Iterator[str]:
+        """Wake a cluster that sleeps, and the operator where it waits before it tries again."""
         if live["spec"].get("suspend") and not self.profile.queue:
             yield "wakes the cluster"
             self.kube.clusters.resume(self.name)
-        yield from poll(self.look(), self.answers, UP_SECONDS + self._slowest, self.name)
+        elif condition(live, "ReplicaFailure").get("status") == "True":
+            yield "asks KubeRay to try again"
+            self.kube.clusters.patch(self.name, {"metadata": {"annotations": {AGAIN: secrets.token_hex(4)}}})
 
     @property
     def _slowest(self) -> int:
         return max(group.start_seconds for group in self.profile.groups)
 
-    def look(self) -> Callable[[], str]:
+    def look(self, watchdog: Watchdog | None = None) -> Callable[[], str]:
         """A look at the cluster: what is waited for; it raises `Explained` if that will not come."""
-        watchdog = Watchdog(self.profile, self.log)
-        return lambda: watchdog.look(self.snapshot())
+        dog = watchdog or Watchdog(self.profile, self.log)
+        return lambda: dog.look(self.snapshot())
 
     def check(self) -> None:
         """Raise `UserError` if the profile does not fit this Kubernetes."""
         check_operator(self.profile, self.api.features)
+        self._check_queue()
         self.check_claim()
         self._check_nodes()
 
@@ -168,21 +176,12 @@ class Remote:
 
     def snapshot(self) -> Snapshot:
         """All that the API server shows of this cluster now."""
-        cluster = self.kube.clusters.find(self.name)
-        pods = self.api.request("GET", self.api.path("Pod"), query={"labelSelector": f"ray.io/cluster={self.name}"})["items"]
-        return Snapshot(cluster, pods, self._events(), nodes=self._nodes())
+        return self.sight.snapshot()
 
     def state(self) -> State:
         """The cluster at this moment, with its nodes, groups and jobs."""
         snapshot = self.snapshot()
-        if snapshot.cluster is None:
-            return State(self.name, "kubernetes", "absent")
-        used, jobs = self._ray(snapshot)
-        nodes = [self._node(pod, used.get(pod["metadata"]["name"])) for pod in snapshot.pods]
-        word, detail = self._condition(snapshot)
-        groups = [self._group_state(group.name, snapshot.cluster, nodes) for group in self.profile.groups]
-        version = snapshot.cluster["spec"].get("rayVersion", "")
-        return State(self.name, "kubernetes", word, detail, version, groups=groups, nodes=nodes, jobs=jobs)
+        return overview(self.profile, self.name, snapshot, *self._ray(snapshot))
 
     def dashboard(self) -> Dashboard:
         """The dashboard, through the API server's proxy: no port is opened, and a new head needs no new way.
@@ -270,27 +269,30 @@ class Remote:
                 "use a claim with access mode ReadWriteMany (NFS, a cloud's file store), or storage.uri",
             )
 
+    def _check_queue(self) -> None:
+        """Of a queue that is not there Kueue says nothing at all, and waits."""
+        queue, api = self.profile.queue, self.api
+        if not queue:
+            return
+        try:
+            version = api.request("GET", "/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
+        except NotFound:
+            raise UserError(f"queue is {queue}, but this Kubernetes has no Kueue", "remove queue, or install Kueue") from None
+        try:
+            api.request("GET", f"/apis/{version}/namespaces/{api.namespace}/localqueues/{queue}")
+        except NotFound:
+            raise UserError(
+                f"queue is {queue}, but namespace {api.namespace} has no such local queue",
+                f"correct queue: kubectl get localqueues -n {api.namespace} lists them",
+            ) from None
+
     def _check_nodes(self) -> None:
         if self.profile.node_autoscaling:
             return  # a node that is big enough may come
-        nodes, head = self._nodes(), self.profile.head
+        nodes, head = self.sight.nodes(), self.profile.head
         for finding in fit.on_nodes(fit.shapes(self.profile)[:1], nodes or [], ""):
             if nodes and finding.state == "problem":
                 raise UserError(f"head.cpu is {head.cpu} and head.memory {head.memory}; {finding.what}", finding.fix)
-
-    def _events(self) -> list[Document] | None:
-        try:
-            events = self.api.request("GET", self.api.path("Event"))["items"]
-        except Forbidden:
-            return None
-        return [event for event in events if event["involvedObject"].get("name", "").startswith(self.name)]
-
-    def _nodes(self) -> list[Document] | None:
-        try:
-            found: list[Document] = self.api.request("GET", self.api.path("Node"))["items"]
-        except Forbidden:
-            return None
-        return found
 
     def _ray(self, snapshot: Snapshot) -> tuple[dict[str, NodeUsage], list[Job]]:
         """What Ray knows; nothing while nobody answers."""
@@ -301,64 +303,6 @@ class Remote:
             return usage(dashboard), dashboard.jobs()
         except KubernetesError:
             return {}, []  # the head says nothing; its pods are there to be seen, and to be deleted
-
-    def _condition(self, snapshot: Snapshot) -> tuple[str, str]:
-        cluster = snapshot.cluster or {}
-        if suspended(cluster) or (cluster["spec"].get("suspend") and not snapshot.pods):
-            return "suspended", cluster["metadata"].get("annotations", {}).get(SUSPENDED, "")
-        found = next(problems(snapshot, self.profile), None)
-        if snapshot.head and pod_ready(snapshot.head) and condition(cluster, "HeadPodReady").get("status") == "True":
-            return "ready", found.what if found else ""
-        return ("failed", found.what) if found and not found.patience else ("starting", progress(snapshot, self.profile))
-
-    def _node(self, pod: Document, used: NodeUsage | None) -> Node:
-        group = group_of(pod)
-        spec = next((g for g in self.profile.groups if g.name == group), None)
-        return Node(
-            name=pod["metadata"]["name"],
-            group=group,
-            host=pod["spec"].get("nodeName", ""),
-            state=pod_state(pod),
-            gpus=spec.gpu if spec else 0,
-            gpus_used=used.gpus_used if used else 0.0,
-            cpus=used.cpus if used else 0.0,
-            cpus_used=used.cpus_used if used else 0.0,
-            idle_seconds=used.idle_seconds if used else None,
-            price=self.profile.head.price if group == "head" else spec.price if spec else 0.0,
-        )
-
-    def _group_state(self, name: str, cluster: Document, nodes: list[Node]) -> Group:
-        group, mine = self.profile.group(name), [node for node in nodes if node.group == name]
-        live: dict[str, Any] = next((g for g in cluster["spec"].get("workerGroupSpecs", []) if g["groupName"] == name), {})
-        ready_ones = [node for node in mine if node.state == "ready"]
-        idle = sum(1 for node in ready_ones if node.idle_seconds is not None)
-        least, most = live.get("minReplicas", group.min), live.get("maxReplicas", group.max)
-        return Group(name, least, most, live.get("replicas", 0), len(ready_ones), idle, group.price)
-
-
-def poll(look: Callable[[], str], until: Callable[[], bool], seconds: float, name: str) -> Iterator[str]:
-    """Look until it is so; yields what is waited for.
-
-    Raises:
-        Explained: it will not come, or did not in time.
-    """
-    deadline = time.monotonic() + seconds
-    answered = time.monotonic()
-    said = name
-    while True:
-        try:
-            if until():
-                return
-            said = look()
-            answered = time.monotonic()
-        except Unreachable as error:  # one answer that is missing is no reason to give up
-            if time.monotonic() - answered > SILENT_SECONDS:
-                raise
-            said = error.what
-        yield said
-        if time.monotonic() > deadline:
-            raise Explained(f"{name} is not ready after {seconds:.0f} s: {said}", "heliostat doctor; heliostat status")
-        time.sleep(POLL)
 
 
 def check_operator(profile: Profile, features: frozenset[str]) -> None:

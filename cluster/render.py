@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from cluster.manifests import FEATURES, Document, documents, unknown_to
+from cluster.manifests import FEATURES, documents, unknown_to
+from cluster.names import Document
 from cluster.profile import BUNDLED, Profile, find
 from heliostat.errors import UserError
 

@@ -4,7 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from cluster.api import KINDS, Api
-from cluster.manifests import Document
+from cluster.names import Document
 from cluster.profile import Profile
 
 NAME = "heliostat-user"
@@ -58,6 +58,7 @@ RIGHTS = tuple(
         ("", "serviceaccounts", "get create patch delete", "make and delete nightly runs"),
         (RBAC, "roles", "get create patch delete", "make and delete nightly runs"),
         (RBAC, "rolebindings", "get create patch delete", "make and delete nightly runs"),
+        ("kueue.x-k8s.io", "localqueues", "get", "see that the queue of a profile is there"),
         ("", "resourcequotas", "list", "tell how many workers the quota has room for (doctor)"),
         # That of a namespace itself belongs to the namespace: no right for the whole cluster is needed.
         ("", "namespaces", "get", "see the namespace's pod-security level (doctor)"),

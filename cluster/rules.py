@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from cluster.errors import Invalid
+from cluster.names import Document
 
-Document = dict[str, Any]
 Broken = Iterator[tuple[str, str]]
 """What is wrong, and how to mend it."""
 

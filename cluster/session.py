@@ -16,7 +16,7 @@ from cluster.api import Api
 from cluster.dashboard import Dashboard, by_port
 from cluster.errors import Unreachable
 from cluster.forward import Forward
-from cluster.manifests import PORTS
+from cluster.names import PORTS
 from cluster.remote import UP_SECONDS, Remote
 from heliostat.errors import UserError
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from cluster.manifests import TEMPLATE, Document
+from cluster.conditions import condition, observed, ready
+from cluster.names import MANAGER, TEMPLATE, Document
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,11 @@ class Snapshot:
     cluster: Document | None
     pods: list[Document]
     events: list[Document] | None
-    """None: the user may not list events."""
+    """None: the user may not list events. Nobody asks for them while all is `calm`."""
     job: Document | None = None
+    """The RayJob that the cluster belongs to."""
     nodes: list[Document] | None = None
-    """None: the user may not list nodes."""
+    """None: the user may not list nodes. Nobody asks for them while no pod is `homeless`."""
 
     @property
     def head(self) -> Document | None:
@@ -30,6 +32,18 @@ class Snapshot:
     def workers(self, group: str | None = None) -> list[Document]:
         """The workers' pods, of one group or all."""
         return [pod for pod in self.pods if group_of(pod) != "head" and not leaving(pod) and group in (None, group_of(pod))]
+
+
+def calm(seen: Snapshot) -> bool:
+    """Whether all is ready that there shall be: then events can explain nothing."""
+    if seen.cluster is None or not (observed(seen.cluster) and ready(seen.cluster)):
+        return False
+    return all(pod_ready(pod) for pod in seen.pods if not leaving(pod))
+
+
+def homeless(seen: Snapshot) -> bool:
+    """Whether some pod finds no node."""
+    return any(condition(pod, "PodScheduled").get("reason") == "Unschedulable" for pod in seen.pods)
 
 
 def pod_ready(pod: Document) -> bool:
@@ -71,6 +85,12 @@ def event_time(event: Document) -> float:
 def applied_at(document: Document) -> float:
     """When somebody last decided about an object, by the API server's clock."""
     times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("operation") == "Apply" and "time" in f]
+    return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
+
+
+def decided_at(document: Document) -> float:
+    """When a command of heliostat last wrote an object, by the API server's clock."""
+    times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("manager") == MANAGER and "time" in f]
     return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
 
 

@@ -5,11 +5,12 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.dashboard import Dashboard, Job
 from cluster.jobs import Look, Work, check, follow, submit
-from cluster.manifests import CLUSTER_LABEL
+from cluster.names import CLUSTER_LABEL
 from cluster.profile import Profile
 from cluster.ray_usage import usage
 from cluster.upload import packages
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from cluster.remote import Remote
 
 Say = Callable[[str], Any]
+
+
+@dataclass(frozen=True)
+class _Reached:
+    """A cluster for a job."""
+
+    dashboard: Dashboard
+    look: Look
+    started: Callable[[str], None] = lambda job_id: None
+    """To be called with the job's id when it has been submitted."""
+    ended: Callable[[], Job | None] = lambda: None
+    """How the job ended, as somebody else than the dashboard knows."""
 
 
 def open_target(profile: Profile) -> "Remote | Laptop":
@@ -61,10 +74,10 @@ def run_there(
     code = packages(work.working_dir)
     if ephemeral:
         again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
-    with interrupts() as received, _cluster(profile, work.job_id, say, ephemeral, received) as (dashboard, look, started):
-        submit(dashboard, work, code)
-        started()
-        job = _followed(dashboard, work.job_id, write, say, unless_busy(dashboard, look), again, received)
+    with interrupts() as received, _reached(profile, work.job_id, say, ephemeral, received) as there:
+        submit(there.dashboard, work, code)
+        there.started(work.job_id)
+        job = _followed(there, work.job_id, write, say, again, received)
     check(job, work.job_id)
     return job
 
@@ -83,11 +96,9 @@ def unless_busy(dashboard: Dashboard, look: Look) -> Look:
     return guarded
 
 
-def _followed(
-    dashboard: Dashboard, job_id: str, write: Callable[[str], Any], say: Say, look: Look, again: str, received: list[int]
-) -> Job:
+def _followed(there: _Reached, job_id: str, write: Callable[[str], Any], say: Say, again: str, received: list[int]) -> Job:
     """Follow a job; the first Ctrl-C stops it, the second does not wait for that."""
-    asked = False
+    dashboard, look, asked = there.dashboard, unless_busy(there.dashboard, there.look), False
 
     def look_out() -> str:
         nonlocal asked
@@ -99,7 +110,7 @@ def _followed(
         return "stopping; the last checkpoint is being written" if asked else look()
 
     try:
-        return follow(dashboard, job_id, write, say, look_out, again, lambda: bool(received))
+        return follow(dashboard, job_id, write, say, look_out, again, lambda: bool(received), there.ended)
     except Explained as error:
         dashboard.stop(job_id)
         error.add_note(f"job {job_id} was stopped")
@@ -107,10 +118,8 @@ def _followed(
 
 
 @contextmanager
-def _cluster(
-    profile: Profile, name: str, say: Say, ephemeral: bool, received: list[int]
-) -> Iterator[tuple[Dashboard, Look, Callable[[], None]]]:
-    """A dashboard that answers, a look at its cluster, and what to call when the job has been submitted."""
+def _reached(profile: Profile, name: str, say: Say, ephemeral: bool, received: list[int]) -> Iterator[_Reached]:
+    """A cluster whose dashboard answers."""
     target = open_target(profile)
 
     def told(line: str) -> None:
@@ -125,12 +134,12 @@ def _cluster(
         from cluster.remote import Remote
 
         assert isinstance(target, Remote)
-        with own_cluster(target, name, told) as parts:
-            yield parts
+        with own_cluster(target, name, told) as own:
+            yield _Reached(own.remote().dashboard(), own.look, own.started, own.ended)
         return
     for line in target.awake():
         told(line)
-    yield target.dashboard(), target.look(), lambda: None
+    yield _Reached(target.dashboard(), target.look())
 
 
 def latest(dashboard: Dashboard, job_id: str | None, name: str) -> Job:

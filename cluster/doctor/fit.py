@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cluster.doctor import Found, ok, problem, unknown
-from cluster.manifests import Document, ray_cluster
+from cluster.manifests import ray_cluster
+from cluster.names import Document
 from cluster.profile import Profile
 from cluster.snapshot import amount
 

@@ -7,8 +7,10 @@ from typing import Any
 from cluster.doctor import Found, fit, ok, problem, unknown
 from cluster.doctor.kubernetes import ANSWER_SECONDS, Site
 from cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
-from cluster.faults import PULL, problems
-from cluster.manifests import Document, documents
+from cluster.faults import problems
+from cluster.manifests import documents
+from cluster.names import Document
+from cluster.pod_faults import PULL
 from cluster.profile import installed_ray
 from cluster.snapshot import group_of
 from cluster.watchdog import progress

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import local
-from cluster.manifests import priority_of, ray_labels
+from cluster.pods import priority_of, ray_labels
 from cluster.profile import Profile, WorkerGroup, ray_resources, size
 from heliostat.environment import NODES, STORAGE
 

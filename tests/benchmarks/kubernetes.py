@@ -19,7 +19,7 @@ from typing import Any
 
 from cluster import cron
 from cluster.kuberay import KubeRay
-from cluster.manifests import CRON_LABEL
+from cluster.names import CRON_LABEL
 from cluster.profile import Profile, find
 from cluster.upload import packages
 from tests.benchmarks.torchrun import spread

@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from cluster.faults import Problem, problems
-from cluster.manifests import TEMPLATE, Document
+from cluster.faults import problems
+from cluster.names import TEMPLATE, Document
+from cluster.pod_faults import Problem
 from cluster.profile import Profile, find
 from cluster.snapshot import Snapshot, applied_at, event_time, pod_state
 from cluster.watchdog import Watchdog
@@ -451,7 +452,7 @@ def test_without_the_right_to_list_events_and_nodes_the_rest_is_still_explained(
     blind = Snapshot(cluster(), [pod(containerStatuses=waiting("ErrImagePull", PULL + "not found"))], None)
     assert watch(blind, 60)[1] == 2
     said = watch(Snapshot(cluster(), [], None), 5)[2]
-    assert said[0].startswith("waits for the head's pod (without the right to list events")
+    assert said[0].startswith("waits for the head's pod (why it may not come stays unseen without the right to list events")
 
 
 READY = [{"type": "Ready", "status": "True"}]

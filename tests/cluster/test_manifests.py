@@ -9,7 +9,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from cluster import manifests, render, rules
-from cluster.manifests import CLUSTER_LABEL, FEATURES, TEMPLATE, Document, documents, ray_cluster, ray_job
+from cluster.manifests import FEATURES, documents, ray_cluster, ray_job
+from cluster.names import CLUSTER_LABEL, TEMPLATE, Document
 from cluster.profile import BUNDLED, Profile, find, size
 from heliostat.cli import main
 from heliostat.config import validate

@@ -7,7 +7,8 @@ import pytest
 
 from cluster import rules
 from cluster.errors import Invalid
-from cluster.manifests import Document, ray_cluster, ray_job
+from cluster.manifests import ray_cluster, ray_job
+from cluster.names import Document
 from cluster.profile import find
 
 ABSENT = ...

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from cluster.conditions import finished, suspended
 from cluster.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized, Unreachable
-from cluster.kuberay import APPLY, AUTOSCALER, Clusters, KubeRay, Objects, finished, suspended
-from cluster.manifests import Document, ray_cluster, ray_job
+from cluster.kuberay import Clusters, KubeRay
+from cluster.manifests import ray_cluster, ray_job
+from cluster.names import Document
+from cluster.objects import APPLY, AUTOSCALER, Objects
 from cluster.profile import find
 from tests.conftest import free_port
 from tests.kubernetes.conftest import Place, group

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.kuberay import ready, suspended
+from cluster.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
 from tests.kubernetes.conftest import Place, group
 

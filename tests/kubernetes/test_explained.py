@@ -119,8 +119,8 @@ def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
     """A document that the API server takes and the operator does not: our own rules are left out to send it."""
     from cluster.manifests import documents
     from cluster.profile import find
-    from cluster.remote import Remote, poll
-    from cluster.watchdog import Watchdog
+    from cluster.remote import Remote
+    from cluster.watchdog import Watchdog, poll
     from heliostat.errors import Explained
 
     profile = find(str(place.profile("event")))

@@ -22,9 +22,9 @@ import psutil
 import pytest
 
 from cluster.api import Api
+from cluster.conditions import ready
 from cluster.errors import Forbidden
 from cluster.forward import Forward
-from cluster.kuberay import ready
 from cluster.manifests import documents
 from cluster.profile import find
 from cluster.remote import Remote

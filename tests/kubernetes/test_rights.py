@@ -14,7 +14,8 @@ from cluster.doctor.kubernetes import ENFORCE
 from cluster.errors import Forbidden
 from cluster.forward import Forward
 from cluster.jobs import Work
-from cluster.manifests import TOKEN_KEY, Document, documents, ray_job
+from cluster.manifests import documents, ray_job
+from cluster.names import TOKEN_KEY, Document
 from cluster.profile import Profile, find
 from cluster.remote import Remote
 from cluster.rights import NAME, RIGHTS, Right, granting, missing, role
@@ -122,7 +123,7 @@ def test_the_role_opens_nothing_else(user: Place, path: Path) -> None:
     assert not api.may("create", "pods")
     assert not api.may("create", "pods", subresource="exec")
     assert not api.may("escalate", "roles", "rbac.authorization.k8s.io")
-    assert Remote(find(str(path)), user.kube).snapshot().nodes is None
+    assert Remote(find(str(path)), user.kube).sight.nodes() is None
 
 
 def test_nobody_gives_away_more_than_the_role_has(user: Place) -> None:
@@ -147,6 +148,9 @@ CALLS: dict[str, Callable[[Remote], Any]] = {
     "create services/proxy": lambda remote: remote.dashboard().submit("any", "true", {}, {}),
     "update services/proxy": lambda remote: remote.dashboard().upload("gcs://any.zip", b""),
     "list events": lambda remote: remote.api.request("GET", remote.api.path("Event")),
+    "get localqueues": lambda remote: remote.api.request(
+        "GET", f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{remote.api.namespace}/localqueues/any"
+    ),
     "list resourcequotas": lambda remote: remote.api.request("GET", remote.api.path("ResourceQuota")),
     "get namespaces": lambda remote: remote.api.request("GET", remote.api.path("Namespace", remote.api.namespace)),
 }
@@ -204,5 +208,5 @@ def test_without_a_right_to_events_a_cluster_is_still_shown(place: Place, user: 
     api: Api = user.kube.api
     wait_for(lambda: not api.may("list", "events"), "the right to be gone", 10)
     remote = Remote(other.profile, user.kube)
-    assert remote.snapshot().events is None
+    assert remote.sight.events() is None
     assert remote.state().state == "absent"
