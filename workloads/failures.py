@@ -170,7 +170,7 @@ def _told(rank: int, error: BaseException) -> tuple[str, str]:
     """A line and a text about an end."""
     if isinstance(error, WorkerFailed):
         return f"worker {error.rank}: {error.text.splitlines()[-1 if error.kind == 'error' else 0]}", (
-            f"worker {error.rank} failed after step {error.step}:\n  " + error.text.replace("\n", "\n  ")
+            f"worker {error.rank} failed after step {error.step}:\n  {error.text}"
         )
     text = " ".join(str(error).split())
     for pattern, meaning in {
