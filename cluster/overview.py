@@ -38,7 +38,7 @@ def _condition(profile: Profile, seen: Snapshot, cluster: Document) -> tuple[str
     found = next(problems(seen, profile), None)
     if seen.head and pod_ready(seen.head) and condition(cluster, "HeadPodReady").get("status") == "True":
         return "ready", found.what if found else ""
-    return ("failed", found.what) if found and not found.patience else ("starting", progress(seen, profile))
+    return ("failed" if found and not found.patience else "starting"), found.what if found else progress(seen, profile)
 
 
 def _node(profile: Profile, pod: Document, used: NodeUsage | None) -> Node:

@@ -81,7 +81,7 @@ def test_a_quota_that_was_raised_meanwhile_is_not_told_as_used_up(place: Place) 
         refused = place.command("up", path)
         assert "quota of the namespace is used up" in refused.err
         # The operator waits longer and longer before it tries again; only then the condition goes.
-        time.sleep(30)
+        time.sleep(22)
         quotas.patch("small", {"spec": {"hard": {"requests.memory": "100Gi"}}})
         raised = time.time()
         seen = place.command("status", path)
