@@ -31,6 +31,10 @@ class UserError(WithFix):
     exit_code = 2
 
 
+class NotWritable(UserError):
+    """A place cannot be written: no space, no right, no folder. It may pass, so that work in progress waits for it."""
+
+
 class Explained(WithFix):
     """Something outside went wrong; ``what`` tells what was waited for or tried, and the reason why it cannot be."""
 

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from heliostat.environment import IN_A_JOB, STORAGE
-from heliostat.errors import UserError
+from heliostat.errors import NotWritable, UserError
 
 NOT_WRITABLE = {
     getattr(errno, name)
@@ -113,19 +114,32 @@ class Folder:
         """Write a file, which appears under its name only when it is complete.
 
         Raises:
-            UserError: the place cannot be written: no space, no right, no folder.
+            NotWritable: the place cannot be written: no space, no right, no folder.
+        """
+        with self.writing(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        """A file to write piece by piece, which appears under its name only when the block ends without an error.
+
+        Raises:
+            NotWritable: see `write`.
         """
         target, temporary = self._join(name), f"{self._join(name)}.{uuid.uuid4().hex[:8]}.tmp"
         with self.told():
             self.filesystem.create_dir(self.path, recursive=True)
             if not self.is_local:
-                # An object store shows an object only when its stream is closed.
+                # An object store shows an object only when its stream is closed, but that also happens after an error.
                 with self.filesystem.open_output_stream(target) as stream:
-                    stream.write(data)
+                    yield stream
                 return
             try:
                 with open(temporary, "wb") as file:
-                    file.write(data)
+                    yield file
+                    # Without it, a machine that loses power may keep the name and lose the contents.
+                    file.flush()
+                    os.fsync(file.fileno())
                 os.replace(temporary, target)
             finally:
                 if os.path.exists(temporary):
@@ -140,7 +154,7 @@ class Folder:
             if error.errno not in NOT_WRITABLE:
                 raise
             reason = os.strerror(error.errno or 0)
-            raise UserError(
+            raise NotWritable(
                 f"storage {self} cannot be written: {reason}", "free space, or set storage to another folder"
             ) from None
 

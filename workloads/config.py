@@ -10,6 +10,7 @@ from heliostat.config import Config, digest
 PLACEMENT = {
     "workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every",
     "max_failures", "hang_minutes", "grow_seconds",
+    "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
 }  # fmt: skip
 """Keys that say where and how fast a run goes, not what it computes: they may change when it is resumed."""
 
@@ -58,6 +59,13 @@ class EarlyStopping(Config):
     min_delta: float = Field(0.0, ge=0, description="what counts as better, a number, at least 0")
 
 
+class Keep(Config):
+    """Which checkpoints of a run stay."""
+
+    last: int = Field(2, ge=1, description="how many of the newest, at least 1; with 2, a damaged one costs little")
+    best: int = Field(1, ge=0, description="how many of the best by the task's metric, at least 0")
+
+
 class Resources(Config):
     """What each worker gets."""
 
@@ -86,7 +94,16 @@ class TrainConfig(Config):
     evaluate_every: int = Field(100, ge=1, description="steps between evaluations, at least 1")
     evaluate_samples: int | None = Field(None, ge=1, description="validation samples to measure, or null for all")
     early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
+    parallelism: Literal["ddp", "fsdp"] = Field("ddp", description="ddp (each worker has the model) or fsdp (each has a part)")
+    activation_checkpointing: bool = Field(False, description="true computes activations again, to need less memory")
+    compile: bool = Field(False, description="true compiles the model with torch.compile")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, at least 1")
+    checkpoint_seconds: float | None = Field(None, gt=0, description="at most so many seconds between checkpoints, or null")
+    checkpoint_async: bool = Field(True, description="false lets training stand still while a checkpoint is written")
+    keep: Keep = Keep()
+    storage_timeout: float = Field(
+        900, gt=0, description="seconds for which a checkpoint waits for storage that cannot be written"
+    )
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
     workers: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number of workers, at least 1, or [least, most] to run with what there is"

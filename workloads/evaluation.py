@@ -26,7 +26,8 @@ def measure(
     sums: dict[str, Tensor] = {}
     seen = 0
     for _, batch, count in _parts(dataset, split, ranks, size, most):
-        for name, value in task.metrics(model, batch).items():
+        measured = task.metrics(model, batch)
+        for name, value in measured.items() if count else ():
             sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
         seen += count
     # Every worker must bring the same names, also one whose part is empty.
@@ -49,8 +50,10 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
         return None
     matrix = np.zeros((len(classes), len(classes)))
     mistakes: list[dict[str, Any]] = []
-    for ids, batch, _ in _parts(dataset, split, ranks, size):
+    for ids, batch, samples in _parts(dataset, split, ranks, size):
         confidence, guess = task.predict(model, batch)["probabilities"].max(1)
+        if not samples:
+            continue
         truth = batch["label"]
         np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
         for at in (guess != truth).nonzero().flatten().tolist():
@@ -65,11 +68,17 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
 
 
 def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:
-    """This worker's part of a split: (ids, batch on the device, samples)."""
+    """This worker's part of a split: (ids, batch on the device, samples).
+
+    All workers get as many batches, because a sharded model is computed together; those without a part left get a sample
+    that does not count.
+    """
     rows = dataset.index.rows(split)
     total = min(rows, most or rows)
     first, last = ranks.share(total)
-    for start in range(first, last, size):
+    for start in range(first, first + -(-total // ranks.world), size):
         ids = np.arange(start, min(start + size, last)) * rows // total
+        samples = len(ids)
+        ids = ids if samples else np.zeros(1, np.int64)
         batch = {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}
-        yield ids, batch, len(ids)
+        yield ids, batch, samples

@@ -3,10 +3,13 @@
 import json
 import math
 import os
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from heliostat.folder import Folder
+from workloads.patience import AWAY, reason
 
 Record = dict[str, Any]
 REMOTE_POLL = 5.0
@@ -14,30 +17,65 @@ REMOTE_POLL = 5.0
 
 
 class Journal:
-    """The writer's side. Appends where the filesystem can; object stores cannot, so there the whole file is written anew."""
+    """The writer's side, for any number of threads.
 
-    def __init__(self, folder: Folder, name: str) -> None:
-        self.folder, self.name = folder, name
+    Appends where the filesystem can; object stores cannot, so there the whole file is written anew. While storage is away,
+    records wait in memory, and each new one tries again.
+
+    Args:
+        folder: where it is.
+        name: the file's.
+        delayed: called with the error when storage goes away.
+    """
+
+    def __init__(self, folder: Folder, name: str, delayed: Callable[[str], None] = lambda error: None) -> None:
+        self.folder, self.name, self._delayed = folder, name, delayed
+        self._lock = threading.RLock()
+        self._behind = False
         self._lines = [json.dumps(record) for record in read_journal(folder, name)]
         self._rewrite()  # without a last line that a kill has cut off
+
+    def __len__(self) -> int:
+        return len(self._lines)
 
     def append(self, **record: Any) -> None:
         """Add a record; the time is added to it."""
         line = json.dumps(finite({"time": round(time.time(), 3), **record}))
-        self._lines.append(line)
-        if self.folder.is_local:
-            with self.folder.told(), open(f"{self.folder.path}/{self.name}", "a") as file:
-                file.write(line + "\n")
-        else:
-            self._rewrite()
+        with self._lock:
+            self._lines.append(line)
+            try:
+                self._write(line)
+            except AWAY as error:
+                told, self._behind = self._behind, True
+                if not told:
+                    self._delayed(reason(error))
+
+    def flush(self) -> None:
+        """Write what has waited.
+
+        Raises:
+            OSError, NotWritable: storage is still away.
+        """
+        with self._lock:
+            if self._behind:
+                self._rewrite()
 
     def rewind(self, step: int) -> None:
         """Forget what was recorded after a step."""
-        self._lines = [line for line in self._lines if json.loads(line).get("step", 0) <= step]
-        self._rewrite()
+        with self._lock:
+            self._lines = [line for line in self._lines if json.loads(line).get("step", 0) <= step]
+            self._rewrite()
+
+    def _write(self, line: str) -> None:
+        if self._behind or not self.folder.is_local:
+            self._rewrite()  # what failed may have left a part of a line
+            return
+        with self.folder.told(), open(f"{self.folder.path}/{self.name}", "a") as file:
+            file.write(line + "\n")
 
     def _rewrite(self) -> None:
         self.folder.write(self.name, "".join(line + "\n" for line in self._lines).encode())
+        self._behind = False
 
 
 class Tail:
@@ -77,9 +115,17 @@ class Tail:
 
 
 def read_journal(folder: Folder, name: str) -> list[Record]:
-    """The records of a journal; a last line that was cut off by a kill is left out."""
-    lines = folder.read(name).decode().splitlines(keepends=True) if folder.exists(name) else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The records of a journal, without lines that are none: a last one that a kill cut off, or damaged ones."""
+    lines = folder.read(name).decode(errors="replace").splitlines(keepends=True) if folder.exists(name) else []
+    return [record for line in lines if line.endswith("\n") and (record := _record(line)) is not None]
+
+
+def _record(line: str) -> Record | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) else None
 
 
 def finite(record: Record) -> Record:

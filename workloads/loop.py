@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from datasets import Dataset
@@ -21,15 +21,17 @@ from datasets.order import lane_range
 from heliostat.config import Config
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from workloads import checkpoint
 from workloads.evaluation import confusion, measure
 from workloads.journal import Journal, finite
 from workloads.meter import Meter
 from workloads.notices import Notices
-from workloads.optimizer import adamw, learning_rate
+from workloads.optimizer import adamw, clip, learning_rate
+from workloads.parallel import parallelize, sharded
+from workloads.patience import patiently
 from workloads.plan import order_of, steps_of
 from workloads.ranks import Ranks
 from workloads.run import EVALUATION, EVENTS, METRICS, Measured, RunRecord
+from workloads.saver import Saver
 from workloads.task import Task, create
 
 TALK_SECONDS = 1.0
@@ -58,6 +60,8 @@ class Progress:
     best: float | None = None
     waited: int = 0
     """Evaluations since the best one."""
+    records: int = 0
+    """Of ``metrics.jsonl`` up to this step."""
 
 
 class Loop:
@@ -91,17 +95,17 @@ class Loop:
         self.total_steps = steps_of(config, self.order)
         self.task: Task = create(config.task, config.model, self.dataset.index)
         torch.manual_seed(config.seed)
-        self.model = self.task.model().to(ranks.device)
+        self.model = self.task.model()
+        self.parallel = parallelize(self.model, self.task.blocks(self.model), config, ranks)
         self._parameters = list(self.model.parameters())
         self.optimizer = adamw(self.model, config.optimizer)
-        self.progress = Progress()
-        self._restore()
-        self.parallel = ranks.wrap(self.model)
+        self.journals = self._open_journals() if ranks.rank == 0 else None
+        self.saver = Saver(folder, config, self.task, ranks, self.model, self.optimizer, self._tell)
+        self.progress = Progress(**self.saver.restore())
         self.meter = Meter(ranks)
         self.notices: Notices | None = None
-        largest_share = -(-record.lanes // ranks.world) * (config.global_batch // record.lanes)
-        self.micro_batch = config.micro_batch or largest_share
-        self.journals = (Journal(folder, METRICS), Journal(folder, EVENTS)) if ranks.rank == 0 else None
+        self._largest_share = -(-record.lanes // ranks.world) * (config.global_batch // record.lanes)
+        self.micro_batch = config.micro_batch or self._largest_share
         self._begin(launched, node, lease)
 
     def run(self) -> Outcome:
@@ -109,6 +113,7 @@ class Loop:
         try:
             return self._run()
         finally:
+            self.saver.close()
             if self.notices:
                 self.notices.close()
 
@@ -144,17 +149,20 @@ class Loop:
                 (loss * (samples / batch.global_size * self.ranks.world)).backward()  # type: ignore[no-untyped-call]
             self.meter.add(loss, samples, step + 1)
         if self.config.optimizer.clip_norm:
-            nn.utils.clip_grad_norm_(self._parameters, self.config.optimizer.clip_norm, foreach=True)
+            clip(self._parameters, self.config.optimizer.clip_norm)
         self.optimizer.step()
         self.meter.step()
         self.progress.step, self.progress.consumed = step + 1, batch.consumed
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], int]]:
         rows = len(batch.ids)
-        if rows == 0:
-            # A worker with no part of an epoch's last batch must still take part: with a sample that weighs nothing.
-            yield self._on_device(tensors(self.dataset, "train", np.zeros(1, np.int64))), 0
-        for start in range(0, rows, self.micro_batch):
+        # A worker with no part of an epoch's last batch must still take part: with a sample that weighs nothing. And if
+        # the model is sharded, workers must take part in as many micro-batches as the one with the most samples has.
+        most = min(self._largest_share, batch.global_size) if sharded(self.config, self.ranks) else max(rows, 1)
+        for start in range(0, most, self.micro_batch):
+            if start >= rows:
+                yield self._on_device(tensors(self.dataset, "train", np.zeros(1, np.int64))), 0
+                continue
             part = {name: values[start : start + self.micro_batch] for name, values in batch.tensors.items()}
             yield self._on_device(part), min(self.micro_batch, rows - start)
 
@@ -188,6 +196,7 @@ class Loop:
     def _after_step(self, batch: Batch) -> str | None:
         """Whatever is due after this step; the state in which the run ends, or None to go on."""
         step, config = self.progress.step, self.config
+        self.saver.check()
         if step == self._first_step:
             self._event("first_step")
         last = step >= self.total_steps
@@ -199,9 +208,10 @@ class Loop:
             return state
         metrics = self._evaluate(batch.epoch) if evaluate else {}
         improved = bool(metrics) and self.progress.waited == 0
-        if state or save or improved:
-            self._save(metrics)
-        return state or self._over()
+        state = state or self._over()
+        if state or save or improved or self._save_due:
+            self._save(metrics, wait=state is not None)
+        return state
 
     def _over(self) -> str | None:
         """``finished`` if all steps are done or waiting for a better metric has been in vain."""
@@ -212,7 +222,10 @@ class Loop:
     def _agree(self, epoch: int) -> str | None:
         """Talk with the other workers, log the loss, and find out whether the run must end."""
         step, every = self.progress.step, self.config.log_every
-        agreed = self.meter.agree(STATES.index(self.notices.state) if self.notices else 0)
+        notice = STATES.index(self.notices.state) if self.notices else 0
+        # The first worker's clock decides, so that all save at the same step.
+        agreed = self.meter.agree(notice, self.ranks.rank == 0 and self.saver.due)
+        self._save_due = agreed.save
         until_talk = int(TALK_SECONDS / agreed.step_seconds) if agreed.step_seconds else 1
         self._next_sync = step + max(1, min(every - step % every, until_talk))
         if agreed.bad_step is not None:
@@ -259,38 +272,16 @@ class Loop:
 
     # --- beginning, saving, ending ----------------------------------------------------------------------------
 
-    def _restore(self) -> None:
-        if checkpoints := self._committed():
-            state = checkpoints[-1].load(self.ranks.device)
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.progress = Progress(**state["progress"])
-
-    def _save(self, metrics: dict[str, float]) -> None:
-        if self.ranks.rank == 0:
-            self._write(metrics)
-        self.ranks.first(None)  # nobody goes on before it is committed
+    def _save(self, metrics: dict[str, float], wait: bool) -> None:
+        self.progress.records = len(self.journals[0]) if self.journals else 0
+        self.saver.save(self.progress.step, vars(self.progress).copy(), metrics, wait)
         self.meter.restart()
-
-    def _committed(self) -> list[checkpoint.Checkpoint]:
-        """The checkpoints as the first worker sees them: shared folders may show others an older state."""
-        return self.ranks.first(checkpoint.committed(self.folder) if self.ranks.rank == 0 else [])
-
-    def _write(self, metrics: dict[str, float]) -> None:
-        began = time.perf_counter()
-        state = {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": vars(self.progress),
-        }
-        checkpoint.save(self.folder, self.progress.step, state, metrics)
-        checkpoint.prune(self.folder, self.task.metric, self.task.better)
-        self._event("checkpoint", seconds=round(time.perf_counter() - began, 4))
 
     def _begin(self, launched: float, node: str, lease: str | None) -> None:
         self._first_step = self.progress.step + 1
         self._next_sync = self._first_step
         self._bad_step = 0
+        self._save_due = False
         self.meter.restart()
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
         worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "node": node, "device": device}
@@ -299,38 +290,55 @@ class Loop:
         self.notices = Notices(self.folder, {worker["node"] for worker in workers}, lease) if first else None
         if self.journals:
             self.journals[0].rewind(self.progress.step)
+            if lost := self.progress.records - len(self.journals[0]):
+                self._event("journal_damaged", told=f"{self.folder}/{METRICS} is damaged: {lost} of its records are lost")
             self._event("start", launched=launched, workers=workers)
 
     def _event(self, event: str, **details: Any) -> None:
+        self._tell(event, self.progress.step, **details)
+
+    def _tell(self, event: str, step: int, **details: Any) -> None:
         if self.journals:
-            self.journals[1].append(event=event, step=self.progress.step, **details)
+            self.journals[1].append(event=event, step=step, **details)
+
+    def _open_journals(self) -> tuple[Journal, Journal]:
+        def delayed(error: str) -> None:
+            self._event("storage_delayed", error=error, told=f"{error}; training goes on, and what it says waits in memory")
+
+        return Journal(self.folder, METRICS, delayed), Journal(self.folder, EVENTS, delayed)
+
+    def _flush(self) -> None:
+        """Write what storage has not taken so far."""
+        for journal in self.journals or ():
+            patiently(journal.flush, lambda error: None, self.config.storage_timeout)
 
     def _end(self, state: str, epoch: int) -> Outcome:
         step = self.progress.step
         if state == "diverged":
             bad = self._bad_step
             self._event("diverged", at=bad)
-            saved = self._committed()
-            last = f"the last good checkpoint is step {saved[-1].step}" if saved else "there is no checkpoint yet"
+            saved = self.saver.newest()
+            last = f"the last good checkpoint is step {saved}" if saved is not None else "there is no checkpoint yet"
             message = f"the loss became NaN or infinite at step {bad}; {last}"
             return Outcome(state=state, step=bad, epoch=epoch, message=message)
         if state != "finished":
             if state != "lost":
                 self._event(state)
+                self._flush()
             return Outcome(state=state, step=step, epoch=epoch)
-        best = checkpoint.best(self._committed(), self.task.metric, self.task.better)
-        if best:
-            self.model.load_state_dict(best.load(self.ranks.device)["model"])
+        best = self.saver.load_best()
         self._event("trained")
         # A resumed run that was all but finished may have no measured checkpoint.
         validation = best.metrics if best else self._measure("validation")
         metrics = {"validation": finite(validation), "test": finite(self._measure("test"))}
         detail = confusion(self.task, self.model, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
+        self.model.eval()
+        sample = self.task.sample(self.model)  # on all workers: a sharded model is computed together
         if self.journals:
-            self.model.eval()
-            written = {"split": "test", "metrics": metrics["test"], **detail, "sample": self.task.sample(self.model)}
+            written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample}
             self.folder.write(EVALUATION, json.dumps(written).encode())
             self._event("evaluated")
+            self._flush()
         return Outcome(
             state=state, step=step, epoch=epoch, best_step=best.step if best else None, metrics=metrics,
         )  # fmt: skip

@@ -17,6 +17,8 @@ class Agreement:
     """The largest number that a worker brought."""
     bad_step: int | None
     """The first step whose loss was NaN or infinite."""
+    save: bool
+    """Whether a worker brought that it is time for a checkpoint."""
     step_seconds: float
     """Seconds of a step since the last talk, the mean of all workers; 0 if there was none."""
 
@@ -53,10 +55,10 @@ class Meter:
         """Leave out the time since the last talk, which went into something else than training."""
         self._since = time.perf_counter()
 
-    def agree(self, notice: int = 0) -> Agreement:
+    def agree(self, notice: int = 0, save: bool = False) -> Agreement:
         """Talk with the other workers: all must call it at the same step."""
         seconds = time.perf_counter() - self._since
-        row = [float(self._loss_sum), self._samples, float(self._bad_step), notice, seconds, self._waited]
+        row = [float(self._loss_sum), self._samples, float(self._bad_step), notice, seconds, self._waited, save]
         table = self.ranks.table([float(value) for value in row])
         loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 1, 4, 5))
         seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
@@ -67,7 +69,7 @@ class Meter:
         self._samples = self._steps = 0
         self._waited = 0.0
         self.restart()
-        return Agreement(int(table[:, 3].max()), min(bad_steps, default=None), step_seconds)
+        return Agreement(int(table[:, 3].max()), min(bad_steps, default=None), bool(table[:, 6].any()), step_seconds)
 
     def log(self) -> dict[str, float]:
         """The mean loss, the speed and the share of time without data since the last log; empty if there was no step."""

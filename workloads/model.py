@@ -38,6 +38,7 @@ def load_run(folder: Folder) -> Trained:
 
     Raises:
         UserError: there is no run, no checkpoint in it, or its dataset is gone or has changed.
+        Damaged: the checkpoint is not what was written.
     """
     record = read_record(folder)
     checkpoints = checkpoint.committed(folder)
@@ -47,9 +48,9 @@ def load_run(folder: Folder) -> Trained:
     task = create(record.config.task, record.config.model, dataset.index)
     best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
     ranks = Ranks.of_this_process()
-    model = task.model().to(ranks.device)
-    model.load_state_dict(best.load(ranks.device)["model"])
-    return Trained(folder, record, dataset, task, model.eval(), best.step, ranks)
+    model = task.model()
+    model.load_state_dict(best.read()["model"])
+    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), best.step, ranks)
 
 
 def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:

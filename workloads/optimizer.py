@@ -1,9 +1,11 @@
 """AdamW and its learning rate as a pure function of the step."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from workloads.config import OptimizerConfig
 
@@ -23,3 +25,12 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+
+
+def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
+    """Scale the gradients so that their norm, over all parameters and all workers' parts of them, is at most that."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    norm = nn.utils.get_total_norm(gradients, foreach=True)
+    if isinstance(norm, DTensor):
+        norm = norm.full_tensor()
+    nn.utils.clip_grads_with_norm_(parameters, most, norm, foreach=True)

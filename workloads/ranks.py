@@ -5,8 +5,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -36,12 +35,6 @@ class Ranks:
     def share(self, total: int) -> tuple[int, int]:
         """This worker's contiguous part of ``total`` things."""
         return total * self.rank // self.world, total * (self.rank + 1) // self.world
-
-    def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the workers in each backward pass."""
-        if self.world == 1:
-            return model
-        return DistributedDataParallel(model, process_group=self.gradients, gradient_as_bucket_view=True)
 
     def table(self, row: list[float]) -> Tensor:
         """A row of numbers from each worker: (world, len(row)), float64, on the CPU, the same on all."""

@@ -40,6 +40,10 @@ class Task:
         """A new model; called once, after the seed is set."""
         raise NotImplementedError
 
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        """The parts of the model that are sharded, recomputed and compiled one by one: the entries of its ModuleLists."""
+        return outermost(model)
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""
         raise NotImplementedError
@@ -62,6 +66,13 @@ class Task:
     def sample(self, model: nn.Module) -> str | None:
         """A text that shows what the model has learnt, for the report."""
         return None
+
+
+def outermost(module: nn.Module) -> list[nn.Module]:
+    """The entries of the ModuleLists in a module, without those inside of other entries."""
+    if isinstance(module, nn.ModuleList):
+        return list(module)
+    return [entry for child in module.children() for entry in outermost(child)]
 
 
 def spread(stats: dict[str, list[float]]) -> Tensor:

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
 from datasets import Dataset
-from heliostat.errors import JobFailed, UserError
+from heliostat.errors import UserError
 from heliostat.folder import Folder
 from tests.conftest import free_port
 from workloads import checkpoint
@@ -109,7 +109,8 @@ def test_a_request_to_stop_ends_with_a_checkpoint_and_the_run_goes_on(tmp_path: 
 
 
 def test_only_the_last_and_the_best_checkpoint_are_kept_and_the_best_is_used(tmp_path: Path) -> None:
-    outcome = train(config(tmp_path, steps=60, optimizer={"lr": 0.05, "weight_decay": 0.0}, evaluate_every=3))
+    keep = {"last": 1, "best": 1}
+    outcome = train(config(tmp_path, steps=60, optimizer={"lr": 0.05, "weight_decay": 0.0}, evaluate_every=3, keep=keep))
     folder = Folder.at(tmp_path / "run")
     evaluations = {r["step"]: r["metrics"]["loss"] for r in read_journal(folder, METRICS) if r["kind"] == "eval"}
     best = min(evaluations, key=lambda step: evaluations[step])
@@ -139,16 +140,6 @@ def test_a_half_written_checkpoint_does_not_count(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path / "run")
     (folder / "checkpoints/step-00000099").write("state.pt", b"half")
     assert [c.step for c in checkpoint.committed(folder)][-1] == 10
-
-
-def test_a_damaged_checkpoint_is_never_loaded(tmp_path: Path) -> None:
-    train(config(tmp_path, steps=10))
-    state = Path(str(checkpoint.committed(Folder.at(tmp_path / "run"))[-1].folder)) / "state.pt"
-    data = bytearray(state.read_bytes())
-    data[len(data) // 2] ^= 1
-    state.write_bytes(data)
-    with pytest.raises(JobFailed, match="damaged"):
-        train(config(tmp_path, steps=10))
 
 
 def test_steps_and_epochs_are_counted_in_global_batches(tmp_path: Path) -> None:

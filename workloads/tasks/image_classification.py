@@ -33,6 +33,9 @@ class ImageClassification(Task):
             self.index.stats["image"],
         )  # fmt: skip
 
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        return [module for module in model.modules() if isinstance(module, Block)]
+
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         images = batch["image"]
         if self.options.shift and model.training:
