@@ -6,6 +6,7 @@ steps since the last checkpoint when it grows; its failure policy retries mistak
 """
 
 import time
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,13 +40,18 @@ def draining() -> dict[str, int]:
     return nodes
 
 
-def room(each: Mapping[str, float]) -> int:
-    """How many workers of this size would fit now into what is free on the nodes that stay."""
+def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
+    """How many workers of this size would fit now into what is free on the nodes that stay.
+
+    Args:
+        each: the resources of a worker.
+        held: the workers whose resources will be free, by node.
+    """
     leaving = draining()
     free = ray._private.state.available_resources_per_node()
     wanted = {kind: amount for kind, amount in each.items() if amount}
     return sum(
-        int(min(there.get(kind, 0.0) // amount for kind, amount in wanted.items()))
+        int(min(there.get(kind, 0.0) // amount for kind, amount in wanted.items())) + (held or {}).get(node, 0)
         for node, there in free.items()
         if node not in leaving
     )
@@ -60,6 +66,8 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         self._grow_seconds = grow_seconds
         self._workers = 0
         self._waiting_since: float | None = None
+        # Ray Train lets go of the workers that it replaces only when the new size is known.
+        self._held: Counter[str] = Counter()
         self._looked = 0.0
 
     def after_controller_start(self, train_run_context: Any) -> None:
@@ -86,7 +94,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
             return self._start(self._most)
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
-        fitting = min(room(self._each), self._most)
+        fitting = min(room(self._each, self._held), self._most)
         if fitting == self._most or (fitting >= self._least and now - self._waiting_since >= SETTLE):
             return self._start(fitting)
         if now - self._waiting_since >= SETTLE:
@@ -96,6 +104,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
         self._maybe_send_resource_request()
+        self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         now = time.monotonic()
         if now - max(self._looked, worker_group_state.start_time) >= self._grow_seconds:
             self._looked = now
@@ -112,6 +121,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 
     def _start(self, workers: int) -> ResizeDecision:
         self._waiting_since = None
+        self._held.clear()
         return ResizeDecision(num_workers=workers, resources_per_worker=self._each)
 
 

@@ -39,7 +39,7 @@ def test_losses_without_a_new_checkpoint_end_the_run_and_wait_longer_each_time()
     assert [v.again for v in verdicts] == [True, True, True, False]
     assert [v.wait for v in verdicts[:3]] == [0.0, 1.0, 2.0]
     assert isinstance(verdicts[3].error, JobFailed)
-    assert "worker 1 was killed (SIGKILL)" in str(verdicts[3].error) and "max_failures 3" in str(verdicts[3].error)
+    assert "worker 1 was killed, by a signal" in str(verdicts[3].error) and "max_failures 3" in str(verdicts[3].error)
 
 
 def test_the_same_step_that_fails_three_times_in_the_same_way_is_the_users_error() -> None:
