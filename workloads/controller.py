@@ -26,11 +26,15 @@ from workloads.failures import Failures
 from workloads.notices import GROW, STOP
 
 SETTLE = 3.0
-"""Seconds to wait for the resources of ended workers, before starting with fewer than there were."""
+"""Seconds in which nodes that come together count as one room, when a run begins."""
 LOOK = 0.2
 ENVIRONMENT = {
     # Our driver watches for drains, and the workers save and leave at once instead of at the deadline.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+}
+ELASTIC = {
+    # A node that has just died may still count as room; then it is counted anew after so many seconds.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
 
 
@@ -64,7 +68,8 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         super().__init__(scaling)
         self._run, self._least, self._most, self._launched = run, least, most, launched
         self._grow_seconds = grow_seconds
-        self._workers = 0
+        self._workers = self._room = 0
+        self._began = False
         self._waiting_since: float | None = None
         # Ray Train lets go of the workers that it replaces only when the new size is known.
         self._held: Counter[str] = Counter()
@@ -79,7 +84,9 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         if kind in ("SchedulingState", "RunningState"):
             if kind == "SchedulingState":
                 self._workers = current_state.scaling_decision.num_workers
-            attempts.of(self._run).record("starting" if kind == "SchedulingState" else "running", workers=self._workers)
+                attempts.of(self._run).record("starting", workers=self._workers, room=self._room)
+            else:
+                attempts.of(self._run).record("running", workers=self._workers)
         elif kind in ("FinishedState", "ErroredState", "AbortedState"):
             attempts.of(self._run).record("ended", state=kind.removesuffix("State").lower())
 
@@ -90,12 +97,12 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         self._maybe_send_resource_request()
         if Folder.at(self._run).exists(STOP):
             raise Stopped("stopped while it waited for nodes; the same command goes on")
+        self._room = fitting = min(room(self._each, self._held), self._most)
         if self._least == self._most:
             return self._start(self._most)
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
-        fitting = min(room(self._each, self._held), self._most)
-        if fitting == self._most or (fitting >= self._least and now - self._waiting_since >= SETTLE):
+        if fitting == self._most or (fitting >= self._least and (self._began or now - self._waiting_since >= SETTLE)):
             return self._start(fitting)
         if now - self._waiting_since >= SETTLE:
             attempts.of(self._run).record("waiting", workers=self._least, room=fitting)
@@ -104,6 +111,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
         self._maybe_send_resource_request()
+        self._began = True
         self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         now = time.monotonic()
         if now - max(self._looked, worker_group_state.start_time) >= self._grow_seconds:

@@ -25,7 +25,7 @@ from heliostat.interrupts import interrupts
 from workloads import lease
 from workloads.attempts import ATTEMPTS
 from workloads.config import TrainConfig
-from workloads.controller import ENVIRONMENT, Judgement, Sizes, Trainer, draining, unwrapped
+from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, Trainer, draining, unwrapped
 from workloads.failures import Left, failed, kind_of
 from workloads.journal import Tail
 from workloads.notices import STOP, tell_drain
@@ -134,7 +134,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
 def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:
     config = plan.config
     least, most = config.least_workers, max(config.least_workers, plan.most_workers)
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(ENVIRONMENT if least == most else ENVIRONMENT | ELASTIC)
     # Ray's own storage stays empty, because checkpoints and metrics are in the run folder.
     scratch = tempfile.mkdtemp(prefix="heliostat-")
     scaling = ray.train.ScalingConfig(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -284,7 +285,8 @@ class Loop:
         self._save_due = False
         self.meter.restart()
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
-        worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "node": node, "device": device}
+        born = round(psutil.Process().create_time(), 3)
+        worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "node": node, "device": device, "born": born}
         workers = self.ranks.objects(worker)
         first = self.ranks.rank == 0
         self.notices = Notices(self.folder, {worker["node"] for worker in workers}, lease) if first else None
@@ -297,7 +299,7 @@ class Loop:
     def _event(self, event: str, **details: Any) -> None:
         self._tell(event, self.progress.step, **details)
 
-    def _tell(self, event: str, step: int, **details: Any) -> None:
+    def _tell(self, event: str, step: int, /, **details: Any) -> None:
         if self.journals:
             self.journals[1].append(event=event, step=step, **details)
 

@@ -73,7 +73,7 @@ class Display:
         event = record["event"]
         if event in SHOWN:
             self._progress.update(self._bar, description=SHOWN[event])
-        if event == "waiting":
+        if event == "waiting" or (event == "starting" and record["room"] < record["workers"]):
             err.print(f"waiting for nodes: {record.get('reason') or self._room(record)}", highlight=False, soft_wrap=True)
         elif event == "left":
             err.print(f"{LEFT[record['reason']]}; saved at step {record['saved']}", highlight=False, soft_wrap=True)
