@@ -1,0 +1,131 @@
+"""heliostat torchrun: a script that torchrun or python runs, unchanged, on Ray workers."""
+
+import argparse
+import importlib.util
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workloads.legacy.config import Script
+
+PLACES = ("nproc-per-node", "nnodes", "node-rank", "master-addr", "master-port", "rdzv-backend", "rdzv-endpoint", "rdzv-id")
+"""Options of torchrun that say where processes run, which is the cluster's business here."""
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "heliostat torchrun [options] SCRIPT [the script's arguments]"
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, on all nodes together (default: 1)")
+    parser.add_argument("--cpu", type=int, default=1, metavar="N", help="CPUs a worker (default: 1)")
+    parser.add_argument("--gpu", default="auto", metavar="N", help="GPUs a worker: 0, 1, or auto (1 where there are enough)")
+    parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help="times that it is started again (default: 0)")
+    parser.add_argument("--name", help="the run's name, for its checkpoints (default: the script's)")
+    parser.add_argument(
+        "--storage", default="runs", metavar="URI", help="the folder or URI that holds the runs (default: runs)"
+    )
+    parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
+    parser.add_argument(
+        "--ephemeral", action="store_true", help="with --on: make a cluster for this run alone, and delete it afterwards"
+    )
+    parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module's name, as with python -m")
+    for name in PLACES:
+        parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=name, help=argparse.SUPPRESS)
+    parser.add_argument("script", metavar="SCRIPT", help="a Python file")
+    parser.add_argument(
+        "args", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments, passed on as they are"
+    )
+    parser.epilog = "example: heliostat torchrun --workers 2 train.py --epochs 10"
+
+
+def run(args: argparse.Namespace) -> int:
+    script = _script(args)
+    if args.on:
+        return _there(script, args)
+    from cluster import local
+    from workloads.nodes import available, settled
+
+    def fitting(script: "Script", nodes: Any) -> "Script":
+        return script.model_copy(update={"resources": settled(script.resources, script.workers, nodes)})
+
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:  # what can be refused is refused before Ray is started
+        script = fitting(script, local.machine())
+    with local.connection(address) if address else local.session():
+        from heliostat.folder import absolute, default_base, join
+        from workloads.legacy.driver import execute
+
+        script = fitting(script, available()) if address else script
+        execute(script, join(absolute(script.storage, default_base()), script.name), _write)
+    return 0
+
+
+def _write(stream: str, line: str) -> None:
+    print(line, file=sys.stdout if stream == "stdout" else sys.stderr, flush=True)
+
+
+def _script(args: argparse.Namespace) -> "Script":
+    """The arguments, checked.
+
+    Raises:
+        UserError: one of them is wrong, or the script is not there.
+    """
+    from heliostat.config import validate
+    from heliostat.errors import UserError
+    from workloads.legacy.config import Script
+
+    for name in PLACES:
+        if (value := getattr(args, name)) is not None:
+            workers = value if name == "nproc-per-node" and value.isdigit() else "N"
+            raise UserError(
+                f"--{name} is {value}, but where the processes run is up to the cluster here",
+                f"give the number of all processes instead: --workers {workers}",
+            )
+    if args.ephemeral and not args.on:
+        raise UserError("--ephemeral needs a cluster", "add --on PROFILE, such as --on gpu")
+    stem = args.script.rpartition(".")[2] if args.module else Path(args.script).stem
+    resources = {"cpu": args.cpu, "gpu": int(args.gpu) if args.gpu.isdigit() else args.gpu}
+    values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "workers", "max_restarts")}
+    script = validate({**values, "name": args.name or stem, "resources": resources}, Script)
+    _check_there(script)
+    return script
+
+
+def _check_there(script: "Script") -> None:
+    from heliostat.config import nearest
+    from heliostat.errors import UserError
+
+    if script.module:
+        sys.path.insert(0, os.getcwd())
+        if importlib.util.find_spec(script.script.partition(".")[0]) is None:
+            raise UserError(f"there is no module {script.script}", "start from the folder that has it, or install it")
+    elif not Path(script.script).is_file():
+        beside = [str(path) for path in Path(script.script).parent.glob("*.py")]
+        fix = nearest(script.script, beside) if beside else "give the path of a Python file"
+        raise UserError(f"the script {script.script} does not exist", fix)
+
+
+def _there(script: "Script", args: argparse.Namespace) -> int:
+    """The same command as a job on a cluster; what can be refused is refused before anything is sent."""
+    from cluster.jobs import Work, to_stream
+    from cluster.profile import find
+    from cluster.target import new_job_id, run_there
+    from heliostat.commands.live import line
+    from heliostat.commands.there import _check_storage, _inside
+    from workloads.nodes import settled
+
+    profile = find(args.on)
+    path = script.script if script.module else _inside(script.script)
+    _check_storage(profile, script.storage)
+    settled(script.resources, script.workers, profile.capacity)
+    options = {
+        "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,
+        "max-restarts": script.max_restarts, "name": script.name, "storage": script.storage,
+    }  # fmt: skip
+    argv = ["python", "-m", "heliostat", "torchrun", *(f"--{name}={value}" for name, value in options.items())]
+    argv += [*(["-m"] if script.module else []), path, *script.args]
+    work = Work(new_job_id(script.name.lower()), argv, Path.cwd())
+    with line() as shown:
+        again = f"heliostat logs {args.on} {work.job_id} -f"
+        run_there(profile, work, to_stream(), shown.say, args.ephemeral, again)
+    return 0

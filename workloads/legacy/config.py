@@ -1,0 +1,24 @@
+"""What ``heliostat torchrun`` is asked for."""
+
+from pydantic import Field
+
+from heliostat.config import Config
+from workloads.config import Name, Resources
+
+
+class Script(Config):
+    """A script as torchrun would take it."""
+
+    script: str = Field(min_length=1, description="a Python file, or with -m a module")
+    args: list[str] = Field([], description="the script's own arguments")
+    module: bool = Field(False, description="true if script is a module's name")
+    name: Name = Field(description="a folder's name, such as digits-2")
+    storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
+    workers: int = Field(1, ge=1, description="a whole number of processes, at least 1")
+    resources: Resources = Resources()
+    max_restarts: int = Field(0, ge=0, description="a whole number of restarts, at least 0")
+
+    @property
+    def command(self) -> list[str]:
+        """What ``python`` is given."""
+        return [*(["-m"] if self.module else []), self.script, *self.args]

@@ -1,0 +1,220 @@
+"""A script on Ray workers, from the command's side."""
+
+import itertools
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.backend import Backend, BackendConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.interrupts import interrupts
+from workloads.legacy.config import Script
+from workloads.legacy.hub import Hub, Record
+from workloads.legacy.output import Output, Write
+from workloads.legacy.worker import work
+
+POLL = 0.3
+PATIENCE = 15.0
+"""Seconds after which it is said that the workers have not started yet."""
+HEAD = {"node:__internal_head__": 0.001}
+
+
+class ScriptFailed(HeliostatError):
+    """The script itself failed; what it printed says why."""
+
+
+class _Torchrun(Backend):  # type: ignore[misc]  # Ray has no types
+    share_cuda_visible_devices = True
+    """Each worker sees the GPUs of all workers on its node, so that ``cuda:LOCAL_RANK`` is its own."""
+
+
+class _TorchrunConfig(BackendConfig):  # type: ignore[misc]
+    """No process group: the script makes its own."""
+
+    @property
+    def backend_cls(self) -> type[Backend]:
+        return _Torchrun
+
+
+@dataclass(frozen=True)
+class _End:
+    """How an attempt ended: well if there is no error; ``free`` if starting again is nobody's fault."""
+
+    error: HeliostatError | None = None
+    free: bool = False
+
+
+def execute(script: Script, run: str, write: Write) -> None:
+    """Run a script on the connected Ray.
+
+    Args:
+        script: what, with its resources settled.
+        run: the path or URI of its run folder, which only a script that saves checkpoints makes.
+        write: gets each line that a rank prints.
+
+    Raises:
+        UserError: the script or the run folder is not there on the workers.
+        ScriptFailed: a rank failed; the exit code is that of the first that did.
+        JobFailed: a worker was lost.
+        Stopped: it was stopped.
+    """
+    hub = ray.remote(Hub).options(num_cpus=0, resources=HEAD).remote()
+    spec = {
+        "hub": hub,
+        "id": f"{script.name}-{secrets.token_hex(4)}",
+        "run": run,
+        "cwd": str(Path.cwd()),
+        "script": script.script,
+        "module": script.module,
+        "command": script.command,
+        "max_restarts": script.max_restarts,
+        "gpu": script.resources.gpu,
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", str(script.resources.cpu)),
+    }
+    restarts = 0
+    with interrupts() as received:
+        for attempt in itertools.count(1):
+            end = _attempt(script, {**spec, "attempt": attempt}, write, received)
+            if end.error is None:
+                return
+            if end.free and (restarts < script.max_restarts or isinstance(end.error, _Left)):
+                write("stderr", f"heliostat: {end.error}; starts again")
+                continue
+            if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
+                raise end.error
+            restarts += 1
+            write("stderr", f"heliostat: {end.error}; restart {restarts} of {script.max_restarts}")
+
+
+class _Left(HeliostatError):
+    """A node goes, and the script has saved its state and ended."""
+
+
+def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int]) -> _End:
+    hub = spec["hub"]
+    _ask(hub.attempt.remote(spec["attempt"], script.workers), received)
+    output = Output(write, script.workers)
+    over, box = _fit(script, spec)
+    ended: list[Record] = []
+    asked, began, waits = False, time.monotonic(), False
+    while True:
+        done = over.is_set()
+        records: list[Record] = _ask(hub.take.remote(0 if done else POLL), received)
+        for rank, kind, value in records:
+            if kind in ("stdout", "stderr"):
+                output.line(rank, kind, value, time.monotonic())
+                continue
+            ended.append((rank, kind, value))
+            if not asked and value and _first(ended) == (rank, value):
+                output.failed(rank)
+        if done and not records:
+            break
+        output.tick(time.monotonic())
+        if len(received) > 1:
+            raise Stopped("stopped at once")
+        if received and not asked:
+            asked = True
+            if not _ask(hub.joined.remote(), received):
+                raise Stopped("stopped before the script began")
+            _ask(hub.stop.remote(), received)
+        if not waits and time.monotonic() - began > PATIENCE and not _ask(hub.joined.remote(), received):
+            waits = True
+            write("stderr", f"heliostat: waits for {script.workers} workers to start")
+    output.end()
+    if asked:
+        return _End(Stopped(f"stopped; if {script.script} saves checkpoints, the same command goes on from the last"))
+    return _judged(script, ended, box.get("error"))
+
+
+def _ask(answer: Any, received: list[int]) -> Any:
+    """The hub's answer; a SIGTERM to all processes of this command ends Ray, too."""
+    try:
+        return ray.get(answer)
+    except ray.exceptions.RayError as error:
+        if received:
+            raise Stopped("stopped, and Ray with it") from None
+        raise JobFailed(f"contact with Ray's head was lost: {_short(error)}") from None
+
+
+def _fit(script: Script, spec: dict[str, Any]) -> tuple[threading.Event, dict[str, BaseException]]:
+    """Start the workers in a thread: on the main thread, Ray Train would take Ctrl-C for itself."""
+    # Ray's own storage stays empty, because the script's checkpoints are in the run folder.
+    scratch = tempfile.mkdtemp(prefix="heliostat-")
+    gpu = {"GPU": script.resources.gpu} if script.resources.gpu else {}
+    trainer = DataParallelTrainer(
+        work,
+        train_loop_config=spec,
+        backend_config=_TorchrunConfig(),
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu, **gpu}
+        ),
+        # How often it is tried again is decided here, where the exit codes are known.
+        run_config=ray.train.RunConfig(
+            name=script.name, storage_path=scratch, failure_config=ray.train.FailureConfig(max_preemption_failures=0)
+        ),
+    )
+    over = threading.Event()
+    box: dict[str, BaseException] = {}
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:  # looked at by the main thread
+            box["error"] = error
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+            over.set()
+
+    threading.Thread(target=fit, daemon=True).start()
+    return over, box
+
+
+def _first(ended: list[Record]) -> tuple[int, int] | None:
+    """The rank that failed first, and its exit code."""
+    return next(((rank, value) for rank, kind, value in ended if kind == "exit" and value), None)
+
+
+def _judged(script: Script, ended: list[Record], error: BaseException | None) -> _End:
+    if any(kind == "left" for _, kind, _ in ended):
+        return _End(_Left("a node goes, and the script has saved its state"), free=True)
+    if first := _first(ended):
+        return _End(_failure(script, *first))
+    if error is None:
+        return _End()
+    if not isinstance(error, WorkerGroupError):
+        raise error
+    rank, failure = min(error.worker_failures.items())
+    if user := next((f for f in error.worker_failures.values() if isinstance(f, UserError)), None):
+        return _End(user)
+    gone = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
+    return _End(JobFailed(f"the worker of rank {rank} is lost: {_short(failure)}"), free=gone)
+
+
+def _failure(script: Script, rank: int, code: int) -> ScriptFailed:
+    """The first failure; a signal's exit code is a shell's, 128 and its number."""
+    who = f"rank {rank} of {script.script}" if script.workers > 1 else script.script
+    if code > 0:
+        error = ScriptFailed(f"{who} ended with exit code {code}")
+        error.exit_code = code
+        return error
+    memory = " (is the memory full?)" if code == -9 else ""
+    error = ScriptFailed(f"{who} was ended by {Signals(-code).name}{memory}")
+    error.exit_code = 128 - code
+    return error
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

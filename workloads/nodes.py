@@ -1,0 +1,59 @@
+"""The nodes that work can have, and whether its workers fit on them."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from heliostat.environment import NODES, NODES_FILE
+from heliostat.errors import UserError
+from workloads.config import Resources
+
+Nodes = Sequence[Mapping[str, float]]
+"""Each entry has the ``CPU`` and ``GPU`` of a node, and how many such ``nodes`` there may be."""
+
+
+def available() -> Nodes | None:
+    """The nodes that the connected cluster can have; None if it can grow and does not say how far."""
+    import ray
+
+    if NODES in os.environ:
+        return _nodes(os.environ[NODES])
+    if NODES_FILE in os.environ:
+        return _nodes(Path(os.environ[NODES_FILE]).read_text())
+    if "RAY_USAGE_STATS_KUBERAY_IN_USE" in os.environ:
+        return None
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def settled(resources: Resources, workers: int, nodes: Nodes | None) -> Resources:
+    """What each of the workers gets, ``auto`` decided.
+
+    Raises:
+        UserError: so many never fit.
+    """
+    if resources.gpu == "auto":
+        gpu = int(_room(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
+        resources = resources.model_copy(update={"gpu": gpu})
+    each = {"CPU": resources.cpu, "GPU": int(resources.gpu)}
+    if nodes is not None and (most := _room(nodes, each)) < workers:
+        there = {kind: sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes) for kind in each}
+        raise UserError(
+            f"workers is {workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, but the nodes have room for "
+            f"{most}: there are {there['CPU']} CPUs and {there['GPU']} GPUs",
+            f"set workers to {most}, or give each less" if most else "give each worker less than one node has",
+        )
+    return resources
+
+
+def _nodes(text: str) -> Nodes:
+    nodes: Nodes = json.loads(text)
+    return nodes
+
+
+def _room(nodes: Nodes, each: Mapping[str, float]) -> int:
+    """How many workers of this size the nodes hold."""
+    total = 0.0
+    for node in nodes:
+        total += min(node.get(kind, 0) // amount for kind, amount in each.items() if amount) * node.get("nodes", 1)
+    return int(total)
