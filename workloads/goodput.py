@@ -18,6 +18,8 @@ KINDS = ("productive", "evaluating", "checkpointing", "data", "starting", "recom
 lost, waits for nodes, and the time between two commands and after an end."""
 
 
+SAVED = ("drain", "grow", "stopped")
+"""Ends of an attempt with nothing lost."""
 PHASES = {"waiting": "nodes", "running": "running", "ended": "idle"}
 
 
@@ -115,7 +117,7 @@ def _attempt(
     first = next((e["time"] for e in events if e["event"] == "first_step"), end)
     yield Span("starting", begin, first, workers)
     resumed = next((e["step"] for e in all_events if e["event"] == "start" and e["time"] >= end), None)
-    lost_from = end if resumed is None else _reached(resumed, first, end, events, metrics)
+    lost_from = end if resumed is None else max(first, _reached(resumed, first, end, [*events, *metrics]))
     stops = sorted(
         [("checkpointing", e["time"] - e["seconds"], e["time"]) for e in events if e["event"] == "checkpoint"]
         + [("evaluating", m["time"] - m["seconds"], m["time"]) for m in metrics if m["kind"] == "eval"],
@@ -129,7 +131,8 @@ def _attempt(
             yield Span(kind, start, stop, workers)
         at = stop
     if end > lost_from:
-        yield Span("recomputed", lost_from, end, workers)
+        left = any(e["event"] in SAVED for e in events)
+        yield Span("starting" if left else "recomputed", lost_from, end, workers)
 
 
 def _steps(begin: float, end: float, workers: int, metrics: list[dict[str, Any]]) -> Iterator[Span]:
@@ -144,12 +147,9 @@ def _steps(begin: float, end: float, workers: int, metrics: list[dict[str, Any]]
         yield Span("data", middle, end, workers)
 
 
-def _reached(step: int, begin: float, end: float, events: list[dict[str, Any]], metrics: list[dict[str, Any]]) -> float:
-    """When an attempt had done that step."""
-    for record in sorted([*events, *metrics], key=lambda r: r["time"]):
-        if record["step"] >= step and record["time"] >= begin and record.get("event") != "start":
-            return float(min(record["time"], end))
-    return begin
+def _reached(step: int, begin: float, end: float, records: Sequence[dict[str, Any]]) -> float:
+    """When an attempt was done with that step, as far as its records say."""
+    return min(end, max((record["time"] for record in records if record["step"] <= step), default=begin))
 
 
 def _between(records: Sequence[dict[str, Any]], begin: float, end: float) -> list[dict[str, Any]]:

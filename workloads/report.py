@@ -16,10 +16,24 @@ from datasets import Dataset
 from heliostat.config import dump
 from heliostat.console import duration
 from heliostat.folder import Folder
+from workloads.goodput import KINDS, Goodput, goodput
 from workloads.journal import Record, read_journal
+from workloads.pictures import band, curve
 from workloads.run import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 
-INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
+ENDS = {
+    "evaluated": "finished", "stopped": "stopped", "diverged": "diverged", "drain": "left nodes that went away",
+    "grow": "made room for more workers",
+}  # fmt: skip
+MEANINGS = {
+    "productive": "steps that count",
+    "evaluating": "measuring on the validation split",
+    "checkpointing": "waits for checkpoints",
+    "data": "waits for data",
+    "starting": "from the command, or a loss, to the first step",
+    "recomputed": "steps that were lost and computed again",
+    "nodes": "waits for nodes",
+}
 
 
 def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
@@ -42,6 +56,7 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
         mistakes=_mistakes(evaluation.get("mistakes"), dataset),
         sample=evaluation.get("sample"),
         attempts=_attempts(events),
+        goodput=_goodput(goodput(folder)),
         facts=_facts(record, dataset),
         config=dump(record.config),
     )
@@ -72,53 +87,11 @@ def _curves(metrics: list[Record], best_step: int | None) -> list[dict[str, str]
     train = [r for r in metrics if r["kind"] == "train"]
     evaluations = [{"step": r["step"], **r["metrics"]} for r in metrics if r["kind"] == "eval"]
     others = sorted({name for r in evaluations for name in r} - {"step", "loss"})
-    curves = [_curve("loss", train, "loss", evaluations, best_step, log=True)]
-    curves += [_curve(name, [], name, evaluations, best_step) for name in others]
-    curves.append(_curve("samples a second", train, "samples_per_second", [], None, zero=True))
-    curves.append(_curve("learning rate", train, "lr", [], None, zero=True))
+    curves = [curve("loss", train, "loss", evaluations, best_step, log=True)]
+    curves += [curve(name, [], name, evaluations, best_step) for name in others]
+    curves.append(curve("samples a second", train, "samples_per_second", [], None, zero=True))
+    curves.append(curve("learning rate", train, "lr", [], None, zero=True))
     return curves
-
-
-def _curve(
-    title: str, train: list[Record], key: str, evaluations: list[Record], best_step: int | None, log: bool = False,
-    zero: bool = False,
-) -> dict[str, str]:  # fmt: skip
-    # Not pyplot: it keeps global state and looks for a display.
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, StrMethodFormatter
-
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": title}):
-        figure = Figure(figsize=(5.4, 2.7), layout="constrained")
-        axes = figure.subplots()
-        for records, label, colour, marker in ((train, "train", INK, ""), (evaluations, "validation", ACCENT, "o")):
-            points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker, markersize=4, linewidth=1.3)
-        at_best = [r[key] for r in evaluations if r["step"] == best_step and r.get(key) is not None]
-        if at_best:
-            axes.annotate(
-                "best", (best_step or 0, at_best[-1]), textcoords="offset points", xytext=(0, 8), ha="center", color=ACCENT
-            )
-            axes.margins(y=0.2)
-        if log:
-            axes.set_yscale("log")
-            shown = [y for line in axes.get_lines() for y in np.asarray(line.get_ydata(), float)]
-            axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-            narrow = bool(shown) and max(shown) < 10 * min(shown)
-            axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if narrow else NullFormatter())
-        if zero:
-            axes.set_ylim(bottom=0)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
-        axes.set_xlabel("step", color=GREY)
-        axes.grid(color="#e3e7ec", linewidth=0.8)
-        axes.spines[["top", "right"]].set_visible(False)
-        if train and evaluations:
-            axes.legend(frameon=False)
-        picture = io.StringIO()
-        figure.savefig(picture, format="svg", transparent=True, metadata={"Date": None})
-    svg = picture.getvalue()
-    return {"title": title, "svg": svg[svg.index("<svg") :]}
 
 
 def _confusion(matrix: list[list[int]] | None, classes: Sequence[str]) -> list[Record] | None:
@@ -176,26 +149,45 @@ def _attempts(events: list[Record]) -> list[Record]:
             groups.append([])
         if groups:
             groups[-1].append(event)
-    return [_attempt(group) for group in groups]
+    befores = [group[-1]["time"] for group in groups]
+    return [_attempt(group, before) for group, before in zip(groups, [0.0, *befores], strict=False)]
 
 
-def _attempt(group: list[Record]) -> Record:
+def _attempt(group: list[Record], before: float) -> Record:
     start, at = group[0], {event["event"]: event for event in group}
     first, last = at.get("first_step", start), group[-1]
     trained = at.get("trained", last)
     hosts = [f"{worker['host']} ({worker['device']})" for worker in start["workers"]]
+    began = max(start["launched"], before)
     return {
-        "started": _clock(start["launched"]),
+        "started": _clock(began),
         "from_step": start["step"],
         "to_step": last["step"],
         "workers": len(hosts),
         "where": ", ".join(f"{hosts.count(host)} on {host}" for host in dict.fromkeys(hosts)),
-        "starting": duration(first["time"] - start["launched"]),
+        "starting": duration(first["time"] - began),
         "training": duration(trained["time"] - first["time"]),
         "checkpoints": duration(sum(e["seconds"] for e in group if e["event"] == "checkpoint")),
         "evaluating": duration(last["time"] - trained["time"]),
-        "ended": {"evaluated": "finished", "stopped": "stopped", "diverged": "diverged"}.get(last["event"], "interrupted"),
+        "ended": ENDS.get(last["event"], "interrupted"),
     }
+
+
+def _goodput(account: Goodput) -> Record | None:
+    if not account.spans:
+        return None
+    totals = account.worker_seconds
+    paid = sum(seconds for kind, seconds in totals.items() if kind != "idle")
+    rows = [
+        {"name": kind, "meaning": MEANINGS[kind], "time": duration(totals[kind]), "share": f"{totals[kind] / paid:.1%}"}
+        for kind in KINDS
+        if kind != "idle" and totals[kind] > 0
+    ]
+    begin = account.spans[0].begin
+    marks = [
+        f"{number}: {ENDS.get(text, text)}, after {duration(at - begin)}" for number, (at, text) in enumerate(account.marks, 1)
+    ]
+    return {"picture": band(account), "rows": rows, "marks": marks, "share": f"{account.share:.1%}"}
 
 
 def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str]]:
