@@ -1,0 +1,136 @@
+"""heliostat sweep: many trials of one config, and the best of them."""
+
+import argparse
+import os
+import sys
+from contextlib import AbstractContextManager, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+SHOW = "show"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "heliostat sweep CONFIG [options]\n       heliostat sweep show NAME [--storage DIR] [--json]"
+    parser.add_argument("config", metavar="CONFIG", help="a sweep's config file, such as tuning/configs/digits.yaml")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="after `show`: a sweep's name, or its folder or URI")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as trials=50 or train.epochs=3"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the first trials and what they take, and start nothing")
+    parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
+    parser.add_argument(
+        "--ephemeral", action="store_true", help="with --on: make a cluster for this sweep alone, and delete it afterwards"
+    )
+    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it again and again, such as at "0 2 * * *"')
+    parser.add_argument("--storage", default="runs", help="with show: where the sweeps are (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
+    parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
+    parser.epilog = "example: heliostat sweep tuning/configs/digits.yaml --set trials=40 --set scheduler=median --dry-run"
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.config import load
+    from heliostat.errors import UserError
+
+    if args.config == SHOW and args.name:
+        from heliostat.commands.trials import show_sweep
+
+        return show_sweep(args.name, args.storage, args.json)
+    if args.name:
+        raise UserError(f"{args.name!r} comes after the config", "write heliostat sweep CONFIG, or heliostat sweep show NAME")
+    from tuning.config import SweepConfig
+
+    sys.path.insert(0, os.getcwd())
+    config = load(args.config, SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"})
+    if args.on:
+        from cluster.profile import find
+        from heliostat.commands.there import run_sweep
+
+        return int(run_sweep(find(args.on), config, args))
+    if args.cron or args.ephemeral:
+        raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
+    address = os.environ.get("RAY_ADDRESS")
+    from cluster import local
+    from tuning.plan import plan_sweep
+
+    if args.dry_run:
+        show_plan(plan_sweep(config, None if address else local.machine()), args.json)
+        return 0
+    # What Ray and the user's task print must not mix with the one document on standard output.
+    with redirect_stdout(sys.stderr):
+        result = _sweep(config, address, args.verbose)
+    _show_result(result, args.json)
+    return 0
+
+
+def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
+    from cluster import local
+    from tuning.plan import plan_sweep
+
+    if address:
+        with local.connection(address, verbose) as dashboard:
+            from workloads.driver import available
+
+            return _drive(plan_sweep(config, available()), dashboard)
+    return _drive(plan_sweep(config, local.machine()), local.session(verbose))
+
+
+def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
+    from contextlib import nullcontext
+
+    from heliostat.commands.trials import Display
+    from tuning.drive import drive, finished
+
+    if result := finished(plan):
+        return result
+    plan.check()
+    session = nullcontext(ray_session) if isinstance(ray_session, str) else ray_session
+    with Display(plan) as display, session as dashboard:
+        display.connected(dashboard)
+        return drive(plan, display.update)
+
+
+def show_plan(plan: Any, as_json: bool) -> None:
+    """What a sweep would do: the first trials, what each takes, how many at once, and what that costs."""
+    from heliostat.console import out, print_json, print_table
+    from tuning.preview import preview
+
+    document = preview(plan)
+    if as_json:
+        print_json(document)
+        return
+    keys = list(dict.fromkeys(key for params in document["first_trials"] for key in params))
+    rows = [[number, *(params.get(key, "-") for key in keys)] for number, params in enumerate(document["first_trials"])]
+    print_table(["trial", *keys], rows)
+    for name, text in document["says"].items():
+        out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _show_result(result: Any, as_json: bool) -> None:
+    from heliostat.console import duration, out, print_json
+
+    if as_json:
+        print_json({**result.model_dump(), "report": result.report, "best_config": result.best_config})
+        return
+
+    def say(text: str) -> None:
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    counts = ", ".join(f"{count} {state}" for state, count in result.states.items())
+    if result.already:
+        say(f"{result.name} is over already ({counts}); for more, raise trials, or give another name (--set name=...)")
+    else:
+        why = {"time": ", its time was up", "budget": ", its budget was spent"}.get(result.ended, "")
+        say(f"{result.name} is over after {duration(result.seconds)}{why}: {counts}")
+    spent = f"{duration(result.worker_seconds)} of workers"
+    spent += f", {duration(result.gpu_seconds)} of GPUs" if result.gpu_seconds else ""
+    say(f"  spent      {spent}" + ("" if result.cost is None else f", cost {result.cost:.2f}"))
+    if result.best is not None:
+        say(f"  best       trial {result.best}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.values.items()))
+        for name, value in result.params.items():
+            say(f"             {name} = {value:.6g}" if isinstance(value, float) else f"             {name} = {value}")
+        say(f"  again      heliostat train {result.best_config}")
+    if result.front:
+        say(f"  front      trials {', '.join(map(str, result.front))}")
+    say(f"  report     {result.report}")

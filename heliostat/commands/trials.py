@@ -1,0 +1,167 @@
+"""The table of a sweep's trials: live while it runs, or from its folder afterwards."""
+
+import os
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from heliostat.console import duration, err
+
+LINE_SECONDS = 5.0
+"""At most so often a job tells of its progress."""
+SHOWN = 12
+"""Rows of the live table."""
+REDRAW = 0.5
+
+
+class Display:
+    """What ``heliostat sweep`` shows on standard error: a table on a terminal, lines in a job, which somebody may follow."""
+
+    def __init__(self, plan: Any) -> None:
+        from heliostat.environment import IN_A_JOB
+
+        self._plan = plan
+        self._lines = not err.is_terminal and IN_A_JOB in os.environ
+        self._live = Live(console=err, transient=True, auto_refresh=False) if err.is_terminal else None
+        self._next = 0.0
+
+    def __enter__(self) -> Self:
+        if self._live:
+            self._live.start()
+            self._live.update(Text("starting Ray"), refresh=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._live.stop()
+
+    def connected(self, dashboard: str) -> None:
+        """Ray is there; say where to look."""
+        if self._lines or self._live:
+            err.print(f"{self._plan.config.name} in {self._plan.uri}", highlight=False, soft_wrap=True)
+
+    def update(self, trials: Any) -> None:
+        """The state of the sweep; shown now and then."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + (REDRAW if self._live else LINE_SECONDS)
+        if self._live:
+            self._live.update(rendered(trials, self._plan.objectives, self._plan.config.trials), refresh=True)
+        elif self._lines:
+            err.print(headline(trials, self._plan.objectives, self._plan.config.trials), highlight=False, soft_wrap=True)
+
+
+def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None = None) -> str:
+    """Progress, the best, what runs, the time left and the cost so far, in one line."""
+    from tuning.trials import best
+
+    now = now or time.time()
+    states = trials.states()
+    over = sum(trial.over for trial in trials.all)
+    parts = [f"{over} of {wanted} trials over" if wanted else f"{over} trials over", f"{states.get('running', 0)} running"]
+    parts += [f"{states[state]} {state}" for state in ("stopped", "failed", "diverged") if state in states]
+    metric, mode = next(iter(objectives.items()))
+    if top := best(trials.all, metric, mode):
+        parts.append(f"best {metric} {top.values[metric]:.4f} (trial {top.number})")
+    if (left := trials.left(wanted, now)) is not None and over < (wanted or 0):
+        parts.append(f"about {duration(left)} left")
+    if (cost := trials.cost(now)) is not None:
+        parts.append(f"cost {cost:.2f}")
+    return " · ".join(parts)
+
+
+def rendered(trials: Any, objectives: Any, wanted: int | None, most: int = SHOWN) -> Group:
+    """The headline over the table of the best and the running trials."""
+    metric, mode = next(iter(objectives.items()))
+    sign = 1 if mode == "max" else -1
+    running = [trial for trial in trials.all if trial.state == "running"]
+    others = sorted(
+        (trial for trial in trials.all if trial.state != "running"),
+        key=lambda trial: (-sign * trial.values[metric] if metric in trial.values else float("inf"), trial.number),
+    )
+    shown = [*running[: most // 2], *others[: most - min(len(running), most // 2)]]
+    keys = list(dict.fromkeys(key for trial in shown for key in trial.params))
+    priced = any(trial.price is not None for trial in trials.all)
+    grid = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("trial", "state", metric, "step", "seconds", *(["cost"] if priced else []), *keys):
+        grid.add_column(column, justify="left" if column == "state" or column in keys else "right", no_wrap=True)
+    for trial in shown:
+        grid.add_row(*(Text(cell) for cell in cells(trial, metric, keys, priced)))
+    return Group(Text(headline(trials, objectives, wanted)), grid)
+
+
+def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
+    """One row of the table."""
+    now = time.time()
+    value = trial.values.get(metric, trial.reports[-1].value(metric) if trial.reports else None)
+    state = f"as {trial.twin}" if trial.twin is not None else trial.state
+    cost = trial.cost(now)
+    return [
+        str(trial.number),
+        state,
+        "" if value is None else f"{value:.4f}",
+        str(trial.step),
+        f"{trial.taken(now):.1f}",
+        *(["" if cost is None else f"{cost:.3f}"] if priced else []),
+        *(_short(trial.params.get(key)) for key in keys),
+    ]
+
+
+def show_sweep(name: str, storage: str, as_json: bool) -> int:
+    """The table of a sweep, from its folder: once, or on a terminal for as long as it runs."""
+    from heliostat.console import out, print_json
+    from tuning.journal import read_journal
+    from tuning.plan import read_sweep
+    from tuning.result import SweepResult, row
+    from tuning.trials import Trials
+    from workloads.lease import read_lease
+
+    folder = _folder(name, storage)
+    record = read_sweep(folder)
+    assert record is not None
+    objectives, wanted = record.objectives, record.config.trials
+    trials = Trials(read_journal(folder))
+    if as_json:
+        result = SweepResult.read(folder)
+        rows = [row(trial, dict(objectives)) for trial in trials.all]
+        print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
+        return 0
+    if out.is_terminal and read_lease(folder):
+        with Live(console=out, auto_refresh=False) as live:
+            while read_lease(folder):
+                live.update(rendered(Trials(read_journal(folder)), objectives, wanted), refresh=True)
+                time.sleep(1.0)
+            live.update(rendered(Trials(read_journal(folder)), objectives, wanted), refresh=True)
+        return 0
+    out.print(rendered(trials, objectives, wanted, most=50), soft_wrap=True)
+    for trial in trials.all:
+        if trial.state == "failed":
+            out.print(
+                f"\ntrial {trial.number} failed:\n  " + trial.message.replace("\n", "\n  "), highlight=False, markup=False
+            )
+            break
+    return 0
+
+
+def _folder(name: str, storage: str) -> Any:
+    from heliostat.config import nearest
+    from heliostat.errors import UserError
+    from heliostat.folder import Folder, absolute, default_base
+    from tuning.plan import SWEEP
+
+    place = Folder.at(absolute(storage, default_base()))
+    folder = Folder.at(name) if "/" in name else place / name
+    if not folder.exists(SWEEP):
+        there = [other for other in place.names() if (place / other).exists(SWEEP)]
+        hint = nearest(name, there) if there else "run one (heliostat sweep CONFIG), or give --storage"
+        raise UserError(f"there is no sweep {name!r} in {place}", hint)
+    return folder
+
+
+def _short(value: Any) -> str:
+    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,127 @@
+"""The samplers of Optuna: TPE (also for several objectives), CMA-ES, NSGA-II, and TPE as BOHB has it.
+
+The study lives in ``optuna.log`` in the sweep's folder, which optuna-dashboard opens. It is made anew from the sweep's own
+journal whenever a sweep goes on, so the two never disagree.
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.samplers import BaseSampler, CmaEsSampler, NSGAIISampler, TPESampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend
+from optuna.trial import TrialState
+
+from heliostat.folder import Folder
+from tuning.config import Mode, SweepConfig
+from tuning.space import Parameter, Params, sample
+from tuning.trials import Trial
+
+STUDY = "optuna.log"
+REMOTE_WRITE = 10.0
+"""Seconds between two writes of the study to an object store, where each write is a write of all of it."""
+STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
+
+
+class Optuna:
+    """An Optuna study that is asked and told."""
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        base: Mapping[str, Any],
+        objectives: Mapping[str, Mode],
+        folder: Folder | None,
+        trials: Sequence[Trial],
+    ) -> None:
+        self._space, self._base, self._metrics = config.space, base, list(objectives)
+        self._asked: dict[int, optuna.Trial] = {}
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study = optuna.create_study(
+                storage=JournalStorage(StudyFile(folder)) if folder else None,
+                study_name=config.name,
+                directions=["maximize" if mode == "max" else "minimize" for mode in objectives.values()],
+                sampler=sampler(config, len(trials)),
+            )
+            self._study.set_metric_names(self._metrics)
+        for trial in trials:
+            self._again(trial)
+
+    def ask(self, number: int) -> Params:
+        trial = self._study.ask()
+        self._asked[number] = trial
+        return sample(self._space, self._base, lambda name, parameter: suggest(trial, name, parameter))
+
+    def tell(self, trial: Trial) -> None:
+        asked = self._asked.pop(trial.number)
+        state = STATES.get(trial.state, TrialState.FAIL)
+        if len(self._metrics) == 1:
+            for step, value in trial.curve(self._metrics[0]):
+                asked.report(value, step)
+        values = [trial.values[metric] for metric in self._metrics] if state == TrialState.COMPLETE else None
+        if trial.where:
+            asked.set_user_attr("trial", trial.name)
+        self._study.tell(asked, values, state)
+
+    def _again(self, trial: Trial) -> None:
+        """A trial of an earlier session: as if it had been asked for, and if it has ended, told of."""
+        self._study.enqueue_trial(trial.params)
+        asked = self._study.ask()
+        sample(self._space, self._base, lambda name, parameter: suggest(asked, name, parameter))
+        self._asked[trial.number] = asked
+        if trial.over:
+            self.tell(trial)
+
+
+def sampler(config: SweepConfig, trials: int) -> BaseSampler:
+    """The sampler of a sweep; one that goes on draws other numbers than it did at its beginning."""
+    seed = config.seed + 7919 * trials
+    if config.algorithm == "cmaes":
+        return CmaEsSampler(seed=seed)
+    if config.algorithm == "nsga2":
+        return NSGAIISampler(seed=seed)
+    # Constant liar: what runs already counts as bad, so that trials at the same time are not all alike.
+    return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+
+
+def suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
+    """The value that the sampler gives a parameter."""
+    if parameter.choice is not None:
+        return trial.suggest_categorical(name, parameter.choice)
+    if parameter.integer is not None:
+        return trial.suggest_int(name, *parameter.integer)
+    low, high, *step = parameter.range
+    return trial.suggest_float(name, low, high, step=step[0] if step else None, log=parameter.loguniform is not None)
+
+
+class StudyFile(BaseJournalBackend):
+    """Optuna's journal with one writer, who knows what he wrote: no locks, nothing torn, and on any filesystem."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._logs: list[dict[str, Any]] = []
+        self._written = time.monotonic()
+        folder.write(STUDY, b"")
+
+    def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
+        return self._logs[log_number_from:]
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        lines = [json.dumps(log, separators=(",", ":")) for log in logs]
+        self._logs += [json.loads(line) for line in lines]
+        if self._folder.is_local:
+            with self._folder.told(), open(f"{self._folder.path}/{STUDY}", "a") as file:
+                file.write("".join(line + "\n" for line in lines))
+        elif time.monotonic() - self._written > REMOTE_WRITE:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write all of it."""
+        self._folder.write(STUDY, "".join(json.dumps(log) + "\n" for log in self._logs).encode())
+        self._written = time.monotonic()

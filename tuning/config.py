@@ -1,0 +1,127 @@
+"""The sweep config: what a YAML file in ``tuning/configs`` says."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from heliostat.config import Config, digest, read_mapping
+from tuning.space import Parameter, flatten
+from workloads.config import Name
+
+Mode = Literal["max", "min"]
+MAY_CHANGE = {"trials", "seconds", "budget", "concurrency", "retries", "keep", "storage"}
+"""Keys that say how much and where, not what is searched: they may change when a sweep goes on."""
+BASE = "base"
+
+
+class SchedulerConfig(Config):
+    """Which trials are stopped early, and when."""
+
+    kind: Literal["none", "asha", "hyperband", "median", "pbt"] = Field(
+        "asha", description="one of none, asha, hyperband, median, pbt"
+    )
+    grace: float = Field(0.1, gt=0, lt=1, description="the share of its run that every trial may make, from 0 to 1")
+    reduction: float = Field(3, gt=1, description="of so many trials one goes on beyond a rung, a number above 1")
+    samples: int = Field(3, ge=1, description="median: other trials that must have come as far, at least 1")
+    every: int = Field(1, ge=1, description="pbt: evaluations between two exchanges, at least 1")
+    quantile: float = Field(0.25, gt=0, le=0.5, description="pbt: the share of the population that copies, up to 0.5")
+    resample: float = Field(0.25, ge=0, le=1, description="pbt: the probability of a new value instead of a changed one")
+
+
+def _named(value: Any) -> Any:
+    return {"kind": value} if isinstance(value, str) else value
+
+
+class SweepConfig(Config):
+    """Everything that decides a sweep; its YAML may leave out what has a default."""
+
+    name: Name = Field(description="a folder's name, such as digits-sweep")
+    train: dict[str, Any] = Field(description="keys of a train config; base: names the file to start from")
+    space: Annotated[dict[str, Parameter], BeforeValidator(flatten), Field(min_length=1)] = Field(
+        description="a mapping such as {optimizer.lr: {loguniform: [1e-4, 1e-1]}}"
+    )
+    metric: str | Annotated[dict[str, Mode], Field(min_length=1)] | None = Field(
+        None, description="a metric of the task, or several with their modes: {accuracy: max, seconds: min}"
+    )
+    mode: Mode | None = Field(None, description="max or min")
+    trials: int | None = Field(None, ge=1, description="a whole number of trials, at least 1")
+    seconds: float | None = Field(None, gt=0, description="the time after which no work is done, in seconds")
+    budget: float | None = Field(None, gt=0, description="the money after which no work is done, in the prices' currency")
+    concurrency: int | None = Field(None, ge=1, description="trials at once at most, by default what there is room for")
+    algorithm: Literal["random", "grid", "tpe", "cmaes", "nsga2", "bohb"] = Field(
+        "tpe", description="one of random, grid, tpe, cmaes, nsga2, bohb"
+    )
+    scheduler: Annotated[SchedulerConfig, BeforeValidator(_named)] = Field(
+        SchedulerConfig(), description="none, asha, hyperband, median or pbt, or a mapping with kind and its options"
+    )
+    seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
+    retries: int = Field(1, ge=0, description="how often a trial is tried again after it failed, at least 0")
+    keep: Literal["best", "all"] = Field("best", description="whose checkpoints are kept: best or all")
+    storage: str | None = Field(None, min_length=1, description="the folder or URI of the sweep, by default train's")
+
+    @model_validator(mode="after")
+    def _ends(self) -> Self:
+        if self.algorithm != "grid" and not (self.trials or self.seconds or self.budget):
+            raise ValueError("a sweep needs an end: trials, seconds or budget; set trials: 20")
+        return self
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        kind = self.scheduler.kind
+        if isinstance(self.metric, dict):
+            if self.mode:
+                raise ValueError("metric has its modes already; remove mode")
+            if len(self.metric) > 1 and kind != "none":
+                raise ValueError(
+                    f"scheduler is {kind}, but with several metrics no trial is the better one half-way; set scheduler: none"
+                )
+            if len(self.metric) > 1 and self.algorithm not in ("tpe", "nsga2", "random", "grid"):
+                raise ValueError(f"algorithm is {self.algorithm}, which knows one metric; set algorithm: tpe, or nsga2")
+        if self.algorithm == "bohb" and kind != "hyperband":
+            raise ValueError(f"algorithm bohb goes with scheduler hyperband, not {kind}; set scheduler: hyperband")
+        if kind == "pbt" and (self.algorithm != "random" or not self.trials):
+            raise ValueError("scheduler pbt starts from a random population; set algorithm: random, and trials to its size")
+        if self.algorithm in ("grid", "cmaes"):
+            self._only_some_kinds()
+        return self
+
+    def _only_some_kinds(self) -> None:
+        for name, parameter in self.space.items():
+            if self.algorithm == "grid" and parameter.values is None:
+                raise ValueError(
+                    f"space.{name} is {parameter.kind}, which has no end of values for algorithm grid; "
+                    "use choice, integer or quniform, or set algorithm: random"
+                )
+            if self.algorithm == "cmaes" and (parameter.choice is not None or parameter.when):
+                raise ValueError(
+                    f"space.{name} is a choice or has a condition, but algorithm cmaes searches numbers; set algorithm: tpe"
+                )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the sweep searches: two sweeps of one name must agree in it."""
+        return self.model_dump(mode="json", exclude=MAY_CHANGE)
+
+    @property
+    def hash(self) -> str:
+        return digest(self.identity)
+
+
+def base_of(config: SweepConfig) -> dict[str, Any]:
+    """The train config that all trials start from, as plain data: the file of ``train.base`` with train's own keys over it.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    own = {key: value for key, value in config.train.items() if key != BASE}
+    data = read_mapping(Path(config.train[BASE])) if config.train.get(BASE) else {}
+    return {**_merged(data, own), "name": config.name}
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    result = dict(below)
+    for key, value in above.items():
+        old = result.get(key)
+        result[key] = _merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return result

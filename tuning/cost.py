@@ -1,0 +1,43 @@
+"""What a trial takes of the nodes, and what that costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Nodes = Sequence[Mapping[str, Any]]
+"""What a cluster can have: of each kind ``CPU``, ``GPU``, how many ``nodes``, and maybe ``group`` and ``price`` an hour."""
+
+
+def room(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:
+    """How many trials of so many workers the nodes hold, each worker with so many CPUs and GPUs."""
+    each = {"CPU": cpu, "GPU": gpu}
+    held = sum(
+        int(min(node.get(kind, 0) // amount for kind, amount in each.items() if amount)) * int(node.get("nodes", 1))
+        for node in nodes
+    )
+    return held // workers
+
+
+def price_of(nodes: Nodes | None, group: str, cpu: float, gpu: float) -> float | None:
+    """The price of one worker an hour: its share of a node of that group; None where nobody knows prices.
+
+    A share is the larger one of CPUs and GPUs, because what is left of a node whose GPU is taken is of no use for others.
+    """
+    for node in nodes or ():
+        if node.get("price") is not None and (node.get("group") in (group, None)):
+            share = max(cpu / node["CPU"] if node.get("CPU") else 0.0, gpu / node["GPU"] if node.get("GPU") else 0.0)
+            return float(node["price"]) * min(share, 1.0)
+    return None
+
+
+def most_expensive(nodes: Nodes | None, cpu: float, gpu: float) -> float | None:
+    """The price of one worker an hour on the dearest node that it fits on, for estimates before anything runs."""
+    prices = [
+        price
+        for node in nodes or ()
+        if _fits(node, cpu, gpu) and (price := price_of([node], str(node.get("group", "")), cpu, gpu)) is not None
+    ]
+    return max(prices, default=None)
+
+
+def _fits(node: Mapping[str, Any], cpu: float, gpu: float) -> bool:
+    return bool(node.get("CPU", 0) >= cpu and node.get("GPU", 0) >= gpu)

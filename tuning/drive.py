@@ -1,0 +1,118 @@
+"""A sweep from its plan to its result, on the Ray that this process is connected to."""
+
+import asyncio
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from heliostat.config import load
+from heliostat.environment import STORAGE
+from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.folder import default_base
+from heliostat.interrupts import interrupts
+from tuning.config import SweepConfig
+from tuning.controller import Controller, Watch
+from tuning.journal import Journal, read_journal
+from tuning.plan import SweepPlan, plan_sweep, read_sweep
+from tuning.result import SweepResult, failed_because, result_of, write_result
+from tuning.trials import Trials
+from workloads import lease
+from workloads.driver import HEAD, available
+
+
+def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:
+    """Search on the Ray that this process is connected to, and return what was found.
+
+    Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the sweep is driven from
+    the cluster's head, so that it does not depend on this process.
+
+    Args:
+        config: a config file or a config.
+        overrides: ``dotted.key=value``, as with ``--set``.
+
+    Raises:
+        UserError: the input is wrong, or Ray is not connected.
+        JobFailed: no trial succeeded.
+        Stopped: it was stopped; the same call goes on.
+    """
+    if not ray.is_initialized():
+        raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat sweep')
+    if not isinstance(config, SweepConfig):
+        config = load(config, SweepConfig, overrides, {"name": Path(config).stem})
+    if ray.util.client.ray.is_connected():
+        return _on_head(config)
+    return drive(plan_sweep(config, available()))
+
+
+def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
+    """Carry out a plan, or go on with it where an earlier call was stopped or killed.
+
+    Raises:
+        UserError: the name is taken by another sweep, somebody else drives it, or storage cannot be written.
+        JobFailed: no trial succeeded; the message has the common cause.
+        Stopped: it was stopped, each running trial with a checkpoint.
+    """
+    with lease.hold(plan.folder) as owner:
+        maker = plan.commit()
+        journal = Journal(plan.folder)
+        with interrupts() as received:
+
+            def asked() -> int:
+                return 2 if owner.lost else len(received)
+
+            async def work() -> tuple[Trials, str]:
+                controller = Controller(plan, maker, journal, watch)
+                return controller.trials, await controller.run(asked)
+
+            trials, stopped = asyncio.run(work())
+    if stopped == "interrupted":
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
+        raise Stopped(f"stopped with {counts}\n  the same command goes on from there")
+    result = result_of(plan, trials, stopped)
+    write_result(plan, trials, result)
+    if not any(trial.values for trial in trials.all) and trials.all:
+        raise JobFailed(failed_because(trials.all))
+    return result
+
+
+def finished(plan: SweepPlan) -> SweepResult | None:
+    """The result of a sweep for which nothing is left to do, or None."""
+    record = read_sweep(plan.folder)
+    if record is None or record.hash != plan.config.hash:
+        return None
+    trials = Trials(read_journal(plan.folder))
+    result = SweepResult.read(plan.folder)
+    wanted = plan.config.trials or len(trials.all)
+    if (
+        result is None
+        or result.limits != plan.limits
+        or any(not trial.over for trial in trials.all)
+        or len(trials.all) < wanted
+    ):
+        return None
+    return result.model_copy(update={"already": True})
+
+
+def _on_head(config: SweepConfig) -> SweepResult:
+    """Drive it in a task on the head node: the storage is there, and this process may be far away."""
+    task = ray.remote(_drive).options(num_cpus=0, resources=HEAD, max_retries=0).remote(config.model_dump(mode="json"))
+    try:
+        return SweepResult.model_validate(ray.get(task))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, HeliostatError):
+            raise error.cause from None
+        if isinstance(error.cause, ModuleNotFoundError):
+            raise UserError(
+                f"the cluster has no module {error.cause.name}",
+                'connect with ray.init("ray://...", runtime_env={"working_dir": "."}) from the project\'s folder',
+            ) from None
+        raise
+
+
+def _drive(config: dict[str, Any]) -> dict[str, Any]:
+    # A task is no job to Ray, but like a job's, its working directory is deleted afterwards.
+    place = default_base() if STORAGE in os.environ else Path.home()
+    return drive(plan_sweep(SweepConfig.model_validate(config), available(), place)).model_dump()

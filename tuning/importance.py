@@ -1,0 +1,40 @@
+"""How much each parameter matters for being among the best: PED-ANOVA (Watanabe et al., IJCAI 2023), as Optuna has it."""
+
+import warnings
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
+from tuning.config import Mode
+from tuning.space import Parameter, Space
+from tuning.trials import Trial
+
+LEAST, MOST = 8, 2000
+"""With fewer trials nothing can be said, and more say nothing new."""
+
+
+def importance(trials: list[Trial], space: Space, metric: str, mode: Mode) -> dict[str, float]:
+    """Parameter -> its share, the largest first; empty where nothing can be said."""
+    trials = trials[:: max(1, len(trials) // MOST)]
+    if len(trials) < LEAST or len({trial.values[metric] for trial in trials}) == 1:
+        return {}
+    distributions = {name: distribution(parameter) for name, parameter in space.items()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
+        for trial in trials:
+            there = {name: distributions[name] for name in trial.params}
+            study.add_trial(optuna.trial.create_trial(params=trial.params, distributions=there, value=trial.values[metric]))
+        shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
+    return dict(shares)
+
+
+def distribution(parameter: Parameter) -> BaseDistribution:
+    """A parameter as Optuna has it."""
+    if parameter.choice is not None:
+        return CategoricalDistribution(parameter.choice)
+    if parameter.integer is not None:
+        return IntDistribution(low=parameter.integer[0], high=parameter.integer[1])
+    low, high, *step = parameter.range
+    return FloatDistribution(low, high, log=parameter.loguniform is not None, step=step[0] if step else None)

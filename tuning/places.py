@@ -1,0 +1,142 @@
+"""Where a trial runs: a reused actor for one worker, a Train run of its own for more. The sweep sees no difference.
+
+No trial holds anything while it waits for something, so none can block another: an actor has its resources before it gets a
+trial, and the workers of a Train run are placed all together or not at all, while what drives them holds nothing.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import ray
+
+from heliostat.errors import HeliostatError, Stopped, UserError, short_traceback
+from tuning.journal import plain
+from tuning.worker import GO_ON, STOP, Event, Worker
+from workloads import lease
+from workloads.notices import STOP as STOP_FILE
+from workloads.plan import Plan
+from workloads.run import RESULT, Result, RunRecord, read_result, write_record
+
+Answer = Callable[[Event], str]
+"""Takes a report, gives GO_ON, STOP or PAUSE."""
+
+
+class Place(Protocol):
+    """One slot of a sweep."""
+
+    async def ready(self) -> dict[str, str]:
+        """Wait until there are resources for it; the node it is on."""
+
+    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        """Run a trial until it ends, pauses or fails."""
+
+    def close(self) -> None:
+        """Give its resources back."""
+
+
+class ActorPlace:
+    """An actor that holds one worker's resources, and is replaced when it dies or a trial has failed in it."""
+
+    def __init__(self, cpu: float, gpu: float) -> None:
+        # The threads of a trial are as many as those of a worker of `heliostat train`: so the sums are the same ones.
+        options = {"num_cpus": cpu, "num_gpus": gpu, "max_restarts": 0}
+        self._make = ray.remote(Worker).options(**options).remote
+        self._actor: Any = None
+
+    async def ready(self) -> dict[str, str]:
+        if self._actor is None:
+            self._actor = self._make([str(Path.cwd())])
+        where: dict[str, str] = await self._actor.where.remote()
+        return where
+
+    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        try:
+            event: Event = await self._actor.begin.remote(plan.uri, record.model_dump(mode="json"), time.time())
+            while event["event"] == "report":
+                event = await self._actor.go_on.remote(answer(event))
+        except ray.exceptions.RayActorError as error:
+            self._actor = None
+            return {"event": "fail", "message": f"its worker died: {_reason(error)}", "final": False, "lost": _node_lost(error)}
+        if event["event"] == "fail":
+            self.close()  # CUDA may be in a state in which nothing else works
+        return event
+
+    def close(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+
+class TrainPlace:
+    """A Ray Train run for each trial, driven from a thread here, on the head; only its workers take resources."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    async def ready(self) -> dict[str, str]:
+        return {"node": "", "group": ""}
+
+    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        return await asyncio.to_thread(self._drive, plan, record, answer)
+
+    def close(self) -> None:
+        """It holds nothing between two trials."""
+
+    def _drive(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        from workloads.driver import execute
+
+        if result := read_result(plan.folder):
+            return _end(result)
+        write_record(plan.folder, record)
+        last = GO_ON
+        total = plan.total_steps or 1
+
+        def watch(records: list[dict[str, Any]]) -> None:
+            nonlocal last
+            for found in records:
+                if found.get("kind") == "eval" and last == GO_ON and found["step"] < total:
+                    event = {"event": "report", "step": found["step"], "progress": found["step"] / total,
+                             "metrics": plain(found["metrics"])}  # fmt: skip
+                    last = asyncio.run_coroutine_threadsafe(_call(answer, event), self._loop).result()
+                    if last != GO_ON:
+                        plan.folder.write(STOP_FILE, b"")
+
+        began = time.time()
+        try:
+            with lease.hold(plan.folder) as owner:
+                result = execute(plan, record, time.time(), owner, watch)
+        except Stopped:
+            if last != STOP:
+                return {"event": "pause"}
+            result = Result(name=record.config.name, run=str(plan.folder), state="stopped", step=0, epoch=0)
+        except UserError as error:
+            return {"event": "fail", "message": str(error), "final": True}
+        except HeliostatError as error:
+            return {"event": "fail", "message": str(error), "final": "NaN or infinite" in str(error)}
+        except Exception as error:  # whatever Ray Train raises: the table must say it, and the others go on
+            return {"event": "fail", "message": short_traceback(error), "final": False}
+        result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - began, 3)}}})
+        plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+        return _end(result)
+
+
+async def _call(answer: Answer, event: Event) -> str:
+    return answer(event)
+
+
+def _end(result: Result) -> Event:
+    return {"event": "end", "state": result.state, "step": result.step, "metrics": result.metrics, "message": result.message}
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "exit" in line.lower() or "died" in line.lower()), lines[0] if lines else "unknown")
+
+
+def _node_lost(error: ray.exceptions.RayActorError) -> bool:
+    """Whether the node went away, which is not the trial's fault."""
+    text = str(error).lower()
+    return bool(getattr(error, "preempted", False)) or ("node" in text and ("has died" in text or "was terminated" in text))

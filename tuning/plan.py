@@ -1,0 +1,274 @@
+"""What a sweep will do, worked out and checked before anything is started or written."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ruamel.yaml import YAML
+
+from datasets import Dataset, build
+from datasets.loader import tensors
+from heliostat.config import Config, digest, nearest, to_yaml, validate
+from heliostat.errors import UserError
+from heliostat.folder import Folder, join
+from tuning.config import Mode, SweepConfig, base_of
+from tuning.cost import room
+from tuning.space import Params, assign, check_conditions, get
+from workloads import task
+from workloads.config import TrainConfig
+from workloads.plan import Nodes, Plan, prepare
+from workloads.run import DatasetRecord, RunRecord, open_record
+from workloads.task import create
+
+SWEEP, TRIALS = "sweep.yaml", "trials"
+MEASURED: dict[str, Mode] = {"seconds": "min", "parameters": "min"}
+"""What every trial measures besides the task's own metrics."""
+FIXED = ("name", "storage", "resources", "max_failures")
+"""Keys that a trial cannot choose."""
+AT_ONCE = 8
+"""Trials at once where nobody knows how far the cluster can grow."""
+
+
+class SweepRecord(Config):
+    """``sweep.yaml``: the config as it was resolved."""
+
+    config: SweepConfig
+    hash: str
+    objectives: dict[str, Mode]
+    created: float
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A checked sweep with its places resolved; `commit` is the first thing that writes."""
+
+    config: SweepConfig
+    base: dict[str, Any]
+    """The train config that all trials start from, as plain data."""
+    train: Plan
+    """The plan of that config: its dataset, its lanes, what each worker gets."""
+    uri: str
+    slots: int
+    """Trials at once."""
+    workers: int
+    """Workers of the largest trial."""
+    nodes: Nodes | None
+    place: str | Path | None
+    elsewhere: bool
+
+    @property
+    def folder(self) -> Folder:
+        """The sweep's folder."""
+        return Folder.at(self.uri)
+
+    @cached_property
+    def objectives(self) -> dict[str, Mode]:
+        """Metric -> mode."""
+        return _objectives(self.config, task.find(self.train.config.task))
+
+    @property
+    def metric(self) -> str:
+        """The first objective, by which schedulers judge."""
+        return next(iter(self.objectives))
+
+    @property
+    def mode(self) -> Mode:
+        return self.objectives[self.metric]
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What ends it."""
+        return self.config.model_dump(include={"trials", "seconds", "budget"})
+
+    def trial(self, number: int, params: Params) -> Plan:
+        """The plan of a trial: a run in the sweep's folder.
+
+        Raises:
+            UserError: the values do not fit together.
+        """
+        config = validate({**assign(self.base, params), "name": f"{number:04d}"}, TrainConfig)
+        plan = prepare(config, self.nodes, self.place, self.elsewhere)
+        config = plan.config.model_copy(update={"storage": join(self.uri, TRIALS)})
+        if self.config.scheduler.kind == "pbt":
+            config = config.model_copy(update={"checkpoint_every": config.evaluate_every})
+        return dataclasses.replace(plan, config=config, uri=join(self.uri, f"{TRIALS}/{config.name}"))
+
+    def check(self) -> None:
+        """What can be refused only when the dataset is there, which is built if need be; nothing else is written.
+
+        Raises:
+            UserError: storage cannot be written; the name is taken by another sweep; the task does not report the metric.
+        """
+        self._check()
+
+    def commit(self) -> "RecordMaker":
+        """Claim the sweep's folder.
+
+        Raises:
+            UserError: see `check`.
+        """
+        found = self._check()
+        created = found.created if found else time.time()
+        record = SweepRecord(config=self.config, hash=self.config.hash, objectives=self.objectives, created=created)
+        self.folder.write(SWEEP, to_yaml(record.model_dump(mode="json", exclude_none=True)).encode())
+        return RecordMaker(self)
+
+    def _check(self) -> "SweepRecord | None":
+        dataset = (
+            build(self.train.source, self.train.dataset_uri) if self.train.source else Dataset.open(self.train.dataset_uri)
+        )
+        _check_metrics(self.objectives, self.train.config, dataset)
+        found = read_sweep(self.folder)
+        if found and found.hash != self.config.hash:
+            lines = "\n    ".join(_difference(found.config.identity, self.config.identity))
+            raise UserError(
+                f"sweep {self.config.name!r} exists in {self.folder} with another config:\n    {lines}",
+                "give this one another name (--set name=...), or delete the folder of the other",
+            )
+        return found
+
+
+class RecordMaker:
+    """Makes the run record of each trial; datasets are looked at once."""
+
+    def __init__(self, plan: SweepPlan) -> None:
+        self._plan = plan
+        self._datasets: dict[str, DatasetRecord] = {}
+        self._like = open_record(plan.train.config, plan.folder / TRIALS / "none", self._dataset(plan.train), plan.train.lanes)
+
+    def record(self, plan: Plan) -> RunRecord:
+        """What ``config.yaml`` of a trial will say."""
+        return self._like.model_copy(update={
+            "config": plan.config, "hash": plan.config.hash, "lanes": plan.lanes,
+            "dataset": self._dataset(plan), "created": time.time(),
+        })  # fmt: skip
+
+    def _dataset(self, plan: Plan) -> DatasetRecord:
+        if plan.dataset_uri not in self._datasets:
+            dataset = build(plan.source, plan.dataset_uri) if plan.source else Dataset.open(plan.dataset_uri)
+            self._datasets[plan.dataset_uri] = DatasetRecord(uri=plan.dataset_uri, fingerprint=dataset.index.fingerprint)
+        return self._datasets[plan.dataset_uri]
+
+
+def plan_sweep(
+    config: SweepConfig, nodes: Nodes | None = None, place: str | Path | None = None, elsewhere: bool = False
+) -> SweepPlan:
+    """Check a sweep against the tasks, the data and, where they are known, the resources there are.
+
+    Args:
+        config: what to search.
+        nodes: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
+        place: what a relative storage is relative to, see `workloads.plan.prepare`.
+        elsewhere: the storage cannot be seen from here.
+
+    Raises:
+        UserError: something does not fit; nothing has been written.
+    """
+    base = base_of(config)
+    base["storage"] = config.storage or base.get("storage") or "runs"
+    check_conditions(config.space, base)
+    _check_keys(config)
+    train = prepare(validate(base, TrainConfig, "train"), nodes, place, elsewhere)
+    workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
+    _check_space(config, base)
+    each = train.config.resources
+    there = room(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
+    slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
+    plan = SweepPlan(config, base, train, join(train.config.storage, config.name), slots, workers, nodes, place, elsewhere)
+    _ = plan.objectives
+    return plan
+
+
+def read_sweep(folder: Folder) -> SweepRecord | None:
+    """The record of a sweep, or None if there is none.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not folder.exists(SWEEP):
+        return None
+    return validate(YAML(typ="safe", pure=True).load(folder.read(SWEEP).decode()), SweepRecord)
+
+
+def key_of(plan: Plan) -> str:
+    """Equal for trials that would do the same."""
+    return digest(plan.config.model_dump(mode="json", exclude={"name", "storage"}))
+
+
+def _most(workers: Any) -> int:
+    return max(workers) if isinstance(workers, list | tuple) else int(workers)
+
+
+def _values(config: SweepConfig, key: str) -> list[Any]:
+    return config.space[key].ends if key in config.space else []
+
+
+def _check_keys(config: SweepConfig) -> None:
+    for name in config.space:
+        if name.partition(".")[0] in FIXED:
+            raise UserError(
+                f"space.{name} is searched, but {name} says where a trial runs, not what it learns",
+                f"remove it, or set train.{name}",
+            )
+        if config.scheduler.kind == "pbt" and not (name.startswith("optimizer.") or name.endswith("dropout")):
+            raise UserError(
+                f"space.{name} is searched, but scheduler pbt changes keys while a run goes on, and {name} cannot change then",
+                "search keys of optimizer or a dropout, or use another scheduler",
+            )
+
+
+def _check_space(config: SweepConfig, base: Mapping[str, Any]) -> None:
+    """Every end of every range must make a valid train config."""
+    for name, parameter in config.space.items():
+        conditions = {key: value[0] if isinstance(value, list) else value for key, value in parameter.when.items()}
+        for value in parameter.ends:
+            try:
+                checked = validate(assign(base, {**conditions, name: value}), TrainConfig)
+                validate(checked.model, task.find(checked.task).Options, "model")
+            except UserError as error:
+                if get(base, name) is None and "not a known key" not in error.what and name.partition(".")[0] not in error.what:
+                    raise
+                raise UserError(f"space.{name} has {value!r}: {error.what}", error.fix) from None
+
+
+def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:
+    if isinstance(config.metric, dict):
+        return dict(config.metric)
+    metric = config.metric or cls.metric
+    modes: dict[str, Mode] = {"loss": "min", **MEASURED, cls.metric: "max" if cls.better == "higher" else "min"}
+    mode = config.mode or modes.get(metric)
+    if mode is None:
+        raise UserError(f"mode is missing: nobody says whether more {metric} is better", "set mode: max, or mode: min")
+    return {metric: mode}
+
+
+@torch.no_grad()
+def _check_metrics(objectives: Mapping[str, Mode], config: TrainConfig, dataset: Dataset) -> None:
+    """Raise a UserError if the task does not report a metric; the task's own metric is believed, others are tried."""
+    asked = [name for name in objectives if name not in MEASURED and name != task.find(config.task).metric]
+    if not asked:
+        return
+    tried = create(config.task, config.model, dataset.index)
+    reported = list(tried.metrics(tried.model().eval(), tensors(dataset, "validation", np.zeros(1, np.int64))))
+    for name in asked:
+        if name not in reported:
+            raise UserError(
+                f"metric is {name!r}, which task {config.task} does not report", nearest(name, [*reported, *MEASURED])
+            )
+
+
+def _difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    lines = []
+    for key in sorted(there.keys() | now.keys()):
+        old, new = there.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += _difference(old, new, f"{prefix}{key}.")
+        elif old != new:
+            lines.append(f"{prefix}{key}: {old} there, {new} now")
+    return lines

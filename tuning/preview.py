@@ -1,0 +1,79 @@
+"""What ``--dry-run`` tells of a sweep."""
+
+from typing import Any
+
+from tuning.algorithms.grid import Grid
+from tuning.algorithms.optuna import Optuna
+from tuning.algorithms.random import Random
+from tuning.cost import most_expensive
+from tuning.journal import read_journal
+from tuning.plan import SweepPlan
+from tuning.space import Params
+from tuning.trials import Trials
+
+FIRST = 5
+
+
+def preview(plan: SweepPlan) -> dict[str, Any]:
+    """The first trials, what each takes, the most at once, and the cost as far as it can be known."""
+    config, each = plan.config, plan.train.config.resources
+    cpu, gpu = plan.workers * each.cpu, plan.workers * int(each.gpu)
+    price = most_expensive(plan.nodes, float(each.cpu), float(each.gpu))
+    hour = None if price is None else price * plan.workers * plan.slots
+    seconds, cost = _estimate(plan, hour)
+    first = _first(plan)
+    known = "not known before a trial has run"
+    says = {
+        "objective": ", ".join(f"{metric} ({mode})" for metric, mode in plan.objectives.items()),
+        "search": f"{config.algorithm}, scheduler {config.scheduler.kind}, ends after {_ends(plan)}",
+        "each trial": f"{plan.workers} worker{'s' * (plan.workers > 1)}, {cpu} CPU and {gpu} GPU",
+        "at once": f"at most {plan.slots}" + (f", you asked for {config.concurrency}" if config.concurrency else ""),
+        "cost": ("no prices are known" if hour is None else f"at most {hour:.2f} an hour")
+        + (f", about {cost:.2f} in all" if cost is not None else ""),
+        "time": known if seconds is None else f"about {seconds:.0f} s",
+        "folder": f"{plan.uri} ({'is there: the sweep goes on' if not plan.elsewhere and plan.folder.exists() else 'new'})",
+    }
+    return {
+        "first_trials": first,
+        "objectives": plan.objectives,
+        "resources": {"CPU": cpu, "GPU": gpu, "workers": plan.workers},
+        "at_once": plan.slots,
+        "cost_per_hour": hour,
+        "estimated_seconds": seconds,
+        "estimated_cost": cost,
+        "sweep": plan.uri,
+        "says": says,
+    }
+
+
+def _ends(plan: SweepPlan) -> str:
+    config = plan.config
+    ends = [f"{config.trials} trials"] * bool(config.trials) + [f"{config.seconds} s"] * bool(config.seconds)
+    return " or ".join(ends + [f"{config.budget} spent"] * bool(config.budget)) or "all combinations"
+
+
+def _first(plan: SweepPlan) -> list[Params]:
+    config, base = plan.config, plan.base
+    count = min(FIRST, config.trials or FIRST)
+    algorithm: Random | Grid | Optuna = (
+        Random(config, base)
+        if config.algorithm == "random"
+        else Grid(config, base)
+        if config.algorithm == "grid"
+        else Optuna(config, base, plan.objectives, None, [])
+    )
+    return [params for number in range(count) if (params := algorithm.ask(number)) is not None]
+
+
+def _estimate(plan: SweepPlan, hour: float | None) -> tuple[float | None, float | None]:
+    """Seconds and money that are still to be spent, from the trials that there are already, or from the limits."""
+    config = plan.config
+    seconds = None
+    if not plan.elsewhere:
+        trials = Trials(read_journal(plan.folder))
+        trials.slots = plan.slots
+        seconds = trials.left(config.trials, 0.0)
+    limits = [limit for limit in (seconds, config.seconds) if limit is not None]
+    seconds = min(limits) if limits else None
+    cost = None if hour is None or seconds is None else hour * seconds / 3600
+    return seconds, cost if config.budget is None or cost is None else min(cost, config.budget)

@@ -1,0 +1,47 @@
+"""Asynchronous successive halving (Li et al., MLSys 2020), and HyperBand as several brackets of it."""
+
+import numpy as np
+
+from tuning.config import Mode
+from tuning.trials import Trial
+
+
+class Asha:
+    """Stops a trial at a rung unless it is among the best 1/reduction of those that came there.
+
+    Rungs are at grace, grace * reduction, grace * reduction^2, ... of a whole run, so that runs of different lengths compare.
+    No trial waits for another: nothing can get stuck, and a stopped trial's resources are free at once.
+
+    With ``brackets``, trials are dealt out to brackets whose grace is 1, reduction, reduction^2, ... times as long, as many
+    to each as HyperBand (Li et al., 2018) has: some are judged early, some late, in case early reports say little.
+    """
+
+    def __init__(self, metric: str, mode: Mode, grace: float, reduction: float, brackets: bool = False) -> None:
+        self._metric, self._sign, self._reduction = metric, 1.0 if mode == "max" else -1.0, reduction
+        rungs = []
+        while grace < 1:
+            rungs.append(grace)
+            grace *= reduction
+        # For each bracket its rungs, the highest first, and what came there: trial -> (progress, value).
+        first = range(len(rungs)) if brackets else range(1)
+        self._brackets: list[list[tuple[float, dict[int, tuple[float, float]]]]] = [
+            [(at, {}) for at in reversed(rungs[s:])] for s in first
+        ]
+        sizes = [int(np.ceil(len(rungs) / (len(rungs) - s) * reduction ** (len(rungs) - 1 - s))) for s in first]
+        self._deal = np.cumsum(sizes)
+
+    def report(self, trial: Trial) -> bool:
+        last = trial.reports[-1]
+        value = self._sign * last.value(self._metric)
+        for rung, came in self._brackets[self.bracket(trial.number)]:
+            if last.progress >= rung:
+                if came.get(trial.number, (last.progress,))[0] != last.progress:
+                    return False  # it was judged here by an earlier report
+                others = [other for number, (_, other) in came.items() if number != trial.number]
+                came[trial.number] = last.progress, value
+                return bool(others and value < np.nanpercentile(others, (1 - 1 / self._reduction) * 100))
+        return False
+
+    def bracket(self, number: int) -> int:
+        """The bracket of a trial."""
+        return int(np.searchsorted(self._deal, number % self._deal[-1], side="right")) if len(self._brackets) > 1 else 0

@@ -1,0 +1,169 @@
+"""Search spaces: which values a key of the train config may take."""
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
+
+from heliostat.config import Config, nearest
+from heliostat.errors import UserError
+
+Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
+Params = dict[str, Any]
+"""Values by the dotted name of their key in the train config."""
+
+
+class Parameter(Config):
+    """The values of one key: exactly one kind, and under which values of other keys it is there at all."""
+
+    choice: Annotated[list[Any], Field(min_length=1)] | None = Field(None, description="a list of values, such as [16, 32]")
+    uniform: Pair | None = Field(None, description="[low, high], any number between them")
+    loguniform: Pair | None = Field(None, description="[low, high] above 0, evenly on a logarithmic scale")
+    quniform: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
+        None, description="[low, high, step], low plus a multiple of step"
+    )
+    integer: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="[low, high], a whole number, both ends included"
+    )
+    when: dict[str, Any] = Field({}, description="a mapping such as {model.stages: [2, 3]}: the key is searched only then")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(
+                f"has {' and '.join(kinds) or 'no kind'}, but needs exactly one of {', '.join(KINDS)}; "
+                "write it as {loguniform: [1e-4, 1e-1]}"
+            )
+        if self.choice is not None:
+            if any(self.choice.index(value) < at for at, value in enumerate(self.choice)):
+                raise ValueError(f"choice is {self.choice}, which has a value twice; leave one out")
+            return self
+        low, high = self.range[:2]
+        if not low < high:
+            fix = f"write {kinds[0]}: [{high}, {low}]" if low > high else "give it two different ends"
+            raise ValueError(f"{kinds[0]} is {self.range}, an empty range; {fix}")
+        if self.loguniform and low <= 0:
+            raise ValueError(
+                f"loguniform is {self.range}, but a logarithm needs numbers above 0; raise the low end, or use uniform"
+            )
+        if self.quniform and not 0 < self.range[2] <= high - low:
+            raise ValueError(f"quniform is {self.range}, whose step does not fit between the ends; write [low, high, step]")
+        return self
+
+    @property
+    def kind(self) -> str:
+        return next(kind for kind in KINDS if getattr(self, kind) is not None)
+
+    @property
+    def range(self) -> list[Any]:
+        """What stands behind the kind."""
+        found: list[Any] = getattr(self, self.kind)
+        return found
+
+    @property
+    def ends(self) -> list[Any]:
+        """The values that show whether the whole range is valid: all of a choice, both ends of the others."""
+        return list(self.choice) if self.choice is not None else self.range[:2]
+
+    @property
+    def values(self) -> list[Any] | None:
+        """All values if there are finitely many, else None."""
+        if self.choice is not None:
+            return list(self.choice)
+        if self.integer is not None:
+            return list(range(self.integer[0], self.integer[1] + 1))
+        if self.quniform is not None:
+            low, high, step = self.quniform
+            return [low + step * n for n in range(int((high - low) / step + 1e-9) + 1)]
+        return None
+
+
+KINDS = ("choice", "uniform", "loguniform", "quniform", "integer")
+Space = Mapping[str, Parameter]
+Suggest = Callable[[str, Parameter], Any]
+
+
+def flatten(space: Any) -> Any:
+    """``{optimizer: {lr: {uniform: ...}}}`` as ``{optimizer.lr: {uniform: ...}}``; other things as they are."""
+    if not isinstance(space, dict):
+        return space
+    flat: dict[str, Any] = {}
+    for name, inside in space.items():
+        nested = isinstance(inside, dict) and inside and all(isinstance(value, dict) for value in inside.values())
+        if nested and not set(inside) & {*KINDS, "when"}:
+            flat.update({f"{name}.{key}": value for key, value in flatten(inside).items()})
+        else:
+            flat[str(name)] = inside
+    return flat
+
+
+def ordered(space: Space) -> list[str]:
+    """The names, each after those that its ``when`` looks at.
+
+    Raises:
+        UserError: two wait for each other.
+    """
+    order: list[str] = []
+    left = list(space)
+    while left:
+        free = [name for name in left if not set(space[name].when) & set(left)]
+        if not free:
+            raise UserError(f"space: the conditions of {' and '.join(left)} depend on each other", "remove one `when`")
+        order += free
+        left = [name for name in left if name not in free]
+    return order
+
+
+def sample(space: Space, base: Mapping[str, Any], suggest: Suggest) -> Params:
+    """One point of the space.
+
+    Args:
+        space: the parameters.
+        base: the train config that keys outside of the space come from.
+        suggest: gives a value for a name and its parameter; called only for those that are there.
+    """
+    params: Params = {}
+    for name in ordered(space):
+        if all(_holds(wanted, params.get(key, None if key in space else get(base, key)))
+               for key, wanted in space[name].when.items()):  # fmt: skip
+            params[name] = suggest(name, space[name])
+    return params
+
+
+def _holds(wanted: Any, value: Any) -> bool:
+    return value in wanted if isinstance(wanted, list) else bool(value == wanted)
+
+
+def get(data: Mapping[str, Any], key: str) -> Any:
+    """The value at a dotted key, or None."""
+    for part in key.split("."):
+        if not isinstance(data, Mapping) or part not in data:
+            return None
+        data = data[part]
+    return data
+
+
+def assign(data: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """A copy of a nested mapping with the values at those dotted keys."""
+    result = dict(data)
+    for key, value in params.items():
+        first, dot, rest = key.partition(".")
+        inside = result.get(first)
+        result[first] = assign(inside if isinstance(inside, Mapping) else {}, {rest: value}) if dot else value
+    return result
+
+
+def check_conditions(space: Space, base: Mapping[str, Any]) -> None:
+    """Raise a UserError if a ``when`` looks at a key that is neither searched nor in the train config."""
+    for name, parameter in space.items():
+        for key, wanted in parameter.when.items():
+            if key not in space and get(base, key) is None:
+                raise UserError(f"space.{name}.when looks at {key}, which the config does not set", nearest(key, space))
+            possible = space[key].values if key in space else None
+            wanted = wanted if isinstance(wanted, list) else [wanted]
+            if possible is not None and not [value for value in wanted if value in possible]:
+                raise UserError(
+                    f"space.{name}.when wants {key} to be {wanted}, but it is one of {possible}", "name one of those values"
+                )
+    ordered(space)

@@ -1,0 +1,127 @@
+"""The actor that runs one-worker trials, one after the other: the training loop in a thread, which waits for each answer.
+
+`begin` starts a trial and `go_on` answers its last report; both return the next thing that happens: a report, or its end.
+So a trial that must stop has stopped when it is told so, and its resources are free for the next one.
+"""
+
+import gc
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from heliostat.errors import HeliostatError, UserError, short_traceback
+from heliostat.folder import Folder
+from tuning.journal import plain
+from workloads.loop import Loop
+from workloads.ranks import Ranks
+from workloads.run import RESULT, Result, RunRecord, read_result, write_record
+
+GO_ON, STOP, PAUSE = "go on", "stop", "pause"
+"""What a report can be answered with: stop is for ever, pause is with a checkpoint from which the trial can go on."""
+
+Event = dict[str, Any]
+
+
+class Ended(Exception):
+    """Unwinds the training loop at a report."""
+
+
+class Worker:
+    """One slot of a sweep; it is reused for trial after trial."""
+
+    def __init__(self, path: list[str]) -> None:
+        sys.path[:0] = [folder for folder in path if folder not in sys.path and Path(folder).is_dir()]
+        self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        # One thread for all trials, because OpenMP keeps a pool of its own for each thread that has used it.
+        threading.Thread(target=self._run, name="trials", daemon=True).start()
+
+    def where(self) -> dict[str, str]:
+        """The node that this is on."""
+        context = ray.get_runtime_context()
+        labels = context.get_node_labels() or {}
+        return {"node": context.get_node_id(), "group": labels.get("ray.io/node-group", "")}
+
+    def begin(self, run: str, record: dict[str, Any], launched: float) -> Event:
+        """Start the trial whose run folder is at ``run``, or go on with it; its first event."""
+        self._work.put(partial(self._trial, Folder.at(run), record, launched))
+        return self._events.get()
+
+    def go_on(self, answer: str) -> Event:
+        """Answer the last report; the next event."""
+        self._answers.put(answer)
+        return self._events.get()
+
+    def _run(self) -> None:
+        while True:
+            self._events.put(self._work.get()())
+
+    def _trial(self, folder: Folder, record: dict[str, Any], launched: float) -> Event:
+        try:
+            return self._learn(folder, RunRecord.model_validate(record), launched)
+        except UserError as error:
+            return {"event": "fail", "message": str(error), "final": True}
+        except HeliostatError as error:
+            return {"event": "fail", "message": str(error), "final": False}
+        except Exception as error:  # the user's task can fail in any way; the table must say how, and the others go on
+            return {"event": "fail", "message": short_traceback(error), "final": False}
+        finally:
+            gc.collect()  # the model of this trial must be gone before the next one needs the memory
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _learn(self, folder: Folder, record: RunRecord, launched: float) -> Event:
+        if result := read_result(folder):
+            # It had ended, and the driver was killed before it wrote that down.
+            return _end(result)
+        write_record(folder, record)
+        ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
+        answer = GO_ON
+
+        def report(metrics: dict[str, float]) -> None:
+            nonlocal answer
+            step = loop.progress.step
+            self._events.put({"event": "report", "step": step, "progress": step / loop.total_steps, "metrics": plain(metrics)})
+            answer = self._answers.get()
+            if answer == PAUSE:
+                loop._save(metrics, wait=True)
+            if answer != GO_ON and step < loop.total_steps:
+                raise Ended
+
+        began = time.time()
+        loop = Loop(folder, record, ranks, launched, report)
+        parameters = sum(parameter.numel() for parameter in loop.model.parameters())
+        try:
+            outcome = loop.run()
+        except Ended:
+            if answer == PAUSE:
+                return {"event": "pause"}
+            epoch = loop.order.locate(loop.progress.consumed)[0]
+            result = Result(name=record.config.name, run=str(folder), state="stopped", step=loop.progress.step, epoch=epoch)
+        else:
+            if outcome.state not in ("finished", "diverged"):
+                return {"event": "pause"}  # by a file in its folder
+            result = Result(name=record.config.name, run=str(folder), **outcome.model_dump())
+        measured = {"seconds": round(time.time() - began, 3), "parameters": float(parameters)}
+        result = result.model_copy(update={"metrics": {**result.metrics, "trial": measured}})
+        folder.write(RESULT, result.model_dump_json(indent=2).encode())
+        return _end(result)
+
+
+def _end(result: Result) -> Event:
+    return {
+        "event": "end",
+        "state": result.state,
+        "step": result.step,
+        "metrics": result.metrics,
+        "message": result.message,
+    }
