@@ -16,6 +16,7 @@ from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream.ws_client import websocket_proxycare
 
+from cluster.credentials import expired
 from cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
 from heliostat.errors import UserError
 
@@ -178,6 +179,9 @@ class Api:
             raise _no_answer(self.server, error) from None
         if answer.status < 300:
             return answer
+        if answer.status == 401:
+            what = f"{self.server} does not know these credentials (HTTP 401){expired(self.configuration)}"
+            raise Unauthorized(what, f"log in again, or use another KUBECONFIG (this is its context {self.context})")
         raise refusal(answer.status, answer.data.decode(errors="replace"), self.server)
 
     @cached_property

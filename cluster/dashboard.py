@@ -198,7 +198,7 @@ def _refused(name: str, status: int, text: str) -> KubernetesError:
     if "authentication token" in text:
         return Unauthorized(
             f"the dashboard of {name} refused the token: {text[:200]}",
-            f"unset RAY_AUTH_TOKEN; heliostat reads the right one itself (Secret {name} in the cluster's namespace)",
+            f"the pods of {name} and its Secret do not belong together: heliostat down {name}, then up",
         )
     if '"kind":"Status"' in text:  # the API server's own words, from the proxy in front of the dashboard
         message = json.loads(text).get("message", text)

@@ -10,6 +10,7 @@
 Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `cluster.errors`.
 """
 
+from cluster import rules
 from cluster.api import KINDS, Api
 from cluster.conditions import finished, ready, suspended
 from cluster.names import SUSPENDED, Document
@@ -55,16 +56,26 @@ class Clusters(Objects):
         return self.patch(name, {"metadata": {"annotations": {SUSPENDED: None}}, "spec": {"suspend": False}})
 
 
-class Jobs(Objects):
-    """RayJobs."""
+class Suspendable(Objects):
+    """Objects that can be put off: RayJobs and RayCronJobs."""
 
     def suspend(self, name: str) -> Document:
-        """Stop a job and delete its cluster; `resume` starts it from the beginning."""
+        """Stop it: a job and its cluster go, and `resume` starts it from the beginning; a cron starts no more jobs.
+
+        Raises:
+            Invalid: the operator would not take it, as of a job that does not shut its cluster down.
+        """
+        live = self.get(name)
+        rules.check({**live, "spec": {**live["spec"], "suspend": True}})
         return self.patch(name, {"spec": {"suspend": True}})
 
     def resume(self, name: str) -> Document:
-        """Start a suspended job."""
+        """Let it go on."""
         return self.patch(name, {"spec": {"suspend": False}})
+
+
+class Jobs(Suspendable):
+    """RayJobs."""
 
     def wait_finished(self, name: str, timeout: float) -> Document:
         """Wait until a job has ended for good: succeeded, failed with no retry left, or refused.
@@ -98,12 +109,13 @@ class KubeRay:
         self.api = Api(kubeconfig, context, namespace)
         self.clusters = Clusters(self.api, "RayCluster")
         self.jobs = Jobs(self.api, "RayJob")
-        self.crons = Objects(self.api, "RayCronJob")
+        self.crons = Suspendable(self.api, "RayCronJob")
         self.services = Objects(self.api, "RayService")
 
     def objects(self, kind: str) -> Objects:
         """The objects of any kind that heliostat works with, such as ``ConfigMap``."""
-        return {"RayCluster": self.clusters, "RayJob": self.jobs}.get(kind) or Objects(self.api, KINDS[kind].name)
+        own = {each.kind: each for each in (self.clusters, self.jobs, self.crons, self.services)}
+        return own.get(kind) or Objects(self.api, KINDS[kind].name)
 
 
-__all__ = ["Clusters", "Jobs", "KubeRay", "Objects", "finished", "ready", "suspended"]
+__all__ = ["Clusters", "Jobs", "KubeRay", "Objects", "Suspendable", "finished", "ready", "suspended"]

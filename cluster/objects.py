@@ -14,13 +14,15 @@ import urllib3
 from cluster import rules
 from cluster.api import Api
 from cluster.errors import Conflict, NotFound, Unreachable
-from cluster.names import MANAGER, Document
+from cluster.names import MANAGER, QUEUE_LABEL, Document
 from heliostat.errors import Explained
 
 APPLY, MERGE, JSON_PATCH = "application/apply-patch+yaml", "application/merge-patch+json", "application/json-patch+json"
 STRICT = {"fieldValidation": "Strict"}
 AUTOSCALER = "python-requests"
 """As whom Ray's autoscaler patches (Ray 2.60): it sets ``replicas``, and owns the whole list of worker groups from then on."""
+KUEUE = "kueue"
+"""As whom Kueue (0.15) writes; what it has set is carried over, as what the autoscaler has."""
 OWNED = ("replicas", "scaleStrategy")
 """What belongs to the autoscaler in a worker group."""
 TRIES = 20
@@ -155,7 +157,7 @@ class Objects:
         try:
             applied: Document = self.api.request("PATCH", path, body, {**query, "force": str(force).lower()}, APPLY)
         except Conflict as error:
-            if "conflict" not in error.what or not _only_the_autoscaler(error.what):
+            if "conflict" not in error.what or not _only_with_carried(error.what):
                 raise
             applied = self.api.request("PATCH", path, body, {**query, "force": "true"}, APPLY)
         return applied
@@ -186,7 +188,7 @@ class Objects:
 
 
 def carried_over(document: Document, live: Document | None) -> Document:
-    """A document with what the autoscaler has set in the live object, and only valid for that version of it.
+    """A document with what the autoscaler and Kueue have set in the live object, and only valid for that version of it.
 
     An apply replaces the whole list of worker groups, and an absent ``replicas`` means 0 then.
     """
@@ -194,14 +196,39 @@ def carried_over(document: Document, live: Document | None) -> Document:
         return document
     body = copy.deepcopy(document)
     body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-    if document["kind"] != "RayCluster" or not document["spec"].get("enableInTreeAutoscaling"):
+    if document["kind"] != "RayCluster":
         return body
-    groups = {group["groupName"]: group for group in live["spec"].get("workerGroupSpecs", [])}
-    for group in body["spec"].get("workerGroupSpecs", []):
-        for key in OWNED:
-            if key in groups.get(group["groupName"], {}):
-                group[key] = groups[group["groupName"]][key]
+    live_groups = _groups(live)
+    for name, group in _groups(body).items():
+        there = live_groups.get(name, {})
+        if document["spec"].get("enableInTreeAutoscaling"):
+            group |= {key: there[key] for key in OWNED if key in there}
+        if QUEUE_LABEL in document["metadata"].get("labels", {}) and "template" in there:
+            _admitted(group["template"], there["template"])
     return body
+
+
+def _groups(cluster: Document) -> dict[str, Document]:
+    """The groups of a cluster by name; the head's is ``head``, which no other may have."""
+    spec = cluster["spec"]
+    workers = {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
+    return {"head": spec["headGroupSpec"], **workers} if "headGroupSpec" in spec else workers
+
+
+def _admitted(template: Document, there: Document) -> None:
+    """Keep what Kueue (0.15) adds to a template when it admits a cluster: its own marks, and the nodes of the flavor.
+
+    It takes them away again when it suspends the cluster; without them it would do that at once.
+    """
+    metadata, was = template.setdefault("metadata", {}), there.get("metadata", {})
+    for kind in ("labels", "annotations"):
+        if marks := {key: value for key, value in (was.get(kind) or {}).items() if "kueue.x-k8s.io/" in key}:
+            metadata[kind] = {**marks, **metadata.get(kind, {})}
+    spec, was = template["spec"], there["spec"]
+    if selector := {**was.get("nodeSelector", {}), **spec.get("nodeSelector", {})}:
+        spec["nodeSelector"] = selector
+    if added := [each for each in was.get("tolerations", []) if each not in spec.get("tolerations", [])]:
+        spec["tolerations"] = [*spec.get("tolerations", []), *added]
 
 
 def decided(document: Document) -> Any:
@@ -215,13 +242,13 @@ def decided(document: Document) -> Any:
     return {**spec, "labels": document["metadata"].get("labels")}
 
 
-def _only_the_autoscaler(message: str) -> bool:
-    """Whether a conflict of an apply is with nobody but the autoscaler.
+def _only_with_carried(message: str) -> bool:
+    """Whether a conflict of an apply is with nobody but those whose part is carried over.
 
     The message has a line for each: ``conflict with "MANAGER" using VERSION: FIELD``, or for several fields a list.
     """
     managers = {part.split('"')[1] for part in message.split("conflict")[1:] if "with " in part and '"' in part}
-    return managers == {AUTOSCALER}
+    return bool(managers) and managers <= {AUTOSCALER, KUEUE}
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

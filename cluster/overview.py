@@ -10,7 +10,7 @@ from cluster.profile import Profile
 from cluster.ray_usage import NodeUsage
 from cluster.snapshot import Snapshot, group_of, pod_ready, pod_state
 from cluster.state import Group, Node, State
-from cluster.watchdog import progress
+from cluster.watchdog import progress, queued
 
 
 def overview(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:
@@ -34,7 +34,8 @@ def overview(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUs
 
 def _condition(profile: Profile, seen: Snapshot, cluster: Document) -> tuple[str, str]:
     if suspended(cluster) or (cluster["spec"].get("suspend") and not seen.pods):
-        return "suspended", cluster["metadata"].get("annotations", {}).get(SUSPENDED, "")
+        waits = progress(seen, profile) if queued(seen, profile) else ""
+        return "suspended", waits or cluster["metadata"].get("annotations", {}).get(SUSPENDED, "")
     found = next(problems(seen, profile), None)
     if seen.head and pod_ready(seen.head) and condition(cluster, "HeadPodReady").get("status") == "True":
         return "ready", found.what if found else ""

@@ -91,7 +91,13 @@ class Remote:
         Raises:
             Explained: it does not come up; with the reason and the fix.
             Conflict: somebody else works on it.
+            UserError: pods must be replaced that Kueue has admitted: it would put the old marks back on the new ones (0.15).
         """
+        if old and self.profile.queue:
+            what = (
+                f"for this change the pods of {self.name} must be replaced, which the queue {self.profile.queue} has admitted"
+            )
+            raise UserError(what, f"heliostat down {self.name}, then up: it waits in the queue anew")
         for step in steps:
             if step.changes or step.live is None:
                 yield f"applies {step.title}"
@@ -101,7 +107,8 @@ class Remote:
             yield f"replaces {pod}"
             self.api.request("DELETE", self.api.path("Pod", pod), {})
         yield from self.wait(lambda snapshot: self._is_up(snapshot, set(old)), UP_SECONDS)
-        yield from self._check_version()
+        yield "asks the cluster for its version"
+        check_image(self.profile, self.dashboard().version())
 
     def wait(self, until: Callable[[Snapshot], bool], seconds: float) -> Iterator[str]:
         """Look at the cluster until it is so; yields what is waited for.
@@ -242,15 +249,6 @@ class Remote:
             return False
         return True
 
-    def _check_version(self) -> Iterator[str]:
-        yield "asks the cluster for its version"
-        version = self.dashboard().version()
-        if version != self.profile.ray_version:
-            raise Explained(
-                f"the image {self.profile.image} has Ray {version}, but ray_version is {self.profile.ray_version}",
-                f"set ray_version: {version} in the profile, or use an image with {self.profile.ray_version}",
-            )
-
     def check_claim(self) -> None:
         """Raise `UserError` if the claim is not there, or not for several nodes."""
         storage = self.profile.storage
@@ -303,6 +301,15 @@ class Remote:
             return usage(dashboard), dashboard.jobs()
         except KubernetesError:
             return {}, []  # the head says nothing; its pods are there to be seen, and to be deleted
+
+
+def check_image(profile: Profile, version: str) -> None:
+    """Raise `Explained` if a cluster's image has another Ray than its profile says."""
+    if version != profile.ray_version:
+        raise Explained(
+            f"the image {profile.image} has Ray {version}, but ray_version is {profile.ray_version}",
+            f"set ray_version: {version} in the profile, or use an image with {profile.ray_version}",
+        )
 
 
 def check_operator(profile: Profile, features: frozenset[str]) -> None:

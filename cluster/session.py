@@ -97,6 +97,10 @@ def check_awake(remote: Remote) -> None:
     live = remote.kube.clusters.find(remote.name)
     if live is None:
         raise UserError(f"there is no cluster {remote.name} in namespace {remote.api.namespace}", f"heliostat up {remote.name}")
+    if live["spec"].get("suspend") and remote.profile.queue:
+        raise UserError(
+            f"{remote.name} waits in the queue {remote.profile.queue}", f"heliostat up {remote.name} waits until it is ready"
+        )
     if live["spec"].get("suspend"):
         raise UserError(f"{remote.name} is suspended", f"heliostat up {remote.name}")
 
@@ -121,7 +125,8 @@ def write_token(api: Api, cluster: str, token: str) -> Path:
     folder = TOKENS.expanduser()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    path = folder / "-".join(quote(part, safe="") for part in (api.context, api.namespace, cluster))
+    # A separator that no quoted part holds.
+    path = folder / "+".join(quote(part, safe="") for part in (api.context, api.namespace, cluster))
     handle, scratch = tempfile.mkstemp(dir=folder)  # with mode 0600
     with os.fdopen(handle, "w") as file:
         file.write(token)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.dashboard import Dashboard, Job
 from cluster.jobs import Look, Work, check, follow, submit
 from cluster.names import CLUSTER_LABEL
-from cluster.profile import Profile
+from cluster.profile import Profile, installed_ray
 from cluster.ray_usage import usage
 from cluster.upload import packages
 from heliostat.environment import NODES
@@ -119,7 +119,7 @@ def _followed(there: _Reached, job_id: str, write: Callable[[str], Any], say: Sa
 
 @contextmanager
 def _reached(profile: Profile, name: str, say: Say, ephemeral: bool, received: list[int]) -> Iterator[_Reached]:
-    """A cluster whose dashboard answers."""
+    """A cluster whose dashboard answers, and takes what is sent from here."""
     target = open_target(profile)
 
     def told(line: str) -> None:
@@ -135,11 +135,29 @@ def _reached(profile: Profile, name: str, say: Say, ephemeral: bool, received: l
 
         assert isinstance(target, Remote)
         with own_cluster(target, name, told) as own:
-            yield _Reached(own.remote().dashboard(), own.look, own.started, own.ended)
+            dashboard = own.remote().dashboard()
+            _check_ray(profile, dashboard)
+            yield _Reached(dashboard, own.look, own.started, own.ended)
         return
     for line in target.awake():
         told(line)
-    yield _Reached(target.dashboard(), target.look())
+    dashboard = target.dashboard()
+    _check_ray(profile, dashboard)
+    yield _Reached(dashboard, target.look())
+
+
+def _check_ray(profile: Profile, dashboard: Dashboard) -> None:
+    """Refuse a cluster whose Ray is not the one that the code, which comes from here, is made for."""
+    there, here = dashboard.version(), installed_ray()
+    if profile.platform == "kubernetes":
+        from cluster.remote import check_image
+
+        check_image(profile, there)
+    if there.split(".")[:2] != here.split(".")[:2]:
+        raise UserError(
+            f"{dashboard.name} has Ray {there}, and this machine {here}: the code that is sent from here is made for {here}",
+            f"pip install ray=={there} here, or use an image with Ray {here}",
+        )
 
 
 def latest(dashboard: Dashboard, job_id: str | None, name: str) -> Job:

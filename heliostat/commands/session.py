@@ -20,7 +20,13 @@ def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     if target.profile.platform == "local":
         from cluster.session import Session
+        from heliostat.errors import UserError
 
+        if args.port or args.client_port:
+            raise UserError(
+                "--port and --client-port are for Kubernetes: a cluster on this machine has ports of its own",
+                f"leave them out; the dashboard is {target.dashboard().way.url}",
+            )
         _show(Session(target.name, target.dashboard().way.url, target.client_address, target.environment), args)
     else:
         _run(target, args)

@@ -66,8 +66,8 @@ def test_a_page_of_html_does_not_flood_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("code", "text", "kind", "what", "fix"),
     [
-        (401, "Unauthorized: Missing authentication token", Unauthorized, "refused the token", "unset RAY_AUTH_TOKEN"),
-        (403, "Forbidden: Invalid authentication token", Unauthorized, "Invalid authentication token", "Secret gpu"),
+        (401, "Unauthorized: Missing authentication token", Unauthorized, "refused the token", "heliostat down gpu, then up"),
+        (403, "Forbidden: Invalid authentication token", Unauthorized, "Invalid authentication token", "Secret do not belong"),
         (403, status(NO_PROXY, "Forbidden"), Forbidden, f"no right to reach the dashboard of gpu: {NO_PROXY}", "render --rbac"),
         (503, status(NO_ENDPOINTS), Unreachable, f"cannot be reached: {NO_ENDPOINTS}", "heliostat status"),
         (502, status("error trying to reach service: connection refused"), Unreachable, "refused", "heliostat status"),

@@ -1,0 +1,142 @@
+"""RayJobs, RayServices and RayCronJobs through the client, on a real operator."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.conditions import finished
+from cluster.errors import Conflict, Invalid, NotFound
+from cluster.manifests import ray_job
+from cluster.names import API_VERSION, Document
+from cluster.profile import Profile, find
+from heliostat.errors import Explained
+from tests.conftest import wait_for
+from tests.kubernetes.conftest import Place
+
+
+@pytest.fixture
+def profile(place: Place) -> Profile:
+    """One small head, and no worker before something asks for one."""
+    path: Path = place.profile("small", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
+    return find(str(path))
+
+
+@pytest.fixture(autouse=True)
+def claim(place: Place, profile: Profile) -> None:
+    """The claim that all these pods mount."""
+    claims = place.kube.objects("PersistentVolumeClaim")
+    claims.apply({
+        "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "runs"},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}},
+    })  # fmt: skip
+
+
+def job(place: Place, profile: Profile, name: str, entrypoint: str) -> Document:
+    """A RayJob that shuts its cluster down at its end, which one that is to be suspended must."""
+    document = ray_job(profile, name, place.kube.api.features, entrypoint)
+    del document["spec"]["deletionStrategy"]
+    document["spec"] |= {"shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 5}
+    return document
+
+
+def test_a_job_that_is_suspended_gives_its_cluster_back_and_starts_anew_when_it_is_resumed(
+    place: Place, profile: Profile
+) -> None:
+    jobs, clusters = place.kube.jobs, place.kube.clusters
+    jobs.create(job(place, profile, "pausing", "sleep 3"))
+    wait_for(lambda: jobs.get("pausing").get("status", {}).get("rayClusterName"), "the job's cluster")
+    first = jobs.get("pausing")["status"]["rayClusterName"]
+    jobs.suspend("pausing")
+    jobs.wait(["pausing"], lambda seen: seen.get("status", {}).get("jobDeploymentStatus") == "Suspended", 60)
+    wait_for(lambda: clusters.find(first) is None, "the cluster to go")
+    assert not finished(jobs.get("pausing"))
+    jobs.resume("pausing")
+    ended = jobs.wait_finished("pausing", 240)
+    assert ended["status"]["jobStatus"] == "SUCCEEDED"
+    assert ended["status"]["rayClusterName"] != first
+    assert jobs.delete("pausing", timeout=60)
+
+
+def test_a_job_that_keeps_its_cluster_cannot_be_suspended(place: Place, profile: Profile) -> None:
+    document = ray_job(profile, "keeps", place.kube.api.features, "true")
+    document["spec"]["submissionMode"] = "InteractiveMode"
+    del document["spec"]["entrypoint"], document["spec"]["runtimeEnvYAML"]
+    place.kube.jobs.create(document)
+    with pytest.raises(Invalid, match="suspend needs shutdownAfterJobFinishes"):
+        place.kube.jobs.suspend("keeps")
+    assert place.kube.jobs.delete("keeps", timeout=60)
+
+
+def test_a_job_that_fails_is_explained_when_it_was_waited_for(place: Place, profile: Profile) -> None:
+    jobs = place.kube.jobs
+    jobs.create(job(place, profile, "failing", "exit 3"))
+    with pytest.raises(Explained, match="not so after 1 s"):
+        jobs.wait_finished("failing", 1)
+    with pytest.raises(Explained, match="RayJob failing ended with AppFailed") as failed:
+        jobs.wait_finished("failing", 240)
+    assert "exit code 3" in failed.value.what
+    assert jobs.delete("failing", timeout=60)
+
+
+def test_a_job_that_the_operator_refuses_is_not_waited_for(place: Place, profile: Profile) -> None:
+    jobs = place.kube.jobs
+    document = job(place, profile, "refused", "true")
+    document["spec"]["backoffLimit"] = -1  # our own rules would not send it
+    place.kube.api.request("POST", place.kube.api.path("RayJob"), document)
+    began = time.monotonic()
+    with pytest.raises(Explained, match="RayJob refused ended with ValidationFailed"):
+        jobs.wait_finished("refused", 120)
+    assert time.monotonic() - began < 60
+    assert jobs.delete("refused", timeout=60)
+
+
+@pytest.fixture
+def service(place: Place, profile: Profile) -> Iterator[Document]:
+    cluster = ray_job(profile, "serves", place.kube.api.features)["spec"]["rayClusterSpec"]
+    config = "applications:\n- {name: a, import_path: a:app}\n"
+    spec = {"serveConfigV2": config, "rayClusterConfig": cluster}
+    yield {"apiVersion": API_VERSION, "kind": "RayService", "metadata": {"name": "serves"}, "spec": spec}
+    place.kube.services.delete("serves")
+
+
+def test_a_service_is_made_waited_for_and_deleted_with_its_cluster(place: Place, service: Document) -> None:
+    services, clusters = place.kube.services, place.kube.clusters
+    services.create(service)
+    with pytest.raises(Conflict):
+        services.create(service)
+
+    def its_cluster(seen: Document) -> str:
+        return str(seen.get("status", {}).get("pendingServiceStatus", {}).get("rayClusterName", ""))
+
+    found = services.wait(["serves"], lambda seen: bool(its_cluster(seen)), 60)["serves"]
+    assert services.get("serves")["metadata"]["uid"] == found["metadata"]["uid"]
+    wait_for(lambda: clusters.find(its_cluster(found)) is not None, "its cluster")
+    assert services.delete("serves", timeout=60)
+    wait_for(lambda: clusters.find(its_cluster(found)) is None, "its cluster to go")
+    with pytest.raises(NotFound):
+        services.get("serves")
+
+
+def test_a_service_with_a_rule_that_the_operator_has_is_not_sent(place: Place, service: Document) -> None:
+    service["spec"]["rayClusterConfig"]["workerGroupSpecs"][0]["minReplicas"] = 9
+    with pytest.raises(Invalid, match="minReplicas is 9"):
+        place.kube.services.create(service)
+    assert place.kube.services.find("serves") is None
+
+
+def test_a_cron_is_made_listed_suspended_resumed_and_deleted(place: Place, profile: Profile) -> None:
+    """As an object; it makes jobs only where the operator's gate RayCronJob is open."""
+    crons = place.kube.crons
+    spec = {"schedule": "0 0 1 1 *", "jobTemplate": job(place, profile, "x", "true")["spec"]}
+    document = {"apiVersion": API_VERSION, "kind": "RayCronJob", "metadata": {"name": "yearly"}, "spec": spec}
+    crons.create(document)
+    with pytest.raises(Invalid, match="schedule is 'soon'"):
+        crons.create({**document, "spec": {**spec, "schedule": "soon"}})
+    assert [cron["metadata"]["name"] for cron in crons.list()] == ["yearly"]
+    assert crons.suspend("yearly")["spec"]["suspend"] is True
+    assert crons.resume("yearly")["spec"]["suspend"] is False
+    assert crons.apply({**document, "spec": {**spec, "schedule": "0 1 1 1 *"}}, force=True)["spec"]["schedule"] == "0 1 1 1 *"
+    assert crons.delete("yearly", timeout=30)
+    assert crons.list() == []

@@ -1,0 +1,166 @@
+"""In a queue of Kueue: what waits says so for as long as it takes, and then runs. Needs Kueue, as `kube kueue` installs it."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import ephemeral
+from cluster.errors import NotFound
+from cluster.profile import find
+from cluster.remote import Remote
+from tests.conftest import CI, ROOT, Command, wait_for
+from tests.kubernetes.conftest import GPU, Place, group
+from tests.kubernetes.test_cluster import DIGITS, SHORT
+
+
+class Queue:
+    """A local queue, and the quota behind it."""
+
+    def __init__(self, place: Place, version: str) -> None:
+        self.place, self.version, self.name = place, version, "team"
+        self._path = f"/apis/{version}"
+        self._make("ResourceFlavor", "resourceflavors", place.namespace, {})
+        self._make("ClusterQueue", "clusterqueues", place.namespace, self._spec(0))
+        here = f"namespaces/{place.namespace}/localqueues"
+        self._make("LocalQueue", here, self.name, {"clusterQueue": place.namespace})
+
+    def gpus(self, count: int) -> None:
+        """So many GPUs may be used at the same time."""
+        path = f"clusterqueues/{self.place.namespace}"
+        self._request("PATCH", path, {"spec": self._spec(count)}, content_type="application/merge-patch+json")
+
+    def evict(self, name: str) -> None:
+        """Take away what runs, as Kueue does for somebody with a higher priority, and do not let it in again."""
+        path = f"namespaces/{self.place.namespace}/workloads"
+        found = [w["metadata"]["name"] for w in self._request("GET", path)["items"] if name in w["metadata"]["name"]]
+        patch = {"spec": {"active": False}}
+        self._request("PATCH", f"{path}/{found[0]}", patch, content_type="application/merge-patch+json")
+
+    def delete(self) -> None:
+        for kind in ("clusterqueues", "resourceflavors"):
+            self._request("DELETE", f"{kind}/{self.place.namespace}")
+
+    def _spec(self, gpus: int) -> dict[str, Any]:
+        quota = {"cpu": "8", "memory": "64Gi", GPU: gpus}
+        resources = [{"name": name, "nominalQuota": amount} for name, amount in quota.items()]
+        flavors = [{"name": self.place.namespace, "resources": resources}]
+        only_here = {"matchLabels": {"kubernetes.io/metadata.name": self.place.namespace}}
+        groups = [{"coveredResources": list(quota), "flavors": flavors}]
+        return {"namespaceSelector": only_here, "resourceGroups": groups}
+
+    def _make(self, kind: str, path: str, name: str, spec: dict[str, Any]) -> None:
+        self._request("POST", path, {"apiVersion": self.version, "kind": kind, "metadata": {"name": name}, "spec": spec})
+
+    def _request(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        return self.place.kube.api.request(method, f"{self._path}/{path}", body, **more)
+
+
+@pytest.fixture(scope="module")
+def queue(place: Place) -> Iterator[Queue]:
+    try:
+        group = place.kube.api.request("GET", "/apis/kueue.x-k8s.io")
+    except NotFound:
+        assert not CI, "the continuous integration has no Kueue: kube kueue"
+        pytest.skip("this Kubernetes has no Kueue")
+    queue = Queue(place, group["preferredVersion"]["groupVersion"])
+    yield queue
+    queue.delete()
+
+
+@pytest.fixture
+def path(place: Place, queue: Queue) -> Path:
+    """A profile in a queue that has no GPUs yet."""
+    queue.gpus(0)
+    return profile(place, queue.name)
+
+
+def profile(place: Place, queue: str, name: str = "queued") -> Path:
+    return place.profile(name, queue=queue, groups=[group(min=2, max=2)], idle_shutdown_seconds=None)
+
+
+@pytest.fixture
+def here(place: Place) -> Command:
+    return Command(ROOT, place.command.env)
+
+
+def test_a_queue_that_does_not_exist_is_refused_before_anything_is_made(place: Place, queue: Queue) -> None:
+    wrong = profile(place, "taem", "lost")
+    done = place.command("up", wrong)
+    assert done.code == 2
+    assert f"queue is taem, but namespace {place.namespace} has no such local queue" in done.err
+    assert "kubectl get localqueues" in done.err
+    assert place.kube.clusters.find("lost") is None
+
+
+def test_an_ephemeral_run_waits_in_the_queue_and_reaches_its_metrics(
+    place: Place, queue: Queue, path: Path, here: Command
+) -> None:
+    process = here.start("train", DIGITS, "--on", path, "--ephemeral", "--set", "name=queued", *SHORT)
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if "waits in the queue team: " in line)
+    assert f"insufficient quota for {GPU}" in said
+    queue.gpus(2)
+    admitted = time.monotonic()
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    print(f"metrics {time.monotonic() - admitted:.0f} s after the quota was there")
+    assert "queued finished at step 84" in out
+    assert "accuracy" in out
+    wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
+
+
+def test_the_time_in_the_queue_does_not_count(place: Place, queue: Queue, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ephemeral, "START_SECONDS", 2)
+    began, said = time.monotonic(), list[str]()
+
+    def say(line: str) -> None:
+        said.append(line)
+        if time.monotonic() - began > 10:
+            raise TimeoutError
+
+    target = Remote(find(str(path)), place.kube)
+    with pytest.raises(TimeoutError), ephemeral.own_cluster(target, "patient-1234", say):
+        pytest.fail("there is no room for it")
+    assert said[-1].startswith("waits in the queue team: ")
+    wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
+
+
+def test_a_run_whose_cluster_the_queue_takes_away_is_told_so(place: Place, queue: Queue, path: Path, here: Command) -> None:
+    queue.gpus(2)
+    process = here.start("submit", path, "--ephemeral", "--", "bash", "-c", "echo runs; sleep 300")
+    assert process.stdout is not None
+    assert any("runs" in line for line in process.stdout)
+    queue.evict("queued-")
+    err = process.communicate(timeout=180)[1]
+    assert process.returncode == 1, err
+    assert "the queue team took the cluster of queued-" in err
+    assert "the same command again goes on from the last checkpoint" in err
+    wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
+
+
+def test_a_standing_cluster_waits_in_the_queue_and_then_trains(place: Place, queue: Queue, path: Path, here: Command) -> None:
+    process = place.command.start("up", path)
+    assert process.stderr is not None
+    assert any("waits in the queue team: couldn't assign flavors" in line for line in process.stderr)
+    seen = place.command("status", path)
+    assert "suspended" in seen.out
+    assert "waits in the queue team" in seen.out
+    told = place.command("session", path)
+    assert told.code == 2
+    assert "waits in the queue team" in told.err
+    queue.gpus(2)
+    out, err = process.communicate(timeout=180)
+    assert process.returncode == 0, err
+    assert "queued is ready" in out
+    assert place.command("diff", path).out == ""
+    assert place.command("up", path).code == 0, "nothing of what Kueue has set is in the way of the next apply"
+    changed = place.command("up", path, "--set", "env={TEAM: vision}", "--yes")
+    assert changed.code == 2
+    assert "which the queue team has admitted" in changed.err
+    done = here("train", DIGITS, "--on", path, "--set", "name=standing", *SHORT)
+    assert done.code == 0, done.err
+    assert "standing finished at step 84" in done.out
+    assert place.command("down", path, "--yes").code == 0
