@@ -112,7 +112,7 @@ def write_state(folder: Folder, name: str, state: State) -> File:
     with folder.writing(name) as stream:
         hashed = _Hashed(stream)
         try:
-            torch.save(state, hashed)
+            torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write
         except RuntimeError:
             if hashed.error:  # torch hides it behind one of its own (seen on 2.15)
                 raise hashed.error from None

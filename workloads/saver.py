@@ -179,7 +179,7 @@ class Saver:
         copied = {s: {name: copy(f"{s}/{name}", tensor) for name, tensor in state[s].items()} for s in SECTIONS}
         if on_gpu:
             # On the stream of the training: the next step, which changes the parameters, comes after it.
-            event = torch.cuda.Event()
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             return {**state, **copied}, event.synchronize
         return {**state, **copied}, lambda: None
