@@ -224,9 +224,9 @@ class Profile(Config):
         raise UserError(f"{self.name} has no worker group {name}", nearest(name, [g.name for g in self.groups]))
 
     @property
-    def capacity(self) -> list[dict[str, float]]:
-        """What Ray sees when every group is at its maximum: for each, a node's ``CPU`` and ``GPU``, and how many ``nodes``."""
-        return [{**ray_resources(group), "nodes": group.max} for group in self.groups]
+    def capacity(self) -> list[dict[str, Any]]:
+        """Every group at its maximum: the ``CPU`` and ``GPU`` of a node, how many ``nodes``, the ``group`` and its ``price`` an hour."""
+        return [{**ray_resources(g), "nodes": g.max, "group": g.name, "price": g.price} for g in self.groups]
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:

@@ -213,7 +213,10 @@ def test_memory(quantity: str, number: int) -> None:
 
 def test_ray_sees_whole_cpus_as_kuberay_rounds_them() -> None:
     assert ray_resources(profile(**group(cpu="1500m")).groups[0]) == {"CPU": 2.0, "GPU": 1.0}
-    assert find("spot").capacity == [{"CPU": 8.0, "GPU": 1.0, "nodes": 8}, {"CPU": 8.0, "GPU": 1.0, "nodes": 4}]
+    spot, on_demand = find("spot").capacity
+    assert {"CPU": 8.0, "GPU": 1.0, "nodes": 8, "group": "gpu-spot"}.items() < spot.items()
+    assert on_demand["nodes"] == 4
+    assert spot["price"] < on_demand["price"]
 
 
 def test_a_spot_pod_costs_less_and_a_price_in_the_profile_wins() -> None:
