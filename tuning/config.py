@@ -38,7 +38,7 @@ class SweepConfig(Config):
 
     name: Name = Field(description="a folder's name, such as digits-sweep")
     train: dict[str, Any] = Field(description="keys of a train config; base: names the file to start from")
-    space: Annotated[dict[str, Parameter], BeforeValidator(flatten), Field(min_length=1)] = Field(
+    space: Annotated[dict[str, Parameter], BeforeValidator(flatten)] = Field(
         description="a mapping such as {optimizer.lr: {loguniform: [1e-4, 1e-1]}}"
     )
     metric: str | Annotated[dict[str, Mode], Field(min_length=1)] | None = Field(
@@ -62,6 +62,8 @@ class SweepConfig(Config):
 
     @model_validator(mode="after")
     def _ends(self) -> Self:
+        if not self.space:
+            raise ValueError("space is empty; write space: {optimizer.lr: {loguniform: [1e-4, 1e-1]}}")
         if self.algorithm != "grid" and not (self.trials or self.seconds or self.budget):
             raise ValueError("a sweep needs an end: trials, seconds or budget; set trials: 20")
         return self

@@ -18,7 +18,7 @@ from heliostat.config import Config, digest, nearest, to_yaml, validate
 from heliostat.errors import UserError
 from heliostat.folder import Folder, join
 from tuning.config import Mode, SweepConfig, base_of
-from tuning.cost import room
+from tuning.cost import most_expensive, room
 from tuning.space import Params, assign, check_conditions, get
 from workloads import task
 from workloads.config import TrainConfig
@@ -123,7 +123,7 @@ class SweepPlan:
         dataset = (
             build(self.train.source, self.train.dataset_uri) if self.train.source else Dataset.open(self.train.dataset_uri)
         )
-        _check_metrics(self.objectives, self.train.config, dataset)
+        _check_metrics(self.config.metric, self.train.config, dataset)
         found = read_sweep(self.folder)
         if found and found.hash != self.config.hash:
             lines = "\n    ".join(_difference(found.config.identity, self.config.identity))
@@ -181,6 +181,12 @@ def plan_sweep(
     there = room(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
     slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
     plan = SweepPlan(config, base, train, join(train.config.storage, config.name), slots, workers, nodes, place, elsewhere)
+    if not elsewhere and not train.source:
+        _check_metrics(config.metric, train.config, Dataset.open(train.dataset_uri))
+    if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
+        raise UserError(
+            f"budget is {config.budget:g}, but nobody knows what a node costs here", "set seconds, or use --on PROFILE"
+        )
     _ = plan.objectives
     return plan
 
@@ -241,7 +247,12 @@ def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:
     if isinstance(config.metric, dict):
         return dict(config.metric)
     metric = config.metric or cls.metric
-    modes: dict[str, Mode] = {"loss": "min", **MEASURED, cls.metric: "max" if cls.better == "higher" else "min"}
+    modes: dict[str, Mode] = {
+        "loss": "min",
+        "accuracy": "max",
+        **MEASURED,
+        cls.metric: "max" if cls.better == "higher" else "min",
+    }
     mode = config.mode or modes.get(metric)
     if mode is None:
         raise UserError(f"mode is missing: nobody says whether more {metric} is better", "set mode: max, or mode: min")
@@ -249,9 +260,10 @@ def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:
 
 
 @torch.no_grad()
-def _check_metrics(objectives: Mapping[str, Mode], config: TrainConfig, dataset: Dataset) -> None:
+def _check_metrics(metric: str | Mapping[str, Mode] | None, config: TrainConfig, dataset: Dataset) -> None:
     """Raise a UserError if the task does not report a metric; the task's own metric is believed, others are tried."""
-    asked = [name for name in objectives if name not in MEASURED and name != task.find(config.task).metric]
+    names = [metric] if isinstance(metric, str) else list(metric or ())
+    asked = [name for name in names if name not in MEASURED and name != task.find(config.task).metric]
     if not asked:
         return
     tried = create(config.task, config.model, dataset.index)

@@ -53,8 +53,11 @@ class Display:
         self._progress.update(self._bar, description="starting workers", total=self._plan.total_steps)
 
     def update(self, records: list[dict[str, Any]]) -> None:
-        """New records of ``metrics.jsonl`` and ``attempts.jsonl``."""
+        """New records of ``metrics.jsonl`` and ``attempts.jsonl``, and those of ``events.jsonl`` that are to be ``told``."""
         for record in records:
+            if "told" in record:
+                err.print(record["told"], highlight=False, markup=False, soft_wrap=True)
+                continue
             if "event" in record:
                 self._attempt(record)
                 continue

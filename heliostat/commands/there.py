@@ -1,4 +1,4 @@
-"""heliostat train --on PROFILE: the same command, as a job on a cluster."""
+"""heliostat train and sweep --on PROFILE: the same command, as a job on a cluster."""
 
 import argparse
 import json
@@ -31,7 +31,31 @@ def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
 
         _show_plan(plan, args.json)
         return 0
-    argv = ["python", "-m", "heliostat", "train", there]
+    return _send(profile, config, args, ["train", there])
+
+
+def run_sweep(profile: Profile, config: Any, args: argparse.Namespace) -> int:
+    """Run a sweep on a profile's cluster: its driver is a job on the head, which holds no GPU.
+
+    Raises:
+        UserError: config and cluster do not fit together; nothing has been sent.
+    """
+    from tuning.plan import plan_sweep
+
+    there = _inside(args.config)
+    plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
+    _check_storage(profile, plan.base["storage"])
+    if args.dry_run:
+        from heliostat.commands.sweep import show_plan
+
+        show_plan(plan, args.json)
+        return 0
+    return _send(profile, config, args, ["sweep", there])
+
+
+def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
+    """Send a command as a job, with the options of this one, and follow it to its end."""
+    argv = ["python", "-m", "heliostat", *command]
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:

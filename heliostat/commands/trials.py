@@ -88,8 +88,10 @@ def rendered(trials: Any, objectives: Any, wanted: int | None, most: int = SHOWN
     keys = list(dict.fromkeys(key for trial in shown for key in trial.params))
     priced = any(trial.price is not None for trial in trials.all)
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("trial", "state", metric, "step", "seconds", *(["cost"] if priced else []), *keys):
-        grid.add_column(column, justify="left" if column == "state" or column in keys else "right", no_wrap=True)
+    for column in ("trial", "state", metric, "step", "seconds", *(["cost"] if priced else [])):
+        grid.add_column(column, justify="left" if column == "state" else "right", no_wrap=True, min_width=len(column) + 2)
+    for key in keys:
+        grid.add_column(_last(key, keys), no_wrap=True)
     for trial in shown:
         grid.add_row(*(Text(cell) for cell in cells(trial, metric, keys, priced)))
     return Group(Text(headline(trials, objectives, wanted)), grid)
@@ -161,6 +163,12 @@ def _folder(name: str, storage: str) -> Any:
         hint = nearest(name, there) if there else "run one (heliostat sweep CONFIG), or give --storage"
         raise UserError(f"there is no sweep {name!r} in {place}", hint)
     return folder
+
+
+def _last(key: str, keys: list[str]) -> str:
+    """The last part of a dotted key, if no other has the same."""
+    last = key.rpartition(".")[2]
+    return key if [other.rpartition(".")[2] for other in keys].count(last) > 1 else last
 
 
 def _short(value: Any) -> str:
