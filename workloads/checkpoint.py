@@ -18,9 +18,9 @@ import torch
 
 from heliostat.errors import JobFailed
 from heliostat.folder import Folder
+from workloads.run import CHECKPOINTS
 
 MANIFEST = "manifest.json"
-CHECKPOINTS = "checkpoints"
 SECTIONS = ("model", "optimizer")
 
 State = dict[str, Any]

@@ -31,7 +31,7 @@ from workloads.journal import Tail
 from workloads.notices import STOP, tell_drain
 from workloads.plan import Nodes, Plan, prepare
 from workloads.report import write_report
-from workloads.run import CONFIG, METRICS, RESULT, Result, RunRecord
+from workloads.run import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, several times a second, also without any."""
@@ -180,7 +180,7 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
 
 def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
     """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
-    tails = Tail(folder, METRICS), Tail(folder, ATTEMPTS)
+    tails, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
     asked: float | None = None
     running = False
     looked = 0.0
@@ -190,7 +190,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
         while not over.wait(POLL):
             records = [record for tail in tails for record in tail.new()]
             running = next((r["event"] == "running" for r in reversed(records) if "event" in r), running)
-            watch(records)
+            watch([*records, *(event for event in events.new() if "told" in event)])
             now = time.monotonic()
             if owner.lost:
                 raise lease.taken_over(folder, owner)

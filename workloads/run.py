@@ -25,7 +25,7 @@ from heliostat.folder import Folder
 from workloads.config import TrainConfig
 from workloads.notices import STOP
 
-CONFIG, METRICS, EVENTS = "config.yaml", "metrics.jsonl", "events.jsonl"
+CONFIG, METRICS, EVENTS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"
 RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
 VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
 
@@ -79,7 +79,8 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
     """The record of the run at ``folder``: the one that is there, or a new one, not yet written.
 
     Raises:
-        UserError: a run of that name with another config or other data is there; the difference is shown.
+        UserError: a run of that name with another config or other data is there; the difference is shown. Or what is there
+            cannot be read.
     """
     wanted = RunRecord(
         config=config,
@@ -91,6 +92,8 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
         created=time.time(),
     )
     if not folder.exists(CONFIG):
+        if (folder / CHECKPOINTS).names():
+            raise UserError(f"{folder} has checkpoints, but no {CONFIG}", "restore it, or give another name (--set name=...)")
         return wanted
     found = read_record(folder)
     lines = _difference(found.config.identity, config.identity)
@@ -128,8 +131,17 @@ def write_record(folder: Folder, record: RunRecord) -> None:
 
 
 def read_result(folder: Folder) -> Result | None:
-    """How the run ended, or None if it has not."""
-    return Result.model_validate_json(folder.read(RESULT)) if folder.exists(RESULT) else None
+    """How the run ended, or None if it has not.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not folder.exists(RESULT):
+        return None
+    try:
+        return Result.model_validate_json(folder.read(RESULT))
+    except pydantic.ValidationError:
+        raise UserError(f"{folder}/{RESULT} is damaged", "delete it, and the same command makes it anew") from None
 
 
 def runs(storage: Folder) -> Iterator[Folder]:
