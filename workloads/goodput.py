@@ -84,7 +84,7 @@ def account(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]
             marks.append((until, "the driver was killed"))
         if phase == "running":
             spans += _attempt(since, until, workers, events, metrics)
-        elif until > since > 0:
+        elif until > since and (spans or phase != "idle"):
             spans += _before(phase, since, until, workers, room, events)
         if at > until:
             spans.append(Span("idle", until, at, 0))

@@ -1,0 +1,226 @@
+"""A laptop cluster to break, and what is seen of a run on it from its folder."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cluster.laptop.processes import Run, processes
+from tests.conftest import Command, clean_environment, end_group, gone, wait_for
+from workloads.attempts import ATTEMPTS
+from workloads.run import EVENTS, METRICS
+
+PROFILE = """
+name: breakable
+platform: local
+groups:
+  - {name: gpu, cpu: 1, memory: 1Gi, gpu: 1, gpu_type: A100-80GB, min: 0, max: 2, idle_seconds: 30}
+storage: {uri: STORAGE}
+idle_shutdown_seconds: null
+"""
+CONFIG = """
+task: watched:Watched
+dataset: {source: digits}
+model: {width: 8, stages: 1, seconds: 0.01}
+workers: 2
+steps: 600
+evaluate_every: 200
+checkpoint_every: 25
+"""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the folder of a run says."""
+
+    folder: Path
+
+    def journal(self, name: str) -> list[dict[str, Any]]:
+        path = self.folder / name
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+
+    @property
+    def attempts(self) -> list[dict[str, Any]]:
+        return self.journal(ATTEMPTS)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return self.journal(EVENTS)
+
+    @property
+    def step(self) -> int:
+        """The last step that was logged."""
+        return max((record["step"] for record in self.journal(METRICS)), default=0)
+
+    @property
+    def starts(self) -> list[dict[str, Any]]:
+        return [event for event in self.events if event["event"] == "start"]
+
+    @property
+    def losses(self) -> dict[int, float]:
+        """The loss of each logged step; no step is logged twice."""
+        records = [(r["step"], r["loss"]) for r in self.journal(METRICS) if r["kind"] == "train"]
+        assert len({step for step, _ in records}) == len(records)
+        return dict(records)
+
+    @property
+    def measured(self) -> list[Any]:
+        return [(r["step"], r["metrics"]) for r in self.journal(METRICS) if r["kind"] == "eval"]
+
+    def result(self) -> dict[str, Any]:
+        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        return result
+
+    def trains(self, workers: int, after: int = 0) -> None:
+        """Wait until that many workers have logged a step of theirs, in another attempt than the first ``after``."""
+
+        def at_work() -> bool:
+            starts = self.starts
+            if len(starts) <= after or len(starts[-1]["workers"]) != workers:
+                return False
+            return any(r["time"] > starts[-1]["time"] for r in self.journal(METRICS))
+
+        wait_for(at_work, f"{workers} workers at work", 180)
+
+
+def samples_by_step(folder: Path) -> dict[int, list[str]]:
+    """The samples that entered each step, in its last attempt, sorted."""
+    notes = [json.loads(line) for path in folder.glob("*.jsonl") for line in path.read_text().splitlines()]
+    steps: dict[int, list[dict[str, Any]]] = {}
+    for note in notes:
+        steps.setdefault(note["step"], []).append(note)
+    return {step: _last(of_step) for step, of_step in sorted(steps.items())}
+
+
+def _last(notes: list[dict[str, Any]]) -> list[str]:
+    """A step that was lost is computed again, by all ranks: the notes of the last time stand."""
+    newest: dict[int, dict[str, Any]] = {}
+    for note in sorted(notes, key=lambda note: note["time"]):
+        if note["rank"] == 0:
+            newest = {rank: n for rank, n in newest.items() if n["time"] > note["time"] - 1.0}
+        newest[note["rank"]] = note
+    return sorted(sample for note in newest.values() for sample in note["ids"])
+
+
+@dataclass
+class Breakable:
+    """A cluster of real Ray processes on this machine, of a user who has nothing else."""
+
+    command: Command
+    storage: Path
+
+    @property
+    def run(self) -> Run:
+        path = Path(self.command.env["HOME"], ".heliostat/clusters/breakable/cluster.json")
+        return Run(**json.loads(path.read_text()))
+
+    def up(self) -> None:
+        done = self.command("up", "profile.yaml", timeout=120)
+        assert done.code == 0, done.err
+
+    def train(self, name: str, *settings: str) -> "subprocess.Popen[str]":
+        flags = [part for setting in (f"name={name}", *settings) for part in ("--set", setting)]
+        return self.command.start("train", "config.yaml", "--on", "profile.yaml", *flags)
+
+    def seen(self, name: str) -> Seen:
+        return Seen(self.storage / "runs" / name)
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Those whose command line has all the words."""
+        found = []
+        for process in processes(self.run):
+            try:
+                line = " ".join(process.cmdline())
+            except psutil.Error:
+                continue
+            if all(word in line for word in words):
+                found.append(process)
+        return found
+
+    def workers(self) -> list[psutil.Process]:
+        return self.processes("RayTrainWorker")
+
+    def raylet(self, node: str) -> psutil.Process:
+        (process,) = self.processes("raylet/raylet", f"--node_id={node}")
+        return process
+
+    def driver(self) -> psutil.Process:
+        """The command that drives the run, in a job on the head."""
+        return self.processes("-m heliostat train")[-1]
+
+    def drain(self, node: str, seconds: int = 60) -> None:
+        """What a spot notice does."""
+        from cluster.local import TOKEN
+
+        token = str(TOKEN).replace("~", self.command.env["HOME"])
+        ray = Path(sys.executable).with_name("ray")
+        address = f"--address=127.0.0.1:{self.run.ports['gcs']}"
+        reason = ("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot")
+        subprocess.run(
+            [ray, "drain-node", address, f"--node-id={node}", *reason, f"--deadline-remaining-seconds={seconds}"],
+            env={**self.command.env, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token},
+            check=True,
+            capture_output=True,
+        )
+
+
+def write_project(folder: Path, config: str = CONFIG) -> None:
+    """A user's folder with the task of these tests."""
+    shutil.copy(Path(__file__).with_name("watched.py"), folder)
+    (folder / "config.yaml").write_text(config)
+
+
+@pytest.fixture(scope="module")
+def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
+    """A cluster that can have two GPU nodes, in a folder with ``config.yaml``."""
+    work = tmp_path_factory.mktemp("work")
+    env = clean_environment(tmp_path_factory.mktemp("home"))
+    storage = tmp_path_factory.mktemp("storage")
+    (work / "profile.yaml").write_text(PROFILE.replace("STORAGE", str(storage)))
+    write_project(work)
+    cluster = Breakable(Command(work, env), storage)
+    cluster.up()
+    try:
+        yield cluster
+    finally:
+        done = cluster.command("down", "profile.yaml", "--yes", timeout=120)
+        assert done.code == 0, done.err
+        gone(env)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
+    """The run of ``CONFIG`` that nobody disturbs, on plain local workers, with its samples in ``samples``."""
+    work = tmp_path_factory.mktemp("undisturbed")
+    write_project(work)
+    samples = work / "samples"
+    samples.mkdir()
+    command = Command(work, clean_environment(tmp_path_factory.mktemp("home")))
+    done = command(
+        "train", "config.yaml", "--set", "name=calm", "--set", f"model.samples={samples}", "--set", "model.seconds=0"
+    )
+    assert done.code == 0, done.err
+    gone(command.env)
+    return Seen(work / "runs" / "calm")
+
+
+def ended(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str]:
+    """The exit code of a command and what it printed: of a job, its log is the standard output."""
+    try:
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        end_group(process)
+    return process.returncode, out + err
+
+
+def kill(process: psutil.Process) -> None:
+    os.kill(process.pid, 9)

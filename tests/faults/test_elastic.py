@@ -1,0 +1,50 @@
+"""Nodes that leave and come: the run goes on with what is left, grows back, and no sample is lost or seen twice."""
+
+from pathlib import Path
+
+from tests.conftest import wait_for
+from tests.faults.conftest import Breakable, Seen, ended, kill, samples_by_step
+
+
+def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
+    breakable: Breakable, undisturbed: Seen, tmp_path: Path
+) -> None:
+    process = breakable.train("elastic", "workers=[1,2]", "grow_seconds=2", f"model.samples={tmp_path}", "model.seconds=0.05")
+    run = breakable.seen("elastic")
+    run.trains(2)
+    kill(breakable.raylet(run.starts[-1]["workers"][1]["node"]))
+    run.trains(1, after=len(run.starts))
+    run.trains(2, after=len(run.starts))
+    code, told = ended(process)
+    assert code == 0, told
+    sizes = [len(start["workers"]) for start in run.starts]
+    assert [size for n, size in enumerate(sizes) if sizes[n - 1 : n] != [size]][-3:] == [2, 1, 2]
+    assert "was lost with its node" in told
+    assert "there is room for more workers" in told
+    expected = samples_by_step(undisturbed.folder.parent.parent / "samples")
+    assert samples_by_step(tmp_path) == expected
+    assert list(expected) == list(range(600))
+    # Sums of floats in another order: the same up to rounding, which training amplifies.
+    assert run.losses.keys() == undisturbed.losses.keys()
+    early = [step for step in run.losses if step <= 100]
+    assert max(abs(run.losses[step] - undisturbed.losses[step]) for step in early) < 1e-3
+
+
+def test_a_notice_that_a_node_goes_away_loses_no_step_and_costs_no_failure(breakable: Breakable, undisturbed: Seen) -> None:
+    process = breakable.train("drained", "max_failures=0", "model.seconds=0.03")
+    run = breakable.seen("drained")
+    run.trains(2)
+    node = run.starts[-1]["workers"][0]["node"]
+    breakable.drain(node)
+    wait_for(lambda: any(a["event"] == "left" for a in run.attempts), "the workers to leave", 60)
+    run.trains(2, after=1)
+    code, told = ended(process)
+    assert code == 0, told
+    (left,) = [a for a in run.attempts if a["event"] == "left"]
+    assert (left["reason"], left["failures"]) == ("drain", 0)
+    notice = next(e for e in run.events if e["event"] == "drain")
+    assert run.starts[1]["step"] == notice["step"] == left["saved"]
+    assert node not in [worker["node"] for worker in run.starts[1]["workers"]]
+    assert f"a node goes away; saved at step {notice['step']}" in told
+    assert run.losses == undisturbed.losses
+    assert run.measured == undisturbed.measured

@@ -1,0 +1,49 @@
+"""A task for the tests of faults: the digits, slowed down, which writes down the samples that enter each step."""
+
+import hashlib
+import json
+import os
+import time
+
+import torch
+from torch import Tensor, nn
+
+from workloads.tasks.image_classification import ImageClassification
+
+
+class Watched(ImageClassification):
+    """Options as those of image-classification, and how it goes wrong."""
+
+    class Options(ImageClassification.Options):
+        seconds: float = 0.0
+        """How much longer each step takes."""
+        fail_at: int = -1
+        """The step whose loss raises ``error``, every time."""
+        error: str = "RuntimeError"
+        hang_at: int = -1
+        """The step at which rank 1 does not come back."""
+        samples: str = ""
+        """The folder to write the samples of each step to."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        if model.training:
+            self._note(batch)
+        return super().loss(model, batch)
+
+    def _note(self, batch: dict[str, Tensor]) -> None:
+        step, rank = seed_of()
+        ids = [hashlib.sha1(image.numpy().tobytes()).hexdigest()[:12] for image in batch["image"]]
+        if self.options.samples:
+            with open(f"{self.options.samples}/{os.getpid()}.jsonl", "a") as file:
+                file.write(json.dumps({"step": step, "rank": rank, "time": time.time(), "ids": ids}) + "\n")
+        time.sleep(self.options.seconds)
+        if step == self.options.fail_at:
+            raise {"RuntimeError": RuntimeError, "TypeError": TypeError}[self.options.error]("this step never works")
+        if step == self.options.hang_at and rank == 1:
+            time.sleep(3600)
+
+
+def seed_of() -> tuple[int, int]:
+    """The step and the rank of the caller, from how the loop seeds each step (the run's own seed is 0)."""
+    seed = torch.initial_seed()
+    return seed // 4099, seed % 4099

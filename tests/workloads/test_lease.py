@@ -1,0 +1,118 @@
+"""One driver a run: who holds it, who may take it, and how the one that lost it hears of that."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heliostat.errors import JobFailed, UserError
+from heliostat.folder import Folder
+from tests.conftest import wait_for
+from workloads import lease
+
+
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "RENEW", 0.1)
+    monkeypatch.setattr(lease, "DEAD", 2.0)
+
+
+def hold_for_ever(path: str) -> None:
+    with lease.hold(Folder.at(path)):
+        time.sleep(600)
+
+
+def held_by_another(path: Path) -> multiprocessing.Process:
+    process = multiprocessing.get_context("spawn").Process(target=hold_for_ever, args=(str(path),), daemon=True)
+    process.start()
+    wait_for(lambda: lease.read_lease(Folder.at(path)) is not None, "the lease")
+    return process
+
+
+def elsewhere(path: Path, **changes: Any) -> None:
+    """Let the lease look like that of a driver on another machine."""
+    found = json.loads((path / lease.LEASE).read_text())
+    (path / lease.LEASE).write_text(json.dumps({**found, "host": "far-away", **changes}))
+
+
+def test_a_living_owner_is_named_and_a_killed_one_is_followed_at_once(tmp_path: Path) -> None:
+    process = held_by_another(tmp_path)
+    try:
+        with (
+            pytest.raises(UserError, match=rf"process {process.pid} on .* last sign of life \d+ s ago"),
+            lease.hold(Folder.at(tmp_path)),
+        ):
+            pass
+        os.kill(process.pid or 0, signal.SIGKILL)
+        process.join()
+        began = time.monotonic()
+        with lease.hold(Folder.at(tmp_path)):
+            assert time.monotonic() - began < lease.DEAD / 2
+    finally:
+        process.kill()
+        process.join()
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_owner_elsewhere_is_dead_when_it_stops_renewing_whatever_its_clock_says(tmp_path: Path) -> None:
+    (tmp_path / lease.LEASE).write_text(
+        json.dumps({"id": "x", "host": "far-away", "pid": 1, "started": 0, "user": "u", "since": 9e9, "beat": 3, "time": 9e9})
+    )
+    began = time.monotonic()
+    with lease.hold(Folder.at(tmp_path)):
+        assert time.monotonic() - began >= lease.DEAD
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_owner_elsewhere_that_renews_is_left_alone(tmp_path: Path) -> None:
+    with lease.hold(Folder.at(tmp_path)) as mine:
+        mine._owner["host"] = "far-away"
+        wait_for(lambda: (lease.read_lease(Folder.at(tmp_path)) or {})["host"] == "far-away", "a renewal")
+        with pytest.raises(UserError, match=r"is being driven by .* on far-away"), lease.hold(Folder.at(tmp_path)):
+            pass
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_driver_that_was_silent_hears_that_another_has_taken_over(tmp_path: Path) -> None:
+    def drive() -> None:
+        with lease.hold(Folder.at(tmp_path)) as mine:
+            elsewhere(tmp_path, id="another", host="there", pid=7, user="u")
+            wait_for(lambda: mine.lost is not None, "the loss")
+
+    with pytest.raises(JobFailed, match=r"taken over by u's process 7 on there"):
+        drive()
+    assert (lease.read_lease(Folder.at(tmp_path)) or {})["id"] == "another", "the other's lease stays"
+
+
+def test_a_torn_lease_binds_nobody(tmp_path: Path) -> None:
+    (tmp_path / lease.LEASE).write_text('{"id": "x", "ho')
+    with lease.hold(Folder.at(tmp_path)):
+        pass
+    assert not (tmp_path / lease.LEASE).exists()
+
+
+def test_of_two_that_come_at_once_one_gets_it(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[str] = context.Queue()
+    processes = [context.Process(target=_try, args=(str(tmp_path), results)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    got = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert got.count("held") <= 1
+    assert set(got) <= {"held", "refused"}
+
+
+def _try(path: str, results: Any) -> None:
+    try:
+        with lease.hold(Folder.at(path)):
+            results.put("held")
+            time.sleep(5)
+    except UserError:
+        results.put("refused")
