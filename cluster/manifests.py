@@ -74,24 +74,18 @@ def ray_job(
         "backoffLimit": 0,
         "preRunningDeadlineSeconds": 600 + max(group.start_seconds for group in profile.groups),
         "activeDeadlineSeconds": int(profile.job_hours * 3600),
+        # Not deletionRules: the webhook of Kueue (0.15), which every RayJob passes, makes the rule for a job that failed before
+        # it ran invalid. Without that rule its cluster would stay for ever.
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": 60,
         "rayClusterSpec": _cluster_spec(profile, name, features, standing=False),
     }
     if entrypoint:
         spec |= {"entrypoint": entrypoint, "runtimeEnvYAML": runtime_env or "{}"}
-    if profile.queue:
-        # Kueue starts a job by lifting its suspension, and KubeRay suspends only jobs that shut their cluster down.
-        spec |= {"suspend": True, "shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 60}
-    else:
-        spec["deletionStrategy"] = {"deletionRules": [
-            _deletion("DeleteCluster", 60, jobStatus="SUCCEEDED"),
-            _deletion("DeleteCluster", 300, jobStatus="FAILED"),
-            _deletion("DeleteCluster", 300, jobDeploymentStatus="Failed"),
-            _deletion("DeleteSelf", 86400, jobStatus="SUCCEEDED"),
-            _deletion("DeleteSelf", 86400, jobStatus="FAILED"),
-            _deletion("DeleteSelf", 86400, jobDeploymentStatus="Failed"),
-        ]}  # fmt: skip
     document: Document = {"apiVersion": API_VERSION, "kind": "RayJob", "metadata": metadata(profile, name), "spec": spec}
     if profile.queue:
+        # Kueue starts a job by lifting its suspension.
+        spec["suspend"] = True
         document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
     return document
 
@@ -185,7 +179,3 @@ def metadata(profile: Profile, name: str) -> Document:
     if profile.namespace:
         document["namespace"] = profile.namespace
     return document
-
-
-def _deletion(policy: str, seconds: int, **condition: str) -> Document:
-    return {"policy": policy, "condition": {**condition, "ttlSeconds": seconds}}

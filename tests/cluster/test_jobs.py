@@ -21,8 +21,8 @@ from tests.conftest import Head, wait_for
 class Line:
     """A TCP proxy in front of a port, which can be cut and mended."""
 
-    def __init__(self, port: int) -> None:
-        self._port, self._open, self._sockets = port, True, list[socket.socket]()
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
+        self._there, self._open, self._sockets = (host, port), True, list[socket.socket]()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -50,7 +50,7 @@ class Line:
             if not self._open:
                 near.close()
                 continue
-            far = socket.create_connection(("127.0.0.1", self._port))
+            far = socket.create_connection(self._there)
             self._sockets += [near, far]
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()

@@ -321,12 +321,9 @@ def test_a_job_ends_at_its_deadlines_and_leaves_nothing(name: str) -> None:
     assert spec["activeDeadlineSeconds"] == profile.job_hours * 3600
     slowest = max(group.start_seconds for group in profile.groups)
     assert slowest < spec["preRunningDeadlineSeconds"] < slowest + 3600
-    rows = [(rule["policy"], rule["condition"]) for rule in spec["deletionStrategy"]["deletionRules"]]
-    for end in ({"jobStatus": "SUCCEEDED"}, {"jobStatus": "FAILED"}, {"jobDeploymentStatus": "Failed"}):
-        ends = {policy: c["ttlSeconds"] for policy, c in rows if end.items() <= c.items()}
-        assert ends["DeleteCluster"] <= 300, end
-        assert ends["DeleteCluster"] < ends["DeleteSelf"] <= 86400, end
-    assert "shutdownAfterJobFinishes" not in spec, "KubeRay refuses both"
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert 0 < spec["ttlSecondsAfterFinished"] <= 300
+    assert "deletionStrategy" not in spec, "KubeRay refuses both"
 
 
 def test_a_job_is_submitted_by_us_or_by_the_operator() -> None:

@@ -34,11 +34,7 @@ def claim(place: Place, profile: Profile) -> None:
 
 
 def job(place: Place, profile: Profile, name: str, entrypoint: str) -> Document:
-    """A RayJob that shuts its cluster down at its end, which one that is to be suspended must."""
-    document = ray_job(profile, name, place.kube.api.features, entrypoint)
-    del document["spec"]["deletionStrategy"]
-    document["spec"] |= {"shutdownAfterJobFinishes": True, "ttlSecondsAfterFinished": 5}
-    return document
+    return ray_job(profile, name, place.kube.api.features, entrypoint)
 
 
 def test_a_job_that_is_suspended_gives_its_cluster_back_and_starts_anew_when_it_is_resumed(
@@ -60,9 +56,8 @@ def test_a_job_that_is_suspended_gives_its_cluster_back_and_starts_anew_when_it_
 
 
 def test_a_job_that_keeps_its_cluster_cannot_be_suspended(place: Place, profile: Profile) -> None:
-    document = ray_job(profile, "keeps", place.kube.api.features, "true")
-    document["spec"]["submissionMode"] = "InteractiveMode"
-    del document["spec"]["entrypoint"], document["spec"]["runtimeEnvYAML"]
+    document = ray_job(profile, "keeps", place.kube.api.features)
+    del document["spec"]["shutdownAfterJobFinishes"], document["spec"]["ttlSecondsAfterFinished"]
     place.kube.jobs.create(document)
     with pytest.raises(Invalid, match="suspend needs shutdownAfterJobFinishes"):
         place.kube.jobs.suspend("keeps")
