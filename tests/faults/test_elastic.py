@@ -9,7 +9,7 @@ from tests.faults.conftest import Breakable, Seen, ended, kill, samples_by_step
 def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     breakable: Breakable, undisturbed: Seen, tmp_path: Path
 ) -> None:
-    process = breakable.train("elastic", "workers=[1,2]", "grow_seconds=2", f"model.samples={tmp_path}", "model.seconds=0.05")
+    process = breakable.train("elastic", "workers=[1,4]", "grow_seconds=2", f"model.samples={tmp_path}", "model.seconds=0.05")
     run = breakable.seen("elastic")
     run.trains(2)
     kill(breakable.raylet(run.starts[-1]["workers"][1]["node"]))

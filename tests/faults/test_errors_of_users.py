@@ -1,0 +1,65 @@
+"""What no other node mends: told once, by the worker that failed first, without endless tries."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command, gone
+from tests.faults.conftest import Seen, write_project
+
+
+@pytest.fixture
+def project(command: Command) -> Command:
+    write_project(command.cwd)
+    return command
+
+
+def train(command: Command, name: str, *settings: str) -> tuple[int, str]:
+    flags = [part for setting in (f"name={name}", *settings) for part in ("--set", setting)]
+    done = command("train", "config.yaml", *flags)
+    gone(command.env)
+    return done.code, done.err
+
+
+def test_a_mistake_in_the_code_ends_the_run_at_once(project: Command) -> None:
+    code, told = train(project, "mistake", "model.fail_at=30", "model.error=TypeError")
+    assert code == 1
+    assert told.count("this step never works") == 1
+    assert "failed after step 30:" in told
+    assert "watched.py" in told
+    assert "TypeError: this step never works" in told
+    assert len(Seen(project.cwd / "runs/mistake").starts) == 1
+
+
+def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: Command) -> None:
+    code, told = train(project, "thrice", "model.fail_at=30")
+    assert code == 1
+    assert "the same step failed 3 times in this way" in told
+    assert told.count("\n  RuntimeError: this step never works") == 1
+    assert told.count("goes on") == 3, "twice while it ran, and how to go on by hand"
+    run = Seen(project.cwd / "runs/thrice")
+    assert [start["step"] for start in run.starts] == [0, 25, 25]
+
+
+def test_a_worker_that_does_not_come_back_is_named(project: Command) -> None:
+    code, told = train(project, "hung", "model.hang_at=30", "hang_minutes=0.1", "max_failures=0")
+    assert code == 1
+    assert "the workers waited for each other in vain after step 30; silent rank: 1" in told
+    assert "Traceback" not in told
+
+
+def test_room_that_another_holds_is_not_counted(project: Command, tmp_path: Path) -> None:
+    """Ray Train's own policy would ask for two workers for ever."""
+    script = tmp_path / "busy.py"
+    script.write_text(
+        "import ray\n"
+        "from workloads import train\n"
+        "ray.init(num_cpus=2, log_to_driver=False)\n"
+        "holder = ray.remote(num_cpus=1)(type('Holder', (), {})).remote()\n"
+        "ray.get(holder.__ray_ready__.remote())\n"
+        "print(train('config.yaml', ['name=busy', 'workers=[1,2]', 'steps=30']).state)\n"
+    )
+    with project.python(str(script)) as process:
+        out, err = process.communicate(timeout=300)
+    assert out.strip().splitlines()[-1:] == ["finished"], err
+    assert [len(start["workers"]) for start in Seen(project.cwd / "runs/busy").starts] == [1]

@@ -1,0 +1,59 @@
+"""The contract with the inside of Ray Train, so that a new Ray that changes it fails here and not in a run."""
+
+import inspect
+
+import ray.train.v2._internal.execution.controller.controller as controller
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, ScalingPolicy
+from ray.train.v2.api.config import ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+from heliostat.errors import JobFailed
+from workloads.controller import Judgement, Sizes, Trainer, unwrapped
+
+
+def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> None:
+    assert {"scaling_policy", "failure_policy"} <= set(inspect.signature(controller.TrainController.__init__).parameters)
+    fit = inspect.getsource(DataParallelTrainer.fit)
+    assert "self._initialize_and_run_controller(" in fit
+    assert "scaling_policy=" in fit
+    assert "failure_policy=" in fit
+    assert Trainer._initialize_and_run_controller is not DataParallelTrainer._initialize_and_run_controller
+
+
+def test_our_policies_answer_every_question_that_there_is() -> None:
+    assert ScalingPolicy.__abstractmethods__ == {
+        "make_decision_for_non_running_worker_group",
+        "make_decision_for_running_worker_group",
+        "_get_num_workers_for_resource_request",
+    }
+    assert FailurePolicy.__abstractmethods__ == {"make_decision"}
+    assert not Sizes.__abstractmethods__ | Judgement.__abstractmethods__
+    assert {decision.name for decision in FailureDecision} == {"RETRY", "RAISE", "NOOP"}
+
+
+def test_the_states_that_are_recorded_have_these_names() -> None:
+    states = {"SchedulingState", "RunningState", "FinishedState", "ErroredState"}
+    assert states <= vars(controller).keys()
+
+
+def test_rays_own_policy_still_asks_for_more_than_the_nodes_can_give() -> None:
+    """The guard in `Sizes` can go when this fails."""
+    scaling = ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 1})
+    assert ElasticScalingPolicy(scaling)._get_num_workers_for_resource_request() == 4
+    assert Sizes(scaling, "runs/x", 1, 2, 0.0, 60.0)._get_num_workers_for_resource_request() == 2
+
+
+def test_the_workers_to_be_replaced_still_hold_their_room_while_the_new_size_is_decided() -> None:
+    """`Sizes` counts their room as free; if Ray lets go of them first, that would count it twice."""
+    decide = inspect.getsource(controller.TrainController._make_and_handle_scaling_decision_for_non_running_worker_group)
+    resize = inspect.getsource(controller.TrainController._execute_resize_decision)
+    assert "_shutdown_worker_group()" not in decide
+    assert resize.index("_shutdown_worker_group()") < resize.index("_start_worker_group(")
+
+
+def test_our_errors_are_found_inside_of_rays() -> None:
+    from ray.train.v2.api.exceptions import ControllerError
+
+    failure = JobFailed("told")
+    assert unwrapped(ControllerError(failure)) is failure
