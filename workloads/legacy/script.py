@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from heliostat.environment import RUN
-from heliostat.errors import UserError
+from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
 from workloads.lease import Lease, hold, taken_over
 from workloads.patience import patiently
@@ -150,6 +150,8 @@ def _own(run: Folder) -> Lease:
         stack = ExitStack()
         try:
             _Run.lease = stack.enter_context(hold(run))
+        except NotWritable:
+            raise
         except UserError as error:
             raise UserError(
                 error.what, "stop that one first, or give this one another name: heliostat torchrun --name"

@@ -1,0 +1,222 @@
+"""The parts of ``heliostat torchrun`` by themselves: what is shown of the output, and the three lines without Ray."""
+
+import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.conftest import Command, end_group, wait_for
+from workloads.legacy.hub import MOST, Hub
+from workloads.legacy.output import HOLD, TRACEBACK, Output
+from workloads.legacy.worker import CHILD
+
+COUNTS = """
+import sys, time
+import torch
+from workloads.legacy import resume, save
+model = torch.nn.Linear(2, 1)
+best = {"of": 0}
+for step in range(resume(model=model, best=best), int(sys.argv[1])):
+    with torch.no_grad():
+        model.weight.fill_(step + 1)
+    best["of"] = step + 1
+    print("step", step + 1, model.weight[0, 0].item(), best["of"], flush=True)
+    save(step + 1, model=model, best=best)
+print("has", model.weight[0, 0].item(), best, flush=True)
+"""
+
+
+@pytest.fixture
+def counts(command: Command) -> Command:
+    (command.cwd / "counts.py").write_text(COUNTS)
+    return command
+
+
+def python(command: Command, *args: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *args], cwd=command.cwd, env=dict(command.env), capture_output=True, text=True, timeout=120
+    )
+
+
+def test_the_same_command_goes_on_and_two_checkpoints_stay(counts: Command) -> None:
+    assert python(counts, "counts.py", "4").returncode == 0
+    run = counts.cwd / "runs/counts"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
+    again = python(counts, "counts.py", "4")
+    assert again.stdout == "has 4.0 {'of': 4}\n"
+    assert f"heliostat: goes on from step 4, {run}/checkpoints/step-00000004" in again.stderr
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "deleted", "manifest"])
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(counts: Command, how: str) -> None:
+    assert python(counts, "counts.py", "4").returncode == 0
+    newest = counts.cwd / "runs/counts/checkpoints/step-00000004"
+    (state,) = [path for path in newest.iterdir() if path.suffix == ".pt"]
+    data = state.read_bytes()
+    if how == "cut":
+        state.write_bytes(data[:-10])
+    elif how == "flipped":
+        state.write_bytes(data[:100] + bytes([data[100] ^ 1]) + data[101:])
+    elif how == "deleted":
+        state.unlink()
+    else:
+        (newest / "manifest.json").write_text("{}")
+    again = python(counts, "counts.py", "4")
+    assert again.returncode == 0, again.stderr
+    assert "step-00000004 is damaged" in again.stderr
+    assert "the one before is taken" in again.stderr
+    assert again.stdout == "step 4 4.0 4\nhas 4.0 {'of': 4}\n"
+
+
+def test_the_checkpoints_of_other_arguments_are_refused(counts: Command) -> None:
+    assert python(counts, "counts.py", "2").returncode == 0
+    other = python(counts, "counts.py", "3")
+    assert other.returncode == 2
+    assert "made with the arguments ['2'], and these are ['3']" in other.stderr
+    assert "--name" in other.stderr
+    assert "Traceback" not in other.stderr
+    (counts.cwd / "runs/counts/script.json").unlink()
+    assert python(counts, "counts.py", "3").stdout == "step 3 3.0 3\nhas 3.0 {'of': 3}\n"
+
+
+def test_other_parts_than_were_saved_are_refused(counts: Command) -> None:
+    assert python(counts, "counts.py", "2").returncode == 0
+    (counts.cwd / "counts.py").write_text(COUNTS.replace("resume(model=model, best=best)", "resume(model=model)"))
+    other = python(counts, "counts.py", "2")
+    assert other.returncode == 2
+    assert "has model, best, and the script resumes model" in other.stderr
+
+
+def test_what_could_not_be_read_back_is_refused_when_it_is_saved(command: Command) -> None:
+    (command.cwd / "bad.py").write_text(
+        "import argparse\nfrom workloads.legacy import save\nsave(1, extra={'args': argparse.Namespace(a=1)})\n"
+    )
+    done = python(command, "bad.py")
+    assert done.returncode == 1
+    assert "a part to save has an object that is not plain" in done.stderr
+    assert "vars(args) instead of args" in done.stderr
+    assert not list(command.cwd.rglob("manifest.json"))
+
+
+def test_sigterm_ends_it_after_the_next_save_and_a_second_one_is_kept_out(counts: Command) -> None:
+    (counts.cwd / "counts.py").write_text(COUNTS.replace("    save(", "    time.sleep(0.05)\n    save("))
+    with counts.python("counts.py", "100000") as process:
+        try:
+            saved = counts.cwd / "runs/counts/checkpoints/step-00000002/manifest.json"
+            wait_for(saved.exists, "a checkpoint")
+            second = python(counts, "counts.py", "100000")
+            assert second.returncode == 2
+            assert f"process {process.pid}" in second.stderr
+            assert "--name" in second.stderr
+            process.terminate()
+            out, err = process.communicate(timeout=60)
+        finally:
+            end_group(process)
+    last = len(out.splitlines())
+    assert process.returncode == 128 + signal.SIGTERM
+    assert f"heliostat: step {last} is saved, and the script ends, as it was asked to" in err
+    assert (counts.cwd / f"runs/counts/checkpoints/step-{last:08d}/manifest.json").exists()
+    assert not (counts.cwd / "runs/counts/lease.json").exists()
+
+
+def test_a_full_disk_is_waited_for(counts: Command, small_disk: Path) -> None:
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"\0" * (2 << 20))
+    counts = Command(counts.cwd, {**counts.env, "HELIOSTAT_RUN": str(small_disk / "run")})
+    with counts.python("counts.py", "2") as process:
+        try:
+            assert process.stderr
+            assert "cannot save yet" in process.stderr.readline()
+            ballast.unlink()
+            out, _ = process.communicate(timeout=120)
+        finally:
+            end_group(process)
+    assert process.returncode == 0
+    assert out.endswith("has 2.0 {'of': 2}\n")
+
+
+def test_a_child_ends_with_its_parent_even_if_that_is_killed() -> None:
+    code = f"""
+import os, subprocess, sys, time
+sleep = [sys.executable, "-c", "import time; time.sleep(1000)"]
+child = subprocess.Popen([sys.executable, "-IS", {str(CHILD)!r}, str(os.getpid()), *sleep])
+print(child.pid, flush=True)
+time.sleep(1000)
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        child = psutil.Process(int(parent.stdout.readline()))
+        wait_for(lambda: "time.sleep" in " ".join(child.cmdline()), "the child to become its command")
+        parent.kill()
+        wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child's end")
+
+
+def shown(world: int = 2) -> tuple[Output, list[str]]:
+    lines: list[str] = []
+    return Output(lambda stream, text: lines.append(f"{stream}: {text}"), world), lines
+
+
+def test_lines_have_their_rank_unless_there_is_only_one() -> None:
+    output, lines = shown()
+    output.line(1, "stdout", "a", 0)
+    output.line(0, "stderr", "[rank0]: b", 0)
+    alone, only = shown(world=1)
+    alone.line(0, "stdout", "a", 0)
+    assert lines == ["stdout: [rank 1] a", "stderr: [rank 0] b"]
+    assert only == ["stdout: a"]
+
+
+def test_of_several_tracebacks_that_of_the_first_failure_is_shown() -> None:
+    output, lines = shown()
+    for rank in (0, 1):
+        output.line(rank, "stderr", f"[rank{rank}]: {TRACEBACK}:", 0)
+        output.line(rank, "stderr", f"[rank{rank}]: Error {rank}", 0)
+    assert lines == []
+    output.failed(1)
+    output.tick(HOLD + 1)
+    output.end()
+    assert lines == [f"stderr: [rank 1] {TRACEBACK}:", "stderr: [rank 1] Error 1"]
+
+
+def test_a_traceback_that_was_survived_is_shown_after_a_while_or_at_the_end() -> None:
+    output, lines = shown()
+    output.line(0, "stderr", TRACEBACK, 0)
+    output.tick(HOLD / 2)
+    assert lines == []
+    output.tick(HOLD + 1)
+    assert lines == [f"stderr: [rank 0] {TRACEBACK}"]
+    output.line(0, "stderr", "on", HOLD + 2)
+    output.line(1, "stderr", TRACEBACK, HOLD + 2)
+    output.end()
+    assert lines[1:] == ["stderr: [rank 0] on", f"stderr: [rank 1] {TRACEBACK}"]
+
+
+def test_the_hub_holds_printers_back_and_forgets_the_attempt_before() -> None:
+    async def scene() -> None:
+        hub = Hub()
+        await hub.attempt(1, 2)
+        one = asyncio.create_task(hub.join(1, 1, {"rank": 1}))
+        assert await hub.join(1, 0, {"rank": 0}) == [{"rank": 0}, {"rank": 1}] == await one
+        flood = asyncio.create_task(hub.tell(1, 0, [("stdout", "x")] * MOST))
+        await asyncio.sleep(0.01)
+        assert not flood.done(), "the script waits while nobody reads"
+        assert len(await hub.take(1)) == MOST
+        assert await flood == ""
+        first = asyncio.create_task(hub.ended(1, 1, 3))
+        await asyncio.sleep(0.01)
+        assert not first.done(), "who fails first waits, so that the others end in order"
+        assert await hub.tell(1, 0, []) == "failed"
+        await hub.ended(1, 0, -15)
+        await first
+        assert await hub.take(1) == [(1, "exit", 3), (0, "exit", -15)]
+        await hub.attempt(2, 2)
+        assert await hub.tell(1, 0, [("stdout", "late")]) == "failed"
+        assert await hub.take(0) == []
+        await hub.stop()
+        assert await hub.tell(2, 0, []) == "stop"
+
+    asyncio.run(scene())
