@@ -29,7 +29,7 @@ idle_shutdown_seconds: null
 CONFIG = """
 task: watched:Watched
 dataset: {source: digits}
-model: {width: 8, stages: 1, seconds: 0.01}
+model: {width: 8, stages: 1, dropout: 0.0, seconds: 0.01}
 workers: 2
 steps: 600
 evaluate_every: 200

