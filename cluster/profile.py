@@ -225,7 +225,7 @@ class Profile(Config):
 
     @property
     def capacity(self) -> list[dict[str, Any]]:
-        """Every group at its maximum: a node's ``CPU`` and ``GPU``, how many ``nodes``, the ``group`` and its hourly ``price``."""
+        """Every group at its maximum: a node's ``CPU``, ``GPU`` and hourly ``price``, the ``group``, and how many ``nodes``."""
         return [{**ray_resources(g), "nodes": g.max, "group": g.name, "price": g.price} for g in self.groups]
 
 
