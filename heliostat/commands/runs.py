@@ -19,8 +19,10 @@ def run(args: argparse.Namespace) -> int:
     elif not rows:
         err.print(f"no runs in {args.storage}", highlight=False)
     else:
-        columns = ("name", "task", "state", "step", "test", "created")
-        print_table(columns, [(r["name"], r["task"], r["state"], r["step"], numbers(r["test"]), r["created"]) for r in rows])
+        columns = ("name", "task", "state", "step", "goodput", "test", "created")
+        print_table(
+            columns, [(*(r[c] for c in columns[:4]), _share(r["goodput"]), numbers(r["test"]), r["created"]) for r in rows]
+        )
     return 0
 
 
@@ -34,10 +36,14 @@ def _row(folder: Any) -> dict[str, Any]:
     import time
 
     from heliostat.errors import UserError
+    from workloads.goodput import goodput
     from workloads.journal import read_journal
     from workloads.run import EVENTS, METRICS, read_record, read_result
 
-    row = {"name": folder.name, "run": str(folder), "task": "?", "state": "unreadable", "step": 0, "test": {}, "created": "?"}
+    row = {
+        "name": folder.name, "run": str(folder), "task": "?", "state": "unreadable", "step": 0, "goodput": 0.0, "test": {},
+        "created": "?",
+    }  # fmt: skip
     try:
         record, result = read_record(folder), read_result(folder)
     except UserError as error:
@@ -49,6 +55,11 @@ def _row(folder: Any) -> dict[str, Any]:
         "task": record.config.task,
         "state": result.state if result else last if last in ("stopped", "diverged") else "unfinished",
         "step": max(steps, default=0),
+        "goodput": round(goodput(folder).share, 3),
         "test": result.metrics.get("test", {}) if result else {},
         "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
     }
+
+
+def _share(goodput: float) -> str:
+    return f"{goodput:.0%}" if goodput else ""

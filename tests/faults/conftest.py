@@ -224,3 +224,9 @@ def ended(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, 
 
 def kill(process: psutil.Process) -> None:
     os.kill(process.pid, 9)
+
+
+def head(breakable: Breakable) -> str:
+    """The node id of the head."""
+    (raylet,) = [p for p in breakable.processes("raylet/raylet") if "node:__internal_head__" in " ".join(p.cmdline())]
+    return str(next(a.removeprefix("--node_id=") for a in raylet.cmdline() if a.startswith("--node_id=")))

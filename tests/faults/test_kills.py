@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.conftest import wait_for
-from tests.faults.conftest import Breakable, Seen, ended, kill
+from tests.faults.conftest import Breakable, Seen, ended, head, kill
 from workloads.lease import LEASE
 
 
@@ -46,12 +46,6 @@ def test_the_same_command_goes_on(breakable: Breakable, undisturbed: Seen, victi
     assert run.starts[1]["step"] > 0
     assert run.losses == undisturbed.losses
     assert run.measured == undisturbed.measured
-
-
-def head(breakable: Breakable) -> str:
-    """The node id of the head."""
-    (raylet,) = [p for p in breakable.processes("raylet/raylet") if "node:__internal_head__" in " ".join(p.cmdline())]
-    return str(next(a.removeprefix("--node_id=") for a in raylet.cmdline() if a.startswith("--node_id=")))
 
 
 def test_a_second_driver_is_refused_while_the_first_lives(breakable: Breakable) -> None:

@@ -1,0 +1,88 @@
+"""Many faults at random moments: the run is finished, its result is the undisturbed run's, and nothing of it is left.
+
+``make soak`` does twenty of them; the tests, a few. The seed is printed, and ``SOAK_SEED`` repeats its faults.
+"""
+
+import os
+import random
+import subprocess
+import time
+from collections.abc import Callable
+
+import pytest
+
+from tests.conftest import wait_for
+from tests.faults.conftest import CONFIG, Breakable, Seen, ended, head, kill
+from workloads.lease import LEASE
+
+FAULTS = int(os.environ.get("SOAK_FAULTS", "3"))
+LONG = ("steps=6000", "max_failures=20", "model.seconds=0.01", "evaluate_every=1000")
+
+
+class Soak:
+    """A run that is broken again and again, and started again by the same command when its driver is gone."""
+
+    def __init__(self, cluster: Breakable, dice: random.Random) -> None:
+        self.cluster, self.dice = cluster, dice
+        self.run = cluster.seen("soaked")
+        self.process = self.start()
+
+    def start(self) -> "subprocess.Popen[str]":
+        return self.cluster.train("soaked", *LONG)
+
+    def goes_on(self, after: int) -> None:
+        """Wait until the run trains again after a fault; a driver that has ended is started again."""
+
+        def at_work() -> bool:
+            if self.process.poll() is not None:
+                ended(self.process)
+                self.cluster.up()
+                self.process = self.start()
+            starts = self.run.starts
+            return len(starts) > after and any(r["time"] > starts[-1]["time"] for r in self.run.journal("metrics.jsonl"))
+
+        wait_for(at_work, "the run to go on", 300)
+
+    def fault(self, kind: str) -> None:
+        after = len(self.run.starts)
+        nodes = [worker["node"] for worker in self.run.starts[-1]["workers"]]
+        faults: dict[str, Callable[[], None]] = {
+            "worker": lambda: kill(self.dice.choice(self.cluster.workers())),
+            "raylet": lambda: kill(self.cluster.raylet(self.dice.choice(nodes))),
+            "drain": lambda: self.cluster.drain(self.dice.choice(nodes)),
+            "driver": lambda: kill(self.cluster.driver()),
+            "head": lambda: kill(self.cluster.raylet(head(self.cluster))),
+        }
+        faults[kind]()
+        self.goes_on(after)
+
+
+def test_faults_at_random_moments_change_nothing(breakable: Breakable, calm: Seen) -> None:
+    seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 10**6))
+    print(f"SOAK_SEED={seed} SOAK_FAULTS={FAULTS}")
+    dice = random.Random(seed)
+    soak = Soak(breakable, dice)
+    soak.run.trains(2)
+    kinds = ["worker", "raylet", "drain", "driver", "head"]
+    for number in range(FAULTS):
+        time.sleep(dice.uniform(0.0, 4.0))
+        kind = kinds[number % len(kinds)] if number < len(kinds) else dice.choice(kinds)
+        began = time.monotonic()
+        soak.fault(kind)
+        print(f"{number + 1:>3} {kind:<7} trains again after {time.monotonic() - began:.1f} s, step {soak.run.step}")
+    code, told = ended(soak.process, 600)
+    assert code == 0, told
+    assert soak.run.losses == calm.losses
+    assert soak.run.measured == calm.measured
+    assert soak.run.result()["metrics"] == calm.result()["metrics"]
+    assert not (soak.run.folder / LEASE).exists()
+    wait_for(lambda: not breakable.workers(), "the last worker to end")
+
+
+@pytest.fixture(scope="module")
+def calm(breakable: Breakable) -> Seen:
+    """The same run on the same cluster, undisturbed, without the slowness."""
+    assert "seconds: 0.01" in CONFIG
+    code, told = ended(breakable.train("calm", *LONG[:2], "model.seconds=0", LONG[3]))
+    assert code == 0, told
+    return breakable.seen("calm")
