@@ -246,7 +246,8 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
 
 def _no_answer(server: str, error: urllib3.exceptions.HTTPError) -> KubernetesError:
     text = str(error)
-    if "CERTIFICATE" in text or "SSL" in text:
+    # An end in the middle of a handshake is no matter of certificates: the server, or the line to it, went away.
+    if any(word in text for word in ("CERTIFICATE", "ALERT", "WRONG_VERSION")):
         return Unauthorized(f"the TLS connection to {server} failed: {text}", "mend the certificates in the kubeconfig")
     return Unreachable(f"the API server {server} does not answer: {text}", "check the network, the VPN and KUBECONFIG")
 

@@ -19,6 +19,10 @@ from heliostat.errors import ContactLost, JobFailed, Stopped
 POLL = 1.0
 LOST_SECONDS = 60.0
 """How long nobody may answer before following a job is given up; the job itself goes on."""
+CLOSE_SECONDS = 3.0
+"""How long Ray takes at most to send the rest of a log after the job's end; it reads once a second."""
+BEGINNING = 256
+"""How many characters of its beginning tell a log from another one."""
 STOP_SECONDS = 60
 """How long a job that is asked to stop may take for its last checkpoint."""
 
@@ -152,9 +156,9 @@ class _Log:
 
     def __init__(self, dashboard: Dashboard, job_id: str, write: Callable[[str], Any]) -> None:
         self._dashboard, self._job_id, self._write = dashboard, job_id, write
-        self._written = 0
+        self._written, self._beginning = 0, ""
         self._last = time.monotonic()
-        self._over = threading.Event()
+        self._over, self._closed = threading.Event(), threading.Event()
         self._socket: Any = None
         self._refused: websocket.WebSocketBadStatusException | None = None
         self._unwritable: OSError | None = None
@@ -175,15 +179,18 @@ class _Log:
 
     def finish(self) -> None:
         """Stop reading, and write what has not come through the websocket."""
+        try:
+            text = self._dashboard.logs(self._job_id)
+        except KubernetesError:
+            text = ""  # the end is known, and the rest of the output is out of reach
+        if len(text) < self._written:
+            # The log was rotated: what was in the old file comes by the websocket that is open, or not at all.
+            self._closed.wait(CLOSE_SECONDS)
         self._over.set()
         if self._socket is not None:
             self._socket.settimeout(0.1)
         self._thread.join(5)
-        try:
-            text = self._dashboard.logs(self._job_id)
-        except KubernetesError:
-            return  # the end is known, and the rest of the output is out of reach
-        self._take(text[self._written :])
+        self._take(text[self._skipped(text) :])
 
     def _run(self) -> None:
         while not self._over.is_set():
@@ -200,7 +207,8 @@ class _Log:
 
     def _read(self) -> None:
         self._socket = self._dashboard.tail(self._job_id)
-        skip = self._written
+        self._closed.clear()
+        skip: int | None = None
         try:
             self._socket.settimeout(0.5)
             while not self._over.is_set():
@@ -209,17 +217,27 @@ class _Log:
                 except websocket.WebSocketTimeoutException:
                     continue
                 text = piece if isinstance(piece, str) else piece.decode(errors="replace")
-                if not text:  # closed
+                if not text:  # all has come
+                    self._closed.set()
                     self._over.wait(POLL)
                     return
+                skip = self._skipped(text) if skip is None else skip
                 self._take(text[skip:])
                 skip = max(0, skip - len(text))
         finally:
             self._socket.close()
 
+    def _skipped(self, text: str) -> int:
+        """How much has been written of a log that begins so: nothing of one that begins otherwise, as after a rotation."""
+        compared = min(len(text), len(self._beginning))
+        if text[:compared] != self._beginning[:compared]:
+            self._written, self._beginning = 0, ""
+        return self._written
+
     def _take(self, text: str) -> None:
         if text:
             self._written += len(text)
+            self._beginning += text[: BEGINNING - len(self._beginning)]
             self._last = time.monotonic()
             try:
                 self._write(text)

@@ -33,15 +33,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _watch(target: Any) -> None:
+    from rich.console import Group
     from rich.live import Live
+    from rich.text import Text
 
+    from cluster.errors import Unreachable
     from heliostat.console import out
 
+    page = _page(target.state())
     try:
-        with Live(_page(target.state()), console=out, refresh_per_second=4) as live:
+        # Drawn when there is something new, and not in between: a terminal over a slow line would flicker.
+        with Live(page, console=out, auto_refresh=False) as live:
             while True:
+                live.update(Group(page, Text(f"at {time.strftime('%H:%M:%S')}; Ctrl-C ends it", style="dim")), refresh=True)
                 time.sleep(EVERY)
-                live.update(_page(target.state()))
+                try:
+                    page = _page(target.state())
+                except Unreachable as error:  # it may answer again
+                    live.update(Group(page, Text(f"not of now: {error.what}", style="bold red")), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -82,7 +91,7 @@ def _job(job: Any) -> tuple[str, ...]:
     from heliostat.console import duration
 
     seconds = (job.ended or time.time()) - job.started if job.started else 0
-    kind = "Ray Client or another driver" if job.kind == "DRIVER" else job.entrypoint
+    kind = "Ray Client or another driver" if job.kind == "DRIVER" else " ".join(job.entrypoint.split())
     return job.id, job.status, duration(seconds), kind if len(kind) < 70 else f"{kind[:67]}..."
 
 

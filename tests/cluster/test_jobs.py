@@ -127,6 +127,27 @@ def test_a_line_that_breaks_in_the_middle_loses_and_repeats_nothing(dashboard: D
     assert any(text.startswith("contact lost") for text in said)
 
 
+ROTATE = """
+import os, time
+path = os.readlink("/proc/self/fd/1")
+for n in range(40):
+    print("line", n, flush=True)
+    if n == 10:
+        time.sleep(4)
+        {}
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize("how", ['os.rename(path, path + ".1")', "os.truncate(path, 0)"], ids=["renamed", "truncated"])
+def test_a_log_that_is_rotated_while_it_is_followed_loses_nothing(dashboard: Dashboard, tmp_path: Path, how: str) -> None:
+    seen: list[str] = []
+    job_id = started(dashboard, tmp_path, ROTATE.format(how))
+    assert follow(dashboard, job_id, seen.append).status == "SUCCEEDED"
+    lines = [text for text in "".join(seen).splitlines() if text.startswith("line")]
+    assert lines == [f"line {n}" for n in range(40)]
+
+
 def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_again(
     dashboard: Dashboard, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
