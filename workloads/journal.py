@@ -1,10 +1,11 @@
-"""Files of JSON records, one a line, with a single writer and any number of readers."""
+"""Files of JSON records, one a line, each with its checksum (``crc``), with a single writer and any number of readers."""
 
 import json
 import math
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -32,7 +33,10 @@ class Journal:
         self.folder, self.name, self._delayed = folder, name, delayed
         self._lock = threading.RLock()
         self._behind = False
-        self._lines = [json.dumps(record) for record in read_journal(folder, name)]
+        data = folder.read(name) if folder.exists(name) else b""
+        self._lines = [_sealed(record) for record in _records(data)]
+        self.damaged = data.count(b"\n") - len(self._lines)
+        """The lines that were no records, and are gone."""
         self._rewrite()  # without a last line that a kill has cut off
 
     def __len__(self) -> int:
@@ -40,7 +44,7 @@ class Journal:
 
     def append(self, **record: Any) -> None:
         """Add a record; the time is added to it."""
-        line = json.dumps(finite({"time": round(time.time(), 3), **record}))
+        line = _sealed(finite({"time": round(time.time(), 3), **record}))
         with self._lock:
             self._lines.append(line)
             try:
@@ -105,7 +109,7 @@ class Tail:
         except FileNotFoundError:
             return []
         self._offset += len(whole + newline)
-        return [json.loads(line) for line in whole.splitlines()]
+        return _records(whole + newline)
 
     def _remote(self) -> list[Record]:
         if time.monotonic() - self._looked < REMOTE_POLL:
@@ -116,8 +120,16 @@ class Tail:
 
 def read_journal(folder: Folder, name: str) -> list[Record]:
     """The records of a journal, without lines that are none: a last one that a kill cut off, or damaged ones."""
-    lines = folder.read(name).decode(errors="replace").splitlines(keepends=True) if folder.exists(name) else []
+    return _records(folder.read(name)) if folder.exists(name) else []
+
+
+def _records(data: bytes) -> list[Record]:
+    lines = data.decode(errors="replace").splitlines(keepends=True)
     return [record for line in lines if line.endswith("\n") and (record := _record(line)) is not None]
+
+
+def _sealed(record: Record) -> str:
+    return json.dumps({**record, "crc": zlib.crc32(json.dumps(record).encode())})
 
 
 def _record(line: str) -> Record | None:
@@ -125,7 +137,10 @@ def _record(line: str) -> Record | None:
         record = json.loads(line)
     except ValueError:
         return None
-    return record if isinstance(record, dict) else None
+    if not isinstance(record, dict):
+        return None
+    crc = record.pop("crc", None)
+    return record if crc is None or crc == zlib.crc32(json.dumps(record).encode()) else None
 
 
 def finite(record: Record) -> Record:

@@ -61,8 +61,10 @@ class Progress:
     best: float | None = None
     waited: int = 0
     """Evaluations since the best one."""
-    records: int = 0
-    """Of ``metrics.jsonl`` up to this step."""
+    logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
+    """What the `Meter` has counted since the last record of the loss."""
+    records: tuple[int, ...] = (0, 0)
+    """How many the journals had, as the first worker counts them."""
 
 
 class Loop:
@@ -103,7 +105,7 @@ class Loop:
         self.journals = self._open_journals() if ranks.rank == 0 else None
         self.saver = Saver(folder, config, self.task, ranks, self.model, self.optimizer, self._tell)
         self.progress = Progress(**self.saver.restore())
-        self.meter = Meter(ranks)
+        self.meter = Meter(ranks, self.progress.logged)
         self.notices: Notices | None = None
         self._largest_share = -(-record.lanes // ranks.world) * (config.global_batch // record.lanes)
         self.micro_batch = config.micro_batch or self._largest_share
@@ -274,7 +276,8 @@ class Loop:
     # --- beginning, saving, ending ----------------------------------------------------------------------------
 
     def _save(self, metrics: dict[str, float], wait: bool) -> None:
-        self.progress.records = len(self.journals[0]) if self.journals else 0
+        self.progress.logged = self.meter.logged
+        self.progress.records = tuple(map(len, self.journals or ()))
         self.saver.save(self.progress.step, vars(self.progress).copy(), metrics, wait)
         self.meter.restart()
 
@@ -292,8 +295,10 @@ class Loop:
         self.notices = Notices(self.folder, {worker["node"] for worker in workers}, lease) if first else None
         if self.journals:
             self.journals[0].rewind(self.progress.step)
-            if lost := self.progress.records - len(self.journals[0]):
-                self._event("journal_damaged", told=f"{self.folder}/{METRICS} is damaged: {lost} of its records are lost")
+            for journal, there in zip(self.journals, self.progress.records, strict=True):
+                if (lost := max(there - len(journal), journal.damaged)) > 0:
+                    told = f"{self.folder}/{journal.name} is damaged: {lost} of its records are lost"
+                    self._event("journal_damaged", told=told)
             self._event("start", launched=launched, workers=workers)
 
     def _event(self, event: str, **details: Any) -> None:

@@ -26,14 +26,14 @@ class Agreement:
 class Meter:
     """Counts loss, samples and time without waiting for the device; `agree` is the one place where it waits."""
 
-    def __init__(self, ranks: Ranks) -> None:
+    def __init__(self, ranks: Ranks, logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)) -> None:
         self.ranks = ranks
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._bad_step = torch.full((), -1, device=ranks.device)
         self._samples = self._steps = 0
         self._waited = 0.0
         self._since = time.perf_counter()
-        self.logged = (0.0, 0.0, 0.0, 0.0)
+        self.logged = logged
         """Loss sum and samples of all workers, seconds and waits for data of the mean worker, since `log` was called."""
 
     def add(self, loss: Tensor, samples: int, step: int) -> None:
@@ -64,7 +64,7 @@ class Meter:
         seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
         bad_steps = [int(step) for step in table[:, 2].tolist() if step >= 0]
         step_seconds = seconds / self._steps if self._steps else 0.0
-        self.logged = tuple(map(sum, zip(self.logged, (loss_sum, samples, seconds, waited), strict=True)))  # type: ignore[assignment]
+        self.logged = tuple(map(sum, zip(self.logged, (loss_sum, samples, seconds, waited), strict=True)))
         self._loss_sum.zero_()
         self._samples = self._steps = 0
         self._waited = 0.0

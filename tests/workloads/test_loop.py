@@ -15,7 +15,7 @@ from torch.multiprocessing.spawn import start_processes
 from datasets import Dataset
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from tests.conftest import free_port
+from tests.conftest import free_port, wait_for
 from workloads import checkpoint
 from workloads.config import OptimizerConfig, TrainConfig
 from workloads.journal import read_journal
@@ -100,8 +100,14 @@ def test_after_a_crash_the_same_losses_follow_to_the_last_bit(tmp_path: Path) ->
 
 
 def test_a_request_to_stop_ends_with_a_checkpoint_and_the_run_goes_on(tmp_path: Path) -> None:
-    folder = Folder.at(tmp_path / "run")
-    stopped = train(config(tmp_path), lambda metrics: folder.write("stop", b""))
+    folder, record = record_of(config(tmp_path))
+
+    def ask(metrics: dict[str, float]) -> None:
+        folder.write("stop", b"")
+        wait_for(lambda: loop.notices is not None and loop.notices.state == "stopped", "the request to be noticed")
+
+    loop = Loop(folder, record, Ranks.of_this_process(), time.time(), ask)
+    stopped = loop.run()
     assert (stopped.state, stopped.step) == ("stopped", 8)
     assert checkpoint.committed(folder)[-1].step == 8
     assert train(config(tmp_path)).state == "finished"
