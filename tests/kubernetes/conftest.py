@@ -89,6 +89,12 @@ def group(**changes: object) -> dict[str, object]:
     return {**small, "max": 2, "idle_seconds": 15, "start_seconds": 30, **changes}
 
 
+def whole_node(kube: KubeRay) -> dict[str, object]:
+    """A worker group whose pods take all GPUs of a node, so that two are never on the same."""
+    nodes = kube.api.request("GET", kube.api.path("Node"))["items"]
+    return group(gpu=max(int(node["status"]["allocatable"].get(GPU, 0)) for node in nodes))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """A new namespace for a module, deleted afterwards with everything in it."""

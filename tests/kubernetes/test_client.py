@@ -15,8 +15,10 @@ from cluster.manifests import ray_cluster, ray_job
 from cluster.names import Document
 from cluster.objects import APPLY, AUTOSCALER, Objects
 from cluster.profile import find
+from cluster.remote import Remote
 from tests.conftest import free_port
 from tests.kubernetes.conftest import Place, group
+from tests.kubernetes.test_waits import counted
 
 
 @pytest.fixture
@@ -231,6 +233,18 @@ def test_a_thousand_clusters_are_listed_about_as_fast_as_kubectl_does(place: Pla
         clusters.create({**small, "metadata": {"name": f"c-{number:04}", "labels": {"heliostat.dev/many": "yes"}}})
     try:
         assert len(clusters.list("heliostat.dev/many=yes")) == 1000
+        with counted(place.kube.api) as asked:
+            began = time.monotonic()
+            state = Remote(find(str(place.profile("c-0500"))), place.kube).state()
+            print(f"status beside 1000 clusters: {time.monotonic() - began:.2f} s, {sum(asked.values())} requests")
+        assert state.name == "c-0500"
+        assert asked["c-0500"] == 1
+        assert asked["rayclusters"] == 0, "what it costs does not depend on how many others there are"
+        began = time.monotonic()
+        done = place.command("status", place.profile("c-0500"))
+        print(f"the command: {time.monotonic() - began:.2f} s")
+        assert done.code == 0, done.err
+        assert "c-0500" in done.out
     finally:
         query = {"labelSelector": "heliostat.dev/many=yes"}
-        place.kube.api.request("DELETE", place.kube.api.path("RayCluster"), query=query)
+        place.kube.api.request("DELETE", place.kube.api.path("RayCluster"), query=query, timeout=300)

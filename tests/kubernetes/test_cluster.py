@@ -14,7 +14,7 @@ import pytest
 
 from cluster.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
-from tests.kubernetes.conftest import Place, group
+from tests.kubernetes.conftest import Place, group, whole_node
 
 DIGITS = "workloads/configs/digits.yaml"
 TRAIN = ["python", "-m", "heliostat", "train", DIGITS]
@@ -24,11 +24,15 @@ SHORT = ["--set", "epochs=4"]
 @pytest.fixture(scope="module")
 def gpu(place: Place) -> Iterator[Path]:
     """A standing cluster whose GPU group is at zero."""
-    path = place.profile("gpu", idle_shutdown_seconds=3600)
+    path = gpu_profile(place)
     done = place.command("up", path)
     assert done.code == 0, done.err
     yield path
     assert place.command("down", path, "--yes").code == 0
+
+
+def gpu_profile(place: Place, **changes: object) -> Path:
+    return place.profile("gpu", groups=[whole_node(place.kube) | changes])
 
 
 @pytest.fixture
@@ -72,6 +76,7 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     assert process.returncode == 0, err
     result = json.loads(out)
     assert len(seen) == 2, f"two workers, each with a pod: {seen}"
+    assert len(set(seen.values())) == 2, f"on two nodes: {seen}"
     assert result["metrics"]["test"]["accuracy"] > 0.95
     assert result["run"] == "/mnt/heliostat/runs/e2e"
     assert "validation  accuracy" in err, "the job's progress is shown while it runs"
@@ -145,7 +150,7 @@ def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_goes_on(pla
 
 def test_a_changed_maximum_needs_no_restart_and_another_image_asks_first(place: Place, gpu: Path) -> None:
     before = status(place.command, gpu)["nodes"]
-    grown = place.profile("gpu", groups=[group(max=3)])
+    grown = gpu_profile(place, max=3)
     assert place.command("up", grown).code == 0
     assert status(place.command, grown)["groups"][0]["max"] == 3
     refused = place.command("up", grown, "--set", "head.memory=3500Mi")
@@ -153,7 +158,7 @@ def test_a_changed_maximum_needs_no_restart_and_another_image_asks_first(place: 
     assert "1 pods must be replaced" in refused.err
     assert "--yes" in refused.err
     assert [node["name"] for node in status(place.command, grown)["nodes"]] == [node["name"] for node in before]
-    place.profile("gpu", idle_shutdown_seconds=3600)
+    gpu_profile(place)
 
 
 def test_an_idle_cluster_suspends_itself_head_included_and_the_next_job_wakes_it(place: Place) -> None:

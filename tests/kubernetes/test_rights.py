@@ -202,7 +202,7 @@ def test_each_right_is_missed_by_name_when_it_is_taken_away(place: Place, user: 
     assert right.resource in refused.value.what
 
 
-def test_without_a_right_to_events_a_cluster_is_still_shown(place: Place, user: Place, other: Remote) -> None:
+def test_without_a_right_to_events_a_cluster_is_still_shown(place: Place, user: Place, path: Path, other: Remote) -> None:
     rights = tuple(right for right in RIGHTS if right.resource != "events")
     place.kube.objects("Role").patch(NAME, {"rules": granting(rights)})
     api: Api = user.kube.api
@@ -210,3 +210,10 @@ def test_without_a_right_to_events_a_cluster_is_still_shown(place: Place, user: 
     remote = Remote(other.profile, user.kube)
     assert remote.sight.events() is None
     assert remote.state().state == "absent"
+    process = user.command.start("up", path)
+    assert process.stderr is not None
+    assert any("stays unseen without the right to list events" in line for line in process.stderr)
+    assert "stays unseen without the right to list events" in user.command("status", path).out
+    assert process.wait(180) == 0, process.stderr.read()
+    assert "unseen" not in user.command("status", path).out, "of a cluster that is ready there is nothing to explain"
+    assert user.command("down", path, "--yes", "--no-wait").code == 0
