@@ -134,14 +134,14 @@ class Trials:
 
     def _fail(self, trial: Trial, record: dict[str, Any]) -> None:
         self._leaves(trial, "waiting", record["time"])
-        trial.message = record["message"]
+        trial.message = record["message"] or trial.message
         trial.losses += record["lost"]
         trial.failures += not record["lost"]
 
     def _end(self, trial: Trial, record: dict[str, Any]) -> None:
         self._leaves(trial, record["state"], record["time"])
         trial.values, trial.metrics, trial.step = record["values"], record["metrics"], record["step"]
-        trial.message = record["message"]
+        trial.message = record["message"] or trial.message
 
     def _exchange(self, trial: Trial, record: dict[str, Any]) -> None:
         trial.params, trial.donor = record["params"], record["donor"]

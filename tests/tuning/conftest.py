@@ -1,0 +1,116 @@
+"""A Ray for the sweeps of a module, and tasks that fail, wait and count on demand."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heliostat.config import validate
+from tests.conftest import clean_environment, gone
+from tuning.config import SweepConfig
+
+TASK = '''
+import os, signal, time
+from pathlib import Path
+import torch
+from pydantic import Field
+from torch import nn
+from heliostat.config import Config
+from workloads import Task
+
+HERE = Path(__file__).parent
+
+
+class Toy(Task):
+    """Its accuracy is ``level`` times the share of the run that is done; it can fail, kill its worker and take its time."""
+
+    metric, better = "accuracy", "higher"
+
+    class Options(Config):
+        level: float = 1.0
+        failing: str = ""
+        seconds: float = 0.0
+
+    def model(self):
+        model = nn.Linear(30, 2)
+        model.register_buffer("steps", torch.zeros((), dtype=torch.float32))
+        if self.options.failing == "build":
+            raise ArithmeticError("this model cannot be built")
+        return model
+
+    def loss(self, model, batch):
+        inner = getattr(model, "module", model)
+        inner.steps += 1
+        time.sleep(self.options.seconds)
+        once = HERE / f"failed-{self.options.level}"
+        if self.options.failing == "once" and inner.steps > 25 and not once.exists():
+            once.touch()
+            raise ArithmeticError("the first time only")
+        if self.options.failing == "kill" and inner.steps > 25 and not once.exists():
+            once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return nn.functional.cross_entropy(model(batch["features"]), batch["label"])
+
+    def metrics(self, model, batch):
+        level = self.options.level * model.steps / 100
+        return {"loss": 1 - level, "accuracy": level}
+'''
+"""100 steps, reported each 10; trials are told apart by ``model.level``."""
+
+SWEEP: dict[str, Any] = {
+    "train": {
+        "task": "toy:Toy",
+        "dataset": {"source": "breast-cancer"},
+        "steps": 100,
+        "evaluate_every": 10,
+        "checkpoint_every": 10,
+        "optimizer": {"warmup_steps": 0},
+    },
+    "algorithm": "grid",
+    "scheduler": "none",
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The home of a user who has never used Ray, who this process is."""
+    home = tmp_path_factory.mktemp("sweep-home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        patch.setenv("PYTHONPATH", clean_environment(home)["PYTHONPATH"])
+        yield home
+    gone(clean_environment(home))
+
+
+@pytest.fixture(scope="module")
+def ray_here(home: Path) -> Iterator[None]:
+    """Ray with two CPUs, as ``heliostat sweep`` starts it."""
+    from cluster import local
+
+    with local.session():
+        yield
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with the toy task in it."""
+    import sys
+
+    (tmp_path / "toy.py").write_text(TASK)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("toy", None)
+    return tmp_path
+
+
+@pytest.fixture
+def config() -> Callable[..., SweepConfig]:
+    """A sweep over the toy task, with changes; ``level`` is what its trials are to reach."""
+
+    def make(*levels: float, **changes: Any) -> SweepConfig:
+        train = {**SWEEP["train"], **changes.pop("train", {})}
+        space = changes.pop("space", {"model.level": {"choice": list(levels)}})
+        return validate({"name": "sweep", **SWEEP, "space": space, **changes, "train": train}, SweepConfig)
+
+    return make

@@ -1,0 +1,181 @@
+"""A sweep goes on after anything: kill -9 at any moment, Ctrl-C, another driver, a finished one."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heliostat.folder import Folder
+from tests.conftest import Command, end_group, gone, wait_for
+from tests.tuning.conftest import TASK
+from tuning.journal import read_journal
+from tuning.trials import Trials
+
+LEVELS = [round(0.3 + 0.05 * n, 2) for n in range(12)]
+SWEEP = f"""
+train:
+  task: toy:Toy
+  dataset: {{source: breast-cancer}}
+  steps: 100
+  evaluate_every: 10
+  checkpoint_every: 10
+  log_every: 1
+  optimizer: {{warmup_steps: 0}}
+  model: {{seconds: 0.03}}
+space:
+  model.level: {{choice: {LEVELS}}}
+algorithm: grid
+scheduler: none
+"""
+
+
+@pytest.fixture
+def sweep(command: Command) -> Command:
+    """The command in a folder with a sweep of twelve trials, each of about three seconds."""
+    (command.cwd / "toy.py").write_text(TASK)
+    (command.cwd / "levels.yaml").write_text(SWEEP)
+    return command
+
+
+def records(command: Command) -> list[dict[str, Any]]:
+    return read_journal(Folder.at(command.cwd / "runs" / "levels-sweep"))
+
+
+def heard(command: Command, process: "subprocess.Popen[str]", before: int) -> bool:
+    return len(records(command)) > before or process.poll() is not None
+
+
+def test_kill_9_at_ten_moments_loses_no_trial_and_runs_none_again(sweep: Command) -> None:
+    source = random.Random(7)
+    for kill in range(10):
+        process = sweep.start("sweep", "levels.yaml")
+        try:
+            # From the very beginning, when nothing is written yet, to the middle of many trials.
+            if kill:
+                wait_for(partial(heard, sweep, process, len(records(sweep))), "a sign of life", 180)
+            time.sleep(source.uniform(0, 4 if kill else 2))
+        finally:
+            end_group(process)
+            process.communicate()
+        if process.returncode == 0:
+            break
+    done = sweep("sweep", "levels.yaml", "--json", timeout=600)
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["states"] == {"finished": 12}
+    assert result["params"] == {"model.level": max(LEVELS)}
+    found = records(sweep)
+    assert Counter(r["trial"] for r in found if r["event"] == "trial") == dict.fromkeys(range(12), 1)
+    assert Counter(r["trial"] for r in found if r["event"] == "end") == dict.fromkeys(range(12), 1)
+    ended: set[int] = set()
+    for record in found:
+        if record["event"] == "start":
+            assert record["trial"] not in ended, "a finished trial was started again"
+        if record["event"] == "end":
+            ended.add(record["trial"])
+    values = [trial.values["accuracy"] for trial in Trials(found).all]
+    assert values == pytest.approx(LEVELS), "no step twice, no step lost"
+    # What was computed is there once: a trial that had ended has one result, written once.
+    for trial in range(12):
+        events = (sweep.cwd / f"runs/levels-sweep/trials/{trial:04d}/events.jsonl").read_text().splitlines()
+        assert sum(json.loads(line)["event"] == "evaluated" for line in events) <= 2
+    gone(sweep.env)
+
+
+def test_ctrl_c_stops_with_checkpoints_and_the_same_command_goes_on(sweep: Command) -> None:
+    process = sweep.start("sweep", "levels.yaml")
+    try:
+        wait_for(lambda: sum(r["event"] == "report" for r in records(sweep)) >= 3 or process.poll() is not None, "reports", 180)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=120)
+    finally:
+        end_group(process)
+    assert process.returncode == 130, err
+    assert "the same command goes on from there" in err
+    assert "Traceback" not in err
+    paused = [r["trial"] for r in records(sweep) if r["event"] == "pause"]
+    assert paused, "what ran was saved"
+    shown = sweep("sweep", "show", "levels-sweep")
+    assert shown.code == 0
+    assert "waiting" in shown.out
+    done = sweep("sweep", "levels.yaml", timeout=600)
+    assert done.code == 0, done.err
+    assert "12 finished" in done.out
+    events = (sweep.cwd / f"runs/levels-sweep/trials/{paused[0]:04d}/events.jsonl").read_text().splitlines()
+    starts = [json.loads(line)["step"] for line in events if json.loads(line)["event"] == "start"]
+    assert len(starts) == 2
+    assert starts[1] > 0, "it went on from its checkpoint"
+    gone(sweep.env)
+
+
+def test_two_commands_do_not_drive_one_sweep(sweep: Command) -> None:
+    process = sweep.start("sweep", "levels.yaml")
+    try:
+        wait_for(lambda: len(records(sweep)) > 3 or process.poll() is not None, "the first sweep", 180)
+        second = sweep("sweep", "levels.yaml")
+        assert second.code == 2
+        assert "is being driven by" in second.err
+        assert process.poll() is None
+    finally:
+        end_group(process)
+        process.communicate()
+    gone(sweep.env)
+
+
+def test_the_best_config_gives_the_same_numbers(command: Command, tmp_path: Path) -> None:
+    config = """
+    train: {task: tabular-classification, dataset: {source: breast-cancer}, epochs: 6, global_batch: 32, evaluate_every: 13}
+    space: {optimizer.lr: {loguniform: [1e-3, 1e-1]}, model.dropout: {uniform: [0, 0.5]}}
+    trials: 4
+    algorithm: random
+    """
+    (command.cwd / "small.yaml").write_text(config)
+    done = command("sweep", "small.yaml", "--json", timeout=400)
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    run = command("train", result["best_config"], "--json", timeout=400)
+    assert run.code == 0, run.err
+    assert json.loads(run.out)["metrics"]["validation"]["loss"] == result["values"]["loss"], "to the last bit"
+    gone(command.env)
+
+
+def test_a_sweep_in_which_all_fail_exits_1_and_a_wrong_one_2(sweep: Command) -> None:
+    failed = sweep("sweep", "levels.yaml", "--set", "train.model.failing=build", "--set", "space={seed: {choice: [1, 2]}}")
+    assert failed.code == 1
+    assert "no trial succeeded; 2 of 2 ended so" in failed.err
+    assert "ArithmeticError: this model cannot be built" in failed.err
+    assert "Traceback" not in failed.err.splitlines()[0]
+    for override, says in {
+        "space.model.lewel={uniform: [0, 1]}": "did you mean level?",
+        "space.model.level={uniform: [1, 0]}": "an empty range",
+        "metric=acuracy": "metric is 'acuracy', which task toy:Toy does not report\n  fix: did you mean accuracy?",
+        "train.steps=0": "train.steps is 0",
+        "space={name: {choice: [a]}}": "space.name is searched",
+    }.items():
+        wrong = sweep("sweep", "levels.yaml", "--set", override, "--set", "name=wrong")
+        assert wrong.code == 2, override
+        assert says in wrong.err
+        assert "Traceback" not in wrong.err
+    assert not (sweep.cwd / "runs" / "wrong").exists()
+
+
+def test_a_dry_run_shows_the_first_trials_and_starts_nothing(sweep: Command) -> None:
+    done = sweep("sweep", "levels.yaml", "--dry-run", "--set", "concurrency=50", "--json")
+    assert done.code == 0
+    document = json.loads(done.out)
+    assert document["first_trials"][:2] == [{"model.level": LEVELS[0]}, {"model.level": LEVELS[1]}]
+    assert document["resources"] == {"CPU": 1, "GPU": 0, "workers": 1}
+    assert 1 <= document["at_once"] <= 50
+    assert not (sweep.cwd / "runs").exists()
+    there = sweep("sweep", "levels.yaml", "--dry-run", "--on", "gpu", "--json")
+    assert there.code == 0, there.err
+    priced = json.loads(there.out)
+    assert priced["at_once"] == 8
+    assert priced["cost_per_hour"] > 8 * 3.93

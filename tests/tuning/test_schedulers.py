@@ -1,0 +1,129 @@
+"""Which trials the schedulers stop, also against Ray Tune's own on the same reports."""
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
+
+from tuning.schedulers.asha import Asha
+from tuning.schedulers.median import Median
+from tuning.trials import Report, Trial
+
+STEPS = 81
+
+
+def reports(seed: int, trials: int = 40) -> list[tuple[int, int, float]]:
+    """(trial, step, value) of trials that run four at a time, some better than others, at random speeds."""
+    source = random.Random(seed)
+    level = [source.random() for _ in range(trials)]
+    running, waiting, step = list(range(4)), list(range(4, trials)), [0] * trials
+    found = []
+    while running:
+        trial = source.choice(running)
+        step[trial] += 1
+        found.append((trial, step[trial], level[trial] + 0.1 * source.random() + 0.01 * step[trial]))
+        if step[trial] == STEPS:
+            running.remove(trial)
+            if waiting:
+                running.append(waiting.pop(0))
+    return found
+
+
+def stopped(scheduler: Any, mode: str, seed: int) -> set[int]:
+    """The trials that our scheduler stops."""
+    trials: dict[int, Trial] = {}
+    over: set[int] = set()
+    for number, step, value in reports(seed):
+        if number in over:
+            continue
+        trial = trials.setdefault(number, Trial(number, {}, state="running"))
+        trial.reports.append(Report(step, step / STEPS, {"m": value if mode == "max" else -value}, 0.0))
+        if scheduler.report(trial):
+            over.add(number)
+    return over
+
+
+def stopped_by_tune(scheduler: Any, mode: str, seed: int) -> set[int]:
+    """The trials that Ray Tune's scheduler stops."""
+    scheduler.set_search_properties("m", mode)
+    trials: dict[int, Any] = {}
+    over: set[int] = set()
+    controller = SimpleNamespace(get_live_trials=list)
+    for number, step, value in reports(seed):
+        if number in over:
+            continue
+        if number not in trials:
+            trials[number] = TrialStub(number)
+            scheduler.on_trial_add(controller, trials[number])
+        result = {"step": step, "m": value if mode == "max" else -value}
+        if step == STEPS:
+            scheduler.on_trial_complete(controller, trials[number], result)
+        elif scheduler.on_trial_result(controller, trials[number], result) == TrialScheduler.STOP:
+            over.add(number)
+    return over
+
+
+class TrialStub:
+    """As much of a Tune trial as its schedulers look at."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = str(number)
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("seed", range(5))
+def test_asha_stops_the_trials_that_ray_tunes_stops(mode: Any, seed: int) -> None:
+    ours = stopped(Asha("m", mode, grace=1 / STEPS, reduction=3), mode, seed)
+    theirs = stopped_by_tune(
+        AsyncHyperBandScheduler(time_attr="step", max_t=STEPS, reduction_factor=3, stop_last_trials=False), mode, seed
+    )
+    assert ours == theirs
+    assert 15 <= len(ours) < 40
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("seed", range(5))
+def test_median_stops_the_trials_that_ray_tunes_stops(mode: Any, seed: int) -> None:
+    ours = stopped(Median("m", mode, grace=10 / STEPS, samples=3), mode, seed)
+    theirs = stopped_by_tune(MedianStoppingRule(time_attr="step", grace_period=10, min_samples_required=3), mode, seed)
+    assert ours == theirs
+    assert 5 <= len(ours) < 40
+
+
+def test_a_report_that_is_made_again_after_a_restart_is_judged_alike() -> None:
+    scheduler = Asha("m", "max", grace=0.1, reduction=3)
+    for number in range(6):
+        scheduler.report(Trial(number, {}, reports=[Report(1, 0.1, {"m": number}, 0.0)]))
+    good = Trial(9, {}, reports=[Report(1, 0.1, {"m": 10.0}, 0.0)])
+    bad = Trial(8, {}, reports=[Report(1, 0.1, {"m": -1.0}, 0.0)])
+    for _ in range(3):
+        assert not scheduler.report(good)
+        assert scheduler.report(bad)
+
+
+def test_a_trial_is_judged_once_at_a_rung() -> None:
+    scheduler = Asha("m", "max", grace=0.1, reduction=3)
+    trial = Trial(0, {}, reports=[Report(1, 0.1, {"m": 1.0}, 0.0)])
+    assert not scheduler.report(trial)
+    for number in range(1, 6):
+        scheduler.report(Trial(number, {}, reports=[Report(1, 0.1, {"m": 5.0}, 0.0)]))
+    trial.reports.append(Report(2, 0.2, {"m": 1.0}, 0.0))
+    assert not scheduler.report(trial), "it was judged when it came there"
+    trial.reports.append(Report(3, 0.3, {"m": 1.0}, 0.0))
+    assert not scheduler.report(trial), "the first at its rung"
+
+
+def test_hyperband_judges_most_trials_early_and_some_late() -> None:
+    scheduler = Asha("m", "max", grace=1 / 27, reduction=3, brackets=True)
+    counts = [[scheduler.bracket(number) for number in range(51)].count(bracket) for bracket in range(3)]
+    assert counts[0] > counts[1] > counts[2] > 0
+    late = next(number for number in range(51) if scheduler.bracket(number) == 2)
+    for number in range(60):
+        if scheduler.bracket(number) == 2 and number != late:
+            scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 3, {"m": 1.0}, 0.0)]))
+    trial = Trial(late, {}, reports=[Report(1, 1 / 27, {"m": 0.0}, 0.0)])
+    assert not scheduler.report(trial), "too early in its bracket"
+    trial.reports.append(Report(9, 1 / 3, {"m": 0.0}, 0.0))
+    assert scheduler.report(trial)

@@ -1,0 +1,178 @@
+"""Search spaces: what they give, and what they refuse."""
+
+import random
+from typing import Any
+
+import pytest
+
+from heliostat.config import validate
+from heliostat.errors import UserError
+from tuning.algorithms.grid import Grid
+from tuning.algorithms.optuna import Optuna
+from tuning.algorithms.random import Random, draw
+from tuning.config import SweepConfig
+from tuning.population import perturbed
+from tuning.space import Parameter, assign, check_conditions, flatten, sample
+from tuning.trials import Trial, Trials
+
+SPACE: dict[str, Any] = {
+    "model.layers": {"integer": [0, 2]},
+    "model.hidden": {"choice": [16, 32], "when": {"model.layers": [1, 2]}},
+    "optimizer.lr": {"loguniform": [1e-4, 1e-1]},
+    "optimizer.beta1": {"quniform": [0.5, 0.9, 0.1]},
+    "optimizer.weight_decay": {"uniform": [0, 0.5]},
+}
+
+
+def config(**changes: Any) -> SweepConfig:
+    return validate({"name": "s", "train": {}, "space": SPACE, "trials": 20, **changes}, SweepConfig)
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe"])
+def test_samples_stay_in_their_ranges_and_conditions_hold(algorithm: str) -> None:
+    asked = Random(config(), {}) if algorithm == "random" else Optuna(config(), {}, {"loss": "min"}, None, [])
+    seen = [asked.ask(number) for number in range(60)]
+    for params in seen:
+        assert params is not None
+        assert params["model.layers"] in (0, 1, 2)
+        assert ("model.hidden" in params) == (params["model.layers"] > 0)
+        assert 1e-4 <= params["optimizer.lr"] <= 1e-1
+        assert min(abs(params["optimizer.beta1"] - step) for step in (0.5, 0.6, 0.7, 0.8, 0.9)) < 1e-9
+        assert 0 <= params["optimizer.weight_decay"] <= 0.5
+    assert {params["model.layers"] for params in seen if params} == {0, 1, 2}
+    below = sum(params["optimizer.lr"] < 10**-2.5 for params in seen if params)
+    assert 15 <= below <= 45, "as many in each decade"
+
+
+def test_random_trials_are_the_same_whenever_they_are_asked_for() -> None:
+    first, again, other = (Random(config(seed=seed), {}) for seed in (1, 1, 2))
+    assert [first.ask(n) for n in range(5)] == [again.ask(n) for n in reversed(range(5))][::-1]
+    assert first.ask(0) != other.ask(0)
+
+
+def test_a_grid_has_each_combination_once_also_with_conditions() -> None:
+    space = {"a": {"integer": [0, 2]}, "b": {"choice": ["x", "y"], "when": {"a": [1, 2]}}, "c": {"quniform": [0, 1, 0.5]}}
+    grid = Grid(config(space=space, algorithm="grid"), {})
+    points: list[dict[str, Any]] = []
+    while (point := grid.ask(len(points))) is not None:
+        points.append(point)
+    assert len(points) == (1 + 2 * 2) * 3
+    assert len({tuple(sorted(point.items())) for point in points}) == len(points)
+    assert all(("b" in point) == (point["a"] > 0) for point in points)
+    assert points[:3] == [{"a": 0, "c": 0.0}, {"a": 0, "c": 0.5}, {"a": 0, "c": 1.0}]
+
+
+def test_a_condition_can_look_at_a_key_that_is_not_searched() -> None:
+    space = {"b": Parameter(choice=[1, 2], when={"model.kind": "big"})}
+    assert sample(space, {"model": {"kind": "big"}}, lambda name, _: 1) == {"b": 1}
+    assert sample(space, {"model": {"kind": "small"}}, lambda name, _: 1) == {}
+
+
+def test_nested_and_dotted_spaces_are_the_same() -> None:
+    nested = {"optimizer": {"lr": {"uniform": [0, 1]}}, "model": {"a": {"b": {"choice": [1]}}}}
+    assert flatten(nested) == {"optimizer.lr": {"uniform": [0, 1]}, "model.a.b": {"choice": [1]}}
+    assert flatten(flatten(nested)) == flatten(nested)
+
+
+def test_assign_changes_a_copy() -> None:
+    base = {"optimizer": {"lr": 1, "beta1": 2}, "seed": 0}
+    assert assign(base, {"optimizer.lr": 3, "model.hidden": 4}) == {
+        "optimizer": {"lr": 3, "beta1": 2}, "seed": 0, "model": {"hidden": 4},
+    }  # fmt: skip
+    assert base == {"optimizer": {"lr": 1, "beta1": 2}, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("parameter", "says"),
+    [
+        ({"uniform": [1, 0.1]}, r"uniform is \[1.0, 0.1\], an empty range\n  fix: write uniform: \[0.1, 1.0\]"),
+        ({"integer": [3, 3]}, "an empty range"),
+        ({"loguniform": [0, 1]}, "a logarithm needs numbers above 0"),
+        ({"quniform": [0, 1, 2]}, "whose step does not fit"),
+        ({"choice": []}, "choice is"),
+        ({"choice": [1, 1]}, "a value twice"),
+        ({}, "has no kind, but needs exactly one of choice"),
+        ({"uniform": [0, 1], "choice": [1]}, "has choice and uniform"),
+        ({"choise": [1]}, "did you mean choice"),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_its_cure(parameter: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says) as caught:
+        config(space={"optimizer.lr": parameter})
+    assert "space.optimizer.lr" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"space": {}}, "space is empty"),
+        ({"trials": None}, "needs an end: trials, seconds or budget"),
+        ({"algorithm": "grid"}, "which has no end of values for algorithm grid"),
+        ({"algorithm": "cmaes"}, "algorithm cmaes searches numbers"),
+        ({"metric": {"loss": "min", "seconds": "min"}}, "set scheduler: none"),
+        ({"metric": {"loss": "min"}, "mode": "min"}, "metric has its modes already"),
+        ({"algorithm": "bohb"}, "set scheduler: hyperband"),
+        ({"scheduler": "pbt"}, "set algorithm: random"),
+        ({"scheduler": {"kind": "asha", "reduction": 1}}, "scheduler.reduction is 1"),
+        ({"concurrency": 0}, "concurrency is 0"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        config(**changes)
+
+
+def test_conditions_are_checked() -> None:
+    space = {"a": Parameter(choice=[1, 2]), "b": Parameter(choice=[1], when={"a": 3})}
+    with pytest.raises(UserError, match=r"wants a to be \[3\], but it is one of \[1, 2\]"):
+        check_conditions(space, {})
+    with pytest.raises(UserError, match=r"looks at aa, which the config does not set\n  fix: did you mean a\?"):
+        check_conditions({"a": space["a"], "b": Parameter(choice=[1], when={"aa": 1})}, {})
+    circle = {"a": Parameter(choice=[1], when={"b": 1}), "b": Parameter(choice=[1], when={"a": 1})}
+    with pytest.raises(UserError, match="depend on each other"):
+        check_conditions(circle, {})
+
+
+def test_a_perturbed_value_is_near_and_in_range() -> None:
+    source = random.Random(0)
+    lr = Parameter(loguniform=[1e-4, 1e-1])
+    assert {round(perturbed(lr, 0.01, source), 6) for _ in range(20)} == {0.008, 0.0125}
+    assert perturbed(lr, 1e-4, source) >= 1e-4
+    assert {perturbed(Parameter(choice=[1, 2, 4, 8]), 4, source) for _ in range(20)} == {2, 8}
+    assert draw(Parameter(integer=[2, 2 + 1]), source) in (2, 3)
+
+
+def ended(number: int, params: dict[str, Any], value: float) -> Trial:
+    return Trial(number, params, state="finished", values={"loss": value})
+
+
+@pytest.mark.parametrize("algorithm", ["tpe", "cmaes"])
+def test_what_is_told_moves_the_search(algorithm: str) -> None:
+    space = {"optimizer.lr": {"uniform": [0, 1]}, "optimizer.beta1": {"uniform": [0, 0.99]}}
+    search = Optuna(config(space=space, algorithm=algorithm), {}, {"loss": "min"}, None, [])
+    for number in range(60):
+        params = search.ask(number)
+        search.tell(ended(number, params, (params["optimizer.lr"] - 0.3) ** 2))
+    late = [search.ask(number)["optimizer.lr"] for number in range(60, 70)]
+    assert sum(abs(lr - 0.3) < 0.15 for lr in late) >= 7
+
+
+def test_a_search_that_goes_on_knows_the_earlier_trials(tmp_path: Any) -> None:
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    from heliostat.folder import Folder
+
+    space = {"optimizer.lr": {"uniform": [0, 1]}, "model.hidden": {"choice": [16, 32], "when": {"optimizer.lr": 0.5}}}
+    trials = Trials()
+    for number in range(30):
+        trials.all.append(ended(number, {"optimizer.lr": number / 30}, (number / 30 - 0.3) ** 2))
+    trials.all.append(Trial(30, {"optimizer.lr": 0.31}, state="waiting"))
+    search = Optuna(config(space=space), {}, {"loss": "min"}, Folder.at(tmp_path), trials.all)
+    assert sum(abs(search.ask(number)["optimizer.lr"] - 0.3) < 0.2 for number in range(31, 41)) >= 7
+    search.tell(ended(30, {"optimizer.lr": 0.31}, -1.0))
+    study = optuna.load_study(
+        study_name="s", storage=optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
+    )
+    assert study.best_trial.params == {"optimizer.lr": 0.31}, "what optuna-dashboard would show"
+    assert len(study.trials) == 41

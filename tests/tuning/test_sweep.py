@@ -1,0 +1,262 @@
+"""Whole sweeps on a real Ray: what is run, what is stopped, what is retried, what is left."""
+
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from heliostat.errors import JobFailed, UserError
+from heliostat.folder import Folder
+from tests.conftest import wait_for
+from tuning.config import SweepConfig
+from tuning.drive import drive, finished
+from tuning.journal import read_journal
+from tuning.plan import plan_sweep
+from tuning.result import SweepResult
+from tuning.trials import Trials
+from workloads.run import read_result
+
+pytestmark = pytest.mark.usefixtures("ray_here")
+Make = Callable[..., SweepConfig]
+
+
+def run(config: SweepConfig, watch: Callable[[Trials], None] = lambda trials: None) -> SweepResult:
+    return drive(plan_sweep(config, [{"CPU": 2.0, "GPU": 0.0}]), watch)
+
+
+def trials_of(folder: Path) -> Trials:
+    return Trials(read_journal(Folder.at(folder / "runs" / "sweep")))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / "runs" / "sweep" / "trials.parquet").to_pylist()
+    return found
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """After each sweep all CPUs are free, no actor lives and no placement group holds anything."""
+    yield
+    from ray.util import placement_group_table
+
+    wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "all CPUs to be free", 30)
+    assert [group for group in placement_group_table().values() if group["state"] != "REMOVED"] == []
+
+
+def test_every_combination_is_run_and_the_best_one_found(folder: Path, config: Make) -> None:
+    result = run(config(0.5, 0.9, 0.7))
+    assert (result.states, result.best, result.ended) == ({"finished": 3}, 1, "done")
+    assert result.values == {"accuracy": pytest.approx(0.9)}
+    assert result.params == {"model.level": 0.9}
+    table = rows(folder)
+    assert [(row["trial"], row["param.model.level"], row["state"]) for row in table] == [
+        (0, 0.5, "finished"), (1, 0.9, "finished"), (2, 0.7, "finished"),
+    ]  # fmt: skip
+    assert all(row["seconds"] > 0 and row["cost"] is None and row["trial.parameters"] == 62 for row in table)
+    kept = [path.parent.name for path in (folder / "runs" / "sweep" / "trials").glob("*/checkpoints")]
+    assert kept == ["0001"], "only the best trial's checkpoints are kept"
+    report = (folder / "runs" / "sweep" / "report.html").read_text()
+    assert 'src="http' not in report, "it is one file"
+    assert "model.level" in report
+    again = finished(plan_sweep(config(0.5, 0.9, 0.7)))
+    assert again is not None
+    assert again.already
+
+
+def test_identical_trials_are_run_once(folder: Path, config: Make) -> None:
+    result = run(config(0.5, 0.9, algorithm="random", trials=10))
+    assert result.states == {"finished": 10}
+    assert len(list((folder / "runs" / "sweep" / "trials").iterdir())) == 2
+    table = rows(folder)
+    assert sum(row["same_as"] is None for row in table) == 2
+    for row in table:
+        first = table[row["same_as"] or 0] if row["same_as"] is not None else row
+        assert row["accuracy"] == first["accuracy"]
+        assert row["param.model.level"] == first["param.model.level"]
+        assert (row["seconds"] == 0) == (row["same_as"] is not None)
+
+
+def test_a_bad_trial_is_stopped_and_its_place_is_used_at_once(folder: Path, config: Make) -> None:
+    scheduler = {"kind": "asha", "grace": 0.1, "reduction": 2}
+    result = run(config(0.9, 0.8, 0.1, 0.2, 0.3, 0.4, scheduler=scheduler, train={"log_every": 1}))
+    assert result.states["stopped"] >= 3
+    assert result.values == {"accuracy": pytest.approx(0.9)}
+    for trial in trials_of(folder).all:
+        last = json.loads((folder / "runs/sweep/trials" / trial.name / "metrics.jsonl").read_text().splitlines()[-1])
+        if trial.state == "stopped":
+            assert trial.step < 100
+            assert last["step"] == trial.step, "not one step after it was told to stop"
+    found = read_result(Folder.at(folder / "runs/sweep/trials/0002"))
+    assert found is not None
+    assert found.state == "stopped"
+
+
+def test_a_failing_trial_is_in_the_table_with_its_traceback_and_the_others_go_on(folder: Path, config: Make) -> None:
+    space = {"model.level": {"choice": [0.5, 0.9]}, "model.failing": {"choice": ["", "build"], "when": {"model.level": 0.9}}}
+    result = run(config(space=space))
+    assert result.states == {"finished": 2, "failed": 1}
+    (failed,) = [row for row in rows(folder) if row["state"] == "failed"]
+    assert "ArithmeticError: this model cannot be built" in failed["message"]
+    assert "toy.py" in failed["message"], "where it failed"
+    assert failed["failures"] == 1, "it was tried again"
+
+
+@pytest.mark.parametrize("failing", ["once", "kill"])
+def test_a_trial_that_fails_once_goes_on_from_its_checkpoint(folder: Path, config: Make, failing: str) -> None:
+    result = run(config(0.9, train={"model": {"failing": failing}, "keep": {"last": 20}}))
+    assert result.states == {"finished": 1}
+    assert result.values == {"accuracy": pytest.approx(0.9)}, "every step once"
+    (trial,) = trials_of(folder).all
+    assert trial.failures == 1
+    assert ("first time only" if failing == "once" else "died") in trial.message
+    events = [json.loads(line) for line in (folder / "runs/sweep/trials/0000/events.jsonl").read_text().splitlines()]
+    starts = [event["step"] for event in events if event["event"] == "start"]
+    assert starts == [0, 20]
+
+
+def test_a_sweep_in_which_all_fail_has_the_common_cause(folder: Path, config: Make) -> None:
+    with pytest.raises(JobFailed, match=r"no trial succeeded; 2 of 2 ended so:[\s\S]*this model cannot be built"):
+        run(config(0.5, 0.9, retries=0, train={"model": {"failing": "build"}}))
+    assert [row["state"] for row in rows(folder)] == ["failed", "failed"]
+
+
+def test_a_combination_that_is_wrong_fails_alone(folder: Path, config: Make) -> None:
+    space = {"global_batch": {"choice": [32, 64]}, "lanes": {"choice": [32, 64]}}
+    result = run(config(space=space))
+    assert result.states == {"finished": 3, "failed": 1}
+    (failed,) = [row for row in rows(folder) if row["state"] == "failed"]
+    assert "lanes is 64, which does not divide global_batch 32" in failed["message"]
+
+
+def test_trials_that_want_the_whole_machine_take_turns(folder: Path, config: Make) -> None:
+    """Two workers each on two CPUs, and four at once asked for: nothing can get stuck."""
+    plan = plan_sweep(config(0.5, 0.9, 0.7, concurrency=4, train={"workers": 2}), [{"CPU": 2.0, "GPU": 0.0}])
+    assert plan.slots == 1
+    result = drive(plan)
+    assert result.states == {"finished": 3}
+    assert result.best == 1
+
+
+def test_trials_with_two_workers_are_stopped_early_and_leave_nothing(folder: Path, config: Make) -> None:
+    scheduler = {"kind": "asha", "grace": 0.1, "reduction": 2}
+    result = run(config(0.9, 0.1, scheduler=scheduler, train={"workers": 2, "log_every": 1, "model": {"seconds": 0.1}}))
+    assert result.states == {"finished": 1, "stopped": 1}
+    assert trials_of(folder).all[1].step < 100
+
+
+def test_resources_are_given_back_when_no_trial_is_left_for_them(folder: Path, config: Make) -> None:
+    free: list[float] = []
+
+    def watch(trials: Trials) -> None:
+        states = trials.states()
+        if states.get("finished") == 2 and states.get("running") == 1:
+            free.append(ray.available_resources().get("CPU", 0.0))
+
+    space = {"model.level": {"choice": [0.5, 0.6, 0.9]}, "model.seconds": {"choice": [0.08], "when": {"model.level": 0.9}}}
+    run(config(space=space), watch)
+    assert free
+    assert free[-1] >= ray.cluster_resources()["CPU"] - 1, "the last trial holds one CPU, and nobody the others"
+
+
+def test_population_based_training_copies_weights_and_beats_its_members_alone(folder: Path, config: Make) -> None:
+    """Learning rates from useless to good: alone, only the good ones learn; together, all do."""
+    train = {
+        "task": "image-classification", "dataset": {"source": "digits"}, "model": {"width": 8, "stages": 1},
+        "steps": 60, "evaluate_every": 15, "global_batch": 64,
+    }  # fmt: skip
+    space = {"optimizer.lr": {"loguniform": [1e-6, 3e-2]}}
+    common = {"space": space, "train": train, "algorithm": "random", "trials": 6, "seed": 3, "keep": "all"}
+    alone = run(config(name="alone", **common))
+    together = run(config(name="together", **common, scheduler={"kind": "pbt", "quantile": 0.34}))
+    assert together.states == {"finished": 6}
+    values = {
+        name: sorted(t.values["accuracy"] for t in Trials(read_journal(Folder.at(folder / "runs" / name))).all)
+        for name in ("alone", "together")
+    }
+    assert values["together"][0] > values["alone"][0] + 0.2, "the worst members have taken over weights that learn"
+    trials = Trials(read_journal(Folder.at(folder / "runs/together")))
+    assert trials.generations == 3
+    exchange = trials.exchanges[0]
+    assert exchange["step"] == 15
+    events = (folder / "runs/together/trials" / f"{exchange['trial']:04d}" / "events.jsonl").read_text().splitlines()
+    starts = [json.loads(line)["step"] for line in events if json.loads(line)["event"] == "start"]
+    assert starts == [0, 15, 30, 45]
+    assert together.best is not None
+    assert alone.best is not None
+
+
+def test_several_objectives_give_a_front(folder: Path, config: Make) -> None:
+    space = {"model.level": {"choice": [0.2, 0.9]}, "model.seconds": {"choice": [0.0, 0.01]}}
+    result = run(config(space=space, metric={"accuracy": "max", "seconds": "min"}, algorithm="nsga2", trials=8))
+    table = rows(folder)
+    fast = min((row for row in table if row["same_as"] is None), key=lambda row: row["seconds"])
+    assert result.front
+    assert fast["trial"] in result.front or any(table[n]["accuracy"] > fast["accuracy"] for n in result.front)
+    assert max(row["accuracy"] for row in table) in [table[n]["accuracy"] for n in result.front]
+    assert "Pareto front" in (folder / "runs/sweep/report.html").read_text()
+
+
+def test_a_time_limit_pauses_what_runs_and_a_longer_one_goes_on(folder: Path, config: Make) -> None:
+    slow = {"log_every": 1, "model": {"seconds": 0.05}}
+    first = run(config(0.5, 0.6, 0.7, 0.9, train=slow, seconds=3.0))
+    assert first.ended == "time"
+    assert not finished(plan_sweep(config(0.5, 0.6, 0.7, 0.9, train=slow, seconds=600.0)))
+    second = run(config(0.5, 0.6, 0.7, 0.9, train=slow, seconds=600.0))
+    assert (second.states, second.ended) == ({"finished": 4}, "done")
+    assert [trial.values["accuracy"] for trial in trials_of(folder).all] == pytest.approx([0.5, 0.6, 0.7, 0.9])
+    assert len(trials_of(folder).sessions) == 2
+
+
+def test_a_budget_ends_a_sweep_and_the_table_has_the_cost_of_each_trial(folder: Path, config: Make) -> None:
+    nodes = [{"CPU": 2.0, "GPU": 0.0, "nodes": 1, "price": 7200.0}]  # one CPU costs 1 a second
+    plan = plan_sweep(config(0.5, 0.6, 0.7, 0.9, train={"log_every": 1, "model": {"seconds": 0.05}}, budget=6.0), nodes)
+    result = drive(plan)
+    assert result.ended == "budget"
+    assert result.cost is not None
+    assert result.cost >= 6.0
+    for row in rows(folder):
+        assert row["cost"] is None or row["cost"] == pytest.approx(row["seconds"], abs=0.01)
+    with pytest.raises(UserError, match="budget is 6, but nobody knows what a node costs"):
+        plan_sweep(config(0.5, budget=6.0), [{"CPU": 2.0}])
+
+
+def test_the_same_name_with_another_space_is_refused_and_shown(folder: Path, config: Make) -> None:
+    run(config(0.5))
+    with pytest.raises(UserError, match=r"exists in .* with another config:\n    space.model.level.choice: \[0.5\] there"):
+        run(config(0.6))
+
+
+def test_a_killed_worker_process_ends_one_attempt_only(folder: Path, config: Make) -> None:
+    """kill -9 of the actors themselves, again and again, from outside."""
+    killed: list[int] = []
+    over = threading.Event()
+
+    def kill() -> None:
+        while not over.wait(2.0) and len(killed) < 3:
+            for process in psutil.process_iter(["cmdline"]):
+                line = " ".join(process.info["cmdline"] or [])
+                if line.startswith("ray::Worker") and process.environ().get("HOME") == os.environ["HOME"]:
+                    os.kill(process.pid, signal.SIGKILL)
+                    killed.append(process.pid)
+                    break
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        slow = {"log_every": 1, "model": {"seconds": 0.03}}
+        result = run(config(0.5, 0.6, 0.7, 0.9, retries=5, train=slow))
+    finally:
+        over.set()
+        thread.join()
+    assert result.states == {"finished": 4}
+    assert [trial.values["accuracy"] for trial in trials_of(folder).all] == pytest.approx([0.5, 0.6, 0.7, 0.9])
+    assert sum(trial.failures for trial in trials_of(folder).all) <= len(killed)
+    assert killed

@@ -1,0 +1,121 @@
+"""The journal, and what its records come to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyarrow import fs
+
+from heliostat.errors import UserError
+from heliostat.folder import Folder
+from tuning.cost import most_expensive, price_of, room
+from tuning.journal import CHUNK, Journal, read_journal
+from tuning.trials import Trial, Trials, best, front
+
+
+def records(journal: Journal, count: int) -> None:
+    for number in range(count):
+        journal.append(event="trial", trial=number, params={}, key="", twin=None)
+
+
+def test_a_line_that_a_kill_cut_off_is_left_out_and_nothing_after_it_is_lost(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    records(Journal(folder), 3)
+    (file,) = (tmp_path / "journal").iterdir()
+    file.write_text(file.read_text()[:-10])
+    records(Journal(folder), 1)
+    assert [record["trial"] for record in read_journal(folder)] == [0, 1, 0]
+
+
+def test_a_damaged_journal_is_refused_and_named(tmp_path: Path) -> None:
+    folder = Folder.at(tmp_path)
+    records(Journal(folder), 3)
+    (file,) = (tmp_path / "journal").iterdir()
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join([lines[0], lines[1][:20], lines[2], ""]))
+    with pytest.raises(UserError, match=r"000000\.jsonl is damaged at line 2"):
+        read_journal(folder)
+
+
+def test_in_an_object_store_no_file_becomes_long_and_ends_are_written_at_once(tmp_path: Path) -> None:
+    folder = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "sweep")
+    assert not folder.is_local
+    journal = Journal(folder)
+    for number in range(CHUNK + 10):
+        journal.append(lazily=number % 50 != 0, event="report", trial=0, step=number, progress=0.1, metrics={})
+    journal.append(event="end", trial=0)
+    found = read_journal(folder)
+    assert [record["step"] for record in found[:-1]] == list(range(CHUNK + 10))
+    assert found[-1]["event"] == "end"
+    assert len((folder / "journal").names()) >= 2
+
+
+def at(time: float, **record: Any) -> dict[str, Any]:
+    return {"time": time, **record}
+
+
+def test_what_was_interrupted_waits_and_its_time_counts_until_it_was_last_heard_of() -> None:
+    start = {"where": "n", "workers": 2, "gpus": 2, "price": 36.0}
+    trials = Trials([
+        at(0, event="session", slots=2),
+        at(1, event="trial", trial=0, params={"a": 1}, key="k", twin=None),
+        at(1, event="trial", trial=1, params={"a": 2}, key="l", twin=None),
+        at(2, event="start", trial=0, **start),
+        at(3, event="start", trial=1, **start),
+        at(5, event="report", trial=0, step=10, progress=0.5, metrics={"loss": 1.0}),
+        at(8, event="report", trial=0, step=20, progress=0.9, metrics={"loss": None}),
+        at(100, event="session", slots=2),
+        at(101, event="start", trial=0, **start),
+        at(102, event="report", trial=0, step=20, progress=0.9, metrics={"loss": 0.5}),
+    ])  # fmt: skip
+    first, second = trials.all
+    assert (first.state, second.state) == ("running", "waiting")
+    assert [(report.step, report.value("loss")) for report in first.reports] == [(10, 1.0), (20, 0.5)]
+    assert first.seconds == 6
+    assert first.taken(111) == 16
+    assert first.cost(111) == pytest.approx(16 * 36 / 3600)
+    assert second.seconds == 0
+    assert trials.seconds(110) == 8 + 10
+
+
+def test_the_best_is_a_finished_trial_and_twins_do_not_count() -> None:
+    trials = [
+        Trial(0, {}, state="stopped", values={"m": 9.0}),
+        Trial(1, {}, state="finished", values={"m": 2.0}),
+        Trial(2, {}, state="finished", values={"m": 3.0}),
+        Trial(3, {}, state="finished", values={"m": 3.0}, twin=2),
+        Trial(4, {}, state="failed"),
+    ]
+    assert best(trials, "m", "max") is trials[2]
+    assert best(trials, "m", "min") is trials[1]
+    assert best(trials[:1], "m", "max") is trials[0]
+    assert best(trials[4:], "m", "max") is None
+
+
+def test_the_pareto_front_has_what_nothing_else_beats() -> None:
+    points = [(1, 5), (2, 4), (2, 6), (3, 3), (3, 4), (0, 9)]
+    trials = [Trial(n, {}, state="finished", values={"a": a, "b": b}) for n, (a, b) in enumerate(points)]
+    assert [trial.number for trial in front(trials, {"a": "max", "b": "min"})] == [3]
+    assert sorted(trial.number for trial in front(trials, {"a": "max", "b": "max"})) == [2, 4, 5]
+
+
+NODES = [
+    {"CPU": 8.0, "GPU": 1.0, "nodes": 4, "group": "spot", "price": 1.0},
+    {"CPU": 16.0, "GPU": 4.0, "nodes": 1, "group": "big", "price": 16.0},
+]
+
+
+def test_a_trial_pays_its_share_of_a_node() -> None:
+    assert price_of(NODES, "spot", 1, 1) == 1.0, "what is left of the node is of no use without its GPU"
+    assert price_of(NODES, "big", 1, 1) == 4.0
+    assert price_of(NODES, "big", 12, 1) == 12.0
+    assert price_of(NODES, "other", 1, 1) is None
+    assert price_of([{"CPU": 2.0}], "", 1, 0) is None
+    assert most_expensive(NODES, 1, 1) == 4.0
+
+
+def test_room_counts_whole_trials() -> None:
+    assert room(NODES, 1, 1, workers=1) == 8
+    assert room(NODES, 1, 1, workers=3) == 2
+    assert room(NODES, 6, 1, workers=1) == 4 + 2
+    assert room([{"CPU": 2.0, "GPU": 0.0}], 1, 0, workers=2) == 1
