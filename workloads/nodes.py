@@ -26,6 +26,14 @@ def available() -> Nodes | None:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def draining() -> dict[str, int]:
+    """The nodes that are about to go away, with their deadlines in milliseconds since the epoch, 0 if unknown."""
+    import ray._private.state
+
+    nodes: dict[str, int] = ray._private.state.state.get_draining_nodes() or {}
+    return nodes
+
+
 def settled(resources: Resources, workers: int, nodes: Nodes | None) -> Resources:
     """What each of the workers gets, ``auto`` decided.
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,13 +162,17 @@ class Breakable:
         """What a spot notice does."""
         from cluster.local import TOKEN
 
-        token = str(TOKEN).replace("~", self.command.env["HOME"])
-        ray = Path(sys.executable).with_name("ray")
-        address = f"--address=127.0.0.1:{self.run.ports['gcs']}"
-        reason = ("--reason=DRAIN_NODE_REASON_PREEMPTION", "--reason-message=spot")
+        token = Path(str(TOKEN).replace("~", self.command.env["HOME"])).read_text()
+        # Not `ray drain-node`: that takes 127.0.0.1, where the head listens, for the machine's address.
+        deadline = int((time.time() + seconds) * 1000)
+        request = f"drain_node({node!r}, DrainNodeReason.Value('DRAIN_NODE_REASON_PREEMPTION'), 'spot', {deadline})"
+        code = (
+            "from ray._raylet import GcsClient; from ray.core.generated.autoscaler_pb2 import DrainNodeReason; "
+            f"assert GcsClient(address='127.0.0.1:{self.run.ports['gcs']}').{request}[0]"
+        )
         subprocess.run(
-            [ray, "drain-node", address, f"--node-id={node}", *reason, f"--deadline-remaining-seconds={seconds}"],
-            env={**self.command.env, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token},
+            [sys.executable, "-c", code],
+            env={**self.command.env, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
             check=True,
             capture_output=True,
         )

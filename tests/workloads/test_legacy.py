@@ -69,7 +69,7 @@ def process_group(process: psutil.Process) -> int:
 
 def test_an_example_prints_what_it_prints_under_torchrun(command: Command) -> None:
     """With a DistributedSampler, and processes of a DataLoader."""
-    args = [EXAMPLES / "digits.py", "--epochs", "2"]
+    args = [str(EXAMPLES / "digits.py"), "--epochs", "2"]
     done = command("torchrun", "--workers", "2", *args)
     assert done.code == 0, done.err
     assert without_rank(done.out) == torchrun(command, *args)
@@ -78,7 +78,7 @@ def test_an_example_prints_what_it_prints_under_torchrun(command: Command) -> No
 
 
 def test_a_script_with_its_own_arguments_and_snapshot_goes_on_from_it(command: Command) -> None:
-    line = ["torchrun", "--workers", "2", EXAMPLES / "snapshots.py"]
+    line = ["torchrun", "--workers", "2", str(EXAMPLES / "snapshots.py")]
     assert command(*line, "2", "1", "--batch_size", "64").code == 0
     done = command(*line, "4", "1", "--batch_size", "64")
     assert done.code == 0, done.err
@@ -191,7 +191,7 @@ def test_the_exit_code_is_the_scripts_and_the_others_are_not_waited_for(command:
 
 def test_a_killed_rank_goes_on_from_its_checkpoint_with_the_same_losses(command: Command) -> None:
     name = "digits_resumes.py"
-    args = [EXAMPLES / name, "--epochs", "12"]
+    args = [str(EXAMPLES / name), "--epochs", "12"]
     process = command.start("torchrun", "--workers", "2", "--max-restarts", "1", *args)
     try:
         saved = command.cwd / "runs/digits_resumes/checkpoints/step-00000004/manifest.json"

@@ -216,7 +216,7 @@ def test_the_hub_holds_printers_back_and_forgets_the_attempt_before() -> None:
         await hub.attempt(2, 2)
         assert await hub.tell(1, 0, [("stdout", "late")]) == "failed"
         assert await hub.take(0) == []
-        await hub.stop()
+        await hub.order("stop")
         assert await hub.tell(2, 0, []) == "stop"
 
     asyncio.run(scene())

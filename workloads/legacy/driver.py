@@ -24,8 +24,10 @@ from workloads.legacy.config import Script
 from workloads.legacy.hub import Hub, Record
 from workloads.legacy.output import Output, Write
 from workloads.legacy.worker import work
+from workloads.nodes import draining
 
-POLL = 0.3
+POLL, LOOK = 0.3, 1.0
+"""Seconds between two looks at what was printed, and at the nodes."""
 PATIENCE = 15.0
 """Seconds after which it is said that the workers have not started yet."""
 HEAD = {"node:__internal_head__": 0.001}
@@ -70,6 +72,8 @@ def execute(script: Script, run: str, write: Write) -> None:
         JobFailed: a worker was lost.
         Stopped: it was stopped.
     """
+    # A notice that a node goes is heard here; Ray's own watcher would wait for the node's last moment.
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     hub = ray.remote(Hub).options(num_cpus=0, resources=HEAD).remote()
     spec = {
         "hub": hub,
@@ -108,28 +112,38 @@ def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[
     output = Output(write, script.workers)
     over, box = _fit(script, spec)
     ended: list[Record] = []
-    asked, began, waits = False, time.monotonic(), False
+    asked = noticed = waits = False
+    began = looked = time.monotonic()
     while True:
         done = over.is_set()
         records: list[Record] = _ask(hub.take.remote(0 if done else POLL), received)
+        now = time.monotonic()
         for rank, kind, value in records:
             if kind in ("stdout", "stderr"):
-                output.line(rank, kind, value, time.monotonic())
+                output.line(rank, kind, value, now)
                 continue
             ended.append((rank, kind, value))
             if not asked and value and _first(ended) == (rank, value):
                 output.failed(rank)
         if done and not records:
             break
-        output.tick(time.monotonic())
+        output.tick(now)
         if len(received) > 1:
             raise Stopped("stopped at once")
+        if now - looked < LOOK and asked >= bool(received):
+            continue
+        looked = now
+        nodes: set[str] = _ask(hub.nodes.remote(), received)
         if received and not asked:
-            asked = True
-            if not _ask(hub.joined.remote(), received):
+            if not nodes:
                 raise Stopped("stopped before the script began")
-            _ask(hub.stop.remote(), received)
-        if not waits and time.monotonic() - began > PATIENCE and not _ask(hub.joined.remote(), received):
+            asked = True
+            _ask(hub.order.remote("stop"), received)
+        if not noticed and nodes & draining().keys():
+            noticed = True
+            write("stderr", "heliostat: a node goes; the script is asked to save, if it can")
+            _ask(hub.order.remote("notice"), received)
+        if not waits and not nodes and now - began > PATIENCE:
             waits = True
             write("stderr", f"heliostat: waits for {script.workers} workers to start")
     output.end()

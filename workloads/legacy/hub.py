@@ -17,7 +17,8 @@ MOST = 20_000
 class Hub:
     """Brings lines and exit codes to the command, and orders to the workers.
 
-    The orders are ``stop`` (somebody wants the end), ``hurry`` (rank 0 has saved and ended) and ``failed`` (a rank has).
+    The orders are ``notice`` (a node goes: save and leave, if you can), ``stop`` (somebody wants the end), ``hurry`` (rank 0
+    has saved and ended) and ``failed`` (a rank has).
     """
 
     def __init__(self) -> None:
@@ -59,22 +60,24 @@ class Hub:
             if attempt != self._attempt:
                 return
             self._records.append((rank, "left", None) if code is None else (rank, "exit", code))
-            if self._order == "stop" and rank == 0:
+            if code is None or (self._order == "stop" and rank == 0):
                 self._order = "hurry"
-            elif not self._order and code != 0:
-                self._order = "hurry" if code is None else "failed"
+            elif code != 0 and self._order in ("", "notice"):
+                self._order = "failed"
             self._ended.add(rank)
             self._changed.notify_all()
             await self._until(attempt, lambda: len(self._ended) == self._world)
 
-    async def stop(self) -> None:
-        """Ask all to end."""
+    async def order(self, order: str) -> None:
+        """Ask all workers for something, unless more is asked for already."""
         async with self._changed:
-            self._order = self._order or "stop"
+            if self._order in ("", "notice"):
+                self._order = order
 
-    async def joined(self) -> bool:
-        """Whether all workers of this attempt are there."""
-        return len(self._joined) == self._world
+    async def nodes(self) -> set[str]:
+        """The ids of the nodes that the workers are on; none until all are there."""
+        there = len(self._joined) == self._world
+        return {about["node_id"] for about in self._joined.values()} if there else set()
 
     async def take(self, seconds: float) -> list[Record]:
         """What has come since the last call, at once if there is something, else after ``seconds``."""

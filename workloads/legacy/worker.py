@@ -34,7 +34,7 @@ LONGEST = 1 << 20
 """Bytes after which a line is cut, so that memory stays bounded."""
 
 Event = tuple[str, Any]
-"""``stdout`` or ``stderr`` with a line, or None at its end; ``code`` with it; ``notice``; ``error`` with an exception."""
+"""``stdout`` or ``stderr`` with a line, or None at its end; ``code`` with it; ``error`` with an exception."""
 
 
 class ScriptEnded(Exception):
@@ -54,6 +54,7 @@ def work(spec: dict[str, Any]) -> None:
     listener = socket.create_server(("", 0), backlog=1024) if rank == 0 else None
     about = {
         "node": context.get_node_rank(),
+        "node_id": ray.get_runtime_context().get_node_id(),
         "address": ray.util.get_node_ip_address(),
         "port": listener.getsockname()[1] if listener else 0,
         "checkpoints": (Folder.at(spec["run"]) / "checkpoints").names(),
@@ -124,8 +125,6 @@ class _Attendant:
             assert pipe
             self._thread(self._read, name, pipe)
         self._thread(lambda: self._events.put(("code", self._process.wait())))
-        if os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1") != "0":
-            self._thread(self._listen)
         ended = float("inf")
         while (self._code is None or self._open) and time.monotonic() < ended + DRAIN:
             lines = self._gather()
@@ -154,8 +153,6 @@ class _Attendant:
                 raise value
             if kind == "code":
                 self._code = value
-            elif kind == "notice":
-                self._notice()
             elif value is None:
                 self._open.discard(kind)
             else:
@@ -164,18 +161,16 @@ class _Attendant:
         return lines
 
     def _obey(self, order: str) -> None:
-        if order and order != self._order:
+        if order != self._order:
             self._order = order
-            self._kill_at = min(self._kill_at, time.monotonic() + GRACE[order])
-            self._send(signal.SIGTERM)
+            if order == "notice":
+                # One that does not want to know would only end earlier.
+                self._noticed = _handles_sigterm(self._process.pid)
+            self._kill_at = min(self._kill_at, time.monotonic() + GRACE.get(order, float("inf")))
+            if order != "notice" or self._noticed:
+                self._send(signal.SIGTERM)
         if time.monotonic() > self._kill_at:
             _kill(self._process)
-
-    def _notice(self) -> None:
-        """A node of ours goes: tell the script, if it wants to know; one that does not would only end earlier."""
-        if _handles_sigterm(self._process.pid):
-            self._noticed = True
-            self._send(signal.SIGTERM)
 
     def _send(self, number: int) -> None:
         """To the script alone: its children, such as those of a DataLoader, are its own to end."""
@@ -199,18 +194,12 @@ class _Attendant:
     def _serve(self, listener: socket.socket) -> None:
         """Hold the store of the process group, as torchrun's agent does: no port is lost, and rank 0 may end first."""
         try:
-            from torch.distributed import TCPStore
+            from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
             host, port = ray.util.get_node_ip_address(), listener.getsockname()[1]
             _STORES.append(TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()))
         except Exception as error:  # raised by the thread that attends
             self._events.put(("error", error))
-
-    def _listen(self) -> None:
-        """Wait for a notice that a node goes; a call is a meeting of all workers, so each makes as many."""
-        while ray.train.get_preemption_info() is None:
-            time.sleep(1)
-        self._events.put(("notice", None))
 
     def _thread(self, target: Any, *args: Any) -> None:
         threading.Thread(target=target, args=args, daemon=True).start()

@@ -1,0 +1,96 @@
+"""A script with the three lines, on nodes that are told to go."""
+
+import re
+import signal
+import subprocess
+
+import psutil
+
+from tests.conftest import end_group, wait_for
+from tests.faults.conftest import Breakable
+
+STEPS = 100_000
+SCRIPT = f"""
+import time
+import torch, torch.distributed as dist
+from workloads.legacy import resume, save
+dist.init_process_group("gloo")
+counts = {{"total": 0}}
+for step in range(resume(counts=counts), {STEPS}):
+    time.sleep(0.05)
+    one = torch.ones(1)
+    dist.all_reduce(one)
+    counts["total"] += int(one)
+    if dist.get_rank() == 0:
+        print("step", step + 1, counts["total"], flush=True)
+    save(step + 1, every=1000, counts=counts)
+dist.destroy_process_group()
+"""
+
+
+def rank_zero(cluster: Breakable) -> list[psutil.Process]:
+    return [p for p in cluster.processes("-u", "steps.py") if p.environ().get("RANK") == "0" and "heliostat" not in p.cmdline()]
+
+
+def node_of(process: psutil.Process) -> str:
+    (raylet,) = [parent for parent in process.parents() if "raylet/raylet" in " ".join(parent.cmdline())]
+    return next(word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--node_id="))
+
+
+def printed(process: "subprocess.Popen[str]", until: int) -> list[int]:
+    """The steps that have been printed, up to one."""
+    assert process.stdout
+    steps: list[int] = []
+    while not steps or steps[-1] < until:
+        line = process.stdout.readline()
+        assert line, "it ended"
+        if match := re.match(r"\[rank 0\] step (\d+) (\d+)$", line):
+            steps.append(int(match[1]))
+            assert int(match[2]) == 2 * steps[-1]
+    return steps
+
+
+def test_a_script_with_the_three_lines_loses_no_step_to_a_node_that_is_drained(breakable: Breakable) -> None:
+    """Though it saves by itself only every thousand seconds, and may not be started again for a failure."""
+    (breakable.command.cwd / "steps.py").write_text(SCRIPT)
+    process = breakable.command.start("torchrun", "--on", "profile.yaml", "--workers", "2", "--gpu", "1", "steps.py")
+    try:
+        steps = printed(process, until=20)
+        (script,) = rank_zero(breakable)
+        node = node_of(script)
+        breakable.drain(node)
+        again = []
+        while not again:
+            before = printed(process, until=steps[-1] + 1)
+            again = [other for other in rank_zero(breakable) if other != script]
+            steps += before
+        steps += printed(process, until=steps[-1] + 20)
+        assert node_of(again[0]) != node
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=200)
+    finally:
+        end_group(process)
+    assert process.returncode == 130, out + err
+    assert steps == list(range(1, len(steps) + 1)), "each step once"
+    wait_for(lambda: not breakable.processes("-u", "steps.py"), "the scripts' end")
+
+
+def test_ctrl_c_here_ends_a_script_there_with_a_checkpoint(breakable: Breakable) -> None:
+    (breakable.command.cwd / "steps.py").write_text(SCRIPT)
+    process = breakable.command.start(
+        "torchrun", "--on", "profile.yaml", "--workers", "1", "--gpu", "1", "--name", "stopped", "steps.py"
+    )
+    try:
+        assert process.stdout
+        wait_for(lambda: bool(rank_zero(breakable)), "the script")
+        while not process.stdout.readline().startswith("step 10 "):
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=200)
+    finally:
+        end_group(process)
+    assert process.returncode == 130, out + err
+    match = re.search(r"heliostat: step (\d+) is saved", out + err)
+    assert match, out + err
+    assert (breakable.storage / f"runs/stopped/checkpoints/step-{int(match[1]):08d}/manifest.json").exists()
+    wait_for(lambda: not breakable.processes("-u", "steps.py"), "the script's end")
