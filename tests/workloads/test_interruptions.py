@@ -113,7 +113,7 @@ def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) ->
 
 def test_a_disk_that_fills_up_during_the_run_leaves_no_half_checkpoint(command: Command, small_disk: Path) -> None:
     (command.cwd / "big.yaml").write_text(LONG.replace("width: 16, stages: 1", "width: 64, stages: 2"))
-    done = command("train", "big.yaml", "--set", f"storage={small_disk}")
+    done = command("train", "big.yaml", "--set", f"storage={small_disk}", "--set", "storage_timeout=5")
     assert done.code == 2
     assert "No space left on device" in done.err
     assert str(small_disk) in done.err
