@@ -175,7 +175,7 @@ def _told(rank: int, error: BaseException) -> tuple[str, str]:
     text = " ".join(str(error).split())
     for pattern, meaning in {
         r"NODE_OUT_OF_MEMORY|running low on memory": "was killed: its node ran out of memory; try a smaller micro_batch",
-        r"node (has )?died|node was terminated|NodeDied|NODE_DIED|node.{0,40}(dead|death)": "was lost with its node",
+        r"because its node has died|node was terminated|NODE_DIED": "was lost with its node",
         r"SIGKILL|SYSTEM_ERROR|connection error code 2": "was killed, by a signal or by the kernel for want of memory",
     }.items():
         if re.search(pattern, text):

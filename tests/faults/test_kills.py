@@ -8,10 +8,13 @@ from tests.conftest import wait_for
 from tests.faults.conftest import Breakable, Seen, ended, head, kill
 from workloads.lease import LEASE
 
+SLOW = "model.seconds=0.06"
+"""Ray notices only after 15 s that a node is gone, and its workers train on meanwhile."""
+
 
 @pytest.mark.parametrize("victim", ["worker", "raylet"])
 def test_the_run_goes_on_by_itself(breakable: Breakable, undisturbed: Seen, victim: str) -> None:
-    process = breakable.train(victim)
+    process = breakable.train(victim, SLOW)
     run = breakable.seen(victim)
     run.trains(2)
     kill(breakable.workers()[0] if victim == "worker" else breakable.raylet(run.starts[0]["workers"][1]["node"]))
@@ -28,7 +31,7 @@ def test_the_run_goes_on_by_itself(breakable: Breakable, undisturbed: Seen, vict
 
 @pytest.mark.parametrize("victim", ["driver", "head"])
 def test_the_same_command_goes_on(breakable: Breakable, undisturbed: Seen, victim: str) -> None:
-    process = breakable.train(victim)
+    process = breakable.train(victim, SLOW)
     run = breakable.seen(victim)
     run.trains(2)
     kill(breakable.driver() if victim == "driver" else breakable.raylet(head(breakable)))
@@ -40,7 +43,7 @@ def test_the_same_command_goes_on(breakable: Breakable, undisturbed: Seen, victi
         code, told = ended(process)
         assert code in (1, 75), told
     breakable.up()
-    code, told = ended(breakable.train(victim))
+    code, told = ended(breakable.train(victim, SLOW))
     assert code == 0, told
     assert len(run.starts) == 2
     assert run.starts[1]["step"] > 0

@@ -34,7 +34,8 @@ def rank_zero(cluster: Breakable) -> list[psutil.Process]:
 
 def node_of(process: psutil.Process) -> str:
     (raylet,) = [parent for parent in process.parents() if "raylet/raylet" in " ".join(parent.cmdline())]
-    return next(word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--node_id="))
+    name: str = next(word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--node_id="))
+    return name
 
 
 def printed(process: "subprocess.Popen[str]", until: int) -> list[int]:
@@ -59,7 +60,7 @@ def test_a_script_with_the_three_lines_loses_no_step_to_a_node_that_is_drained(b
         (script,) = rank_zero(breakable)
         node = node_of(script)
         breakable.drain(node)
-        again = []
+        again: list[psutil.Process] = []
         while not again:
             before = printed(process, until=steps[-1] + 1)
             again = [other for other in rank_zero(breakable) if other != script]

@@ -107,6 +107,23 @@ def test_silence_names_the_missing_ranks() -> None:
     assert "silent rank: 2, 5" in str(failure)
 
 
+@pytest.mark.parametrize(
+    ("said", "meaning"),
+    [
+        ("The actor is dead because its node has died. Node Id: 62d8", "was lost with its node"),
+        (
+            "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
+            "unexpectedly exits with a connection error code 2. End of file. (1) the process was killed by the OOM killer due to "
+            "high memory usage, consider enabling resource isolation to prevent node deaths",
+            "was killed, by a signal or by the kernel",
+        ),
+        ("Worker exit type: NODE_OUT_OF_MEMORY", "its node ran out of memory"),
+    ],
+)
+def test_what_ray_says_of_a_dead_worker_is_told_in_a_line(said: str, meaning: str) -> None:
+    assert meaning in Failures(most=9).judge({3: RuntimeError(said)}, saved=0).reason
+
+
 @pytest.mark.parametrize("error", [Left("grow", 3), error_at(5)])
 def test_ends_travel_between_processes(error: Exception) -> None:
     copy = pickle.loads(pickle.dumps(error))
