@@ -7,7 +7,7 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from cluster.conditions import condition, observed, ready
+from cluster.conditions import condition, ready
 from cluster.names import MANAGER, TEMPLATE, Document
 
 
@@ -36,7 +36,7 @@ class Snapshot:
 
 def calm(seen: Snapshot) -> bool:
     """Whether all is ready that there shall be: then events can explain nothing."""
-    if seen.cluster is None or not (observed(seen.cluster) and ready(seen.cluster)):
+    if seen.cluster is None or seen.head is None or not ready(seen.cluster):
         return False
     return all(pod_ready(pod) for pod in seen.pods if not leaving(pod))
 
