@@ -26,6 +26,8 @@ from workloads.task import Task
 
 LOOK, LOOK_REMOTE, LATE = 0.05, 1.0, 10.0
 """Seconds between looks for the files of other workers, and after which their absence is told."""
+TALK = 1.0
+"""Seconds between two talks of workers that wait for what is being written."""
 LINGER = 10.0
 """Seconds that a worker which has failed gives to the checkpoint that is being written."""
 
@@ -127,7 +129,7 @@ class Saver:
     def save(self, step: int, progress: dict[str, Any], metrics: dict[str, float], wait: bool = False) -> None:
         """Begin to save; with ``wait``, or if that is configured, return when the checkpoint is committed."""
         began = time.perf_counter()
-        self._join()
+        self.finish()
         wait = wait or not self.config.checkpoint_async
         if self._sharded or self.ranks.rank == 0:
             state, ready = self._copy({**state_of(self.model, self.optimizer), "progress": progress})
@@ -146,20 +148,23 @@ class Saver:
             raise error
 
     def finish(self) -> None:
-        """Wait until all workers have written what they began to."""
-        self._join()
-        self.ranks.first(None)
+        """Wait until all workers have written what they began to, however long that takes."""
+        while True:
+            if self._thread:
+                self._thread.join(TALK)
+            busy = self._thread is not None and self._thread.is_alive()
+            # They talk meanwhile: who waits in silence is taken for dead.
+            everyone = self.ranks.table([float(busy), float(self._error is not None)])
+            self.check()
+            if failed := everyone[:, 1].nonzero().flatten().tolist():
+                raise JobFailed(f"worker {failed[0]} could not write its part of a checkpoint")
+            if not everyone[:, 0].any():
+                return
 
     def close(self) -> None:
         """Let what is being written end, for a while: after a failure it may wait for others in vain."""
         if self._thread:
             self._thread.join(LINGER)
-
-    def _join(self) -> None:
-        if self._thread:
-            self._thread.join()
-            self._thread = None
-        self.check()
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:

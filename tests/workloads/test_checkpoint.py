@@ -5,13 +5,14 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
+from pyarrow import fs
 from torch.multiprocessing.spawn import start_processes
 
 from heliostat.errors import NotWritable, UserError
@@ -182,6 +183,30 @@ def test_a_checkpoint_that_is_used_by_hand_is_never_read_when_damaged(tmp_path: 
         last.read()
 
 
+def test_an_object_store_holds_checkpoints_too(tmp_path: Path) -> None:
+    """A filesystem that cannot append or rename, as far as the run folder can tell."""
+    train(config(tmp_path / "calm"))
+    there, record = record_of(config(tmp_path))
+    (tmp_path / "bucket" / "run").mkdir(parents=True)
+    folder = Folder(fs.SubTreeFileSystem(str(tmp_path / "bucket"), fs.LocalFileSystem()), "run")
+    assert not folder.is_local
+    for until in (12, None):
+        loop = Loop(folder, record, Ranks.of_this_process(), time.time())
+        inner = loop._step
+
+        def watched(batch: Any, loop: Loop = loop, inner: Any = inner, until: int | None = until) -> None:
+            if loop.progress.step == until:
+                raise RuntimeError("power cut")
+            inner(batch)
+
+        loop._step = watched  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError) if until else nullcontext():
+            loop.run()
+    assert events(folder, "start")[-1]["step"] == 10
+    assert losses(folder) == losses(Folder.at(tmp_path / "calm" / "run"))
+    assert not (there / "checkpoints").names()
+
+
 def test_storage_that_is_away_for_a_while_delays_the_checkpoint_and_not_the_training(tmp_path: Path) -> None:
     """The place of the checkpoints is taken by a file from step 6 on, until the training has waited for step 15's."""
     train(config(tmp_path / "calm", evaluate_every=100))
@@ -196,7 +221,7 @@ def test_storage_that_is_away_for_a_while_delays_the_checkpoint_and_not_the_trai
 
     def watched(batch: Any) -> None:
         if loop.progress.step == 6:
-            loop.saver._join()
+            loop.saver.finish()
             place.rename(aside)
             place.write_text("")
         if loop.progress.step == 12:
@@ -230,7 +255,7 @@ def test_a_full_disk_delays_checkpoints_and_records_and_loses_none(tmp_path: Pat
 
     def watched(batch: Any) -> None:
         if loop.progress.step == 31:
-            loop.saver._join()
+            loop.saver.finish()
             fill(small_disk / "other")
         if loop.progress.step == 85:
             assert steps(loop.folder) == [30], "training has gone on without it"
