@@ -61,7 +61,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _write(stream: str, line: str) -> None:
-    print(line, file=sys.stdout if stream == "stdout" else sys.stderr, flush=True)
+    file = sys.stdout if stream == "stdout" else sys.stderr
+    try:
+        print(line, file=file, flush=True)
+    except BrokenPipeError:
+        from heliostat.errors import Stopped
+
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python tries again when it ends
+        raise Stopped("stopped, as nobody reads its output any more") from None
 
 
 def _script(args: argparse.Namespace) -> "Script":

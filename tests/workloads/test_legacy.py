@@ -276,6 +276,23 @@ def test_a_killed_command_takes_its_scripts_with_it(command: Command) -> None:
     gone(command.env)
 
 
+def test_nobody_reads_on(command: Command) -> None:
+    """As with ``| head -1``."""
+    script(command, "steps.py", STEPS)
+    with command.start("torchrun", "steps.py") as process:
+        try:
+            assert process.stdout
+            assert process.stderr
+            process.stdout.readline()
+            process.stdout.close()
+            err = process.stderr.read()
+        finally:
+            end_group(process)
+    assert err.endswith("heliostat: stopped, as nobody reads its output any more\n")
+    assert "Traceback" not in err
+    gone(command.env)
+
+
 def test_a_submitted_job_shows_the_ranks_and_ends_as_the_script_does(ray_head: Head) -> None:
     done = submit(ray_head, "python", "-m", "heliostat", "torchrun", "--workers", "2", "workloads/examples/ddp.py")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -295,9 +312,9 @@ idle_shutdown_seconds: null
 """
 PLACED = """
 import json, os, sys
-from workloads.legacy import resume, save
+from workloads.legacy import save
 devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-print("place", os.environ["LOCAL_RANK"], devices[int(os.environ["LOCAL_RANK"])], len(devices), resume(), flush=True)
+print("place", os.environ["LOCAL_RANK"], devices[int(os.environ["LOCAL_RANK"])], len(devices), flush=True)
 save(3)
 sys.exit(5 if os.environ["RANK"] == "0" else 0)
 """
@@ -311,9 +328,9 @@ def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(c
         assert up.code == 0, up.err
         done = command("torchrun", "--on", "pair.yaml", "--workers", "2", "--gpu", "1", "placed.py", "-v")
         assert done.code == 5, done.err
-        assert {line for line in done.out.splitlines() if "place" in line} == {
-            "[rank 0] place 0 0 2 0",
-            "[rank 1] place 1 1 2 0",
+        assert {line for line in done.out.splitlines() if "] place " in line} == {
+            "[rank 0] place 0 0 2",
+            "[rank 1] place 1 1 2",
         }
         assert "rank 0 of placed.py ended with exit code 5" in done.out + done.err
         (made,) = command.cwd.rglob("placed/checkpoints/step-00000003/manifest.json")
@@ -368,8 +385,8 @@ def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
             (command.cwd / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, command.cwd / name)
     command = Command(command.cwd, {**command.env, "PYTHONPATH": str(command.cwd)})
-    blocks = re.findall(r"^```\n(.*?)^```$", (ROOT / "docs/migrating.md").read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs/migrating.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for language, block in blocks if not language for line in block.splitlines()]
     assert [line.split()[:2] for line in lines] == [
         ["heliostat", "torchrun"], ["heliostat", "up"], ["heliostat", "torchrun"], ["heliostat", "down"],
         ["heliostat", "torchrun"], ["heliostat", "train"],

@@ -3,11 +3,10 @@
 import itertools
 import os
 import secrets
-import shutil
 import tempfile
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -106,66 +105,84 @@ class _Left(HeliostatError):
     """A node goes, and the script has saved its state and ended."""
 
 
-def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int]) -> _End:
-    hub = spec["hub"]
-    _ask(hub.attempt.remote(spec["attempt"], script.workers), received)
-    output = Output(write, script.workers)
-    over, box = _fit(script, spec)
-    ended: list[Record] = []
-    asked = noticed = waits = False
-    began = looked = time.monotonic()
-    while True:
-        done = over.is_set()
-        records: list[Record] = _ask(hub.take.remote(0 if done else POLL), received)
-        now = time.monotonic()
-        for rank, kind, value in records:
-            if kind in ("stdout", "stderr"):
-                output.line(rank, kind, value, now)
-                continue
-            ended.append((rank, kind, value))
-            if not asked and value and _first(ended) == (rank, value):
-                output.failed(rank)
-        if done and not records:
-            break
-        output.tick(now)
-        if len(received) > 1:
+@dataclass
+class _Watch:
+    """Looks after an attempt: at signals, at nodes that go, and whether it begins at all."""
+
+    script: Script
+    hub: Any
+    write: Write
+    received: list[int]
+    stopping: bool = False
+    _noticed: bool = False
+    _told: bool = False
+    _began: float = field(default_factory=time.monotonic)
+    _looked: float = 0.0
+
+    def look(self) -> None:
+        """Give the orders that are due.
+
+        Raises:
+            Stopped: there is nothing to wait for.
+        """
+        if len(self.received) > 1:
             raise Stopped("stopped at once")
-        if now - looked < LOOK and asked >= bool(received):
-            continue
-        looked = now
-        nodes: set[str] = _ask(hub.nodes.remote(), received)
-        if received and not asked:
+        now, stop = time.monotonic(), bool(self.received) and not self.stopping
+        if now - self._looked < LOOK and not stop:
+            return
+        self._looked = now
+        nodes: set[str] = self.ask(self.hub.nodes.remote())
+        if stop:
             if not nodes:
                 raise Stopped("stopped before the script began")
-            asked = True
-            _ask(hub.order.remote("stop"), received)
-        if not noticed and nodes & draining().keys():
-            noticed = True
-            write("stderr", "heliostat: a node goes; the script is asked to save, if it can")
-            _ask(hub.order.remote("notice"), received)
-        if not waits and not nodes and now - began > PATIENCE:
-            waits = True
-            write("stderr", f"heliostat: waits for {script.workers} workers to start")
+            self.stopping = True
+            self.ask(self.hub.order.remote("stop"))
+        if not self._noticed and nodes & draining().keys():
+            self._noticed = True
+            self.write("stderr", "heliostat: a node goes; the script is asked to save, if it can")
+            self.ask(self.hub.order.remote("notice"))
+        if not self._told and not nodes and now - self._began > PATIENCE:
+            self._told = True
+            self.write("stderr", f"heliostat: waits for {self.script.workers} workers to start")
+
+    def ask(self, answer: Any) -> Any:
+        """The hub's answer; a SIGTERM to all processes of this command ends Ray, too."""
+        try:
+            return ray.get(answer)
+        except ray.exceptions.RayError as error:
+            if self.received:
+                raise Stopped("stopped, and Ray with it") from None
+            raise JobFailed(f"contact with Ray's head was lost: {_short(error)}") from None
+
+
+def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int]) -> _End:
+    hub, output, ended = spec["hub"], Output(write, script.workers), list[Record]()
+    watch = _Watch(script, hub, write, received)
+    watch.ask(hub.attempt.remote(spec["attempt"], script.workers))
+    with tempfile.TemporaryDirectory(prefix="heliostat-", ignore_cleanup_errors=True) as scratch:
+        over, box = _fit(script, spec, scratch)
+        while True:
+            done = over.is_set()
+            records: list[Record] = watch.ask(hub.take.remote(0 if done else POLL))
+            for rank, kind, value in records:
+                if kind in ("stdout", "stderr"):
+                    output.line(rank, kind, value, time.monotonic())
+                    continue
+                ended.append((rank, kind, value))
+                if value and not watch.stopping and _first(ended) == (rank, value):
+                    output.failed(rank)
+            if done and not records:
+                break
+            output.tick(time.monotonic())
+            watch.look()
     output.end()
-    if asked:
+    if watch.stopping:
         return _End(Stopped(f"stopped; if {script.script} saves checkpoints, the same command goes on from the last"))
     return _judged(script, ended, box.get("error"))
 
 
-def _ask(answer: Any, received: list[int]) -> Any:
-    """The hub's answer; a SIGTERM to all processes of this command ends Ray, too."""
-    try:
-        return ray.get(answer)
-    except ray.exceptions.RayError as error:
-        if received:
-            raise Stopped("stopped, and Ray with it") from None
-        raise JobFailed(f"contact with Ray's head was lost: {_short(error)}") from None
-
-
-def _fit(script: Script, spec: dict[str, Any]) -> tuple[threading.Event, dict[str, BaseException]]:
+def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:
     """Start the workers in a thread: on the main thread, Ray Train would take Ctrl-C for itself."""
-    # Ray's own storage stays empty, because the script's checkpoints are in the run folder.
-    scratch = tempfile.mkdtemp(prefix="heliostat-")
     gpu = {"GPU": script.resources.gpu} if script.resources.gpu else {}
     trainer = DataParallelTrainer(
         work,
@@ -174,7 +191,8 @@ def _fit(script: Script, spec: dict[str, Any]) -> tuple[threading.Event, dict[st
         scaling_config=ray.train.ScalingConfig(
             num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu, **gpu}
         ),
-        # How often it is tried again is decided here, where the exit codes are known.
+        # Ray's own storage stays empty: the script's checkpoints are in the run folder. How often it is tried again is decided
+        # here, where the exit codes are known.
         run_config=ray.train.RunConfig(
             name=script.name, storage_path=scratch, failure_config=ray.train.FailureConfig(max_preemption_failures=0)
         ),
@@ -188,7 +206,6 @@ def _fit(script: Script, spec: dict[str, Any]) -> tuple[threading.Event, dict[st
         except BaseException as error:  # looked at by the main thread
             box["error"] = error
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
             over.set()
 
     threading.Thread(target=fit, daemon=True).start()

@@ -64,19 +64,21 @@ def work(spec: dict[str, Any]) -> None:
     environment = {**os.environ, **torchrun(context, ranks, spec), RUN: spec["run"]}
     if not spec["gpu"]:
         environment["CUDA_VISIBLE_DEVICES"] = ""
-    environment["PYTHONPATH"] = _python_path(environment.get("PYTHONPATH", ""))
     if environment.get("PYTHONBREAKPOINT", "").startswith("ray."):
         del environment["PYTHONBREAKPOINT"]
     command = [sys.executable, "-IS", str(CHILD), str(os.getpid()), sys.executable, "-u", *spec["command"]]
-    # By this thread, which lives until the script ends: when the thread that made it ends, Linux ends the script.
-    process = subprocess.Popen(
-        command, cwd=where, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        code = _Attendant(process, hub, attempt, rank).attend(listener)
-    finally:
-        _kill(process)
+    with tempfile.TemporaryDirectory(prefix="heliostat-modules-") as beside:
+        if "PYTHONPATH" in environment:
+            environment["PYTHONPATH"] = _python_path(environment["PYTHONPATH"], beside)
+        # By this thread, which lives until the script ends: when the thread that made it ends, Linux ends the script.
+        process = subprocess.Popen(
+            command, cwd=where, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = _Attendant(process, hub, attempt, rank).attend(listener)
+        finally:
+            _kill(process)
     ray.get(hub.ended.remote(attempt, rank, code))
     if code != 0:
         raise ScriptEnded(f"rank {rank}: {code}")
@@ -230,21 +232,19 @@ def _check_shared(run: str, ranks: list[dict[str, Any]]) -> None:
         )
 
 
-def _python_path(path: str) -> str:
+def _python_path(path: str, beside: str) -> str:
     """The search path of the script: what Ray has put there for this package must not hide other people's modules.
 
-    A script may want the ``datasets`` of Hugging Face, and this package's root has one, too.
+    A script may want the ``datasets`` of Hugging Face, and this package's root has one, too; so it finds in the folder
+    ``beside`` what it may call of ours.
     """
     parts = [part for part in path.split(os.pathsep) if part]
     kept = [part for part in parts if Path(part).resolve() != ROOT]
     if len(kept) == len(parts):
         return path
-    alias = Path(tempfile.gettempdir(), f"heliostat-modules-{os.getpid()}")
     for name in ("heliostat", "workloads"):
-        alias.mkdir(exist_ok=True)
-        if not (alias / name).exists():
-            (alias / name).symlink_to(ROOT / name)
-    return os.pathsep.join([*kept, str(alias)])
+        Path(beside, name).symlink_to(ROOT / name)
+    return os.pathsep.join([*kept, beside])
 
 
 def _handles_sigterm(pid: int) -> bool:
