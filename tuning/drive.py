@@ -100,7 +100,11 @@ def _on_head(config: SweepConfig) -> SweepResult:
     """Drive it in a task on the head node: the storage is there, and this process may be far away."""
     task = ray.remote(_drive).options(num_cpus=0, resources=HEAD, max_retries=0).remote(config.model_dump(mode="json"))
     try:
-        return SweepResult.model_validate(ray.get(task))
+        try:
+            return SweepResult.model_validate(ray.get(task))
+        except KeyboardInterrupt:
+            ray.cancel(task, force=False)
+            return SweepResult.model_validate(ray.get(task))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, HeliostatError):
             raise error.cause from None

@@ -5,8 +5,10 @@ trial, and the workers of a Train run are placed all together or not at all, whi
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -80,7 +82,20 @@ class TrainPlace:
         return {"node": "", "group": ""}
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
-        return await asyncio.to_thread(self._drive, plan, record, answer)
+        # A thread of its own and not one of asyncio's few, for which it would wait at the end, whatever happens.
+        outcome: asyncio.Future[Event] = self._loop.create_future()
+
+        def over(event: Event) -> None:
+            if not outcome.done():
+                outcome.set_result(event)
+
+        def drive() -> None:
+            event = self._drive(plan, record, answer)
+            with suppress(RuntimeError):  # the sweep has ended meanwhile, and its loop with it
+                self._loop.call_soon_threadsafe(over, event)
+
+        threading.Thread(target=drive, name=f"trial {record.config.name}", daemon=True).start()
+        return await outcome
 
     def close(self) -> None:
         """It holds nothing between two trials."""
@@ -137,6 +152,5 @@ def _reason(error: BaseException) -> str:
 
 
 def _node_lost(error: ray.exceptions.RayActorError) -> bool:
-    """Whether the node went away, which is not the trial's fault."""
-    text = str(error).lower()
-    return bool(getattr(error, "preempted", False)) or ("node" in text and ("has died" in text or "was terminated" in text))
+    """Whether the node went away, which is not the trial's fault; the text is that of Ray 2.60's control store."""
+    return bool(getattr(error, "preempted", False)) or "its node has died" in str(error)

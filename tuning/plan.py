@@ -181,6 +181,8 @@ def plan_sweep(
     there = room(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
     slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
     plan = SweepPlan(config, base, train, join(train.config.storage, config.name), slots, workers, nodes, place, elsewhere)
+    if config.scheduler.kind == "pbt" and workers > 1:
+        raise UserError(f"workers is {workers}, but scheduler pbt is for trials with one", "set train.workers to 1")
     if not elsewhere and not train.source:
         _check_metrics(config.metric, train.config, Dataset.open(train.dataset_uri))
     if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
