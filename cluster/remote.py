@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from cluster.api import Api
+from cluster.checks import check_claim, check_head, check_image, check_operator, check_queue
 from cluster.conditions import condition, ready
 from cluster.dashboard import Dashboard, Job, Socket, Way
 from cluster.diff import ABSENT, Change, difference
-from cluster.doctor import fit
 from cluster.errors import KubernetesError, NotFound, Unreachable
 from cluster.kuberay import KubeRay
-from cluster.manifests import documents, unknown_to
+from cluster.manifests import documents
 from cluster.names import AGAIN, TEMPLATE, TOKEN_KEY, Document
 from cluster.objects import decided
 from cluster.overview import overview
@@ -23,7 +23,7 @@ from cluster.sight import Sight
 from cluster.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
 from cluster.state import State
 from cluster.watchdog import Watchdog, poll
-from heliostat.errors import Explained, UserError
+from heliostat.errors import UserError
 
 UP_SECONDS = 600
 """How long a cluster may take to come up, beside what its slowest group needs to start."""
@@ -164,9 +164,9 @@ class Remote:
     def check(self) -> None:
         """Raise `UserError` if the profile does not fit this Kubernetes."""
         check_operator(self.profile, self.api.features)
-        self._check_queue()
-        self.check_claim()
-        self._check_nodes()
+        check_queue(self.profile, self.api)
+        check_claim(self.profile, self.kube)
+        check_head(self.profile, self.sight)
 
     def claims(self) -> list[Document]:
         """The claims that jobs of this profile need."""
@@ -249,49 +249,6 @@ class Remote:
             return False
         return True
 
-    def check_claim(self) -> None:
-        """Raise `UserError` if the claim is not there, or not for several nodes."""
-        storage = self.profile.storage
-        if not storage.claim:
-            return
-        claim = self.kube.objects("PersistentVolumeClaim").find(storage.claim)
-        if claim is None and not storage.size:
-            raise UserError(
-                f"storage.claim is {storage.claim}, which is not in namespace {self.api.namespace}",
-                "set storage.size so that it is made, or create it",
-            )
-        modes = claim["spec"].get("accessModes", []) if claim else ["ReadWriteMany"]
-        if "ReadWriteMany" not in modes:
-            raise UserError(
-                f"storage.claim is {storage.claim}, which only one node can mount ({', '.join(modes)})",
-                "use a claim with access mode ReadWriteMany (NFS, a cloud's file store), or storage.uri",
-            )
-
-    def _check_queue(self) -> None:
-        """Of a queue that is not there Kueue says nothing at all, and waits."""
-        queue, api = self.profile.queue, self.api
-        if not queue:
-            return
-        try:
-            version = api.request("GET", "/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
-        except NotFound:
-            raise UserError(f"queue is {queue}, but this Kubernetes has no Kueue", "remove queue, or install Kueue") from None
-        try:
-            api.request("GET", f"/apis/{version}/namespaces/{api.namespace}/localqueues/{queue}")
-        except NotFound:
-            raise UserError(
-                f"queue is {queue}, but namespace {api.namespace} has no such local queue",
-                f"correct queue: kubectl get localqueues -n {api.namespace} lists them",
-            ) from None
-
-    def _check_nodes(self) -> None:
-        if self.profile.node_autoscaling:
-            return  # a node that is big enough may come
-        nodes, head = self.sight.nodes(), self.profile.head
-        for finding in fit.on_nodes(fit.shapes(self.profile)[:1], nodes or [], ""):
-            if nodes and finding.state == "problem":
-                raise UserError(f"head.cpu is {head.cpu} and head.memory {head.memory}; {finding.what}", finding.fix)
-
     def _ray(self, snapshot: Snapshot) -> tuple[dict[str, NodeUsage], list[Job]]:
         """What Ray knows; nothing while nobody answers."""
         if not snapshot.head or not pod_ready(snapshot.head):
@@ -301,18 +258,3 @@ class Remote:
             return usage(dashboard), dashboard.jobs()
         except KubernetesError:
             return {}, []  # the head says nothing; its pods are there to be seen, and to be deleted
-
-
-def check_image(profile: Profile, version: str) -> None:
-    """Raise `Explained` if a cluster's image has another Ray than its profile says."""
-    if version != profile.ray_version:
-        raise Explained(
-            f"the image {profile.image} has Ray {version}, but ray_version is {profile.ray_version}",
-            f"set ray_version: {version} in the profile, or use an image with {profile.ray_version}",
-        )
-
-
-def check_operator(profile: Profile, features: frozenset[str]) -> None:
-    """Refuse what this KubeRay would leave out without a word."""
-    for key, (value, what, instead) in unknown_to(profile, features).items():
-        raise UserError(f"{key} is {value}, but this KubeRay has no {what}", f"upgrade KubeRay to 1.7, or {instead}")

@@ -150,7 +150,7 @@ def _check_ray(profile: Profile, dashboard: Dashboard) -> None:
     """Refuse a cluster whose Ray is not the one that the code, which comes from here, is made for."""
     there, here = dashboard.version(), installed_ray()
     if profile.platform == "kubernetes":
-        from cluster.remote import check_image
+        from cluster.checks import check_image
 
         check_image(profile, there)
     if there.split(".")[:2] != here.split(".")[:2]:

@@ -11,13 +11,14 @@ from datetime import datetime
 from functools import cached_property
 from itertools import groupby
 
+from cluster.checks import check_operator
 from cluster.conditions import observed
 from cluster.doctor import Finding, Found, fit, ok, problem, unknown
 from cluster.errors import Forbidden
 from cluster.kuberay import KubeRay
 from cluster.names import Document
 from cluster.profile import Profile
-from cluster.remote import Remote, check_operator
+from cluster.remote import Remote
 from cluster.rights import missing
 from cluster.snapshot import Snapshot, pod_ready
 

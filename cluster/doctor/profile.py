@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
+from cluster.checks import check_claim
 from cluster.doctor import Found, fit, ok, problem, unknown
 from cluster.doctor.kubernetes import ANSWER_SECONDS, Site
 from cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
@@ -65,7 +66,7 @@ def _storage(site: Site) -> Found:
     if not storage.claim:
         yield ok(f"{storage.uri}; pods reach it by themselves")
         return
-    site.remote.check_claim()
+    check_claim(site.profile, site.kube)
     claim = site.kube.objects("PersistentVolumeClaim").find(storage.claim)
     if claim and claim["status"]["phase"] == "Bound":
         yield ok(f"claim {storage.claim} is bound, {claim['status']['capacity']['storage']}, and all nodes can mount it")

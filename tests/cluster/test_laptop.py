@@ -21,8 +21,9 @@ from cluster.laptop.processes import Run, processes
 from cluster.profile import Profile
 from cluster.ray_usage import held, usage
 from cluster.state import State
+from heliostat.config import to_yaml
 from heliostat.errors import Explained, UserError
-from tests.conftest import clean_environment, gone, wait_for
+from tests.conftest import Command, clean_environment, gone, wait_for
 
 UP = """
 import sys
@@ -107,6 +108,18 @@ def test_a_cluster_outlives_the_command_that_started_it(laptop: Laptop) -> None:
     assert [node.group for node in state.nodes] == ["head"]
     assert state.price == 0
     assert laptop.dashboard().version() == state.ray_version
+
+
+def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(laptop: Laptop, env: dict[str, str]) -> None:
+    path = Path(env["HOME"], "first.yaml")
+    path.write_text(to_yaml(laptop.profile.model_dump(mode="json")))
+    command = Command(path.parent, env)
+    assert laptop.client_address in command("session", path).out
+    for option in ("--port", "--client-port"):
+        refused = command("session", path, option, "8299")
+        assert refused.code == 2
+        assert "a cluster on this machine has ports of its own" in refused.err
+        assert laptop.dashboard().way.url in refused.err
 
 
 def test_up_leaves_a_cluster_that_runs_alone(laptop: Laptop) -> None:
