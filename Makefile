@@ -31,6 +31,7 @@ test: check  ## every check and every test
 bench: setup  ## compare with plain torchrun, side by side
 	$(BIN)/python -m tests.benchmarks.start
 	$(BIN)/python -m tests.benchmarks.torchrun
+	$(BIN)/python -m tests.benchmarks.recovery
 
 bench-kube: setup  ## compare with kubectl, on the cluster of KUBECONFIG
 	$(BIN)/python -m tests.benchmarks.kubernetes tests/benchmarks/kube.yaml

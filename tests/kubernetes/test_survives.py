@@ -78,7 +78,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def undisturbed(place: Place, cluster: Path) -> dict[str, Any]:
-    return Running(place, cluster, "calm").result()["metrics"]
+    metrics: dict[str, Any] = Running(place, cluster, "calm").result()["metrics"]
+    return metrics
 
 
 def worker_pods(place: Place) -> list[dict[str, Any]]:
