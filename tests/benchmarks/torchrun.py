@@ -1,6 +1,8 @@
 """Heliostat against a plain torchrun script: the same model and data, two workers, in turn, in one run.
 
-python -m tests.benchmarks.torchrun [REPETITIONS]
+Heliostat writes a checkpoint each 30 seconds, beside the training and again with training standing still; the script none.
+
+python -m tests.benchmarks.torchrun [REPETITIONS] [STEPS]
 """
 
 import json
@@ -10,14 +12,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
 ROOT = Path(__file__).parent.parent.parent
-STEPS, BATCH, STEADY_FROM = 2500, 64, 500
+STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
+BATCH, STEADY_FROM, CHECKPOINT_SECONDS = 64, STEPS // 10, 30
 MB = 1 << 20
 
 
@@ -29,6 +32,9 @@ class Run:
     times: dict[int, float]
     driver_mb: float
     worker_mb: float
+    stood: float = 0.0
+    """Seconds that training stood still for checkpoints before its end."""
+    checkpoints: int = 0
 
     @property
     def throughput(self) -> float:
@@ -74,10 +80,13 @@ def timed(command: Sequence[str], worker: str) -> tuple[float, Memory, str]:
     return launched, memory, out
 
 
-def heliostat() -> Run:
-    """Train by ``heliostat train``, logging each 10 steps."""
+def heliostat(beside: bool) -> Run:
+    """Train by ``heliostat train``, logging each 10 steps, with checkpoints written ``beside`` the training or not."""
     with tempfile.TemporaryDirectory() as storage:
-        keys = {"storage": storage, "epochs": "null", "steps": STEPS, "evaluate_every": STEPS, "checkpoint_every": STEPS}
+        keys = {
+            "storage": storage, "epochs": "null", "steps": STEPS, "evaluate_every": STEPS, "checkpoint_every": STEPS,
+            "checkpoint_seconds": CHECKPOINT_SECONDS, "checkpoint_async": str(beside).lower(),
+        }  # fmt: skip
         sets = [f"--set={key}={value}" for key, value in keys.items()]
         command = [sys.executable, "-m", "heliostat", "train", "workloads/configs/digits.yaml", *sets]
         launched, memory, _ = timed(command, "RayTrainWorker")
@@ -86,7 +95,8 @@ def heliostat() -> Run:
         events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     times = {r["step"]: r["time"] for r in records if r["kind"] == "train"}
     times[1] = next(e["time"] for e in events if e["event"] == "first_step")
-    return Run(launched, times, memory.driver_mb, memory.worker_mb)
+    saved = [e["seconds"] for e in events if e["event"] == "checkpoint" and e["step"] < STEPS]
+    return Run(launched, times, memory.driver_mb, memory.worker_mb, sum(saved), len(saved))
 
 
 def torchrun() -> Run:
@@ -106,18 +116,23 @@ def spread(values: Sequence[float], digits: int = 3) -> str:
 def main() -> None:
     """Print the comparison."""
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    pairs = []
+    ways: list[Callable[[], Run]] = [lambda: heliostat(True), lambda: heliostat(False), torchrun]
+    rounds = []
     for number in range(repetitions):
-        # The order alternates, so that a machine that becomes slower favours neither.
-        ours, plain = (heliostat(), torchrun()) if number % 2 else tuple(reversed((torchrun(), heliostat())))
-        pairs.append((ours, plain))
-        print(f"{number + 1}: {ours.throughput:.0f} and {plain.throughput:.0f} samples/s", file=sys.stderr)
-    ours_runs, plain_runs = zip(*pairs, strict=True)
-    ratio = [ours.throughput / plain.throughput for ours, plain in pairs]
-    start = [ours.first_step / plain.first_step for ours, plain in pairs]
+        # The order changes, so that a machine that becomes slower favours none.
+        order = [(number + place) % len(ways) for place in range(len(ways))]
+        done = {way: ways[way]() for way in order}
+        rounds.append([done[way] for way in range(len(ways))])
+        print(f"{number + 1}: " + ", ".join(f"{run.throughput:.0f}" for run in rounds[-1]) + " samples/s", file=sys.stderr)
+    ours_runs, standing_runs, plain_runs = zip(*rounds, strict=True)
+    start = [ours.first_step / plain.first_step for ours, _, plain in rounds]
     print(f"digits, 2 workers, {STEPS} steps of {BATCH}, {repetitions} repetitions: median (least to most)")
-    print(f"steady throughput, heliostat / torchrun   {spread(ratio)}")
-    print(f"  heliostat, samples a second             {spread([r.throughput for r in ours_runs], 0)}")
+    for name, runs in (("beside the training", ours_runs), ("standing still", standing_runs)):
+        ratio = [run.throughput / plain.throughput for run, plain in zip(runs, plain_runs, strict=True)]
+        print(f"steady throughput, heliostat / torchrun, checkpoints {name}  {spread(ratio)}")
+        print(f"  heliostat, samples a second             {spread([r.throughput for r in runs], 0)}")
+        print(f"  checkpoints, seconds stood still a run  {spread([r.checkpoints for r in runs], 0)}, "
+              f"{spread([r.stood for r in runs])}")  # fmt: skip
     print(f"  torchrun, samples a second              {spread([r.throughput for r in plain_runs], 0)}")
     print(f"time to the first step, heliostat / torchrun  {spread(start, 2)}")
     print(f"  heliostat, seconds                      {spread([r.first_step for r in ours_runs], 1)}")
