@@ -88,11 +88,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             ours = [*OURS, "--set", f"storage={folder}", "--set", "name=ours"]
             pairs = {
-                "heliostat": lambda: measure(ours, Path(folder, "ours/metrics.jsonl")),
-                "ray train": lambda: measure([*PLAIN, folder], Path(folder, "steps.jsonl")),
+                "heliostat": (ours, Path(folder, "ours/metrics.jsonl")),
+                "ray train": ([*PLAIN, folder], Path(folder, "steps.jsonl")),
             }
             order = list(pairs) if number % 2 == 0 else list(pairs)[::-1]
-            seconds = {name: pairs[name]() for name in order}
+            seconds = {name: measure(*pairs[name]) for name in order}
             for name, (start, again) in seconds.items():
                 print(f"{name:<10} first step {start:5.1f} s, kill to the next new step {again:5.1f} s", flush=True)
             print(f"           ours: {parts(Path(folder, 'ours'))}")
