@@ -86,7 +86,7 @@ def kubeconfig(path: Path, server: dict[str, str], user: dict[str, str], namespa
 def group(**changes: object) -> dict[str, object]:
     """A worker group with a GPU, of which one fits on a node."""
     small = {"name": "gpu", "gpu": 1, "gpu_resource": GPU, "gpu_type": "H100", "cpu": "300m", "memory": "2Gi"}
-    return {**small, "max": 2, "idle_seconds": 15, "start_seconds": 30, **changes}
+    return {**small, "max": 2, "idle_seconds": 15, "start_seconds": 120, **changes}
 
 
 def whole_node(kube: KubeRay) -> dict[str, object]:
