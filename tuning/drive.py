@@ -73,8 +73,9 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
         raise Stopped(f"stopped with {counts}\n  the same command goes on from there")
     result = result_of(plan, trials, stopped)
     write_result(plan, trials, result)
-    if not any(trial.values for trial in trials.all) and trials.all:
-        raise JobFailed(failed_because(trials.all))
+    over = [trial for trial in trials.all if trial.over]
+    if over and all(trial.state in ("failed", "diverged") for trial in over):
+        raise JobFailed(failed_because(over))
     return result
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 from pyarrow import fs
 
-from heliostat.folder import Folder
 from tuning.algorithms.random import draw
 from tuning.config import SweepConfig
 from tuning.plan import SweepPlan
@@ -67,7 +66,8 @@ class Population:
         last = checkpoint.committed(trials / donor.name)[-1].folder
         there = trials / member.name / "checkpoints"
         there.delete()
-        target = Folder(there.filesystem, f"{there.path}/{last.name}")
+        target = there / last.name
+        target.filesystem.create_dir(target.path, recursive=True)
         fs.copy_files(last.path, target.path, source_filesystem=last.filesystem, destination_filesystem=target.filesystem)
 
 

@@ -181,7 +181,7 @@ def test_population_based_training_copies_weights_and_beats_its_members_alone(fo
         name: sorted(t.values["accuracy"] for t in Trials(read_journal(Folder.at(folder / "runs" / name))).all)
         for name in ("alone", "together")
     }
-    assert values["together"][0] > values["alone"][0] + 0.2, "the worst members have taken over weights that learn"
+    assert values["together"][0] > 2 * values["alone"][0], "the worst members have taken over weights that learn"
     trials = Trials(read_journal(Folder.at(folder / "runs/together")))
     assert trials.generations == 3
     exchange = trials.exchanges[0]
