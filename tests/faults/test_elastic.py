@@ -1,9 +1,11 @@
 """Nodes that leave and come: the run goes on with what is left, grows back, and no sample is lost or seen twice."""
 
+import json
 from pathlib import Path
 
 from tests.conftest import wait_for
 from tests.faults.conftest import Breakable, Seen, ended, kill, samples_by_step
+from workloads.lease import LEASE
 
 
 def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
@@ -47,3 +49,17 @@ def test_a_notice_that_a_node_goes_away_loses_no_step_and_costs_no_failure(break
     assert f"a node goes away; saved at step {notice['step']}" in told
     assert run.losses == undisturbed.losses
     assert run.measured == undisturbed.measured
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(breakable: Breakable) -> None:
+    process = breakable.train("owned", "model.seconds=0.05")
+    run = breakable.seen("owned")
+    run.trains(2)
+    owner = json.loads((run.folder / LEASE).read_text())
+    code, told = ended(breakable.train("owned", "model.seconds=0.05"))
+    assert code == 2
+    assert f"run 'owned' is being driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in told
+    assert "last sign of life" in told
+    assert "Traceback" not in told
+    code, told = ended(process)
+    assert code == 0, told

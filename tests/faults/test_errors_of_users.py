@@ -24,10 +24,9 @@ def train(command: Command, name: str, *settings: str) -> tuple[int, str]:
 def test_a_mistake_in_the_code_ends_the_run_at_once(project: Command) -> None:
     code, told = train(project, "mistake", "model.fail_at=30", "model.error=TypeError")
     assert code == 1
-    assert told.count("this step never works") == 1
+    assert told.count("TypeError: this step never works") == 1
     assert "failed after step 30:" in told
     assert "watched.py" in told
-    assert "TypeError: this step never works" in told
     assert len(Seen(project.cwd / "runs/mistake").starts) == 1
 
 
@@ -35,8 +34,8 @@ def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: 
     code, told = train(project, "thrice", "model.fail_at=30")
     assert code == 1
     assert "the same step failed 3 times in this way" in told
-    assert told.count("\n  RuntimeError: this step never works") == 1
-    assert told.count("goes on") == 3, "twice while it ran, and how to go on by hand"
+    assert told[told.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
+    assert told.count("goes on from step 25 (failure") == 2
     run = Seen(project.cwd / "runs/thrice")
     assert [start["step"] for start in run.starts] == [0, 25, 25]
 

@@ -15,8 +15,9 @@ from tests.conftest import wait_for
 from tests.faults.conftest import CONFIG, Breakable, Seen, ended, head, kill
 from workloads.lease import LEASE
 
-FAULTS = int(os.environ.get("SOAK_FAULTS", "3"))
-LONG = ("steps=6000", "max_failures=20", "model.seconds=0.01", "evaluate_every=1000")
+FAULTS = int(os.environ.get("SOAK_FAULTS", "4"))
+LONG = ("steps=4000", "max_failures=20", "model.seconds=0.02", "evaluate_every=1000")
+KINDS = ("worker", "raylet", "driver", "head", "drain")
 
 
 class Soak:
@@ -63,10 +64,9 @@ def test_faults_at_random_moments_change_nothing(breakable: Breakable, calm: See
     dice = random.Random(seed)
     soak = Soak(breakable, dice)
     soak.run.trains(2)
-    kinds = ["worker", "raylet", "drain", "driver", "head"]
     for number in range(FAULTS):
         time.sleep(dice.uniform(0.0, 4.0))
-        kind = kinds[number % len(kinds)] if number < len(kinds) else dice.choice(kinds)
+        kind = KINDS[number] if number < len(KINDS) else dice.choice(KINDS)
         began = time.monotonic()
         soak.fault(kind)
         print(f"{number + 1:>3} {kind:<7} trains again after {time.monotonic() - began:.1f} s, step {soak.run.step}")
