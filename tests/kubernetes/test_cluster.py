@@ -68,15 +68,16 @@ def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
 def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(place: Place, gpu: Path, here: Command) -> None:
     assert workers(place) == []
     process = here.start("train", DIGITS, "--on", gpu, "--set", "name=e2e", "--json")
-    seen: dict[str, str] = {}
+    seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
     while process.poll() is None:
-        seen |= {pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in workers(place)}
+        there = [pod for pod in workers(place) if "deletionTimestamp" not in pod["metadata"]]
+        seen.append([pod["spec"].get("nodeName", "") for pod in there])
         time.sleep(0.5)
     out, err = process.communicate()
     assert process.returncode == 0, err
     result = json.loads(out)
-    assert len(seen) == 2, f"two workers, each with a pod: {seen}"
-    assert len(set(seen.values())) == 2, f"on two nodes: {seen}"
+    assert max(map(len, seen)) == 2, f"two workers, each with a pod: {seen}"
+    assert any(len(set(nodes) - {""}) == 2 for nodes in seen), f"on two nodes: {seen}"
     assert result["metrics"]["test"]["accuracy"] > 0.95
     assert result["run"] == "/mnt/heliostat/runs/e2e"
     assert "validation  accuracy" in err, "the job's progress is shown while it runs"
