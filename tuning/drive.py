@@ -20,7 +20,8 @@ from tuning.plan import SweepPlan, plan_sweep, read_sweep
 from tuning.result import SweepResult, failed_because, result_of, write_result
 from tuning.trials import Trials
 from workloads import lease
-from workloads.driver import HEAD, available
+from workloads.driver import HEAD
+from workloads.nodes import available
 
 
 def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:

@@ -22,7 +22,8 @@ from tuning.cost import most_expensive, room
 from tuning.space import Params, assign, check_conditions, get
 from workloads import task
 from workloads.config import TrainConfig
-from workloads.plan import Nodes, Plan, prepare
+from workloads.nodes import Nodes
+from workloads.plan import Plan, prepare
 from workloads.run import DatasetRecord, RunRecord, open_record
 from workloads.task import create
 

@@ -23,6 +23,7 @@ from heliostat.errors import HeliostatError, Stopped
 from heliostat.folder import Folder
 from workloads import attempts, checkpoint
 from workloads.failures import Failures
+from workloads.nodes import draining
 from workloads.notices import GROW, STOP
 
 SETTLE = 3.0
@@ -36,12 +37,6 @@ ELASTIC = {
     # A node that has just died may still count as room; then it is counted anew after so many seconds.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
-
-
-def draining() -> dict[str, int]:
-    """The nodes that are about to go away, with their deadlines in milliseconds since the epoch, 0 if unknown."""
-    nodes: dict[str, int] = ray._private.state.state.get_draining_nodes() or {}
-    return nodes
 
 
 def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:

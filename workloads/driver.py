@@ -1,6 +1,5 @@
 """From a plan to a result: the Ray Train side of a run."""
 
-import json
 import os
 import shutil
 import socket
@@ -18,18 +17,19 @@ import ray.train.torch
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
-from heliostat.environment import NODES, NODES_FILE, STORAGE
+from heliostat.environment import STORAGE
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.folder import Folder, default_base
 from heliostat.interrupts import interrupts
 from workloads import lease
 from workloads.attempts import ATTEMPTS
 from workloads.config import TrainConfig
-from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, Trainer, draining, unwrapped
+from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, Trainer, unwrapped
 from workloads.failures import Left, failed, kind_of
 from workloads.journal import Tail
+from workloads.nodes import available, draining
 from workloads.notices import STOP, tell_drain
-from workloads.plan import Nodes, Plan, prepare
+from workloads.plan import Plan, prepare
 from workloads.report import write_report
 from workloads.run import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 
@@ -67,22 +67,6 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
     if ray.util.client.ray.is_connected():
         return _on_head(config)
     return _claim_and_execute(prepare(config, available()), launched)
-
-
-def available() -> Nodes | None:
-    """The nodes that the connected cluster can have; None if it can grow and does not say how far."""
-    if NODES in os.environ:
-        return _nodes(os.environ[NODES])
-    if NODES_FILE in os.environ:
-        return _nodes(Path(os.environ[NODES_FILE]).read_text())
-    if "RAY_USAGE_STATS_KUBERAY_IN_USE" in os.environ:
-        return None
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _nodes(text: str) -> Nodes:
-    nodes: Nodes = json.loads(text)
-    return nodes
 
 
 def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch = lambda records: None) -> Result:

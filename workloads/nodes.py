@@ -41,10 +41,10 @@ def settled(resources: Resources, workers: int, nodes: Nodes | None) -> Resource
         UserError: so many never fit.
     """
     if resources.gpu == "auto":
-        gpu = int(_room(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
+        gpu = int(room(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
         resources = resources.model_copy(update={"gpu": gpu})
     each = {"CPU": resources.cpu, "GPU": int(resources.gpu)}
-    if nodes is not None and (most := _room(nodes, each)) < workers:
+    if nodes is not None and (most := room(nodes, each)) < workers:
         there = {kind: sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes) for kind in each}
         raise UserError(
             f"workers is {workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, but the nodes have room for "
@@ -59,7 +59,7 @@ def _nodes(text: str) -> Nodes:
     return nodes
 
 
-def _room(nodes: Nodes, each: Mapping[str, float]) -> int:
+def room(nodes: Nodes, each: Mapping[str, float]) -> int:
     """How many workers of this size the nodes hold."""
     total = 0.0
     for node in nodes:

@@ -1,6 +1,5 @@
 """What a run will do, worked out and checked before anything is started or written."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +12,8 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, join
 from workloads import task
 from workloads.config import TrainConfig
+from workloads.nodes import Nodes, room
 from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
-
-Nodes = Sequence[Mapping[str, float]]
-"""The nodes that work can have: each entry has the ``CPU`` and ``GPU`` of a node, and how many such ``nodes`` there may be."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ def prepare(
         )
     most = config.most_workers
     if available is not None:
-        most = min(most, _room(available, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
+        most = min(most, room(available, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
     return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere)
 
 
@@ -108,7 +105,7 @@ def _shown(config: TrainConfig) -> str:
 def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:
     workers, each, said = config.least_workers, config.resources, _shown(config)
     if each.gpu == "auto":
-        gpu = int(_room(nodes or [], {"CPU": each.cpu, "GPU": 1}) >= workers)
+        gpu = int(room(nodes or [], {"CPU": each.cpu, "GPU": 1}) >= workers)
         each = each.model_copy(update={"gpu": gpu})
     if nodes is not None:
         asked = {"CPU": each.cpu, "GPU": int(each.gpu)}
@@ -120,21 +117,13 @@ def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:
                     f"workers is {said}, each with {per_worker} {kind}, but there are {there} {kind}s",
                     f"set workers to {most}" if most else f"set resources.{kind.lower()} to 0 or use a larger machine",
                 )
-        if (most := _room(nodes, asked)) < workers:
+        if (most := room(nodes, asked)) < workers:
             raise UserError(
                 f"workers is {said}, each with {asked['CPU']} CPU and {asked['GPU']} GPU on one node, "
                 f"but the nodes have room for {most}",
                 f"set workers to {most}, or resources to less" if most else "set resources to less than one node has",
             )
     return config.model_copy(update={"resources": each})
-
-
-def _room(nodes: Nodes, each: Mapping[str, float]) -> int:
-    """How many workers of this size the nodes hold."""
-    total = 0.0
-    for node in nodes:
-        total += min(node.get(kind, 0) // amount for kind, amount in each.items() if amount) * node.get("nodes", 1)
-    return int(total)
 
 
 def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source | None, str]:

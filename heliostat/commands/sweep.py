@@ -70,7 +70,7 @@ def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
 
     if address:
         with local.connection(address, verbose) as dashboard:
-            from workloads.driver import available
+            from workloads.nodes import available
 
             return _drive(plan_sweep(config, available()), dashboard)
     return _drive(plan_sweep(config, local.machine()), local.session(verbose))

@@ -66,7 +66,7 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
 
     if address:
         with local.connection(address, verbose) as dashboard:
-            from workloads.driver import available
+            from workloads.nodes import available
 
             return _claim_and_execute(prepare(config, available()), launched, nullcontext(dashboard))
     return _claim_and_execute(prepare(config, local.machine()), launched, local.session(verbose))
