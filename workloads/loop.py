@@ -276,6 +276,7 @@ class Loop:
     # --- beginning, saving, ending ----------------------------------------------------------------------------
 
     def _save(self, metrics: dict[str, float], wait: bool) -> None:
+        self._save_due = False
         self.progress.logged = self.meter.logged
         self.progress.records = tuple(map(len, self.journals or ()))
         self.saver.save(self.progress.step, vars(self.progress).copy(), metrics, wait)

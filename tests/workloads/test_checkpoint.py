@@ -20,6 +20,7 @@ from heliostat.folder import Folder
 from tests.conftest import free_port
 from tests.workloads.test_loop import config, losses, record_of, train
 from workloads import checkpoint, saver
+from workloads import loop as loop_module
 from workloads.checkpoint import Damaged
 from workloads.config import TrainConfig
 from workloads.journal import read_journal
@@ -120,8 +121,9 @@ def test_so_many_of_the_newest_and_of_the_best_are_kept(tmp_path: Path) -> None:
 
 
 def test_checkpoints_come_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a second a step."""
-    loop = loop_of(config(tmp_path, checkpoint_every=1000, evaluate_every=1000, checkpoint_seconds=6, keep={"last": 99}))
+    """A clock that goes on by a second a step, and workers that talk each third step."""
+    keys = {"checkpoint_every": 1000, "evaluate_every": 1000, "checkpoint_seconds": 6, "keep": {"last": 99}, "log_every": 3}
+    loop = loop_of(config(tmp_path, **keys))
 
     class Clock:
         sleep = staticmethod(time.sleep)
@@ -133,6 +135,7 @@ def test_checkpoints_come_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.M
 
     loop.saver._since = 0.0
     monkeypatch.setattr(saver, "time", Clock)
+    monkeypatch.setattr(loop_module, "TALK_SECONDS", 1e9)
     loop.run()
     assert steps(loop.folder) == [6, 12, 18, 20]
 
