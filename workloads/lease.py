@@ -97,9 +97,14 @@ def taken_over(folder: Folder, lease: Lease) -> JobFailed:
 
 
 def read_lease(folder: Folder) -> dict[str, Any] | None:
-    """The lease of a run, or None if nobody drives it, or what is there is no lease."""
+    """The lease of a run, or None if nobody drives it, or what is there is no lease.
+
+    Raises:
+        UserError: there can be no folder in that place.
+    """
     try:
-        found = json.loads(folder.read(LEASE))
+        with folder.told():
+            found = json.loads(folder.read(LEASE))
     except (FileNotFoundError, ValueError):
         return None
     return found if isinstance(found, dict) and {"id", "host", "pid", "beat"} <= found.keys() else None
