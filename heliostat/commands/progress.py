@@ -11,6 +11,8 @@ from heliostat.console import err, numbers
 
 LINE_SECONDS = 5.0
 """At most so often a job tells of its progress."""
+GOODPUT_SECONDS = 30.0
+"""So often the goodput is worked out anew: that reads all that the run has written down."""
 SHOWN = {"waiting": "waiting for nodes", "starting": "starting workers", "running": "training"}
 LEFT = {"drain": "a node goes away", "grow": "there is room for more workers"}
 
@@ -24,6 +26,8 @@ class Display:
         self._plan = plan
         self._lines = err.is_terminal or IN_A_JOB in os.environ
         self._next_line = 0.0
+        self._next_goodput = time.monotonic() + GOODPUT_SECONDS
+        self._goodput = ""
         columns = (
             TextColumn("[bold]{task.description}"),
             BarColumn(),
@@ -67,7 +71,7 @@ class Display:
                 self._progress.update(self._bar, completed=step, loss=loss, description="training")
                 if not err.is_terminal and self._lines and time.monotonic() > self._next_line:
                     self._next_line = time.monotonic() + LINE_SECONDS
-                    err.print(f"step {step:>6}  {loss}", highlight=False)
+                    err.print(f"step {step:>6}  {loss}{self._productive()}", highlight=False)
             elif self._lines:
                 self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False)
 
@@ -84,6 +88,15 @@ class Display:
             wait = f" in {record['wait']:g} s" if record["wait"] else ""
             goes_on = f"goes on{wait} from step {record['saved']} (failure {record['failures']} of {record['most']})"
             err.print(f"{record['reason']}; {goes_on}", highlight=False, soft_wrap=True)
+
+    def _productive(self) -> str:
+        """The productive share of all workers' time so far; nothing at first, when all goes into starting."""
+        if time.monotonic() > self._next_goodput:
+            from workloads.goodput import goodput
+
+            self._goodput = f"  goodput {goodput(self._plan.folder).share:.0%}"
+            self._next_goodput = time.monotonic() + GOODPUT_SECONDS
+        return self._goodput
 
     def _room(self, record: dict[str, Any]) -> str:
         return f"there is room for {record['room']} of at least {record['workers']} workers"
