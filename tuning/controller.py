@@ -19,6 +19,7 @@ from tuning.schedulers import open_scheduler
 from tuning.trials import Trial, Trials, best, front
 from tuning.worker import GO_ON, PAUSE, STOP, Event
 from workloads.notices import STOP as STOP_FILE
+from workloads.plan import Plan
 
 Watch = Callable[[Trials], None]
 """Called several times a second."""
@@ -53,6 +54,8 @@ class Controller:
         if self._population:
             self._waiting = [trial for trial in self._waiting if trial.generation <= self.trials.generations]
         self._running: dict[int, Trial] = {}
+        self._plans: dict[int, Plan] = {}
+        """Of trials that wait, for the first time that they run."""
         self._first = {trial.key: trial.number for trial in reversed(self.trials.all) if trial.key}
         self._twins = [trial for trial in self.trials.all if trial.twin is not None and not trial.over]
         self._kept: list[Trial] = []
@@ -126,7 +129,7 @@ class Controller:
 
     async def _run(self, trial: Trial, place: Place, where: dict[str, str]) -> None:
         try:
-            plan = self._plan.trial(trial.number, trial.params)
+            plan = self._plans.pop(trial.number, None) or self._plan.trial(trial.number, trial.params)
             record = self._maker.record(plan)
         except UserError as error:
             self._ended(trial, "failed", message=str(error))
@@ -170,14 +173,16 @@ class Controller:
             self._no_more = True
             return
         try:
-            key = key_of(self._plan.trial(number, params))
+            plan = self._plan.trial(number, params)
+            key = key_of(plan)
         except UserError:
             key = ""  # it fails with that message when it is its turn
         twin = self._first.get(key) if key and not self._population else None
         self._note(event="trial", trial=number, params=params, key=key, twin=twin)
         trial = self.trials.all[number]
         if twin is None:
-            self._first[key] = number
+            if key:
+                self._first[key], self._plans[number] = number, plan
             self._waiting.append(trial)
         elif self.trials.all[twin].over:
             self._as_twin(trial)

@@ -20,6 +20,7 @@ def importance(trials: list[Trial], space: Space, metric: str, mode: Mode) -> di
     if len(trials) < LEAST or len({trial.values[metric] for trial in trials}) == 1:
         return {}
     distributions = {name: distribution(parameter) for name, parameter in space.items()}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")

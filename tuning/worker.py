@@ -39,6 +39,7 @@ class Worker:
 
     def __init__(self, path: list[str]) -> None:
         sys.path[:0] = [folder for folder in path if folder not in sys.path and Path(folder).is_dir()]
+        self._frozen = False
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -75,9 +76,17 @@ class Worker:
         except Exception as error:  # the user's task can fail in any way; the table must say how, and the others go on
             return {"event": "fail", "message": short_traceback(error), "final": False}
         finally:
-            gc.collect()  # the model of this trial must be gone before the next one needs the memory
+            self._forget()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
+
+    def _forget(self) -> None:
+        """The model of a trial must be gone before the next one needs the memory, although it is in cycles of references."""
+        gc.collect()
+        if not self._frozen:
+            # Looking through all that torch has loaded takes a tenth of a second, and it never goes away.
+            gc.freeze()
+            self._frozen = True
 
     def _learn(self, folder: Folder, record: RunRecord, launched: float) -> Event:
         if result := read_result(folder):
