@@ -7,7 +7,7 @@ certificate; this needs neither. Every answer that is not the expected one is an
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import urllib3
@@ -66,6 +66,10 @@ class Job:
     kind: str = "SUBMISSION"
     """SUBMISSION, or DRIVER: a Ray Client session or another process that has joined the cluster."""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    node: str = ""
+    """The node that it is driven from."""
+    said: str = ""
+    """The newest line that it has printed, where that was asked for."""
 
     @property
     def done(self) -> bool:
@@ -84,6 +88,7 @@ class Job:
             ended=seconds[1],
             kind=answer.get("type", "SUBMISSION"),
             metadata=answer.get("metadata") or {},
+            node=answer.get("driver_node_id") or "",
         )
 
 
@@ -105,6 +110,19 @@ class Dashboard:
     def jobs(self) -> list[Job]:
         """The submitted jobs, and the other drivers that are or were connected."""
         return [Job.of(answer) for answer in self._json("GET", "/api/jobs/")]
+
+    def speaking(self) -> list[Job]:
+        """The jobs, those that run with the newest line that they have printed."""
+        return [
+            replace(job, said=self._newest_line(job)) if job.status == "RUNNING" and job.node else job for job in self.jobs()
+        ]
+
+    def _newest_line(self, job: Job) -> str:
+        query = f"node_id={job.node}&filename=job-driver-{job.id}.log&lines=1"
+        answer = self._request("GET", f"/api/v0/logs/file?{query}", ok=(200, 404, 500))
+        # Ray says 500 for a log that is not there yet.
+        lines = answer.data.decode(errors="replace").splitlines() if answer.status == 200 else []
+        return lines[-1].strip() if lines else ""
 
     def job(self, job_id: str) -> Job:
         """One submitted job.

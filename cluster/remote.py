@@ -255,6 +255,6 @@ class Remote:
             return {}, []
         try:
             dashboard = self.dashboard()
-            return usage(dashboard), dashboard.jobs()
+            return usage(dashboard), dashboard.speaking()
         except KubernetesError:
             return {}, []  # the head says nothing; its pods are there to be seen, and to be deleted

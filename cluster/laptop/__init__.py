@@ -132,7 +132,7 @@ class Laptop:
         profile = Profile.model_validate(run.profile)
         try:
             dashboard = self.dashboard()
-            used, jobs, word, detail = usage(dashboard), dashboard.jobs(), "ready", ""
+            used, jobs, word, detail = usage(dashboard), dashboard.speaking(), "ready", ""
         except KubernetesError as error:
             used, jobs, word, detail = {}, [], "starting", error.what
         there = [_node(profile, name, group, used.get(name)) for name, group in nodes(run).items()]

@@ -76,6 +76,7 @@ def _page(state: Any) -> Any:
     jobs = sorted(state.jobs, key=lambda job: -(job.started or 0))[:8]
     if jobs:
         parts.append(_table(("job", "status", "for", "what"), [_job(job) for job in jobs]))
+        parts += [Text(f"{job.id} says: {job.said}") for job in jobs if job.said]
     parts.append(Text(f"GPUs {state.gpus_used:g} used of {state.gpus_paid} paid for; now ${state.price:.2f} an hour"))
     return Group(*parts)
 
