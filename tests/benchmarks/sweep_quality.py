@@ -1,0 +1,89 @@
+"""What early stopping and TPE save: the work until a sweep is as good as random search without either at its end.
+
+python -m tests.benchmarks.sweep_quality CONFIG [SEEDS] [PICTURE.svg]
+
+Work is counted in training steps, which a busy machine does not change: on equal steps it is GPU-seconds. For each seed,
+random search runs all trials to their ends; TPE with ASHA then gets four times as many trials, and its work is counted
+until one that finished is at least as good.
+"""
+
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from heliostat.config import load
+from heliostat.folder import Folder
+from tests.benchmarks.sweep import spread
+from tuning.charts import _figure, _svg
+from tuning.config import SweepConfig
+from tuning.drive import drive
+from tuning.journal import read_journal
+from tuning.plan import plan_sweep
+from tuning.trials import Trials
+
+Point = tuple[int, float]
+
+
+def searched(config: str, storage: str, seed: int, **changes: Any) -> list[Point]:
+    """(steps of all trials so far, the best value of a finished one so far), at the end of each trial."""
+    base = load(config, SweepConfig, defaults={"name": "quality"}).model_dump(exclude_unset=True)
+    sweep = SweepConfig.model_validate(
+        {**base, "name": f"{changes['algorithm']}-{seed}", "seed": seed, "storage": storage, **changes}
+    )
+    plan = plan_sweep(sweep, [{"CPU": 2.0, "GPU": 0.0}])
+    drive(plan)
+    sign = 1 if plan.mode == "max" else -1
+    points: list[Point] = []
+    steps, best = 0, float("-inf")
+    ends = [record for record in read_journal(Folder.at(plan.uri)) if record["event"] == "end"]
+    trials = Trials(read_journal(Folder.at(plan.uri))).all
+    for record in ends:
+        steps += record["step"] if trials[record["trial"]].twin is None else 0
+        if record["state"] == "finished":
+            best = max(best, sign * record["values"][plan.metric])
+        points.append((steps, best))
+    return points
+
+
+def picture(runs: list[tuple[list[Point], list[Point]]]) -> str:
+    """The best so far over the work, a line for each seed."""
+    figure, axes = _figure(width=7, height=4)
+    for random, clever in runs:
+        axes.step(*zip(*random, strict=True), where="post", color="#66707d", alpha=0.7)
+        axes.step(*zip(*clever, strict=True), where="post", color="#2563a8", alpha=0.8)
+    axes.plot([], [], color="#66707d", label="random search")
+    axes.plot([], [], color="#2563a8", label="TPE and ASHA")
+    axes.set_xlabel("training steps of all trials")
+    axes.set_ylabel("best so far (higher is better)")
+    axes.legend(frameon=False, loc="lower right")
+    return _svg(figure)
+
+
+def main() -> None:
+    """Print the ratios and write the picture."""
+    import ray
+
+    config = sys.argv[1]
+    seeds = int(sys.argv[2]) if len(sys.argv) > 2 else 5
+    ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="error", object_store_memory=200 << 20)
+    runs, ratios = [], []
+    with tempfile.TemporaryDirectory() as storage:
+        trials = load(config, SweepConfig, defaults={"name": "quality"}).trials or 20
+        for seed in range(seeds):
+            random = searched(config, storage, seed, algorithm="random", scheduler="none")
+            clever = searched(config, storage, seed, algorithm="tpe", scheduler="asha", trials=4 * trials)
+            whole, goal = random[-1]
+            reached = next((steps for steps, best in clever if best >= goal), None)
+            ratios.append(reached / whole if reached else float("inf"))
+            runs.append((random, clever))
+            print(f"seed {seed}: random {goal:.4f} after {whole} steps; TPE and ASHA as good after {reached}", flush=True)
+    print(f"work until as good as random search's end, as a share of its work: {spread(ratios)}")
+    print(f"median {statistics.median(ratios):.2f}")
+    if len(sys.argv) > 3:
+        Path(sys.argv[3]).write_text(picture(runs))
+
+
+if __name__ == "__main__":
+    main()
