@@ -3,8 +3,8 @@
 python -m tests.benchmarks.sweep_quality CONFIG [SEEDS] [PICTURE.svg]
 
 Work is counted in training steps, which a busy machine does not change: on equal steps it is GPU-seconds. For each seed,
-random search runs all trials to their ends; TPE with ASHA then gets four times as many trials, and its work is counted
-until one that finished is at least as good.
+random search runs all trials to their ends; TPE with ASHA then gets three times as many trials, and its work is counted
+until one has reported a value that is at least as good.
 """
 
 import statistics
@@ -21,13 +21,12 @@ from tuning.config import SweepConfig
 from tuning.drive import drive
 from tuning.journal import read_journal
 from tuning.plan import plan_sweep
-from tuning.trials import Trials
 
 Point = tuple[int, float]
 
 
 def searched(config: str, storage: str, seed: int, **changes: Any) -> list[Point]:
-    """(steps of all trials so far, the best value of a finished one so far), at the end of each trial."""
+    """(steps of all trials so far, the best value that any has reported so far), at each report."""
     base = load(config, SweepConfig, defaults={"name": "quality"}).model_dump(exclude_unset=True)
     sweep = SweepConfig.model_validate(
         {**base, "name": f"{changes['algorithm']}-{seed}", "seed": seed, "storage": storage, **changes}
@@ -37,13 +36,14 @@ def searched(config: str, storage: str, seed: int, **changes: Any) -> list[Point
     sign = 1 if plan.mode == "max" else -1
     points: list[Point] = []
     steps, best = 0, float("-inf")
-    ends = [record for record in read_journal(Folder.at(plan.uri)) if record["event"] == "end"]
-    trials = Trials(read_journal(Folder.at(plan.uri))).all
-    for record in ends:
-        steps += record["step"] if trials[record["trial"]].twin is None else 0
-        if record["state"] == "finished":
-            best = max(best, sign * record["values"][plan.metric])
-        points.append((steps, best))
+    at: dict[int, int] = {}
+    for record in read_journal(Folder.at(plan.uri)):
+        if record["event"] == "report":
+            steps += record["step"] - at.get(record["trial"], 0)
+            at[record["trial"]] = record["step"]
+            value = record["metrics"][plan.metric]
+            best = best if value is None else max(best, sign * value)
+            points.append((steps, best))
     return points
 
 
@@ -73,7 +73,7 @@ def main() -> None:
         trials = load(config, SweepConfig, defaults={"name": "quality"}).trials or 20
         for seed in range(seeds):
             random = searched(config, storage, seed, algorithm="random", scheduler="none")
-            clever = searched(config, storage, seed, algorithm="tpe", scheduler="asha", trials=4 * trials)
+            clever = searched(config, storage, seed, algorithm="tpe", scheduler="asha", trials=3 * trials)
             whole, goal = random[-1]
             reached = next((steps for steps, best in clever if best >= goal), None)
             ratios.append(reached / whole if reached else float("inf"))

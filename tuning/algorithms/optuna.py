@@ -24,7 +24,6 @@ from tuning.trials import Trial
 STUDY = "optuna.log"
 REMOTE_WRITE = 10.0
 """Seconds between two writes of the study to an object store, where each write is a write of all of it."""
-STATES = {"finished": TrialState.COMPLETE, "stopped": TrialState.PRUNED}
 
 
 class Optuna:
@@ -60,13 +59,13 @@ class Optuna:
 
     def tell(self, trial: Trial) -> None:
         asked = self._asked.pop(trial.number)
-        state = STATES.get(trial.state, TrialState.FAIL)
+        known = all(metric in trial.values for metric in self._metrics)
+        state = (TrialState.PRUNED if trial.state == "stopped" else TrialState.COMPLETE) if known else TrialState.FAIL
         if len(self._metrics) == 1:
             for step, value in trial.curve(self._metrics[0]):
                 asked.report(value, step)
         values = [trial.values[metric] for metric in self._metrics] if state == TrialState.COMPLETE else None
-        if trial.where:
-            asked.set_user_attr("trial", trial.name)
+        asked.set_user_attr("state", trial.state)
         self._study.tell(asked, values, state)
 
     def _again(self, trial: Trial) -> None:
