@@ -169,9 +169,11 @@ def kind_of(error: BaseException) -> str:
 def _told(rank: int, error: BaseException) -> tuple[str, str]:
     """A line and a text about an end."""
     if isinstance(error, WorkerFailed):
-        return f"worker {error.rank}: {error.text.splitlines()[-1 if error.kind == 'error' else 0]}", (
-            f"worker {error.rank} failed after step {error.step}:\n  {error.text}"
-        )
+        lines = error.text.splitlines()
+        line = lines[0] if error.kind in ("memory", "silence") else lines[-1]
+        if error.kind == "echo":
+            line = f"lost its connection to another worker ({line})"
+        return f"worker {error.rank}: {line}", f"worker {error.rank} failed after step {error.step}:\n  {error.text}"
     text = " ".join(str(error).split())
     for pattern, meaning in {
         r"NODE_OUT_OF_MEMORY|running low on memory": "was killed: its node ran out of memory; try a smaller micro_batch",

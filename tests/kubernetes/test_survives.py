@@ -71,8 +71,7 @@ class Running:
         self._errors.join()
         told = "".join(self.lines)
         assert self.process.returncode == 0, told
-        document = told[told.index("{\n") : told.rindex("}") + 1]
-        result: dict[str, Any] = json.loads(document)
+        result: dict[str, Any] = json.JSONDecoder().raw_decode(told, told.index("{\n"))[0]
         return result
 
 
@@ -122,7 +121,7 @@ def take(place: Place) -> Callable[[str, str], None]:
     ("how", "told"),
     [
         ("drain", r"a node goes away; saved at step \d+"),
-        ("kill", r"was lost with its node; goes on .* \(failure 1 of 3\)"),
+        ("kill", r"(was lost with its node|lost its connection to another worker).*; goes on .* \(failure 1 of 3\)"),
     ],
 )
 def test_a_node_that_is_taken_away_changes_nothing(
