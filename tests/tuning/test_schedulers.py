@@ -93,26 +93,36 @@ def test_median_stops_the_trials_that_ray_tunes_stops(mode: Any, seed: int) -> N
 
 
 def test_a_report_that_is_made_again_after_a_restart_is_judged_alike() -> None:
-    scheduler = Asha("m", "max", grace=0.1, reduction=3)
+    scheduler = Asha("m", "max", grace=1 / 9, reduction=3)
     for number in range(6):
-        scheduler.report(Trial(number, {}, reports=[Report(1, 0.1, {"m": number}, 0.0)]))
-    good = Trial(9, {}, reports=[Report(1, 0.1, {"m": 10.0}, 0.0)])
-    bad = Trial(8, {}, reports=[Report(1, 0.1, {"m": -1.0}, 0.0)])
+        scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 9, {"m": number}, 0.0)]))
+    good = Trial(9, {}, reports=[Report(1, 1 / 9, {"m": 10.0}, 0.0)])
+    bad = Trial(8, {}, reports=[Report(1, 1 / 9, {"m": -1.0}, 0.0)])
     for _ in range(3):
         assert not scheduler.report(good)
         assert scheduler.report(bad)
 
 
 def test_a_trial_is_judged_once_at_a_rung() -> None:
-    scheduler = Asha("m", "max", grace=0.1, reduction=3)
-    trial = Trial(0, {}, reports=[Report(1, 0.1, {"m": 1.0}, 0.0)])
+    scheduler = Asha("m", "max", grace=1 / 9, reduction=3)
+    trial = Trial(0, {}, reports=[Report(1, 1 / 9, {"m": 1.0}, 0.0)])
     assert not scheduler.report(trial)
     for number in range(1, 6):
-        scheduler.report(Trial(number, {}, reports=[Report(1, 0.1, {"m": 5.0}, 0.0)]))
+        scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 9, {"m": 5.0}, 0.0)]))
     trial.reports.append(Report(2, 0.2, {"m": 1.0}, 0.0))
     assert not scheduler.report(trial), "it was judged when it came there"
-    trial.reports.append(Report(3, 0.3, {"m": 1.0}, 0.0))
+    trial.reports.append(Report(3, 1 / 3, {"m": 1.0}, 0.0))
     assert not scheduler.report(trial), "the first at its rung"
+
+
+def test_no_trial_is_stopped_when_it_is_all_but_through() -> None:
+    scheduler = Asha("m", "max", grace=0.1, reduction=3)
+    for number in range(6):
+        scheduler.report(Trial(number, {}, reports=[Report(9, 0.95, {"m": 5.0}, 0.0)]))
+    trial = Trial(9, {}, reports=[Report(1, 0.35, {"m": 6.0}, 0.0)])
+    assert not scheduler.report(trial)
+    trial.reports.append(Report(9, 0.95, {"m": 0.0}, 0.0))
+    assert not scheduler.report(trial)
 
 
 def test_hyperband_judges_most_trials_early_and_some_late() -> None:

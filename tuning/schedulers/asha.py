@@ -5,11 +5,15 @@ import numpy as np
 from tuning.config import Mode
 from tuning.trials import Trial
 
+TOLERANCE = 1e-9
+"""A third of a ninth is not quite a twenty-seventh."""
+
 
 class Asha:
     """Stops a trial at a rung unless it is among the best 1/reduction of those that came there.
 
-    Rungs are at grace, grace * reduction, grace * reduction^2, ... of a whole run, so that runs of different lengths compare.
+    Rungs are at 1/reduction, 1/reduction^2, ... of a whole run, down to grace: shares, so that runs of different lengths
+    compare, and counted from the end, so that no trial is stopped when it is all but through.
     No trial waits for another: nothing can get stuck, and a stopped trial's resources are free at once.
 
     With ``brackets``, trials are dealt out to brackets whose grace is 1, reduction, reduction^2, ... times as long, as many
@@ -18,10 +22,10 @@ class Asha:
 
     def __init__(self, metric: str, mode: Mode, grace: float, reduction: float, brackets: bool = False) -> None:
         self._metric, self._sign, self._reduction = metric, 1.0 if mode == "max" else -1.0, reduction
-        rungs = []
-        while grace < 1:
-            rungs.append(grace)
-            grace *= reduction
+        rungs = [1 / reduction]
+        while rungs[0] / reduction >= grace * (1 - TOLERANCE):
+            rungs.insert(0, rungs[0] / reduction)
+        rungs[0] = max(rungs[0], grace)
         # For each bracket its rungs, the highest first, and what came there: trial -> (progress, value).
         first = range(len(rungs)) if brackets else range(1)
         self._brackets: list[list[tuple[float, dict[int, tuple[float, float]]]]] = [
@@ -34,7 +38,7 @@ class Asha:
         last = trial.reports[-1]
         value = self._sign * last.value(self._metric)
         for rung, came in self._brackets[self.bracket(trial.number)]:
-            if last.progress >= rung:
+            if last.progress >= rung * (1 - TOLERANCE):
                 if came.get(trial.number, (last.progress,))[0] != last.progress:
                     return False  # it was judged here by an earlier report
                 others = [other for number, (_, other) in came.items() if number != trial.number]
