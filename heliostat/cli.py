@@ -10,7 +10,7 @@ from heliostat.errors import HeliostatError
 COMMANDS = {
     "train": "train the model that a config file describes",
     "torchrun": "run a script for torchrun, or any Python script, unchanged on Ray workers",
-    "sweep": "run many trials of a config at once, and find the best; show NAME shows them",
+    "sweep": "search for the best config with many trials, or show them",
     "evaluate": "measure a finished run on a split of its dataset",
     "predict": "apply a finished run to new input",
     "runs": "list the runs in a storage folder",
