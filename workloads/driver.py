@@ -26,6 +26,7 @@ from workloads.attempts import ATTEMPTS
 from workloads.config import TrainConfig
 from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, Trainer, unwrapped
 from workloads.failures import Left, failed, kind_of
+from workloads.goodput import goodput
 from workloads.journal import Tail
 from workloads.nodes import available, draining
 from workloads.notices import STOP, tell_drain
@@ -110,7 +111,8 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
     write_report(plan.folder, record, result)
     done = time.time()
     seconds = {**result.seconds, "report": done - trained, "total": done - launched}
-    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}})
+    went = {kind: round(value, 2) for kind, value in goodput(plan.folder).worker_seconds.items() if value}
+    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}, "goodput": went})
     plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
     return result
 

@@ -65,6 +65,8 @@ class Result(Config):
     metrics: Measured = {}
     seconds: Numbers = {}
     """Wall time of each phase; ``total`` is from the command's start to its end."""
+    goodput: Numbers = {}
+    """Seconds of all workers by what they went into, see `workloads.goodput`."""
     message: str = ""
     already: bool = False
     """True when the run was finished before and nothing was done."""
