@@ -1,0 +1,84 @@
+"""A sweep on an autoscaling cluster of processes: from no GPU node and back, with the price of each trial."""
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from heliostat.folder import Folder
+from tests.conftest import ROOT, Command, end_group, gone, processes_of, wait_for
+from tuning.journal import read_journal
+
+PROFILE = """
+platform: local
+head: {cpu: 1, memory: 2Gi, price_per_hour: 0}
+groups:
+  - {name: gpu, gpu: 1, gpu_type: A100-80GB, cpu: 1, memory: 2Gi, max: 2, idle_seconds: 4, price_per_hour: 3600}
+storage: {uri: .}
+idle_shutdown_seconds: null
+"""
+SWEEP = """
+train: {task: tabular-classification, dataset: {source: breast-cancer}, epochs: 40, global_batch: 32, evaluate_every: 26}
+space: {optimizer.lr: {loguniform: [1e-4, 1e-1]}}
+trials: 8
+algorithm: random
+scheduler: none
+"""
+
+
+@pytest.fixture
+def cluster(command: Command) -> Iterator[Command]:
+    """The command in a folder with a cluster that is up, and the code that a job gets."""
+    (command.cwd / "laptop.yaml").write_text(PROFILE)
+    (command.cwd / "lr.yaml").write_text(SWEEP)
+    for room in ("heliostat", "cluster", "workloads", "datasets", "tuning"):
+        shutil.copytree(ROOT / room, command.cwd / room, ignore=shutil.ignore_patterns("__pycache__"))
+    done = command("up", "laptop.yaml")
+    assert done.code == 0, done.err
+    yield command
+    assert command("down", "laptop.yaml", "--yes").code == 0
+    gone(command.env)
+
+
+def drivers(command: Command) -> list[psutil.Process]:
+    """The processes of the sweep's driver: the job's entrypoint, not the command that follows it."""
+    here = processes_of(command.env, "heliostat sweep lr.yaml")
+    return [process for process in here if "--on" not in process.cmdline() and process.cmdline()[0].endswith("python")]
+
+
+def test_a_sweep_from_no_gpu_survives_its_driver_and_goes_back_to_none(cluster: Command) -> None:
+    def ends() -> int:
+        records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
+        return sum(record["event"] == "end" for record in records)
+
+    first = cluster.start("sweep", "lr.yaml", "--on", "laptop.yaml")
+    try:
+        wait_for(lambda: ends() >= 2 or first.poll() is not None, "two trials to end", 300)
+        for process in drivers(cluster):
+            process.kill()
+        _, err = first.communicate(timeout=120)
+    finally:
+        end_group(first)
+    assert first.returncode not in (0, 2), err
+    before = ends()
+    assert 2 <= before < 8
+    done = cluster("sweep", "lr.yaml", "--on", "laptop.yaml", "--json", timeout=500)
+    assert done.code == 0, done.err
+    result = json.loads(done.out)
+    assert result["states"] == {"finished": 8}
+    records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
+    assert sorted(record["trial"] for record in records if record["event"] == "end") == list(range(8))
+    # One worker takes a whole node, which costs 1 a second.
+    assert result["cost"] == pytest.approx(result["gpu_seconds"], rel=0.05)
+    assert Path(result["report"]).exists()
+
+    def gpus() -> int:
+        return sum(group["ready"] for group in json.loads(cluster("status", "laptop.yaml", "--json").out)["groups"])
+
+    began = time.monotonic()
+    wait_for(lambda: gpus() == 0, "the GPU nodes to go", 120)
+    print(f"no GPU node {time.monotonic() - began:.1f} s after the sweep's end")
