@@ -81,8 +81,8 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     assert result["metrics"]["test"]["accuracy"] > 0.95
     assert result["run"] == "/mnt/heliostat/runs/e2e"
     assert "validation  accuracy" in err, "the job's progress is shown while it runs"
-    there = place.command("submit", gpu, "--", "ls", "/mnt/heliostat/runs/e2e")
-    assert "report.html" in there.out
+    listed = place.command("submit", gpu, "--", "ls", "/mnt/heliostat/runs/e2e")
+    assert "report.html" in listed.out
     back_to_zero(place)
 
 

@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def hold_for_ever(path: str) -> None:
         time.sleep(600)
 
 
-def held_by_another(path: Path) -> multiprocessing.Process:
+def held_by_another(path: Path) -> BaseProcess:
     process = multiprocessing.get_context("spawn").Process(target=hold_for_ever, args=(str(path),), daemon=True)
     process.start()
     wait_for(lambda: lease.read_lease(Folder.at(path)) is not None, "the lease")
