@@ -8,6 +8,7 @@ steps since the last checkpoint when it grows; its failure policy retries mistak
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -25,6 +26,7 @@ from workloads import attempts, checkpoint
 from workloads.failures import Failures
 from workloads.nodes import draining
 from workloads.notices import GROW, STOP
+from workloads.patience import AWAY, patiently
 
 SETTLE = 3.0
 """Seconds in which nodes that come together count as one room, when a run begins."""
@@ -90,8 +92,9 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
-        if Folder.at(self._run).exists(STOP):
-            raise Stopped("stopped while it waited for nodes; the same command goes on")
+        with suppress(*AWAY):  # storage is away for a while: looked at again before the next start
+            if Folder.at(self._run).exists(STOP):
+                raise Stopped("stopped while it waited for nodes; the same command goes on")
         self._room = fitting = min(room(self._each, self._held), self._most)
         if self._least == self._most:
             return self._start(self._most)
@@ -114,7 +117,8 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
             running = worker_group_state.num_workers
             if running < self._most and room(self._each) > 0:
                 # The workers save, leave, and are started again with what there is then.
-                Folder.at(self._run).write(GROW, b"")
+                with suppress(*AWAY):
+                    Folder.at(self._run).write(GROW, b"")
         return NoopDecision()
 
     @property
@@ -131,9 +135,9 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 class Judgement(FailurePolicy):  # type: ignore[misc]
     """Our own judgement on failures, see `workloads.failures`, recorded in the run folder."""
 
-    def __init__(self, run: str, most: int) -> None:
+    def __init__(self, run: str, most: int, patience: float) -> None:
         super().__init__(FailureConfig(max_failures=most))
-        self._run, self._failures = run, Failures(most)
+        self._run, self._failures, self._patience = run, Failures(most), patience
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         folder = Folder.at(self._run)
@@ -141,7 +145,9 @@ class Judgement(FailurePolicy):  # type: ignore[misc]
             return self._on_controller(training_failed_error.controller_failure)
         assert isinstance(training_failed_error, WorkerGroupError)
         ends = {rank: unwrapped(error) for rank, error in training_failed_error.worker_failures.items()}
-        saved = max((c.step for c in checkpoint.committed(folder)), default=0)
+        saved = patiently(
+            lambda: max((c.step for c in checkpoint.committed(folder)), default=0), lambda _: None, self._patience
+        )
         verdict = self._failures.judge(ends, saved)
         attempts.of(self._run).record(
             "failed" if verdict.charged else "left", reason=verdict.reason, saved=saved, again=verdict.again,

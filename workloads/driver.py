@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from workloads.goodput import goodput
 from workloads.journal import Tail
 from workloads.nodes import available, draining
 from workloads.notices import STOP, tell_drain
+from workloads.patience import AWAY
 from workloads.plan import Plan, prepare
 from workloads.report import write_report
 from workloads.run import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
@@ -138,7 +140,7 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
         scaling_config=scaling,
         run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
         sizes=Sizes(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
-        judgement=Judgement(plan.uri, config.max_failures),
+        judgement=Judgement(plan.uri, config.max_failures, config.storage_timeout),
     )
     box: dict[str, Any] = {}
     over = threading.Event()
@@ -181,15 +183,17 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
             if owner.lost:
                 raise lease.taken_over(folder, owner)
             if received and asked is None:
-                folder.write(STOP, b"")
-                asked = now
+                with suppress(*AWAY):  # storage is away for a while: asked again with the next look
+                    folder.write(STOP, b"")
+                    asked = now
             if len(received) > 1 or (asked is not None and not running and now - asked > LET_GO):
                 raise Stopped("stopped at once; the same command goes on from the last checkpoint")
             if now - looked > DRAIN_POLL:
                 looked = now
                 if (found := draining()) and found != leaving:
-                    leaving = found
-                    tell_drain(folder, leaving)
+                    with suppress(*AWAY):
+                        tell_drain(folder, found)
+                        leaving = found
     watch([record for tail in tails for record in tail.new()])
 
 

@@ -9,7 +9,7 @@ import torch
 
 from heliostat.errors import HeliostatError, JobFailed, UserError, short_traceback
 
-SAME = 3
+SAME = {"error": 3, "silence": 2}
 """So often the same step may end the same way before it is the user's error."""
 LONGEST_WAIT = 60.0
 """Seconds of the longest back-off."""
@@ -105,8 +105,10 @@ class Failures:
         step = first.step if isinstance(first, WorkerFailed) else saved
         key = (step, re.sub(r"0x[0-9a-f]+|\d+", "#", reason if not isinstance(first, WorkerFailed) else first.text))
         self._same[key] = self._same.get(key, 0) + 1
-        if isinstance(first, WorkerFailed) and self._same[key] >= SAME and first.kind == "error":
-            return Verdict(False, reason, error=JobFailed(f"{text}\n  the same step failed {SAME} times in this way"))
+        if isinstance(first, WorkerFailed) and self._same[key] >= SAME.get(first.kind, self.most + 2):
+            return Verdict(
+                False, reason, error=JobFailed(f"{text}\n  the same step failed {self._same[key]} times in this way")
+            )
         if self.in_a_row > self.most:
             more = (
                 ""

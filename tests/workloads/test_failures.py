@@ -108,6 +108,12 @@ def test_out_of_memory_names_the_peak_and_what_to_set() -> None:
     assert not Failures(most=9).judge({1: failure}, saved=0).again
 
 
+def test_a_step_at_which_workers_are_silent_twice_ends_the_run() -> None:
+    failures = Failures(most=9)
+    ends = [failed(raised(RuntimeError("Timed out waiting 5000ms for recv")), 1, 3, 1.0, silent=[2]) for _ in range(2)]
+    assert [failures.judge({1: end}, saved=0).again for end in ends] == [True, False]
+
+
 def test_silence_names_the_missing_ranks() -> None:
     failure = failed(raised(RuntimeError("Timed out waiting 5000ms for recv")), 1, 3, 1.0, silent=[2, 5])
     assert "silent rank: 2, 5" in str(failure)
