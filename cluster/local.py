@@ -35,6 +35,9 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
+# Ray prints these, of ten lines each, whatever its log level; a run tells of the same in one. Read when ray is imported.
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing|The node with node id")
+
 
 def machine() -> list[dict[str, float]]:
     """The one node that this machine is: the CPUs and GPUs that this process may use."""
