@@ -31,7 +31,8 @@ def test_a_mistake_in_the_code_ends_the_run_at_once(project: Command) -> None:
 
 
 def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: Command) -> None:
-    code, told = train(project, "thrice", "model.fail_at=30")
+    # Slow enough for the checkpoint of step 25 to be written, beside the training, before step 30.
+    code, told = train(project, "thrice", "model.fail_at=30", "model.seconds=0.1")
     assert code == 1
     assert "the same step failed 3 times in this way" in told
     assert told[told.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
