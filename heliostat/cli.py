@@ -9,7 +9,7 @@ from heliostat.errors import HeliostatError
 
 COMMANDS = {
     "train": "train the model that a config file describes",
-    "torchrun": "run a script for torchrun, or any Python script, unchanged on Ray workers",
+    "torchrun": "run a script for torchrun, unchanged, on Ray workers",
     "sweep": "search for the best config with many trials, or show them",
     "evaluate": "measure a finished run on a split of its dataset",
     "predict": "apply a finished run to new input",
