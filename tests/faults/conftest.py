@@ -184,7 +184,7 @@ def write_project(folder: Path, config: str = CONFIG) -> None:
     (folder / "config.yaml").write_text(config)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
     """A cluster that can have two GPU nodes, in a folder with ``config.yaml``."""
     work = tmp_path_factory.mktemp("work")

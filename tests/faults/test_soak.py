@@ -16,7 +16,7 @@ from tests.faults.conftest import CONFIG, Breakable, Seen, ended, head, kill
 from workloads.lease import LEASE
 
 FAULTS = int(os.environ.get("SOAK_FAULTS", "4"))
-LONG = ("steps=4000", "max_failures=20", "model.seconds=0.02", "evaluate_every=1000")
+LONG = (f"steps={400 + 400 * FAULTS}", "max_failures=20", "model.seconds=0.02", "evaluate_every=1000")
 KINDS = ("worker", "raylet", "driver", "head", "drain")
 
 
