@@ -36,8 +36,9 @@ bench: setup  ## compare with plain torchrun, side by side
 bench-kube: setup  ## compare with kubectl, on the cluster of KUBECONFIG
 	$(BIN)/python -m tests.benchmarks.kubernetes tests/benchmarks/kube.yaml
 
-soak: setup  ## twenty faults at random moments; SOAK_FAULTS and SOAK_SEED change how many and which
+soak: setup  ## a run and a sweep, broken at random moments; SOAK_FAULTS and SOAK_SEED say how often and when
 	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s tests/faults/test_soak.py
+	SOAK_KILLS=10 $(BIN)/python -m pytest -s tests/tuning/test_continue.py -k kill_9
 
 clean:  ## remove .venv and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,6 +1,7 @@
 """A sweep goes on after anything: kill -9 at any moment, Ctrl-C, another driver, a finished one."""
 
 import json
+import os
 import random
 import signal
 import subprocess
@@ -18,6 +19,8 @@ from tests.tuning.conftest import TASK
 from tuning.journal import read_journal
 from tuning.trials import Trials
 
+KILLS = int(os.environ.get("SOAK_KILLS", "4"))
+"""``make soak`` kills ten times."""
 LEVELS = [round(0.3 + 0.05 * n, 2) for n in range(12)]
 SWEEP = f"""
 train:
@@ -52,9 +55,9 @@ def heard(command: Command, process: "subprocess.Popen[str]", before: int) -> bo
     return len(records(command)) > before or process.poll() is not None
 
 
-def test_kill_9_at_ten_moments_loses_no_trial_and_runs_none_again(sweep: Command) -> None:
+def test_kill_9_at_any_moment_loses_no_trial_and_runs_none_again(sweep: Command) -> None:
     source = random.Random(7)
-    for kill in range(10):
+    for kill in range(KILLS):
         process = sweep.start("sweep", "levels.yaml")
         try:
             # From the very beginning, when nothing is written yet, to the middle of many trials.
