@@ -5,9 +5,12 @@ has time zones, suspension and a history.
 """
 
 import base64
+import io
 import json
 import re
+import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from cluster.kuberay import KubeRay
@@ -45,6 +48,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     Raises:
         UserError: the name or the schedule is wrong, or the code too big.
     """
+    code = [_deflated(package) for package in code]
     _check(profile, name, schedule, code)
     here = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
@@ -172,6 +176,15 @@ def _mount_code(cluster: Document, name: str) -> None:
         spec = group["template"]["spec"]
         spec.setdefault("volumes", []).append({"name": "code", "configMap": {"name": name}})
         spec["containers"][0].setdefault("volumeMounts", []).append({"name": "code", "mountPath": CODE})
+
+
+def _deflated(package: Package) -> Package:
+    """The same package, compressed: Ray's are not, and a ConfigMap is small."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(package.data)) as there, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as here:
+        for item in there.infolist():
+            here.writestr(item, there.read(item), zipfile.ZIP_DEFLATED)
+    return replace(package, data=target.getvalue())
 
 
 def _file(package: Package) -> str:

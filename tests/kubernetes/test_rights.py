@@ -25,7 +25,8 @@ from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place
 from tests.kubernetes.test_doctor import examined
 
-CODE = [Package("gcs://code.zip", b"code")]
+EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
+CODE = [Package("gcs://code.zip", EMPTY_ZIP)]
 
 
 @pytest.fixture(scope="module")
