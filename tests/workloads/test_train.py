@@ -150,8 +150,10 @@ def test_the_report_is_one_page_that_needs_nothing_else(digits: Command) -> None
     text = (digits.cwd / "runs" / "digits" / "report.html").read_text()
     page = Page(text)
     assert page.foreign == []
-    assert page.tags.count("svg") == 4
-    for heading in ("Curves", "Confusion matrix", "Most confident mistakes", "What ran where, and how long"):
+    assert page.tags.count("svg") == 5
+    for heading in (
+        "Curves", "Confusion matrix", "Most confident mistakes", "Where the time went", "What ran where, and how long",
+    ):  # fmt: skip
         assert heading in text
     cells = re.findall(r"<td style=[^>]*>(\d*)</td>", text)
     assert len(cells) == 100
