@@ -51,7 +51,7 @@ class Display:
         """Ray is there; say where to look."""
         if self._lines:
             there = "goes on in" if self._plan.folder.exists("checkpoints") else "in"
-            err.print(f"{self._plan.config.name} {there} {self._plan.uri}", highlight=False, soft_wrap=True)
+            _say(f"{self._plan.config.name} {there} {self._plan.uri}")
         if err.is_terminal:
             err.print(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)", highlight=False)
         self._progress.update(self._bar, description="starting workers", total=self._plan.total_steps)
@@ -60,7 +60,7 @@ class Display:
         """New records of ``metrics.jsonl`` and ``attempts.jsonl``, and those of ``events.jsonl`` that are to be ``told``."""
         for record in records:
             if "told" in record:
-                err.print(record["told"], highlight=False, markup=False, soft_wrap=True)
+                _say(record["told"])
                 continue
             if "event" in record:
                 self._attempt(record)
@@ -81,13 +81,13 @@ class Display:
         if event in SHOWN:
             self._progress.update(self._bar, description=SHOWN[event])
         if event == "waiting" or (event == "starting" and record["room"] < record["workers"]):
-            err.print(f"waiting for nodes: {record.get('reason') or self._room(record)}", highlight=False, soft_wrap=True)
+            _say(f"waiting for nodes: {record.get('reason') or self._room(record)}")
         elif event == "left":
-            err.print(f"{LEFT[record['reason']]}; saved at step {record['saved']}", highlight=False, soft_wrap=True)
+            _say(f"{LEFT[record['reason']]}; saved at step {record['saved']}")
         elif event == "failed" and record["again"]:
             wait = f" in {record['wait']:g} s" if record["wait"] else ""
             goes_on = f"goes on{wait} from step {record['saved']} (failure {record['failures']} of {record['most']})"
-            err.print(f"{record['reason']}; {goes_on}", highlight=False, soft_wrap=True)
+            _say(f"{record['reason']}; {goes_on}")
 
     def _productive(self) -> str:
         """The productive share of all workers' time so far; nothing at first, when all goes into starting."""
@@ -100,3 +100,8 @@ class Display:
 
     def _room(self, record: dict[str, Any]) -> str:
         return f"there is room for {record['room']} of at least {record['workers']} workers"
+
+
+def _say(text: str) -> None:
+    """A line for people, as it is: errors are full of brackets, which rich would take for its own."""
+    err.print(text, highlight=False, markup=False, soft_wrap=True)

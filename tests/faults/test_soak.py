@@ -15,9 +15,9 @@ from tests.conftest import wait_for
 from tests.faults.conftest import CONFIG, Breakable, Seen, ended, head, kill
 from workloads.lease import LEASE
 
-FAULTS = int(os.environ.get("SOAK_FAULTS", "4"))
+FAULTS = int(os.environ.get("SOAK_FAULTS", "2"))
 LONG = (f"steps={400 + 400 * FAULTS}", "max_failures=20", "model.seconds=0.02", "evaluate_every=1000")
-KINDS = ("worker", "raylet", "driver", "head", "drain")
+KINDS = ("driver", "worker", "raylet", "head", "drain")
 
 
 class Soak:

@@ -160,7 +160,7 @@ def test_an_ephemeral_job_whose_end_nobody_saw_is_told_by_its_rayjob(place: Plac
     """Its cluster goes while the line is cut; the operator knows how the job ended."""
     path = far.profile("unseen", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     for code, told in ((0, ""), (3, "failed")):
-        script = f"import time; print('begins', flush=True); time.sleep(5); raise SystemExit({code})"
+        script = f"import time; print('begins', flush=True); time.sleep(20); raise SystemExit({code})"
         process = far.command.start("submit", path, "--ephemeral", "--", "python", "-c", script)
         until(process, "begins\n")
         wait_for(lambda: statuses(place) == ["RUNNING"], "the operator to know the job")

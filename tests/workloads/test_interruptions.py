@@ -85,21 +85,6 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(command:
     assert starts[1] >= 20, "it went on from a checkpoint"
 
 
-def test_a_killed_worker_fails_a_run_that_may_not_fail_and_the_same_command_goes_on(command: Command) -> None:
-    (command.cwd / "long.yaml").write_text(LONG)
-    process = command.start("train", "long.yaml", "--set", "max_failures=0")
-    try:
-        started(command, process)
-        processes_of(command.env, "RayTrainWorker")[0].kill()
-        _, err = process.communicate(timeout=120)
-    finally:
-        end_group(process)
-    assert process.returncode == 1
-    assert "the same command goes on from the last checkpoint" in err
-    assert "Traceback" not in err
-    gone(command.env)
-
-
 def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) -> None:
     (command.cwd / "nan.yaml").write_text(LONG)
     done = command("train", "nan.yaml", "--set", "optimizer={lr: 1.0e+30, warmup_steps: 0, clip_norm: null}")
