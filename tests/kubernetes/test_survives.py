@@ -40,6 +40,7 @@ class Running:
         flags = [part for setting in (f"name={name}", *SETTINGS) for part in ("--set", setting)]
         self.process = place.command.start("train", "config.yaml", "--on", profile, "--json", *flags)
         self.lines: list[str] = []
+        self.out: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._errors = threading.Thread(target=lambda: self.lines.extend(self.process.stderr or ()), daemon=True)
@@ -47,6 +48,7 @@ class Running:
 
     def _read(self) -> None:
         for line in self.process.stdout or ():
+            self.out.append(line)
             self.lines.append(line)
 
     def says(self, pattern: str, seconds: float = 240) -> re.Match[str]:
@@ -71,7 +73,8 @@ class Running:
         self._errors.join()
         told = "".join(self.lines)
         assert self.process.returncode == 0, told
-        result: dict[str, Any] = json.JSONDecoder().raw_decode(told, told.index("{\n"))[0]
+        document = "".join(self.out)
+        result: dict[str, Any] = json.JSONDecoder().raw_decode(document, document.index("{\n"))[0]
         return result
 
 
