@@ -1,7 +1,6 @@
 """A sweep from its plan to its result, on the Ray that this process is connected to."""
 
 import asyncio
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,9 +8,7 @@ from typing import Any
 import ray
 
 from heliostat.config import load
-from heliostat.environment import STORAGE
-from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
-from heliostat.folder import default_base
+from heliostat.errors import JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
 from tuning.config import SweepConfig
 from tuning.controller import Controller, Watch
@@ -20,7 +17,7 @@ from tuning.plan import SweepPlan, plan_sweep, read_sweep
 from tuning.result import SweepResult, failed_because, result_of, write_result
 from tuning.trials import Trials
 from workloads import lease
-from workloads.driver import HEAD
+from workloads.head import base_there, on_head
 from workloads.nodes import available
 
 
@@ -44,7 +41,7 @@ def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> Sw
     if not isinstance(config, SweepConfig):
         config = load(config, SweepConfig, overrides, {"name": Path(config).stem})
     if ray.util.client.ray.is_connected():
-        return _on_head(config)
+        return SweepResult.model_validate(on_head(_drive, config))
     return drive(plan_sweep(config, available()))
 
 
@@ -98,27 +95,5 @@ def finished(plan: SweepPlan) -> SweepResult | None:
     return result.model_copy(update={"already": True})
 
 
-def _on_head(config: SweepConfig) -> SweepResult:
-    """Drive it in a task on the head node: the storage is there, and this process may be far away."""
-    task = ray.remote(_drive).options(num_cpus=0, resources=HEAD, max_retries=0).remote(config.model_dump(mode="json"))
-    try:
-        try:
-            return SweepResult.model_validate(ray.get(task))
-        except KeyboardInterrupt:
-            ray.cancel(task, force=False)
-            return SweepResult.model_validate(ray.get(task))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, HeliostatError):
-            raise error.cause from None
-        if isinstance(error.cause, ModuleNotFoundError):
-            raise UserError(
-                f"the cluster has no module {error.cause.name}",
-                'connect with ray.init("ray://...", runtime_env={"working_dir": "."}) from the project\'s folder',
-            ) from None
-        raise
-
-
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
-    # A task is no job to Ray, but like a job's, its working directory is deleted afterwards.
-    place = default_base() if STORAGE in os.environ else Path.home()
-    return drive(plan_sweep(SweepConfig.model_validate(config), available(), place)).model_dump()
+    return drive(plan_sweep(SweepConfig.model_validate(config), available(), base_there())).model_dump()

@@ -18,9 +18,8 @@ import ray.train.torch
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
-from heliostat.environment import STORAGE
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
-from heliostat.folder import Folder, default_base
+from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from workloads import lease
 from workloads.attempts import ATTEMPTS
@@ -28,6 +27,7 @@ from workloads.config import TrainConfig
 from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, Trainer, unwrapped
 from workloads.failures import Left, failed, kind_of
 from workloads.goodput import goodput
+from workloads.head import base_there, on_head
 from workloads.journal import Tail
 from workloads.nodes import available, draining
 from workloads.notices import STOP, tell_drain
@@ -44,7 +44,6 @@ DRAIN_POLL = 0.5
 """Seconds between two looks whether a node is about to go away."""
 LET_GO = 10.0
 """Seconds in which workers answer a request to stop; if none is running, nobody will."""
-HEAD = {"node:__internal_head__": 0.001}
 
 
 def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Result:
@@ -68,7 +67,7 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
     if not isinstance(config, TrainConfig):
         config = load(config, TrainConfig, overrides, {"name": Path(config).stem})
     if ray.util.client.ray.is_connected():
-        return _on_head(config)
+        return Result.model_validate(on_head(_drive, config))
     return _claim_and_execute(prepare(config, available()), launched)
 
 
@@ -235,32 +234,9 @@ def _report(metrics: dict[str, float]) -> None:
     ray.train.report({name: float(value) for name, value in metrics.items()})
 
 
-def _on_head(config: TrainConfig) -> Result:
-    """Drive the run in a task on the head node: the storage is there, and this process may be far away."""
-    drive = ray.remote(_drive).options(num_cpus=0, resources=HEAD, max_retries=0)
-    task = drive.remote(config.model_dump(mode="json"))
-    try:
-        try:
-            return Result.model_validate(ray.get(task))
-        except KeyboardInterrupt:
-            ray.cancel(task, force=False)
-            return Result.model_validate(ray.get(task))
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, HeliostatError):
-            raise error.cause from None
-        if isinstance(error.cause, ModuleNotFoundError):
-            raise UserError(
-                f"the cluster has no module {error.cause.name}",
-                'connect with ray.init("ray://...", runtime_env={"working_dir": "."}) from the project\'s folder',
-            ) from None
-        raise
-
-
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
-    checked = TrainConfig.model_validate(config)
-    # A task is no job to Ray, but like a job's, its working directory is deleted afterwards.
-    base = default_base() if STORAGE in os.environ else Path.home()
-    return _claim_and_execute(prepare(checked, available(), base), time.time()).model_dump()
+    plan = prepare(TrainConfig.model_validate(config), available(), base_there())
+    return _claim_and_execute(plan, time.time()).model_dump()
 
 
 def _claim_and_execute(plan: Plan, launched: float) -> Result:
