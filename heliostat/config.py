@@ -192,3 +192,15 @@ def _describe(owner: type[BaseModel], path: list[str]) -> str:
         return "a value of the right kind"
     described = field.description or "a value of the right kind"
     return described if field.is_required() or field.default is None else f"{described} (default: {field.default})"
+
+
+def difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """A line for each key, dotted where it is nested, in which two configs differ."""
+    lines = []
+    for key in sorted(there.keys() | now.keys()):
+        old, new, name = there.get(key), now.get(key), f"{prefix}{key}"
+        if isinstance(old, dict) and isinstance(new, dict):
+            lines += difference(old, new, f"{name}.")
+        elif old != new:
+            lines.append(f"{name}: {old} there, {new} now")
+    return lines

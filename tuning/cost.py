@@ -1,20 +1,15 @@
 """What a trial takes of the nodes, and what that costs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-Nodes = Sequence[Mapping[str, Any]]
-"""What a cluster can have: of each kind ``CPU``, ``GPU``, how many ``nodes``, and maybe ``group`` and ``price`` an hour."""
+from workloads import nodes as placing
+from workloads.nodes import Nodes
 
 
 def room(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:
     """How many trials of so many workers the nodes hold, each worker with so many CPUs and GPUs."""
-    each = {"CPU": cpu, "GPU": gpu}
-    held = sum(
-        int(min(node.get(kind, 0) // amount for kind, amount in each.items() if amount)) * int(node.get("nodes", 1))
-        for node in nodes
-    )
-    return held // workers
+    return placing.room(nodes, {"CPU": cpu, "GPU": gpu}) // workers
 
 
 def price_of(nodes: Nodes | None, group: str, cpu: float, gpu: float) -> float | None:

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from datasets import Dataset, build
 from datasets.loader import tensors
-from heliostat.config import Config, digest, nearest, to_yaml, validate
+from heliostat.config import Config, difference, digest, nearest, to_yaml, validate
 from heliostat.errors import UserError
 from heliostat.folder import Folder, join
 from tuning.config import Mode, SweepConfig, base_of
@@ -100,13 +100,27 @@ class SweepPlan:
             config = config.model_copy(update={"checkpoint_every": config.evaluate_every})
         return dataclasses.replace(plan, config=config, uri=join(self.uri, f"{TRIALS}/{config.name}"))
 
-    def check(self) -> None:
+    def check(self) -> SweepRecord | None:
         """What can be refused only when the dataset is there, which is built if need be; nothing else is written.
+
+        Returns:
+            The record of the sweep that is there, with which this one goes on.
 
         Raises:
             UserError: storage cannot be written; the name is taken by another sweep; the task does not report the metric.
         """
-        self._check()
+        dataset = (
+            build(self.train.source, self.train.dataset_uri) if self.train.source else Dataset.open(self.train.dataset_uri)
+        )
+        _check_metrics(self.config.metric, self.train.config, dataset)
+        found = read_sweep(self.folder)
+        if found and found.hash != self.config.hash:
+            lines = "\n    ".join(difference(found.config.identity, self.config.identity))
+            raise UserError(
+                f"sweep {self.config.name!r} exists in {self.folder} with another config:\n    {lines}",
+                "give this one another name (--set name=...), or delete the folder of the other",
+            )
+        return found
 
     def commit(self) -> "RecordMaker":
         """Claim the sweep's folder.
@@ -114,25 +128,11 @@ class SweepPlan:
         Raises:
             UserError: see `check`.
         """
-        found = self._check()
+        found = self.check()
         created = found.created if found else time.time()
         record = SweepRecord(config=self.config, hash=self.config.hash, objectives=self.objectives, created=created)
         self.folder.write(SWEEP, to_yaml(record.model_dump(mode="json", exclude_none=True)).encode())
         return RecordMaker(self)
-
-    def _check(self) -> "SweepRecord | None":
-        dataset = (
-            build(self.train.source, self.train.dataset_uri) if self.train.source else Dataset.open(self.train.dataset_uri)
-        )
-        _check_metrics(self.config.metric, self.train.config, dataset)
-        found = read_sweep(self.folder)
-        if found and found.hash != self.config.hash:
-            lines = "\n    ".join(_difference(found.config.identity, self.config.identity))
-            raise UserError(
-                f"sweep {self.config.name!r} exists in {self.folder} with another config:\n    {lines}",
-                "give this one another name (--set name=...), or delete the folder of the other",
-            )
-        return found
 
 
 class RecordMaker:
@@ -276,14 +276,3 @@ def _check_metrics(metric: str | Mapping[str, Mode] | None, config: TrainConfig,
             raise UserError(
                 f"metric is {name!r}, which task {config.task} does not report", nearest(name, [*reported, *MEASURED])
             )
-
-
-def _difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for key in sorted(there.keys() | now.keys()):
-        old, new = there.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += _difference(old, new, f"{prefix}{key}.")
-        elif old != new:
-            lines.append(f"{prefix}{key}: {old} there, {new} now")
-    return lines

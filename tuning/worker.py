@@ -102,7 +102,7 @@ class Worker:
             self._events.put({"event": "report", "step": step, "progress": step / loop.total_steps, "metrics": plain(metrics)})
             answer = self._answers.get()
             if answer == PAUSE:
-                loop._save(metrics, wait=True)
+                loop.save(metrics, wait=True)
             if answer != GO_ON and step < loop.total_steps:
                 raise Ended
 

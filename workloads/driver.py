@@ -168,6 +168,12 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
 def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
     """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
     tails, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
+
+    def look() -> list[dict[str, Any]]:
+        records = [record for tail in tails for record in tail.new()]
+        watch([*records, *(event for event in events.new() if "told" in event)])
+        return records
+
     asked: float | None = None
     running = False
     looked = 0.0
@@ -175,9 +181,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
     with interrupts() as received:
         # An event and not Thread.join, which a signal can make believe that the thread is dead (Python 3.11).
         while not over.wait(POLL):
-            records = [record for tail in tails for record in tail.new()]
-            running = next((r["event"] == "running" for r in reversed(records) if "event" in r), running)
-            watch([*records, *(event for event in events.new() if "told" in event)])
+            running = next((r["event"] == "running" for r in reversed(look()) if "event" in r), running)
             now = time.monotonic()
             if owner.lost:
                 raise lease.taken_over(folder, owner)
@@ -193,7 +197,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
                     with suppress(*AWAY):
                         tell_drain(folder, found)
                         leaving = found
-    watch([record for tail in tails for record in tail.new()])
+    look()
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Time is counted in worker-seconds, from the command's start to the run's end. Wh
 which the next one went on is lost: it is ``recomputed``, whatever it was at the time.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,10 +59,14 @@ class Goodput:
 
     @property
     def share(self) -> float:
-        """The productive share of all worker-seconds that were not idle; 0 if there were none."""
-        totals = self.worker_seconds
-        paid = sum(seconds for kind, seconds in totals.items() if kind != "idle")
-        return totals["productive"] / paid if paid else 0.0
+        """See `share_of`."""
+        return share_of(self.worker_seconds)
+
+
+def share_of(totals: Mapping[str, float]) -> float:
+    """The productive share of all worker-seconds that were not idle; 0 if there were none."""
+    paid = sum(seconds for kind, seconds in totals.items() if kind != "idle")
+    return totals.get("productive", 0.0) / paid if paid else 0.0
 
 
 def goodput(run: Folder) -> Goodput:

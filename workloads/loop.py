@@ -213,7 +213,7 @@ class Loop:
         improved = bool(metrics) and self.progress.waited == 0
         state = state or self._over()
         if state or save or improved or self._save_due:
-            self._save(metrics, wait=state is not None)
+            self.save(metrics, wait=state is not None)
         return state
 
     def _over(self) -> str | None:
@@ -275,7 +275,8 @@ class Loop:
 
     # --- beginning, saving, ending ----------------------------------------------------------------------------
 
-    def _save(self, metrics: dict[str, float], wait: bool) -> None:
+    def save(self, metrics: dict[str, float], wait: bool) -> None:
+        """Save a checkpoint of this step; with ``wait``, return when it is committed."""
         self._save_due = False
         self.progress.logged = self.meter.logged
         self.progress.records = tuple(map(len, self.journals or ()))

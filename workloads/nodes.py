@@ -4,13 +4,15 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from heliostat.environment import NODES, NODES_FILE
 from heliostat.errors import UserError
 from workloads.config import Resources
 
-Nodes = Sequence[Mapping[str, float]]
-"""Each entry has the ``CPU`` and ``GPU`` of a node, and how many such ``nodes`` there may be."""
+Nodes = Sequence[Mapping[str, Any]]
+"""Each entry has the ``CPU`` and ``GPU`` of a node, how many such ``nodes`` there may be, and maybe its ``group`` and
+its ``price`` an hour."""
 
 
 def available() -> Nodes | None:

@@ -12,14 +12,14 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import pydantic
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from datasets import Dataset
-from heliostat.config import Config, to_yaml
+from heliostat.config import Config, difference, to_yaml
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from workloads.config import TrainConfig
@@ -98,7 +98,7 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
             raise UserError(f"{folder} has checkpoints, but no {CONFIG}", "restore it, or give another name (--set name=...)")
         return wanted
     found = read_record(folder)
-    lines = _difference(found.config.identity, config.identity)
+    lines = difference(found.config.identity, config.identity)
     if found.dataset.fingerprint != dataset.fingerprint:
         lines.append(f"dataset: {found.dataset.fingerprint} there, {dataset.fingerprint} now")
     if found.lanes != lanes:
@@ -165,17 +165,6 @@ def open_dataset(folder: Folder, record: RunRecord) -> Dataset:
     if dataset.index.fingerprint != record.dataset.fingerprint:
         raise UserError(f"dataset {dataset.folder} is not the one that the run learnt from", "restore it")
     return dataset
-
-
-def _difference(there: dict[str, Any], now: dict[str, Any], prefix: str = "") -> list[str]:
-    lines = []
-    for key in sorted(there.keys() | now.keys()):
-        old, new, name = there.get(key), now.get(key), f"{prefix}{key}"
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += _difference(old, new, f"{name}.")
-        elif old != new:
-            lines.append(f"{name}: {old} there, {new} now")
-    return lines
 
 
 def _version(package: str) -> str:

@@ -17,6 +17,18 @@ def add_profile(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_where(parser: argparse.ArgumentParser, what: str) -> None:
+    """The options of a command that can run as a job on a cluster; ``what`` is what it runs."""
+    parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
+    parser.add_argument(
+        "--ephemeral", action="store_true", help=f"with --on: make a cluster for this {what} alone, and delete it afterwards"
+    )
+
+
+def add_cron(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it again and again, such as at "0 2 * * *"')
+
+
 def target_of(args: argparse.Namespace) -> Any:
     """The cluster that the arguments name."""
     from cluster.profile import find

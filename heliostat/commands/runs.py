@@ -36,7 +36,7 @@ def _row(folder: Any) -> dict[str, Any]:
     import time
 
     from heliostat.errors import UserError
-    from workloads.goodput import goodput
+    from workloads.goodput import goodput, share_of
     from workloads.journal import read_journal
     from workloads.run import EVENTS, METRICS, read_record, read_result
 
@@ -55,7 +55,7 @@ def _row(folder: Any) -> dict[str, Any]:
         "task": record.config.task,
         "state": result.state if result else last if last in ("stopped", "diverged") else "unfinished",
         "step": max(steps, default=0),
-        "goodput": round(goodput(folder).share, 3),
+        "goodput": round(share_of(result.goodput) if result and result.goodput else goodput(folder).share, 3),
         "test": result.metrics.get("test", {}) if result else {},
         "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
     }

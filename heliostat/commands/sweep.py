@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from heliostat.commands.live import add_cron, add_where
+
 SHOW = "show"
 
 
@@ -18,11 +20,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as trials=50 or train.epochs=3"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the first trials and what they take, and start nothing")
-    parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
-    parser.add_argument(
-        "--ephemeral", action="store_true", help="with --on: make a cluster for this sweep alone, and delete it afterwards"
-    )
-    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it again and again, such as at "0 2 * * *"')
+    add_where(parser, "sweep")
+    add_cron(parser)
     parser.add_argument("--storage", default="runs", help="with show: where the sweeps are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")

@@ -23,8 +23,8 @@ def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
     """
     from workloads.plan import prepare
 
-    there = _inside(args.config)
-    _check_storage(profile, config.storage)
+    there = inside(args.config)
+    check_storage(profile, config.storage)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
     if args.dry_run:
         from heliostat.commands.train import _show_plan
@@ -42,9 +42,9 @@ def run_sweep(profile: Profile, config: Any, args: argparse.Namespace) -> int:
     """
     from tuning.plan import plan_sweep
 
-    there = _inside(args.config)
+    there = inside(args.config)
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
-    _check_storage(profile, plan.base["storage"])
+    check_storage(profile, plan.base["storage"])
     if args.dry_run:
         from heliostat.commands.sweep import show_plan
 
@@ -95,7 +95,7 @@ def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> i
     return 0
 
 
-def _inside(config: str) -> str:
+def inside(config: str) -> str:
     """The config's path from the working directory, which is what is sent."""
     path = Path(config).resolve()
     if not path.is_relative_to(Path.cwd()):
@@ -103,7 +103,7 @@ def _inside(config: str) -> str:
     return str(path.relative_to(Path.cwd()))
 
 
-def _check_storage(profile: Profile, storage: str) -> None:
+def check_storage(profile: Profile, storage: str) -> None:
     """Refuse a place that the cluster's nodes do not share, before a GPU is taken."""
     remote = "://" in storage and not storage.startswith("file:")
     if remote or not Path(storage).expanduser().is_absolute() or profile.platform == "local":

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heliostat.commands.live import add_where
+
 if TYPE_CHECKING:
     from workloads.legacy.config import Script
 
@@ -24,10 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", default="runs", metavar="URI", help="the folder or URI that holds the runs (default: runs)"
     )
-    parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
-    parser.add_argument(
-        "--ephemeral", action="store_true", help="with --on: make a cluster for this run alone, and delete it afterwards"
-    )
+    add_where(parser, "run")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module's name, as with python -m")
     for name in PLACES:
         parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=name, help=argparse.SUPPRESS)
@@ -118,12 +117,12 @@ def _there(script: "Script", args: argparse.Namespace) -> int:
     from cluster.profile import find
     from cluster.target import new_job_id, run_there
     from heliostat.commands.live import line
-    from heliostat.commands.there import _check_storage, _inside
+    from heliostat.commands.there import check_storage, inside
     from workloads.nodes import settled
 
     profile = find(args.on)
-    path = script.script if script.module else _inside(script.script)
-    _check_storage(profile, script.storage)
+    path = script.script if script.module else inside(script.script)
+    check_storage(profile, script.storage)
     settled(script.resources, script.workers, profile.capacity)
     options = {
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from heliostat.commands.live import add_cron, add_where
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="a config file, such as workloads/configs/digits.yaml")
@@ -15,11 +17,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
-    parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
-    parser.add_argument(
-        "--ephemeral", action="store_true", help="with --on: make a cluster for this run alone, and delete it afterwards"
-    )
-    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it again and again, such as at "0 2 * * *"')
+    add_where(parser, "run")
+    add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
     parser.epilog = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01 --dry-run"
