@@ -5,6 +5,7 @@ elastic policy asks for more than the nodes can ever give and then gets none, co
 steps since the last checkpoint when it grows; its failure policy retries mistakes and charges preemptions.
 """
 
+import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -13,10 +14,16 @@ from typing import Any
 
 import ray
 import ray._private.state
+import ray._private.worker
+from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR as WARN_BLOCKING
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
@@ -39,6 +46,9 @@ ELASTIC = {
     # A node that has just died may still count as room; then it is counted anew after so many seconds.
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
 }
+
+CONTROLLERS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", WARN_BLOCKING, *ENVIRONMENT, *ELASTIC}
+"""Variables that are for Ray Train's controller only."""
 
 
 def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
@@ -73,7 +83,9 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         self._looked = 0.0
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        super().after_controller_start(train_run_context)
+        if self._least < self._most:
+            # For a fixed size the placement group says the same; this starts one more process, and waits for it.
+            super().after_controller_start(train_run_context)
         attempts.of(self._run).record("launched", launched=self._launched, least=self._least, most=self._most)
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
@@ -91,7 +103,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         return self._most
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        self._maybe_send_resource_request()
+        self._ask()
         with suppress(*AWAY):  # storage is away for a while: looked at again before the next start
             if Folder.at(self._run).exists(STOP):
                 raise Stopped("stopped while it waited for nodes; the same command goes on")
@@ -108,7 +120,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         return NoopDecision()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
-        self._maybe_send_resource_request()
+        self._ask()
         self._began = True
         self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         now = time.monotonic()
@@ -125,6 +137,11 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
     def _each(self) -> dict[str, float]:
         each: dict[str, float] = self.scaling_config._resources_per_worker_not_none
         return each
+
+    def _ask(self) -> None:
+        """Keep the autoscaler told of the most workers that are wanted."""
+        if self._coordinator_client:
+            self._maybe_send_resource_request()
 
     def _start(self, workers: int) -> ResizeDecision:
         self._waiting_since = None
@@ -167,6 +184,30 @@ class Judgement(FailurePolicy):  # type: ignore[misc]
         return FailureDecision.RETRY if again else FailureDecision.RAISE
 
 
+class Group(WorkerGroup):  # type: ignore[misc]
+    """Workers in the processes that Ray has ready.
+
+    With a runtime environment, which Ray Train gives them for variables that only its controller reads, each would be a
+    process of its own, started anew.
+    """
+
+    @staticmethod
+    def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
+        whole = WorkerGroup._get_worker_runtime_env(custom_runtime_env)
+        variables = {name: value for name, value in whole.pop("env_vars").items() if name not in CONTROLLERS}
+        return {**whole, "env_vars": variables} if variables else whole
+
+
+class Controller(TrainController):  # type: ignore[misc]
+    """Ray Train's controller, told of the driver's settings by an argument, for the same reason."""
+
+    worker_group_cls = Group
+
+    def __init__(self, environment: Mapping[str, str], **arguments: Any) -> None:
+        os.environ.update(environment)
+        super().__init__(**arguments)
+
+
 class Trainer(TorchTrainer):  # type: ignore[misc]
     """A TorchTrainer whose controller uses `Sizes` and `Judgement`.
 
@@ -179,10 +220,21 @@ class Trainer(TorchTrainer):  # type: ignore[misc]
         super().__init__(*args, **options)
         self._sizes, self._judgement = sizes, judgement
 
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()
+        if ray._private.worker.global_worker.mode != ray._private.worker.SCRIPT_MODE:
+            return callbacks
+        # The end of this process is the end of its placement groups: no other process need watch over them.
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        return super()._initialize_and_run_controller(
-            **{**arguments, "scaling_policy": self._sizes, "failure_policy": self._judgement}
+        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+        policies = {"scaling_policy": self._sizes, "failure_policy": self._judgement}
+        controller = ray.remote(num_cpus=0, label_selector=here)(Controller).remote(
+            {WARN_BLOCKING: "0", **get_env_vars_to_propagate()}, **{**arguments, **policies}
         )
+        ray.get(controller.run.remote())
+        return ray.get(controller.get_result.remote())
 
 
 def unwrapped(error: BaseException) -> BaseException:
