@@ -86,10 +86,19 @@ def session(verbose: bool = False) -> Iterator[str]:
         scratch = ""
         raise
     finally:
+        started = psutil.Process().children(recursive=True)
         ray.shutdown()
+        _end(started)
         del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Kill what Ray has left behind: now and then one of its workers waits for itself in its last moments (seen on 2.60)."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _stand_back() -> None:

@@ -14,8 +14,6 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
-import torch
-
 from heliostat.errors import JobFailed
 from heliostat.folder import Folder
 from workloads.run import CHECKPOINTS
@@ -79,7 +77,7 @@ class Checkpoint:
                     if number not in pieces:
                         pieces[number] = self._load(names[number])
                     parts.append(pieces[number][section][name][max(0, first - number * size) : last - number * size])
-                state[section][name] = torch.cat(parts)
+                state[section][name] = _torch().cat(parts)
         return state
 
     def _load(self, name: str) -> State:
@@ -92,8 +90,15 @@ class Checkpoint:
             raise Damaged(f"checkpoint {self.folder} is damaged: {name} has {len(data)} bytes instead of {wanted['bytes']}")
         if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
             raise Damaged(f"checkpoint {self.folder} is damaged: {name} has other contents than were written")
-        state: State = torch.load(io.BytesIO(data), weights_only=True)
+        state: State = _torch().load(io.BytesIO(data), weights_only=True)
         return state
+
+
+def _torch() -> Any:
+    """Imported by those who read or write a state, and not by the driver and the controller, who only look which there are."""
+    import torch
+
+    return torch
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:
@@ -112,7 +117,7 @@ def write_state(folder: Folder, name: str, state: State) -> File:
     with folder.writing(name) as stream:
         hashed = _Hashed(stream)
         try:
-            torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write
+            _torch().save(state, hashed)
         except RuntimeError:
             if hashed.error:  # torch hides it behind one of its own (seen on 2.15)
                 raise hashed.error from None

@@ -16,7 +16,6 @@ import ray
 import ray._private.state
 import ray._private.worker
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR as WARN_BLOCKING
-from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
@@ -25,6 +24,7 @@ from ray.train.v2._internal.execution.failure_handling import FailureDecision, F
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from heliostat.errors import HeliostatError, Stopped
@@ -208,12 +208,15 @@ class Controller(TrainController):  # type: ignore[misc]
         super().__init__(**arguments)
 
 
-class Trainer(TorchTrainer):  # type: ignore[misc]
-    """A TorchTrainer whose controller uses `Sizes` and `Judgement`.
+class Trainer(DataParallelTrainer):  # type: ignore[misc]
+    """A trainer whose controller uses `Sizes` and `Judgement`.
+
+    It is no TorchTrainer, because its controller would have to import torch before it could do anything; the workers form
+    their process group themselves, see `workloads.ranks.join`.
 
     Args:
         sizes, judgement: see there.
-        options: what TorchTrainer takes.
+        options: what Ray's DataParallelTrainer takes.
     """
 
     def __init__(self, *args: Any, sizes: Sizes, judgement: Judgement, **options: Any) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 import ray.train
-import ray.train.torch
+from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
@@ -135,7 +135,6 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
     trainer = Trainer(
         work,
         train_loop_config=spec,
-        torch_config=ray.train.torch.TorchConfig(backend="gloo", timeout_s=round(60 * config.hang_minutes)),
         scaling_config=scaling,
         run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
         sizes=Sizes(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
@@ -203,7 +202,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
 def work(spec: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs; returns the outcome as plain values."""
     from workloads.loop import Loop
-    from workloads.ranks import Ranks
+    from workloads.ranks import Ranks, join
     from workloads.silence import gave_up, silent
 
     sys.path[:0] = [path for path in spec["path"] if path not in sys.path and Path(path).is_dir()]
@@ -211,10 +210,12 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     if not folder.exists(CONFIG):
         host = socket.gethostname()
         raise UserError(f"the run folder {folder} is not there on {host}", "set storage to a place that all nodes share")
-    rank = step = 0
+    context = ray.train.get_context()
+    rank, step = context.get_world_rank(), 0
     try:
+        seconds = 60 * record.config.hang_minutes
+        join(rank, context.get_world_size(), ray.util.get_node_ip_address(), broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
-        rank = ranks.rank
         node = ray.get_runtime_context().get_node_id()
         loop = Loop(folder, record, ranks, spec["launched"], _report, node=node, lease=spec["lease"])
         try:

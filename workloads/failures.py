@@ -5,8 +5,6 @@ import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import torch
-
 from heliostat.errors import HeliostatError, JobFailed, UserError, short_traceback
 
 SAME = {"error": 3, "silence": 2}
@@ -156,6 +154,8 @@ def failed(error: Exception, rank: int, step: int, at: float, silent: list[int] 
 
 def kind_of(error: BaseException) -> str:
     """The kind of an exception in a worker; see `WorkerFailed`."""
+    import torch  # here, because the controller, which judges what workers tell, does without
+
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return "memory"
@@ -190,6 +190,8 @@ def _told(rank: int, error: BaseException) -> tuple[str, str]:
 
 
 def _peak() -> str:
+    import torch
+
     if torch.cuda.is_available():
         return f"the peak was {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of {torch.cuda.mem_get_info()[1] / 2**30:.1f}"
     import resource

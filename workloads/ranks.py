@@ -1,13 +1,39 @@
 """The workers of one run as they see each other, one or many."""
 
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
 T = TypeVar("T")
+
+
+def join(rank: int, world: int, address: str, tell: Callable[[Any], Any], seconds: float) -> None:
+    """Form the process group of all workers.
+
+    Args:
+        rank, world: this worker's number and that of all workers.
+        address: where the others reach this worker.
+        tell: brings to all workers what the first one gives.
+        seconds: how long one waits for another, here and in each collective.
+
+    Raises:
+        RuntimeError: some do not come.
+    """
+    timeout = timedelta(seconds=seconds)
+    first: dict[str, Any] = {}
+    listener = socket.create_server(("", 0), backlog=1024) if rank == 0 else None
+    host, port = tell((address, listener.getsockname()[1]) if listener else None)
+    if listener:  # the very socket, so that no other process can take the port in between
+        first = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
+    store = TCPStore(host, port, world, timeout=timeout, **first)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
 
 
 @dataclass(frozen=True)

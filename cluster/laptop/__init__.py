@@ -172,6 +172,8 @@ class Laptop:
                 start_new_session=True,
             )
         run = replace(run, pid=head.pid)
+        while head.poll() is None and not run.alive:
+            time.sleep(0.01)  # its environment, by which it is known, can be read only some moments after it has begun
         self._write("cluster.json", asdict(run))
         return run
 

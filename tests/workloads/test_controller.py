@@ -2,14 +2,16 @@
 
 import inspect
 
+import pytest
 import ray.train.v2._internal.execution.controller.controller as controller
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, ScalingPolicy
+from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import JobFailed
-from workloads.controller import Judgement, Sizes, Trainer, unwrapped
+from workloads.controller import CONTROLLERS, ELASTIC, ENVIRONMENT, Group, Judgement, Sizes, Trainer, unwrapped
 
 
 def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> None:
@@ -19,6 +21,29 @@ def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> N
     assert "scaling_policy=" in fit
     assert "failure_policy=" in fit
     assert Trainer._initialize_and_run_controller is not DataParallelTrainer._initialize_and_run_controller
+
+
+def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would be a process of its own, started anew, instead of one that Ray has ready."""
+    assert "self.worker_group_cls.create(" in inspect.getsource(controller.TrainController)
+    assert "self._get_worker_runtime_env(" in inspect.getsource(WorkerGroup)
+    for name in CONTROLLERS:
+        monkeypatch.setenv(name, "1")
+    assert WorkerGroup._get_worker_runtime_env({})["env_vars"].keys() >= ENVIRONMENT.keys() | ELASTIC.keys()
+    assert Group._get_worker_runtime_env({}) == {}
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    wanted = {"pip": ["x"], "env_vars": {"A": "b"}}
+    assert Group._get_worker_runtime_env(wanted) == {
+        "pip": ["x"], "env_vars": {"A": "b", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"},
+    }  # fmt: skip
+
+
+def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
+    """What Ray Train would ask besides starts a process, and waits for it; the policy must do without what it then lacks."""
+    policy = Sizes(ScalingConfig(num_workers=2), "runs/x", 2, 2, 0.0, 60.0)
+    assert policy._coordinator_client is None
+    policy.before_controller_abort()
+    assert "if self._coordinator_client is None" in inspect.getsource(ScalingPolicy._cancel_resource_request)
 
 
 def test_our_policies_answer_every_question_that_there_is() -> None:
