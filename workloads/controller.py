@@ -1,11 +1,10 @@
-"""Ray Train's controller with our own answers to two questions: how many workers now, and what next after a failure.
+"""Our own answers to two questions of Ray Train's controller: how many workers now, and what next after a failure.
 
-All that is private to Ray Train and used by us is here (Ray 2.60), kept true by tests/workloads/test_controller.py. Ray's own
-elastic policy asks for more than the nodes can ever give and then gets none, counts what others hold as free, and loses the
+All that is private to Ray Train and used by us is here and in `workloads.trainer` (Ray 2.60), kept true by
+tests/workloads/test_controller.py. Ray's own elastic policy asks for more than the nodes can ever give and then gets none, counts what others hold as free, and loses the
 steps since the last checkpoint when it grows; its failure policy retries mistakes and charges preemptions.
 """
 
-import os
 import time
 from collections import Counter
 from collections.abc import Mapping
@@ -14,17 +13,10 @@ from typing import Any
 
 import ray
 import ray._private.state
-import ray._private.worker
-from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR as WARN_BLOCKING
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
-from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
-from ray.train.v2._internal.execution.controller import TrainController
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
 from heliostat.errors import HeliostatError, Stopped
@@ -34,21 +26,19 @@ from workloads.failures import Failures
 from workloads.nodes import draining
 from workloads.notices import GROW, STOP
 from workloads.patience import AWAY, patiently
+from workloads.trainer import PATIENCE, WATCHER
 
 SETTLE = 3.0
 """Seconds in which nodes that come together count as one room, when a run begins."""
 LOOK = 0.2
 ENVIRONMENT = {
     # Our driver watches for drains, and the workers save and leave at once instead of at the deadline.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    WATCHER: "0",
 }
 ELASTIC = {
     # A node that has just died may still count as room; then it is counted anew after so many seconds.
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",
+    PATIENCE: "20",
 }
-
-CONTROLLERS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", WARN_BLOCKING, *ENVIRONMENT, *ELASTIC}
-"""Variables that are for Ray Train's controller only."""
 
 
 def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
@@ -84,7 +74,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 
     def after_controller_start(self, train_run_context: Any) -> None:
         if self._least < self._most:
-            # For a fixed size the placement group says the same; this starts one more process, and waits for it.
+            # Not for a fixed size: see `workloads.trainer.Fixed`.
             super().after_controller_start(train_run_context)
         attempts.of(self._run).record("launched", launched=self._launched, least=self._least, most=self._most)
 
@@ -182,62 +172,6 @@ class Judgement(FailurePolicy):  # type: ignore[misc]
         if again:
             attempts.of(self._run).record("waiting", reason=" ".join(str(failure).split())[:200])
         return FailureDecision.RETRY if again else FailureDecision.RAISE
-
-
-class Group(WorkerGroup):  # type: ignore[misc]
-    """Workers in the processes that Ray has ready.
-
-    With a runtime environment, which Ray Train gives them for variables that only its controller reads, each would be a
-    process of its own, started anew.
-    """
-
-    @staticmethod
-    def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
-        whole = WorkerGroup._get_worker_runtime_env(custom_runtime_env)
-        variables = {name: value for name, value in whole.pop("env_vars").items() if name not in CONTROLLERS}
-        return {**whole, "env_vars": variables} if variables else whole
-
-
-class Controller(TrainController):  # type: ignore[misc]
-    """Ray Train's controller, told of the driver's settings by an argument, for the same reason."""
-
-    worker_group_cls = Group
-
-    def __init__(self, environment: Mapping[str, str], **arguments: Any) -> None:
-        os.environ.update(environment)
-        super().__init__(**arguments)
-
-
-class Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """A trainer whose controller uses `Sizes` and `Judgement`.
-
-    It is no TorchTrainer, because its controller would have to import torch before it could do anything; the workers form
-    their process group themselves, see `workloads.ranks.join`.
-
-    Args:
-        sizes, judgement: see there.
-        options: what Ray's DataParallelTrainer takes.
-    """
-
-    def __init__(self, *args: Any, sizes: Sizes, judgement: Judgement, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self._sizes, self._judgement = sizes, judgement
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        if ray._private.worker.global_worker.mode != ray._private.worker.SCRIPT_MODE:
-            return callbacks
-        # The end of this process is the end of its placement groups: no other process need watch over them.
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
-
-    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
-        here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-        policies = {"scaling_policy": self._sizes, "failure_policy": self._judgement}
-        controller = ray.remote(num_cpus=0, label_selector=here)(Controller).remote(
-            {WARN_BLOCKING: "0", **get_env_vars_to_propagate()}, **{**arguments, **policies}
-        )
-        ray.get(controller.run.remote())
-        return ray.get(controller.get_result.remote())
 
 
 def unwrapped(error: BaseException) -> BaseException:

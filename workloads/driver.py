@@ -24,7 +24,7 @@ from heliostat.interrupts import interrupts
 from workloads import lease
 from workloads.attempts import ATTEMPTS
 from workloads.config import TrainConfig
-from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, Trainer, unwrapped
+from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
 from workloads.failures import Left, failed, kind_of
 from workloads.goodput import goodput
 from workloads.head import base_there, on_head
@@ -35,6 +35,7 @@ from workloads.patience import AWAY
 from workloads.plan import Plan, prepare
 from workloads.report import write_report
 from workloads.run import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
+from workloads.trainer import Trainer
 
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, several times a second, also without any."""
@@ -137,8 +138,10 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
         train_loop_config=spec,
         scaling_config=scaling,
         run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
-        sizes=Sizes(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
-        judgement=Judgement(plan.uri, config.max_failures, config.storage_timeout),
+        policies={
+            "scaling_policy": Sizes(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
+            "failure_policy": Judgement(plan.uri, config.max_failures, config.storage_timeout),
+        },
     )
     box: dict[str, Any] = {}
     over = threading.Event()

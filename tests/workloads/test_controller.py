@@ -11,7 +11,8 @@ from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import JobFailed
-from workloads.controller import CONTROLLERS, ELASTIC, ENVIRONMENT, Group, Judgement, Sizes, Trainer, unwrapped
+from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from workloads.trainer import CONTROLLERS, Fixed, Group, Trainer
 
 
 def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> None:
@@ -43,6 +44,7 @@ def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
     policy = Sizes(ScalingConfig(num_workers=2), "runs/x", 2, 2, 0.0, 60.0)
     assert policy._coordinator_client is None
     policy.before_controller_abort()
+    Fixed(ScalingConfig(num_workers=2)).make_decision_for_non_running_worker_group()
     assert "if self._coordinator_client is None" in inspect.getsource(ScalingPolicy._cancel_resource_request)
 
 

@@ -14,7 +14,6 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
@@ -24,6 +23,7 @@ from workloads.legacy.hub import Hub, Record
 from workloads.legacy.output import Output, Write
 from workloads.legacy.worker import work
 from workloads.nodes import draining
+from workloads.trainer import WATCHER, Fixed, Trainer
 
 POLL, LOOK = 0.3, 1.0
 """Seconds between two looks at what was printed, and at the nodes."""
@@ -72,7 +72,7 @@ def execute(script: Script, run: str, write: Write) -> None:
         Stopped: it was stopped.
     """
     # A notice that a node goes is heard here; Ray's own watcher would wait for the node's last moment.
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    os.environ[WATCHER] = "0"
     hub = ray.remote(Hub).options(num_cpus=0, resources=HEAD).remote()
     spec = {
         "hub": hub,
@@ -184,13 +184,15 @@ def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:
     """Start the workers in a thread: on the main thread, Ray Train would take Ctrl-C for itself."""
     gpu = {"GPU": script.resources.gpu} if script.resources.gpu else {}
-    trainer = DataParallelTrainer(
+    scaling = ray.train.ScalingConfig(
+        num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu, **gpu}
+    )
+    trainer = Trainer(
         work,
         train_loop_config=spec,
         backend_config=_TorchrunConfig(),
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu, **gpu}
-        ),
+        scaling_config=scaling,
+        policies={"scaling_policy": Fixed(scaling)},
         # Ray's own storage stays empty: the script's checkpoints are in the run folder. How often it is tried again is decided
         # here, where the exit codes are known.
         run_config=ray.train.RunConfig(
