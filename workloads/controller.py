@@ -1,8 +1,9 @@
 """Our own answers to two questions of Ray Train's controller: how many workers now, and what next after a failure.
 
 All that is private to Ray Train and used by us is here and in `workloads.trainer` (Ray 2.60), kept true by
-tests/workloads/test_controller.py. Ray's own elastic policy asks for more than the nodes can ever give and then gets none, counts what others hold as free, and loses the
-steps since the last checkpoint when it grows; its failure policy retries mistakes and charges preemptions.
+tests/workloads/test_controller.py. Ray's own elastic policy asks for more than the nodes can ever give and then gets none,
+counts what others hold as free, and loses the steps since the last checkpoint when it grows; its failure policy retries
+mistakes and charges preemptions.
 """
 
 import time

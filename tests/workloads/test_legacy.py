@@ -233,7 +233,10 @@ def test_lines_arrive_while_it_runs_and_ctrl_c_ends_it_with_a_checkpoint(command
             mine = [line for line in first if line.startswith(f"[rank {rank}]")]
             assert mine == [f"[rank {rank}] step {number + 1}\n" for number in range(len(mine))]
         process.send_signal(signal.SIGINT)
-        rest, err = process.communicate(timeout=200)
+        process.wait(timeout=200)
+        # Not communicate(), which forgets what readline() has read ahead.
+        assert process.stderr
+        rest, err = process.stdout.read(), process.stderr.read()
     finally:
         end_group(process)
     assert process.returncode == 130, err
