@@ -70,6 +70,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     os.environ["RAY_TMPDIR"] = scratch
     # Ray 2.60 reads the mode when it is imported; this is how its own ray.init() makes it look again.
     RayConfig.initialize("")
+    others = set(psutil.Process().children())
     context = ray.init(
         address="local",
         object_store_memory=OBJECT_STORE,
@@ -77,6 +78,7 @@ def session(verbose: bool = False) -> Iterator[str]:
         log_to_driver=verbose,
         logging_level="info" if verbose else "error",
     )
+    own = [process for process in psutil.Process().children() if process not in others]
     try:
         Path(scratch, "ray", "ray_current_cluster").write_text(context.address_info["gcs_address"])
         _stand_back()
@@ -86,12 +88,21 @@ def session(verbose: bool = False) -> Iterator[str]:
         scratch = ""
         raise
     finally:
-        started = psutil.Process().children(recursive=True)
+        started = [*own, *_below(own)]
         ray.shutdown()
         _end(started)
         del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _below(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """What they have started, at any remove."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found += process.children(recursive=True)
+    return found
 
 
 def _end(processes: list[psutil.Process]) -> None:

@@ -10,9 +10,10 @@ import pytest
 from tests.conftest import ROOT, Head, clean_environment, gone
 
 CODE = """
-import json, urllib.error, urllib.request
+import json, subprocess, urllib.error, urllib.request
 import ray
 from cluster import local
+mine = subprocess.Popen(["sleep", "60"])
 with local.session() as dashboard:
     seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": local.machine()[0]["CPU"]}
     try:
@@ -23,6 +24,8 @@ with local.session() as dashboard:
     request = urllib.request.Request(dashboard + "/api/jobs/", headers={"Authorization": "Bearer " + token})
     seen["with the token"] = urllib.request.urlopen(request).status
 seen["after"] = ray.is_initialized()
+seen["mine"] = mine.poll()
+mine.kill()
 print(json.dumps(seen))
 """
 
@@ -37,6 +40,7 @@ def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_p
     assert seen["with the token"] == 200
     assert seen["cpus"] == seen["machine"]
     assert seen["after"] is False
+    assert seen["mine"] is None, "what is not Ray's is left alone"
     gone(env)
 
 
