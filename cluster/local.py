@@ -81,14 +81,14 @@ def session(verbose: bool = False) -> Iterator[str]:
     own = [process for process in psutil.Process().children() if process not in others]
     try:
         Path(scratch, "ray", "ray_current_cluster").write_text(context.address_info["gcs_address"])
-        _stand_back()
+        _stand_back(_tree(own))
         yield f"http://{context.dashboard_url}"
     except JobFailed as error:
         error.add_note(f"Ray's logs are in {scratch}/ray/session_latest/logs")
         scratch = ""
         raise
     finally:
-        started = [*own, *_below(own)]
+        started = _tree(own)
         ray.shutdown()
         _end(started)
         del os.environ["RAY_TMPDIR"]
@@ -96,9 +96,9 @@ def session(verbose: bool = False) -> Iterator[str]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _below(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """What they have started, at any remove."""
-    found = []
+def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:
+    """They, and what they have started, at any remove."""
+    found = [*processes]
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             found += process.children(recursive=True)
@@ -112,12 +112,12 @@ def _end(processes: list[psutil.Process]) -> None:
             process.kill()
 
 
-def _stand_back() -> None:
+def _stand_back(processes: list[psutil.Process]) -> None:
     """Let Ray's helpers run only when a core is idle, so that they never push a training worker from its core.
 
     On two cores with two workers that is a tenth of the training speed and more: when one waits, both do.
     """
-    for process in psutil.Process().children(recursive=True):
+    for process in processes:
         try:
             if any(name in " ".join(process.cmdline()) for name in HELPERS) and hasattr(os, "SCHED_IDLE"):
                 os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))

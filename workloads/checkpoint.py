@@ -57,6 +57,8 @@ class Checkpoint:
         Raises:
             Damaged: a file is missing or is not the one that was written.
         """
+        import torch  # here, because the driver and the controller, who only look which there are, do without
+
         if self.damage:
             raise Damaged(f"checkpoint {self.folder} is damaged: {self.damage}")
         names = list(self.files)
@@ -77,10 +79,12 @@ class Checkpoint:
                     if number not in pieces:
                         pieces[number] = self._load(names[number])
                     parts.append(pieces[number][section][name][max(0, first - number * size) : last - number * size])
-                state[section][name] = _torch().cat(parts)
+                state[section][name] = torch.cat(parts)
         return state
 
     def _load(self, name: str) -> State:
+        import torch
+
         try:
             data = self.folder.read(name)
         except FileNotFoundError:
@@ -90,15 +94,8 @@ class Checkpoint:
             raise Damaged(f"checkpoint {self.folder} is damaged: {name} has {len(data)} bytes instead of {wanted['bytes']}")
         if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
             raise Damaged(f"checkpoint {self.folder} is damaged: {name} has other contents than were written")
-        state: State = _torch().load(io.BytesIO(data), weights_only=True)
+        state: State = torch.load(io.BytesIO(data), weights_only=True)
         return state
-
-
-def _torch() -> Any:
-    """Imported by those who read or write a state, and not by the driver and the controller, who only look which there are."""
-    import torch
-
-    return torch
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:
@@ -114,10 +111,12 @@ def folder_of(run: Folder, step: int) -> Folder:
 
 def write_state(folder: Folder, name: str, state: State) -> File:
     """Write one file of a checkpoint; what the manifest must say of it."""
+    import torch
+
     with folder.writing(name) as stream:
         hashed = _Hashed(stream)
         try:
-            _torch().save(state, hashed)
+            torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write
         except RuntimeError:
             if hashed.error:  # torch hides it behind one of its own (seen on 2.15)
                 raise hashed.error from None

@@ -94,7 +94,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         return self._most
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
-        self._ask()
+        self._maybe_send_resource_request()
         with suppress(*AWAY):  # storage is away for a while: looked at again before the next start
             if Folder.at(self._run).exists(STOP):
                 raise Stopped("stopped while it waited for nodes; the same command goes on")
@@ -111,7 +111,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         return NoopDecision()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
-        self._ask()
+        self._maybe_send_resource_request()
         self._began = True
         self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         now = time.monotonic()
@@ -129,10 +129,9 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         each: dict[str, float] = self.scaling_config._resources_per_worker_not_none
         return each
 
-    def _ask(self) -> None:
-        """Keep the autoscaler told of the most workers that are wanted."""
+    def _maybe_send_resource_request(self) -> None:
         if self._coordinator_client:
-            self._maybe_send_resource_request()
+            super()._maybe_send_resource_request()
 
     def _start(self, workers: int) -> ResizeDecision:
         self._waiting_since = None
