@@ -26,7 +26,7 @@ check: setup  ## format, lint, types and imports
 	$(BIN)/lint-imports
 
 test: check  ## every check and every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 bench: setup  ## compare with plain torchrun, side by side
 	$(BIN)/python -m tests.benchmarks.start

@@ -17,6 +17,19 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
+# Folders whose tests share what is slow to start, the longest first: two processes end together when they begin with these.
+TOGETHER = ("kubernetes", "faults")
+LONGEST = (*TOGETHER, "workloads", "tuning", "cluster")
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own hook, which would come before a conftest's
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process for the tests that share something: a folder of ``TOGETHER``, else a file."""
+    for item in items:
+        folder = item.path.parent.name
+        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else f"{folder}/{item.path.stem}"))
+    last = len(LONGEST)
+    items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else last)
 
 
 @dataclass(frozen=True)
