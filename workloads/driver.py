@@ -176,6 +176,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
         watch([*records, *(event for event in events.new() if "told" in event)])
         return records
 
+    here = ray.get_runtime_context().get_node_id()
     asked: float | None = None
     running = False
     looked = 0.0
@@ -187,7 +188,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
             now = time.monotonic()
             if owner.lost:
                 raise lease.taken_over(folder, owner)
-            if received and asked is None:
+            if (received or here in leaving) and asked is None:
                 with suppress(*AWAY):  # storage is away for a while: asked again with the next look
                     folder.write(STOP, b"")
                     asked = now
@@ -199,6 +200,8 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
                     with suppress(*AWAY):
                         tell_drain(folder, found)
                         leaving = found
+                        if here in found:
+                            watch([{"told": "this command's node goes away: the workers save, and the run stops"}])
     look()
 
 

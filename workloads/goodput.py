@@ -4,6 +4,7 @@ Time is counted in worker-seconds, from the command's start to the run's end. Wh
 which the next one went on is lost: it is ``recomputed``, whatever it was at the time.
 """
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -99,6 +100,29 @@ def account(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]
         phase = PHASES.get(event, "starting")
         since = at
     return Goodput(spans, marks)
+
+
+class Running:
+    """The account of a run from inside, while it trains: read once, and then added to.
+
+    Args:
+        run: the run folder.
+        workers: that are running now.
+    """
+
+    def __init__(self, run: Folder, workers: int) -> None:
+        self._totals, self._workers, self._since = goodput(run).worker_seconds, workers, time.time()
+        self._before = sum(self._totals.values())
+
+    def add(self, kind: str, seconds: float) -> None:
+        """Count seconds in which the workers did something else than steps."""
+        self._totals[kind] += seconds * self._workers
+
+    def worker_seconds(self) -> dict[str, float]:
+        """Worker-seconds of each kind that there was, up to now."""
+        other = sum(self._totals.values()) - self._before
+        productive = self._totals["productive"] + (time.time() - self._since) * self._workers - other
+        return {kind: round(value, 2) for kind, value in {**self._totals, "productive": productive}.items() if value}
 
 
 def _before(phase: str, begin: float, end: float, workers: int, room: int, events: Sequence[dict[str, Any]]) -> Iterator[Span]:

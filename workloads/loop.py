@@ -2,37 +2,33 @@
 
 import json
 import math
-import random
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import numpy as np
 import psutil
 import torch
-from torch import Tensor
-from torch.nn.parallel import DistributedDataParallel
 
 from datasets import Dataset
-from datasets.loader import Batch, batches, tensors
+from datasets.loader import Batch, batches
 from datasets.order import lane_range
 from heliostat.config import Config
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from workloads.evaluation import confusion, measure
+from workloads.goodput import Running
 from workloads.journal import Journal, finite
 from workloads.meter import Meter
 from workloads.notices import Notices
-from workloads.optimizer import adamw, clip, learning_rate
-from workloads.parallel import parallelize, sharded
 from workloads.patience import patiently
 from workloads.plan import order_of, steps_of
 from workloads.ranks import Ranks
 from workloads.run import EVALUATION, EVENTS, METRICS, Measured, RunRecord
 from workloads.saver import Saver
+from workloads.step import Step
 from workloads.task import Task, create
 
 TALK_SECONDS = 1.0
@@ -99,16 +95,13 @@ class Loop:
         self.task: Task = create(config.task, config.model, self.dataset.index)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
-        self.parallel = parallelize(self.model, self.task.blocks(self.model), config, ranks)
-        self._parameters = list(self.model.parameters())
-        self.optimizer = adamw(self.model, config.optimizer)
+        self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
         self.journals = self._open_journals() if ranks.rank == 0 else None
-        self.saver = Saver(folder, config, self.task, ranks, self.model, self.optimizer, self._tell)
+        self.saver = Saver(folder, config, self.task, ranks, self.model, self.step.optimizer, self._tell)
         self.progress = Progress(**self.saver.restore())
         self.meter = Meter(ranks, self.progress.logged)
         self.notices: Notices | None = None
-        self._largest_share = -(-record.lanes // ranks.world) * (config.global_batch // record.lanes)
-        self.micro_batch = config.micro_batch or self._largest_share
+        self._running: Running | None = None
         self._begin(launched, node, lease)
 
     def run(self) -> Outcome:
@@ -134,65 +127,11 @@ class Loop:
             state = self._after_step(batch)
         return self._end(state, epoch)
 
-    # --- one step ---------------------------------------------------------------------------------------------
-
     def _step(self, batch: Batch) -> None:
         step = self.progress.step
-        self._seed(step)
-        rate = learning_rate(step, self.total_steps, self.config.optimizer)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = list(self._micro_batches(batch))
-        for number, (part, samples) in enumerate(parts):
-            with self._synchronized(number == len(parts) - 1):
-                with self._autocast():
-                    loss = self.task.loss(self.parallel, part)
-                # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
-                (loss * (samples / batch.global_size * self.ranks.world)).backward()  # type: ignore[no-untyped-call]
-            self.meter.add(loss, samples, step + 1)
-        if self.config.optimizer.clip_norm:
-            clip(self._parameters, self.config.optimizer.clip_norm)
-        self.optimizer.step()
+        self.step(batch, step, partial(self.meter.add, step=step + 1))
         self.meter.step()
         self.progress.step, self.progress.consumed = step + 1, batch.consumed
-
-    def _micro_batches(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], int]]:
-        rows = len(batch.ids)
-        # A worker with no part of an epoch's last batch must still take part: with a sample that weighs nothing. And if
-        # the model is sharded, workers must take part in as many micro-batches as the one with the most samples has.
-        most = min(self._largest_share, batch.global_size) if sharded(self.config, self.ranks) else max(rows, 1)
-        for start in range(0, most, self.micro_batch):
-            if start >= rows:
-                yield self._on_device(tensors(self.dataset, "train", np.zeros(1, np.int64))), 0
-                continue
-            part = {name: values[start : start + self.micro_batch] for name, values in batch.tensors.items()}
-            yield self._on_device(part), min(self.micro_batch, rows - start)
-
-    def _on_device(self, part: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {name: values.to(self.ranks.device, non_blocking=True) for name, values in part.items()}
-
-    def _seed(self, step: int) -> None:
-        """All randomness is a pure function of (seed, step, rank), so there is no random state to save."""
-        seed = (self.config.seed * 1_000_003 + step) * 4099 + self.ranks.rank
-        # Not torch.manual_seed: without CUDA it keeps a stack trace of every call for later (seen on torch 2.15).
-        torch.default_generator.manual_seed(seed)
-        if self.ranks.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-
-    def _synchronized(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged in the last micro-batch only."""
-        if last or not isinstance(self.parallel, DistributedDataParallel):
-            return nullcontext()
-        context: AbstractContextManager[None] = self.parallel.no_sync()
-        return context
-
-    def _autocast(self) -> torch.autocast:
-        precision = self.config.precision
-        bf16 = precision == "bf16" or (precision == "auto" and self.ranks.device.type == "cuda")
-        return torch.autocast(self.ranks.device.type, torch.bfloat16, enabled=bf16)
 
     # --- between steps ----------------------------------------------------------------------------------------
 
@@ -202,6 +141,7 @@ class Loop:
         self.saver.check()
         if step == self._first_step:
             self._event("first_step")
+            self._running = Running(self.folder, self.ranks.world) if self.journals else None
         last = step >= self.total_steps
         evaluate, save = step % config.evaluate_every == 0 or last, step % config.checkpoint_every == 0 or last
         state = None
@@ -234,18 +174,21 @@ class Loop:
         if agreed.bad_step is not None:
             self._bad_step = agreed.bad_step
             return "diverged"
+        waited = self.meter.logged[3]
         if step % every == 0 and (logged := self.meter.log()) and self.journals:
-            rate = learning_rate(step - 1, self.total_steps, self.config.optimizer)
-            self.journals[0].append(kind="train", step=step, epoch=epoch, **logged, lr=rate)
+            self._spent("data", waited)
+            self.journals[0].append(kind="train", step=step, epoch=epoch, **logged, lr=self.step.rate(step - 1))
         return STATES[agreed.notice]
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         began = time.perf_counter()
         metrics = self._measure("validation")
         if self.journals:
+            seconds = time.perf_counter() - began
+            self._spent("evaluating", seconds)
             self.journals[0].append(
-                kind="eval", step=self.progress.step, epoch=epoch, metrics=finite(metrics),
-                seconds=round(time.perf_counter() - began, 4),
+                kind="eval", step=self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4),
+                **({"goodput": self._running.worker_seconds()} if self._running else {}),
             )  # fmt: skip
         if self.task.metric not in metrics:
             raise UserError(
@@ -271,7 +214,7 @@ class Loop:
 
     @property
     def _batch_without_gradients(self) -> int:
-        return 4 * self.micro_batch
+        return 4 * self.step.micro_batch
 
     # --- beginning, saving, ending ----------------------------------------------------------------------------
 
@@ -306,7 +249,13 @@ class Loop:
     def _event(self, event: str, **details: Any) -> None:
         self._tell(event, self.progress.step, **details)
 
+    def _spent(self, kind: str, seconds: float) -> None:
+        if self._running:
+            self._running.add(kind, seconds)
+
     def _tell(self, event: str, step: int, /, **details: Any) -> None:
+        if event == "checkpoint":
+            self._spent("checkpointing", details["seconds"])
         if self.journals:
             self.journals[1].append(event=event, step=step, **details)
 
@@ -332,7 +281,8 @@ class Loop:
             return Outcome(state=state, step=bad, epoch=epoch, message=message)
         if state != "finished":
             if state != "lost":
-                self._event(state)
+                told = self.notices.told if self.notices else None
+                self._event(state, **({"seconds": round(time.time() - told, 3)} if told else {}))
                 self._flush()
             return Outcome(state=state, step=step, epoch=epoch)
         best = self.saver.load_best()

@@ -1,11 +1,12 @@
 """What a run is told from outside: small files in its folder, looked at beside the training, never on its path.
 
 ``stop`` asks for a checkpoint and the end; ``grow``, for a checkpoint and another start with more workers; ``drain.json``
-names the nodes that are about to go away.
+names the nodes that are about to go away, and says since when that is known.
 """
 
 import json
 import threading
+import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 
@@ -20,7 +21,7 @@ LOOK_LOCAL, LOOK_REMOTE = 0.2, 1.0
 
 def tell_drain(run: Folder, nodes: Mapping[str, int]) -> None:
     """Tell the workers which nodes go away, with the deadline of each in milliseconds since the epoch, 0 if unknown."""
-    run.write(DRAIN, json.dumps(nodes).encode())
+    run.write(DRAIN, json.dumps({"told": time.time(), "nodes": nodes}).encode())
 
 
 class Notices:
@@ -36,6 +37,8 @@ class Notices:
         self._run, self._nodes, self._lease = run, set(nodes), lease
         self.state: str | None = None
         """``stopped``, ``drain``, ``grow``, ``lost`` (to another driver), or None."""
+        self.told: float | None = None
+        """When the driver heard that a node goes away, in seconds since the epoch."""
         run.delete(GROW)  # whoever starts has just counted the room there is
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._look, name="notices", daemon=True)
@@ -58,6 +61,9 @@ class Notices:
             return "lost"
         if STOP in there:
             return "stopped"
-        if DRAIN in there and self._nodes & json.loads(self._run.read(DRAIN)).keys():
-            return "drain"
+        if DRAIN in there:
+            drain = json.loads(self._run.read(DRAIN))
+            if self._nodes & drain["nodes"].keys():
+                self.told = drain["told"]
+                return "drain"
         return "grow" if GROW in there else None

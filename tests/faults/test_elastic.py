@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from tests.conftest import wait_for
-from tests.faults.conftest import Breakable, Seen, ended, kill, samples_by_step
+from tests.faults.conftest import Breakable, Seen, ended, head, kill, samples_by_step
 from workloads.lease import LEASE
 
 
@@ -47,8 +47,29 @@ def test_a_notice_that_a_node_goes_away_loses_no_step_and_costs_no_failure(break
     assert run.starts[1]["step"] == notice["step"] == left["saved"]
     assert node not in [worker["node"] for worker in run.starts[1]["workers"]]
     assert f"a node goes away; saved at step {notice['step']}" in told
+    assert 0 < notice["seconds"] < 30  # before a spot node is gone; printed for the record
+    print(f"from the notice to the saved checkpoint: {notice['seconds']:.2f} s")
     assert run.losses == undisturbed.losses
     assert run.measured == undisturbed.measured
+
+
+def test_a_notice_for_the_head_saves_the_run_and_the_same_command_goes_on(breakable: Breakable, undisturbed: Seen) -> None:
+    process = breakable.train("headless", "model.seconds=0.03")
+    run = breakable.seen("headless")
+    run.trains(2)
+    breakable.drain(head(breakable))
+    code, told = ended(process)
+    assert code != 0
+    (stopped,) = [event for event in run.events if event["event"] == "stopped"]
+    assert "this command's node goes away" in told
+    assert f"stopped at step {stopped['step']} with a checkpoint" in told
+    kill(breakable.raylet(head(breakable)))
+    wait_for(lambda: not breakable.workers(), "the last worker to end")
+    breakable.up()
+    code, told = ended(breakable.train("headless", "model.seconds=0"))
+    assert code == 0, told
+    assert run.starts[-1]["step"] == stopped["step"]
+    assert run.losses == undisturbed.losses
 
 
 def test_a_second_driver_is_refused_while_the_first_lives(breakable: Breakable) -> None:

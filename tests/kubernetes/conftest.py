@@ -1,20 +1,27 @@
 """What the tests on a real Kubernetes share: the cluster that KUBECONFIG names, and a namespace that is gone afterwards.
 
 They depend on nothing but KUBECONFIG, an image with Ray (``HELIOSTAT_TEST_IMAGE``) and the resource that nodes call their GPUs
-(``HELIOSTAT_TEST_GPU``): two nodes with a GPU each, and a default storage class with ReadWriteMany.
+(``HELIOSTAT_TEST_GPU``): two nodes with a GPU each, and a default storage class with ReadWriteMany. Killing a node takes more
+than the API: ``HELIOSTAT_TEST_NODES`` names a program with ``node kill NAME``, ``node drain NAME`` and
+``node add NAME --gpus N``; `.ci/run` sets it.
 """
 
+import json
 import os
+import re
 import secrets
-from collections.abc import Iterator
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster.kuberay import KubeRay
 from heliostat.config import to_yaml
-from tests.conftest import Command, clean_environment
+from tests.conftest import Command, clean_environment, end_group, wait_for
 
 IMAGE = os.environ.get("HELIOSTAT_TEST_IMAGE", "heliostat/ray:2.60.0")
 GPU = os.environ.get("HELIOSTAT_TEST_GPU", "nvidia.com/gpu")
@@ -109,3 +116,72 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(kube, Command(folder / "work", environment))
     finally:
         kube.api.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+class Running:
+    """A ``heliostat train`` or ``sweep --on ... --json``, with the lines of its job as they come."""
+
+    def __init__(self, place: Place, *args: str | Path) -> None:
+        self.process = place.command.start(*args)
+        self.lines: list[str] = []
+        self.out: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        self._errors = threading.Thread(target=lambda: self.lines.extend(self.process.stderr or ()), daemon=True)
+        self._errors.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout or ():
+            self.out.append(line)
+            self.lines.append(line)
+
+    def says(self, pattern: str, seconds: float = 240) -> re.Match[str]:
+        def found() -> re.Match[str] | None:
+            return next(filter(None, (re.search(pattern, line) for line in list(self.lines))), None)
+
+        def there() -> bool:
+            assert self.process.poll() is None or found(), "".join(self.lines)
+            return bool(found())
+
+        wait_for(there, f"{pattern} in {self.lines}", seconds)
+        match = found()
+        assert match
+        return match
+
+    def result(self) -> dict[str, Any]:
+        try:
+            self.process.wait(timeout=400)
+        finally:
+            end_group(self.process)
+        self._reader.join()
+        self._errors.join()
+        told = "".join(self.lines)
+        assert self.process.returncode == 0, told
+        document = "".join(self.out)
+        result: dict[str, Any] = json.JSONDecoder().raw_decode(document, document.index("{\n"))[0]
+        return result
+
+
+def worker_pods(place: Place) -> list[dict[str, Any]]:
+    query = {"labelSelector": "ray.io/node-type=worker"}
+    pods = place.kube.api.request("GET", place.kube.api.path("Pod"), query=query)["items"]
+    return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+
+@pytest.fixture
+def take(place: Place) -> Callable[[str, str], None]:
+    """Takes a node away, and brings a new machine under the old name."""
+    program = os.environ.get("HELIOSTAT_TEST_NODES")
+    if not program:
+        pytest.skip("HELIOSTAT_TEST_NODES is not set")
+    path = place.kube.api.path("Node")
+    listed = place.kube.api.request("GET", path)["items"]
+    gpus = {node["metadata"]["name"]: node["status"]["allocatable"].get(GPU, "0") for node in listed}
+
+    def take(how: str, name: str) -> None:
+        subprocess.run([program, "node", how, name], check=True)
+        if how == "kill":  # what a cloud does with a machine that is gone
+            place.kube.api.request("DELETE", f"{path}/{name}")
+        subprocess.run([program, "node", "add", name, "--gpus", gpus[name]], check=True)
+
+    return take

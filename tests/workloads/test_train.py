@@ -12,7 +12,12 @@ import pytest
 from PIL import Image
 
 from datasets.sources.bundled import BUNDLED
+from heliostat.folder import Folder
 from tests.conftest import CI, ROOT, Command, Done, clean_environment, gone
+from workloads.attempts import ATTEMPTS
+from workloads.goodput import account
+from workloads.journal import read_journal
+from workloads.run import EVENTS, METRICS
 
 DIGITS = ROOT / "workloads" / "configs" / "digits.yaml"
 
@@ -66,6 +71,18 @@ def test_the_run_folder_holds_what_must_outlive_the_machines(digits: Command) ->
     start = json.loads((run / "events.jsonl").read_text().splitlines()[0])
     assert [worker["rank"] for worker in start["workers"]] == [0, 1]
     assert sorted(os.listdir(digits.cwd / "runs")) == [".datasets", "digits"]
+
+
+def test_evaluations_say_where_the_time_has_gone_so_far_as_the_account_afterwards_does(digits: Command) -> None:
+    attempts, events, metrics = (
+        read_journal(Folder.at(digits.cwd / "runs" / "digits"), name) for name in (ATTEMPTS, EVENTS, METRICS)
+    )
+    last = [record for record in metrics if record["kind"] == "eval"][-1]
+    known = ([r for r in records if r["time"] <= last["time"]] for records in (attempts, events, metrics))
+    expected = {kind: seconds for kind, seconds in account(*known).worker_seconds.items() if seconds}
+    assert last["goodput"].keys() >= {"starting", "productive", "evaluating"}
+    assert sum(last["goodput"].values()) == pytest.approx(sum(expected.values()), abs=0.5)
+    assert last["goodput"] == pytest.approx({**dict.fromkeys(last["goodput"], 0), **expected}, abs=1.0)
 
 
 def test_the_same_command_again_says_that_it_is_finished_and_starts_nothing(digits: Command) -> None:

@@ -1,0 +1,79 @@
+"""A sweep on a real Kubernetes: from no GPU node and back, with a node that goes away; as a RayJob, and every night."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from heliostat.config import to_yaml
+from tests.conftest import wait_for
+from tests.kubernetes.conftest import Place, Running, whole_node, worker_pods
+from tests.tuning.conftest import SWEEP, TASK
+
+PRICE = 36.0
+"""Of a node, an hour: a hundredth a second."""
+LEVELS = [0.5, 0.9, 0.3, 0.8, 0.2, 0.6, 1.0, 0.4, 0.1, 0.7, 0.55, 0.15]
+
+
+def write_sweep(place: Place, name: str, levels: list[float], seconds: float = 0.15, **changes: object) -> Path:
+    """A sweep whose trials take 100 steps, and of which the ones with a high level are the good ones."""
+    (place.command.cwd / "toy.py").write_text(TASK)
+    space = {"model.level": {"choice": levels}}
+    train = {**SWEEP["train"], "model": {"seconds": seconds}}
+    path = place.command.cwd / f"{name}.yaml"
+    path.write_text(to_yaml({**SWEEP, "train": train, "space": space, **changes}))
+    return path
+
+
+@pytest.fixture(scope="module")
+def profile(place: Place) -> Path:
+    return place.profile("sweeper", groups=[{**whole_node(place.kube), "price_per_hour": PRICE}])
+
+
+def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_the_nodes_cost(
+    place: Place, profile: Path, take: Callable[[str, str], None]
+) -> None:
+    sweep = write_sweep(place, "levels", LEVELS, scheduler="asha")
+    done = place.command("up", profile)
+    assert done.code == 0, done.err
+    assert worker_pods(place) == []
+    began = time.time()
+    running = Running(place, "sweep", sweep.name, "--on", profile, "--json")
+    running.says(r"[2-6] of 12 trials over .* [12] running")
+    lost = worker_pods(place)[0]["spec"]["nodeName"]
+    take("kill", lost)
+    result = running.result()
+    took = time.time() - began
+    assert sum(result["states"].values()) == 12
+    assert result["states"].keys() == {"finished", "stopped"}
+    assert result["params"] == {"model.level": 1.0}
+    # A trial takes all GPUs of a node, so its cost is the node's.
+    assert result["cost"] == pytest.approx(result["worker_seconds"] * PRICE / 3600, rel=0.05)
+    assert 0 < result["worker_seconds"] < 2 * took
+    shown = place.command("submit", profile, "--", "python", "-m", "heliostat", "sweep", "show", "levels-sweep", "--json")
+    assert shown.code == 0, shown.err
+    began = time.time()
+    wait_for(lambda: worker_pods(place) == [], "the GPU nodes to go", 180)
+    print(f"12 trials in {took:.0f} s with a node lost, {result['states']}; no GPU node {time.time() - began:.0f} s afterwards")
+    assert place.command("down", profile, "--yes").code == 0
+
+
+def test_a_sweep_has_a_cluster_of_its_own_or_one_every_night(place: Place) -> None:
+    profile = place.profile("own")
+    write_sweep(place, "short", [0.5, 1.0], seconds=0.0)
+    done = place.command("sweep", "short.yaml", "--on", profile, "--ephemeral")
+    assert done.code == 0, done.err
+    assert "short-sweep is over" in done.out
+    assert "2 finished" in done.out
+    made = place.command("sweep", "short.yaml", "--on", profile, "--cron", "* * * * *", "--set", "name=nightly")
+    assert made.code == 0, made.err
+
+    def succeeded() -> bool:
+        jobs = [job for job in place.kube.jobs.list() if job["metadata"]["name"].startswith("nightly")]
+        return any(job.get("status", {}).get("jobStatus") == "SUCCEEDED" for job in jobs)
+
+    try:
+        wait_for(succeeded, "a nightly sweep to succeed", 240)
+    finally:
+        assert place.command("cron", profile, "--delete", "nightly").code == 0
