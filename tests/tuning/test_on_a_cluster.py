@@ -50,24 +50,13 @@ def drivers(command: Command) -> list[psutil.Process]:
     return [process for process in here if "--on" not in process.cmdline() and process.cmdline()[0].endswith("python")]
 
 
-def gpu_nodes(command: Command) -> list[psutil.Process]:
-    """The raylets of the GPU group."""
-    return [p for p in processes_of(command.env, "raylet/raylet") if "node:__internal_head__" not in " ".join(p.cmdline())]
-
-
-def test_a_sweep_from_no_gpu_survives_a_node_and_its_driver_and_goes_back_to_none(cluster: Command) -> None:
-    def happened(**wanted: object) -> int:
-        records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
-        return sum(record.items() >= wanted.items() for record in records)
-
+def test_a_sweep_from_no_gpu_survives_its_driver_and_goes_back_to_none(cluster: Command) -> None:
     def ends() -> int:
-        return happened(event="end")
+        records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
+        return sum(record["event"] == "end" for record in records)
 
     first = cluster.start("sweep", "lr.yaml", "--on", "laptop.yaml")
     try:
-        wait_for(lambda: happened(event="report") >= 1 or first.poll() is not None, "a trial at work", 300)
-        gpu_nodes(cluster)[0].kill()
-        wait_for(lambda: happened(event="fail", lost=True) >= 1 or first.poll() is not None, "the loss to be seen", 60)
         wait_for(lambda: ends() >= 2 or first.poll() is not None, "two trials to end", 300)
         for process in drivers(cluster):
             process.kill()
