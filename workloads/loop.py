@@ -141,7 +141,7 @@ class Loop:
         self.saver.check()
         if step == self._first_step:
             self._event("first_step")
-            self._running = Running(self.folder, self.ranks.world) if self.journals else None
+            self._running = self._account() if self.journals else None
         last = step >= self.total_steps
         evaluate, save = step % config.evaluate_every == 0 or last, step % config.checkpoint_every == 0 or last
         state = None
@@ -248,6 +248,10 @@ class Loop:
 
     def _event(self, event: str, **details: Any) -> None:
         self._tell(event, self.progress.step, **details)
+
+    def _account(self) -> Running:
+        """The account so far; storage that is away for a while delays it, as it does checkpoints."""
+        return patiently(lambda: Running(self.folder, self.ranks.world), lambda error: None, self.config.storage_timeout)
 
     def _spent(self, kind: str, seconds: float) -> None:
         if self._running:

@@ -162,10 +162,21 @@ class Running:
         return result
 
 
-def worker_pods(place: Place) -> list[dict[str, Any]]:
+def workers(place: Place) -> list[dict[str, Any]]:
+    """The worker pods that are there, of any cluster."""
     query = {"labelSelector": "ray.io/node-type=worker"}
-    pods = place.kube.api.request("GET", place.kube.api.path("Pod"), query=query)["items"]
-    return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    found: list[dict[str, Any]] = place.kube.api.request("GET", place.kube.api.path("Pod"), query=query)["items"]
+    return found
+
+
+def worker_pods(place: Place) -> list[dict[str, Any]]:
+    """Those that are not being deleted."""
+    return [pod for pod in workers(place) if not pod["metadata"].get("deletionTimestamp")]
+
+
+def succeeded(place: Place) -> list[str]:
+    """The names of the RayJobs whose job has succeeded."""
+    return [j["metadata"]["name"] for j in place.kube.jobs.list() if j.get("status", {}).get("jobStatus") == "SUCCEEDED"]
 
 
 @pytest.fixture

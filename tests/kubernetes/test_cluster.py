@@ -14,7 +14,7 @@ import pytest
 
 from cluster.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
-from tests.kubernetes.conftest import Place, group, whole_node
+from tests.kubernetes.conftest import Place, group, succeeded, whole_node, worker_pods, workers
 
 DIGITS = "workloads/configs/digits.yaml"
 TRAIN = ["python", "-m", "heliostat", "train", DIGITS]
@@ -48,13 +48,6 @@ def status(command: Command, path: Path) -> dict[str, Any]:
     return found
 
 
-def workers(place: Place) -> list[dict[str, Any]]:
-    """The worker pods that are there, of any cluster."""
-    query = {"labelSelector": "ray.io/node-type=worker"}
-    found: list[dict[str, Any]] = place.kube.api.request("GET", place.kube.api.path("Pod"), query=query)["items"]
-    return found
-
-
 def back_to_zero(place: Place) -> None:
     wait_for(lambda: workers(place) == [], "the GPU group to shrink to zero", 180)
 
@@ -70,7 +63,7 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     process = here.start("train", DIGITS, "--on", gpu, "--set", "name=e2e", "--json")
     seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
     while process.poll() is None:
-        there = [pod for pod in workers(place) if "deletionTimestamp" not in pod["metadata"]]
+        there = worker_pods(place)
         seen.append([pod["spec"].get("nodeName", "") for pod in there])
         time.sleep(0.5)
     out, err = process.communicate()
@@ -209,7 +202,7 @@ def test_a_nightly_run_makes_its_cluster_and_its_run_and_leaves_no_cluster(place
     made = here("train", DIGITS, "--on", path, "--cron", "* * * * *", "--set", "name=nightly", *SHORT)
     assert made.code == 0, made.err
     try:
-        wait_for(lambda: _succeeded(place) != [], "a nightly run to succeed", 240)
+        wait_for(lambda: succeeded(place) != [], "a nightly run to succeed", 240)
     finally:
         assert place.command("cron", path, "--delete", "nightly").code == 0
     assert json.loads(place.command("cron", path, "--json").out) == []
@@ -225,10 +218,6 @@ def test_a_cluster_can_be_suspended_scaled_and_resumed_from_python(place: Place,
     assert scaled["spec"]["workerGroupSpecs"][0]["replicas"] == 1
     wait_for(lambda: len(workers(place)) == 1, "one worker")
     back_to_zero(place)
-
-
-def _succeeded(place: Place) -> list[str]:
-    return [j["metadata"]["name"] for j in place.kube.jobs.list() if j.get("status", {}).get("jobStatus") == "SUCCEEDED"]
 
 
 def _pods(place: Place, cluster: str) -> list[Any]:

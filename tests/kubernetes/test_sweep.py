@@ -8,7 +8,7 @@ import pytest
 
 from heliostat.config import to_yaml
 from tests.conftest import wait_for
-from tests.kubernetes.conftest import Place, Running, whole_node, worker_pods
+from tests.kubernetes.conftest import Place, Running, succeeded, whole_node, worker_pods
 from tests.tuning.conftest import SWEEP, TASK
 
 PRICE = 36.0
@@ -68,12 +68,7 @@ def test_a_sweep_has_a_cluster_of_its_own_or_one_every_night(place: Place) -> No
     assert "2 finished" in done.out
     made = place.command("sweep", "short.yaml", "--on", profile, "--cron", "* * * * *", "--set", "name=nightly")
     assert made.code == 0, made.err
-
-    def succeeded() -> bool:
-        jobs = [job for job in place.kube.jobs.list() if job["metadata"]["name"].startswith("nightly")]
-        return any(job.get("status", {}).get("jobStatus") == "SUCCEEDED" for job in jobs)
-
     try:
-        wait_for(succeeded, "a nightly sweep to succeed", 240)
+        wait_for(lambda: any(name.startswith("nightly") for name in succeeded(place)), "a nightly sweep to succeed", 240)
     finally:
         assert place.command("cron", profile, "--delete", "nightly").code == 0
