@@ -162,16 +162,34 @@ class Running:
         return result
 
 
-def workers(place: Place) -> list[dict[str, Any]]:
-    """The worker pods that are there, of any cluster."""
-    query = {"labelSelector": "ray.io/node-type=worker"}
+def ray_pods(place: Place, kind: str) -> list[dict[str, Any]]:
+    """The pods of a kind, ``head`` or ``worker``, that are there, of any cluster."""
+    query = {"labelSelector": f"ray.io/node-type={kind}"}
     found: list[dict[str, Any]] = place.kube.api.request("GET", place.kube.api.path("Pod"), query=query)["items"]
     return found
+
+
+def workers(place: Place) -> list[dict[str, Any]]:
+    """The worker pods that are there, of any cluster."""
+    return ray_pods(place, "worker")
 
 
 def worker_pods(place: Place) -> list[dict[str, Any]]:
     """Those that are not being deleted."""
     return [pod for pod in workers(place) if not pod["metadata"].get("deletionTimestamp")]
+
+
+def node_of_workers(place: Place) -> str:
+    """A node with a worker and no head, once there is one: who loses the head needs the same command again."""
+
+    def nodes(pods: list[dict[str, Any]]) -> set[str]:
+        return {pod["spec"]["nodeName"] for pod in pods if pod["status"]["phase"] == "Running"}
+
+    def found() -> set[str]:
+        return nodes(worker_pods(place)) - nodes(ray_pods(place, "head"))
+
+    wait_for(lambda: bool(found()), "a worker on a node without a head")
+    return min(found())
 
 
 def succeeded(place: Place) -> list[str]:

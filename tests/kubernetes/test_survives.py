@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.conftest import CONFIG, write_project
-from tests.kubernetes.conftest import Place, Running, whole_node, worker_pods
+from tests.kubernetes.conftest import Place, Running, node_of_workers, whole_node, worker_pods
 
 SETTINGS = ("model.seconds=0.05", "max_failures=3")
 
@@ -58,6 +58,6 @@ def test_a_node_that_is_taken_away_changes_nothing(
 ) -> None:
     run = start(place, cluster, how)
     run.says(r"^step +\d+")
-    take(how, worker_pods(place)[0]["spec"]["nodeName"])
+    take(how, node_of_workers(place))
     run.says(told)
     assert run.result()["metrics"] == undisturbed

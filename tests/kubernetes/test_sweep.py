@@ -8,7 +8,7 @@ import pytest
 
 from heliostat.config import to_yaml
 from tests.conftest import wait_for
-from tests.kubernetes.conftest import Place, Running, succeeded, whole_node, worker_pods
+from tests.kubernetes.conftest import Place, Running, node_of_workers, succeeded, whole_node, worker_pods
 from tests.tuning.conftest import SWEEP, TASK
 
 PRICE = 36.0
@@ -41,8 +41,7 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     began = time.time()
     running = Running(place, "sweep", sweep.name, "--on", profile, "--json")
     running.says(r"^[3-6] trials over · [12] running")
-    lost = worker_pods(place)[0]["spec"]["nodeName"]
-    take("kill", lost)
+    take("kill", node_of_workers(place))
     result = running.result()
     took = time.time() - began
     assert sum(result["states"].values()) == 12
