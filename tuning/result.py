@@ -135,6 +135,7 @@ def row(trial: Trial, objectives: Mapping[str, str]) -> dict[str, Any]:
         "cost": trial.cost(),
         "same_as": trial.twin,
         "failures": trial.failures,
+        "losses": trial.losses,
         "message": trial.message,
         "node": trial.where,
         **{f"{split}.{name}": value for split, found in trial.metrics.items() for name, value in found.items()},

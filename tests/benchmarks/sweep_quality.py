@@ -3,8 +3,8 @@
 python -m tests.benchmarks.sweep_quality CONFIG [SEEDS] [PICTURE.svg]
 
 Work is counted in training steps, which a busy machine does not change: on equal steps it is GPU-seconds. For each seed,
-random search runs all trials to their ends; TPE with ASHA then gets three times as many trials, and its work is counted
-until one has reported a value that is at least as good.
+random search runs all trials to their ends; the config's own TPE and ASHA then get three times as many trials, and their
+work is counted until one has reported a value that is at least as good.
 """
 
 import statistics
@@ -25,12 +25,10 @@ from tuning.plan import plan_sweep
 Point = tuple[int, float]
 
 
-def searched(config: str, storage: str, seed: int, **changes: Any) -> list[Point]:
+def searched(config: str, storage: str, **changes: Any) -> list[Point]:
     """(steps of all trials so far, the best value that any has reported so far), at each report."""
     base = load(config, SweepConfig, defaults={"name": "quality"}).model_dump(exclude_unset=True)
-    sweep = SweepConfig.model_validate(
-        {**base, "name": f"{changes['algorithm']}-{seed}", "seed": seed, "storage": storage, **changes}
-    )
+    sweep = SweepConfig.model_validate({**base, "storage": storage, **changes})
     plan = plan_sweep(sweep, [{"CPU": 2.0, "GPU": 0.0}])
     drive(plan)
     sign = 1 if plan.mode == "max" else -1
@@ -72,8 +70,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as storage:
         trials = load(config, SweepConfig, defaults={"name": "quality"}).trials or 20
         for seed in range(seeds):
-            random = searched(config, storage, seed, algorithm="random", scheduler="none")
-            clever = searched(config, storage, seed, algorithm="tpe", scheduler="asha", trials=3 * trials)
+            random = searched(config, storage, name=f"random-{seed}", seed=seed, algorithm="random", scheduler="none")
+            clever = searched(config, storage, name=f"clever-{seed}", seed=seed, trials=3 * trials)
             whole, goal = random[-1]
             reached = next((steps for steps, best in clever if best >= goal), None)
             ratios.append(reached / whole if reached else float("inf"))

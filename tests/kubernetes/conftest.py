@@ -157,9 +157,13 @@ class Running:
         self._errors.join()
         told = "".join(self.lines)
         assert self.process.returncode == 0, told
-        document = "".join(self.out)
-        result: dict[str, Any] = json.JSONDecoder().raw_decode(document, document.index("{\n"))[0]
-        return result
+        return document_in("".join(self.out))
+
+
+def document_in(output: str) -> dict[str, Any]:
+    """The JSON document in what a job has printed."""
+    document: dict[str, Any] = json.JSONDecoder().raw_decode(output, output.index("{\n"))[0]
+    return document
 
 
 def ray_pods(place: Place, kind: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 
 from heliostat.config import to_yaml
 from tests.conftest import wait_for
-from tests.kubernetes.conftest import Place, Running, node_of_workers, succeeded, whole_node, worker_pods
+from tests.kubernetes.conftest import Place, Running, document_in, node_of_workers, succeeded, whole_node, worker_pods
 from tests.tuning.conftest import SWEEP, TASK
 
 PRICE = 36.0
@@ -40,7 +40,7 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     assert worker_pods(place) == []
     began = time.time()
     running = Running(place, "sweep", sweep.name, "--on", profile, "--json")
-    running.says(r"^[3-6] trials over · [12] running")
+    running.says(r"^[3-6] trials over · 2 running")
     take("kill", node_of_workers(place))
     result = running.result()
     took = time.time() - began
@@ -52,6 +52,8 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     assert 0 < result["worker_seconds"] < 2 * took
     shown = place.command("submit", profile, "--", "python", "-m", "heliostat", "sweep", "show", "levels-sweep", "--json")
     assert shown.code == 0, shown.err
+    # A trial that was there when its node went has been begun again, on another one.
+    assert sum(row["losses"] + row["failures"] for row in document_in(shown.out)["trials"]) >= 1
     began = time.time()
     wait_for(lambda: worker_pods(place) == [], "the GPU nodes to go", 180)
     print(f"12 trials in {took:.0f} s with a node lost, {result['states']}; no GPU node {time.time() - began:.0f} s afterwards")
