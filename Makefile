@@ -33,6 +33,11 @@ bench: setup  ## compare with plain torchrun, side by side
 	$(BIN)/python -m tests.benchmarks.torchrun
 	$(BIN)/python -m tests.benchmarks.recovery
 
+bench-sweep: setup  ## compare sweeps with Ray Tune and Optuna, and the search with random search
+	$(BIN)/python -m tests.benchmarks.sweep
+	$(BIN)/python -m tests.benchmarks.sweep_quality tuning/configs/digits.yaml
+	$(BIN)/python -m tests.benchmarks.sweep_quality tuning/configs/breast-cancer.yaml
+
 bench-kube: setup  ## compare with kubectl, on the cluster of KUBECONFIG
 	$(BIN)/python -m tests.benchmarks.kubernetes tests/benchmarks/kube.yaml
 
@@ -44,4 +49,4 @@ soak: setup  ## a run and a sweep, broken at random moments; SOAK_FAULTS and SOA
 clean:  ## remove .venv and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
-.PHONY: help setup train check test bench bench-kube soak clean
+.PHONY: help setup train check test bench bench-sweep bench-kube soak clean

@@ -29,7 +29,7 @@ SECONDS_TO_RETRY = 13
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 """Events of cluster autoscalers (the upstream one, Karpenter): a node for this pod is on its way."""
 
-SECONDS_TO_SCALE_UP = 14
+SECONDS_TO_SCALE_UP = 12
 """A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
 
 MOUNTED = ("Pulling", "Pulled", "Created", "Started")

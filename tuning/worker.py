@@ -17,12 +17,13 @@ from typing import Any
 import ray
 import torch
 
+from datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
 from tuning.journal import plain
 from workloads.loop import Loop
 from workloads.ranks import Ranks
-from workloads.run import RESULT, Result, RunRecord, read_result, write_record
+from workloads.run import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
 
 GO_ON, STOP, PAUSE = "go on", "stop", "pause"
 """What a report can be answered with: stop is for ever, pause is with a checkpoint from which the trial can go on."""
@@ -40,6 +41,7 @@ class Worker:
     def __init__(self, path: list[str]) -> None:
         sys.path[:0] = [folder for folder in path if folder not in sys.path and Path(folder).is_dir()]
         self._frozen = False
+        self._opened: tuple[DatasetRecord, Dataset] | None = None
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -88,6 +90,12 @@ class Worker:
             gc.freeze()
             self._frozen = True
 
+    def _dataset(self, record: DatasetRecord) -> Dataset:
+        """The dataset of a trial; most trials have the one of the trial before, with its shards open."""
+        if self._opened is None or self._opened[0] != record:
+            self._opened = record, Dataset.open(record.uri)
+        return self._opened[1]
+
     def _learn(self, folder: Folder, record: RunRecord, launched: float) -> Event:
         if result := read_result(folder):
             # It had ended, and the driver was killed before it wrote that down.
@@ -107,7 +115,7 @@ class Worker:
                 raise Ended
 
         began = time.time()
-        loop = Loop(folder, record, ranks, launched, report)
+        loop = Loop(folder, record, ranks, launched, report, dataset=self._dataset(record.dataset))
         parameters = sum(parameter.numel() for parameter in loop.model.parameters())
         try:
             outcome = loop.run()

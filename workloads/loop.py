@@ -74,6 +74,7 @@ class Loop:
         node: a name for the node that this worker is on.
         lease: the id of the driver's lease; without one nobody is looked for.
         report: called on all workers with the metrics of each evaluation.
+        dataset: the record's, if it is open already.
     """
 
     def __init__(
@@ -86,10 +87,11 @@ class Loop:
         *,
         node: str = "",
         lease: str | None = None,
+        dataset: Dataset | None = None,
     ) -> None:
         self.folder, self.record, self.ranks, self.report = folder, record, ranks, report
         self.config = config = record.config
-        self.dataset = Dataset.open(record.dataset.uri)
+        self.dataset = dataset or Dataset.open(record.dataset.uri)
         self.order = order_of(config, self.dataset, record.lanes)
         self.total_steps = steps_of(config, self.order)
         self.task: Task = create(config.task, config.model, self.dataset.index)

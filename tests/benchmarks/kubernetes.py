@@ -77,15 +77,16 @@ def over_the_library(*arguments: str) -> float:
     return timed(*HELIOSTAT, *arguments)[0] - library
 
 
-def listing(kube: KubeRay, count: int = 1000) -> tuple[float, float]:
-    """A list of so many clusters by our client and by kubectl, in seconds."""
+def listing(kube: KubeRay, profile: str, count: int = 1000) -> tuple[float, float, float]:
+    """So many clusters: our client's list, ``heliostat status`` of another one beside them, and kubectl's list, in seconds."""
     began = time.perf_counter()
     found = kube.clusters.list("heliostat.dev/many=yes")
     ours = time.perf_counter() - began
     assert len(found) == count
+    status = timed(*HELIOSTAT, "status", profile)[0]
     theirs, out = timed("kubectl", "get", "rayclusters", "-n", kube.api.namespace, "-l", "heliostat.dev/many=yes", "-o", "json")
     assert len(json.loads(out)["items"]) == count
-    return ours, theirs
+    return ours, status, theirs
 
 
 def many(kube: KubeRay, document: dict[str, Any], count: int = 1000) -> None:
@@ -122,8 +123,10 @@ def main() -> None:
 
     try:
         many(kube, ray_cluster(profile, kube.api.features))
-        lists = [listing(kube) for _ in range(args.rounds)]
-        print(f"a list of 1,000 clusters / kubectl's   {spread([o / t for o, t in lists], 2)}", flush=True)
+        lists = [listing(kube, args.profile) for _ in range(args.rounds)]
+        print(f"a list of 1,000 clusters / kubectl's   {spread([ours / theirs for ours, _, theirs in lists], 2)}", flush=True)
+        beside = spread([status / theirs for _, status, theirs in lists], 2)
+        print(f"status beside them, seconds   {spread([status for _, status, _ in lists], 2)}, / kubectl's list   {beside}")
     finally:
         kube.api.request("DELETE", kube.api.path("RayCluster"), query={"labelSelector": "heliostat.dev/many=yes"})
 

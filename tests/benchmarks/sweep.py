@@ -21,8 +21,8 @@ from typing import Any
 ROOT = Path(__file__).parent.parent.parent
 STEPS, EVERY = 10, 2
 WAYS = ("heliostat", "tune-reuse", "tune", "optuna", "tune-train")
-SLOW = 16
-"""Trials of the way that takes seconds for each; its overhead per trial is what is compared."""
+SLOW, FEW = ("tune", "tune-train"), 16
+"""The ways that take seconds more for each trial get fewer of them: what is compared is a trial's time."""
 
 
 def config(seconds: float) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def main() -> None:
         for repetition in range(repetitions):
             # The order alternates, so that a machine that becomes slower favours nobody.
             for way in WAYS if repetition % 2 == 0 else reversed(WAYS):
-                count = min(trials, SLOW) if way == "tune-train" else trials
+                count = min(trials, FEW) if way in SLOW else trials
                 per_trial[way].append(timed(way, count, seconds) / count)
                 print(f"{repetition + 1}: {way} {per_trial[way][-1]:.3f} s a trial, {count} trials", file=sys.stderr)
         print(f"{trials} trials of {seconds} s, two at once, {repetitions} repetitions: median (least to most)")

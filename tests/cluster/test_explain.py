@@ -239,7 +239,7 @@ def test_what_will_not_come_is_explained_with_its_cure(snapshot: Snapshot, secon
 def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a_cluster_autoscaler() -> None:
     error, after, _ = watch(seen(WORKER_OF_5, nodes=[node(2)]), 900, fixed("gpu"))
     assert error is not None
-    assert after == 14
+    assert after == 12
 
 
 @pytest.mark.parametrize(
@@ -301,7 +301,7 @@ def test_a_node_that_is_on_its_way_is_waited_for(reason: str) -> None:
 
 def test_the_scale_up_for_another_pod_does_not_help_this_one() -> None:
     snapshot = seen(pod("gpu", "other", conditions=unschedulable(NO_GPU)), events=[SCALE_UP], nodes=[node(0)])
-    assert watch(snapshot, 900, fixed("gpu"))[1] == 14
+    assert watch(snapshot, 900, fixed("gpu"))[1] == 12
 
 
 def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
@@ -319,7 +319,7 @@ def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
 
 
 def test_a_cpu_group_is_no_stand_in_for_gpus() -> None:
-    assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, fixed("gpu"))[1] == 14
+    assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, fixed("gpu"))[1] == 12
 
 
 def slow_pull(second_fails: float) -> Callable[[float], Snapshot]:

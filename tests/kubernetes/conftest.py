@@ -119,7 +119,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 
 
 class Running:
-    """A ``heliostat train`` or ``sweep --on ... --json``, with the lines of its job as they come."""
+    """A ``heliostat train``, ``sweep`` or ``torchrun`` with ``--on``, with the lines of its job as they come."""
 
     def __init__(self, place: Place, *args: str | Path) -> None:
         self.process = place.command.start(*args)
@@ -148,15 +148,19 @@ class Running:
         assert match
         return match
 
-    def result(self) -> dict[str, Any]:
+    def end(self) -> int:
+        """Wait for its end; its exit code."""
         try:
-            self.process.wait(timeout=400)
+            code = self.process.wait(timeout=400)
         finally:
             end_group(self.process)
         self._reader.join()
         self._errors.join()
-        told = "".join(self.lines)
-        assert self.process.returncode == 0, told
+        return code
+
+    def result(self) -> dict[str, Any]:
+        """Wait for its end, which must be a success; what ``--json`` has printed."""
+        assert self.end() == 0, "".join(self.lines)
         return document_in("".join(self.out))
 
 

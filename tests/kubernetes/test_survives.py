@@ -10,6 +10,26 @@ import pytest
 from tests.faults.conftest import CONFIG, write_project
 from tests.kubernetes.conftest import Place, Running, node_of_workers, whole_node, worker_pods
 
+STEPS = 400
+SCRIPT = f"""
+import os, socket, sys, time
+import torch, torch.distributed as dist
+from workloads.legacy import resume, save
+dist.init_process_group("gloo")
+print("runs in", socket.gethostname(), "with", *sys.argv[1:], flush=True)
+counts = {{"total": 0}}
+for step in range(resume(counts=counts), {STEPS}):
+    time.sleep(0.05)
+    one = torch.ones(1)
+    dist.all_reduce(one)
+    counts["total"] += int(one)
+    if step % 20 == 0:
+        print("step", step, flush=True)
+    save(step + 1, every=1, counts=counts)
+print("total", counts["total"], flush=True)
+dist.destroy_process_group()
+sys.exit(int(sys.argv[1]))
+"""
 SETTINGS = ("model.seconds=0.05", "max_failures=3")
 
 
@@ -61,3 +81,23 @@ def test_a_node_that_is_taken_away_changes_nothing(
     take(how, node_of_workers(place))
     run.says(told)
     assert run.result()["metrics"] == undisturbed
+
+
+def test_a_script_for_torchrun_goes_on_when_one_of_its_nodes_is_gone(
+    place: Place, cluster: Path, take: Callable[[str, str], None]
+) -> None:
+    (place.command.cwd / "script.py").write_text(SCRIPT)
+    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "--max-restarts", "3", "script.py", "0")
+    pods = {run.says(rf"^\[rank {rank}\] runs in (\S+) with 0$")[1] for rank in (0, 1)}
+    assert len(pods) == 2
+    run.says(r"^\[rank 0\] step 100$")
+    take("kill", node_of_workers(place))
+    assert run.end() == 0, "".join(run.lines)
+    totals = sorted(line for line in run.out if "total" in line)
+    assert totals == [f"[rank {rank}] total {2 * STEPS}\n" for rank in (0, 1)], "no step is lost, none is made twice"
+
+
+def test_the_exit_code_of_a_script_is_that_of_the_command(place: Place, cluster: Path) -> None:
+    (place.command.cwd / "exits.py").write_text("import os, sys\nsys.exit(int(sys.argv[1]) * int(os.environ['WORLD_SIZE']))\n")
+    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "exits.py", "3")
+    assert run.end() == 6, "".join(run.lines)

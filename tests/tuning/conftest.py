@@ -4,11 +4,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from heliostat.config import validate
-from tests.conftest import clean_environment, gone
+from heliostat.folder import Folder
+from tests.conftest import clean_environment, gone, wait_for
 from tuning.config import SweepConfig
+from tuning.drive import drive
+from tuning.journal import read_journal
+from tuning.plan import plan_sweep
+from tuning.result import SweepResult
+from tuning.trials import Trials
+
+Make = Callable[..., SweepConfig]
 
 TASK = '''
 import os, signal, time
@@ -105,7 +114,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def config() -> Callable[..., SweepConfig]:
+def config() -> Make:
     """A sweep over the toy task, with changes; ``level`` is what its trials are to reach."""
 
     def make(*levels: float, **changes: Any) -> SweepConfig:
@@ -114,3 +123,30 @@ def config() -> Callable[..., SweepConfig]:
         return validate({"name": "sweep", **SWEEP, "space": space, **changes, "train": train}, SweepConfig)
 
     return make
+
+
+def run(config: SweepConfig, watch: Callable[[Trials], None] = lambda trials: None) -> SweepResult:
+    """Carry a sweep out, on two CPUs."""
+    return drive(plan_sweep(config, [{"CPU": 2.0, "GPU": 0.0}]), watch)
+
+
+def trials_of(folder: Path, name: str = "sweep") -> Trials:
+    """The trials of a sweep in a working directory, as its journal has them."""
+    return Trials(read_journal(Folder.at(folder / "runs" / name)))
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    """The rows of its table."""
+    found: list[dict[str, Any]] = pq.read_table(folder / "runs" / "sweep" / "trials.parquet").to_pylist()
+    return found
+
+
+@pytest.fixture
+def nothing_left() -> Iterator[None]:
+    """After each sweep all CPUs are free, no actor lives and no placement group holds anything."""
+    yield
+    import ray
+    from ray.util import placement_group_table
+
+    wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "all CPUs to be free", 30)
+    assert [group for group in placement_group_table().values() if group["state"] != "REMOVED"] == []

@@ -4,51 +4,21 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
-import pyarrow.parquet as pq
 import pytest
 import ray
 
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
-from tests.conftest import wait_for
-from tuning.config import SweepConfig
+from tests.tuning.conftest import Make, rows, run, trials_of
 from tuning.drive import drive, finished
-from tuning.journal import read_journal
 from tuning.plan import plan_sweep
-from tuning.result import SweepResult
 from tuning.trials import Trials
 from workloads.run import read_result
 
-pytestmark = pytest.mark.usefixtures("ray_here")
-Make = Callable[..., SweepConfig]
-
-
-def run(config: SweepConfig, watch: Callable[[Trials], None] = lambda trials: None) -> SweepResult:
-    return drive(plan_sweep(config, [{"CPU": 2.0, "GPU": 0.0}]), watch)
-
-
-def trials_of(folder: Path) -> Trials:
-    return Trials(read_journal(Folder.at(folder / "runs" / "sweep")))
-
-
-def rows(folder: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = pq.read_table(folder / "runs" / "sweep" / "trials.parquet").to_pylist()
-    return found
-
-
-@pytest.fixture(autouse=True)
-def nothing_left() -> Iterator[None]:
-    """After each sweep all CPUs are free, no actor lives and no placement group holds anything."""
-    yield
-    from ray.util import placement_group_table
-
-    wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "all CPUs to be free", 30)
-    assert [group for group in placement_group_table().values() if group["state"] != "REMOVED"] == []
+pytestmark = pytest.mark.usefixtures("ray_here", "nothing_left")
 
 
 def test_every_combination_is_run_and_the_best_one_found(folder: Path, config: Make) -> None:
@@ -177,12 +147,9 @@ def test_population_based_training_copies_weights_and_beats_its_members_alone(fo
     alone = run(config(name="alone", **common))
     together = run(config(name="together", **common, scheduler={"kind": "pbt", "quantile": 0.34}))
     assert together.states == {"finished": 6}
-    values = {
-        name: sorted(t.values["accuracy"] for t in Trials(read_journal(Folder.at(folder / "runs" / name))).all)
-        for name in ("alone", "together")
-    }
+    values = {name: sorted(t.values["accuracy"] for t in trials_of(folder, name).all) for name in ("alone", "together")}
     assert values["together"][0] > 2 * values["alone"][0], "the worst members have taken over weights that learn"
-    trials = Trials(read_journal(Folder.at(folder / "runs/together")))
+    trials = trials_of(folder, "together")
     assert trials.generations == 3
     exchange = trials.exchanges[0]
     assert exchange["step"] == 15
