@@ -10,8 +10,12 @@ work is counted until one has reported a value that is at least as good.
 import statistics
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from heliostat.config import load
 from heliostat.folder import Folder
@@ -45,18 +49,30 @@ def searched(config: str, storage: str, **changes: Any) -> list[Point]:
     return points
 
 
-def picture(runs: list[tuple[list[Point], list[Point]]]) -> str:
-    """The best so far over the work, a line for each seed."""
+def picture(runs: Sequence[tuple[list[Point], list[Point]]]) -> str:
+    """The best so far over the work, as a share of random search's: a thin line for each seed, a thick one for the median."""
     figure, axes = _figure(width=7, height=4)
-    for random, clever in runs:
-        axes.step(*zip(*random, strict=True), where="post", color="#66707d", alpha=0.7)
-        axes.step(*zip(*clever, strict=True), where="post", color="#2563a8", alpha=0.8)
-    axes.plot([], [], color="#66707d", label="random search")
-    axes.plot([], [], color="#2563a8", label="TPE and ASHA")
-    axes.set_xlabel("training steps of all trials")
+    share = np.linspace(0.02, 1, 200)
+    for number, (name, colour) in enumerate((("random search", "#66707d"), ("TPE and ASHA", "#2563a8"))):
+        lines = np.array([best_at(pair[number], share * pair[0][-1][0]) for pair in runs])
+        axes.step(share, lines.T, where="post", color=colour, alpha=0.25, linewidth=1)
+        axes.step(share, np.median(lines, axis=0), where="post", color=colour, linewidth=2.2, label=f"{name}, median")
+    # The first trials of all are far below, and not what this is about.
+    seen = np.concatenate([best_at(points, share[share > 0.15] * pair[0][-1][0]) for pair in runs for points in pair])
+    margin = 0.05 * (seen.max() - seen.min())
+    axes.set_ylim(seen.min() - margin, seen.max() + margin)
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("training steps of all trials, as a share of random search's")
     axes.set_ylabel("best so far (higher is better)")
     axes.legend(frameon=False, loc="lower right")
     return _svg(figure)
+
+
+def best_at(points: Sequence[Point], work: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """The best so far after each amount of work, (len(work),); before the first report, what that says."""
+    steps, best = np.array(points, np.float64).T
+    found: npt.NDArray[np.float64] = best[np.maximum(np.searchsorted(steps, work, side="right") - 1, 0)]
+    return found
 
 
 def main() -> None:

@@ -45,10 +45,11 @@ def stopped(scheduler: Any, mode: str, seed: int) -> set[int]:
     return over
 
 
-def stopped_by_tune(scheduler: Any, mode: str, seed: int) -> set[int]:
-    """The trials that Ray Tune's scheduler stops."""
+def stopped_by_tune(scheduler: Any, mode: str, seed: int, best: bool = False) -> set[int]:
+    """The trials that Ray Tune's scheduler stops, told what each reports or the ``best`` that it has reported so far."""
     scheduler.set_search_properties("m", mode)
     trials: dict[int, Any] = {}
+    tops: dict[int, float] = {}
     over: set[int] = set()
     controller = SimpleNamespace(get_live_trials=list)
     for number, step, value in reports(seed):
@@ -57,6 +58,8 @@ def stopped_by_tune(scheduler: Any, mode: str, seed: int) -> set[int]:
         if number not in trials:
             trials[number] = TrialStub(number)
             scheduler.on_trial_add(controller, trials[number])
+        if best:
+            value = tops[number] = max(value, tops.get(number, value))
         result = {"step": step, "m": value if mode == "max" else -value}
         if step == STEPS:
             scheduler.on_trial_complete(controller, trials[number], result)
@@ -75,9 +78,13 @@ class TrialStub:
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("seed", range(5))
 def test_asha_stops_the_trials_that_ray_tunes_stops(mode: Any, seed: int) -> None:
+    """If Tune's is told the best so far, by which ours judges."""
     ours = stopped(Asha("m", mode, grace=1 / STEPS, reduction=3), mode, seed)
     theirs = stopped_by_tune(
-        AsyncHyperBandScheduler(time_attr="step", max_t=STEPS, reduction_factor=3, stop_last_trials=False), mode, seed
+        AsyncHyperBandScheduler(time_attr="step", max_t=STEPS, reduction_factor=3, stop_last_trials=False),
+        mode,
+        seed,
+        best=True,
     )
     assert ours == theirs
     assert 15 <= len(ours) < 40
@@ -113,6 +120,15 @@ def test_a_trial_is_judged_once_at_a_rung() -> None:
     assert not scheduler.report(trial), "it was judged when it came there"
     trial.reports.append(Report(3, 1 / 3, {"m": 1.0}, 0.0))
     assert not scheduler.report(trial), "the first at its rung"
+
+
+def test_a_trial_is_worth_the_best_that_it_has_reported() -> None:
+    scheduler = Asha("m", "min", grace=1 / 3, reduction=3)
+    for number in range(6):
+        scheduler.report(Trial(number, {}, reports=[Report(3, 1 / 3, {"m": 0.5 + number}, 0.0)]))
+    reports = [Report(1, 0.1, {"m": 0.1}, 0.0), Report(2, 0.2, {"m": float("nan")}, 0.0), Report(3, 0.4, {"m": 9.0}, 0.0)]
+    assert not scheduler.report(Trial(8, {}, reports=reports))
+    assert scheduler.report(Trial(9, {}, reports=reports[1:]))
 
 
 def test_no_trial_is_stopped_when_it_is_all_but_through() -> None:

@@ -12,6 +12,9 @@ TOLERANCE = 1e-9
 class Asha:
     """Stops a trial at a rung unless it is among the best 1/reduction of those that came there.
 
+    It is judged by the best that it has reported so far, not by what it reports there: what a trial comes to is its best
+    checkpoint, and on small validation splits a good one's loss goes up and down.
+
     Rungs are at 1/reduction, 1/reduction^2, ... of a whole run, down to grace: shares, so that runs of different lengths
     compare, and counted from the end, so that no trial is stopped when it is all but through.
     No trial waits for another: nothing can get stuck, and a stopped trial's resources are free at once.
@@ -36,7 +39,7 @@ class Asha:
 
     def report(self, trial: Trial) -> bool:
         last = trial.reports[-1]
-        value = self._sign * last.value(self._metric)
+        value = max((self._sign * value for _, value in trial.curve(self._metric)), default=np.nan)
         for rung, came in self._brackets[self.bracket(trial.number)]:
             if last.progress >= rung * (1 - TOLERANCE):
                 if came.get(trial.number, (last.progress,))[0] != last.progress:
