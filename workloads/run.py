@@ -12,18 +12,20 @@ import time
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import pydantic
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from datasets import Dataset
 from heliostat.config import Config, difference, to_yaml
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from workloads.config import TrainConfig
 from workloads.notices import STOP
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"
 RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
@@ -153,12 +155,15 @@ def runs(storage: Folder) -> Iterator[Folder]:
             yield storage / name
 
 
-def open_dataset(folder: Folder, record: RunRecord) -> Dataset:
+def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
     """The dataset that a run learnt from, also after its storage has been moved as a whole.
 
     Raises:
         UserError: it is gone, or has changed.
     """
+    # Here, because a script for torchrun, which gets its checkpoints by this module, may have another `datasets`.
+    from datasets import Dataset
+
     beside = str(Path(folder.path).parent / ".datasets" / record.dataset.uri.rpartition("/")[2])
     moved = folder.is_local and not Folder.at(record.dataset.uri).exists() and Folder.at(beside).exists()
     dataset = Dataset.open(beside if moved else record.dataset.uri)

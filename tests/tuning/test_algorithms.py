@@ -53,7 +53,7 @@ def test_a_slot_opens_the_data_once_for_all_its_trials(folder: Path, config: Mak
         if trials.states().get("finished") and built.exists():
             built.rename(folder / "taken-away")
 
-    built = folder / "runs" / "datasets"
+    built = folder / "runs" / ".datasets"
     result = run(config(0.2, 0.4, 0.6, train={"model": {"seconds": 0.02}}, concurrency=1), watch)
     assert result.states == {"finished": 3}
     assert (folder / "taken-away").exists()

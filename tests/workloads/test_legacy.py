@@ -91,6 +91,8 @@ def test_a_script_with_its_own_arguments_and_snapshot_goes_on_from_it(command: C
 SEEN = """
 import json, os, sys
 import datasets
+from workloads.legacy import resume
+assert resume() == 0
 keys = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "GROUP_WORLD_SIZE",
         "OMP_NUM_THREADS", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "CUDA_VISIBLE_DEVICES", "MINE"]
 print(json.dumps({
