@@ -13,7 +13,7 @@ import torch
 
 from datasets.loader import Batch
 from heliostat.folder import Folder
-from tests.benchmarks.torchrun import spread
+from tests.benchmarks import spread
 from workloads.config import TrainConfig
 from workloads.journal import read_journal
 from workloads.loop import Loop
@@ -70,7 +70,7 @@ def main() -> None:
             _, standing, _ = measured(storage, text, size, beside=False)
             ratio = statistics.median(standing) / statistics.median(still)
             print(
-                f"{megabytes:7.1f} MB: beside the training {spread(still, 4)} of {spread(written)}, "
+                f"{megabytes:7.1f} MB: beside the training {spread(still, 4)} of {spread(written, 3)}, "
                 f"standing still {spread(standing, 4)}: {ratio:.0f} times"
             )
 

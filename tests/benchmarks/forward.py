@@ -21,7 +21,7 @@ from kubernetes.stream import portforward
 from cluster.forward import Forward
 from cluster.profile import find
 from cluster.remote import Remote
-from tests.benchmarks.torchrun import spread
+from tests.benchmarks import spread
 
 DASHBOARD = 8265
 

@@ -22,7 +22,7 @@ from cluster.kuberay import KubeRay
 from cluster.names import CRON_LABEL
 from cluster.profile import Profile, find
 from cluster.upload import packages
-from tests.benchmarks.torchrun import spread
+from tests.benchmarks import spread
 
 DIGITS = "workloads/configs/digits.yaml"
 HELIOSTAT = [sys.executable, "-m", "heliostat"]

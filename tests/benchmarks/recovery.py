@@ -17,7 +17,7 @@ from typing import Any
 
 import psutil
 
-from tests.benchmarks.torchrun import ROOT, spread
+from tests.benchmarks import ROOT, spread
 
 PLAIN = [sys.executable, "-m", "tests.benchmarks.plain_train"]
 OURS = [

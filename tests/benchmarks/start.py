@@ -8,7 +8,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks.torchrun import spread
+from tests.benchmarks import spread
 
 
 def seconds(*command: str) -> float:

@@ -9,16 +9,14 @@ not counted.
 """
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.benchmarks import ROOT, spread
+
 STEPS, EVERY = 10, 2
 WAYS = ("heliostat", "tune-reuse", "tune", "optuna", "tune-train")
 SLOW, FEW = ("tune", "tune-train"), 16
@@ -175,11 +173,6 @@ def timed(way: str, trials: int, seconds: float) -> float:
     if not took:
         sys.exit(f"{way} failed:\n{done.stderr[-3000:]}")
     return float(took[0].split()[1])
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median, and in brackets the least and the most."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from heliostat.config import load
 from heliostat.folder import Folder
-from tests.benchmarks.sweep import spread
+from tests.benchmarks import spread
 from tuning.charts import _figure, _svg
 from tuning.config import SweepConfig
 from tuning.drive import drive

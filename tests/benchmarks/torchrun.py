@@ -6,7 +6,6 @@ python -m tests.benchmarks.torchrun [REPETITIONS] [STEPS]
 """
 
 import json
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,7 +17,8 @@ from pathlib import Path
 
 import psutil
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.benchmarks import ROOT, spread
+
 STEPS = int(sys.argv[2]) if len(sys.argv) > 2 else 10_000
 BATCH, STEADY_FROM, CHECKPOINT_SECONDS = 64, STEPS // 10, 30
 MB = 1 << 20
@@ -108,11 +108,6 @@ def torchrun() -> Run:
     return Run(launched, times, memory.driver_mb, memory.worker_mb)
 
 
-def spread(values: Sequence[float], digits: int = 3) -> str:
-    """Median, and in brackets the least and the most."""
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def main() -> None:
     """Print the comparison."""
     repetitions = int(sys.argv[1]) if len(sys.argv) > 1 else 5
@@ -129,10 +124,10 @@ def main() -> None:
     print(f"digits, 2 workers, {STEPS} steps of {BATCH}, {repetitions} repetitions: median (least to most)")
     for name, runs in (("beside the training", ours_runs), ("standing still", standing_runs)):
         ratio = [run.throughput / plain.throughput for run, plain in zip(runs, plain_runs, strict=True)]
-        print(f"steady throughput, heliostat / torchrun, checkpoints {name}  {spread(ratio)}")
+        print(f"steady throughput, heliostat / torchrun, checkpoints {name}  {spread(ratio, 3)}")
         print(f"  heliostat, samples a second             {spread([r.throughput for r in runs], 0)}")
         print(f"  checkpoints, seconds stood still a run  {spread([r.checkpoints for r in runs], 0)}, "
-              f"{spread([r.stood for r in runs])}")  # fmt: skip
+              f"{spread([r.stood for r in runs], 3)}")  # fmt: skip
     print(f"  torchrun, samples a second              {spread([r.throughput for r in plain_runs], 0)}")
     print(f"time to the first step, heliostat / torchrun  {spread(start, 2)}")
     print(f"  heliostat, seconds                      {spread([r.first_step for r in ours_runs], 1)}")
