@@ -72,6 +72,29 @@ def test_a_ray_client_session_trains_and_gets_the_result(ray_head: Head, kind: s
     assert "refused: workers is 4, each with 1 CPU, but there are 2 CPUs" in out
 
 
+def test_a_submitted_sweep_and_one_by_ray_client_find_the_same(ray_head: Head) -> None:
+    config, settings = "tuning/configs/breast-cancer.yaml", ["trials=4", "concurrency=1"]
+    flags = [part for setting in (*settings, "name=by-job") for part in ("--set", setting)]
+    done = submit(ray_head, "python", "-m", "heliostat", "sweep", config, *flags)
+    assert done.returncode == 0, done.stdout + done.stderr
+    code = f"""
+import ray
+ray.init({ray_head.client!r}, log_to_driver=False, runtime_env={{"working_dir": "."}})
+from tuning import sweep
+result = sweep({config!r}, {[*settings, "name=by-client"]})
+print(result.sweep, result.best_config)
+"""
+    client = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=dict(ray_head.env), capture_output=True, text=True, timeout=300
+    )
+    folder = ray_head.home / "runs"
+    assert client.stdout == f"{folder}/by-client {folder}/by-client/best.yaml\n", client.stderr
+    by_job, by_client = (json.loads((folder / name / "result.json").read_text()) for name in ("by-job", "by-client"))
+    assert sum(by_job["states"].values()) == 4
+    for key in ("states", "best", "values", "params"):
+        assert by_job[key] == by_client[key]
+
+
 def notebook(code: str, head: Head) -> str:
     """Run the code as the cells of a real Jupyter kernel; what it printed."""
     import nbformat
