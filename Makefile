@@ -9,11 +9,13 @@ help:  ## list the targets
 
 setup: $(VENV)/.installed  ## make .venv and install everything into it
 
-$(VENV)/.installed: requirements.txt tests/requirements.txt pyproject.toml
+$(VENV)/.installed: requirements.txt tests/requirements.txt tests/store.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Heliostat needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PYTHON) -m venv $(VENV)/store
+	$(VENV)/store/bin/pip install --quiet --disable-pip-version-check -r tests/store.txt
 	@touch $@
 
 train: setup  ## train the digits example

@@ -197,7 +197,7 @@ class Profile(Config):
                 "again and again; set head.memory to 3Gi or more"
             )
         _check_image(self.image, self.ray_version)
-        _check_storage(self.storage, self.platform)
+        _check_storage(self.storage, self.platform, self.name)
         if self.queue:
             if self.idle_shutdown_seconds:
                 raise ValueError(
@@ -268,7 +268,7 @@ def _check_image(image: str, ray_version: str) -> None:
         raise ValueError(f"image is {image}, but ray_version is {ray_version}; make the two agree")
 
 
-def _check_storage(storage: Storage, platform: str) -> None:
+def _check_storage(storage: Storage, platform: str, name: str) -> None:
     if (storage.claim is None) == (storage.uri is None):
         raise ValueError(
             "storage needs exactly one of claim and uri; write {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}"
@@ -280,6 +280,11 @@ def _check_storage(storage: Storage, platform: str) -> None:
         )
     if storage.uri and (storage.size or storage.storage_class):
         raise ValueError("storage has a size or a storage_class, which belong to a claim; remove them")
+    if storage.secret == name:
+        raise ValueError(
+            f"storage.secret is {name}, but in the Secret of the cluster's name KubeRay keeps its token; "
+            f"give the Secret another name, such as {name}-keys"
+        )
 
 
 def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:

@@ -211,9 +211,19 @@ class Remote:
 
     @cached_property
     def token(self) -> str:
-        """The cluster's token. It is for headers and files that only the user reads, never for a message or a command line."""
-        secret = self.kube.objects("Secret").get(self.name)
-        return base64.b64decode(secret["data"][TOKEN_KEY]).decode()
+        """The cluster's token. It is for headers and files that only the user reads, never for a message or a command line.
+
+        Raises:
+            NotFound: there is none yet.
+            UserError: somebody else's Secret has its name.
+        """
+        found = self.kube.objects("Secret").get(self.name).get("data") or {}
+        if TOKEN_KEY not in found:
+            raise UserError(
+                f"Secret {self.api.namespace}/{self.name} has no {TOKEN_KEY}: it is in the place of the cluster's token",
+                "give that Secret another name, delete this one, and try again: KubeRay makes it",
+            )
+        return base64.b64decode(found[TOKEN_KEY]).decode()
 
     def log(self, pod: str, lines: int = 12, container: str = "") -> str:
         """The last lines that a pod's Ray container has printed; empty if there are none."""

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
+from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -25,27 +26,29 @@ C = TypeVar("C", bound=Config)
 
 
 def load(path: str | Path, kind: type[C], overrides: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> C:
-    """Read a YAML file as ``kind``; ``overrides`` are ``dotted.key=value`` and win over the file.
+    """Read a YAML file, at a path or a URI, as ``kind``; ``overrides`` are ``dotted.key=value`` and win over the file.
 
     Raises:
         UserError: the file is missing, is not YAML, is not a mapping, or does not fit ``kind``.
     """
-    data = {**(defaults or {}), **read_mapping(Path(path))}
+    data = {**(defaults or {}), **read_mapping(path)}
     for override in overrides:
         _override(data, override)
     return validate(data, kind)
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping that a YAML file holds."""
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The mapping that a YAML file holds, at a path or a URI."""
     try:
-        data = YAML(typ="safe", pure=True).load(path.read_text())
+        data = YAML(typ="safe", pure=True).load(_text(str(path)))
     except FileNotFoundError:
-        beside = difflib.get_close_matches(path.name, _yaml_files(path.parent), n=1, cutoff=0.4)
-        hint = f"did you mean {path.parent / beside[0]}?" if beside else "give the path of a YAML file"
+        folder, name = Path(path).parent, Path(path).name
+        beside = difflib.get_close_matches(name, _yaml_files(folder), n=1, cutoff=0.4)
+        hint = f"did you mean {folder / beside[0]}?" if beside else "give the path of a YAML file"
         raise UserError(f"config file {path} does not exist", hint) from None
     except OSError as error:
-        raise UserError(f"config file {path} cannot be read: {error.strerror}", "give the path of a YAML file") from None
+        reason = error.strerror or error
+        raise UserError(f"config file {path} cannot be read: {reason}", "give the path of a YAML file") from None
     except UnicodeDecodeError:
         raise UserError(f"config file {path} is not text", "give the path of a YAML file") from None
     except (YAMLError, ValueError) as error:
@@ -55,6 +58,17 @@ def read_mapping(path: Path) -> dict[str, Any]:
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise UserError(f"config file {path} is {kind}, but must be a mapping", "write it as lines of `key: value`")
     return data
+
+
+def _text(path: str) -> str:
+    if "://" not in path:
+        return Path(path).read_text()
+    # Here, because pyarrow takes a tenth of a second, and few configs are in an object store.
+    from heliostat.folder import Folder
+
+    parts = urlsplit(path)
+    folder, _, name = parts.path.rpartition("/")
+    return Folder.at(urlunsplit(parts._replace(path=folder))).read(name).decode()
 
 
 def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:

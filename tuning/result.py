@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from heliostat.config import Config, to_yaml
-from heliostat.folder import Folder
+from heliostat.folder import Folder, join
 from tuning.plan import SweepPlan
 from tuning.trials import Trial, Trials, best, front
 from workloads.config import TrainConfig
@@ -24,7 +24,7 @@ class SweepResult(Config):
 
     name: str
     sweep: str
-    """Its folder."""
+    """Its folder, a path or a URI."""
     objectives: dict[str, str]
     """Metric -> max or min."""
     states: dict[str, int]
@@ -53,12 +53,12 @@ class SweepResult(Config):
     @property
     def report(self) -> str:
         """Where the report is."""
-        return f"{self.sweep}/{REPORT}"
+        return join(self.sweep, REPORT)
 
     @property
     def best_config(self) -> str | None:
         """Where the config of the best trial is, which ``heliostat train`` takes."""
-        return None if self.best is None else f"{self.sweep}/{BEST}"
+        return None if self.best is None else join(self.sweep, BEST)
 
     @classmethod
     def read(cls, folder: Folder) -> "SweepResult | None":
@@ -73,7 +73,7 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
     now = max((until for _, until in trials.sessions), default=0.0)
     return SweepResult(
         name=plan.config.name,
-        sweep=str(plan.folder),
+        sweep=plan.uri,
         objectives=dict(objectives),
         states=trials.states(),
         best=top.number if top else None,

@@ -86,6 +86,12 @@ def group(**change: Any) -> dict[str, Any]:
         ({"storage": {"claim": "runs", "uri": "s3://b"}}, "storage", "exactly one of claim and uri", "{uri: s3://bucket/runs}"),
         ({"storage": {"uri": "s3://b", "size": "1Gi"}}, "storage", "a size or a storage_class", "remove them"),
         ({"storage": {"claim": "runs", "mount": "runs"}}, "storage.mount", "'runs'", "the path of the claim in the pods"),
+        (
+            {"name": "gpu", "storage": {"uri": "s3://b", "secret": "gpu"}},
+            "storage.secret",
+            "gpu, but in the Secret of the cluster's name",
+            "another name, such as gpu-keys",
+        ),
         # A queue admits clusters of a fixed size only.
         ({"queue": "team"}, "queue", "team", "set idle_shutdown_seconds: null"),
         (
