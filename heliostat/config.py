@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
-from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
@@ -64,11 +63,10 @@ def _text(path: str) -> str:
     if "://" not in path:
         return Path(path).read_text()
     # Here, because pyarrow takes a tenth of a second, and few configs are in an object store.
-    from heliostat.folder import Folder
+    from heliostat.folder import Folder, split
 
-    parts = urlsplit(path)
-    folder, _, name = parts.path.rpartition("/")
-    return Folder.at(urlunsplit(parts._replace(path=folder))).read(name).decode()
+    folder, name = split(path)
+    return Folder.at(folder).read(name).decode()
 
 
 def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:

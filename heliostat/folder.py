@@ -37,6 +37,15 @@ def join(uri: str, name: str) -> str:
     return urlunsplit(parts._replace(path=f"{parts.path.rstrip('/')}/{name}"))
 
 
+def split(uri: str) -> tuple[str, str]:
+    """The folder and the name that `join` has put together."""
+    if "://" not in uri:
+        return os.path.split(uri)
+    parts = urlsplit(uri)
+    folder, _, name = parts.path.rpartition("/")
+    return urlunsplit(parts._replace(path=folder)), name
+
+
 def absolute(place: str, base: str | Path) -> str:
     """A path made absolute from ``base``, a path or a URI, with ``~`` expanded; a URI as it is."""
     if "://" in place:

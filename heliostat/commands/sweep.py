@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import sys
 from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
@@ -129,7 +130,7 @@ def _show_result(result: Any, as_json: bool) -> None:
         say(f"  best       trial {result.best}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.values.items()))
         for name, value in result.params.items():
             say(f"             {name} = {value:.6g}" if isinstance(value, float) else f"             {name} = {value}")
-        say(f"  again      heliostat train {result.best_config}")
+        say(f"  again      heliostat train {shlex.quote(str(result.best_config))}")
     if result.front:
         say(f"  front      trials {', '.join(map(str, result.front))}")
     say(f"  report     {result.report}")

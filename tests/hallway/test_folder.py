@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from heliostat.errors import UserError
-from heliostat.folder import Folder, join
+from heliostat.folder import Folder, join, split
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -51,6 +51,7 @@ def test_an_unknown_filesystem_is_the_users_error() -> None:
 )
 def test_what_follows_a_question_mark_stays_at_the_end(uri: str, joined: str) -> None:
     assert join(uri, "c") == joined
+    assert split(joined) == (uri.rstrip("/"), "c")
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:

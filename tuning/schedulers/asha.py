@@ -39,11 +39,11 @@ class Asha:
 
     def report(self, trial: Trial) -> bool:
         last = trial.reports[-1]
-        value = max((self._sign * value for _, value in trial.curve(self._metric)), default=np.nan)
         for rung, came in self._brackets[self.bracket(trial.number)]:
             if last.progress >= rung * (1 - TOLERANCE):
                 if came.get(trial.number, (last.progress,))[0] != last.progress:
                     return False  # it was judged here by an earlier report
+                value = max((self._sign * value for _, value in trial.curve(self._metric)), default=np.nan)
                 others = [other for number, (_, other) in came.items() if number != trial.number]
                 came[trial.number] = last.progress, value
                 return bool(others and value < np.nanpercentile(others, (1 - 1 / self._reduction) * 100))
