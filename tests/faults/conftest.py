@@ -15,7 +15,9 @@ import psutil
 import pytest
 
 from cluster.laptop.processes import Run, processes
+from heliostat.folder import Folder
 from tests.conftest import Command, clean_environment, end_group, gone, wait_for
+from workloads import checkpoint
 from workloads.attempts import ATTEMPTS
 from workloads.run import EVENTS, METRICS
 
@@ -81,6 +83,12 @@ class Seen:
         result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
         return result
 
+    @property
+    def weights(self) -> dict[str, Any]:
+        """The model of the last checkpoint, by parameter."""
+        weights: dict[str, Any] = checkpoint.committed(Folder.at(str(self.folder)))[-1].read()["model"]
+        return weights
+
     def trains(self, workers: int, after: int = 0) -> None:
         """Wait until that many workers have logged a step of theirs, in another attempt than the first ``after``."""
 
@@ -91,6 +99,14 @@ class Seen:
             return any(r["time"] > starts[-1]["time"] for r in self.journal(METRICS))
 
         wait_for(at_work, f"{workers} workers at work", 180)
+
+
+def assert_same_weights(run: Seen, other: Seen) -> None:
+    """To the last bit."""
+    mine, theirs = run.weights, other.weights
+    assert mine.keys() == theirs.keys()
+    assert len(mine) > 1
+    assert [name for name, tensor in mine.items() if not tensor.equal(theirs[name])] == []
 
 
 def samples_by_step(folder: Path) -> dict[int, list[str]]:
@@ -179,8 +195,9 @@ class Breakable:
 
 
 def write_project(folder: Path, config: str = CONFIG) -> None:
-    """A user's folder with the task of these tests."""
-    shutil.copy(Path(__file__).with_name("watched.py"), folder)
+    """A user's folder with the task and the script of these tests."""
+    for name in ("watched.py", "steps.py"):
+        shutil.copy(Path(__file__).with_name(name), folder)
     (folder / "config.yaml").write_text(config)
 
 
@@ -208,7 +225,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     work = tmp_path_factory.mktemp("undisturbed")
     write_project(work)
     samples = work / "samples"
-    samples.mkdir()
     command = Command(work, clean_environment(tmp_path_factory.mktemp("home")))
     done = command(
         "train", "config.yaml", "--set", "name=calm", "--set", f"model.samples={samples}", "--set", "model.seconds=0"

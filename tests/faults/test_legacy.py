@@ -9,23 +9,8 @@ import psutil
 from tests.conftest import end_group, wait_for
 from tests.faults.conftest import Breakable
 
-STEPS = 100_000
-SCRIPT = f"""
-import time
-import torch, torch.distributed as dist
-from workloads.legacy import resume, save
-dist.init_process_group("gloo")
-counts = {{"total": 0}}
-for step in range(resume(counts=counts), {STEPS}):
-    time.sleep(0.05)
-    one = torch.ones(1)
-    dist.all_reduce(one)
-    counts["total"] += int(one)
-    if dist.get_rank() == 0:
-        print("step", step + 1, counts["total"], flush=True)
-    save(step + 1, every=1000, counts=counts)
-dist.destroy_process_group()
-"""
+ARGS = ("steps.py", "100000", "1000", "0")
+"""So many steps that no test waits for the last, a checkpoint by itself only every thousand seconds, exit code 0."""
 
 
 def rank_zero(cluster: Breakable) -> list[psutil.Process]:
@@ -52,9 +37,8 @@ def printed(process: "subprocess.Popen[str]", until: int) -> list[int]:
 
 
 def test_a_script_with_the_three_lines_loses_no_step_to_a_node_that_is_drained(breakable: Breakable) -> None:
-    """Though it saves by itself only every thousand seconds, and may not be started again for a failure."""
-    (breakable.command.cwd / "steps.py").write_text(SCRIPT)
-    process = breakable.command.start("torchrun", "--on", "profile.yaml", "--workers", "2", "--gpu", "1", "steps.py")
+    """Though it may not be started again for a failure."""
+    process = breakable.command.start("torchrun", "--on", "profile.yaml", "--workers", "2", "--gpu", "1", *ARGS)
     try:
         steps = printed(process, until=20)
         (script,) = rank_zero(breakable)
@@ -77,9 +61,8 @@ def test_a_script_with_the_three_lines_loses_no_step_to_a_node_that_is_drained(b
 
 
 def test_ctrl_c_here_ends_a_script_there_with_a_checkpoint(breakable: Breakable) -> None:
-    (breakable.command.cwd / "steps.py").write_text(SCRIPT)
     process = breakable.command.start(
-        "torchrun", "--on", "profile.yaml", "--workers", "1", "--gpu", "1", "--name", "stopped", "steps.py"
+        "torchrun", "--on", "profile.yaml", "--workers", "1", "--gpu", "1", "--name", "stopped", *ARGS
     )
     try:
         assert process.stdout

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.conftest import wait_for
-from tests.faults.conftest import CONFIG, Breakable, Seen, ended, head, kill
+from tests.faults.conftest import CONFIG, Breakable, Seen, assert_same_weights, ended, head, kill
 from workloads.lease import LEASE
 
 FAULTS = int(os.environ.get("SOAK_FAULTS", "2"))
@@ -75,6 +75,7 @@ def test_faults_at_random_moments_change_nothing(breakable: Breakable, calm: See
     assert soak.run.losses == calm.losses
     assert soak.run.measured == calm.measured
     assert soak.run.result()["metrics"] == calm.result()["metrics"]
+    assert_same_weights(soak.run, calm)
     assert not (soak.run.folder / LEASE).exists()
     wait_for(lambda: not breakable.workers(), "the last worker to end")
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 import time
 
 import torch
@@ -34,7 +35,8 @@ class Watched(ImageClassification):
         step, rank = seed_of()
         ids = [hashlib.sha1(image.numpy().tobytes()).hexdigest()[:12] for image in batch["image"]]
         if self.options.samples:
-            with open(f"{self.options.samples}/{os.getpid()}.jsonl", "a") as file:
+            os.makedirs(self.options.samples, exist_ok=True)
+            with open(f"{self.options.samples}/{socket.gethostname()}-{os.getpid()}.jsonl", "a") as file:
                 file.write(json.dumps({"step": step, "rank": rank, "time": time.time(), "ids": ids}) + "\n")
         time.sleep(self.options.seconds)
         if step == self.options.fail_at:

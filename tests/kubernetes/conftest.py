@@ -12,7 +12,7 @@ import re
 import secrets
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,11 @@ class Running:
             self.out.append(line)
             self.lines.append(line)
 
-    def says(self, pattern: str, seconds: float = 240) -> re.Match[str]:
+    def says(self, pattern: str, seconds: float = 240, after: int = 0) -> re.Match[str]:
+        """Wait for a line, one that comes after the first so many."""
+
         def found() -> re.Match[str] | None:
-            return next(filter(None, (re.search(pattern, line) for line in list(self.lines))), None)
+            return next(filter(None, (re.search(pattern, line) for line in self.lines[after:])), None)
 
         def there() -> bool:
             assert self.process.poll() is None or found(), "".join(self.lines)
@@ -205,20 +207,35 @@ def succeeded(place: Place) -> list[str]:
     return [j["metadata"]["name"] for j in place.kube.jobs.list() if j.get("status", {}).get("jobStatus") == "SUCCEEDED"]
 
 
-@pytest.fixture
-def take(place: Place) -> Callable[[str, str], None]:
-    """Takes a node away, and brings a new machine under the old name."""
+@dataclass(frozen=True)
+class Machines:
+    """Takes nodes away, and brings new machines under their names."""
+
+    place: Place
+    program: str
+    gpus: dict[str, str]
+    """How many each node has."""
+
+    def lose(self, name: str, how: str = "kill") -> None:
+        """Without notice (``kill``), or with it (``drain``)."""
+        subprocess.run([self.program, "node", how, name], check=True)
+        if how == "kill":  # what a cloud does with a machine that is gone
+            api = self.place.kube.api
+            api.request("DELETE", api.path("Node", name))
+
+    def bring(self, name: str) -> None:
+        subprocess.run([self.program, "node", "add", name, "--gpus", self.gpus[name]], check=True)
+
+    def replace(self, name: str, how: str = "kill") -> None:
+        self.lose(name, how)
+        self.bring(name)
+
+
+@pytest.fixture(scope="module")
+def machines(place: Place) -> Machines:
     program = os.environ.get("HELIOSTAT_TEST_NODES")
     if not program:
         pytest.skip("HELIOSTAT_TEST_NODES is not set")
-    path = place.kube.api.path("Node")
-    listed = place.kube.api.request("GET", path)["items"]
+    listed = place.kube.api.request("GET", place.kube.api.path("Node"))["items"]
     gpus = {node["metadata"]["name"]: node["status"]["allocatable"].get(GPU, "0") for node in listed}
-
-    def take(how: str, name: str) -> None:
-        subprocess.run([program, "node", how, name], check=True)
-        if how == "kill":  # what a cloud does with a machine that is gone
-            place.kube.api.request("DELETE", f"{path}/{name}")
-        subprocess.run([program, "node", "add", name, "--gpus", gpus[name]], check=True)
-
-    return take
+    return Machines(place, program, gpus)

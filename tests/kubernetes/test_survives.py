@@ -1,36 +1,46 @@
-"""Pods that are deleted, nodes that are drained, nodes that are gone without a word: the run goes on, with the same result."""
+"""Pods, nodes and processes that go, with notice and without: the run goes on, with the same result.
 
+``make soak`` breaks it twenty times; the tests, twice. The seed is printed, and ``SOAK_SEED`` repeats the faults.
+"""
+
+import base64
+import io
 import os
+import random
+import tarfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import client
+from kubernetes.stream import stream
 
-from tests.faults.conftest import CONFIG, write_project
-from tests.kubernetes.conftest import Place, Running, node_of_workers, whole_node, worker_pods
+from tests.faults.conftest import CONFIG, Seen, assert_same_weights, samples_by_step, write_project
+from tests.kubernetes.conftest import Machines, Place, Running, node_of_workers, ray_pods, whole_node, worker_pods
 
-STEPS = 400
-SCRIPT = f"""
-import os, socket, sys, time
-import torch, torch.distributed as dist
-from workloads.legacy import resume, save
-dist.init_process_group("gloo")
-print("runs in", socket.gethostname(), "with", *sys.argv[1:], flush=True)
-counts = {{"total": 0}}
-for step in range(resume(counts=counts), {STEPS}):
-    time.sleep(0.05)
-    one = torch.ones(1)
-    dist.all_reduce(one)
-    counts["total"] += int(one)
-    if step % 20 == 0:
-        print("step", step, flush=True)
-    save(step + 1, every=1, counts=counts)
-print("total", counts["total"], flush=True)
-dist.destroy_process_group()
-sys.exit(int(sys.argv[1]))
+Samples = dict[int, list[str]]
+MOUNT = "/mnt/heliostat"
+FAULTS = int(os.environ.get("SOAK_FAULTS", "2"))
+STEPS = 200 + 200 * FAULTS
+SCRIPT_STEPS = 400
+TRAINS = r"^step +\d+ +loss"
+NOTICE = r"a node goes away; saved at step [1-9]"
+LOSS = r"; goes on .*\(failure \d+ of 20\)"
+GONE = rf"(was lost with its node|lost its connection to another worker).*{LOSS}"
+KINDS = ("pod", "node", "driver", "worker", "raylet", "head", "drain")
+KILL = """
+import os, sys
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    try:
+        words = open(f"/proc/{pid}/cmdline").read().split("\\0")
+    except OSError:
+        continue
+    if int(pid) != os.getpid() and (words[0].endswith(sys.argv[1]) or " ".join(words).startswith(sys.argv[1])):
+        os.kill(int(pid), 9)
+        print("killed")
 """
-SETTINGS = ("model.seconds=0.05", "max_failures=3")
 
 
 @pytest.fixture(scope="module")
@@ -44,57 +54,142 @@ def cluster(place: Place) -> Iterator[Path]:
     assert place.command("down", path, "--yes").code == 0
 
 
-def start(place: Place, profile: Path, name: str) -> Running:
-    flags = [part for setting in (f"name={name}", *SETTINGS) for part in ("--set", setting)]
+def start(place: Place, profile: Path, name: str, *settings: str) -> Running:
+    always = (f"name={name}", f"steps={STEPS}", "max_failures=20", f"model.samples={MOUNT}/samples/{name}")
+    flags = [part for setting in (*always, *settings) for part in ("--set", setting)]
     return Running(place, "train", "config.yaml", "--on", profile, "--json", *flags)
 
 
+def fetch(place: Place, profile: Path, name: str) -> tuple[Seen, Samples]:
+    """The folder of a run and the samples of its steps, from the cluster's storage, by a job that prints them."""
+    pack = f"tar -C {MOUNT} -cz runs/{name} samples/{name} | base64"
+    done = place.command("submit", profile, "--", "sh", "-c", pack)
+    assert done.code == 0, done.err
+    folder = place.command.cwd.parent / "fetched"
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(done.out))) as archive:
+        archive.extractall(folder, filter="data")
+    return Seen(folder / "runs" / name), samples_by_step(folder / "samples" / name)
+
+
 @pytest.fixture(scope="module")
-def undisturbed(place: Place, cluster: Path) -> dict[str, Any]:
-    metrics: dict[str, Any] = start(place, cluster, "calm").result()["metrics"]
-    return metrics
+def undisturbed(place: Place, cluster: Path) -> tuple[Seen, Samples]:
+    start(place, cluster, "calm").result()
+    return fetch(place, cluster, "calm")
 
 
-def test_a_deleted_pod_is_a_notice_and_loses_no_step(place: Place, cluster: Path, undisturbed: dict[str, Any]) -> None:
-    run = start(place, cluster, "deleted")
-    run.says(r"^step +\d+")
-    pod = worker_pods(place)[0]["metadata"]["name"]
-    place.kube.api.request("DELETE", place.kube.api.path("Pod", pod))
-    saved = int(run.says(r"a node goes away; saved at step (\d+)")[1])
-    assert saved > 0
-    assert run.result()["metrics"] == undisturbed
-    assert not any("failure 1" in line for line in run.lines)
+class Soak:
+    """A run that is broken again and again, and started again by the same command when its driver is gone."""
+
+    def __init__(self, place: Place, profile: Path, machines: Machines, dice: random.Random) -> None:
+        self.place, self.profile, self.machines, self.dice = place, profile, machines, dice
+        self.run = self.start()
+        self.run.says(TRAINS)
+
+    def start(self) -> Running:
+        return start(self.place, self.profile, "soaked", "model.seconds=0.05")
+
+    def fault(self, kind: str) -> None:
+        """Break it, and wait until it trains again."""
+        node = node_of_workers(self.place)
+        pod = self.dice.choice(worker_pods(self.place))
+        (head,) = ray_pods(self.place, "head")
+        faults: dict[str, tuple[Callable[[], None], str]] = {
+            "pod": (lambda: self.delete(pod), NOTICE),
+            "node": (lambda: self.machines.replace(node), GONE),
+            "drain": (lambda: self.machines.replace(node, "drain"), NOTICE),
+            "worker": (lambda: self.kill(pod, "ray::RayTrainWorker"), LOSS),
+            "raylet": (lambda: self.kill(pod, "raylet/raylet"), GONE),
+            "driver": (lambda: self.kill(head, "python -m heliostat train"), ""),
+            "head": (lambda: self.delete(head, grace=0), ""),
+        }
+        do, told = faults[kind]
+        after = len(self.run.lines)
+        do()
+        if told:
+            self.run.says(told, after=after)
+            self.run.says(TRAINS, after=len(self.run.lines))
+        else:  # the driver is gone
+            assert self.run.end() != 0, "".join(self.run.lines)
+            self.run = self.start()
+            self.run.says(TRAINS)
+
+    def delete(self, pod: dict[str, Any], grace: int | None = None) -> None:
+        """With a notice, or with none (``grace`` 0)."""
+        api = self.place.kube.api
+        body = None if grace is None else {"gracePeriodSeconds": grace}
+        api.request("DELETE", api.path("Pod", pod["metadata"]["name"]), body)
+
+    def kill(self, pod: dict[str, Any], process: str) -> None:
+        """``kill -9`` the processes in a pod whose program ends so, or whose command line begins so."""
+        said = stream(
+            client.CoreV1Api(self.place.kube.api.client).connect_get_namespaced_pod_exec,
+            pod["metadata"]["name"],
+            self.place.namespace,
+            container=pod["spec"]["containers"][0]["name"],
+            command=["python", "-c", KILL, process],
+        )
+        assert "killed" in said, said
 
 
-@pytest.mark.parametrize(
-    ("how", "told"),
-    [
-        *([("drain", r"a node goes away; saved at step \d+")] if "SOAK_FAULTS" in os.environ else []),
-        ("kill", r"(was lost with its node|lost its connection to another worker).*; goes on .* \(failure 1 of 3\)"),
-    ],
-)
-def test_a_node_that_is_taken_away_changes_nothing(
-    place: Place, cluster: Path, undisturbed: dict[str, Any], take: Callable[[str, str], None], how: str, told: str
+def test_faults_at_random_moments_change_nothing(
+    place: Place, cluster: Path, undisturbed: tuple[Seen, Samples], machines: Machines
 ) -> None:
-    run = start(place, cluster, how)
-    run.says(r"^step +\d+")
-    take(how, node_of_workers(place))
-    run.says(told)
-    assert run.result()["metrics"] == undisturbed
+    seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 10**6))
+    print(f"SOAK_SEED={seed} SOAK_FAULTS={FAULTS}")
+    dice = random.Random(seed)
+    soak = Soak(place, cluster, machines, dice)
+    for number in range(FAULTS):
+        time.sleep(dice.uniform(0.0, 4.0))
+        kind = KINDS[number] if number < len(KINDS) else dice.choice(KINDS)
+        began = time.monotonic()
+        soak.fault(kind)
+        print(f"{number + 1:>3} {kind:<7} trains again after {time.monotonic() - began:.1f} s")
+    metrics = soak.run.result()["metrics"]
+    run, samples = fetch(place, cluster, "soaked")
+    calm, expected = undisturbed
+    assert metrics == run.result()["metrics"] == calm.result()["metrics"]
+    assert run.losses == calm.losses
+    assert run.measured == calm.measured
+    assert_same_weights(run, calm)
+    assert samples == expected
+    for drain in (event for event in run.events if event["event"] == "drain"):
+        started = next(start for start in run.starts if start["time"] > drain["time"])
+        assert started["step"] == drain["step"], "a notice loses no step"
 
 
-def test_a_script_for_torchrun_goes_on_when_one_of_its_nodes_is_gone(
-    place: Place, cluster: Path, take: Callable[[str, str], None]
+def test_from_two_nodes_to_one_and_back_with_the_same_samples_in_each_step(
+    place: Place, cluster: Path, undisturbed: tuple[Seen, Samples], machines: Machines
 ) -> None:
-    (place.command.cwd / "script.py").write_text(SCRIPT)
-    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "--max-restarts", "3", "script.py", "0")
-    pods = {run.says(rf"^\[rank {rank}\] runs in (\S+) with 0$")[1] for rank in (0, 1)}
+    elastic = start(place, cluster, "elastic", "workers=[1,2]", "grow_seconds=2", "model.seconds=0.05")
+    elastic.says(TRAINS)
+    node = node_of_workers(place)
+    machines.lose(node)
+    elastic.says(GONE)
+    elastic.says(TRAINS, after=len(elastic.lines))
+    machines.bring(node)
+    elastic.says("there is room for more workers")
+    elastic.result()
+    run, samples = fetch(place, cluster, "elastic")
+    assert [len(start["workers"]) for start in run.starts][-3:] == [2, 1, 2]
+    assert len({worker["node"] for worker in run.starts[-1]["workers"]}) == 2
+    calm, expected = undisturbed
+    assert samples == expected
+    assert list(samples) == list(range(STEPS))
+    assert run.losses.keys() == calm.losses.keys()
+    # Equal up to rounding, which training amplifies as it goes on.
+    assert max(abs(run.losses[step] - calm.losses[step]) for step in run.losses if step <= 300) < 1e-2
+
+
+def test_a_script_for_torchrun_goes_on_when_one_of_its_nodes_is_gone(place: Place, cluster: Path, machines: Machines) -> None:
+    arguments = ("steps.py", str(SCRIPT_STEPS), "1", "0")
+    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "--max-restarts", "3", *arguments)
+    pods = {run.says(rf"^\[rank {rank}\] runs in (\S+)$")[1] for rank in (0, 1)}
     assert len(pods) == 2
-    run.says(r"^\[rank 0\] step 100$")
-    take("kill", node_of_workers(place))
+    run.says(r"^\[rank 0\] step 100 ")
+    machines.replace(node_of_workers(place))
     assert run.end() == 0, "".join(run.lines)
     totals = sorted(line for line in run.out if "total" in line)
-    assert totals == [f"[rank {rank}] total {2 * STEPS}\n" for rank in (0, 1)], "no step is lost, none is made twice"
+    assert totals == [f"[rank {rank}] total {2 * SCRIPT_STEPS}\n" for rank in (0, 1)], "no step is lost, none is made twice"
 
 
 def test_the_exit_code_of_a_script_is_that_of_the_command(place: Place, cluster: Path) -> None:

@@ -1,14 +1,13 @@
 """A sweep on a real Kubernetes: from no GPU node and back, with a node that goes away; as a RayJob, and every night."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from heliostat.config import to_yaml
 from tests.conftest import wait_for
-from tests.kubernetes.conftest import Place, Running, document_in, node_of_workers, succeeded, whole_node, worker_pods
+from tests.kubernetes.conftest import Machines, Place, Running, document_in, node_of_workers, succeeded, whole_node, worker_pods
 from tests.tuning.conftest import SWEEP, TASK
 
 PRICE = 36.0
@@ -32,7 +31,7 @@ def profile(place: Place) -> Path:
 
 
 def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_the_nodes_cost(
-    place: Place, profile: Path, take: Callable[[str, str], None]
+    place: Place, profile: Path, machines: Machines
 ) -> None:
     sweep = write_sweep(place, "levels", LEVELS, scheduler="asha")
     done = place.command("up", profile)
@@ -41,7 +40,7 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     began = time.time()
     running = Running(place, "sweep", sweep.name, "--on", profile, "--json")
     running.says(r"^[3-6] trials over · 2 running")
-    take("kill", node_of_workers(place))
+    machines.replace(node_of_workers(place))
     result = running.result()
     took = time.time() - began
     assert sum(result["states"].values()) == 12
