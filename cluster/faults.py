@@ -34,7 +34,7 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     for pod in snapshot.pods:
         # The operator deletes a crashed pod at once (autoscaler v2), so most crashes are seen on pods that leave.
         if leaving(pod) and is_current(pod, snapshot.cluster):
-            yield from crashed_before(pod)
+            yield from crashed_before(pod, snapshot.head)
 
 
 def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:

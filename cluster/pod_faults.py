@@ -32,6 +32,9 @@ SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 SECONDS_TO_SCALE_UP = 12
 """A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
 
+HEAD = "ray-head"
+"""The container with Ray in the head's pod."""
+
 MOUNTED = ("Pulling", "Pulled", "Created", "Started")
 """Events of a pod that come after its volumes."""
 
@@ -71,7 +74,7 @@ def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterat
             yield Problem(
                 f"crash {group}", f"{group}: {status['name']} crashes again and again, its last lines:", _CRASH_FIX, 0, name
             )
-        elif ended.get("exitCode") and not _taken_away(pod):
+        elif ended.get("exitCode") and not _taken_away(pod) and not _lost_its_head(pod, ended, snapshot.head):
             yield _crash(pod, status["name"], ended)
 
 
@@ -90,13 +93,14 @@ def _crash(pod: Document, container: str, ended: Mapping[str, Any]) -> Problem:
     return Problem(f"crash {group}", f"{group}: the pod {name} ended ({why}), its last lines:", fix, patience, name)
 
 
-def crashed_before(pod: Document) -> Iterator[Problem]:
+def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
     """Of a pod that leaves: a Ray container that had ended before anybody asked for that."""
     end = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"]).timestamp()
     asked = end - pod["metadata"].get("deletionGracePeriodSeconds", 0)
     for status in pod.get("status", {}).get("containerStatuses", []):
         ended = status.get("state", {}).get("terminated") or {}
-        crashed = ended.get("exitCode") and status["name"].startswith("ray-") and not _taken_away(pod)
+        itself = not _taken_away(pod) and not _lost_its_head(pod, ended, head)
+        crashed = ended.get("exitCode") and status["name"].startswith("ray-") and itself
         if crashed and (at := ended.get("finishedAt")) and datetime.fromisoformat(at).timestamp() <= asked:
             yield _crash(pod, status["name"], ended)
 
@@ -109,6 +113,14 @@ def is_current(pod: Document, cluster: Document | None) -> bool:
 def _taken_away(pod: Document) -> bool:
     """Whether a pod ended because its node goes or its place is needed: another one comes, and nothing is wrong with it."""
     return condition(pod, "DisruptionTarget").get("status") == "True"
+
+
+def _lost_its_head(pod: Document, ended: Mapping[str, Any], head: Document | None) -> bool:
+    """Whether a worker's Ray was that of a head before this one: it ends within a minute, and another pod comes."""
+    if group_of(pod) == "head" or "startedAt" not in ended:
+        return False
+    runs = [s["state"]["running"]["startedAt"] for s in statuses(head or {}) if s["name"] == HEAD and "running" in s["state"]]
+    return not runs or datetime.fromisoformat(ended["startedAt"]) < datetime.fromisoformat(runs[0])
 
 
 def _pulls(pod: Document, events: list[Document]) -> bool:

@@ -10,7 +10,6 @@ from ray.exceptions import RayActorError
 
 from heliostat.errors import JobFailed, UserError
 from tuning.algorithms import open_algorithm
-from tuning.cost import price_of
 from tuning.journal import Journal
 from tuning.places import ActorPlace, Place, TrainPlace
 from tuning.plan import RecordMaker, SweepPlan, key_of
@@ -18,6 +17,7 @@ from tuning.population import Population
 from tuning.schedulers import open_scheduler
 from tuning.trials import Trial, Trials, best, front
 from tuning.worker import GO_ON, PAUSE, STOP, Event
+from workloads.cost import price_of
 from workloads.notices import STOP as STOP_FILE
 from workloads.plan import Plan
 

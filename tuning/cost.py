@@ -4,24 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from workloads import nodes as placing
+from workloads.cost import price_of
 from workloads.nodes import Nodes
 
 
 def room(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:
     """How many trials of so many workers the nodes hold, each worker with so many CPUs and GPUs."""
     return placing.room(nodes, {"CPU": cpu, "GPU": gpu}) // workers
-
-
-def price_of(nodes: Nodes | None, group: str, cpu: float, gpu: float) -> float | None:
-    """The price of one worker an hour: its share of a node of that group; None where nobody knows prices.
-
-    A share is the larger one of CPUs and GPUs, because what is left of a node whose GPU is taken is of no use for others.
-    """
-    for node in nodes or ():
-        if node.get("price") is not None and (node.get("group") in (group, None)):
-            share = max(cpu / node["CPU"] if node.get("CPU") else 0.0, gpu / node["GPU"] if node.get("GPU") else 0.0)
-            return float(node["price"]) * min(share, 1.0)
-    return None
 
 
 def most_expensive(nodes: Nodes | None, cpu: float, gpu: float) -> float | None:

@@ -130,6 +130,8 @@ def row(trial: Trial, objectives: Mapping[str, str]) -> dict[str, Any]:
         **{name: trial.values.get(name) for name in objectives},
         **{f"param.{name}": value for name, value in trial.params.items()},
         "step": trial.step,
+        "began": trial.spans[0][0] if trial.spans else trial.started,
+        "ended": trial.spans[-1][1] if trial.over and trial.spans else None,
         "seconds": round(trial.seconds, 3),
         "gpu_seconds": round(trial.seconds * trial.gpus, 3),
         "cost": trial.cost(),

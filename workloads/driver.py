@@ -25,11 +25,12 @@ from workloads import lease
 from workloads.attempts import ATTEMPTS
 from workloads.config import TrainConfig
 from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from workloads.cost import cost, price_of
 from workloads.failures import Left, failed, kind_of
 from workloads.goodput import goodput
 from workloads.head import base_there, on_head
 from workloads.journal import Tail
-from workloads.nodes import available, draining
+from workloads.nodes import Nodes, available, draining
 from workloads.notices import STOP, tell_drain
 from workloads.patience import AWAY
 from workloads.plan import Plan, prepare
@@ -92,6 +93,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         "record": record.model_dump(mode="json"),
         "launched": launched,
         "lease": owner.id,
+        "nodes": plan.nodes,
         "path": [str(Path.cwd())],
     }
     began = time.time()
@@ -110,6 +112,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
     if result.state == "stopped":
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command goes on from there")
+    result = result.model_copy(update={"cost": cost(plan.folder)})
     write_report(plan.folder, record, result)
     done = time.time()
     seconds = {**result.seconds, "report": done - trained, "total": done - launched}
@@ -222,8 +225,8 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         seconds = 60 * record.config.hang_minutes
         join(rank, context.get_world_size(), ray.util.get_node_ip_address(), broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
-        node = ray.get_runtime_context().get_node_id()
-        loop = Loop(folder, record, ranks, spec["launched"], _report, node=node, lease=spec["lease"])
+        place = _place(spec["nodes"], record.config)
+        loop = Loop(folder, record, ranks, spec["launched"], _report, place=place, lease=spec["lease"])
         try:
             outcome = loop.run()
         finally:
@@ -238,6 +241,13 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     if outcome.state in ("drain", "grow"):
         raise Left(outcome.state, outcome.step)
     return outcome.model_dump()
+
+
+def _place(nodes: Nodes | None, config: TrainConfig) -> dict[str, Any]:
+    """The node that this worker is on, and what the worker costs there."""
+    here, each = ray.get_runtime_context(), config.resources
+    group = (here.get_node_labels() or {}).get("ray.io/node-group", "")
+    return {"node": here.get_node_id(), "price": price_of(nodes, group, each.cpu, float(each.gpu))}
 
 
 def _report(metrics: dict[str, float]) -> None:

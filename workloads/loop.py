@@ -4,7 +4,7 @@ import json
 import math
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -63,6 +63,9 @@ class Progress:
     """How many the journals had, as the first worker counts them."""
 
 
+NOWHERE: Mapping[str, Any] = {"node": "", "price": None}
+
+
 class Loop:
     """One worker's side of a run.
 
@@ -71,7 +74,7 @@ class Loop:
         record: what the run is.
         ranks: this worker among the others.
         launched: when the command that started it began, in seconds since the epoch.
-        node: a name for the node that this worker is on.
+        place: where this worker is: a name for its ``node``, and its ``price`` an hour.
         lease: the id of the driver's lease; without one nobody is looked for.
         report: called on all workers with the metrics of each evaluation.
         dataset: the record's, if it is open already.
@@ -85,7 +88,7 @@ class Loop:
         launched: float,
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
         *,
-        node: str = "",
+        place: Mapping[str, Any] = NOWHERE,
         lease: str | None = None,
         dataset: Dataset | None = None,
     ) -> None:
@@ -104,7 +107,7 @@ class Loop:
         self.meter = Meter(ranks, self.progress.logged)
         self.notices: Notices | None = None
         self._running: Running | None = None
-        self._begin(launched, node, lease)
+        self._begin(launched, place, lease)
 
     def run(self) -> Outcome:
         """Train to the end, or to the point where it must stop."""
@@ -228,7 +231,7 @@ class Loop:
         self.saver.save(self.progress.step, vars(self.progress).copy(), metrics, wait)
         self.meter.restart()
 
-    def _begin(self, launched: float, node: str, lease: str | None) -> None:
+    def _begin(self, launched: float, place: Mapping[str, Any], lease: str | None) -> None:
         self._first_step = self.progress.step + 1
         self._next_sync = self._first_step
         self._bad_step = 0
@@ -236,7 +239,7 @@ class Loop:
         self.meter.restart()
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
         born = round(psutil.Process().create_time(), 3)
-        worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "node": node, "device": device, "born": born}
+        worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "device": device, "born": born, **place}
         workers = self.ranks.objects(worker)
         first = self.ranks.rank == 0
         self.notices = Notices(self.folder, {worker["node"] for worker in workers}, lease) if first else None

@@ -30,6 +30,8 @@ class Plan:
     """The most workers that it can ever have: what is wanted, or what the nodes have room for."""
     elsewhere: bool = False
     """Whether its storage cannot be seen from here."""
+    nodes: Nodes | None = None
+    """What it can have, if that is known."""
 
     @property
     def total_steps(self) -> int | None:
@@ -95,7 +97,7 @@ def prepare(
     most = config.most_workers
     if available is not None:
         most = min(most, room(available, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
-    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere)
+    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, available)
 
 
 def _shown(config: TrainConfig) -> str:

@@ -73,6 +73,7 @@ def _tiles(result: Result, metrics: list[Record], dataset: Dataset) -> list[dict
     if speeds:
         tiles.append({"name": "samples a second", "value": f"{np.median(speeds):,.0f}"})
     tiles.append({"name": "best step", "value": str(result.best_step)})
+    tiles += [] if result.cost is None else [{"name": "cost", "value": f"{result.cost:.4g}"}]
     return tiles
 
 

@@ -69,6 +69,8 @@ class Result(Config):
     """Wall time of each phase; ``total`` is from the command's start to its end."""
     goodput: Numbers = {}
     """Seconds of all workers by what they went into, see `workloads.goodput`."""
+    cost: float | None = None
+    """Money spent on the workers; None where nobody knows prices."""
     message: str = ""
     already: bool = False
     """True when the run was finished before and nothing was done."""

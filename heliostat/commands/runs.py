@@ -19,9 +19,13 @@ def run(args: argparse.Namespace) -> int:
     elif not rows:
         err.print(f"no runs in {args.storage}", highlight=False)
     else:
-        columns = ("name", "task", "state", "step", "goodput", "test", "created")
+        columns = ("name", "task", "state", "step", "goodput", "cost", "test", "created")
         print_table(
-            columns, [(*(r[c] for c in columns[:4]), _share(r["goodput"]), numbers(r["test"]), r["created"]) for r in rows]
+            columns,
+            [
+                (*(r[c] for c in columns[:4]), _share(r["goodput"]), _money(r["cost"]), numbers(r["test"]), r["created"])
+                for r in rows
+            ],
         )
     return 0
 
@@ -36,13 +40,14 @@ def _row(folder: Any) -> dict[str, Any]:
     import time
 
     from heliostat.errors import UserError
+    from workloads.cost import cost
     from workloads.goodput import goodput, share_of
     from workloads.journal import read_journal
     from workloads.run import EVENTS, METRICS, read_record, read_result
 
     row = {
-        "name": folder.name, "run": str(folder), "task": "?", "state": "unreadable", "step": 0, "goodput": 0.0, "test": {},
-        "created": "?",
+        "name": folder.name, "run": str(folder), "task": "?", "state": "unreadable", "step": 0, "goodput": 0.0, "cost": None,
+        "test": {}, "created": "?",
     }  # fmt: skip
     try:
         record, result = read_record(folder), read_result(folder)
@@ -56,9 +61,14 @@ def _row(folder: Any) -> dict[str, Any]:
         "state": result.state if result else last if last in ("stopped", "diverged") else "unfinished",
         "step": max(steps, default=0),
         "goodput": round(share_of(result.goodput) if result and result.goodput else goodput(folder).share, 3),
+        "cost": result.cost if result else cost(folder),
         "test": result.metrics.get("test", {}) if result else {},
         "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
     }
+
+
+def _money(cost: float | None) -> str:
+    return "" if cost is None else f"{cost:.4g}"
 
 
 def _share(goodput: float) -> str:

@@ -134,4 +134,6 @@ def _show_result(result: Any, as_json: bool) -> None:
         say(f"{result.name} finished at step {result.step} in {duration(result.seconds['total'])}")
     for split, metrics in result.metrics.items():
         say(f"  {split:<11}{numbers(metrics)}")
+    if result.cost is not None:
+        say(f"  cost       {result.cost:.4g}")
     say(f"  report     {result.report}")

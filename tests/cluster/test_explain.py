@@ -391,6 +391,19 @@ def test_pods_whose_nodes_are_taken_away_have_not_crashed() -> None:
     assert watch(seen(*gone), 900)[0] is None
 
 
+def test_workers_of_a_head_that_is_gone_have_not_crashed() -> None:
+    def ran(container: str, since: str, **terminated: Any) -> list[Document]:
+        state = {"terminated": {"startedAt": since, **terminated}} if terminated else {"running": {"startedAt": since}}
+        return [{"name": container, "image": IMAGE, "ready": True, "state": state}]
+
+    old = [pod("gpu", f"p{n}", containerStatuses=ran("ray-worker", BEFORE, exitCode=1)) for n in range(2)]
+    new = pod(phase="Running", containerStatuses=ran("ray-head", APPLIED))
+    assert watch(seen(new, *old), 900)[0] is None
+    assert watch(seen(*old), 900)[0] is None, "the new head is not there yet"
+    same = pod(phase="Running", containerStatuses=ran("ray-head", BEFORE))
+    assert watch(seen(same, *old), 900)[1] == 0, "two crashed beside the head that they had from the start"
+
+
 def leaving(ended_at: str | None, mark: str = "now") -> Document:
     """A worker that was asked at 09:01:00 to go, with 30 s of grace."""
     document = pod("gpu", containerStatuses=ended("ray-worker", 1))

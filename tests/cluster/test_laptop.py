@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.cost import bill, lives
 from cluster.errors import NotFound
 from cluster.jobs import Work, submit
 from cluster.laptop import Laptop
@@ -173,6 +174,12 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: Laptop, folder: Pa
     until(laptop, lambda state: state.groups[0].idle > 0 and state.gpus_used == 0)
     until(laptop, lambda state: state.groups[0].desired == 0)
     print(f"2 -> 0: {time.monotonic() - ended:.1f} s")
+
+    over, since = time.monotonic(), time.time() - (time.monotonic() - began)
+    ((_, gpu), nodes) = (found := bill(laptop.profile, lives(dashboard), time.time(), since)).groups, found.nodes
+    assert (gpu.nodes, [life.group for life in nodes], nodes[-1].end is not None) == (2, ["head", "gpu", "gpu"], True)
+    assert 2 * (ended - asked) < gpu.node_seconds == gpu.gpu_seconds < 2 * (over - began)
+    assert gpu.cost == pytest.approx(gpu.node_seconds / 3600 * laptop.profile.group("gpu").price)
 
     seen = json.loads(dashboard.logs("two-gpus").partition("seen ")[2].splitlines()[0])
     assert seen["nodes"] == 2

@@ -7,6 +7,7 @@ import base64
 import io
 import os
 import random
+import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,15 +32,15 @@ LOSS = r"; goes on .*\(failure \d+ of 20\)"
 GONE = rf"(was lost with its node|lost its connection to another worker).*{LOSS}"
 KINDS = ("pod", "node", "driver", "worker", "raylet", "head", "drain")
 KILL = """
-import os, sys
+import os, re, sys
 for pid in filter(str.isdigit, os.listdir("/proc")):
     try:
-        words = open(f"/proc/{pid}/cmdline").read().split("\\0")
+        line = open(f"/proc/{pid}/cmdline").read().replace("\\0", " ")
     except OSError:
         continue
-    if int(pid) != os.getpid() and (words[0].endswith(sys.argv[1]) or " ".join(words).startswith(sys.argv[1])):
+    if re.match(sys.argv[1], line):
         os.kill(int(pid), 9)
-        print("killed")
+        print("killed", line)
 """
 
 
@@ -65,8 +66,9 @@ def fetch(place: Place, profile: Path, name: str) -> tuple[Seen, Samples]:
     pack = f"tar -C {MOUNT} -cz runs/{name} samples/{name} | base64"
     done = place.command("submit", profile, "--", "sh", "-c", pack)
     assert done.code == 0, done.err
+    packed = "".join(line for line in done.out.splitlines() if re.fullmatch(r"[\w+/]+=*", line))  # and not Ray's own lines
     folder = place.command.cwd.parent / "fetched"
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(done.out))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
         archive.extractall(folder, filter="data")
     return Seen(folder / "runs" / name), samples_by_step(folder / "samples" / name)
 
@@ -98,8 +100,8 @@ class Soak:
             "node": (lambda: self.machines.replace(node), GONE),
             "drain": (lambda: self.machines.replace(node, "drain"), NOTICE),
             "worker": (lambda: self.kill(pod, "ray::RayTrainWorker"), LOSS),
-            "raylet": (lambda: self.kill(pod, "raylet/raylet"), GONE),
-            "driver": (lambda: self.kill(head, "python -m heliostat train"), ""),
+            "raylet": (lambda: self.kill(pod, r"\S+/raylet/raylet "), GONE),
+            "driver": (lambda: self.kill(head, r"\S*python\S* -m heliostat train "), ""),
             "head": (lambda: self.delete(head, grace=0), ""),
         }
         do, told = faults[kind]
@@ -120,13 +122,15 @@ class Soak:
         api.request("DELETE", api.path("Pod", pod["metadata"]["name"]), body)
 
     def kill(self, pod: dict[str, Any], process: str) -> None:
-        """``kill -9`` the processes in a pod whose program ends so, or whose command line begins so."""
+        """``kill -9`` the processes in a pod whose command line begins so."""
         said = stream(
             client.CoreV1Api(self.place.kube.api.client).connect_get_namespaced_pod_exec,
             pod["metadata"]["name"],
             self.place.namespace,
             container=pod["spec"]["containers"][0]["name"],
             command=["python", "-c", KILL, process],
+            stdout=True,
+            stderr=True,
         )
         assert "killed" in said, said
 

@@ -1,6 +1,8 @@
 """A sweep on a real Kubernetes: from no GPU node and back, with a node that goes away; as a RayJob, and every night."""
 
+import json
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,7 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     began = time.time()
     running = Running(place, "sweep", sweep.name, "--on", profile, "--json")
     running.says(r"^[3-6] trials over · 2 running")
+    lost = time.time()
     machines.replace(node_of_workers(place))
     result = running.result()
     took = time.time() - began
@@ -51,8 +54,17 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     assert 0 < result["worker_seconds"] < 2 * took
     shown = place.command("submit", profile, "--", "python", "-m", "heliostat", "sweep", "show", "levels-sweep", "--json")
     assert shown.code == 0, shown.err
+    trials = document_in(shown.out)["trials"]
+    # While both nodes had a trial, the cost column must say what the nodes cost.
+    since = sorted(row["began"] for row in trials)[1]
+    shares = [(min(row["ended"], lost) - max(row["began"], since)) * row["cost"] / row["seconds"] for row in trials]
+    when = [datetime.fromtimestamp(at).isoformat() for at in (since, lost)]
+    billed = json.loads(place.command("cost", profile, "--since", when[0], "--until", when[1], "--json").out)
+    (nodes,) = (group for group in billed["groups"] if group["name"] == "gpu")
+    assert sum(share for share in shares if share > 0) == pytest.approx(nodes["cost"], rel=0.05)
+    assert nodes["cost"] == pytest.approx(2 * (lost - since) * PRICE / 3600, rel=0.05)
     # A trial that was there when its node went has been begun again, on another one.
-    assert sum(row["losses"] + row["failures"] for row in document_in(shown.out)["trials"]) >= 1
+    assert sum(row["losses"] + row["failures"] for row in trials) >= 1
     began = time.time()
     wait_for(lambda: worker_pods(place) == [], "the GPU nodes to go", 180)
     print(f"12 trials in {took:.0f} s with a node lost, {result['states']}; no GPU node {time.time() - began:.0f} s afterwards")

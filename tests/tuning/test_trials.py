@@ -8,7 +8,7 @@ from pyarrow import fs
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from tuning.cost import most_expensive, price_of, room
+from tuning.cost import most_expensive, room
 from tuning.journal import CHUNK, Journal, read_journal
 from tuning.trials import Trial, Trials, best, front
 
@@ -105,12 +105,7 @@ NODES = [
 ]
 
 
-def test_a_trial_pays_its_share_of_a_node() -> None:
-    assert price_of(NODES, "spot", 1, 1) == 1.0, "what is left of the node is of no use without its GPU"
-    assert price_of(NODES, "big", 1, 1) == 4.0
-    assert price_of(NODES, "big", 12, 1) == 12.0
-    assert price_of(NODES, "other", 1, 1) is None
-    assert price_of([{"CPU": 2.0}], "", 1, 0) is None
+def test_an_estimate_takes_the_dearest_node_that_a_worker_fits_on() -> None:
     assert most_expensive(NODES, 1, 1) == 4.0
 
 

@@ -1,0 +1,124 @@
+"""What a cluster has cost: how long each of its nodes was there, at the profile's prices.
+
+The timeline is that of Ray's head (``/api/v0/nodes``, Ray 2.60), the same on Kubernetes and on a laptop: it keeps when a node
+joined and when it was gone, also of those that are gone. It forgets with the head, which a suspended cluster has not, and keeps
+the last thousand nodes that are gone. What a machine costs before Ray runs on it and after is not in it.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cluster.dashboard import Dashboard
+from cluster.profile import Profile
+from heliostat.errors import UserError
+
+KEPT = 1000
+"""Ray's ``maximum_gcs_dead_node_cached_count``."""
+
+
+@dataclass(frozen=True)
+class Life:
+    """A node from when it joined to when it was gone, in seconds since the epoch; ``end`` is None while it is there."""
+
+    node: str
+    group: str
+    """The worker group; ``head`` for the head."""
+    begin: float
+    end: float | None = None
+
+    def seconds(self, since: float, until: float) -> float:
+        """How long it was there in that time."""
+        return max(0.0, min(until, self.end or until) - max(since, self.begin))
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one group has cost."""
+
+    name: str
+    nodes: int
+    """How many different ones there were."""
+    node_seconds: float
+    gpu_seconds: float
+    price: float
+    """Of a node, an hour."""
+    cost: float
+    static: float
+    """What it would have cost with all its ``max`` nodes there all the time."""
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a cluster has cost from ``since`` to ``until``, in seconds since the epoch, and the nodes that were there."""
+
+    since: float
+    until: float
+    groups: list[Share]
+    nodes: list[Life]
+
+    @property
+    def cost(self) -> float:
+        return sum(group.cost for group in self.groups)
+
+    @property
+    def static(self) -> float:
+        """What the same groups would have cost at their maximum all the time."""
+        return sum(group.static for group in self.groups)
+
+
+def lives(dashboard: Dashboard) -> list[Life]:
+    """All nodes that the head remembers, in the order in which they joined."""
+    answer = dashboard.get("/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
+    found = [
+        Life(
+            node=node["node_id"],
+            group="head" if node["is_head_node"] else node["labels"].get("ray.io/node-group", "?"),
+            begin=node["start_time_ms"] / 1000,
+            end=node["end_time_ms"] / 1000 if node["state"] == "DEAD" else None,
+        )
+        for node in answer
+    ]
+    return sorted(found, key=lambda life: life.begin)
+
+
+def bill(profile: Profile, nodes: Sequence[Life], until: float, since: float | None = None) -> Bill:
+    """What these nodes have cost.
+
+    Args:
+        profile: has the prices.
+        nodes: all that the head remembers.
+        until: the end of the time, in seconds since the epoch.
+        since: its beginning; by default as far back as the head remembers.
+
+    Raises:
+        UserError: the head does not remember so far back, or had nodes of a group that the profile does not have.
+    """
+    remembered = _remembered(nodes)
+    since = remembered if since is None else since
+    if since < remembered - 1:
+        known = int(until - remembered)
+        raise UserError(
+            f"the head of {profile.name} remembers the last {known} s, and {until - since:.0f} s are asked for",
+            f"leave --since out, or say --since {known}s",
+        )
+    there = [life for life in nodes if life.seconds(since, until) > 0]
+    if unknown := {life.group for life in there} - {"head", *(group.name for group in profile.groups)}:
+        raise UserError(
+            f"{profile.name} had nodes of group {', '.join(sorted(unknown))}, which has no price in its profile",
+            "use the profile that it was brought up with",
+        )
+    kinds = [("head", profile.head.price, 0, 1), *((g.name, g.price, g.gpu, g.max) for g in profile.groups)]
+    return Bill(since, until, [_share(*kind, there, since, until) for kind in kinds], there)
+
+
+def _share(name: str, price: float, gpus: int, most: int, there: Iterable[Life], since: float, until: float) -> Share:
+    times = [life.seconds(since, until) for life in there if life.group == name]
+    hours = (until - since) / 3600
+    return Share(name, len(times), sum(times), sum(times) * gpus, price, sum(times) / 3600 * price, hours * most * price)
+
+
+def _remembered(nodes: Sequence[Life]) -> float:
+    """The beginning of the time of which the head knows all nodes."""
+    gone = [life.end for life in nodes if life.end is not None]
+    born = min(life.begin for life in nodes if life.group == "head")
+    return max(born, min(gone)) if len(gone) >= KEPT else born

@@ -1,0 +1,73 @@
+"""heliostat cost: what a cluster's nodes have cost, and what they would have cost always on."""
+
+import argparse
+import dataclasses
+import re
+import time
+from typing import Any
+
+from heliostat.commands.live import add_profile, target_of
+
+UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    add_profile(parser)
+    parser.add_argument(
+        "--since", metavar="TIME", help="so long ago, such as 90m, 2h or 7d, or a time (default: the head's start)"
+    )
+    parser.add_argument("--until", metavar="TIME", help="the same for the end (default: now)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, with each node")
+
+
+def run(args: argparse.Namespace) -> int:
+    from cluster.cost import bill, lives
+    from heliostat.console import print_json
+    from heliostat.errors import UserError
+
+    now = time.time()
+    since, until = _moment("--since", args.since, now), _moment("--until", args.until, now) or now
+    if until > now or (since is not None and since >= until):
+        raise UserError("no time lies between --since and --until", "give --since before --until, and both in the past")
+    target = target_of(args)
+    if (state := target.state().state) in ("absent", "suspended"):
+        raise UserError(
+            f"{target.name} is {state}, and what its nodes have cost went with its head", f"heliostat up {target.name}"
+        )
+    found = bill(target.profile, lives(target.dashboard()), until, since)
+    if args.json:
+        print_json({"name": target.name, **dataclasses.asdict(found), "cost": found.cost, "static": found.static})
+    else:
+        _show(target.name, found)
+    return 0
+
+
+def _show(name: str, found: Any) -> None:
+    from heliostat.console import duration, out, print_table
+
+    begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for at in (found.since, found.until))
+    out.print(f"{name}, {begin} to {end} ({duration(found.until - found.since)})", highlight=False, markup=False)
+    rows = [(g.name, g.nodes, g.node_seconds / 3600, g.gpu_seconds / 3600, g.price, g.cost, g.static) for g in found.groups]
+    columns = ("group", "nodes", "node-hours", "GPU-hours", "$/h a node", "cost $", "always at max $")
+    print_table(columns, [*rows, ("all", "", "", "", "", found.cost, found.static)])
+    if found.static:
+        less = 1 - found.cost / found.static
+        out.print(f"{less:.0%} less than the same groups always at their maximum", highlight=False)
+
+
+def _moment(flag: str, text: str | None, now: float) -> float | None:
+    """Seconds since the epoch of a time, or of so long ago."""
+    from datetime import datetime
+
+    from heliostat.errors import UserError
+
+    if text is None:
+        return None
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text):
+        return now - float(match[1]) * UNITS[match[2]]
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except ValueError:
+        raise UserError(
+            f"{flag} is {text}, which is no time", "say how long ago, such as 90m, 2h or 7d, or when, such as 2026-11-25T12:00"
+        ) from None

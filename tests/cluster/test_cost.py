@@ -1,0 +1,79 @@
+"""What a cluster has cost, from the lives of its nodes."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from cluster.cost import KEPT, Bill, Life, bill
+from cluster.profile import Profile
+from heliostat.errors import UserError
+from tests.conftest import Command
+
+HOUR = 3600.0
+PROFILE = Profile.model_validate(
+    {
+        "name": "priced",
+        "platform": "local",
+        "storage": {"uri": "runs"},
+        "head": {"price_per_hour": 0.5},
+        "groups": [
+            {"name": "gpu", "gpu": 4, "max": 2, "price_per_hour": 10},
+            {"name": "spot", "gpu": 1, "max": 3, "price_per_hour": 1},
+        ],
+    }
+)
+HEAD = Life("head", "head", begin=0.0)
+NODES = (
+    HEAD,
+    Life("a", "gpu", begin=1 * HOUR, end=2 * HOUR),
+    Life("b", "gpu", begin=1.5 * HOUR),
+    Life("c", "spot", begin=0.5 * HOUR, end=1 * HOUR),
+)
+
+
+def told(found: Bill) -> dict[str, tuple[int, float, float, float]]:
+    """Of each group its nodes, its GPU-hours, its cost and what it had cost always on."""
+    return {g.name: (g.nodes, g.gpu_seconds / HOUR, g.cost, g.static) for g in found.groups}
+
+
+def test_each_group_costs_the_time_of_its_nodes() -> None:
+    found = bill(PROFILE, NODES, until=4 * HOUR)
+    assert told(found) == {"head": (1, 0, 2, 2), "gpu": (2, 4 * 3.5, 35, 80), "spot": (1, 0.5, 0.5, 12)}
+    assert (found.cost, found.static) == (37.5, 94)
+
+
+def test_only_the_time_that_is_asked_for_counts() -> None:
+    found = bill(PROFILE, NODES, until=1.75 * HOUR, since=1.25 * HOUR)
+    assert told(found) == {"head": (1, 0, 0.25, 0.25), "gpu": (2, 4 * 0.75, 7.5, 10), "spot": (0, 0, 0, 1.5)}
+    assert [life.node for life in found.nodes] == ["head", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "since", "words"),
+    [
+        (NODES, -HOUR, r"remembers the last 14400 s, and 18000 s are asked for\n.*--since 14400s"),
+        ((HEAD, Life("x", "old", 0.0)), None, "nodes of group old, which has no price in its profile"),
+        ((HEAD, *(Life(str(n), "gpu", n, n + 5.0) for n in range(KEPT))), 1.0, "remembers the last 14395 s"),
+    ],
+)
+def test_what_cannot_be_known_is_refused(nodes: Sequence[Life], since: float | None, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        bill(PROFILE, nodes, 4 * HOUR, since)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--since", "yesterday"), "--since is yesterday, which is no time\n  fix: say how long ago, such as 90m"),
+        (("--since", "1h", "--until", "2h"), "no time lies between --since and --until"),
+        (("--until", "2999-01-01"), "no time lies between"),
+        ((), "mine is absent, and what its nodes have cost went with its head\n  fix: heliostat up mine"),
+    ],
+)
+def test_no_time_and_no_cluster_are_named(command: Command, flags: tuple[str, ...], words: str) -> None:
+    group = "{name: gpu, gpu: 1, gpu_type: T4, max: 1}"
+    (command.cwd / "mine.yaml").write_text(f"name: mine\nplatform: local\ngroups: [{group}]\nstorage: {{uri: runs}}\n")
+    done = command("cost", "mine.yaml", *flags)
+    assert done.code == 2
+    assert words in done.err
+    assert "Traceback" not in done.err

@@ -1,0 +1,49 @@
+"""What work costs: the price of a worker, and the money that a run has spent on its workers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from heliostat.folder import Folder
+from workloads.attempts import ATTEMPTS
+from workloads.journal import read_journal
+from workloads.nodes import Nodes
+from workloads.run import EVENTS
+
+OVER = ("left", "failed", "ended", "launched")
+"""What comes after an attempt; ``launched`` alone means that its driver was killed."""
+
+
+def price_of(nodes: Nodes | None, group: str, cpu: float, gpu: float) -> float | None:
+    """The price of one worker an hour: its share of a node of that group; None where nobody knows prices.
+
+    A share is the larger one of CPUs and GPUs, because what is left of a node whose GPU is taken is of no use for others.
+    """
+    for node in nodes or ():
+        if node.get("price") is not None and (node.get("group") in (group, None)):
+            share = max(cpu / node["CPU"] if node.get("CPU") else 0.0, gpu / node["GPU"] if node.get("GPU") else 0.0)
+            return float(node["price"]) * min(share, 1.0)
+    return None
+
+
+def cost(run: Folder) -> float | None:
+    """What a run has spent so far, or None where nobody knows prices."""
+    return cost_of(read_journal(run, ATTEMPTS), read_journal(run, EVENTS))
+
+
+def cost_of(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> float | None:
+    """The same from the records of ``attempts.jsonl`` and ``events.jsonl``.
+
+    A worker is paid for from when it was asked for, or was born if that was later (then it waited for its node), until its
+    attempt was over; of an attempt whose driver was killed, until its last sign of life.
+    """
+    spent = None
+    for start in (event for event in events if event["event"] == "start"):
+        asked = max((a["time"] for a in attempts if a["event"] == "starting" and a["time"] <= start["time"]), default=0.0)
+        over = next((a for a in attempts if a["event"] in OVER and a["time"] > start["time"]), {"event": "launched"})
+        end = over.get("time", float("inf"))
+        if over["event"] == "launched":
+            end = max(e["time"] for e in events if start["time"] <= e["time"] < end)
+        for worker in start["workers"]:
+            if worker.get("price") is not None:
+                spent = (spent or 0.0) + (end - max(asked, worker["born"])) * worker["price"] / 3600
+    return spent
