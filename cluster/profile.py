@@ -235,7 +235,7 @@ def ray_resources(group: WorkerGroup) -> dict[str, float]:
 
 
 def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
-    """A profile by its path, or by its name in ``./cluster/profiles`` or among the bundled ones.
+    """A profile by its path, or by its name in ``./cluster/profiles``, here, or among the bundled ones.
 
     Raises:
         UserError: there is none of that name, or it is wrong.
@@ -247,14 +247,14 @@ def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
 def _path(name: str) -> Path:
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
-    folders = (Path("cluster/profiles"), BUNDLED)
-    for folder in folders:
+    kept = Path("cluster/profiles")
+    for folder in (kept, Path(), BUNDLED):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = {path.stem for folder in folders for path in folder.glob("*.yaml")}
-    raise UserError(
-        f"there is no profile {name}", f"{nearest(name, known)} Or give a path, or write one: heliostat profile init"
-    )
+    known = {path.stem for folder in (kept, BUNDLED) for path in folder.glob("*.yaml")}
+    hint = nearest(name, known)
+    hint += "" if hint.endswith("?") else "."
+    raise UserError(f"there is no profile {name}", f"{hint} Or give a path, or write one: heliostat profile init {name}")
 
 
 def _check_image(image: str, ray_version: str) -> None:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pydantic
 
+from datasets.cache import fetched
 from heliostat.config import Config
 from heliostat.errors import UserError
 from heliostat.folder import Folder
@@ -96,7 +97,7 @@ class Dataset:
             raise UserError(f"dataset {uri}: {INDEX} is damaged at {where!r}: {first['msg']}", "build it again") from None
 
     def columns(self, split: str, shard: int) -> Columns:
-        """The arrays of one shard, (rows, *shape), without a copy where the dataset is local."""
+        """The arrays of one shard, (rows, *shape), memory-mapped; from an object store once for all processes of a node."""
         return self._shard(split, shard)
 
     def take(self, split: str, ids: npt.NDArray[np.int64]) -> Columns:
@@ -131,7 +132,7 @@ class Dataset:
     def _open_shard(self, split: str, number: int) -> Columns:
         shard = self.index.splits[split][number]
         try:
-            with pa.ipc.open_file(self.folder.open(shard.file)) as reader:
+            with pa.ipc.open_file(self._source(shard)) as reader:
                 batch = reader.get_batch(0)
                 if batch.num_rows != shard.rows:
                     raise pa.ArrowInvalid(f"it has {batch.num_rows} rows, but the index says {shard.rows}")
@@ -141,6 +142,10 @@ class Dataset:
                 f"heliostat dataset verify {self.folder}, then build it again",
             ) from None
         return {name: from_arrow(batch.column(name), field) for name, field in self.index.fields.items()}
+
+    def _source(self, shard: Shard) -> pa.NativeFile:
+        kept = None if self.folder.is_local else fetched(self.folder, shard.file, shard.sha256, shard.bytes)
+        return pa.memory_map(str(kept)) if kept else self.folder.open(shard.file)
 
 
 def to_arrow(columns: Mapping[str, npt.NDArray[Any]], fields: Mapping[str, Field]) -> pa.RecordBatch:

@@ -67,8 +67,9 @@ def _init(args: argparse.Namespace) -> int:
             file.write(commented(bundled[args.source].read_text()))
     except FileExistsError:
         raise UserError(f"{path} exists already, and is left as it is", "give another name") from None
-    word = args.name if folder.is_dir() else str(path)
-    out.print(f"wrote {path}: adapt it, then\n  heliostat profile check {word}\n  heliostat up {word}", highlight=False)
+    out.print(
+        f"wrote {path}: adapt it, then\n  heliostat profile check {args.name}\n  heliostat up {args.name}", highlight=False
+    )
     return 0
 
 

@@ -157,10 +157,15 @@ def test_a_profile_of_the_users_folder_wins_over_a_bundled_one(tmp_path: Path, m
     (tmp_path / "cluster/profiles/gpu.yaml").write_text((BUNDLED / "spot.yaml").read_text())
     assert [g.name for g in find("gpu").groups] == ["gpu-spot", "gpu"]
     (tmp_path / "other.yaml").write_text((BUNDLED / "gpu.yaml").read_text())
-    assert find("other.yaml").name == "other"
+    assert find("other.yaml") == find("other")
+    assert find("other").name == "other"
+    (tmp_path / "local.yaml").write_text((BUNDLED / "spot.yaml").read_text())
+    assert find("local").platform == "kubernetes"
 
 
-@pytest.mark.parametrize(("name", "fix"), [("gpus", "did you mean gpu?"), ("zzz", "use one of: gpu, local, research, spot")])
+@pytest.mark.parametrize(
+    ("name", "fix"), [("gpus", "did you mean gpu?"), ("zzz", "use one of: gpu, local, research, spot. Or give")]
+)
 def test_an_unknown_profile_names_the_nearest_one(name: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError) as refused:
@@ -261,7 +266,7 @@ def test_a_comment_tells_the_default(folder: Path, capsys: pytest.CaptureFixture
     assert main(["profile", "init", "mine"]) == 0
     (line,) = [line for line in (folder / "mine.yaml").read_text().splitlines() if "idle_seconds:" in line]
     assert line.endswith("(default: 120)")
-    assert "heliostat up mine.yaml" in capsys.readouterr().out
+    assert "heliostat up mine\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
