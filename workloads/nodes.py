@@ -36,8 +36,14 @@ def draining() -> dict[str, int]:
     return nodes
 
 
-def settled(resources: Resources, workers: int, nodes: Nodes | None) -> Resources:
+def settled(resources: Resources, workers: int, nodes: Nodes | None, said: str = "") -> Resources:
     """What each of the workers gets, ``auto`` decided.
+
+    Args:
+        resources: what each shall get.
+        workers: how many there must be at least.
+        nodes: all that there can be; None if nobody knows.
+        said: how the user has said ``workers``, if not as a number.
 
     Raises:
         UserError: so many never fit.
@@ -45,15 +51,27 @@ def settled(resources: Resources, workers: int, nodes: Nodes | None) -> Resource
     if resources.gpu == "auto":
         gpu = int(room(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
         resources = resources.model_copy(update={"gpu": gpu})
+    if nodes is None:
+        return resources
     each = {"CPU": resources.cpu, "GPU": int(resources.gpu)}
-    if nodes is not None and (most := room(nodes, each)) < workers:
-        there = {kind: sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes) for kind in each}
+    for kind, per_worker in each.items():
+        there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
+        if workers * per_worker > there:
+            raise UserError(
+                f"workers is {said or workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
+                _less(there // per_worker),
+            )
+    if (most := room(nodes, each)) < workers:
         raise UserError(
-            f"workers is {workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, but the nodes have room for "
-            f"{most}: there are {there['CPU']} CPUs and {there['GPU']} GPUs",
-            f"set workers to {most}, or give each less" if most else "give each worker less than one node has",
+            f"workers is {said or workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, "
+            f"but the nodes have room for {most}",
+            _less(most),
         )
     return resources
+
+
+def _less(most: int) -> str:
+    return f"set workers to {most}, or give each less" if most else "give each worker less than one node has"
 
 
 def _nodes(text: str) -> Nodes:

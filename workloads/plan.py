@@ -12,7 +12,7 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, join
 from workloads import task
 from workloads.config import TrainConfig
-from workloads.nodes import Nodes, room
+from workloads.nodes import Nodes, room, settled
 from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
 
 
@@ -78,7 +78,8 @@ def prepare(
     """
     cls = task.find(config.task)
     validate(config.model, cls.Options, "model")
-    config = _with_resources(config, available)
+    resources = settled(config.resources, config.least_workers, available, _shown(config))
+    config = config.model_copy(update={"resources": resources})
     storage = absolute(config.storage, base or default_base())
     config = config.model_copy(update={"storage": storage})
     source, uri = _dataset(config, storage, elsewhere)
@@ -102,30 +103,6 @@ def prepare(
 
 def _shown(config: TrainConfig) -> str:
     return str(config.workers if isinstance(config.workers, int) else list(config.workers))
-
-
-def _with_resources(config: TrainConfig, nodes: Nodes | None) -> TrainConfig:
-    workers, each, said = config.least_workers, config.resources, _shown(config)
-    if each.gpu == "auto":
-        gpu = int(room(nodes or [], {"CPU": each.cpu, "GPU": 1}) >= workers)
-        each = each.model_copy(update={"gpu": gpu})
-    if nodes is not None:
-        asked = {"CPU": each.cpu, "GPU": int(each.gpu)}
-        for kind, per_worker in asked.items():
-            there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
-            if workers * per_worker > there:
-                most = there // per_worker
-                raise UserError(
-                    f"workers is {said}, each with {per_worker} {kind}, but there are {there} {kind}s",
-                    f"set workers to {most}" if most else f"set resources.{kind.lower()} to 0 or use a larger machine",
-                )
-        if (most := room(nodes, asked)) < workers:
-            raise UserError(
-                f"workers is {said}, each with {asked['CPU']} CPU and {asked['GPU']} GPU on one node, "
-                f"but the nodes have room for {most}",
-                f"set workers to {most}, or resources to less" if most else "set resources to less than one node has",
-            )
-    return config.model_copy(update={"resources": each})
 
 
 def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source | None, str]:

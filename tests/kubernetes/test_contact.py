@@ -235,18 +235,27 @@ def test_expired_credentials_are_named(
     assert "Traceback" not in done.err
 
 
-def test_a_wrong_token_of_the_cluster_is_told_before_anything_is_sent(place: Place, path: Path) -> None:
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [
+        (base64.b64encode(b"0" * 64).decode(), ("refused the token", "do not belong together: heliostat down lost, then up")),
+        (None, ("/lost has no auth_token", "fix: give that Secret another name")),
+    ],
+    ids=["wrong", "missing"],
+)
+def test_a_secret_without_the_token_of_the_cluster_is_told_before_anything_is_sent(
+    place: Place, path: Path, token: str | None, words: tuple[str, ...]
+) -> None:
     secrets = place.kube.objects("Secret")
-    token = secrets.get("lost")["data"]
-    secrets.patch("lost", {"data": {TOKEN_KEY: base64.b64encode(b"0" * 64).decode()}})
+    right = secrets.get("lost")["data"]
+    secrets.patch("lost", {"data": {TOKEN_KEY: token}})
     try:
         done = place.command("submit", path, *JOB)
     finally:
-        secrets.patch("lost", {"data": token})
+        secrets.patch("lost", {"data": right})
     assert done.code == 2
     assert done.err.count("fix:") == 1
-    assert "the dashboard of lost refused the token" in done.err
-    assert "its Secret do not belong together: heliostat down lost, then up" in done.err
+    assert [word for word in words if word not in done.err] == []
     assert "0" * 64 not in done.err
 
 

@@ -61,7 +61,9 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     when = [datetime.fromtimestamp(at).isoformat() for at in (since, lost)]
     billed = json.loads(place.command("cost", profile, "--since", when[0], "--until", when[1], "--json").out)
     (nodes,) = (group for group in billed["groups"] if group["name"] == "gpu")
-    assert sum(share for share in shares if share > 0) == pytest.approx(nodes["cost"], rel=0.05)
+    column = sum(share for share in shares if share > 0)
+    print(f"in {lost - since:.1f} s with two trials: {column:.4f} by the column, {nodes['cost']:.4f} by heliostat cost")
+    assert column == pytest.approx(nodes["cost"], rel=0.05)
     assert nodes["cost"] == pytest.approx(2 * (lost - since) * PRICE / 3600, rel=0.05)
     # A trial that was there when its node went has been begun again, on another one.
     assert sum(row["losses"] + row["failures"] for row in trials) >= 1
