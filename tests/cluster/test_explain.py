@@ -1,125 +1,37 @@
-"""What the Watchdog says, and when; the texts are those that Kubernetes 1.34 and KubeRay 1.6.1 were seen to write."""
+"""What the Watchdog says; the texts are those that Kubernetes 1.34 and KubeRay 1.6.1 were seen to write."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from cluster.faults import problems
-from cluster.names import TEMPLATE, Document
+from cluster.names import Document
 from cluster.pod_faults import Problem
-from cluster.profile import Profile, find
+from cluster.profile import find
 from cluster.snapshot import Snapshot, applied_at, event_time, pod_state
-from cluster.watchdog import Watchdog
-from heliostat.errors import Explained
-
-APPLIED, LATER, BEFORE = "2026-11-24T09:00:00Z", "2026-11-24T09:00:01Z", "2026-11-24T08:50:00Z"
-IMAGE = "heliostat/ray:2.60.0"
-PULL = f'failed to pull and unpack image "docker.io/{IMAGE}": failed to resolve reference "docker.io/{IMAGE}": '
-NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No victims found."
-QUOTA = 'pods "gpu-head-x" is forbidden: exceeded quota: q, requested: requests.cpu=400m, limited: requests.cpu=100m'
-SECURITY = 'pods "p1-head-x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
-START_SECONDS = 240
-"""Of both groups of the profile ``spot``."""
-
-
-class Clock:
-    """Seconds that pass only when a test says so."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def cluster(condition: Document | None = None, **spec: Any) -> Document:
-    conditions = [condition] if condition else []
-    return {
-        "metadata": {
-            "name": "gpu",
-            "uid": "u-cluster",
-            "generation": 1,
-            "creationTimestamp": BEFORE,
-            "managedFields": [{"operation": "Apply", "time": APPLIED}, {"operation": "Update", "time": LATER}],
-        },
-        "spec": spec,
-        "status": {"observedGeneration": 1, "conditions": conditions},
-    }
-
-
-def failure(reason: str, message: str) -> Document:
-    return cluster({"type": "ReplicaFailure", "status": "True", "reason": reason, "message": message})
-
-
-def pod(group: str = "head", name: str = "", conditions: list[Document] | None = None, **status: Any) -> Document:
-    """A pod of the head or of a worker group, with this status."""
-    kind = "head" if group == "head" else "worker"
-    requests = {"cpu": "8", "memory": "64Gi", **({} if group == "head" else {"nvidia.com/gpu": "1"})}
-    container = {"name": f"ray-{kind}", "image": IMAGE, "resources": {"requests": requests}}
-    name = name or f"gpu-{group}-x"
-    return {
-        "metadata": {"name": name, "uid": f"u-{name}", "labels": {"ray.io/node-type": kind, "ray.io/group": group}},
-        "spec": {"containers": [container]},
-        "status": {"phase": "Pending", "conditions": conditions or [], **status},
-    }
-
-
-def waiting(reason: str, message: str = "", container: str = "ray-head") -> list[Document]:
-    return [{"name": container, "image": IMAGE, "state": {"waiting": {"reason": reason, "message": message}}}]
-
-
-def ended(container: str, code: int = 2, reason: str = "Error") -> list[Document]:
-    return [{"name": container, "image": IMAGE, "state": {"terminated": {"exitCode": code, "reason": reason}}}]
-
-
-def unschedulable(message: str) -> list[Document]:
-    return [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]
-
-
-def event(
-    reason: str, message: str = "", uid: str = "u-cluster", kind: str = "RayCluster", name: str = "gpu", at: str = LATER
-) -> Document:
-    return {
-        "reason": reason,
-        "message": message,
-        "involvedObject": {"kind": kind, "name": name, "uid": uid},
-        "lastTimestamp": at,
-        "metadata": {"creationTimestamp": at},
-    }
-
-
-def node(gpus: int, cpu: str = "16", memory: str = "128Gi") -> Document:
-    return {"status": {"allocatable": {"cpu": cpu, "memory": memory, "nvidia.com/gpu": str(gpus)}}}
-
-
-def job(**status: Any) -> Document:
-    return {"metadata": {"name": "gpu-job", "creationTimestamp": APPLIED}, "spec": {}, "status": status}
-
-
-def seen(*pods: Document, **more: Any) -> Snapshot:
-    return Snapshot(**{"cluster": cluster(), "pods": list(pods), "events": [], **more})
-
-
-def fixed(name: str) -> Profile:
-    """A bundled profile on a Kubernetes that adds no nodes."""
-    return find(name, ["node_autoscaling=false"])
-
-
-def watch(
-    snapshot: Snapshot | Callable[[float], Snapshot], seconds: float, profile: Profile | None = None, log: str = ""
-) -> tuple[Explained | None, float, list[str]]:
-    """Look twice a second for so long: how it ended, after how many seconds, and what was said on the way."""
-    clock = Clock()
-    dog = Watchdog(profile or fixed("spot"), lambda _: log, clock)
-    said: list[str] = []
-    while (passed := clock.now - Clock.now) <= seconds:
-        try:
-            said.append(dog.look(snapshot(passed) if callable(snapshot) else snapshot))
-        except Explained as error:
-            return error, passed, said
-        clock.now += 0.5
-    return None, seconds, said
-
+from tests.cluster.snapshots import (
+    APPLIED,
+    BEFORE,
+    IMAGE,
+    LATER,
+    NO_GPU,
+    PULL,
+    QUOTA,
+    SECURITY,
+    START_SECONDS,
+    cluster,
+    ended,
+    event,
+    failure,
+    fixed,
+    job,
+    node,
+    pod,
+    seen,
+    unschedulable,
+    waiting,
+    watch,
+)
 
 WORKER_OF_5 = pod("gpu", conditions=unschedulable(NO_GPU))
 WORKER_OF_5["spec"]["containers"][0]["resources"]["requests"]["nvidia.com/gpu"] = "5"
@@ -278,156 +190,6 @@ def test_why_no_node_takes_a_pod(message: str, nodes: list[Document] | None, wha
     assert what in problem.what
     assert fix in problem.fix
     assert "preemption:" not in problem.what or nodes is None
-
-
-def test_the_last_lines_of_a_crashed_pod_are_shown() -> None:
-    log = "\n".join(f"line {number}" for number in range(30))
-    error, _, _ = watch(seen(pod(containerStatuses=ended("ray-head"))), 60, log=log)
-    assert error is not None
-    assert error.what.splitlines()[1:] == [f"  | line {number}" for number in range(18, 30)]
-
-
-SCALE_UP = event("TriggeredScaleUp", "pod triggered scale-up: [{gpus 0->1 (max: 4)}]", "u-gpu-gpu-x", "Pod", "gpu-gpu-x")
-
-
-@pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
-def test_a_node_that_is_on_its_way_is_waited_for(reason: str) -> None:
-    snapshot = seen(pod("gpu", conditions=unschedulable(NO_GPU)), events=[{**SCALE_UP, "reason": reason}], nodes=[node(0)])
-    error, after, said = watch(snapshot, 900, fixed("gpu"))
-    assert error is not None
-    assert after == 360, "the 300 s that a pod of the group may take to start, and a minute"
-    assert len(set(said)) == 1
-
-
-def test_the_scale_up_for_another_pod_does_not_help_this_one() -> None:
-    snapshot = seen(pod("gpu", "other", conditions=unschedulable(NO_GPU)), events=[SCALE_UP], nodes=[node(0)])
-    assert watch(snapshot, 900, fixed("gpu"))[1] == 12
-
-
-def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
-    """The autoscaler gives it up after start_seconds, and asks the on-demand group."""
-
-    def look(passed: float) -> Snapshot:
-        given_up = passed > START_SECONDS + 10
-        return seen(
-            pod("gpu" if given_up else "gpu-spot", conditions=[] if given_up else unschedulable(NO_GPU)), nodes=[node(0)]
-        )
-
-    error, _, said = watch(look, START_SECONDS * 3)
-    assert error is None
-    assert said[0].startswith("gpu-spot: no node is big enough")
-
-
-def test_a_cpu_group_is_no_stand_in_for_gpus() -> None:
-    assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, fixed("gpu"))[1] == 12
-
-
-def slow_pull(second_fails: float) -> Callable[[float], Snapshot]:
-    """A pull times out at once, the kubelet tries again after 10 s, and that time it takes until 100 s."""
-    about = ("u-gpu-gpu-x", "Pod", "gpu-gpu-x")
-
-    def at(seconds: float) -> str:
-        return f"2026-11-24T09:{int(seconds) // 60:02}:{int(seconds) % 60:02}Z"
-
-    def look(passed: float) -> Snapshot:
-        failing = waiting("ErrImagePull" if passed < 5 else "ImagePullBackOff", PULL + "dial tcp 10.0.0.1:443: i/o timeout")
-        events = [
-            event("Pulling", IMAGE, *about, at=at(10 if passed >= 10 else 0)),
-            event("Failed", IMAGE, *about, at=at(second_fails if passed >= second_fails else 0)),
-        ]
-        return seen(pod("gpu", initContainerStatuses=failing) if passed < 100 else pod("gpu"), events=events)
-
-    return look
-
-
-def test_a_registry_that_does_not_answer_once_is_asked_again() -> None:
-    """The status shows the first failure until the image is there, which may take minutes."""
-    error, _, said = watch(slow_pull(second_fails=999), 200)
-    assert error is None
-    assert said[0] == f"gpu: the image {IMAGE} cannot be pulled: the registry does not answer"
-    assert "cannot be pulled" not in said[-1]
-
-
-def test_a_registry_that_does_not_answer_twice_is_a_fault() -> None:
-    error, after, _ = watch(slow_pull(second_fails=40), 200)
-    assert error is not None
-    assert after == 40
-
-
-def test_a_registry_that_nobody_asks_again_is_a_fault() -> None:
-    failing = waiting("ErrImagePull", PULL + "dial tcp 10.0.0.1:443: i/o timeout")
-    assert watch(seen(pod("gpu", initContainerStatuses=failing)), 900)[1] == 13
-
-
-def crashes(*times: float) -> Callable[[float], Snapshot]:
-    """A worker crashes at each of these times, and its pod is replaced 5 s later."""
-
-    def look(passed: float) -> Snapshot:
-        now = [at for at in times if at <= passed < at + 5]
-        return seen(*(pod("gpu", f"gpu-gpu-{at}", containerStatuses=ended("ray-worker", 1)) for at in now))
-
-    return look
-
-
-def test_one_crashed_worker_is_replaced_and_two_are_a_fault() -> None:
-    assert watch(crashes(10), 900)[0] is None
-    error, after, _ = watch(crashes(10, 100), 900)
-    assert error is not None
-    assert "gpu: the pod gpu-gpu-100 ended (exit code 1)" in error.what
-    assert after == 100
-
-
-def test_a_crash_now_and_then_in_a_long_job_is_no_fault() -> None:
-    assert watch(crashes(10, 1000, 2000), 2500)[0] is None
-
-
-def test_a_crashed_worker_that_nobody_replaces_is_a_fault() -> None:
-    assert watch(seen(pod("gpu", containerStatuses=ended("ray-worker", 1))), 900)[1] == 60
-
-
-def test_pods_whose_nodes_are_taken_away_have_not_crashed() -> None:
-    taken = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
-    gone = [pod("gpu-spot", f"p{n}", [taken], phase="Failed", containerStatuses=ended("ray-worker", 137)) for n in range(4)]
-    assert watch(seen(*gone), 900)[0] is None
-
-
-def test_workers_of_a_head_that_is_gone_have_not_crashed() -> None:
-    def ran(container: str, since: str, **terminated: Any) -> list[Document]:
-        state = {"terminated": {"startedAt": since, **terminated}} if terminated else {"running": {"startedAt": since}}
-        return [{"name": container, "image": IMAGE, "ready": True, "state": state}]
-
-    old = [pod("gpu", f"p{n}", containerStatuses=ran("ray-worker", BEFORE, exitCode=1)) for n in range(2)]
-    new = pod(phase="Running", containerStatuses=ran("ray-head", APPLIED))
-    assert watch(seen(new, *old), 900)[0] is None
-    assert watch(seen(*old), 900)[0] is None, "the new head is not there yet"
-    same = pod(phase="Running", containerStatuses=ran("ray-head", BEFORE))
-    assert watch(seen(same, *old), 900)[1] == 0, "two crashed beside the head that they had from the start"
-
-
-def leaving(ended_at: str | None, mark: str = "now") -> Document:
-    """A worker that was asked at 09:01:00 to go, with 30 s of grace."""
-    document = pod("gpu", containerStatuses=ended("ray-worker", 1))
-    document["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = ended_at
-    document["metadata"] |= {"deletionTimestamp": "2026-11-24T09:01:30Z", "deletionGracePeriodSeconds": 30}
-    document["metadata"]["annotations"] = {TEMPLATE: mark}
-    return document
-
-
-@pytest.mark.parametrize(
-    ("worker", "seconds"),
-    [
-        (leaving("2026-11-24T09:00:59Z"), 60),
-        (leaving("2026-11-24T09:01:01Z"), None),
-        (leaving(None), None),
-        (leaving("2026-11-24T09:00:59Z", mark="before"), None),
-    ],
-    ids=["it crashed, and the operator deletes it", "it ended because it was asked to", "nobody knows", "of an older template"],
-)
-def test_a_crash_is_seen_on_a_pod_that_leaves(worker: Document, seconds: float | None) -> None:
-    marked = {"template": {"metadata": {"annotations": {TEMPLATE: "now"}}}}
-    live = cluster(workerGroupSpecs=[{"groupName": "gpu", **marked}])
-    error, after, _ = watch(seen(worker, cluster=live), 900)
-    assert (after if error else None) == seconds
 
 
 def test_a_refusal_from_before_the_last_apply_is_not_believed() -> None:
