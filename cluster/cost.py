@@ -1,8 +1,9 @@
 """What a cluster has cost: how long each of its nodes was there, at the profile's prices.
 
 The timeline is that of Ray's head (``/api/v0/nodes``, Ray 2.60), the same on Kubernetes and on a laptop: it keeps when a node
-joined and when it was gone, also of those that are gone. It forgets with the head, which a suspended cluster has not, and keeps
-the last thousand nodes that are gone. What a machine costs before Ray runs on it and after is not in it.
+joined and when it was gone, also of those that are gone. It is the head's memory: a head that was started anew, after a
+suspension or a crash, knows nothing of before; and it keeps the last thousand nodes that are gone. What a machine costs before
+Ray runs on it and after is not in it.
 """
 
 from collections.abc import Iterable, Sequence
@@ -58,6 +59,7 @@ class Bill:
 
     @property
     def cost(self) -> float:
+        """Of all groups."""
         return sum(group.cost for group in self.groups)
 
     @property
@@ -81,31 +83,32 @@ def lives(dashboard: Dashboard) -> list[Life]:
     return sorted(found, key=lambda life: life.begin)
 
 
-def bill(profile: Profile, nodes: Sequence[Life], until: float, since: float | None = None) -> Bill:
-    """What these nodes have cost.
+def bill(profile: Profile, nodes: Sequence[Life], now: float, since: float | None = None, until: float | None = None) -> Bill:
+    """What these nodes have cost; all times are in seconds since the epoch.
 
     Args:
         profile: has the prices.
         nodes: all that the head remembers.
-        until: the end of the time, in seconds since the epoch.
-        since: its beginning; by default as far back as the head remembers.
+        now: the time of the head's answer.
+        since: the beginning; by default as far back as the head remembers.
+        until: the end; by default now.
 
     Raises:
-        UserError: the head does not remember so far back, or had nodes of a group that the profile does not have.
+        UserError: the head does not remember that time, or had nodes of a group that the profile does not have.
     """
-    remembered = _remembered(nodes)
-    since = remembered if since is None else since
-    if since < remembered - 1:
-        known = int(until - remembered)
+    remembered = _remembered(profile, nodes)
+    since, until = remembered if since is None else since, until or now
+    if since < remembered - 1 or until <= since:
         raise UserError(
-            f"the head of {profile.name} remembers the last {known} s, and {until - since:.0f} s are asked for",
-            f"leave --since out, or say --since {known}s",
+            f"the head of {profile.name} remembers its nodes since {now - remembered:.0f} s ago, and not all of the time from "
+            f"{now - since:.0f} to {now - until:.0f} s ago",
+            f"leave --since out, or say --since {int(now - remembered)}s",
         )
     there = [life for life in nodes if life.seconds(since, until) > 0]
     if unknown := {life.group for life in there} - {"head", *(group.name for group in profile.groups)}:
         raise UserError(
             f"{profile.name} had nodes of group {', '.join(sorted(unknown))}, which has no price in its profile",
-            "use the profile that it was brought up with",
+            "use the profile that it was brought up with, or ask for the time after that group with --since",
         )
     kinds = [("head", profile.head.price, 0, 1), *((g.name, g.price, g.gpu, g.max) for g in profile.groups)]
     return Bill(since, until, [_share(*kind, there, since, until) for kind in kinds], there)
@@ -117,8 +120,10 @@ def _share(name: str, price: float, gpus: int, most: int, there: Iterable[Life],
     return Share(name, len(times), sum(times), sum(times) * gpus, price, sum(times) / 3600 * price, hours * most * price)
 
 
-def _remembered(nodes: Sequence[Life]) -> float:
+def _remembered(profile: Profile, nodes: Sequence[Life]) -> float:
     """The beginning of the time of which the head knows all nodes."""
+    heads = [life.begin for life in nodes if life.group == "head"]
+    if not heads:
+        raise UserError(f"the head of {profile.name} has only just started", "try again in a few seconds")
     gone = [life.end for life in nodes if life.end is not None]
-    born = min(life.begin for life in nodes if life.group == "head")
-    return max(born, min(gone)) if len(gone) >= KEPT else born
+    return max(*heads, min(gone)) if len(gone) >= KEPT else max(heads)

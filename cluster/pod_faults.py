@@ -32,8 +32,10 @@ SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 SECONDS_TO_SCALE_UP = 12
 """A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
 
-HEAD = "ray-head"
-"""The container with Ray in the head's pod."""
+HEAD, WORKER = "ray-head", "ray-worker"
+"""The containers with Ray."""
+EPOCH = "1970-01-01T00:00:00Z"
+"""When a container began that could not be started, by containerd."""
 
 MOUNTED = ("Pulling", "Pulled", "Created", "Started")
 """Events of a pod that come after its volumes."""
@@ -74,7 +76,7 @@ def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterat
             yield Problem(
                 f"crash {group}", f"{group}: {status['name']} crashes again and again, its last lines:", _CRASH_FIX, 0, name
             )
-        elif ended.get("exitCode") and not _taken_away(pod) and not _lost_its_head(pod, ended, snapshot.head):
+        elif ended.get("exitCode") and not _taken_away(pod) and not _lost_its_head(status["name"], ended, snapshot.head):
             yield _crash(pod, status["name"], ended)
 
 
@@ -99,7 +101,7 @@ def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
     asked = end - pod["metadata"].get("deletionGracePeriodSeconds", 0)
     for status in pod.get("status", {}).get("containerStatuses", []):
         ended = status.get("state", {}).get("terminated") or {}
-        itself = not _taken_away(pod) and not _lost_its_head(pod, ended, head)
+        itself = not _taken_away(pod) and not _lost_its_head(status["name"], ended, head)
         crashed = ended.get("exitCode") and status["name"].startswith("ray-") and itself
         if crashed and (at := ended.get("finishedAt")) and datetime.fromisoformat(at).timestamp() <= asked:
             yield _crash(pod, status["name"], ended)
@@ -115,12 +117,13 @@ def _taken_away(pod: Document) -> bool:
     return condition(pod, "DisruptionTarget").get("status") == "True"
 
 
-def _lost_its_head(pod: Document, ended: Mapping[str, Any], head: Document | None) -> bool:
+def _lost_its_head(container: str, ended: Mapping[str, Any], head: Document | None) -> bool:
     """Whether a worker's Ray was that of a head before this one: it ends within a minute, and another pod comes."""
-    if group_of(pod) == "head" or "startedAt" not in ended:
+    began = datetime.fromisoformat(ended.get("startedAt") or EPOCH)
+    if container != WORKER or began == datetime.fromisoformat(EPOCH):
         return False
     runs = [s["state"]["running"]["startedAt"] for s in statuses(head or {}) if s["name"] == HEAD and "running" in s["state"]]
-    return not runs or datetime.fromisoformat(ended["startedAt"]) < datetime.fromisoformat(runs[0])
+    return not runs or began < datetime.fromisoformat(runs[0])
 
 
 def _pulls(pod: Document, events: list[Document]) -> bool:

@@ -241,7 +241,12 @@ def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
         UserError: there is none of that name, or it is wrong.
     """
     path = _path(name)
-    return load(path, Profile, overrides, {"name": path.stem})
+    try:
+        return load(path, Profile, overrides, {"name": path.stem})
+    except UserError as error:
+        if path.parent == Path() and str(path) != name:  # it may be a file that is meant for something else
+            raise UserError(f"{path}: {error.what}", error.fix) from None
+        raise
 
 
 def _path(name: str) -> Path:

@@ -97,7 +97,7 @@ class Dataset:
             raise UserError(f"dataset {uri}: {INDEX} is damaged at {where!r}: {first['msg']}", "build it again") from None
 
     def columns(self, split: str, shard: int) -> Columns:
-        """The arrays of one shard, (rows, *shape), memory-mapped; from an object store once for all processes of a node."""
+        """The arrays of one shard, (rows, *shape), memory-mapped; of an object store where the node has room for a copy."""
         return self._shard(split, shard)
 
     def take(self, split: str, ids: npt.NDArray[np.int64]) -> Columns:
@@ -145,7 +145,7 @@ class Dataset:
 
     def _source(self, shard: Shard) -> pa.NativeFile:
         kept = None if self.folder.is_local else fetched(self.folder, shard.file, shard.sha256, shard.bytes)
-        return pa.memory_map(str(kept)) if kept else self.folder.open(shard.file)
+        return kept or self.folder.open(shard.file)
 
 
 def to_arrow(columns: Mapping[str, npt.NDArray[Any]], fields: Mapping[str, Field]) -> pa.RecordBatch:

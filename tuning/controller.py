@@ -10,8 +10,9 @@ from ray.exceptions import RayActorError
 
 from heliostat.errors import JobFailed, UserError
 from tuning.algorithms import open_algorithm
+from tuning.cost import most_expensive
 from tuning.journal import Journal
-from tuning.places import ActorPlace, Place, TrainPlace
+from tuning.places import ActorPlace, Place, TrainPlace, Where
 from tuning.plan import RecordMaker, SweepPlan, key_of
 from tuning.population import Population
 from tuning.schedulers import open_scheduler
@@ -127,7 +128,7 @@ class Controller:
                 await self._changed.wait()
         return None
 
-    async def _run(self, trial: Trial, place: Place, where: dict[str, str]) -> None:
+    async def _run(self, trial: Trial, place: Place, where: Where) -> None:
         try:
             plan = self._plans.pop(trial.number, None) or self._plan.trial(trial.number, trial.params)
             record = self._maker.record(plan)
@@ -135,7 +136,9 @@ class Controller:
             self._ended(trial, "failed", message=str(error))
             return
         each, count = plan.config.resources, plan.most_workers
-        price = price_of(self._plan.nodes, where["group"], float(each.cpu), float(each.gpu))
+        nodes, size = self._plan.nodes, (float(each.cpu), float(each.gpu))
+        # Where nobody knows yet which nodes it will have: at most so much, and at its end what it was.
+        price = most_expensive(nodes, *size) if where["group"] is None else price_of(nodes, where["group"], *size)
         price = None if price is None else price * count
         self._note(
             event="start", trial=trial.number, where=where["node"], workers=count, gpus=count * int(each.gpu), price=price
@@ -218,7 +221,7 @@ class Controller:
         return PAUSE if self._stopping or (self._population and self._population.at_exchange(trial)) else GO_ON
 
     def _end(self, trial: Trial, event: Event) -> None:
-        self._ended(trial, event["state"], event["metrics"], event["step"], event["message"])
+        self._ended(trial, event["state"], event["metrics"], event["step"], event["message"], event.get("cost"))
 
     def _pause(self, trial: Trial, event: Event) -> None:
         exchange = self._population is not None and self._population.at_exchange(trial)
@@ -236,14 +239,19 @@ class Controller:
             self._waiting.insert(0, trial)
 
     def _ended(
-        self, trial: Trial, state: str, metrics: dict[str, Any] | None = None, step: int | None = None, message: str = ""
+        self,
+        trial: Trial,
+        state: str,
+        metrics: dict[str, Any] | None = None,
+        step: int | None = None,
+        message: str = "",
+        cost: float | None = None,
     ) -> None:
         self._running.pop(trial.number, None)
         values = self._values(trial, state, metrics or {})
         step = trial.step if step is None else step
-        self._note(
-            event="end", trial=trial.number, state=state, step=step, values=values, metrics=metrics or {}, message=message
-        )
+        said: dict[str, Any] = {"metrics": metrics or {}, "message": message, "cost": cost}
+        self._note(event="end", trial=trial.number, state=state, step=step, values=values, **said)
         self._algorithm.tell(trial)
         self._keep(trial)
         for twin in [twin for twin in self._twins if twin.twin == trial.number]:
@@ -295,7 +303,7 @@ class Controller:
             self._keep(trial)
 
 
-async def _ready(place: Place) -> dict[str, str]:
+async def _ready(place: Place) -> Where:
     """Wait for a place's resources; a worker that dies as it starts is replaced a few times.
 
     Raises:

@@ -10,14 +10,16 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import ray
 
 from heliostat.errors import HeliostatError, Stopped, UserError, short_traceback
+from heliostat.folder import Folder
 from tuning.journal import plain
 from tuning.worker import GO_ON, STOP, Event, Worker
 from workloads import lease
+from workloads.cost import cost
 from workloads.notices import STOP as STOP_FILE
 from workloads.plan import Plan
 from workloads.run import RESULT, Result, RunRecord, read_result, write_record
@@ -26,10 +28,18 @@ Answer = Callable[[Event], str]
 """Takes a report, gives GO_ON, STOP or PAUSE."""
 
 
+class Where(TypedDict):
+    """Where a slot is."""
+
+    node: str
+    group: str | None
+    """Of the node; None if that is not known before a trial runs."""
+
+
 class Place(Protocol):
     """One slot of a sweep."""
 
-    async def ready(self) -> dict[str, str]:
+    async def ready(self) -> Where:
         """Wait until there are resources for it; the node it is on."""
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
@@ -48,10 +58,10 @@ class ActorPlace:
         self._make = ray.remote(Worker).options(**options).remote
         self._actor: Any = None
 
-    async def ready(self) -> dict[str, str]:
+    async def ready(self) -> Where:
         if self._actor is None:
             self._actor = self._make([str(Path.cwd())])
-        where: dict[str, str] = await self._actor.where.remote()
+        where: Where = await self._actor.where.remote()
         return where
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
@@ -78,8 +88,8 @@ class TrainPlace:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
 
-    async def ready(self) -> dict[str, str]:
-        return {"node": "", "group": ""}
+    async def ready(self) -> Where:
+        return {"node": "", "group": None}
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
         # A thread of its own and not one of asyncio's few, for which it would wait at the end, whatever happens.
@@ -104,7 +114,7 @@ class TrainPlace:
         from workloads.driver import execute
 
         if result := read_result(plan.folder):
-            return _end(result)
+            return _end(result, plan.folder)
         write_record(plan.folder, record)
         last = GO_ON
         total = plan.total_steps or 1
@@ -135,15 +145,16 @@ class TrainPlace:
             return {"event": "fail", "message": short_traceback(error), "final": False}
         result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - began, 3)}}})
         plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
-        return _end(result)
+        return _end(result, plan.folder)
 
 
 async def _call(answer: Answer, event: Event) -> str:
     return answer(event)
 
 
-def _end(result: Result) -> Event:
-    return {"event": "end", "state": result.state, "step": result.step, "metrics": result.metrics, "message": result.message}
+def _end(result: Result, folder: Folder) -> Event:
+    outcome = {"state": result.state, "step": result.step, "metrics": result.metrics, "message": result.message}
+    return {"event": "end", **outcome, "cost": cost(folder)}
 
 
 def _reason(error: BaseException) -> str:

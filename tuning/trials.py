@@ -58,6 +58,8 @@ class Trial:
     """Of all its workers."""
     price: float | None = None
     """Of its workers, an hour."""
+    paid: float | None = None
+    """What it has cost, where that is known better than by its price."""
     generation: int = 0
     """Exchanges of Population Based Training that it has been through."""
     donor: int | None = None
@@ -83,6 +85,8 @@ class Trial:
 
     def cost(self, now: float = 0.0) -> float | None:
         """Money spent on it, or None where nobody knows the price."""
+        if self.paid is not None:
+            return self.paid
         return None if self.price is None else self.taken(now or (self.started or 0.0)) * self.price / 3600
 
 
@@ -142,6 +146,7 @@ class Trials:
         self._leaves(trial, record["state"], record["time"])
         trial.values, trial.metrics, trial.step = record["values"], record["metrics"], record["step"]
         trial.message = record["message"] or trial.message
+        trial.paid = record.get("cost")
 
     def _exchange(self, trial: Trial, record: dict[str, Any]) -> None:
         trial.params, trial.donor = record["params"], record["donor"]

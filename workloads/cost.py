@@ -7,7 +7,7 @@ from heliostat.folder import Folder
 from workloads.attempts import ATTEMPTS
 from workloads.journal import read_journal
 from workloads.nodes import Nodes
-from workloads.run import EVENTS
+from workloads.run import EVENTS, METRICS
 
 OVER = ("left", "failed", "ended", "launched")
 """What comes after an attempt; ``launched`` alone means that its driver was killed."""
@@ -27,14 +27,17 @@ def price_of(nodes: Nodes | None, group: str, cpu: float, gpu: float) -> float |
 
 def cost(run: Folder) -> float | None:
     """What a run has spent so far, or None where nobody knows prices."""
-    return cost_of(read_journal(run, ATTEMPTS), read_journal(run, EVENTS))
+    return cost_of(*(read_journal(run, name) for name in (ATTEMPTS, EVENTS, METRICS)))
 
 
-def cost_of(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]) -> float | None:
-    """The same from the records of ``attempts.jsonl`` and ``events.jsonl``.
+def cost_of(
+    attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]]
+) -> float | None:
+    """The same from the records of ``attempts.jsonl``, ``events.jsonl`` and ``metrics.jsonl``.
 
     A worker is paid for from when it was asked for, or was born if that was later (then it waited for its node), until its
-    attempt was over; of an attempt whose driver was killed, until its last sign of life.
+    attempt was over; of an attempt that goes on or whose driver was killed, until its last sign of life. Workers that never
+    came so far as to open the run are not counted: nobody has written down which they were.
     """
     spent = None
     for start in (event for event in events if event["event"] == "start"):
@@ -42,8 +45,9 @@ def cost_of(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]
         over = next((a for a in attempts if a["event"] in OVER and a["time"] > start["time"]), {"event": "launched"})
         end = over.get("time", float("inf"))
         if over["event"] == "launched":
-            end = max(e["time"] for e in events if start["time"] <= e["time"] < end)
+            end = max(record["time"] for record in [*events, *metrics] if start["time"] <= record["time"] < end)
         for worker in start["workers"]:
             if worker.get("price") is not None:
-                spent = (spent or 0.0) + (end - max(asked, worker["born"])) * worker["price"] / 3600
+                seconds = max(0.0, end - max(asked, worker["born"]))  # the clocks of two machines may differ
+                spent = (spent or 0.0) + seconds * worker["price"] / 3600
     return spent

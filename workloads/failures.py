@@ -180,6 +180,7 @@ def _told(rank: int, error: BaseException) -> tuple[str, str]:
     for pattern, meaning in {
         r"NODE_OUT_OF_MEMORY|running low on memory": "was killed: its node ran out of memory; try a smaller micro_batch",
         r"because its node has died|node was terminated|NODE_DIED": "was lost with its node",
+        r"actor is temporarily unavailable": "does not answer any more: it, its node or the network is gone",
         r"SIGKILL|SYSTEM_ERROR|connection error code 2": "was killed, by a signal or by the kernel for want of memory",
     }.items():
         if re.search(pattern, text):

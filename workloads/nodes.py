@@ -54,24 +54,22 @@ def settled(resources: Resources, workers: int, nodes: Nodes | None, said: str =
     if nodes is None:
         return resources
     each = {"CPU": resources.cpu, "GPU": int(resources.gpu)}
+    most = room(nodes, each)
+    fix = f"set workers to {most}, or give each less" if most else "give each worker less than one node has"
     for kind, per_worker in each.items():
         there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
         if workers * per_worker > there:
             raise UserError(
                 f"workers is {said or workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
-                _less(there // per_worker),
+                fix if there else f"give each worker 0 {kind}, or use a larger machine",
             )
-    if (most := room(nodes, each)) < workers:
+    if most < workers:
         raise UserError(
             f"workers is {said or workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, "
             f"but the nodes have room for {most}",
-            _less(most),
+            fix,
         )
     return resources
-
-
-def _less(most: int) -> str:
-    return f"set workers to {most}, or give each less" if most else "give each worker less than one node has"
 
 
 def _nodes(text: str) -> Nodes:

@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--until", metavar="TIME", help="the same for the end (default: now)")
     parser.add_argument("--json", action="store_true", help="print one JSON document, with each node")
+    parser.epilog = "example: heliostat cost gpu --since 8h"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,15 +27,15 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.errors import UserError
 
     now = time.time()
-    since, until = _moment("--since", args.since, now), _moment("--until", args.until, now) or now
-    if until > now or (since is not None and since >= until):
+    since, until = _moment("--since", args.since, now), _moment("--until", args.until, now)
+    if (until or now) > now or (since is not None and since >= (until or now)):
         raise UserError("no time lies between --since and --until", "give --since before --until, and both in the past")
     target = target_of(args)
     if (state := target.state().state) in ("absent", "suspended"):
         raise UserError(
             f"{target.name} is {state}, and what its nodes have cost went with its head", f"heliostat up {target.name}"
         )
-    found = bill(target.profile, lives(target.dashboard()), until, since)
+    found = bill(target.profile, lives(target.dashboard()), now, since, until)
     if args.json:
         print_json({"name": target.name, **dataclasses.asdict(found), "cost": found.cost, "static": found.static})
     else:

@@ -11,7 +11,7 @@ from heliostat.console import err
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """The profile, and overrides of its keys."""
-    parser.add_argument("profile", help="a name in cluster/profiles, such as gpu, or the path of a file")
+    parser.add_argument("profile", help="a name, such as gpu, in cluster/profiles or here, or the path of a file")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as groups.gpu.max=4"
     )

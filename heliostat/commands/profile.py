@@ -29,7 +29,9 @@ KEY = re.compile(r"(?P<indent> *)(?P<item>- )?(?P<key>\w+):")
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="init|show|check", required=True)
     init = verbs.add_parser("init", help="write a new profile", description="Write a new profile, with a comment on each line.")
-    init.add_argument("name", metavar="NAME", help="the cluster's name; the file is cluster/profiles/NAME.yaml")
+    init.add_argument(
+        "name", metavar="NAME", help="the cluster's name; the file is NAME.yaml, in cluster/profiles if there is one"
+    )
     init.add_argument(
         "--from",
         dest="source",

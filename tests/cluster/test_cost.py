@@ -37,28 +37,31 @@ def told(found: Bill) -> dict[str, tuple[int, float, float, float]]:
 
 
 def test_each_group_costs_the_time_of_its_nodes() -> None:
-    found = bill(PROFILE, NODES, until=4 * HOUR)
+    found = bill(PROFILE, NODES, now=4 * HOUR)
     assert told(found) == {"head": (1, 0, 2, 2), "gpu": (2, 4 * 3.5, 35, 80), "spot": (1, 0.5, 0.5, 12)}
     assert (found.cost, found.static) == (37.5, 94)
 
 
 def test_only_the_time_that_is_asked_for_counts() -> None:
-    found = bill(PROFILE, NODES, until=1.75 * HOUR, since=1.25 * HOUR)
+    found = bill(PROFILE, NODES, now=4 * HOUR, since=1.25 * HOUR, until=1.75 * HOUR)
     assert told(found) == {"head": (1, 0, 0.25, 0.25), "gpu": (2, 4 * 0.75, 7.5, 10), "spot": (0, 0, 0, 1.5)}
     assert [life.node for life in found.nodes] == ["head", "a", "b"]
 
 
 @pytest.mark.parametrize(
-    ("nodes", "since", "words"),
+    ("nodes", "since", "until", "words"),
     [
-        (NODES, -HOUR, r"remembers the last 14400 s, and 18000 s are asked for\n.*--since 14400s"),
-        ((HEAD, Life("x", "old", 0.0)), None, "nodes of group old, which has no price in its profile"),
-        ((HEAD, *(Life(str(n), "gpu", n, n + 5.0) for n in range(KEPT))), 1.0, "remembers the last 14395 s"),
+        (NODES, -HOUR, None, r"since 14400 s ago, and not all of the time from 18000 to 0 s ago\n.*--since 14400s"),
+        (NODES, -HOUR, 3 * HOUR, r"since 14400 s ago, and not all of the time from 18000 to 3600 s ago\n.*--since 14400s"),
+        (NODES, None, -HOUR, r"since 14400 s ago, and not all of the time from 14400 to 18000 s ago"),
+        ((HEAD, Life("x", "old", 0.0)), None, None, "nodes of group old, which has no price in its profile"),
+        ((HEAD, *(Life(str(n), "gpu", n, n + 5.0) for n in range(KEPT))), 1.0, None, "remembers its nodes since 14395 s ago"),
+        ((), None, None, "has only just started"),
     ],
 )
-def test_what_cannot_be_known_is_refused(nodes: Sequence[Life], since: float | None, words: str) -> None:
+def test_what_cannot_be_known_is_refused(nodes: Sequence[Life], since: float | None, until: float | None, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        bill(PROFILE, nodes, 4 * HOUR, since)
+        bill(PROFILE, nodes, 4 * HOUR, since, until)
 
 
 @pytest.mark.parametrize(

@@ -139,7 +139,7 @@ def test_pods_whose_nodes_are_taken_away_have_not_crashed() -> None:
 
 
 def test_workers_of_a_head_that_is_gone_have_not_crashed() -> None:
-    def ran(container: str, since: str, **terminated: Any) -> list[Document]:
+    def ran(container: str, since: str | None, **terminated: Any) -> list[Document]:
         state = {"terminated": {"startedAt": since, **terminated}} if terminated else {"running": {"startedAt": since}}
         return [{"name": container, "image": IMAGE, "ready": True, "state": state}]
 
@@ -147,6 +147,9 @@ def test_workers_of_a_head_that_is_gone_have_not_crashed() -> None:
     new = pod(phase="Running", containerStatuses=ran("ray-head", APPLIED))
     assert watch(seen(new, *old), 900)[0] is None
     assert watch(seen(*old), 900)[0] is None, "the new head is not there yet"
+    for never in (None, "1970-01-01T00:00:00Z"):
+        unstarted = [pod("gpu", f"p{n}", containerStatuses=ran("ray-worker", never, exitCode=128)) for n in range(2)]
+        assert watch(seen(new, *unstarted), 900)[1] == 0, "it could not be started at all"
     same = pod(phase="Running", containerStatuses=ran("ray-head", BEFORE))
     assert watch(seen(same, *old), 900)[1] == 0, "two crashed beside the head that they had from the start"
 

@@ -161,6 +161,9 @@ def test_a_profile_of_the_users_folder_wins_over_a_bundled_one(tmp_path: Path, m
     assert find("other").name == "other"
     (tmp_path / "local.yaml").write_text((BUNDLED / "spot.yaml").read_text())
     assert find("local").platform == "kubernetes"
+    (tmp_path / "spot.yaml").write_text("task: digits\n")
+    with pytest.raises(UserError, match=r"^spot\.yaml: "):
+        find("spot")
 
 
 @pytest.mark.parametrize(

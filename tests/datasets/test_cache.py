@@ -1,6 +1,7 @@
 """Shards of a store that is not this machine's disk are fetched once for all who read them here."""
 
-import hashlib
+import gc
+import os
 import subprocess
 import sys
 import time
@@ -13,7 +14,6 @@ import pytest
 from pyarrow import fs
 
 from datasets import Dataset, build
-from datasets.cache import fetched
 from datasets.sources import open_source
 from heliostat.environment import CACHE
 from heliostat.errors import UserError
@@ -89,25 +89,29 @@ def test_a_damaged_shard_is_never_kept(tmp_path: Path, cache: Path) -> None:
     assert len(Dataset(store, local.index).columns("train", 0)["label"]) == local.index.splits["train"][0].rows
 
 
-def test_what_nobody_has_asked_for_the_longest_goes_when_the_disk_is_full(
+def test_a_copy_that_was_cut_short_is_fetched_again(tmp_path: Path, cache: Path) -> None:
+    store, local = stored(tmp_path)
+    shard = local.index.splits["train"][0]
+    Dataset(store, local.index).columns("train", 0)
+    os.truncate(cache / shard.sha256, shard.bytes // 2)
+    assert len(Dataset(store, local.index).columns("train", 0)["label"]) == shard.rows
+    assert store.asked == [shard.file, shard.file]
+
+
+def test_a_full_disk_and_one_that_is_not_ours_are_read_past(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(CACHE, str(small_disk))
-    store = Store(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "data")
-    (tmp_path / "data").mkdir()
-
-    def fetch(name: str, size: int) -> Path | None:
-        data = name.encode() * size
-        (tmp_path / "data" / name).write_bytes(data)
-        return fetched(store, name, hashlib.sha256(data).hexdigest(), size)
-
-    first, second = fetch("a", 500_000), fetch("b", 500_000)
-    assert first
-    assert second
-    time.sleep(0.02)
-    assert fetch("a", 500_000) == first
-    assert store.asked == ["a", "b"]
-    third = fetch("c", 600_000)
-    assert third
-    assert [path.exists() for path in (first, second, third)] == [True, False, True]
-    assert fetch("d", 1_500_000) is None, "it is read past the disk"
+    store, local = stored(tmp_path)
+    (small_disk / "others").write_bytes(bytes(2**21 - 2**18))
+    in_the_way = tmp_path / "file"
+    in_the_way.write_text("")
+    for place in (small_disk / "cache", in_the_way / "cache"):
+        monkeypatch.setenv(CACHE, str(place))
+        store.asked.clear()
+        assert len(Dataset(store, local.index).columns("train", 0)["label"]) == local.index.splits["train"][0].rows
+        assert store.asked == [], "it was read without a copy"
+    (small_disk / "others").unlink()
+    monkeypatch.setenv(CACHE, str(small_disk / "cache"))
+    Dataset(store, local.index).columns("train", 0)
+    assert len(store.asked) == 1, "there is room again"
+    gc.collect()  # a file that is mapped keeps its disk busy

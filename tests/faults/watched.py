@@ -7,6 +7,7 @@ import socket
 import time
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
 from workloads.tasks.image_classification import ImageClassification
@@ -18,6 +19,8 @@ class Watched(ImageClassification):
     class Options(ImageClassification.Options):
         seconds: float = 0.0
         """How much longer each step takes."""
+        alone: float = 0.0
+        """The same while there is only one worker, if it is to be another."""
         fail_at: int = -1
         """The step whose loss raises ``error``, every time."""
         error: str = "RuntimeError"
@@ -38,7 +41,8 @@ class Watched(ImageClassification):
             os.makedirs(self.options.samples, exist_ok=True)
             with open(f"{self.options.samples}/{socket.gethostname()}-{os.getpid()}.jsonl", "a") as file:
                 file.write(json.dumps({"step": step, "rank": rank, "time": time.time(), "ids": ids}) + "\n")
-        time.sleep(self.options.seconds)
+        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        time.sleep(self.options.alone if alone and self.options.alone else self.options.seconds)
         if step == self.options.fail_at:
             raise {"RuntimeError": RuntimeError, "TypeError": TypeError}[self.options.error]("this step never works")
         if step == self.options.hang_at and rank == 1:

@@ -108,11 +108,16 @@ def test_a_combination_that_is_wrong_fails_alone(folder: Path, config: Make) -> 
 
 def test_trials_that_want_the_whole_machine_take_turns(folder: Path, config: Make) -> None:
     """Two workers each on two CPUs, and four at once asked for: nothing can get stuck."""
-    plan = plan_sweep(config(0.5, 0.9, 0.7, concurrency=4, train={"workers": 2}), [{"CPU": 2.0, "GPU": 0.0}])
+    plan = plan_sweep(config(0.5, 0.9, 0.7, concurrency=4, train={"workers": 2}), [{"CPU": 2.0, "GPU": 0.0, "price": 7200.0}])
     assert plan.slots == 1
     result = drive(plan)
     assert result.states == {"finished": 3}
     assert result.best == 1
+    table = rows(folder)
+    runs = [read_result(Folder.at(folder / f"runs/sweep/trials/000{trial}")) for trial in range(3)]
+    assert [row["cost"] for row in table] == pytest.approx([run and run.cost for run in runs])
+    # Each of two workers costs one a second, but not from before there were workers.
+    assert all(0 < row["cost"] < 2 * row["seconds"] for row in table)
 
 
 def test_trials_with_two_workers_are_stopped_early_and_leave_nothing(folder: Path, config: Make) -> None:

@@ -53,7 +53,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("micro_batch=5", ("global_batch", "16 samples", "micro_batch 5", "set global_batch to 30")),
         ("lanes=5", ("lanes", "5", "32")),
         ("workers=4096", ("workers", "4096")),
-        ("resources.gpu=9", ("workers", "9 GPU", "give each worker less")),
+        ("resources.gpu=9", ("workers", "9 GPU", "give each worker 0 GPU")),
         ("epochs=3", ("epochs", "steps", "exactly one")),
         ("name=a/b", ("name", "'a/b'", "letters")),
         ("name=..", ("name", "'..'")),

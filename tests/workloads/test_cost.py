@@ -34,16 +34,21 @@ def test_a_run_costs_what_its_workers_cost_on_each_of_its_nodes() -> None:
     attempts = [at(0, "launched"), at(1, "starting"), at(20, "running"), at(50, "failed"), at(51, "starting"), at(80, "ended")]
     events = [start(22, (10, DEAR), (0.5, CHEAP)), start(59, (55, CHEAP))]
     # One waited for its node, one took a process that was there; then one was left, on the cheaper node.
-    assert cost_of(attempts, events) == pytest.approx((50 - 10) * 1.0 + (50 - 1) * 0.1 + (80 - 55) * 0.1)
+    assert cost_of(attempts, events, []) == pytest.approx((50 - 10) * 1.0 + (50 - 1) * 0.1 + (80 - 55) * 0.1)
 
 
 def test_a_driver_that_was_killed_is_paid_for_until_its_last_sign() -> None:
     attempts = [at(1, "starting"), at(70, "launched"), at(71, "starting"), at(90, "ended")]
     events = [start(5, (2, DEAR)), at(30, "checkpoint"), start(75, (73, DEAR))]
-    assert cost_of(attempts, events) == pytest.approx((30 - 2) + (90 - 73))
-    assert cost_of(attempts[:3], events) == pytest.approx((30 - 2) + (75 - 73)), "a run that goes on"
+    metrics = [{"time": 34, "kind": "train"}, {"time": 80, "kind": "train"}]
+    assert cost_of(attempts, events, metrics) == pytest.approx((34 - 2) + (90 - 73))
+    assert cost_of(attempts[:3], events, metrics) == pytest.approx((34 - 2) + (80 - 73)), "a run that goes on"
+
+
+def test_clocks_that_differ_make_no_negative_cost() -> None:
+    assert cost_of([at(1, "starting"), at(9, "ended")], [start(5, (12, DEAR))], []) == 0.0
 
 
 def test_without_prices_nobody_knows_the_cost() -> None:
-    assert cost_of([at(1, "starting"), at(9, "ended")], [start(5, (2, None))]) is None
-    assert cost_of([], []) is None
+    assert cost_of([at(1, "starting"), at(9, "ended")], [start(5, (2, None))], []) is None
+    assert cost_of([], [], []) is None

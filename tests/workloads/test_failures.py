@@ -124,6 +124,11 @@ def test_silence_names_the_missing_ranks() -> None:
     [
         ("The actor is dead because its node has died. Node Id: 62d8", "was lost with its node"),
         (
+            "The actor c2a71106 is unavailable: The actor is temporarily unavailable: RpcError: RPC error: recvmsg:Connection reset "
+            "by peer rpc_code: 14. The task may or may not have been executed on the actor.",
+            "does not answer any more",
+        ),
+        (
             "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR Worker exit detail: Worker "
             "unexpectedly exits with a connection error code 2. End of file. (1) the process was killed by the OOM killer for "
             "memory, consider enabling resource isolation to prevent node deaths",
