@@ -124,8 +124,8 @@ def test_silence_names_the_missing_ranks() -> None:
     [
         ("The actor is dead because its node has died. Node Id: 62d8", "was lost with its node"),
         (
-            "The actor c2a71106 is unavailable: The actor is temporarily unavailable: RpcError: RPC error: recvmsg:Connection reset "
-            "by peer rpc_code: 14. The task may or may not have been executed on the actor.",
+            "The actor c2a71106 is unavailable: The actor is temporarily unavailable: RpcError: RPC error: recvmsg:Connection "
+            "reset by peer rpc_code: 14. The task may or may not have been executed on the actor.",
             "does not answer any more",
         ),
         (
