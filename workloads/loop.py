@@ -64,6 +64,7 @@ class Progress:
 
 
 NOWHERE: Mapping[str, Any] = {"node": "", "price": None}
+"""The place of a worker of which nobody has said more."""
 
 
 class Loop:
