@@ -12,11 +12,12 @@ from heliostat.errors import JobFailed, UserError
 from tuning.algorithms import open_algorithm
 from tuning.cost import most_expensive
 from tuning.journal import Journal
+from tuning.kept import Kept
 from tuning.places import ActorPlace, Place, TrainPlace, Where
 from tuning.plan import RecordMaker, SweepPlan, key_of
 from tuning.population import Population
 from tuning.schedulers import open_scheduler
-from tuning.trials import Trial, Trials, best, front
+from tuning.trials import Trial, Trials
 from tuning.worker import GO_ON, PAUSE, STOP, Event
 from workloads.cost import price_of
 from workloads.notices import STOP as STOP_FILE
@@ -59,7 +60,7 @@ class Controller:
         """Of trials that wait, for the first time that they run."""
         self._first = {trial.key: trial.number for trial in reversed(self.trials.all) if trial.key}
         self._twins = [trial for trial in self.trials.all if trial.twin is not None and not trial.over]
-        self._kept: list[Trial] = []
+        self._kept = Kept(plan)
         self._no_more = False
         self._stopping = ""
         self._changed = asyncio.Condition()
@@ -253,7 +254,7 @@ class Controller:
         said: dict[str, Any] = {"metrics": metrics or {}, "message": message, "cost": cost}
         self._note(event="end", trial=trial.number, state=state, step=step, values=values, **said)
         self._algorithm.tell(trial)
-        self._keep(trial)
+        self._kept.judge(trial)
         for twin in [twin for twin in self._twins if twin.twin == trial.number]:
             self._twins.remove(twin)
             self._as_twin(twin)
@@ -275,20 +276,6 @@ class Controller:
         reported = [value for _, value in trial.curve(self._plan.metric)]
         return {self._plan.metric: pick(reported)} if state == "stopped" and reported else {}
 
-    def _keep(self, trial: Trial) -> None:
-        """Delete the checkpoints of trials that are not the best."""
-        if self._plan.config.keep == "all":
-            return
-        candidates, objectives = [*self._kept, trial], self._plan.objectives
-        if len(objectives) > 1:
-            self._kept = front(candidates, objectives)
-        else:
-            found = best(candidates, self._plan.metric, self._plan.mode)
-            self._kept = [found] if found else []
-        for other in candidates:
-            if other not in self._kept:
-                (self._plan.folder / "trials" / other.name).delete("checkpoints")
-
     def _replay(self, trial: Trial) -> None:
         """Tell the scheduler what an earlier session heard."""
         if trial.twin is not None:
@@ -300,7 +287,7 @@ class Controller:
             self._scheduler.report(trial)
         trial.reports = reports
         if trial.over:
-            self._keep(trial)
+            self._kept.judge(trial)
 
 
 async def _ready(place: Place) -> Where:
