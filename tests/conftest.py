@@ -105,7 +105,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip(f"cannot mount a small disk: {done.stderr.strip()}")
     assert done.returncode == 0, done.stderr
     yield place
-    subprocess.run(["umount", place], check=True)
+    subprocess.run(["umount", "--lazy", place], check=True)  # a failed test may still hold a file
 
 
 def processes_of(env: Mapping[str, str], *words: str) -> list[psutil.Process]:
