@@ -3,6 +3,8 @@
 import re
 import signal
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import psutil
 
@@ -13,8 +15,30 @@ ARGS = ("steps.py", "100000", "1000", "0")
 """So many steps that no test waits for the last, a checkpoint by itself only every thousand seconds, exit code 0."""
 
 
+@contextmanager
+def running(cluster: Breakable, *flags: str) -> Iterator["subprocess.Popen[str]"]:
+    """The script as a job there; what a test that has failed leaves of it would keep the nodes from the next one."""
+    process = cluster.command.start("torchrun", "--on", "profile.yaml", *flags, *ARGS)
+    try:
+        yield process
+    finally:
+        end_group(process)
+        for left in cluster.processes("torchrun", "steps.py"):
+            with suppress(psutil.NoSuchProcess):
+                left.kill()
+        wait_for(lambda: not cluster.processes("-u", "steps.py"), "the scripts' end")
+
+
 def rank_zero(cluster: Breakable) -> list[psutil.Process]:
-    return [p for p in cluster.processes("-u", "steps.py") if p.environ().get("RANK") == "0" and "heliostat" not in p.cmdline()]
+    return [process for process in cluster.processes("-u", "steps.py") if rank_of(process) == "0"]
+
+
+def rank_of(process: psutil.Process) -> str:
+    """Empty of a process that ends or begins at this moment."""
+    try:
+        return "" if "heliostat" in process.cmdline() else process.environ().get("RANK", "")
+    except psutil.Error:
+        return ""
 
 
 def node_of(process: psutil.Process) -> str:
@@ -38,8 +62,7 @@ def printed(process: "subprocess.Popen[str]", until: int) -> list[int]:
 
 def test_a_script_with_the_three_lines_loses_no_step_to_a_node_that_is_drained(breakable: Breakable) -> None:
     """Though it may not be started again for a failure."""
-    process = breakable.command.start("torchrun", "--on", "profile.yaml", "--workers", "2", "--gpu", "1", *ARGS)
-    try:
+    with running(breakable, "--workers", "2", "--gpu", "1") as process:
         steps = printed(process, until=20)
         (script,) = rank_zero(breakable)
         node = node_of(script)
@@ -53,28 +76,21 @@ def test_a_script_with_the_three_lines_loses_no_step_to_a_node_that_is_drained(b
         assert node_of(again[0]) != node
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=200)
-    finally:
-        end_group(process)
+        wait_for(lambda: not breakable.processes("-u", "steps.py"), "the scripts to end by themselves")
     assert process.returncode == 130, out + err
     assert steps == list(range(1, len(steps) + 1)), "each step once"
-    wait_for(lambda: not breakable.processes("-u", "steps.py"), "the scripts' end")
 
 
 def test_ctrl_c_here_ends_a_script_there_with_a_checkpoint(breakable: Breakable) -> None:
-    process = breakable.command.start(
-        "torchrun", "--on", "profile.yaml", "--workers", "1", "--gpu", "1", "--name", "stopped", *ARGS
-    )
-    try:
+    with running(breakable, "--workers", "1", "--gpu", "1", "--name", "stopped") as process:
         assert process.stdout
         wait_for(lambda: bool(rank_zero(breakable)), "the script")
         while not process.stdout.readline().startswith("step 10 "):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=200)
-    finally:
-        end_group(process)
+        wait_for(lambda: not breakable.processes("-u", "steps.py"), "the scripts to end by themselves")
     assert process.returncode == 130, out + err
     match = re.search(r"heliostat: step (\d+) is saved", out + err)
     assert match, out + err
     assert (breakable.storage / f"runs/stopped/checkpoints/step-{int(match[1]):08d}/manifest.json").exists()
-    wait_for(lambda: not breakable.processes("-u", "steps.py"), "the script's end")
