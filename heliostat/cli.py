@@ -19,7 +19,7 @@ COMMANDS = {
     "up": "bring up the cluster of a profile, or change it",
     "diff": "show what up would change",
     "status": "show a cluster's groups, nodes, jobs and cost",
-    "cost": "show what a cluster's nodes have cost, and would have cost always on",
+    "cost": "show what a cluster's nodes have cost so far",
     "doctor": "check everything that a cluster needs, and say how to mend it",
     "submit": "run any command as a job on a cluster",
     "logs": "show what a job prints",
