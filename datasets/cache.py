@@ -13,7 +13,7 @@ from heliostat.environment import CACHE
 from heliostat.folder import Folder
 
 FREE = 0.2
-"""The share of the disk that stays free: kubelets take the pods of a node away when less than a tenth is (Kubernetes 1.34)."""
+"""The share of the disk that stays free: kubelets take the pods of a node away when less than 15 % is (Kubernetes 1.34)."""
 
 
 def fetched(folder: Folder, name: str, sha256: str, size: int) -> pa.MemoryMappedFile | None:

@@ -1,5 +1,6 @@
 """What all tests share: the command as a real process, and Ray heads that are gone afterwards."""
 
+import gc
 import os
 import shutil
 import signal
@@ -14,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from heliostat.environment import CACHE
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -93,6 +96,16 @@ def command(tmp_path: Path) -> Command:
     """The command in an empty folder."""
     (tmp_path / "work").mkdir()
     return Command(tmp_path / "work", clean_environment(tmp_path / "home"))
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty cache for the shards of object stores, in memory: the disk of a machine may be too full for one."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="heliostat-cache-", dir=memory if memory.is_dir() else None) as place:
+        monkeypatch.setenv(CACHE, place)
+        yield Path(place)
+        gc.collect()  # what is mapped would stay in memory
 
 
 @pytest.fixture

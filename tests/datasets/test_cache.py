@@ -45,10 +45,7 @@ class Store(Folder):
         return super().read(name)
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv(CACHE, str(tmp_path / "cache"))
-    return tmp_path / "cache"
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def stored(tmp_path: Path) -> tuple[Store, Dataset]:

@@ -1,6 +1,5 @@
 """Checkpoints: written beside the training, kept by number and by best, waiting for storage, and never torn."""
 
-import gc
 import os
 import threading
 import time
@@ -11,13 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from pyarrow import fs
-from torch.multiprocessing.spawn import start_processes
 
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
-from tests.conftest import free_port
+from tests.workloads.group import in_group
 from tests.workloads.test_loop import config, losses, record_of, train
 from workloads import checkpoint, saver
 from workloads import loop as loop_module
@@ -287,17 +284,11 @@ def fill(file: Path) -> None:
                 continue
 
 
-def _crowd(rank: int, world: int, port: int, run: str, record: dict[str, Any], killed: bool) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
+def _crowd(rank: int, run: str, record: dict[str, Any], killed: bool) -> None:
     if rank == 1 and killed:
         checkpoint.write_state = _killed
-    loop = Loop(Folder.at(run), RunRecord.model_validate(record), Ranks.of_this_process(), time.time())
     with suppress(RuntimeError):  # of gloo, when the other worker is gone
-        loop.run()
-    del loop
-    gc.collect()
-    dist.destroy_process_group()
+        Loop(Folder.at(run), RunRecord.model_validate(record), Ranks.of_this_process(), time.time()).run()
 
 
 _write = checkpoint.write_state
@@ -315,10 +306,7 @@ def test_a_sharded_checkpoint_of_which_a_worker_has_not_written_its_part_does_no
     sharded = config(tmp_path, workers=2, parallelism="fsdp", steps=15, evaluate_every=100, keep={"last": 9})
     folder, record = record_of(sharded)
     for killed in (True, False):
-        arguments = (2, free_port(), str(folder), record.model_dump(mode="json"), killed)
-        context = start_processes(_crowd, arguments, 2, join=False, start_method="spawn")  # type: ignore[no-untyped-call]
-        for process in context.processes:
-            process.join(300)
+        in_group(_crowd, 2, str(folder), record.model_dump(mode="json"), killed, may_die=killed)
         assert steps(folder) == [5] if killed else [5, 10, 15]
     assert [event["step"] for event in events(folder, "start")] == [0, 5]
     assert sorted((folder / "checkpoints/step-00000010").names()) == ["manifest.json", "state-0-of-2.pt", "state-1-of-2.pt"]

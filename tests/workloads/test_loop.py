@@ -1,22 +1,18 @@
 """The training loop by itself: one worker in this process, several as processes of torch.distributed."""
 
-import gc
 import json
 import time
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.distributed as dist
-from torch.multiprocessing.spawn import start_processes
 
 from datasets import Dataset
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from tests.conftest import wait_for
+from tests.workloads.group import in_group
 from workloads import checkpoint
 from workloads.config import OptimizerConfig, TrainConfig
 from workloads.journal import read_journal
@@ -54,23 +50,16 @@ def losses(folder: Folder) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in records}
 
 
-def _worker(rank: int, world: int, meeting: str, jobs: list[tuple[str, dict[str, Any]]]) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
+def _worker(rank: int, jobs: list[tuple[str, dict[str, Any]]]) -> None:
     for run, record in jobs:
         Loop(Folder.at(run), RunRecord.model_validate(record), Ranks.of_this_process(), time.time()).run()
-    # The loop's model is in a cycle and holds the process group: it must go first, or gloo's threads abort at exit.
-    gc.collect()
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 def train_with(workers: int, configs: list[TrainConfig]) -> list[dict[int, float]]:
     """Train each config with so many processes; the loss curves."""
     runs = [record_of(config) for config in configs]
     jobs = [(str(folder), record.model_dump(mode="json")) for folder, record in runs]
-    meeting = f"{runs[0][0]}.{uuid.uuid4().hex}"  # a file: a free port may be somebody else's by the time that it is used
-    start_processes(_worker, (workers, meeting, jobs), workers, start_method="spawn")  # type: ignore[no-untyped-call]
+    in_group(_worker, workers, jobs)
     return [losses(folder) for folder, _ in runs]
 
 

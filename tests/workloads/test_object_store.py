@@ -43,15 +43,17 @@ def answers(url: str, method: str) -> bool:
 
 
 @pytest.fixture
-def stored(command: Command, endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> tuple[Command, str]:
+def stored(command: Command, endpoint: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> tuple[Command, str]:
     """A command with the rights to the store, and the storage's URI; this process has the rights, too."""
-    env = {**KEYS, CACHE: str(tmp_path / "cache")}
+    env = {**KEYS, CACHE: str(cache)}
     for key, value in env.items():
         monkeypatch.setenv(key, value)
     return Command(ROOT, {**command.env, **env}), f"s3://bucket/runs?endpoint_override={endpoint}&scheme=http&region=x"
 
 
-def test_a_killed_run_goes_on_from_the_store_with_the_same_result(stored: tuple[Command, str], tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_from_the_store_with_the_same_result(
+    stored: tuple[Command, str], cache: Path, tmp_path: Path
+) -> None:
     command, uri = stored
     calm = command(*TRAIN, "--set", "name=calm", "--set", f"storage={tmp_path}")
     assert calm.code == 0, calm.err
@@ -71,7 +73,7 @@ def test_a_killed_run_goes_on_from_the_store_with_the_same_result(stored: tuple[
     # By one process instead of two: the sums come in another order.
     assert json.loads(measured.out)["metrics"] == pytest.approx(json.loads(done.out)["metrics"]["test"], rel=1e-5)
     assert "finished" in command("runs", "--storage", uri).out
-    kept = [path for path in (tmp_path / "cache").iterdir() if not path.suffix]
+    kept = [path for path in cache.iterdir() if not path.suffix]
     assert len(kept) == 3, "each of the three splits was fetched once for all workers and commands"
     gone(command.env)
 

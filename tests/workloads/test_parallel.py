@@ -1,6 +1,5 @@
 """FSDP, recomputation and compilation: the same curve as one worker alone, and checkpoints that any number of workers opens."""
 
-import gc
 import math
 import time
 from collections.abc import Iterator
@@ -9,13 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
-from torch.multiprocessing.spawn import start_processes
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from tests.conftest import free_port
+from tests.workloads.group import in_group
 from workloads import checkpoint, parallel
 from workloads.config import TrainConfig
 from workloads.journal import read_journal
@@ -67,10 +64,8 @@ def train(config: TrainConfig) -> Outcome:
     return Loop(folder, record, Ranks.of_this_process(), time.time()).run()
 
 
-def _worker(rank: int, world: int, port: int, jobs: list[tuple[str, dict[str, Any], int]]) -> None:
-    torch.set_num_threads(1)
+def _worker(rank: int, jobs: list[tuple[str, dict[str, Any], int]]) -> None:
     language_model.SAMPLE_TOKENS = 4
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=world)
     for run, record, crash in jobs:
         loop = Loop(Folder.at(run), RunRecord.model_validate(record), Ranks.of_this_process(), time.time())
         try:
@@ -79,10 +74,6 @@ def _worker(rank: int, world: int, port: int, jobs: list[tuple[str, dict[str, An
             loop.run()
         except PowerCut:
             pass
-        del loop
-        gc.collect()  # the model holds the process group: it must go first, or gloo's threads abort at exit
-    dist.barrier()
-    dist.destroy_process_group()
 
 
 class PowerCut(Exception):
@@ -105,7 +96,7 @@ def train_with(workers: int, *runs: tuple[TrainConfig, int]) -> None:
     """Train each config with so many processes, which crash after so many steps unless that is 0."""
     claimed = [(*record_of(config), crash) for config, crash in runs]
     jobs = [(str(folder), record.model_dump(mode="json"), crash) for folder, record, crash in claimed]
-    start_processes(_worker, (workers, free_port(), jobs), workers, start_method="spawn")  # type: ignore[no-untyped-call]
+    in_group(_worker, workers, jobs)
 
 
 def losses(folder: Folder) -> dict[int, float]:
