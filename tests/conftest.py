@@ -176,7 +176,8 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     path = {"PATH": f"{programs}:{os.environ['PATH']}"}
     # Ray's own folder: a later Ray must not find the address that this one leaves behind.
     scratch = {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-head-", dir="/tmp")}
-    env = {**clean_environment(home), **path, **scratch, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    settings = {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
+    env = {**clean_environment(home), **path, **scratch, **settings}
     # The head of a real cluster has no copy of this checkout: it arrives as a job's working directory.
     env.pop("PYTHONPATH")
     gcs, dashboard, client = free_port(), free_port(), free_port()
