@@ -153,7 +153,7 @@ class Storage(Config):
     size: Memory | None = Field(None, description="how big the claim is when it must be made; null: it is there already")
     storage_class: str | None = Field(None, description="the storage class of a new claim; null: the default one")
     mount: str = Field("/mnt/heliostat", pattern=r"^/[\w./-]+$", description="the path of the claim in the pods")
-    uri: str | None = Field(None, description="an object store, such as s3://bucket/runs")
+    uri: str | None = Field(None, description="an object store, such as s3://bucket/team")
     secret: str | None = Field(None, description="a Secret whose keys become environment variables, such as AWS_ACCESS_KEY_ID")
 
     @property
@@ -177,7 +177,7 @@ class Profile(Config):
     autoscaler: Sidecar = Sidecar()
     groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
     node_autoscaling: bool = Field(False, description="true if nodes are added when pods need them, as clouds and Karpenter do")
-    storage: Storage = Field(description="a mapping such as {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}")
+    storage: Storage = Field(description="a mapping such as {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}")
     queue: str | None = Field(None, description="a Kueue local queue; then every group needs min equal to max")
     idle_shutdown_seconds: Seconds | None = Field(
         3600, ge=1, description="suspend the cluster, head included, after so long without work; null: never"
@@ -276,7 +276,7 @@ def _check_image(image: str, ray_version: str) -> None:
 def _check_storage(storage: Storage, platform: str, name: str) -> None:
     if (storage.claim is None) == (storage.uri is None):
         raise ValueError(
-            "storage needs exactly one of claim and uri; write {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}"
+            "storage needs exactly one of claim and uri; write {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}"
         )
     if platform == "kubernetes" and storage.uri and re.match(r"file:|[^:]*$", storage.uri):
         raise ValueError(

@@ -15,6 +15,8 @@ class Attempts:
     def __init__(self, folder: Folder) -> None:
         self._journal = Journal(folder, ATTEMPTS)
         self._last = ""
+        self.not_before = 0.0
+        """When the next attempt may start after a back-off, by `time.monotonic`."""
 
     def record(self, event: str, **details: Any) -> None:
         """Add an event; a state that lasts is recorded once."""

@@ -97,7 +97,9 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         self._maybe_send_resource_request()
         with suppress(*AWAY):  # storage is away for a while: looked at again before the next start
             if Folder.at(self._run).exists(STOP):
-                raise Stopped("stopped while it waited for nodes; the same command goes on")
+                raise Stopped("stopped while it waited to start its workers; the same command goes on")
+        if time.monotonic() < attempts.of(self._run).not_before:
+            return _later()
         self._room = fitting = min(room(self._each, self._held), self._most)
         if self._least == self._most:
             return self._start(self._most)
@@ -107,8 +109,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
             return self._start(fitting)
         if now - self._waiting_since >= SETTLE:
             attempts.of(self._run).record("waiting", workers=self._least, room=fitting)
-        time.sleep(LOOK)  # Ray's loop asks again without a pause
-        return NoopDecision()
+        return _later()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
         self._maybe_send_resource_request()
@@ -139,6 +140,11 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
         return ResizeDecision(num_workers=workers, resources_per_worker=self._each)
 
 
+def _later() -> ScalingDecision:
+    time.sleep(LOOK)  # Ray's loop asks again without a pause
+    return NoopDecision()
+
+
 class Judgement(FailurePolicy):  # type: ignore[misc]
     """Our own judgement on failures, see `workloads.failures`, recorded in the run folder."""
 
@@ -164,7 +170,8 @@ class Judgement(FailurePolicy):  # type: ignore[misc]
             # What fit() raises is this, and not Ray's account of all workers.
             training_failed_error.worker_failures = {0: verdict.error}
             return FailureDecision.RAISE
-        time.sleep(verdict.wait)
+        # The back-off is where workers are started, so that somebody who asks for the end meanwhile is heard.
+        attempts.of(self._run).not_before = time.monotonic() + verdict.wait
         return FailureDecision.RETRY
 
     def _on_controller(self, failure: Exception) -> FailureDecision:

@@ -30,7 +30,7 @@ from workloads.failures import Left, failed, kind_of
 from workloads.goodput import goodput
 from workloads.head import base_there, on_head
 from workloads.journal import Tail
-from workloads.nodes import Nodes, available, draining
+from workloads.nodes import Nodes, available, draining, group_here
 from workloads.notices import STOP, tell_drain
 from workloads.patience import AWAY
 from workloads.plan import Plan, prepare
@@ -245,9 +245,8 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
 
 def _place(nodes: Nodes | None, config: TrainConfig) -> dict[str, Any]:
     """The node that this worker is on, and what the worker costs there."""
-    here, each = ray.get_runtime_context(), config.resources
-    group = (here.get_node_labels() or {}).get("ray.io/node-group", "")
-    return {"node": here.get_node_id(), "price": price_of(nodes, group, each.cpu, float(each.gpu))}
+    price = price_of(nodes, group_here(), config.resources.cpu, float(config.resources.gpu))
+    return {"node": ray.get_runtime_context().get_node_id(), "price": price}
 
 
 def _report(metrics: dict[str, float]) -> None:

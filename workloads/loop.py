@@ -19,14 +19,13 @@ from heliostat.config import Config
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from workloads.evaluation import confusion, measure
-from workloads.goodput import Running
-from workloads.journal import Journal, finite
+from workloads.journal import finite
 from workloads.meter import Meter
 from workloads.notices import Notices
-from workloads.patience import patiently
 from workloads.plan import order_of, steps_of
 from workloads.ranks import Ranks
-from workloads.run import EVALUATION, EVENTS, METRICS, Measured, RunRecord
+from workloads.records import Records
+from workloads.run import EVALUATION, Measured, RunRecord
 from workloads.saver import Saver
 from workloads.step import Step
 from workloads.task import Task, create
@@ -102,12 +101,11 @@ class Loop:
         torch.manual_seed(config.seed)
         self.model = self.task.model()
         self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
-        self.journals = self._open_journals() if ranks.rank == 0 else None
-        self.saver = Saver(folder, config, self.task, ranks, self.model, self.step.optimizer, self._tell)
+        self.records = Records(folder, config.storage_timeout, first=ranks.rank == 0)
+        self.saver = Saver(folder, config, self.task, ranks, self.model, self.step.optimizer, self.records.event)
         self.progress = Progress(**self.saver.restore())
         self.meter = Meter(ranks, self.progress.logged)
         self.notices: Notices | None = None
-        self._running: Running | None = None
         self._begin(launched, place, lease)
 
     def run(self) -> Outcome:
@@ -147,7 +145,7 @@ class Loop:
         self.saver.check()
         if step == self._first_step:
             self._event("first_step")
-            self._running = self._account() if self.journals else None
+            self.records.account(self.ranks.world)
         last = step >= self.total_steps
         evaluate, save = step % config.evaluate_every == 0 or last, step % config.checkpoint_every == 0 or last
         state = None
@@ -181,21 +179,17 @@ class Loop:
             self._bad_step = agreed.bad_step
             return "diverged"
         waited = self.meter.logged[3]
-        if step % every == 0 and (logged := self.meter.log()) and self.journals:
-            self._spent("data", waited)
-            self.journals[0].append(kind="train", step=step, epoch=epoch, **logged, lr=self.step.rate(step - 1))
+        if step % every == 0 and (logged := self.meter.log()):
+            self.records.spent("data", waited)
+            self.records.metrics("train", step, epoch=epoch, **logged, lr=self.step.rate(step - 1))
         return STATES[agreed.notice]
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         began = time.perf_counter()
         metrics = self._measure("validation")
-        if self.journals:
-            seconds = time.perf_counter() - began
-            self._spent("evaluating", seconds)
-            self.journals[0].append(
-                kind="eval", step=self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4),
-                **({"goodput": self._running.worker_seconds()} if self._running else {}),
-            )  # fmt: skip
+        seconds = time.perf_counter() - began
+        self.records.spent("evaluating", seconds)
+        self.records.metrics("eval", self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4))
         if self.task.metric not in metrics:
             raise UserError(
                 f"task {self.config.task} says that its metric is {self.task.metric!r}, but it measures {', '.join(metrics)}",
@@ -228,7 +222,7 @@ class Loop:
         """Save a checkpoint of this step; with ``wait``, return when it is committed."""
         self._save_due = False
         self.progress.logged = self.meter.logged
-        self.progress.records = tuple(map(len, self.journals or ()))
+        self.progress.records = self.records.lengths
         self.saver.save(self.progress.step, vars(self.progress).copy(), metrics, wait)
         self.meter.restart()
 
@@ -244,41 +238,11 @@ class Loop:
         workers = self.ranks.objects(worker)
         first = self.ranks.rank == 0
         self.notices = Notices(self.folder, {worker["node"] for worker in workers}, lease) if first else None
-        if self.journals:
-            self.journals[0].rewind(self.progress.step)
-            for journal, there in zip(self.journals, self.progress.records, strict=True):
-                if (lost := max(there - len(journal), journal.damaged)) > 0:
-                    told = f"{self.folder}/{journal.name} is damaged: {lost} of its records are lost"
-                    self._event("journal_damaged", told=told)
-            self._event("start", launched=launched, workers=workers)
+        self.records.rewind(self.progress.step, self.progress.records)
+        self._event("start", launched=launched, workers=workers)
 
     def _event(self, event: str, **details: Any) -> None:
-        self._tell(event, self.progress.step, **details)
-
-    def _account(self) -> Running:
-        """The account so far; storage that is away for a while delays it, as it does checkpoints."""
-        return patiently(lambda: Running(self.folder, self.ranks.world), lambda error: None, self.config.storage_timeout)
-
-    def _spent(self, kind: str, seconds: float) -> None:
-        if self._running:
-            self._running.add(kind, seconds)
-
-    def _tell(self, event: str, step: int, /, **details: Any) -> None:
-        if event == "checkpoint":
-            self._spent("checkpointing", details["seconds"])
-        if self.journals:
-            self.journals[1].append(event=event, step=step, **details)
-
-    def _open_journals(self) -> tuple[Journal, Journal]:
-        def delayed(error: str) -> None:
-            self._event("storage_delayed", error=error, told=f"{error}; training goes on, and what it says waits in memory")
-
-        return Journal(self.folder, METRICS, delayed), Journal(self.folder, EVENTS, delayed)
-
-    def _flush(self) -> None:
-        """Write what storage has not taken so far."""
-        for journal in self.journals or ():
-            patiently(journal.flush, lambda error: None, self.config.storage_timeout)
+        self.records.event(event, self.progress.step, **details)
 
     def _end(self, state: str, epoch: int) -> Outcome:
         step = self.progress.step
@@ -293,7 +257,7 @@ class Loop:
             if state != "lost":
                 told = self.notices.told if self.notices else None
                 self._event(state, **({"seconds": round(time.time() - told, 3)} if told else {}))
-                self._flush()
+                self.records.flush()
             return Outcome(state=state, step=step, epoch=epoch)
         best = self.saver.load_best()
         self._event("trained")
@@ -303,11 +267,11 @@ class Loop:
         detail = confusion(self.task, self.model, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
         self.model.eval()
         sample = self.task.sample(self.model)  # on all workers: a sharded model is computed together
-        if self.journals:
+        if self.ranks.rank == 0:
             written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample}
             self.folder.write(EVALUATION, json.dumps(written).encode())
             self._event("evaluated")
-            self._flush()
+            self.records.flush()
         return Outcome(
             state=state, step=step, epoch=epoch, best_step=best.step if best else None, metrics=metrics,
         )  # fmt: skip

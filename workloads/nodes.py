@@ -28,6 +28,14 @@ def available() -> Nodes | None:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def group_here() -> str:
+    """The worker group of the node that this process of Ray is on; empty where nodes have none."""
+    import ray
+
+    labels: dict[str, str] = ray.get_runtime_context().get_node_labels() or {}
+    return labels.get("ray.io/node-group", "")
+
+
 def draining() -> dict[str, int]:
     """The nodes that are about to go away, with their deadlines in milliseconds since the epoch, 0 if unknown."""
     import ray._private.state

@@ -16,8 +16,8 @@ WORDS = {
     "max": "the most pods, which limits what it can cost",
     "idle_seconds": "a pod goes when it has had no work for so long",
     "tolerations": "which taints of nodes are no obstacle",
-    "storage": "where runs are kept: {claim: runs, size: 100Gi}, or {uri: s3://bucket/runs}",
-    "uri": "a folder, or an object store such as s3://bucket/runs",
+    "storage": "where runs are kept: {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}",
+    "uri": "a folder, or an object store such as s3://bucket/team",
     "idle_shutdown_seconds": "after so long without work the cluster is suspended, head included; null: never",
 }
 """What the keys of a new file mean, where their own description is for a message."""

@@ -83,7 +83,7 @@ def group(**change: Any) -> dict[str, Any]:
         ({"storage": {"uri": "runs"}}, "storage.uri", "runs", "a claim that is ReadWriteMany"),
         ({"storage": {"uri": "file:///data"}}, "storage.uri", "file:///data", "a claim that is ReadWriteMany"),
         ({"storage": {}}, "storage", "exactly one of claim and uri", "{claim: runs, size: 100Gi}"),
-        ({"storage": {"claim": "runs", "uri": "s3://b"}}, "storage", "exactly one of claim and uri", "{uri: s3://bucket/runs}"),
+        ({"storage": {"claim": "runs", "uri": "s3://b"}}, "storage", "exactly one of claim and uri", "{uri: s3://bucket/team}"),
         ({"storage": {"uri": "s3://b", "size": "1Gi"}}, "storage", "a size or a storage_class", "remove them"),
         ({"storage": {"claim": "runs", "mount": "runs"}}, "storage.mount", "'runs'", "the path of the claim in the pods"),
         (

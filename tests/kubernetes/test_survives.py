@@ -196,6 +196,7 @@ def test_a_script_for_torchrun_goes_on_when_one_of_its_nodes_is_gone(place: Plac
     machines.replace(node_of_workers(place))
     assert run.end() == 0, "".join(run.lines)
     totals = sorted(line for line in run.out if "total" in line)
+    assert float(run.says(r"^heliostat: cost (\S+)$")[1]) > 0
     assert totals == [f"[rank {rank}] total {2 * SCRIPT_STEPS}\n" for rank in (0, 1)], "no step is lost, none is made twice"
 
 

@@ -1,17 +1,22 @@
 """The contract with the inside of Ray Train, so that a new Ray that changes it fails here and not in a run."""
 
 import inspect
+import time
+from pathlib import Path
 
 import pytest
 import ray.train.v2._internal.execution.controller.controller as controller
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, ScalingPolicy
+from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-from heliostat.errors import JobFailed
+from heliostat.errors import JobFailed, Stopped
+from heliostat.folder import Folder
+from workloads.attempts import of
 from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from workloads.notices import STOP
 from workloads.trainer import CONTROLLERS, Fixed, Group, Trainer
 
 
@@ -46,6 +51,15 @@ def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
     policy.before_controller_abort()
     Fixed(ScalingConfig(num_workers=2)).make_decision_for_non_running_worker_group()
     assert "if self._coordinator_client is None" in inspect.getsource(ScalingPolicy._cancel_resource_request)
+
+
+def test_a_request_to_stop_is_heard_while_the_next_start_is_put_off(tmp_path: Path) -> None:
+    policy = Sizes(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
+    of(str(tmp_path)).not_before = time.monotonic() + 1000
+    assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
+    Folder.at(str(tmp_path)).write(STOP, b"")
+    with pytest.raises(Stopped):
+        policy.make_decision_for_non_running_worker_group()
 
 
 def test_our_policies_answer_every_question_that_there_is() -> None:

@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
 import pytest
 
+from heliostat.environment import NODES
 from tests.conftest import ROOT, Command, Head, end_group, gone, processes_of, wait_for
 from tests.workloads.test_ways_in import submit
 
@@ -303,9 +305,31 @@ def test_a_submitted_job_shows_the_ranks_and_ends_as_the_script_does(ray_head: H
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[rank 1] rank 1 of 2 is here\n" in done.stdout
     assert "accuracy on the training data 0.9" in done.stdout
+    assert "cost" not in done.stdout + done.stderr, "nobody knows prices there"
     bad = submit(ray_head, "python", "-m", "heliostat", "torchrun", "workloads/examples/digits.py", "--epochs", "few")
     assert "exit code 2" in bad.stdout + bad.stderr
     assert "argument --epochs: invalid int value: 'few'" in bad.stdout
+
+
+def test_a_script_where_prices_are_known_says_what_its_workers_cost(ray_head: Head) -> None:
+    """Two workers with a CPU each, on a node with two that costs a dollar a second."""
+    nodes = json.dumps([{"CPU": 2, "GPU": 0, "price": 3600.0}])
+    began = time.time()
+    done = submit(
+        ray_head,
+        "env",
+        f"{NODES}={nodes}",
+        "python",
+        "-m",
+        "heliostat",
+        "torchrun",
+        "--workers",
+        "2",
+        "workloads/examples/ddp.py",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (said := re.search(r"^heliostat: cost (\S+)$", done.stdout, re.MULTILINE)), done.stdout
+    assert 0 < float(said[1]) < time.time() - began
 
 
 PROFILE = """

@@ -22,7 +22,7 @@ from workloads.legacy.config import Script
 from workloads.legacy.hub import Hub, Record
 from workloads.legacy.output import Output, Write
 from workloads.legacy.worker import work
-from workloads.nodes import draining
+from workloads.nodes import available, draining
 from workloads.trainer import WATCHER, Fixed, Trainer
 
 POLL, LOOK = 0.3, 1.0
@@ -83,22 +83,27 @@ def execute(script: Script, run: str, write: Write) -> None:
         "module": script.module,
         "command": script.command,
         "max_restarts": script.max_restarts,
-        "gpu": script.resources.gpu,
+        "each": (script.resources.cpu, script.resources.gpu),
+        "nodes": available(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", str(script.resources.cpu)),
     }
-    restarts = 0
+    restarts, costs = 0, list[float]()
     with interrupts() as received:
-        for attempt in itertools.count(1):
-            end = _attempt(script, {**spec, "attempt": attempt}, write, received)
-            if end.error is None:
-                return
-            if end.free and (restarts < script.max_restarts or isinstance(end.error, _Left)):
-                write("stderr", f"heliostat: {end.error}; starts again")
-                continue
-            if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
-                raise end.error
-            restarts += 1
-            write("stderr", f"heliostat: {end.error}; restart {restarts} of {script.max_restarts}")
+        try:
+            for attempt in itertools.count(1):
+                end = _attempt(script, {**spec, "attempt": attempt}, write, received, costs)
+                if end.error is None:
+                    return
+                if end.free and (restarts < script.max_restarts or isinstance(end.error, _Left)):
+                    write("stderr", f"heliostat: {end.error}; starts again")
+                    continue
+                if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
+                    raise end.error
+                restarts += 1
+                write("stderr", f"heliostat: {end.error}; restart {restarts} of {script.max_restarts}")
+        finally:
+            if costs:
+                write("stderr", f"heliostat: cost {sum(costs):.4g}")
 
 
 class _Left(HeliostatError):
@@ -114,6 +119,8 @@ class _Watch:
     write: Write
     received: list[int]
     stopping: bool = False
+    workers: list[dict[str, Any]] = field(default_factory=list)
+    """What the workers that were there at the last look have said about themselves."""
     _noticed: bool = False
     _told: bool = False
     _began: float = field(default_factory=time.monotonic)
@@ -131,7 +138,8 @@ class _Watch:
         if now - self._looked < LOOK and not stop:
             return
         self._looked = now
-        nodes: set[str] = self.ask(self.hub.nodes.remote())
+        self.workers = self.ask(self.hub.joined.remote())
+        nodes = {about["node_id"] for about in self.workers} if len(self.workers) == self.script.workers else set[str]()
         if stop:
             if not nodes:
                 raise Stopped("stopped before the script began")
@@ -155,15 +163,29 @@ class _Watch:
             raise JobFailed(f"contact with Ray's head was lost: {_short(error)}") from None
 
 
-def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int]) -> _End:
-    hub, output, ended = spec["hub"], Output(write, script.workers), list[Record]()
-    watch = _Watch(script, hub, write, received)
-    watch.ask(hub.attempt.remote(spec["attempt"], script.workers))
+def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int], costs: list[float]) -> _End:
+    """Start the workers, and follow them to their end; what they have cost is added to ``costs``."""
+    watch, ended = _Watch(script, spec["hub"], write, received), list[Record]()
+    watch.ask(watch.hub.attempt.remote(spec["attempt"], script.workers))
+    asked = time.time()
+    try:
+        error = _follow(spec, watch, ended)
+        watch.workers = watch.ask(watch.hub.joined.remote())
+    finally:
+        costs += _costs(watch.workers, asked, time.time())
+    if watch.stopping:
+        return _End(Stopped(f"stopped; if {script.script} saves checkpoints, the same command goes on from the last"))
+    return _judged(script, ended, error)
+
+
+def _follow(spec: dict[str, Any], watch: _Watch, ended: list[Record]) -> BaseException | None:
+    """Write what the workers print, until all are over; Ray's error, if there is one. Their ends are added to ``ended``."""
+    output = Output(watch.write, watch.script.workers)
     with tempfile.TemporaryDirectory(prefix="heliostat-", ignore_cleanup_errors=True) as scratch:
-        over, box = _fit(script, spec, scratch)
+        over, box = _fit(watch.script, spec, scratch)
         while True:
             done = over.is_set()
-            records: list[Record] = watch.ask(hub.take.remote(0 if done else POLL))
+            records: list[Record] = watch.ask(watch.hub.take.remote(0 if done else POLL))
             for rank, kind, value in records:
                 if kind in ("stdout", "stderr"):
                     output.line(rank, kind, value, time.monotonic())
@@ -176,9 +198,13 @@ def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[
             output.tick(time.monotonic())
             watch.look()
     output.end()
-    if watch.stopping:
-        return _End(Stopped(f"stopped; if {script.script} saves checkpoints, the same command goes on from the last"))
-    return _judged(script, ended, box.get("error"))
+    return box.get("error")
+
+
+def _costs(workers: list[dict[str, Any]], asked: float, over: float) -> list[float]:
+    """What each worker has cost, from when it was asked for, or was born if that was later, until all was over."""
+    hours = [(max(0.0, over - max(asked, about["born"])) / 3600, about["price"]) for about in workers]
+    return [time * price for time, price in hours if price is not None]
 
 
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:

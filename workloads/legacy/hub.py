@@ -74,10 +74,9 @@ class Hub:
             if self._order in ("", "notice"):
                 self._order = order
 
-    async def nodes(self) -> set[str]:
-        """The ids of the nodes that the workers are on; none until all are there."""
-        there = len(self._joined) == self._world
-        return {about["node_id"] for about in self._joined.values()} if there else set()
+    async def joined(self) -> list[dict[str, Any]]:
+        """What the workers that have come so far have said about themselves."""
+        return list(self._joined.values())
 
     async def take(self, seconds: float) -> list[Record]:
         """What has come since the last call, at once if there is something, else after ``seconds``."""

@@ -13,14 +13,17 @@ import time
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 import ray
 import ray.train
 
 from heliostat.environment import RUN
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from workloads.cost import price_of
 from workloads.legacy.hub import Line
 from workloads.legacy.script import LEFT
+from workloads.nodes import group_here
 
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("child.py")
@@ -55,6 +58,8 @@ def work(spec: dict[str, Any]) -> None:
     about = {
         "node": context.get_node_rank(),
         "node_id": ray.get_runtime_context().get_node_id(),
+        "born": psutil.Process().create_time(),
+        "price": price_of(spec["nodes"], group_here(), *spec["each"]),
         "address": ray.util.get_node_ip_address(),
         "port": listener.getsockname()[1] if listener else 0,
         "checkpoints": (Folder.at(spec["run"]) / "checkpoints").names(),
@@ -62,7 +67,7 @@ def work(spec: dict[str, Any]) -> None:
     ranks = ray.get(hub.join.remote(attempt, rank, about))
     _check_shared(spec["run"], ranks)
     environment = {**os.environ, **torchrun(context, ranks, spec), RUN: spec["run"]}
-    if not spec["gpu"]:
+    if not spec["each"][1]:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if environment.get("PYTHONBREAKPOINT", "").startswith("ray."):
         del environment["PYTHONBREAKPOINT"]
