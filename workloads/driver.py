@@ -226,7 +226,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         join(rank, context.get_world_size(), ray.util.get_node_ip_address(), broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
         place = _place(spec["nodes"], record.config)
-        loop = Loop(folder, record, ranks, spec["launched"], _report, place=place, lease=spec["lease"])
+        loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])
         try:
             outcome = loop.run()
         finally:
@@ -247,11 +247,6 @@ def _place(nodes: Nodes | None, config: TrainConfig) -> dict[str, Any]:
     """The node that this worker is on, and what the worker costs there."""
     price = price_of(nodes, group_here(), config.resources.cpu, float(config.resources.gpu))
     return {"node": ray.get_runtime_context().get_node_id(), "price": price}
-
-
-def _report(metrics: dict[str, float]) -> None:
-    """Tell Ray Train, so that its callbacks and Tune see the metrics: plain numbers only, others kill its controller."""
-    ray.train.report({name: float(value) for name, value in metrics.items()})
 
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import pytest
 
 from cluster.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
-from tests.kubernetes.conftest import Place, group, succeeded, whole_node, worker_pods, workers
+from tests.kubernetes.conftest import Place, group, whole_node, worker_pods, workers
 
 DIGITS = "workloads/configs/digits.yaml"
 TRAIN = ["python", "-m", "heliostat", "train", DIGITS]
@@ -195,17 +195,6 @@ def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Pl
     assert "brief finished at step 84" in done.out
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
     wait_for(lambda: [c for c in place.kube.clusters.list() if c["metadata"]["name"].startswith("brief")] == [], "its cluster")
-
-
-def test_a_nightly_run_makes_its_cluster_and_its_run_and_leaves_no_cluster(place: Place, here: Command) -> None:
-    path = place.profile("night")
-    made = here("train", DIGITS, "--on", path, "--cron", "* * * * *", "--set", "name=nightly", *SHORT)
-    assert made.code == 0, made.err
-    try:
-        wait_for(lambda: succeeded(place) != [], "a nightly run to succeed", 240)
-    finally:
-        assert place.command("cron", path, "--delete", "nightly").code == 0
-    assert json.loads(place.command("cron", path, "--json").out) == []
 
 
 def test_a_cluster_can_be_suspended_scaled_and_resumed_from_python(place: Place, gpu: Path) -> None:

@@ -86,3 +86,5 @@ def test_a_sweep_has_a_cluster_of_its_own_or_one_every_night(place: Place) -> No
         wait_for(lambda: any(name.startswith("nightly") for name in succeeded(place)), "a nightly sweep to succeed", 240)
     finally:
         assert place.command("cron", profile, "--delete", "nightly").code == 0
+    assert json.loads(place.command("cron", profile, "--json").out) == []
+    wait_for(lambda: place.kube.clusters.list() == [], "the nightly cluster to go", 180)

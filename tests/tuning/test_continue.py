@@ -19,7 +19,7 @@ from tests.tuning.conftest import TASK
 from tuning.journal import read_journal
 from tuning.trials import Trials
 
-KILLS = int(os.environ.get("SOAK_KILLS", "4"))
+KILLS = int(os.environ.get("SOAK_KILLS", "3"))
 """``make soak`` kills ten times."""
 LEVELS = [round(0.3 + 0.05 * n, 2) for n in range(12)]
 SWEEP = f"""

@@ -405,7 +405,7 @@ def test_bad_input_is_exit_2_with_the_fix_before_anything_starts(command: Comman
 
 
 def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
-    """Its commands, in the copy of a repository, one after the other; in the third step a rank is killed."""
+    """Its commands, in the copy of a repository, one after the other; another test kills a rank of the third step's script."""
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -420,24 +420,12 @@ def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
         ["heliostat", "torchrun"], ["heliostat", "up"], ["heliostat", "torchrun"], ["heliostat", "down"],
         ["heliostat", "torchrun"], ["heliostat", "train"],
     ]  # fmt: skip
-    here, *there, resumes, train = [shlex.split(line)[1:] for line in lines]
-    done = command(*here)
-    assert done.code == 0, done.err
-    assert "[rank 0] accuracy 0.9" in done.out
-    for line in there:
+    *scripts, train = [shlex.split(line)[1:] for line in lines]
+    for line in scripts:
         done = command(*line)
         assert done.code == 0, done.err
         assert ("[rank 0] accuracy 0.9" in done.out) == (line[0] == "torchrun")
-    process = command.start(*resumes)
-    try:
-        wait_for(lambda: len(list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))) > 1, "checkpoints", 300)
-        ranks_of(command, "digits_resumes.py")["0"].kill()
-        out, err = process.communicate(timeout=300)
-    finally:
-        end_group(process)
-    assert process.returncode == 0, err
-    assert "restart 1 of 3" in err
-    assert "[rank 0] accuracy 0.9" in out
+    assert list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))
     done = command(*train)
     assert done.code == 0, done.err
     assert "digits_task finished at step" in done.out
