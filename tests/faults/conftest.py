@@ -172,7 +172,8 @@ class Breakable:
 
     def driver(self) -> psutil.Process:
         """The command that drives the run, in a job on the head."""
-        return self.processes("-m heliostat train")[-1]
+        # Not the shell that started it: without that, it goes on.
+        return next(p for p in self.processes("-m heliostat train") if p.cmdline()[1:4] == ["-m", "heliostat", "train"])
 
     def drain(self, node: str, seconds: int = 60) -> None:
         """What a spot notice does."""
