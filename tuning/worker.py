@@ -22,6 +22,7 @@ from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
 from tuning.journal import plain
 from workloads.loop import Loop
+from workloads.nodes import group_here
 from workloads.ranks import Ranks
 from workloads.run import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
 
@@ -50,9 +51,7 @@ class Worker:
 
     def where(self) -> dict[str, str]:
         """The node that this is on."""
-        context = ray.get_runtime_context()
-        labels = context.get_node_labels() or {}
-        return {"node": context.get_node_id(), "group": labels.get("ray.io/node-group", "")}
+        return {"node": ray.get_runtime_context().get_node_id(), "group": group_here()}
 
     def begin(self, run: str, record: dict[str, Any], launched: float) -> Event:
         """Start the trial whose run folder is at ``run``, or go on with it; its first event."""

@@ -1,6 +1,6 @@
 """What work costs: the price of a worker, and the money that a run has spent on its workers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heliostat.folder import Folder
@@ -42,12 +42,19 @@ def cost_of(
     spent = None
     for start in (event for event in events if event["event"] == "start"):
         asked = max((a["time"] for a in attempts if a["event"] == "starting" and a["time"] <= start["time"]), default=0.0)
-        over = next((a for a in attempts if a["event"] in OVER and a["time"] > start["time"]), {"event": "launched"})
+        over: dict[str, Any] = next(
+            (a for a in attempts if a["event"] in OVER and a["time"] > start["time"]), {"event": "launched"}
+        )
         end = over.get("time", float("inf"))
         if over["event"] == "launched":
             end = max(record["time"] for record in [*events, *metrics] if start["time"] <= record["time"] < end)
         for worker in start["workers"]:
             if worker.get("price") is not None:
-                seconds = max(0.0, end - max(asked, worker["born"]))  # the clocks of two machines may differ
-                spent = (spent or 0.0) + seconds * worker["price"] / 3600
+                spent = (spent or 0.0) + paid(worker, asked, end)
     return spent
+
+
+def paid(worker: Mapping[str, Any], asked: float, over: float) -> float:
+    """What a worker with ``born`` and a ``price`` an hour cost in an attempt; all times are in seconds since the epoch."""
+    seconds = max(0.0, over - max(asked, float(worker["born"])))  # the clocks of two machines may differ
+    return seconds * float(worker["price"]) / 3600

@@ -315,18 +315,8 @@ def test_a_script_where_prices_are_known_says_what_its_workers_cost(ray_head: He
     """Two workers with a CPU each, on a node with two that costs a dollar a second."""
     nodes = json.dumps([{"CPU": 2, "GPU": 0, "price": 3600.0}])
     began = time.time()
-    done = submit(
-        ray_head,
-        "env",
-        f"{NODES}={nodes}",
-        "python",
-        "-m",
-        "heliostat",
-        "torchrun",
-        "--workers",
-        "2",
-        "workloads/examples/ddp.py",
-    )
+    line = "python -m heliostat torchrun --workers 2 workloads/examples/ddp.py"
+    done = submit(ray_head, "env", f"{NODES}={nodes}", *line.split())
     assert done.returncode == 0, done.stdout + done.stderr
     assert (said := re.search(r"^heliostat: cost (\S+)$", done.stdout, re.MULTILINE)), done.stdout
     assert 0 < float(said[1]) < time.time() - began
@@ -366,6 +356,7 @@ def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(c
         assert made.is_relative_to(command.cwd / "storage"), "a relative storage is on the cluster's"
         never = command("torchrun", "--on", "pair.yaml", "--workers", "3", "--gpu", "1", "placed.py")
         assert never.code == 2
+        assert "workers is 3, each with 1 CPU, but there are 2 CPUs" in never.err
         assert "set workers to 2" in never.err
         (command.cwd / "below").mkdir()
         below = Command(command.cwd / "below", command.env)
@@ -405,7 +396,7 @@ def test_bad_input_is_exit_2_with_the_fix_before_anything_starts(command: Comman
 
 
 def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
-    """Its commands, in the copy of a repository, one after the other; another test kills a rank of the third step's script."""
+    """Its commands, in the copy of a repository, one after the other; in the third step a rank is killed."""
     files = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
@@ -420,12 +411,21 @@ def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
         ["heliostat", "torchrun"], ["heliostat", "up"], ["heliostat", "torchrun"], ["heliostat", "down"],
         ["heliostat", "torchrun"], ["heliostat", "train"],
     ]  # fmt: skip
-    *scripts, train = [shlex.split(line)[1:] for line in lines]
+    *scripts, resumes, train = [shlex.split(line)[1:] for line in lines]
     for line in scripts:
         done = command(*line)
         assert done.code == 0, done.err
         assert ("[rank 0] accuracy 0.9" in done.out) == (line[0] == "torchrun")
-    assert list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))
+    process = command.start(*resumes)
+    try:
+        wait_for(lambda: len(list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))) > 1, "checkpoints", 300)
+        ranks_of(command, "digits_resumes.py")["0"].kill()
+        out, err = process.communicate(timeout=300)
+    finally:
+        end_group(process)
+    assert process.returncode == 0, err
+    assert "restart 1 of 3" in err
+    assert "[rank 0] accuracy 0.9" in out
     done = command(*train)
     assert done.code == 0, done.err
     assert "digits_task finished at step" in done.out

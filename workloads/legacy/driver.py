@@ -18,6 +18,7 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
+from workloads.cost import paid
 from workloads.legacy.config import Script
 from workloads.legacy.hub import Hub, Record
 from workloads.legacy.output import Output, Write
@@ -172,7 +173,8 @@ def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[
         error = _follow(spec, watch, ended)
         watch.workers = watch.ask(watch.hub.joined.remote())
     finally:
-        costs += _costs(watch.workers, asked, time.time())
+        over = time.time()
+        costs += [paid(worker, asked, over) for worker in watch.workers if worker["price"] is not None]
     if watch.stopping:
         return _End(Stopped(f"stopped; if {script.script} saves checkpoints, the same command goes on from the last"))
     return _judged(script, ended, error)
@@ -199,12 +201,6 @@ def _follow(spec: dict[str, Any], watch: _Watch, ended: list[Record]) -> BaseExc
             watch.look()
     output.end()
     return box.get("error")
-
-
-def _costs(workers: list[dict[str, Any]], asked: float, over: float) -> list[float]:
-    """What each worker has cost, from when it was asked for, or was born if that was later, until all was over."""
-    hours = [(max(0.0, over - max(asked, about["born"])) / 3600, about["price"]) for about in workers]
-    return [time * price for time, price in hours if price is not None]
 
 
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:
