@@ -16,8 +16,8 @@ from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream.ws_client import websocket_proxycare
 
-from cluster.credentials import expired
-from cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.credentials import expired
+from heliostat.cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
 from heliostat.errors import UserError
 
 CONFLICTING = ("AlreadyExists", "Conflict")

@@ -1,12 +1,12 @@
 """Whether a profile fits a Kubernetes, and its cluster the profile: what is refused before anything is made or sent."""
 
-from cluster.api import Api
-from cluster.doctor import fit
-from cluster.errors import NotFound
-from cluster.kuberay import KubeRay
-from cluster.manifests import unknown_to
-from cluster.profile import Profile
-from cluster.sight import Sight
+from heliostat.cluster.api import Api
+from heliostat.cluster.doctor import fit
+from heliostat.cluster.errors import NotFound
+from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.manifests import unknown_to
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.sight import Sight
 from heliostat.errors import Explained, UserError
 
 

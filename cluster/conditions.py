@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.names import Document
+from heliostat.cluster.names import Document
 
 
 def ready(cluster: Document) -> bool:

@@ -9,8 +9,8 @@ Ray runs on it and after is not in it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cluster.dashboard import Dashboard
-from cluster.profile import Profile
+from heliostat.cluster.dashboard import Dashboard
+from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 
 KEPT = 1000

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from cluster.kuberay import KubeRay
-from cluster.manifests import SCRIPT, metadata, network_policy, ray_job
-from cluster.names import CLUSTER_LABEL, CRON_LABEL, Document
-from cluster.pods import FILES, RESTRICTED, env, resources
-from cluster.profile import Profile
-from cluster.upload import Package, runtime_env
+from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.manifests import SCRIPT, metadata, network_policy, ray_job
+from heliostat.cluster.names import CLUSTER_LABEL, CRON_LABEL, Document
+from heliostat.cluster.pods import FILES, RESTRICTED, env, resources
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.upload import Package, runtime_env
 from heliostat.config import nearest, to_yaml
 from heliostat.environment import NODES
 from heliostat.errors import UserError

@@ -1,7 +1,7 @@
 """A Ray cluster's dashboard: jobs, packages and nodes over HTTP, whichever way leads there.
 
 Ray's own ``JobSubmissionClient`` needs Ray of the same version, and cannot go through the API server's proxy with a client
-certificate; this needs neither. Every answer that is not the expected one is an exception of `cluster.errors`.
+certificate; this needs neither. Every answer that is not the expected one is an exception of `heliostat.cluster.errors`.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import urllib3
 from websocket import create_connection
 
-from cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
 
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
 TIMEOUT = urllib3.Timeout(connect=5, read=30)

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.dashboard import DONE, Job
-from cluster.errors import KubernetesError, NotFound, Unreachable
-from cluster.kuberay import KubeRay
-from cluster.manifests import network_policy, ray_job
-from cluster.names import Document
-from cluster.remote import Remote
-from cluster.sight import Sight
-from cluster.watchdog import Watchdog, poll
+from heliostat.cluster.dashboard import DONE, Job
+from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
+from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.manifests import network_policy, ray_job
+from heliostat.cluster.names import Document
+from heliostat.cluster.remote import Remote
+from heliostat.cluster.sight import Sight
+from heliostat.cluster.watchdog import Watchdog, poll
 from heliostat.errors import ContactLost, JobFailed
 
 START_SECONDS = 900

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from cluster.conditions import condition
-from cluster.names import QUEUE_LABEL, SUSPENDED, Document
-from cluster.pod_faults import Problem, crashed_before, is_current, of_containers, of_node, of_volumes
-from cluster.profile import Profile
-from cluster.snapshot import Snapshot, applied_at, decided_at, event_time, leaving
+from heliostat.cluster.conditions import condition
+from heliostat.cluster.names import QUEUE_LABEL, SUSPENDED, Document
+from heliostat.cluster.pod_faults import Problem, crashed_before, is_current, of_containers, of_node, of_volumes
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.snapshot import Snapshot, applied_at, decided_at, event_time, leaving
 
 SECONDS_TO_TRY_AGAIN = 20.0
 """By then the operator has taken up a change, and said by an event that it cannot make a pod."""

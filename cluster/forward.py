@@ -10,11 +10,11 @@ from typing import Any, Self
 
 from websocket import WebSocketBadStatusException, WebSocketException
 
-from cluster.api import Api, refusal
-from cluster.conditions import condition
-from cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
-from cluster.names import Document
-from cluster.tunnel import PROTOCOL, Tunnel, reset
+from heliostat.cluster.api import Api, refusal
+from heliostat.cluster.conditions import condition
+from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
+from heliostat.cluster.names import Document
+from heliostat.cluster.tunnel import PROTOCOL, Tunnel, reset
 from heliostat.errors import UserError
 
 PATIENCE = 15.0

@@ -11,9 +11,9 @@ from typing import Any
 
 import websocket
 
-from cluster.dashboard import Dashboard, Job
-from cluster.errors import Forbidden, KubernetesError, NotFound
-from cluster.upload import Package, packages, runtime_env, upload
+from heliostat.cluster.dashboard import Dashboard, Job
+from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
+from heliostat.cluster.upload import Package, packages, runtime_env, upload
 from heliostat.errors import ContactLost, JobFailed, Stopped
 
 POLL = 1.0

@@ -1,20 +1,20 @@
 """A client for KubeRay: create, get, list, apply, patch, scale, suspend, resume, delete, wait and watch.
 
-    from cluster import KubeRay
+    from heliostat.cluster import KubeRay
 
     kube = KubeRay(namespace="research")
     kube.clusters.apply(document)
     kube.clusters.wait(["gpu"], ready, timeout=300)
     kube.clusters.scale("gpu", "workers", 4)
 
-Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `cluster.errors`.
+Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `heliostat.cluster.errors`.
 """
 
-from cluster import rules
-from cluster.api import KINDS, Api
-from cluster.conditions import finished, ready, suspended
-from cluster.names import SUSPENDED, Document
-from cluster.objects import JSON_PATCH, STRICT, Objects
+from heliostat.cluster import rules
+from heliostat.cluster.api import KINDS, Api
+from heliostat.cluster.conditions import finished, ready, suspended
+from heliostat.cluster.names import SUSPENDED, Document
+from heliostat.cluster.objects import JSON_PATCH, STRICT, Objects
 from heliostat.errors import Explained, UserError
 
 

@@ -8,9 +8,9 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from cluster.names import API_VERSION, CLUSTER_LABEL, PORTS, QUEUE_LABEL, Document
-from cluster.pods import RESTRICTED, env, head_group, resources, worker_group
-from cluster.profile import Profile
+from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, PORTS, QUEUE_LABEL, Document
+from heliostat.cluster.pods import RESTRICTED, env, head_group, resources, worker_group
+from heliostat.cluster.profile import Profile
 
 FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
 """What KubeRay versions know beyond the oldest that is supported; of a live cluster the API server's schema tells."""

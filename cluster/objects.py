@@ -1,6 +1,6 @@
 """The objects of one kind in a namespace: create, get, list, apply, patch, delete, watch and wait.
 
-Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `cluster.errors`.
+Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `heliostat.cluster.errors`.
 """
 
 import copy
@@ -11,10 +11,10 @@ from typing import Any
 
 import urllib3
 
-from cluster import rules
-from cluster.api import Api
-from cluster.errors import Conflict, NotFound, Unreachable
-from cluster.names import MANAGER, QUEUE_LABEL, Document
+from heliostat.cluster import rules
+from heliostat.cluster.api import Api
+from heliostat.cluster.errors import Conflict, NotFound, Unreachable
+from heliostat.cluster.names import MANAGER, QUEUE_LABEL, Document
 from heliostat.errors import Explained
 
 APPLY, MERGE, JSON_PATCH = "application/apply-patch+yaml", "application/merge-patch+json", "application/json-patch+json"

@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from cluster.conditions import condition, suspended
-from cluster.dashboard import Job
-from cluster.faults import problems
-from cluster.names import SUSPENDED, Document
-from cluster.profile import Profile
-from cluster.ray_usage import NodeUsage
-from cluster.snapshot import Snapshot, group_of, pod_ready, pod_state
-from cluster.state import Group, Node, State
-from cluster.watchdog import progress, queued
+from heliostat.cluster.conditions import condition, suspended
+from heliostat.cluster.dashboard import Job
+from heliostat.cluster.faults import problems
+from heliostat.cluster.names import SUSPENDED, Document
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.ray_usage import NodeUsage
+from heliostat.cluster.snapshot import Snapshot, group_of, pod_ready, pod_state
+from heliostat.cluster.state import Group, Node, State
+from heliostat.cluster.watchdog import progress, queued
 
 
 def overview(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cluster.conditions import condition
-from cluster.names import Document
-from cluster.profile import Profile, WorkerGroup, cpus
-from cluster.snapshot import Snapshot, amount, event_time, group_of, mark_of, marks, statuses
+from heliostat.cluster.conditions import condition
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile, WorkerGroup, cpus
+from heliostat.cluster.snapshot import Snapshot, amount, event_time, group_of, mark_of, marks, statuses
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 

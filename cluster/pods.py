@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cluster.names import CLUSTER_LABEL, PORTS, TEMPLATE, TOKEN_KEY, Document
-from cluster.profile import Head, Placement, Profile, WorkerGroup
+from heliostat.cluster.names import CLUSTER_LABEL, PORTS, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.profile import Head, Placement, Profile, WorkerGroup
 from heliostat.config import digest
 from heliostat.environment import NODES_FILE, STORAGE
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from cluster.prices import price_per_hour
+from heliostat.cluster.prices import price_per_hour
 from heliostat.config import Config, load, nearest
 from heliostat.errors import UserError
 

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from cluster.dashboard import Dashboard
+from heliostat.cluster.dashboard import Dashboard
 
 USED = re.compile(
     r"(?P<used>[\d.e+-]+)\w*/\S+ (?P<name>\S+)"

@@ -6,23 +6,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from cluster.api import Api
-from cluster.checks import check_claim, check_head, check_image, check_operator, check_queue
-from cluster.conditions import condition, ready
-from cluster.dashboard import Dashboard, Job, Socket, Way
-from cluster.diff import ABSENT, Change, difference
-from cluster.errors import KubernetesError, NotFound, Unreachable
-from cluster.kuberay import KubeRay
-from cluster.manifests import documents
-from cluster.names import AGAIN, TEMPLATE, TOKEN_KEY, Document
-from cluster.objects import decided
-from cluster.overview import overview
-from cluster.profile import Profile
-from cluster.ray_usage import NodeUsage, usage
-from cluster.sight import Sight
-from cluster.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
-from cluster.state import State
-from cluster.watchdog import Watchdog, poll
+from heliostat.cluster.api import Api
+from heliostat.cluster.checks import check_claim, check_head, check_image, check_operator, check_queue
+from heliostat.cluster.conditions import condition, ready
+from heliostat.cluster.dashboard import Dashboard, Job, Socket, Way
+from heliostat.cluster.diff import ABSENT, Change, difference
+from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
+from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.manifests import documents
+from heliostat.cluster.names import AGAIN, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.objects import decided
+from heliostat.cluster.overview import overview
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.ray_usage import NodeUsage, usage
+from heliostat.cluster.sight import Sight
+from heliostat.cluster.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
+from heliostat.cluster.state import State
+from heliostat.cluster.watchdog import Watchdog, poll
 from heliostat.errors import UserError
 
 UP_SECONDS = 600

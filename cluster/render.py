@@ -1,6 +1,6 @@
 """A profile's Kubernetes documents as text, for ``kubectl apply``, for GitOps and for reading.
 
-``python -m cluster.render`` writes those of the bundled profiles anew, into ``cluster/manifests/``.
+``python -m heliostat.cluster.render`` writes those of the bundled profiles anew, into ``cluster/manifests/``.
 """
 
 import io
@@ -12,9 +12,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
-from cluster.manifests import FEATURES, documents, unknown_to
-from cluster.names import Document
-from cluster.profile import BUNDLED, Profile, find
+from heliostat.cluster.manifests import FEATURES, documents, unknown_to
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import BUNDLED, Profile, find
 from heliostat.errors import UserError
 
 FOLDER = Path(__file__).parent / "manifests"

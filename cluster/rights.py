@@ -3,9 +3,9 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from cluster.api import KINDS, Api
-from cluster.names import Document
-from cluster.profile import Profile
+from heliostat.cluster.api import KINDS, Api
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile
 
 NAME = "heliostat-user"
 USERS = "heliostat-users"

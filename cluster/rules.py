@@ -11,8 +11,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from cluster.errors import Invalid
-from cluster.names import Document
+from heliostat.cluster.errors import Invalid
+from heliostat.cluster.names import Document
 
 Broken = Iterator[tuple[str, str]]
 """What is wrong, and how to mend it."""

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from cluster.api import Api
-from cluster.dashboard import Dashboard, by_port
-from cluster.errors import Unreachable
-from cluster.forward import Forward
-from cluster.names import PORTS
-from cluster.remote import UP_SECONDS, Remote
+from heliostat.cluster.api import Api
+from heliostat.cluster.dashboard import Dashboard, by_port
+from heliostat.cluster.errors import Unreachable
+from heliostat.cluster.forward import Forward
+from heliostat.cluster.names import PORTS
+from heliostat.cluster.remote import UP_SECONDS, Remote
 from heliostat.errors import UserError
 
 TOKENS = Path("~/.heliostat/tokens")

@@ -4,10 +4,10 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from cluster.errors import Forbidden
-from cluster.kuberay import KubeRay
-from cluster.names import Document
-from cluster.snapshot import Snapshot, calm, homeless
+from heliostat.cluster.errors import Forbidden
+from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.names import Document
+from heliostat.cluster.snapshot import Snapshot, calm, homeless
 
 EVENTS_SECONDS, NODES_SECONDS = 3.0, 10.0
 """How old the lists of a whole namespace, and of a whole Kubernetes, may be; nodes are seen twice before a wait is given up."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
-from cluster.conditions import condition, ready
-from cluster.names import MANAGER, TEMPLATE, Document
+from heliostat.cluster.conditions import condition, ready
+from heliostat.cluster.names import MANAGER, TEMPLATE, Document
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def group_of(pod: Document) -> str:
 
 
 def mark_of(metadata: Mapping[str, Any]) -> str | None:
-    """The mark of the template that a pod or a template has (`cluster.manifests.TEMPLATE`)."""
+    """The mark of the template that a pod or a template has (`heliostat.cluster.manifests.TEMPLATE`)."""
     mark: str | None = metadata.get("annotations", {}).get(TEMPLATE)
     return mark
 

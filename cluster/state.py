@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from cluster.dashboard import Job
+from heliostat.cluster.dashboard import Job
 
 
 @dataclass(frozen=True)

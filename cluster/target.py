@@ -8,19 +8,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.dashboard import Dashboard, Job
-from cluster.jobs import Look, Work, check, follow, submit
-from cluster.names import CLUSTER_LABEL
-from cluster.profile import Profile, installed_ray
-from cluster.ray_usage import usage
-from cluster.upload import packages
+from heliostat.cluster.dashboard import Dashboard, Job
+from heliostat.cluster.jobs import Look, Work, check, follow, submit
+from heliostat.cluster.names import CLUSTER_LABEL
+from heliostat.cluster.profile import Profile, installed_ray
+from heliostat.cluster.ray_usage import usage
+from heliostat.cluster.upload import packages
 from heliostat.environment import NODES
 from heliostat.errors import Explained, Stopped, UserError
 from heliostat.interrupts import interrupts
 
 if TYPE_CHECKING:
-    from cluster.laptop import Laptop
-    from cluster.remote import Remote
+    from heliostat.cluster.laptop import Laptop
+    from heliostat.cluster.remote import Remote
 
 Say = Callable[[str], Any]
 
@@ -44,10 +44,10 @@ def open_target(profile: Profile) -> "Remote | Laptop":
         UserError: there is no usable kubeconfig.
     """
     if profile.platform == "local":
-        from cluster.laptop import Laptop
+        from heliostat.cluster.laptop import Laptop
 
         return Laptop(profile)
-    from cluster.remote import Remote
+    from heliostat.cluster.remote import Remote
 
     return Remote(profile)
 
@@ -130,8 +130,8 @@ def _reached(profile: Profile, name: str, say: Say, ephemeral: bool, received: l
     if ephemeral:
         if profile.platform == "local":
             raise UserError("--ephemeral is for Kubernetes, and this profile is local", "leave it out")
-        from cluster.ephemeral import own_cluster
-        from cluster.remote import Remote
+        from heliostat.cluster.ephemeral import own_cluster
+        from heliostat.cluster.remote import Remote
 
         assert isinstance(target, Remote)
         with own_cluster(target, name, told) as own:
@@ -150,7 +150,7 @@ def _check_ray(profile: Profile, dashboard: Dashboard) -> None:
     """Refuse a cluster whose Ray is not the one that the code, which comes from here, is made for."""
     there, here = dashboard.version(), installed_ray()
     if profile.platform == "kubernetes":
-        from cluster.checks import check_image
+        from heliostat.cluster.checks import check_image
 
         check_image(profile, there)
     if there.split(".")[:2] != here.split(".")[:2]:

@@ -13,7 +13,7 @@ from typing import Any
 # Ray's own way of packing a working directory (2.60), so that what is left out is the same as with `ray job submit`.
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
-from cluster.dashboard import Dashboard
+from heliostat.cluster.dashboard import Dashboard
 from heliostat.errors import UserError
 
 logging.getLogger("ray._private.runtime_env.packaging").setLevel("WARNING")  # it names every file that it leaves out

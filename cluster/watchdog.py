@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 
-from cluster.conditions import observed
-from cluster.errors import Unreachable
-from cluster.faults import problems
-from cluster.names import Document
-from cluster.pod_faults import Problem
-from cluster.profile import Profile
-from cluster.snapshot import Snapshot, event_time, group_of, pod_ready, pod_state
+from heliostat.cluster.conditions import observed
+from heliostat.cluster.errors import Unreachable
+from heliostat.cluster.faults import problems
+from heliostat.cluster.names import Document
+from heliostat.cluster.pod_faults import Problem
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.snapshot import Snapshot, event_time, group_of, pod_ready, pod_state
 from heliostat.errors import Explained
 
 POLL = 0.5

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from datasets.format import INDEX, SPLITS, Columns, Dataset, Field, Index, Shard, SplitName, to_arrow
-from datasets.sources import Source
+from heliostat.datasets.format import INDEX, SPLITS, Columns, Dataset, Field, Index, Shard, SplitName, to_arrow
+from heliostat.datasets.sources import Source
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 

@@ -15,8 +15,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pydantic
 
-from datasets.cache import fetched
 from heliostat.config import Config
+from heliostat.datasets.cache import fetched
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
-from datasets.format import Dataset
-from datasets.order import Ids, Order
+from heliostat.datasets.format import Dataset
+from heliostat.datasets.order import Ids, Order
 
 Tensors = dict[str, torch.Tensor]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from tuning.space import Parameter, Space
-from tuning.trials import Trial, Trials
+from heliostat.tuning.space import Parameter, Space
+from heliostat.tuning.trials import Trial, Trials
 
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
 MOST_LINES = 300
@@ -128,7 +128,7 @@ def endings(trials: list[Trial]) -> str:
 
 def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
     """The first two objectives of all trials, and the front."""
-    from tuning.trials import front
+    from heliostat.tuning.trials import front
 
     (a, _), (b, _) = list(objectives.items())[:2]
     shown = [trial for trial in trials if a in trial.values and b in trial.values]

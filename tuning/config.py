@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest, read_mapping
-from tuning.space import Parameter, flatten
-from workloads.config import Name
+from heliostat.tuning.space import Parameter, flatten
+from heliostat.workloads.config import Name
 
 Mode = Literal["max", "min"]
 MAY_CHANGE = {"trials", "seconds", "budget", "concurrency", "retries", "keep", "storage"}

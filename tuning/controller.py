@@ -9,19 +9,19 @@ from typing import Any
 from ray.exceptions import RayActorError
 
 from heliostat.errors import JobFailed, UserError
-from tuning.algorithms import open_algorithm
-from tuning.cost import most_expensive
-from tuning.journal import Journal
-from tuning.kept import Kept
-from tuning.places import ActorPlace, Place, TrainPlace, Where
-from tuning.plan import RecordMaker, SweepPlan, key_of
-from tuning.population import Population
-from tuning.schedulers import open_scheduler
-from tuning.trials import Trial, Trials
-from tuning.worker import GO_ON, PAUSE, STOP, Event
-from workloads.cost import price_of
-from workloads.notices import STOP as STOP_FILE
-from workloads.plan import Plan
+from heliostat.tuning.algorithms import open_algorithm
+from heliostat.tuning.cost import most_expensive
+from heliostat.tuning.journal import Journal
+from heliostat.tuning.kept import Kept
+from heliostat.tuning.places import ActorPlace, Place, TrainPlace, Where
+from heliostat.tuning.plan import RecordMaker, SweepPlan, key_of
+from heliostat.tuning.population import Population
+from heliostat.tuning.schedulers import open_scheduler
+from heliostat.tuning.trials import Trial, Trials
+from heliostat.tuning.worker import GO_ON, PAUSE, STOP, Event
+from heliostat.workloads.cost import price_of
+from heliostat.workloads.notices import STOP as STOP_FILE
+from heliostat.workloads.plan import Plan
 
 Watch = Callable[[Trials], None]
 """Called several times a second."""

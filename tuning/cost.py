@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from workloads import nodes as placing
-from workloads.cost import price_of
-from workloads.nodes import Nodes
+from heliostat.workloads import nodes as placing
+from heliostat.workloads.cost import price_of
+from heliostat.workloads.nodes import Nodes
 
 
 def room(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:

@@ -10,15 +10,15 @@ import ray
 from heliostat.config import load
 from heliostat.errors import JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
-from tuning.config import SweepConfig
-from tuning.controller import Controller, Watch
-from tuning.journal import Journal, read_journal
-from tuning.plan import SweepPlan, plan_sweep, read_sweep
-from tuning.result import SweepResult, failed_because, result_of, write_result
-from tuning.trials import Trials
-from workloads import lease
-from workloads.head import base_there, on_head
-from workloads.nodes import available
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.controller import Controller, Watch
+from heliostat.tuning.journal import Journal, read_journal
+from heliostat.tuning.plan import SweepPlan, plan_sweep, read_sweep
+from heliostat.tuning.result import SweepResult, failed_because, result_of, write_result
+from heliostat.tuning.trials import Trials
+from heliostat.workloads import lease
+from heliostat.workloads.head import base_there, on_head
+from heliostat.workloads.nodes import available
 
 
 def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:

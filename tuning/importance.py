@@ -6,9 +6,9 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-from tuning.config import Mode
-from tuning.space import Parameter, Space
-from tuning.trials import Trial
+from heliostat.tuning.config import Mode
+from heliostat.tuning.space import Parameter, Space
+from heliostat.tuning.trials import Trial
 
 LEAST, MOST = 8, 2000
 """With fewer trials nothing can be said, and more say nothing new."""

@@ -1,7 +1,7 @@
 """Which trials keep their checkpoints."""
 
-from tuning.plan import SweepPlan
-from tuning.trials import Trial, best, front
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.trials import Trial, best, front
 
 
 class Kept:

@@ -16,13 +16,13 @@ import ray
 
 from heliostat.errors import HeliostatError, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
-from tuning.journal import plain
-from tuning.worker import GO_ON, STOP, Event, Worker
-from workloads import lease
-from workloads.cost import cost
-from workloads.notices import STOP as STOP_FILE
-from workloads.plan import Plan
-from workloads.run import RESULT, Result, RunRecord, read_result, write_record
+from heliostat.tuning.journal import plain
+from heliostat.tuning.worker import GO_ON, STOP, Event, Worker
+from heliostat.workloads import lease
+from heliostat.workloads.cost import cost
+from heliostat.workloads.notices import STOP as STOP_FILE
+from heliostat.workloads.plan import Plan
+from heliostat.workloads.run import RESULT, Result, RunRecord, read_result, write_record
 
 Answer = Callable[[Event], str]
 """Takes a report, gives GO_ON, STOP or PAUSE."""
@@ -111,7 +111,7 @@ class TrainPlace:
         """It holds nothing between two trials."""
 
     def _drive(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
-        from workloads.driver import execute
+        from heliostat.workloads.driver import execute
 
         if result := read_result(plan.folder):
             return _end(result, plan.folder)

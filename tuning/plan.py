@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from datasets import Dataset, build
-from datasets.loader import tensors
 from heliostat.config import Config, difference, digest, nearest, to_yaml, validate
+from heliostat.datasets import Dataset, build
+from heliostat.datasets.loader import tensors
 from heliostat.errors import UserError
 from heliostat.folder import Folder, join
-from tuning.config import Mode, SweepConfig, base_of
-from tuning.cost import most_expensive, room
-from tuning.space import Params, assign, check_conditions, get
-from workloads import task
-from workloads.config import TrainConfig
-from workloads.nodes import Nodes
-from workloads.plan import Plan, prepare
-from workloads.run import DatasetRecord, RunRecord, open_record
-from workloads.task import create
+from heliostat.tuning.config import Mode, SweepConfig, base_of
+from heliostat.tuning.cost import most_expensive, room
+from heliostat.tuning.space import Params, assign, check_conditions, get
+from heliostat.workloads import task
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.nodes import Nodes
+from heliostat.workloads.plan import Plan, prepare
+from heliostat.workloads.run import DatasetRecord, RunRecord, open_record
+from heliostat.workloads.task import create
 
 SWEEP, TRIALS = "sweep.yaml", "trials"
 MEASURED: dict[str, Mode] = {"seconds": "min", "parameters": "min"}
@@ -165,7 +165,7 @@ def plan_sweep(
     Args:
         config: what to search.
         nodes: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
-        place: what a relative storage is relative to, see `workloads.plan.prepare`.
+        place: what a relative storage is relative to, see `heliostat.workloads.plan.prepare`.
         elsewhere: the storage cannot be seen from here.
 
     Raises:

@@ -11,12 +11,12 @@ from typing import Any
 
 from pyarrow import fs
 
-from tuning.algorithms.random import draw
-from tuning.config import SweepConfig
-from tuning.plan import SweepPlan
-from tuning.space import Parameter, Params
-from tuning.trials import Trial, Trials
-from workloads import checkpoint
+from heliostat.tuning.algorithms.random import draw
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.space import Parameter, Params
+from heliostat.tuning.trials import Trial, Trials
+from heliostat.workloads import checkpoint
 
 FACTORS = (0.8, 1.25)
 """What a number is multiplied with; 0.8 and 1.25 undo each other."""

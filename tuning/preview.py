@@ -2,14 +2,14 @@
 
 from typing import Any
 
-from tuning.algorithms.grid import Grid
-from tuning.algorithms.optuna import Optuna
-from tuning.algorithms.random import Random
-from tuning.cost import most_expensive
-from tuning.journal import read_journal
-from tuning.plan import SweepPlan
-from tuning.space import Params
-from tuning.trials import Trials
+from heliostat.tuning.algorithms.grid import Grid
+from heliostat.tuning.algorithms.optuna import Optuna
+from heliostat.tuning.algorithms.random import Random
+from heliostat.tuning.cost import most_expensive
+from heliostat.tuning.journal import read_journal
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.space import Params
+from heliostat.tuning.trials import Trials
 
 FIRST = 5
 

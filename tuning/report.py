@@ -9,11 +9,11 @@ import jinja2
 from heliostat.config import to_yaml
 from heliostat.console import duration
 from heliostat.folder import Folder
-from tuning import charts
-from tuning.importance import importance
-from tuning.plan import SweepPlan
-from tuning.result import REPORT, SweepResult
-from tuning.trials import Trial, Trials
+from heliostat.tuning import charts
+from heliostat.tuning.importance import importance
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.result import REPORT, SweepResult
+from heliostat.tuning.trials import Trial, Trials
 
 ROWS = 100
 """Trials in the page's table; ``trials.parquet`` has all."""

@@ -1,4 +1,4 @@
-"""What a sweep has found: ``trials.parquet``, ``best.yaml``, ``result.json`` and, from `tuning.report`, ``report.html``."""
+"""What a sweep has found: ``trials.parquet``, ``best.yaml``, ``result.json`` and, from `heliostat.tuning.report`, ``report.html``."""
 
 import io
 import json
@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 
 from heliostat.config import Config, to_yaml
 from heliostat.folder import Folder, join
-from tuning.plan import SweepPlan
-from tuning.trials import Trial, Trials, best, front
-from workloads.config import TrainConfig
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.trials import Trial, Trials, best, front
+from heliostat.workloads.config import TrainConfig
 
 RESULT, TABLE, BEST, REPORT = "result.json", "trials.parquet", "best.yaml", "report.html"
 
@@ -91,7 +91,7 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
 
 def write_result(plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
     """Write the table, the best config, the report and, last, the result."""
-    from tuning.report import write_report
+    from heliostat.tuning.report import write_report
 
     plan.folder.write(TABLE, table(trials.all, plan.objectives))
     if result.best is not None:

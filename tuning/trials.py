@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from tuning.space import Params
+from heliostat.tuning.space import Params
 
 OVER = ("finished", "stopped", "failed", "diverged")
 """States from which a trial does not come back."""

@@ -1,14 +1,14 @@
 """What runs: the training loop, tasks and models, evaluation, the report.
 
-``from workloads import train`` starts a run from Python: on the Ray that ``ray.init`` connected to, also ``ray://``.
+``from heliostat.workloads import train`` starts a run from Python: on the Ray that ``ray.init`` connected to, also ``ray://``.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from workloads.driver import train
-    from workloads.run import Result
-    from workloads.task import Batch, Task
+    from heliostat.workloads.driver import train
+    from heliostat.workloads.run import Result
+    from heliostat.workloads.task import Batch, Task
 
 __all__ = ["Batch", "Result", "Task", "train"]
 
@@ -19,5 +19,5 @@ def __getattr__(name: str) -> Any:
 
     where = {"train": "driver", "Result": "run", "Task": "task", "Batch": "task"}
     if name not in where:
-        raise AttributeError(f"module 'workloads' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"workloads.{where[name]}"), name)
+        raise AttributeError(f"module 'heliostat.workloads' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"heliostat.workloads.{where[name]}"), name)

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import Any
 
 from heliostat.folder import Folder
-from workloads.journal import Journal
+from heliostat.workloads.journal import Journal
 
 ATTEMPTS = "attempts.jsonl"
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from heliostat.errors import JobFailed
 from heliostat.folder import Folder
-from workloads.run import CHECKPOINTS
+from heliostat.workloads.run import CHECKPOINTS
 
 MANIFEST = "manifest.json"
 SECTIONS = ("model", "optimizer")

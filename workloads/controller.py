@@ -1,6 +1,6 @@
 """Our own answers to two questions of Ray Train's controller: how many workers now, and what next after a failure.
 
-All that is private to Ray Train and used by us is here and in `workloads.trainer` (Ray 2.60), kept true by
+All that is private to Ray Train and used by us is here and in `heliostat.workloads.trainer` (Ray 2.60), kept true by
 tests/workloads/test_controller.py. Ray's own elastic policy asks for more than the nodes can ever give and then gets none,
 counts what others hold as free, and loses the steps since the last checkpoint when it grows; its failure policy retries
 mistakes and charges preemptions.
@@ -22,12 +22,12 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from heliostat.errors import HeliostatError, Stopped
 from heliostat.folder import Folder
-from workloads import attempts, checkpoint
-from workloads.failures import Failures
-from workloads.nodes import draining
-from workloads.notices import GROW, STOP
-from workloads.patience import AWAY, patiently
-from workloads.trainer import PATIENCE, WATCHER
+from heliostat.workloads import attempts, checkpoint
+from heliostat.workloads.failures import Failures
+from heliostat.workloads.nodes import draining
+from heliostat.workloads.notices import GROW, STOP
+from heliostat.workloads.patience import AWAY, patiently
+from heliostat.workloads.trainer import PATIENCE, WATCHER
 
 SETTLE = 3.0
 """Seconds in which nodes that come together count as one room, when a run begins."""
@@ -75,7 +75,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 
     def after_controller_start(self, train_run_context: Any) -> None:
         if self._least < self._most:
-            # Not for a fixed size: see `workloads.trainer.Fixed`.
+            # Not for a fixed size: see `heliostat.workloads.trainer.Fixed`.
             super().after_controller_start(train_run_context)
         attempts.of(self._run).record("launched", launched=self._launched, least=self._least, most=self._most)
 
@@ -146,7 +146,7 @@ def _later() -> ScalingDecision:
 
 
 class Judgement(FailurePolicy):  # type: ignore[misc]
-    """Our own judgement on failures, see `workloads.failures`, recorded in the run folder."""
+    """Our own judgement on failures, see `heliostat.workloads.failures`, recorded in the run folder."""
 
     def __init__(self, run: str, most: int, patience: float) -> None:
         super().__init__(FailureConfig(max_failures=most))

@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heliostat.folder import Folder
-from workloads.attempts import ATTEMPTS
-from workloads.journal import read_journal
-from workloads.nodes import Nodes
-from workloads.run import EVENTS, METRICS
+from heliostat.workloads.attempts import ATTEMPTS
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.nodes import Nodes
+from heliostat.workloads.run import EVENTS, METRICS
 
 OVER = ("left", "failed", "ended", "launched")
 """What comes after an attempt; ``launched`` alone means that its driver was killed."""

@@ -21,22 +21,22 @@ from heliostat.config import load
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
-from workloads import lease
-from workloads.attempts import ATTEMPTS
-from workloads.config import TrainConfig
-from workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
-from workloads.cost import cost, price_of
-from workloads.failures import Left, failed, kind_of
-from workloads.goodput import goodput
-from workloads.head import base_there, on_head
-from workloads.journal import Tail
-from workloads.nodes import Nodes, available, draining, group_here
-from workloads.notices import STOP, tell_drain
-from workloads.patience import AWAY
-from workloads.plan import Plan, prepare
-from workloads.report import write_report
-from workloads.run import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
-from workloads.trainer import Trainer
+from heliostat.workloads import lease
+from heliostat.workloads.attempts import ATTEMPTS
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from heliostat.workloads.cost import cost, price_of
+from heliostat.workloads.failures import Left, failed, kind_of
+from heliostat.workloads.goodput import goodput
+from heliostat.workloads.head import base_there, on_head
+from heliostat.workloads.journal import Tail
+from heliostat.workloads.nodes import Nodes, available, draining, group_here
+from heliostat.workloads.notices import STOP, tell_drain
+from heliostat.workloads.patience import AWAY
+from heliostat.workloads.plan import Plan, prepare
+from heliostat.workloads.report import write_report
+from heliostat.workloads.run import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
+from heliostat.workloads.trainer import Trainer
 
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, several times a second, also without any."""
@@ -210,9 +210,9 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:
     """What each Ray Train worker runs; returns the outcome as plain values."""
-    from workloads.loop import Loop
-    from workloads.ranks import Ranks, join
-    from workloads.silence import gave_up, silent
+    from heliostat.workloads.loop import Loop
+    from heliostat.workloads.ranks import Ranks, join
+    from heliostat.workloads.silence import gave_up, silent
 
     sys.path[:0] = [path for path in spec["path"] if path not in sys.path and Path(path).is_dir()]
     folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])

@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datasets import Dataset
-from datasets.loader import tensors
-from workloads.ranks import Ranks
-from workloads.task import Task
+from heliostat.datasets import Dataset
+from heliostat.datasets.loader import tensors
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.task import Task
 
 MISTAKES = 24
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from heliostat.folder import Folder
-from workloads.attempts import ATTEMPTS
-from workloads.journal import read_journal
-from workloads.run import EVENTS, METRICS
+from heliostat.workloads.attempts import ATTEMPTS
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.run import EVENTS, METRICS
 
 KINDS = ("productive", "evaluating", "checkpointing", "data", "starting", "recomputed", "nodes", "idle")
 """What time goes into: steps that count, evaluations, waits for checkpoints, for data, for workers to start, steps that were

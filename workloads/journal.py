@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from heliostat.folder import Folder
-from workloads.patience import AWAY, reason
+from heliostat.workloads.patience import AWAY, reason
 
 Record = dict[str, Any]
 REMOTE_POLL = 5.0

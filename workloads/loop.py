@@ -12,23 +12,23 @@ from typing import Any
 import psutil
 import torch
 
-from datasets import Dataset
-from datasets.loader import Batch, batches
-from datasets.order import lane_range
 from heliostat.config import Config
+from heliostat.datasets import Dataset
+from heliostat.datasets.loader import Batch, batches
+from heliostat.datasets.order import lane_range
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from workloads.evaluation import confusion, measure
-from workloads.journal import finite
-from workloads.meter import Meter
-from workloads.notices import Notices
-from workloads.plan import order_of, steps_of
-from workloads.ranks import Ranks
-from workloads.records import Records
-from workloads.run import EVALUATION, Measured, RunRecord
-from workloads.saver import Saver
-from workloads.step import Step
-from workloads.task import Task, create
+from heliostat.workloads.evaluation import confusion, measure
+from heliostat.workloads.journal import finite
+from heliostat.workloads.meter import Meter
+from heliostat.workloads.notices import Notices
+from heliostat.workloads.plan import order_of, steps_of
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.records import Records
+from heliostat.workloads.run import EVALUATION, Measured, RunRecord
+from heliostat.workloads.saver import Saver
+from heliostat.workloads.step import Step
+from heliostat.workloads.task import Task, create
 
 TALK_SECONDS = 1.0
 """At least so often workers talk, if steps are not longer: then a notice is heard, and nobody is far ahead."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from workloads.ranks import Ranks
+from heliostat.workloads.ranks import Ranks
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from datasets import Dataset
-from datasets.format import SPLITS
 from heliostat.config import nearest
+from heliostat.datasets import Dataset
+from heliostat.datasets.format import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from workloads import checkpoint
-from workloads.evaluation import measure
-from workloads.ranks import Ranks
-from workloads.run import RunRecord, open_dataset, read_record
-from workloads.task import Task, create
+from heliostat.workloads import checkpoint
+from heliostat.workloads.evaluation import measure
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.run import RunRecord, open_dataset, read_record
+from heliostat.workloads.task import Task, create
 
 BATCH = 256
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from heliostat.environment import NODES, NODES_FILE
 from heliostat.errors import UserError
-from workloads.config import Resources
+from heliostat.workloads.config import Resources
 
 Nodes = Sequence[Mapping[str, Any]]
 """Each entry has the ``CPU`` and ``GPU`` of a node, how many such ``nodes`` there may be, and maybe its ``group`` and

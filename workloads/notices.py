@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from workloads.lease import read_lease
+from heliostat.workloads.lease import read_lease
 
 STOP, GROW, DRAIN = "stop", "grow", "drain.json"
 LOOK_LOCAL, LOOK_REMOTE = 0.2, 1.0

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from workloads.config import OptimizerConfig
+from heliostat.workloads.config import OptimizerConfig
 
 
 def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:

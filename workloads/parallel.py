@@ -18,9 +18,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
 from heliostat.errors import UserError
-from workloads.checkpoint import State
-from workloads.config import TrainConfig
-from workloads.ranks import Ranks
+from heliostat.workloads.checkpoint import State
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.ranks import Ranks
 
 COMPILERS = ("c++", "g++", "clang++")
 

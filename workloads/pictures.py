@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from workloads.goodput import KINDS, Goodput, Span
-from workloads.journal import Record
+from heliostat.workloads.goodput import KINDS, Goodput, Span
+from heliostat.workloads.journal import Record
 
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
 COLOURS = dict(

@@ -3,17 +3,17 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, Order, build
-from datasets.format import INDEX
-from datasets.order import default_lanes
-from datasets.sources import Source, open_source
 from heliostat.config import digest, validate
+from heliostat.datasets import Dataset, Order, build
+from heliostat.datasets.format import INDEX
+from heliostat.datasets.order import default_lanes
+from heliostat.datasets.sources import Source, open_source
 from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, join
-from workloads import task
-from workloads.config import TrainConfig
-from workloads.nodes import Nodes, room, settled
-from workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
+from heliostat.workloads import task
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.nodes import Nodes, room, settled
+from heliostat.workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,10 @@
 from typing import Any
 
 from heliostat.folder import Folder
-from workloads.goodput import Running
-from workloads.journal import Journal
-from workloads.patience import patiently
-from workloads.run import EVENTS, METRICS
+from heliostat.workloads.goodput import Running
+from heliostat.workloads.journal import Journal
+from heliostat.workloads.patience import patiently
+from heliostat.workloads.run import EVENTS, METRICS
 
 
 class Records:

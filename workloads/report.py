@@ -12,14 +12,14 @@ import jinja2
 import numpy as np
 import numpy.typing as npt
 
-from datasets import Dataset
 from heliostat.config import dump
 from heliostat.console import duration
+from heliostat.datasets import Dataset
 from heliostat.folder import Folder
-from workloads.goodput import KINDS, Goodput, goodput
-from workloads.journal import Record, read_journal
-from workloads.pictures import band, curve
-from workloads.run import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
+from heliostat.workloads.goodput import KINDS, Goodput, goodput
+from heliostat.workloads.journal import Record, read_journal
+from heliostat.workloads.pictures import band, curve
+from heliostat.workloads.run import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 
 ENDS = {
     "evaluated": "finished", "stopped": "stopped", "diverged": "diverged", "drain": "left nodes that went away",

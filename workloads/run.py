@@ -3,7 +3,7 @@
 ``config.yaml`` (resolved, with versions and the dataset), ``metrics.jsonl`` (a record for each logged step and each
 evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and once it is over ``result.json``,
 ``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what became of the workers), ``lease.json`` (who drives it) and
-the notices of `workloads.notices`.
+the notices of `heliostat.workloads.notices`.
 """
 
 import platform
@@ -21,11 +21,11 @@ from ruamel.yaml.error import YAMLError
 from heliostat.config import Config, difference, to_yaml
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from workloads.config import TrainConfig
-from workloads.notices import STOP
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.notices import STOP
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from heliostat.datasets import Dataset
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"
 RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
@@ -68,7 +68,7 @@ class Result(Config):
     seconds: Numbers = {}
     """Wall time of each phase; ``total`` is from the command's start to its end."""
     goodput: Numbers = {}
-    """Seconds of all workers by what they went into, see `workloads.goodput`."""
+    """Seconds of all workers by what they went into, see `heliostat.workloads.goodput`."""
     cost: float | None = None
     """Money spent on the workers; None where nobody knows prices."""
     message: str = ""
@@ -164,7 +164,7 @@ def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
         UserError: it is gone, or has changed.
     """
     # Here, because a script for torchrun, which gets its checkpoints by this module, may have another `datasets`.
-    from datasets import Dataset
+    from heliostat.datasets import Dataset
 
     beside = str(Path(folder.path).parent / ".datasets" / record.dataset.uri.rpartition("/")[2])
     moved = folder.is_local and not Folder.at(record.dataset.uri).exists() and Folder.at(beside).exists()

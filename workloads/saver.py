@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
-from workloads import checkpoint
-from workloads.checkpoint import SECTIONS, Checkpoint, File, State
-from workloads.config import TrainConfig
-from workloads.journal import read_journal
-from workloads.parallel import load_model, load_optimizer, sharded, sharded_names, state_of
-from workloads.patience import AWAY, patiently
-from workloads.ranks import Ranks
-from workloads.run import EVENTS
-from workloads.task import Task
+from heliostat.workloads import checkpoint
+from heliostat.workloads.checkpoint import SECTIONS, Checkpoint, File, State
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.parallel import load_model, load_optimizer, sharded, sharded_names, state_of
+from heliostat.workloads.patience import AWAY, patiently
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.run import EVENTS
+from heliostat.workloads.task import Task
 
 LOOK, LOOK_REMOTE, LATE = 0.05, 1.0, 10.0
 """Seconds between looks for the files of other workers, and after which their absence is told."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from datasets import Dataset
-from datasets.loader import Batch, tensors
-from workloads.config import TrainConfig
-from workloads.optimizer import adamw, clip, learning_rate
-from workloads.parallel import parallelize, sharded
-from workloads.ranks import Ranks
-from workloads.task import Task
+from heliostat.datasets import Dataset
+from heliostat.datasets.loader import Batch, tensors
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.optimizer import adamw, clip, learning_rate
+from heliostat.workloads.parallel import parallelize, sharded
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.task import Task
 
 Count = Callable[[Tensor, int], None]
 """Called with the mean loss of a micro-batch and its number of samples."""

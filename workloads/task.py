@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from datasets import Field, Index
 from heliostat.config import Config, nearest, validate
+from heliostat.datasets import Field, Index
 from heliostat.errors import UserError, short_traceback
 
 Batch = dict[str, Tensor]
@@ -92,7 +92,7 @@ def find(name: str) -> type[Task]:
         known = [path.stem.replace("_", "-") for path in TASKS.glob("[a-z]*.py")]
         if name not in known:
             raise UserError(f"task is {name!r}, which is not a task", nearest(name, known) + ", or write module:Class")
-        module = f"workloads.tasks.{name.replace('-', '_')}"
+        module = f"heliostat.workloads.tasks.{name.replace('-', '_')}"
         cls_name = name.title().replace("-", "")
     elif "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))

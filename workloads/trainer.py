@@ -1,4 +1,4 @@
-"""Ray Train's trainer without what costs a run seconds at its start (Ray 2.60); also private to it, see `workloads.controller`.
+"""Ray Train's trainer without what costs a run seconds at its start (Ray 2.60); also private to it, see `heliostat.workloads.controller`.
 
 Ray Train starts four processes beside the workers, waits for two of them, and makes each worker a process of its own although
 Ray has some ready: a third of the time to the first step.
@@ -62,7 +62,7 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
     """A DataParallelTrainer that starts with what it needs.
 
     It is no TorchTrainer, because its controller would have to import torch before it could do anything; workers form a
-    process group themselves, see `workloads.ranks.join`.
+    process group themselves, see `heliostat.workloads.ranks.join`.
 
     Args:
         policies: ``scaling_policy`` and ``failure_policy`` in place of Ray Train's own.

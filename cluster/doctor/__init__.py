@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from cluster.errors import Forbidden, Unauthorized, Unreachable
-from cluster.profile import Profile
+from heliostat.cluster.errors import Forbidden, Unauthorized, Unreachable
+from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 
 T = TypeVar("T")
@@ -47,12 +47,12 @@ def examine(profile: Profile | None) -> Found:
         UserError: there is no usable kubeconfig, its credentials are not valid, or nobody answers.
     """
     if profile and profile.platform == "local":
-        from cluster.doctor.machine import CHECKS
+        from heliostat.cluster.doctor.machine import CHECKS
 
         return results(CHECKS, profile)
-    from cluster.doctor import kubernetes
-    from cluster.doctor import profile as of_profile
-    from cluster.kuberay import KubeRay
+    from heliostat.cluster.doctor import kubernetes
+    from heliostat.cluster.doctor import profile as of_profile
+    from heliostat.cluster.kuberay import KubeRay
 
     site = kubernetes.Site(KubeRay(namespace=profile.namespace if profile else None), profile)
     return results(kubernetes.CHECKS | (of_profile.CHECKS if profile else {}), site)

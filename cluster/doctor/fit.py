@@ -4,11 +4,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from cluster.doctor import Found, ok, problem, unknown
-from cluster.manifests import ray_cluster
-from cluster.names import Document
-from cluster.profile import Profile
-from cluster.snapshot import amount
+from heliostat.cluster.doctor import Found, ok, problem, unknown
+from heliostat.cluster.manifests import ray_cluster
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.snapshot import amount
 
 Amounts = Mapping[str, float]
 ROUNDING = 1e-9

@@ -11,16 +11,16 @@ from datetime import datetime
 from functools import cached_property
 from itertools import groupby
 
-from cluster.checks import check_operator
-from cluster.conditions import observed
-from cluster.doctor import Finding, Found, fit, ok, problem, unknown
-from cluster.errors import Forbidden
-from cluster.kuberay import KubeRay
-from cluster.names import Document
-from cluster.profile import Profile
-from cluster.remote import Remote
-from cluster.rights import missing
-from cluster.snapshot import Snapshot, pod_ready
+from heliostat.cluster.checks import check_operator
+from heliostat.cluster.conditions import observed
+from heliostat.cluster.doctor import Finding, Found, fit, ok, problem, unknown
+from heliostat.cluster.errors import Forbidden
+from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.remote import Remote
+from heliostat.cluster.rights import missing
+from heliostat.cluster.snapshot import Snapshot, pod_ready
 
 OLDEST = (1, 29)
 ANSWER_SECONDS = 5.0

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import psutil
 
-from cluster.doctor import Found, ok, problem
-from cluster.laptop import Laptop
-from cluster.laptop.emulation import PORTS
-from cluster.profile import Profile, size
+from heliostat.cluster.doctor import Found, ok, problem
+from heliostat.cluster.laptop import Laptop
+from heliostat.cluster.laptop.emulation import PORTS
+from heliostat.cluster.profile import Profile, size
 from heliostat.folder import absolute
 
 

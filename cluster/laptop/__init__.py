@@ -20,14 +20,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cluster.dashboard import Dashboard, by_port
-from cluster.errors import KubernetesError, NotFound, Unreachable
-from cluster.laptop.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
-from cluster.laptop.processes import Run, end, nodes
-from cluster.local import own_token
-from cluster.profile import Profile, WorkerGroup, differing, installed_ray, ray_resources
-from cluster.ray_usage import NodeUsage, usage
-from cluster.state import Group, Node, State
+from heliostat.cluster.dashboard import Dashboard, by_port
+from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
+from heliostat.cluster.laptop.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
+from heliostat.cluster.laptop.processes import Run, end, nodes
+from heliostat.cluster.local import own_token
+from heliostat.cluster.profile import Profile, WorkerGroup, differing, installed_ray, ray_resources
+from heliostat.cluster.ray_usage import NodeUsage, usage
+from heliostat.cluster.state import Group, Node, State
 from heliostat.errors import Explained, UserError
 
 CLUSTERS = Path("~/.heliostat/clusters")

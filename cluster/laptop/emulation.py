@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cluster import local
-from cluster.pods import priority_of, ray_labels
-from cluster.profile import Profile, WorkerGroup, ray_resources, size
+from heliostat.cluster import local
+from heliostat.cluster.pods import priority_of, ray_labels
+from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources, size
 from heliostat.environment import NODES, STORAGE
 
 HEAD = "head"
@@ -17,7 +17,7 @@ HEAD = "head"
 HEAD_TYPE = "ray.head.default"
 """Its group, which is Ray's choice."""
 PROVIDER = "heliostat_provider"
-"""The module that the head's autoscaler finds `cluster.laptop.provider` under."""
+"""The module that the head's autoscaler finds `heliostat.cluster.laptop.provider` under."""
 PORTS = ("gcs", "dashboard", "client", "metrics")
 MARK = "RAY_TMPDIR"
 """In the environment of all of a cluster's processes: its folder."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from cluster.laptop.emulation import MARK
+from heliostat.cluster.laptop.emulation import MARK
 
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""

@@ -1,4 +1,4 @@
-"""Where datasets come from. A source yields chunks of samples in a fixed order; `datasets.build` does the rest."""
+"""Where datasets come from. A source yields chunks of samples in a fixed order; `heliostat.datasets.build` does the rest."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from datasets.format import Columns, Field
 from heliostat.config import Config, digest, nearest, validate
+from heliostat.datasets.format import Columns, Field
 from heliostat.errors import UserError
 
 SOURCES = {
@@ -82,6 +82,6 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
     if name not in SOURCES:
         raise UserError(f"dataset.source is {name!r}, which is not a source", nearest(name, SOURCES))
     module, _, kind = SOURCES[name].partition(":")
-    cls = getattr(importlib.import_module(f"datasets.sources.{module}"), kind)
+    cls = getattr(importlib.import_module(f"heliostat.datasets.sources.{module}"), kind)
     source: Source = cls(validate(options, cls.Options, "dataset.options"))
     return source

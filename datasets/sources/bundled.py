@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from datasets.format import Field
-from datasets.sources import Base, Chunk
-from datasets.sources.table import Table
+from heliostat.datasets.format import Field
+from heliostat.datasets.sources import Base, Chunk
+from heliostat.datasets.sources.table import Table
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 

@@ -12,9 +12,9 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from pydantic import Field as Key
 
-from datasets.format import Field
-from datasets.sources import Base, Chunk
 from heliostat.config import Config, nearest
+from heliostat.datasets.format import Field
+from heliostat.datasets.sources import Base, Chunk
 from heliostat.errors import UserError
 
 MAX_CATEGORIES = 100

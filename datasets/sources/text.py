@@ -12,9 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field as Key
 
-from datasets.format import Field
-from datasets.sources import Base, Chunk
 from heliostat.config import Config
+from heliostat.datasets.format import Field
+from heliostat.datasets.sources import Base, Chunk
 from heliostat.errors import UserError
 
 

@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cluster.cost import bill, lives
+    from heliostat.cluster.cost import bill, lives
     from heliostat.console import print_json
     from heliostat.errors import UserError
 

@@ -13,9 +13,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cluster import cron
-    from cluster.kuberay import KubeRay
-    from cluster.profile import find
+    from heliostat.cluster import cron
+    from heliostat.cluster.kuberay import KubeRay
+    from heliostat.cluster.profile import find
     from heliostat.console import err, out, print_json, print_table
 
     profile = find(args.profile, args.set)

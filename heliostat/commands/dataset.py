@@ -20,12 +20,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from datasets import Dataset
+    from heliostat.datasets import Dataset
 
     if args.verb == "build":
-        from datasets import build
-        from datasets.sources import open_source
         from heliostat.config import assignments
+        from heliostat.datasets import build
+        from heliostat.datasets.sources import open_source
 
         _show(build(open_source(args.source, assignments(args.set)), args.out), args)
         return 0

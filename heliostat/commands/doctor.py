@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cluster.doctor import examine
+    from heliostat.cluster.doctor import examine
     from heliostat.console import print_json
 
     findings = list(examine(_profile(args)))
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _profile(args: argparse.Namespace) -> Any:
-    from cluster.profile import find
+    from heliostat.cluster.profile import find
     from heliostat.errors import UserError
 
     if args.profile:

@@ -31,8 +31,8 @@ def add_cron(parser: argparse.ArgumentParser) -> None:
 
 def target_of(args: argparse.Namespace) -> Any:
     """The cluster that the arguments name."""
-    from cluster.profile import find
-    from cluster.target import open_target
+    from heliostat.cluster.profile import find
+    from heliostat.cluster.target import open_target
 
     return open_target(find(args.profile, args.set))
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _init(args: argparse.Namespace) -> int:
-    from cluster.profile import BUNDLED, Profile, find
+    from heliostat.cluster.profile import BUNDLED, Profile, find
     from heliostat.config import nearest, validate
     from heliostat.console import out
     from heliostat.errors import UserError
@@ -77,7 +77,7 @@ def _init(args: argparse.Namespace) -> int:
 
 def commented(text: str) -> str:
     """A profile's text with a comment at each key: what it means, and its default."""
-    from cluster.profile import Head, Profile, Storage, WorkerGroup
+    from heliostat.cluster.profile import Head, Profile, Storage, WorkerGroup
 
     owners: dict[str, Any] = {"head": Head, "groups": WorkerGroup, "storage": Storage}
     lines, parent = [], ""
@@ -98,7 +98,7 @@ def _meaning(key: str, owner: Any) -> str:
 
 
 def _show(args: argparse.Namespace) -> int:
-    from cluster.profile import find
+    from heliostat.cluster.profile import find
     from heliostat.config import dump
     from heliostat.console import out, print_json, print_table
 
@@ -117,9 +117,9 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from cluster import rules
-    from cluster.manifests import documents
-    from cluster.profile import find
+    from heliostat.cluster import rules
+    from heliostat.cluster.manifests import documents
+    from heliostat.cluster.profile import find
     from heliostat.console import out
 
     profile = find(args.profile, args.set)

@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     if target.profile.platform == "local":
-        from cluster.session import Session
+        from heliostat.cluster.session import Session
         from heliostat.errors import UserError
 
         if args.port or args.client_port:
@@ -34,8 +34,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(target: Any, args: argparse.Namespace) -> None:
-    from cluster.profile import installed_ray
-    from cluster.session import opened, watch
+    from heliostat.cluster.profile import installed_ray
+    from heliostat.cluster.session import opened, watch
     from heliostat.console import err
     from heliostat.interrupts import interrupts
 

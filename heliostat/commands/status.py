@@ -37,7 +37,7 @@ def _watch(target: Any) -> None:
     from rich.live import Live
     from rich.text import Text
 
-    from cluster.errors import Unreachable
+    from heliostat.cluster.errors import Unreachable
     from heliostat.console import out
 
     page = _page(target.state())

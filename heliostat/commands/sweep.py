@@ -39,20 +39,20 @@ def run(args: argparse.Namespace) -> int:
         return show_sweep(args.name, args.storage, args.json)
     if args.name:
         raise UserError(f"{args.name!r} comes after the config", "write heliostat sweep CONFIG, or heliostat sweep show NAME")
-    from tuning.config import SweepConfig
+    from heliostat.tuning.config import SweepConfig
 
     sys.path.insert(0, os.getcwd())
     config = load(args.config, SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"})
     if args.on:
-        from cluster.profile import find
+        from heliostat.cluster.profile import find
         from heliostat.commands.there import run_sweep
 
         return int(run_sweep(find(args.on), config, args))
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
-    from cluster import local
-    from tuning.plan import plan_sweep
+    from heliostat.cluster import local
+    from heliostat.tuning.plan import plan_sweep
 
     if args.dry_run:
         show_plan(plan_sweep(config, None if address else local.machine()), args.json)
@@ -65,12 +65,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
-    from cluster import local
-    from tuning.plan import plan_sweep
+    from heliostat.cluster import local
+    from heliostat.tuning.plan import plan_sweep
 
     if address:
         with local.connection(address, verbose) as dashboard:
-            from workloads.nodes import available
+            from heliostat.workloads.nodes import available
 
             return _drive(plan_sweep(config, available()), dashboard)
     return _drive(plan_sweep(config, local.machine()), local.session(verbose))
@@ -80,7 +80,7 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
     from contextlib import nullcontext
 
     from heliostat.commands.trials import Display
-    from tuning.drive import drive, finished
+    from heliostat.tuning.drive import drive, finished
 
     if result := finished(plan):
         return result
@@ -94,7 +94,7 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
 def show_plan(plan: Any, as_json: bool) -> None:
     """What a sweep would do: the first trials, what each takes, how many at once, and what that costs."""
     from heliostat.console import out, print_json, print_table
-    from tuning.preview import preview
+    from heliostat.tuning.preview import preview
 
     document = preview(plan)
     if as_json:

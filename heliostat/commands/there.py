@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.jobs import Work, to_stream
-from cluster.profile import Profile
-from cluster.target import new_job_id, run_there
+from heliostat.cluster.jobs import Work, to_stream
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.target import new_job_id, run_there
 from heliostat.commands.live import line
 from heliostat.console import print_json
 from heliostat.errors import JobFailed, UserError
@@ -21,7 +21,7 @@ def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
     Raises:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
-    from workloads.plan import prepare
+    from heliostat.workloads.plan import prepare
 
     there = inside(args.config)
     check_storage(profile, config.storage)
@@ -40,7 +40,7 @@ def run_sweep(profile: Profile, config: Any, args: argparse.Namespace) -> int:
     Raises:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
-    from tuning.plan import plan_sweep
+    from heliostat.tuning.plan import plan_sweep
 
     there = inside(args.config)
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
@@ -78,9 +78,9 @@ def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list
 
 def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
     """Apply what runs this command by a schedule, each time under a name of its own."""
-    from cluster import cron
-    from cluster.remote import Remote
-    from cluster.upload import packages
+    from heliostat.cluster import cron
+    from heliostat.cluster.remote import Remote
+    from heliostat.cluster.upload import packages
     from heliostat.console import out
 
     if profile.platform == "local":

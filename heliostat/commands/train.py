@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     launched = time.time()
     from heliostat.config import load
     from heliostat.errors import UserError
-    from workloads.config import TrainConfig
+    from heliostat.workloads.config import TrainConfig
 
     sys.path.insert(0, os.getcwd())
     config = load(args.config, TrainConfig, args.set, {"name": Path(args.config).stem})
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
-    from cluster import local
-    from workloads.plan import prepare
+    from heliostat.cluster import local
+    from heliostat.workloads.plan import prepare
 
     if args.dry_run:
         _show_plan(prepare(config, None if address else local.machine()), args.json)
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _train_there(config: Any, args: argparse.Namespace) -> int:
     """The same command as a job on a cluster; what can be refused is refused before anything is sent."""
-    from cluster.profile import find
+    from heliostat.cluster.profile import find
     from heliostat.commands.there import run_train
 
     profile = find(args.on)
@@ -60,12 +60,12 @@ def _train_there(config: Any, args: argparse.Namespace) -> int:
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
-    from cluster import local
-    from workloads.plan import prepare
+    from heliostat.cluster import local
+    from heliostat.workloads.plan import prepare
 
     if address:
         with local.connection(address, verbose) as dashboard:
-            from workloads.nodes import available
+            from heliostat.workloads.nodes import available
 
             return _claim_and_execute(prepare(config, available()), launched, nullcontext(dashboard))
     return _claim_and_execute(prepare(config, local.machine()), launched, local.session(verbose))
@@ -74,14 +74,14 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
 def _claim_and_execute(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
     from heliostat.commands.progress import Display
-    from workloads import lease
+    from heliostat.workloads import lease
 
     with lease.hold(plan.folder) as owner:
         record, finished = plan.commit()
         if finished:
             return finished
         with Display(plan) as display, ray_session as dashboard:
-            from workloads.driver import execute
+            from heliostat.workloads.driver import execute
 
             display.connected(dashboard)
             return execute(plan, record, launched, owner, display.update)

@@ -58,7 +58,7 @@ class Display:
 
 def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None = None) -> str:
     """Progress, the best, what runs, the time left and the cost so far, in one line."""
-    from tuning.trials import best
+    from heliostat.tuning.trials import best
 
     now = now or time.time()
     states = trials.states()
@@ -117,11 +117,11 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
 def show_sweep(name: str, storage: str, as_json: bool) -> int:
     """The table of a sweep, from its folder: once, or on a terminal for as long as it runs."""
     from heliostat.console import out, print_json
-    from tuning.journal import read_journal
-    from tuning.plan import read_sweep
-    from tuning.result import SweepResult, row
-    from tuning.trials import Trials
-    from workloads.lease import read_lease
+    from heliostat.tuning.journal import read_journal
+    from heliostat.tuning.plan import read_sweep
+    from heliostat.tuning.result import SweepResult, row
+    from heliostat.tuning.trials import Trials
+    from heliostat.workloads.lease import read_lease
 
     folder = _folder(name, storage)
     record = read_sweep(folder)
@@ -154,7 +154,7 @@ def _folder(name: str, storage: str) -> Any:
     from heliostat.config import nearest
     from heliostat.errors import UserError
     from heliostat.folder import Folder, absolute, default_base
-    from tuning.plan import SWEEP
+    from heliostat.tuning.plan import SWEEP
 
     place = Folder.at(absolute(storage, default_base()))
     folder = Folder.at(name) if "/" in name else place / name

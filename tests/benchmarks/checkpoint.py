@@ -11,16 +11,16 @@ from pathlib import Path
 
 import torch
 
-from datasets.loader import Batch
+from heliostat.datasets.loader import Batch
 from heliostat.folder import Folder
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.loop import Loop
+from heliostat.workloads.plan import prepare
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.run import EVENTS
+from heliostat.workloads.tasks import language_model
 from tests.benchmarks import spread
-from workloads.config import TrainConfig
-from workloads.journal import read_journal
-from workloads.loop import Loop
-from workloads.plan import prepare
-from workloads.ranks import Ranks
-from workloads.run import EVENTS
-from workloads.tasks import language_model
 
 SIZES = {"small": (128, 4), "medium": (384, 8), "large": (768, 12)}
 """Width and layers."""

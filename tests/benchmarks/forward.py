@@ -18,9 +18,9 @@ import urllib3
 from kubernetes import client
 from kubernetes.stream import portforward
 
-from cluster.forward import Forward
-from cluster.profile import find
-from cluster.remote import Remote
+from heliostat.cluster.forward import Forward
+from heliostat.cluster.profile import find
+from heliostat.cluster.remote import Remote
 from tests.benchmarks import spread
 
 DASHBOARD = 8265

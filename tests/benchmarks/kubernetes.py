@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cluster import cron
-from cluster.kuberay import KubeRay
-from cluster.names import CRON_LABEL
-from cluster.profile import Profile, find
-from cluster.upload import packages
+from heliostat.cluster import cron
+from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.names import CRON_LABEL
+from heliostat.cluster.profile import Profile, find
+from heliostat.cluster.upload import packages
 from tests.benchmarks import spread
 
 DIGITS = "workloads/configs/digits.yaml"
@@ -119,7 +119,7 @@ def main() -> None:
     pairs = [(ephemeral(args.profile), by_hand(profile, kube)) for _ in range(args.rounds)]
     hand = statistics.median(theirs for _, theirs in pairs)
     print(f"from no cluster to the metrics / by hand ({hand:.0f} s)   {spread([o / t for o, t in pairs], 2)}", flush=True)
-    from cluster.manifests import ray_cluster
+    from heliostat.cluster.manifests import ray_cluster
 
     try:
         many(kube, ray_cluster(profile, kube.api.features))

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from workloads.tasks.image_classification import ResNet, _shift
+from heliostat.workloads.tasks.image_classification import ResNet, _shift
 
 STEPS, BATCH, LR, WARMUP = int(sys.argv[1]), 64, 0.003, 40
 

@@ -25,7 +25,7 @@ EVERY = 100
 
 
 def loop(config: dict[str, str]) -> None:
-    from workloads.tasks.image_classification import ResNet
+    from heliostat.workloads.tasks.image_classification import ResNet
 
     rank, world = ray.train.get_context().get_world_rank(), ray.train.get_context().get_world_size()
     torch.manual_seed(0)

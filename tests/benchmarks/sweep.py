@@ -35,11 +35,11 @@ def config(seconds: float) -> dict[str, Any]:
 def learn(storage: str, number: str, lr: float, seconds: float, report: Any = lambda metrics: None) -> float:
     """One trial by the loop itself."""
     from heliostat.folder import Folder
-    from tuning.space import assign
-    from workloads.config import TrainConfig
-    from workloads.loop import Loop
-    from workloads.plan import prepare
-    from workloads.ranks import Ranks
+    from heliostat.tuning.space import assign
+    from heliostat.workloads.config import TrainConfig
+    from heliostat.workloads.loop import Loop
+    from heliostat.workloads.plan import prepare
+    from heliostat.workloads.ranks import Ranks
 
     data = {**assign(config(seconds), {"optimizer.lr": lr}), "name": number, "storage": storage}
     plan = prepare(TrainConfig.model_validate(data))
@@ -52,9 +52,9 @@ def heliostat(storage: str, trials: int, seconds: float) -> None:
     """A sweep of ours."""
     import contextlib
 
-    from tuning.config import SweepConfig
-    from tuning.drive import drive
-    from tuning.plan import plan_sweep
+    from heliostat.tuning.config import SweepConfig
+    from heliostat.tuning.drive import drive
+    from heliostat.tuning.plan import plan_sweep
 
     sweep = SweepConfig.model_validate({
         "name": "sweep", "train": config(seconds), "space": {"optimizer.lr": {"loguniform": [1e-4, 1e-1]}}, "trials": trials,

@@ -19,12 +19,12 @@ import numpy.typing as npt
 
 from heliostat.config import load
 from heliostat.folder import Folder
+from heliostat.tuning.charts import _figure, _svg
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.drive import drive
+from heliostat.tuning.journal import read_journal
+from heliostat.tuning.plan import plan_sweep
 from tests.benchmarks import spread
-from tuning.charts import _figure, _svg
-from tuning.config import SweepConfig
-from tuning.drive import drive
-from tuning.journal import read_journal
-from tuning.plan import plan_sweep
 
 Point = tuple[int, float]
 

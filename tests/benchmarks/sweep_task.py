@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heliostat.config import Config
-from workloads import Batch, Task
+from heliostat.workloads import Batch, Task
 
 
 class Timed(Task):

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from cluster.cost import KEPT, Bill, Life, bill
-from cluster.profile import Profile
+from heliostat.cluster.cost import KEPT, Bill, Life, bill
+from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 from tests.conftest import Command
 

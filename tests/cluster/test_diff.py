@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cluster.diff import ABSENT, KEYS, Change, difference
-from cluster.manifests import documents
-from cluster.profile import find
+from heliostat.cluster.diff import ABSENT, KEYS, Change, difference
+from heliostat.cluster.manifests import documents
+from heliostat.cluster.profile import find
 
 plain = st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "b", "2Gi"])
 names = st.sampled_from([*KEYS, "value", "spec"])

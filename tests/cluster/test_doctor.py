@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from cluster.doctor.fit import in_quota, on_nodes, shapes
-from cluster.profile import Profile, find
+from heliostat.cluster.doctor.fit import in_quota, on_nodes, shapes
+from heliostat.cluster.profile import Profile, find
 from heliostat.config import to_yaml
 from tests.conftest import Command
 

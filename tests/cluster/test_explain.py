@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from cluster.faults import problems
-from cluster.names import Document
-from cluster.pod_faults import Problem
-from cluster.profile import find
-from cluster.snapshot import Snapshot, applied_at, event_time, pod_state
+from heliostat.cluster.faults import problems
+from heliostat.cluster.names import Document
+from heliostat.cluster.pod_faults import Problem
+from heliostat.cluster.profile import find
+from heliostat.cluster.snapshot import Snapshot, applied_at, event_time, pod_state
 from tests.cluster.snapshots import (
     APPLIED,
     BEFORE,

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from cluster.manifests import ray_cluster
-from cluster.profile import BUNDLED, Profile, find
+from heliostat.cluster.manifests import ray_cluster
+from heliostat.cluster.profile import BUNDLED, Profile, find
 from heliostat.config import validate
 from tests.conftest import ROOT
 

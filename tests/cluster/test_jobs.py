@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from cluster import jobs
-from cluster.dashboard import Dashboard, by_port
-from cluster.errors import Unauthorized
-from cluster.jobs import Work, check, follow, submit
-from cluster.target import new_job_id
-from cluster.upload import LARGEST, packages
+from heliostat.cluster import jobs
+from heliostat.cluster.dashboard import Dashboard, by_port
+from heliostat.cluster.errors import Unauthorized
+from heliostat.cluster.jobs import Work, check, follow, submit
+from heliostat.cluster.target import new_job_id
+from heliostat.cluster.upload import LARGEST, packages
 from heliostat.errors import ContactLost, JobFailed, Stopped, UserError
 from tests.conftest import Head, wait_for
 

@@ -13,24 +13,24 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.cost import bill, lives
-from cluster.errors import NotFound
-from cluster.jobs import Work, submit
-from cluster.laptop import Laptop
-from cluster.laptop.emulation import autoscaling
-from cluster.laptop.processes import Run, processes
-from cluster.profile import Profile
-from cluster.ray_usage import held, usage
-from cluster.state import State
+from heliostat.cluster.cost import bill, lives
+from heliostat.cluster.errors import NotFound
+from heliostat.cluster.jobs import Work, submit
+from heliostat.cluster.laptop import Laptop
+from heliostat.cluster.laptop.emulation import autoscaling
+from heliostat.cluster.laptop.processes import Run, processes
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.ray_usage import held, usage
+from heliostat.cluster.state import State
 from heliostat.config import to_yaml
 from heliostat.errors import Explained, UserError
 from tests.conftest import Command, clean_environment, gone, wait_for
 
 UP = """
 import sys
-from cluster.jobs import Work, submit
-from cluster.laptop import Laptop
-from cluster.profile import Profile
+from heliostat.cluster.jobs import Work, submit
+from heliostat.cluster.laptop import Laptop
+from heliostat.cluster.profile import Profile
 for line in Laptop(Profile.model_validate_json(sys.argv[1])).up():
     print(line)
 """

@@ -12,7 +12,7 @@ from tests.conftest import ROOT, Head, clean_environment, gone
 CODE = """
 import json, subprocess, urllib.error, urllib.request
 import ray
-from cluster import local
+from heliostat.cluster import local
 mine = subprocess.Popen(["sleep", "60"])
 with local.session() as dashboard:
     seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": local.machine()[0]["CPU"]}

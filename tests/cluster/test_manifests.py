@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from cluster import manifests, render, rules
-from cluster.manifests import FEATURES, documents, ray_cluster, ray_job
-from cluster.names import CLUSTER_LABEL, TEMPLATE, Document
-from cluster.profile import BUNDLED, Profile, find, size
 from heliostat.cli import main
+from heliostat.cluster import manifests, render, rules
+from heliostat.cluster.manifests import FEATURES, documents, ray_cluster, ray_job
+from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
+from heliostat.cluster.profile import BUNDLED, Profile, find, size
 from heliostat.config import validate
 
 PROFILES = [path.stem for path in sorted(BUNDLED.glob("*.yaml")) if find(str(path)).platform == "kubernetes"]
@@ -384,7 +384,7 @@ def test_a_change_marks_exactly_the_pods_that_it_replaces(overrides: list[str], 
 def test_the_checked_in_manifests_are_what_render_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", name]) == 0
     printed = capsys.readouterr().out
-    assert (render.FOLDER / f"{name}.yaml").read_text() == printed, "write them anew: python -m cluster.render"
+    assert (render.FOLDER / f"{name}.yaml").read_text() == printed, "write them anew: python -m heliostat.cluster.render"
 
 
 def test_there_is_no_manifest_of_a_profile_that_is_gone() -> None:

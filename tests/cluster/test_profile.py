@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from cluster.prices import PER_GPU
-from cluster.profile import BUNDLED, Profile, cpus, find, ray_resources, size
 from heliostat.cli import main
+from heliostat.cluster.prices import PER_GPU
+from heliostat.cluster.profile import BUNDLED, Profile, cpus, find, ray_resources, size
 from heliostat.config import read_mapping, validate
 from heliostat.errors import UserError
 

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from cluster import rules
-from cluster.errors import Invalid
-from cluster.manifests import ray_cluster, ray_job
-from cluster.names import Document
-from cluster.profile import find
+from heliostat.cluster import rules
+from heliostat.cluster.errors import Invalid
+from heliostat.cluster.manifests import ray_cluster, ray_job
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import find
 
 ABSENT = ...
 POD = {"spec": {"restartPolicy": "Never", "containers": [{"name": "ray", "image": "heliostat/ray:2.60.0"}]}}

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.api import Api
-from cluster.session import write_token
+from heliostat.cluster.api import Api
+from heliostat.cluster.session import write_token
 
 
 def api(folder: Path, context: str, namespace: str) -> Api:

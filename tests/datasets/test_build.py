@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from datasets import Dataset, build
-from datasets.build import split_of
-from datasets.format import SPLITS
-from datasets.sources import open_source
-from datasets.sources.images import read_image
-from datasets.sources.text import decode, encode
+from heliostat.datasets import Dataset, build
+from heliostat.datasets.build import split_of
+from heliostat.datasets.format import SPLITS
+from heliostat.datasets.sources import open_source
+from heliostat.datasets.sources.images import read_image
+from heliostat.datasets.sources.text import decode, encode
 from heliostat.errors import UserError
 from tests.conftest import ROOT
 
@@ -78,7 +78,7 @@ def test_a_build_killed_at_any_moment_leaves_nothing_that_looks_finished_and_can
         (tmp_path / f"{number}.txt").write_text(lines)
     out = tmp_path / "out"
     code = (
-        "from datasets import build; from datasets.sources import open_source\n"
+        "from heliostat.datasets import build; from heliostat.datasets.sources import open_source\n"
         f"source = open_source('text', {{'path': {str(tmp_path)!r}, 'pattern': '*.txt'}})\n"
         f"print('go', flush=True); build(source, {str(out)!r}, shard_bytes=4000)"
     )

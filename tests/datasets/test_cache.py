@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from pyarrow import fs
 
-from datasets import Dataset, build
-from datasets.sources import open_source
+from heliostat.datasets import Dataset, build
+from heliostat.datasets.sources import open_source
 from heliostat.environment import CACHE
 from heliostat.errors import UserError
 from heliostat.folder import Folder
@@ -24,8 +24,8 @@ READ = """
 import sys
 import numpy as np
 from pyarrow import fs
-from datasets import Dataset
-from datasets.format import Index
+from heliostat.datasets import Dataset
+from heliostat.datasets.format import Index
 from heliostat.folder import Folder
 folder = Folder(fs.SubTreeFileSystem(sys.argv[1], fs.LocalFileSystem()), "data")
 dataset = Dataset(folder, Index.model_validate_json(folder.read("index.json"), strict=False))

@@ -1,11 +1,11 @@
-"""The promises of `datasets.order`, held for many sizes."""
+"""The promises of `heliostat.datasets.order`, held for many sizes."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.order import Order, default_lanes, lane_range
+from heliostat.datasets.order import Order, default_lanes, lane_range
 
 
 @st.composite

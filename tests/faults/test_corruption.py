@@ -14,16 +14,16 @@ import torch
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads import checkpoint, lease
+from heliostat.workloads.attempts import Attempts
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.loop import Loop
+from heliostat.workloads.plan import prepare
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.run import EVENTS
 from tests.conftest import Command
 from tests.workloads.test_loop import config, losses
-from workloads import checkpoint, lease
-from workloads.attempts import Attempts
-from workloads.config import TrainConfig
-from workloads.journal import read_journal
-from workloads.loop import Loop
-from workloads.plan import prepare
-from workloads.ranks import Ranks
-from workloads.run import EVENTS
 
 HARMS: dict[str, Callable[[bytes], bytes | None]] = {
     "truncated": lambda data: data[: len(data) // 2],

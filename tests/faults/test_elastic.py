@@ -4,9 +4,9 @@ import json
 import re
 from pathlib import Path
 
+from heliostat.workloads.lease import LEASE
 from tests.conftest import wait_for
 from tests.faults.conftest import Breakable, Seen, ended, head, kill, samples_by_step
-from workloads.lease import LEASE
 
 
 def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(

@@ -11,9 +11,9 @@ from collections.abc import Callable
 
 import pytest
 
+from heliostat.workloads.lease import LEASE
 from tests.conftest import wait_for
 from tests.faults.conftest import CONFIG, Breakable, Seen, assert_same_weights, ended, head, kill
-from workloads.lease import LEASE
 
 FAULTS = int(os.environ.get("SOAK_FAULTS", "2"))
 LONG = (f"steps={400 + 400 * FAULTS}", "max_failures=20", "model.seconds=0.02", "evaluate_every=1000")

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from workloads.tasks.image_classification import ImageClassification
+from heliostat.workloads.tasks.image_classification import ImageClassification
 
 
 class Watched(ImageClassification):

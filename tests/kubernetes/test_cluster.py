@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.conditions import ready, suspended
+from heliostat.cluster.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
 from tests.kubernetes.conftest import Place, group, whole_node, worker_pods, workers
 
@@ -95,7 +95,7 @@ def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gp
         script = f"""
             import ray
             ray.init("{where["client"]}", runtime_env={{"working_dir": "."}}, log_to_driver=False)
-            from workloads import train
+            from heliostat.workloads import train
             result = train("{DIGITS}", ["name=client", "epochs=4"])
             print("accuracy", result.metrics["test"]["accuracy"], result.run)
         """

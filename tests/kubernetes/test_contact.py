@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from cluster.names import TOKEN_KEY
+from heliostat.cluster.names import TOKEN_KEY
 from tests.cluster.test_jobs import Line
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import IMAGE, Place, kubeconfig

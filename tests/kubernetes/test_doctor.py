@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from cluster.api import Api
-from cluster.doctor.fit import shapes
-from cluster.doctor.kubernetes import ENFORCE
-from cluster.profile import find
-from cluster.rights import RIGHTS
 from heliostat.cli import main
+from heliostat.cluster.api import Api
+from heliostat.cluster.doctor.fit import shapes
+from heliostat.cluster.doctor.kubernetes import ENFORCE
+from heliostat.cluster.profile import find
+from heliostat.cluster.rights import RIGHTS
 from tests.conftest import free_port, wait_for
 from tests.kubernetes.conftest import GPU, Place, group, kubeconfig
 

@@ -21,13 +21,13 @@ from typing import Any
 import psutil
 import pytest
 
-from cluster.api import Api
-from cluster.conditions import ready
-from cluster.errors import Forbidden
-from cluster.forward import Forward
-from cluster.manifests import documents
-from cluster.profile import find
-from cluster.remote import Remote
+from heliostat.cluster.api import Api
+from heliostat.cluster.conditions import ready
+from heliostat.cluster.errors import Forbidden
+from heliostat.cluster.forward import Forward
+from heliostat.cluster.manifests import documents
+from heliostat.cluster.profile import find
+from heliostat.cluster.remote import Remote
 from heliostat.config import to_yaml
 from tests.conftest import Command, end_group, free_port, gone, processes_of, wait_for
 from tests.kubernetes.conftest import Place

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster.conditions import finished
-from cluster.errors import Conflict, Invalid, NotFound
-from cluster.manifests import ray_job
-from cluster.names import API_VERSION, Document
-from cluster.profile import Profile, find
+from heliostat.cluster.conditions import finished
+from heliostat.cluster.errors import Conflict, Invalid, NotFound
+from heliostat.cluster.manifests import ray_job
+from heliostat.cluster.names import API_VERSION, Document
+from heliostat.cluster.profile import Profile, find
 from heliostat.errors import Explained
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place

@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import urllib3
 
-from cluster import cron
-from cluster.api import Api
-from cluster.doctor.kubernetes import ENFORCE
-from cluster.errors import Forbidden
-from cluster.forward import Forward
-from cluster.jobs import Work
-from cluster.manifests import documents, ray_job
-from cluster.names import TOKEN_KEY, Document
-from cluster.profile import Profile, find
-from cluster.remote import Remote
-from cluster.rights import NAME, RIGHTS, Right, granting, missing, role
-from cluster.target import run_there
-from cluster.upload import Package
+from heliostat.cluster import cron
+from heliostat.cluster.api import Api
+from heliostat.cluster.doctor.kubernetes import ENFORCE
+from heliostat.cluster.errors import Forbidden
+from heliostat.cluster.forward import Forward
+from heliostat.cluster.jobs import Work
+from heliostat.cluster.manifests import documents, ray_job
+from heliostat.cluster.names import TOKEN_KEY, Document
+from heliostat.cluster.profile import Profile, find
+from heliostat.cluster.remote import Remote
+from heliostat.cluster.rights import NAME, RIGHTS, Right, granting, missing, role
+from heliostat.cluster.target import run_there
+from heliostat.cluster.upload import Package
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place
 from tests.kubernetes.test_doctor import examined

@@ -9,13 +9,13 @@ import pytest
 
 from heliostat.config import validate
 from heliostat.folder import Folder
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.drive import drive
+from heliostat.tuning.journal import read_journal
+from heliostat.tuning.plan import plan_sweep
+from heliostat.tuning.result import SweepResult
+from heliostat.tuning.trials import Trials
 from tests.conftest import clean_environment, gone, wait_for
-from tuning.config import SweepConfig
-from tuning.drive import drive
-from tuning.journal import read_journal
-from tuning.plan import plan_sweep
-from tuning.result import SweepResult
-from tuning.trials import Trials
 
 Make = Callable[..., SweepConfig]
 
@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import nn
 from heliostat.config import Config
-from workloads import Task
+from heliostat.workloads import Task
 
 HERE = Path(__file__).parent
 
@@ -95,7 +95,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def ray_here(home: Path) -> Iterator[None]:
     """Ray with two CPUs, as ``heliostat sweep`` starts it."""
-    from cluster import local
+    from heliostat.cluster import local
 
     with local.session():
         yield

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 
 from heliostat.folder import Folder
+from heliostat.tuning.journal import read_journal
+from heliostat.tuning.trials import Trials
 from tests.conftest import Command, end_group, gone, wait_for
 from tests.tuning.conftest import TASK
-from tuning.journal import read_journal
-from tuning.trials import Trials
 
 KILLS = int(os.environ.get("SOAK_KILLS", "3"))
 """``make soak`` kills ten times."""

@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from heliostat.folder import Folder
+from heliostat.tuning.journal import read_journal
 from tests.conftest import ROOT, Command, end_group, gone, processes_of, wait_for
-from tuning.journal import read_journal
 
 PROFILE = """
 platform: local

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, TrialScheduler
 
-from tuning.schedulers.asha import Asha
-from tuning.schedulers.median import Median
-from tuning.trials import Report, Trial
+from heliostat.tuning.schedulers.asha import Asha
+from heliostat.tuning.schedulers.median import Median
+from heliostat.tuning.trials import Report, Trial
 
 STEPS = 81
 

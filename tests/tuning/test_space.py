@@ -7,13 +7,13 @@ import pytest
 
 from heliostat.config import validate
 from heliostat.errors import UserError
-from tuning.algorithms.grid import Grid
-from tuning.algorithms.optuna import Optuna
-from tuning.algorithms.random import Random, draw
-from tuning.config import SweepConfig
-from tuning.population import perturbed
-from tuning.space import Parameter, assign, check_conditions, flatten, sample
-from tuning.trials import Trial, Trials
+from heliostat.tuning.algorithms.grid import Grid
+from heliostat.tuning.algorithms.optuna import Optuna
+from heliostat.tuning.algorithms.random import Random, draw
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.population import perturbed
+from heliostat.tuning.space import Parameter, assign, check_conditions, flatten, sample
+from heliostat.tuning.trials import Trial, Trials
 
 SPACE: dict[str, Any] = {
     "model.layers": {"integer": [0, 2]},

@@ -12,11 +12,11 @@ import ray
 
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
+from heliostat.tuning.drive import drive, finished
+from heliostat.tuning.plan import plan_sweep
+from heliostat.tuning.trials import Trials
+from heliostat.workloads.run import read_result
 from tests.tuning.conftest import Make, rows, run, trials_of
-from tuning.drive import drive, finished
-from tuning.plan import plan_sweep
-from tuning.trials import Trials
-from workloads.run import read_result
 
 pytestmark = pytest.mark.usefixtures("ray_here", "nothing_left")
 

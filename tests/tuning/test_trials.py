@@ -8,9 +8,9 @@ from pyarrow import fs
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from tuning.cost import most_expensive, room
-from tuning.journal import CHUNK, Journal, read_journal
-from tuning.trials import Trial, Trials, best, front
+from heliostat.tuning.cost import most_expensive, room
+from heliostat.tuning.journal import CHUNK, Journal, read_journal
+from heliostat.tuning.trials import Trial, Trials, best, front
 
 
 def records(journal: Journal, count: int) -> None:

@@ -11,9 +11,9 @@ import json, time
 import ray
 from ray.util import placement_group_table
 ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200 << 20)
-from tuning.config import SweepConfig
-from tuning.drive import drive
-from tuning.plan import plan_sweep
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.drive import drive
+from heliostat.tuning.plan import plan_sweep
 train = {
     "task": "toy:Toy", "dataset": {"source": "breast-cancer"}, "workers": 2, "steps": 100, "evaluate_every": 10,
     "checkpoint_every": 10, "optimizer": {"warmup_steps": 0},

@@ -14,17 +14,17 @@ from pyarrow import fs
 
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
+from heliostat.workloads import checkpoint, saver
+from heliostat.workloads import loop as loop_module
+from heliostat.workloads.checkpoint import Damaged
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.loop import Loop
+from heliostat.workloads.plan import prepare
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.run import EVENTS, METRICS, RunRecord
 from tests.workloads.group import in_group
 from tests.workloads.test_loop import config, losses, record_of, train
-from workloads import checkpoint, saver
-from workloads import loop as loop_module
-from workloads.checkpoint import Damaged
-from workloads.config import TrainConfig
-from workloads.journal import read_journal
-from workloads.loop import Loop
-from workloads.plan import prepare
-from workloads.ranks import Ranks
-from workloads.run import EVENTS, METRICS, RunRecord
 
 
 def loop_of(config: TrainConfig) -> Loop:

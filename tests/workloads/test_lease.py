@@ -13,8 +13,8 @@ import pytest
 
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
+from heliostat.workloads import lease
 from tests.conftest import wait_for
-from workloads import lease
 
 
 @pytest.fixture

@@ -8,20 +8,20 @@ from typing import Any
 
 import pytest
 
-from datasets import Dataset
+from heliostat.datasets import Dataset
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads import checkpoint
+from heliostat.workloads.config import OptimizerConfig, TrainConfig
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.loop import Loop, Outcome
+from heliostat.workloads.model import evaluate
+from heliostat.workloads.optimizer import learning_rate
+from heliostat.workloads.plan import prepare
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.run import METRICS, RunRecord
 from tests.conftest import wait_for
 from tests.workloads.group import in_group
-from workloads import checkpoint
-from workloads.config import OptimizerConfig, TrainConfig
-from workloads.journal import read_journal
-from workloads.loop import Loop, Outcome
-from workloads.model import evaluate
-from workloads.optimizer import learning_rate
-from workloads.plan import prepare
-from workloads.ranks import Ranks
-from workloads.run import METRICS, RunRecord
 
 PLAIN = {"task": "tabular-classification", "model": {"dropout": 0.0, "hidden": 16}, "dataset": {"source": "breast-cancer"}}
 
@@ -187,7 +187,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A module with tasks that measure strange things."""
     (tmp_path / "strange.py").write_text(
         "import torch\n"
-        "from workloads.tasks.tabular_classification import TabularClassification\n"
+        "from heliostat.workloads.tasks.tabular_classification import TabularClassification\n"
         "class Sometimes(TabularClassification):\n"
         "    metric, better, calls = 'f1', 'higher', 0\n"
         "    def metrics(self, model, batch):\n"
@@ -232,7 +232,7 @@ def test_a_run_is_used_where_its_storage_has_been_moved_to(tmp_path: Path) -> No
 def test_workers_without_a_sample_of_the_test_split_end_with_the_others(tmp_path: Path) -> None:
     """Of 3 test samples, 4 workers; and a task that makes no predictions."""
     (tmp_path / "quiet.py").write_text(
-        "from workloads.tasks.tabular_classification import TabularClassification\n"
+        "from heliostat.workloads.tasks.tabular_classification import TabularClassification\n"
         "class Quiet(TabularClassification):\n"
         "    def predict(self, model, batch):\n"
         "        return {}\n"

@@ -12,16 +12,16 @@ from torch import nn
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads import checkpoint, parallel
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.loop import Loop, Outcome
+from heliostat.workloads.model import evaluate, load_run
+from heliostat.workloads.plan import prepare
+from heliostat.workloads.ranks import Ranks
+from heliostat.workloads.run import EVENTS, METRICS, RunRecord
+from heliostat.workloads.tasks import language_model
 from tests.workloads.group import in_group
-from workloads import checkpoint, parallel
-from workloads.config import TrainConfig
-from workloads.journal import read_journal
-from workloads.loop import Loop, Outcome
-from workloads.model import evaluate, load_run
-from workloads.plan import prepare
-from workloads.ranks import Ranks
-from workloads.run import EVENTS, METRICS, RunRecord
-from workloads.tasks import language_model
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from datasets.sources.bundled import BUNDLED
+from heliostat.datasets.sources.bundled import BUNDLED
 from heliostat.folder import Folder
+from heliostat.workloads.attempts import ATTEMPTS
+from heliostat.workloads.goodput import account
+from heliostat.workloads.journal import read_journal
+from heliostat.workloads.run import EVENTS, METRICS
 from tests.conftest import CI, ROOT, Command, Done, clean_environment, gone
-from workloads.attempts import ATTEMPTS
-from workloads.goodput import account
-from workloads.journal import read_journal
-from workloads.run import EVENTS, METRICS
 
 DIGITS = ROOT / "workloads" / "configs" / "digits.yaml"
 
@@ -208,7 +208,7 @@ def test_a_task_of_ones_own_in_the_working_directory(command: Command) -> None:
 
 def test_a_failing_task_shows_its_own_traceback_once(command: Command) -> None:
     (command.cwd / "mine.py").write_text(
-        "from workloads.tasks.tabular_classification import TabularClassification\n"
+        "from heliostat.workloads.tasks.tabular_classification import TabularClassification\n"
         "class Mine(TabularClassification):\n"
         "    def loss(self, model, batch):\n"
         "        raise ZeroDivisionError('my own mistake')\n"

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from heliostat.folder import Folder
-from tuning.config import Mode, SweepConfig
-from tuning.space import Params
-from tuning.trials import Trial
+from heliostat.tuning.config import Mode, SweepConfig
+from heliostat.tuning.space import Params
+from heliostat.tuning.trials import Trial
 
 
 class Algorithm(Protocol):
@@ -32,13 +32,13 @@ def open_algorithm(
         trials: those of earlier sessions, in the order of their numbers.
     """
     if config.algorithm == "random":
-        from tuning.algorithms.random import Random
+        from heliostat.tuning.algorithms.random import Random
 
         return Random(config, base)
     if config.algorithm == "grid":
-        from tuning.algorithms.grid import Grid
+        from heliostat.tuning.algorithms.grid import Grid
 
         return Grid(config, base)
-    from tuning.algorithms.optuna import Optuna
+    from heliostat.tuning.algorithms.optuna import Optuna
 
     return Optuna(config, base, objectives, folder, trials)

@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tuning.config import SweepConfig
-from tuning.space import Params, ordered, sample
-from tuning.trials import Trial
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.space import Params, ordered, sample
+from heliostat.tuning.trials import Trial
 
 
 class Grid:

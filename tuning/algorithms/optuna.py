@@ -17,9 +17,9 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
 from heliostat.folder import Folder
-from tuning.config import Mode, SweepConfig
-from tuning.space import Parameter, Params, sample
-from tuning.trials import Trial
+from heliostat.tuning.config import Mode, SweepConfig
+from heliostat.tuning.space import Parameter, Params, sample
+from heliostat.tuning.trials import Trial
 
 STUDY = "optuna.log"
 REMOTE_WRITE = 10.0

@@ -5,9 +5,9 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from tuning.config import SweepConfig
-from tuning.space import Parameter, Params, sample
-from tuning.trials import Trial
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.space import Parameter, Params, sample
+from heliostat.tuning.trials import Trial
 
 
 class Random:

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from tuning.config import Mode, SweepConfig
-from tuning.trials import Trial
+from heliostat.tuning.config import Mode, SweepConfig
+from heliostat.tuning.trials import Trial
 
 
 class Scheduler(Protocol):
@@ -21,14 +21,14 @@ class RunAll:
 
 
 def open_scheduler(config: SweepConfig, metric: str, mode: Mode) -> Scheduler:
-    """The scheduler of a sweep; Population Based Training is not one of them, see `tuning.population`."""
+    """The scheduler of a sweep; Population Based Training is not one of them, see `heliostat.tuning.population`."""
     options = config.scheduler
     if options.kind in ("asha", "hyperband"):
-        from tuning.schedulers.asha import Asha
+        from heliostat.tuning.schedulers.asha import Asha
 
         return Asha(metric, mode, options.grace, options.reduction, brackets=options.kind == "hyperband")
     if options.kind == "median":
-        from tuning.schedulers.median import Median
+        from heliostat.tuning.schedulers.median import Median
 
         return Median(metric, mode, options.grace, options.samples)
     return RunAll()

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tuning.config import Mode
-from tuning.trials import Trial
+from heliostat.tuning.config import Mode
+from heliostat.tuning.trials import Trial
 
 TOLERANCE = 1e-9
 """A third of a ninth is not quite a twenty-seventh."""

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from tuning.config import Mode
-from tuning.trials import Report, Trial
+from heliostat.tuning.config import Mode
+from heliostat.tuning.trials import Report, Trial
 
 
 class Median:

@@ -2,12 +2,12 @@
 
 Three lines in a script bring checkpoints, which also work under plain ``python`` and ``torchrun``::
 
-    from workloads.legacy import resume, save
+    from heliostat.workloads.legacy import resume, save
     for epoch in range(resume(model=model, optimizer=optimizer), epochs):
         ...
         save(epoch + 1, model=model, optimizer=optimizer)
 """
 
-from workloads.legacy.script import resume, save
+from heliostat.workloads.legacy.script import resume, save
 
 __all__ = ["resume", "save"]

@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from heliostat.config import Config
-from workloads.config import Name, Resources
+from heliostat.workloads.config import Name, Resources
 
 
 class Script(Config):

@@ -18,13 +18,13 @@ from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
-from workloads.cost import paid
-from workloads.legacy.config import Script
-from workloads.legacy.hub import Hub, Record
-from workloads.legacy.output import Output, Write
-from workloads.legacy.worker import work
-from workloads.nodes import available, draining
-from workloads.trainer import WATCHER, Fixed, Trainer
+from heliostat.workloads.cost import paid
+from heliostat.workloads.legacy.config import Script
+from heliostat.workloads.legacy.hub import Hub, Record
+from heliostat.workloads.legacy.output import Output, Write
+from heliostat.workloads.legacy.worker import work
+from heliostat.workloads.nodes import available, draining
+from heliostat.workloads.trainer import WATCHER, Fixed, Trainer
 
 POLL, LOOK = 0.3, 1.0
 """Seconds between two looks at what was printed, and at the nodes."""

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from heliostat.environment import RUN
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
-from workloads.lease import Lease, hold, taken_over
-from workloads.patience import patiently
+from heliostat.workloads.lease import Lease, hold, taken_over
+from heliostat.workloads.patience import patiently
 
 MADE_BY, STATE = "script.json", "state.pt"
 PATIENCE = 300.0
@@ -53,7 +53,7 @@ def resume(**parts: Any) -> int:
         SystemExit: with code 2, when the checkpoints are those of other arguments or parts, or another process makes some
             there.
     """
-    from workloads import checkpoint
+    from heliostat.workloads import checkpoint
 
     _listen()
     run = _folder()
@@ -124,7 +124,7 @@ def _bare(part: Any) -> Any:
 
 
 def _write(states: dict[str, Any], step: int) -> None:
-    from workloads import checkpoint
+    from heliostat.workloads import checkpoint
 
     run = _folder()
     lease = _own(run)

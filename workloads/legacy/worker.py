@@ -20,10 +20,10 @@ import ray.train
 from heliostat.environment import RUN
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from workloads.cost import price_of
-from workloads.legacy.hub import Line
-from workloads.legacy.script import LEFT
-from workloads.nodes import group_here
+from heliostat.workloads.cost import price_of
+from heliostat.workloads.legacy.hub import Line
+from heliostat.workloads.legacy.script import LEFT
+from heliostat.workloads.nodes import group_here
 
 ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("child.py")

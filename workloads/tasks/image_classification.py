@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from datasets.sources.images import read_image
 from heliostat.config import Config
-from workloads.task import Batch, Task, spread
+from heliostat.datasets.sources.images import read_image
+from heliostat.workloads.task import Batch, Task, spread
 
 
 class ImageClassification(Task):

@@ -8,10 +8,10 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from datasets.sources.text import decode, encode
 from heliostat.config import Config
+from heliostat.datasets.sources.text import decode, encode
 from heliostat.errors import UserError
-from workloads.task import Batch, Task
+from heliostat.workloads.task import Batch, Task
 
 SAMPLE_TOKENS = 320
 

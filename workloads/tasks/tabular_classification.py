@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from heliostat.config import Config
 from heliostat.errors import UserError
-from workloads.task import Batch, Task, spread
+from heliostat.workloads.task import Batch, Task, spread
 
 
 class TabularClassification(Task):
