@@ -9,7 +9,7 @@ Ray runs on it and after is not in it.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from heliostat.cluster.dashboard import Dashboard
+from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 

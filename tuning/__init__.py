@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from heliostat.tuning.config import SweepConfig
     from heliostat.tuning.drive import sweep
-    from heliostat.tuning.result import SweepResult
+    from heliostat.tuning.results.table import SweepResult
 
 __all__ = ["SweepConfig", "SweepResult", "sweep"]
 

@@ -11,17 +11,17 @@ from ray.exceptions import RayActorError
 from heliostat.errors import JobFailed, UserError
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.cost import most_expensive
+from heliostat.tuning.executors import ActorPlace, Place, TrainPlace, Where
 from heliostat.tuning.journal import Journal
-from heliostat.tuning.kept import Kept
-from heliostat.tuning.places import ActorPlace, Place, TrainPlace, Where
 from heliostat.tuning.plan import RecordMaker, SweepPlan, key_of
-from heliostat.tuning.population import Population
+from heliostat.tuning.retention import Kept
 from heliostat.tuning.schedulers import open_scheduler
+from heliostat.tuning.schedulers.pbt import Population
 from heliostat.tuning.trials import Trial, Trials
 from heliostat.tuning.worker import GO_ON, PAUSE, STOP, Event
-from heliostat.workloads.cost import price_of
-from heliostat.workloads.notices import STOP as STOP_FILE
 from heliostat.workloads.plan import Plan
+from heliostat.workloads.run.cost import price_of
+from heliostat.workloads.run.signals import STOP as STOP_FILE
 
 Watch = Callable[[Trials], None]
 """Called several times a second."""

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from heliostat.workloads import nodes as placing
-from heliostat.workloads.cost import price_of
 from heliostat.workloads.nodes import Nodes
+from heliostat.workloads.run.cost import price_of
 
 
 def room(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:

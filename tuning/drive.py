@@ -14,11 +14,11 @@ from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.controller import Controller, Watch
 from heliostat.tuning.journal import Journal, read_journal
 from heliostat.tuning.plan import SweepPlan, plan_sweep, read_sweep
-from heliostat.tuning.result import SweepResult, failed_because, result_of, write_result
+from heliostat.tuning.results.table import SweepResult, failed_because, result_of, write_result
 from heliostat.tuning.trials import Trials
-from heliostat.workloads import lease
-from heliostat.workloads.head import base_there, on_head
 from heliostat.workloads.nodes import available
+from heliostat.workloads.ray_train.client import base_there, on_head
+from heliostat.workloads.run import lease
 
 
 def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:

@@ -11,7 +11,7 @@ from typing import Any
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from heliostat.workloads.journal import finite
+from heliostat.workloads.run.journal import finite
 
 JOURNAL = "journal"
 CHUNK = 500

@@ -24,7 +24,7 @@ from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes
 from heliostat.workloads.plan import Plan, prepare
-from heliostat.workloads.run import DatasetRecord, RunRecord, open_record
+from heliostat.workloads.run.record import DatasetRecord, RunRecord, open_record
 from heliostat.workloads.task import create
 
 SWEEP, TRIALS = "sweep.yaml", "trials"

@@ -21,10 +21,10 @@ from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.tuning.journal import plain
-from heliostat.workloads.loop import Loop
 from heliostat.workloads.nodes import group_here
-from heliostat.workloads.ranks import Ranks
-from heliostat.workloads.run import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
+from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.loop import Loop
 
 GO_ON, STOP, PAUSE = "go on", "stop", "pause"
 """What a report can be answered with: stop is for ever, pause is with a checkpoint from which the trial can go on."""

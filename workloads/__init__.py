@@ -6,8 +6,8 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from heliostat.workloads.driver import train
-    from heliostat.workloads.run import Result
+    from heliostat.workloads.ray_train.driver import train
+    from heliostat.workloads.run.record import Result
     from heliostat.workloads.task import Batch, Task
 
 __all__ = ["Batch", "Result", "Task", "train"]

@@ -13,7 +13,7 @@ from heliostat.folder import Folder, absolute, default_base, join
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, room, settled
-from heliostat.workloads.run import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
+from heliostat.workloads.run.record import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
 
 
 @dataclass(frozen=True)

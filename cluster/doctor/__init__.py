@@ -52,7 +52,7 @@ def examine(profile: Profile | None) -> Found:
         return results(CHECKS, profile)
     from heliostat.cluster.doctor import kubernetes
     from heliostat.cluster.doctor import profile as of_profile
-    from heliostat.cluster.kuberay import KubeRay
+    from heliostat.cluster.kube.kuberay import KubeRay
 
     site = kubernetes.Site(KubeRay(namespace=profile.namespace if profile else None), profile)
     return results(kubernetes.CHECKS | (of_profile.CHECKS if profile else {}), site)

@@ -11,16 +11,17 @@ from datetime import datetime
 from functools import cached_property
 from itertools import groupby
 
-from heliostat.cluster.checks import check_operator
-from heliostat.cluster.conditions import observed
-from heliostat.cluster.doctor import Finding, Found, fit, ok, problem, unknown
+from heliostat.cluster.diagnosis import fit
+from heliostat.cluster.diagnosis.checks import check_operator
+from heliostat.cluster.diagnosis.snapshot import Snapshot, pod_ready
+from heliostat.cluster.doctor import Finding, Found, ok, problem, unknown
+from heliostat.cluster.documents.rbac import missing
 from heliostat.cluster.errors import Forbidden
-from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.kube.conditions import observed
+from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.remote import Remote
-from heliostat.cluster.rights import missing
-from heliostat.cluster.snapshot import Snapshot, pod_ready
+from heliostat.cluster.targets.kubernetes import Remote
 
 OLDEST = (1, 29)
 ANSWER_SECONDS = 5.0

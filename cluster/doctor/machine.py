@@ -9,9 +9,9 @@ from pathlib import Path
 import psutil
 
 from heliostat.cluster.doctor import Found, ok, problem
-from heliostat.cluster.laptop import Laptop
-from heliostat.cluster.laptop.emulation import PORTS
 from heliostat.cluster.profile import Profile, size
+from heliostat.cluster.targets.local import Laptop
+from heliostat.cluster.targets.local.emulation import PORTS
 from heliostat.folder import absolute
 
 

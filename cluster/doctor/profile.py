@@ -4,17 +4,18 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 
-from heliostat.cluster.checks import check_claim
-from heliostat.cluster.doctor import Found, fit, ok, problem, unknown
+from heliostat.cluster.diagnosis import fit
+from heliostat.cluster.diagnosis.checks import check_claim
+from heliostat.cluster.diagnosis.pod_problems import PULL
+from heliostat.cluster.diagnosis.problems import problems
+from heliostat.cluster.diagnosis.snapshot import group_of
+from heliostat.cluster.diagnosis.wait import progress
+from heliostat.cluster.doctor import Found, ok, problem, unknown
 from heliostat.cluster.doctor.kubernetes import ANSWER_SECONDS, Site
+from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
-from heliostat.cluster.faults import problems
-from heliostat.cluster.manifests import documents
 from heliostat.cluster.names import Document
-from heliostat.cluster.pod_faults import PULL
 from heliostat.cluster.profile import installed_ray
-from heliostat.cluster.snapshot import group_of
-from heliostat.cluster.watchdog import progress
 
 PATIENCE = 60.0
 """What may take longer than this to go away by itself is work in progress, such as a node that starts."""

@@ -13,18 +13,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.cluster import cron
-    from heliostat.cluster.kuberay import KubeRay
+    from heliostat.cluster.kube.kuberay import KubeRay
     from heliostat.cluster.profile import find
+    from heliostat.cluster.targets import scheduled
     from heliostat.console import err, out, print_json, print_table
 
     profile = find(args.profile, args.set)
     kube = KubeRay(namespace=profile.namespace)
     if args.delete:
-        cron.delete(kube, profile, args.delete)
+        scheduled.delete(kube, profile, args.delete)
         out.print(f"deleted {args.delete}", highlight=False)
         return 0
-    rows = cron.find(kube, profile)
+    rows = scheduled.find(kube, profile)
     if args.json:
         print_json(rows)
     elif not rows:

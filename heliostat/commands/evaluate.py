@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import numbers, out, print_json
-    from heliostat.workloads.model import evaluate
+    from heliostat.workloads.inference import evaluate
 
     result = evaluate(run_folder(args.run_name, args.storage), args.split)
     if args.json:

@@ -32,7 +32,7 @@ def add_cron(parser: argparse.ArgumentParser) -> None:
 def target_of(args: argparse.Namespace) -> Any:
     """The cluster that the arguments name."""
     from heliostat.cluster.profile import find
-    from heliostat.cluster.target import open_target
+    from heliostat.cluster.targets.run import open_target
 
     return open_target(find(args.profile, args.set))
 

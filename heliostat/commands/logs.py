@@ -13,8 +13,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.cluster.jobs import check, follow, to_stream
-    from heliostat.cluster.target import latest, unless_busy
+    from heliostat.cluster.jobs.follow import check, follow, to_stream
+    from heliostat.cluster.targets.run import latest, unless_busy
 
     target = target_of(args)
     dashboard = target.dashboard()

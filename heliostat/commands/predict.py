@@ -15,7 +15,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import out, print_json, print_table
-    from heliostat.workloads.model import load_run, predict
+    from heliostat.workloads.inference import load_run, predict
 
     trained = load_run(run_folder(args.run_name, args.storage))
     results = [predict(trained, value) for value in args.inputs]

@@ -117,13 +117,13 @@ def _show(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from heliostat.cluster import rules
-    from heliostat.cluster.manifests import documents
+    from heliostat.cluster.documents import validation
+    from heliostat.cluster.documents.manifests import documents
     from heliostat.cluster.profile import find
     from heliostat.console import out
 
     profile = find(args.profile, args.set)
     for document in documents(profile) if profile.platform == "kubernetes" else []:
-        rules.check(document)
+        validation.check(document)
     out.print(f"{args.profile}: ok", highlight=False)
     return 0

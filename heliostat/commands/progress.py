@@ -92,7 +92,7 @@ class Display:
     def _productive(self) -> str:
         """The productive share of all workers' time so far; nothing at first, when all goes into starting."""
         if time.monotonic() > self._next_goodput:
-            from heliostat.workloads.goodput import goodput
+            from heliostat.workloads.run.goodput import goodput
 
             self._goodput = f"  goodput {goodput(self._plan.folder).share:.0%}"
             self._next_goodput = time.monotonic() + GOODPUT_SECONDS

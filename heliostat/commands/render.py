@@ -21,13 +21,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import sys
 
+    from heliostat.cluster.documents.render import rendered, text
     from heliostat.cluster.profile import find
-    from heliostat.cluster.render import rendered, text
 
     profile = find(args.profile, args.set)
     options = [part for override in args.set for part in ("--set", override)]
     if args.rbac:
-        from heliostat.cluster.rights import role
+        from heliostat.cluster.documents.rbac import role
 
         options.append("--rbac")
         documents = role(profile)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _rows(storage: Any) -> list[dict[str, Any]]:
-    from heliostat.workloads.run import runs
+    from heliostat.workloads.run.record import runs
 
     return sorted((_row(folder) for folder in runs(storage)), key=lambda row: str(row["created"]))
 
@@ -40,10 +40,10 @@ def _row(folder: Any) -> dict[str, Any]:
     import time
 
     from heliostat.errors import UserError
-    from heliostat.workloads.cost import cost
-    from heliostat.workloads.goodput import goodput, share_of
-    from heliostat.workloads.journal import read_journal
-    from heliostat.workloads.run import EVENTS, METRICS, read_record, read_result
+    from heliostat.workloads.run.cost import cost
+    from heliostat.workloads.run.goodput import goodput, share_of
+    from heliostat.workloads.run.journal import read_journal
+    from heliostat.workloads.run.record import EVENTS, METRICS, read_record, read_result
 
     row = {
         "name": folder.name, "run": str(folder), "task": "?", "state": "unreadable", "step": 0, "goodput": 0.0, "cost": None,

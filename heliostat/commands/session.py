@@ -19,7 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     if target.profile.platform == "local":
-        from heliostat.cluster.session import Session
+        from heliostat.cluster.targets.session import Session
         from heliostat.errors import UserError
 
         if args.port or args.client_port:
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(target: Any, args: argparse.Namespace) -> None:
     from heliostat.cluster.profile import installed_ray
-    from heliostat.cluster.session import opened, watch
+    from heliostat.cluster.targets.session import opened, watch
     from heliostat.console import err
     from heliostat.interrupts import interrupts
 

@@ -11,8 +11,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.cluster.jobs import follow
-    from heliostat.cluster.target import latest
+    from heliostat.cluster.jobs.follow import follow
+    from heliostat.cluster.targets.run import latest
     from heliostat.console import out
 
     dashboard = target_of(args).dashboard()

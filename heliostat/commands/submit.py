@@ -15,9 +15,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.cluster.jobs import Work, submit, to_stream
+    from heliostat.cluster.jobs.follow import Work, submit, to_stream
     from heliostat.cluster.profile import find
-    from heliostat.cluster.target import new_job_id, open_target, run_there
+    from heliostat.cluster.targets.run import new_job_id, open_target, run_there
     from heliostat.console import out
     from heliostat.errors import UserError
 

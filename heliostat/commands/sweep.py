@@ -51,11 +51,11 @@ def run(args: argparse.Namespace) -> int:
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
-    from heliostat.cluster import local
+    from heliostat.cluster import in_process
     from heliostat.tuning.plan import plan_sweep
 
     if args.dry_run:
-        show_plan(plan_sweep(config, None if address else local.machine()), args.json)
+        show_plan(plan_sweep(config, None if address else in_process.machine()), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr):
@@ -65,15 +65,15 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
-    from heliostat.cluster import local
+    from heliostat.cluster import in_process
     from heliostat.tuning.plan import plan_sweep
 
     if address:
-        with local.connection(address, verbose) as dashboard:
+        with in_process.connection(address, verbose) as dashboard:
             from heliostat.workloads.nodes import available
 
             return _drive(plan_sweep(config, available()), dashboard)
-    return _drive(plan_sweep(config, local.machine()), local.session(verbose))
+    return _drive(plan_sweep(config, in_process.machine()), in_process.session(verbose))
 
 
 def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:

@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from heliostat.cluster.jobs import Work, to_stream
+from heliostat.cluster.jobs.follow import Work, to_stream
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.target import new_job_id, run_there
+from heliostat.cluster.targets.run import new_job_id, run_there
 from heliostat.commands.live import line
 from heliostat.console import print_json
 from heliostat.errors import JobFailed, UserError
@@ -78,9 +78,9 @@ def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list
 
 def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
     """Apply what runs this command by a schedule, each time under a name of its own."""
-    from heliostat.cluster import cron
-    from heliostat.cluster.remote import Remote
-    from heliostat.cluster.upload import packages
+    from heliostat.cluster.jobs.packaging import packages
+    from heliostat.cluster.targets import scheduled
+    from heliostat.cluster.targets.kubernetes import Remote
     from heliostat.console import out
 
     if profile.platform == "local":
@@ -89,7 +89,10 @@ def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> i
     target.check()
     command = f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)"
     code = packages(Path.cwd())
-    for document in [*target.claims(), *cron.documents(profile, config.name, schedule, command, code, target.api.features)]:
+    for document in [
+        *target.claims(),
+        *scheduled.documents(profile, config.name, schedule, command, code, target.api.features),
+    ]:
         target.kube.objects(document["kind"]).apply(document)
     out.print(f"{config.name} will run at {schedule}; heliostat cron {profile.name} lists and deletes", highlight=False)
     return 0

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from heliostat.commands.live import add_where
 
 if TYPE_CHECKING:
-    from heliostat.workloads.legacy.config import Script
+    from heliostat.workloads.torchrun.config import Script
 
 PLACES = ("nproc-per-node", "nnodes", "node-rank", "master-addr", "master-port", "rdzv-backend", "rdzv-endpoint", "rdzv-id")
 """Options of torchrun that say where processes run, which is the cluster's business here."""
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     script = _script(args)
     if args.on:
         return _there(script, args)
-    from heliostat.cluster import local
+    from heliostat.cluster import in_process
     from heliostat.workloads.nodes import available, settled
 
     def fitting(script: "Script", nodes: Any) -> "Script":
@@ -49,10 +49,10 @@ def run(args: argparse.Namespace) -> int:
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # what can be refused is refused before Ray is started
-        script = fitting(script, local.machine())
-    with local.connection(address) if address else local.session():
+        script = fitting(script, in_process.machine())
+    with in_process.connection(address) if address else in_process.session():
         from heliostat.folder import absolute, default_base, join
-        from heliostat.workloads.legacy.driver import execute
+        from heliostat.workloads.torchrun.driver import execute
 
         script = fitting(script, available()) if address else script
         execute(script, join(absolute(script.storage, default_base()), script.name), _write)
@@ -78,7 +78,7 @@ def _script(args: argparse.Namespace) -> "Script":
     """
     from heliostat.config import validate
     from heliostat.errors import UserError
-    from heliostat.workloads.legacy.config import Script
+    from heliostat.workloads.torchrun.config import Script
 
     for name in PLACES:
         if (value := getattr(args, name)) is not None:
@@ -113,9 +113,9 @@ def _check_there(script: "Script") -> None:
 
 def _there(script: "Script", args: argparse.Namespace) -> int:
     """The same command as a job on a cluster; what can be refused is refused before anything is sent."""
-    from heliostat.cluster.jobs import Work, to_stream
+    from heliostat.cluster.jobs.follow import Work, to_stream
     from heliostat.cluster.profile import find
-    from heliostat.cluster.target import new_job_id, run_there
+    from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands.live import line
     from heliostat.commands.there import check_storage, inside
     from heliostat.workloads.nodes import settled

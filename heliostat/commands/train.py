@@ -37,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
-    from heliostat.cluster import local
+    from heliostat.cluster import in_process
     from heliostat.workloads.plan import prepare
 
     if args.dry_run:
-        _show_plan(prepare(config, None if address else local.machine()), args.json)
+        _show_plan(prepare(config, None if address else in_process.machine()), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr):
@@ -60,28 +60,28 @@ def _train_there(config: Any, args: argparse.Namespace) -> int:
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
-    from heliostat.cluster import local
+    from heliostat.cluster import in_process
     from heliostat.workloads.plan import prepare
 
     if address:
-        with local.connection(address, verbose) as dashboard:
+        with in_process.connection(address, verbose) as dashboard:
             from heliostat.workloads.nodes import available
 
             return _claim_and_execute(prepare(config, available()), launched, nullcontext(dashboard))
-    return _claim_and_execute(prepare(config, local.machine()), launched, local.session(verbose))
+    return _claim_and_execute(prepare(config, in_process.machine()), launched, in_process.session(verbose))
 
 
 def _claim_and_execute(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
     from heliostat.commands.progress import Display
-    from heliostat.workloads import lease
+    from heliostat.workloads.run import lease
 
     with lease.hold(plan.folder) as owner:
         record, finished = plan.commit()
         if finished:
             return finished
         with Display(plan) as display, ray_session as dashboard:
-            from heliostat.workloads.driver import execute
+            from heliostat.workloads.ray_train.driver import execute
 
             display.connected(dashboard)
             return execute(plan, record, launched, owner, display.update)

@@ -119,9 +119,9 @@ def show_sweep(name: str, storage: str, as_json: bool) -> int:
     from heliostat.console import out, print_json
     from heliostat.tuning.journal import read_journal
     from heliostat.tuning.plan import read_sweep
-    from heliostat.tuning.result import SweepResult, row
+    from heliostat.tuning.results.table import SweepResult, row
     from heliostat.tuning.trials import Trials
-    from heliostat.workloads.lease import read_lease
+    from heliostat.workloads.run.lease import read_lease
 
     folder = _folder(name, storage)
     record = read_sweep(folder)

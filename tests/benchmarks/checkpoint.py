@@ -14,12 +14,12 @@ import torch
 from heliostat.datasets.loader import Batch
 from heliostat.folder import Folder
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.journal import read_journal
-from heliostat.workloads.loop import Loop
 from heliostat.workloads.plan import prepare
-from heliostat.workloads.ranks import Ranks
-from heliostat.workloads.run import EVENTS
+from heliostat.workloads.run.journal import read_journal
+from heliostat.workloads.run.record import EVENTS
 from heliostat.workloads.tasks import language_model
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.loop import Loop
 from tests.benchmarks import spread
 
 SIZES = {"small": (128, 4), "medium": (384, 8), "large": (768, 12)}

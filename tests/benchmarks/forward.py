@@ -18,9 +18,9 @@ import urllib3
 from kubernetes import client
 from kubernetes.stream import portforward
 
-from heliostat.cluster.forward import Forward
+from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.profile import find
-from heliostat.cluster.remote import Remote
+from heliostat.cluster.targets.kubernetes import Remote
 from tests.benchmarks import spread
 
 DASHBOARD = 8265

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from heliostat.cluster import cron
-from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.jobs.packaging import packages
+from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CRON_LABEL
 from heliostat.cluster.profile import Profile, find
-from heliostat.cluster.upload import packages
+from heliostat.cluster.targets import scheduled
 from tests.benchmarks import spread
 
 DIGITS = "workloads/configs/digits.yaml"
@@ -41,7 +41,7 @@ def by_hand(profile: Profile, kube: KubeRay) -> float:
     """A RayJob with kubectl: applied, waited for, its metrics read from the storage by its own last step."""
     name = f"hand-{secrets.token_hex(2)}"
     command = f"python -m heliostat train {DIGITS} --set name={name}"
-    parts = cron.documents(profile, name, "0 2 * * *", command, packages(Path.cwd()), kube.api.features)
+    parts = scheduled.documents(profile, name, "0 2 * * *", command, packages(Path.cwd()), kube.api.features)
     config_map = parts[0]
     job = json.loads(config_map["data"]["job.json"])
     del job["metadata"]["labels"][CRON_LABEL]
@@ -119,7 +119,7 @@ def main() -> None:
     pairs = [(ephemeral(args.profile), by_hand(profile, kube)) for _ in range(args.rounds)]
     hand = statistics.median(theirs for _, theirs in pairs)
     print(f"from no cluster to the metrics / by hand ({hand:.0f} s)   {spread([o / t for o, t in pairs], 2)}", flush=True)
-    from heliostat.cluster.manifests import ray_cluster
+    from heliostat.cluster.documents.manifests import ray_cluster
 
     try:
         many(kube, ray_cluster(profile, kube.api.features))

@@ -37,9 +37,9 @@ def learn(storage: str, number: str, lr: float, seconds: float, report: Any = la
     from heliostat.folder import Folder
     from heliostat.tuning.space import assign
     from heliostat.workloads.config import TrainConfig
-    from heliostat.workloads.loop import Loop
     from heliostat.workloads.plan import prepare
-    from heliostat.workloads.ranks import Ranks
+    from heliostat.workloads.training.distributed import Ranks
+    from heliostat.workloads.training.loop import Loop
 
     data = {**assign(config(seconds), {"optimizer.lr": lr}), "name": number, "storage": storage}
     plan = prepare(TrainConfig.model_validate(data))

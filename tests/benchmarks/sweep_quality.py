@@ -19,11 +19,11 @@ import numpy.typing as npt
 
 from heliostat.config import load
 from heliostat.folder import Folder
-from heliostat.tuning.charts import _figure, _svg
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import read_journal
 from heliostat.tuning.plan import plan_sweep
+from heliostat.tuning.results.figures import _figure, _svg
 from tests.benchmarks import spread
 
 Point = tuple[int, float]

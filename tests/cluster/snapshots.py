@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from typing import Any
 
+from heliostat.cluster.diagnosis.snapshot import Snapshot
+from heliostat.cluster.diagnosis.wait import Watchdog
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, find
-from heliostat.cluster.snapshot import Snapshot
-from heliostat.cluster.watchdog import Watchdog
 from heliostat.errors import Explained
 
 APPLIED, LATER, BEFORE = "2026-11-24T09:00:00Z", "2026-11-24T09:00:01Z", "2026-11-24T08:50:00Z"

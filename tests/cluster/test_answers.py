@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.api import refusal
-from heliostat.cluster.dashboard import Job, _refused
 from heliostat.cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.jobs.dashboard import Job, _refused
+from heliostat.cluster.kube.api import refusal
 
 SERVER = "https://10.0.0.1:6443"
 

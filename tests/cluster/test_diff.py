@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from heliostat.cluster.diff import ABSENT, KEYS, Change, difference
-from heliostat.cluster.manifests import documents
+from heliostat.cluster.documents.manifests import documents
+from heliostat.cluster.kube.diff import ABSENT, KEYS, Change, difference
 from heliostat.cluster.profile import find
 
 plain = st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "b", "2Gi"])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.doctor.fit import in_quota, on_nodes, shapes
+from heliostat.cluster.diagnosis.fit import in_quota, on_nodes, shapes
 from heliostat.cluster.profile import Profile, find
 from heliostat.config import to_yaml
 from tests.conftest import Command

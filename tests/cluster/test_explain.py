@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.faults import problems
+from heliostat.cluster.diagnosis.pod_problems import Problem
+from heliostat.cluster.diagnosis.problems import problems
+from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, event_time, pod_state
 from heliostat.cluster.names import Document
-from heliostat.cluster.pod_faults import Problem
 from heliostat.cluster.profile import find
-from heliostat.cluster.snapshot import Snapshot, applied_at, event_time, pod_state
 from tests.cluster.snapshots import (
     APPLIED,
     BEFORE,

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from heliostat.cluster.manifests import ray_cluster
+from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.profile import BUNDLED, Profile, find
 from heliostat.config import validate
 from tests.conftest import ROOT

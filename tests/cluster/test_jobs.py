@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from heliostat.cluster import jobs
-from heliostat.cluster.dashboard import Dashboard, by_port
 from heliostat.cluster.errors import Unauthorized
-from heliostat.cluster.jobs import Work, check, follow, submit
-from heliostat.cluster.target import new_job_id
-from heliostat.cluster.upload import LARGEST, packages
+from heliostat.cluster.jobs import follow as following
+from heliostat.cluster.jobs.dashboard import Dashboard, by_port
+from heliostat.cluster.jobs.follow import Work, check, follow, submit
+from heliostat.cluster.jobs.packaging import LARGEST, packages
+from heliostat.cluster.targets.run import new_job_id
 from heliostat.errors import ContactLost, JobFailed, Stopped, UserError
 from tests.conftest import Head, wait_for
 
@@ -151,7 +151,7 @@ def test_a_log_that_is_rotated_while_it_is_followed_loses_nothing(dashboard: Das
 def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_again(
     dashboard: Dashboard, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs, "LOST_SECONDS", 2.0)
+    monkeypatch.setattr(following, "LOST_SECONDS", 2.0)
     job_id = started(dashboard, tmp_path, COUNT)
     line.cut()
     with pytest.raises(ContactLost, match="heliostat logs gpu X -f") as lost:

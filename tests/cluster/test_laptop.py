@@ -15,21 +15,21 @@ import pytest
 
 from heliostat.cluster.cost import bill, lives
 from heliostat.cluster.errors import NotFound
-from heliostat.cluster.jobs import Work, submit
-from heliostat.cluster.laptop import Laptop
-from heliostat.cluster.laptop.emulation import autoscaling
-from heliostat.cluster.laptop.processes import Run, processes
+from heliostat.cluster.jobs.follow import Work, submit
+from heliostat.cluster.jobs.usage import held, usage
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.ray_usage import held, usage
-from heliostat.cluster.state import State
+from heliostat.cluster.targets.local import Laptop
+from heliostat.cluster.targets.local.emulation import autoscaling
+from heliostat.cluster.targets.local.processes import Run, processes
+from heliostat.cluster.targets.status import State
 from heliostat.config import to_yaml
 from heliostat.errors import Explained, UserError
 from tests.conftest import Command, clean_environment, gone, wait_for
 
 UP = """
 import sys
-from heliostat.cluster.jobs import Work, submit
-from heliostat.cluster.laptop import Laptop
+from heliostat.cluster.jobs.follow import Work, submit
+from heliostat.cluster.targets.local import Laptop
 from heliostat.cluster.profile import Profile
 for line in Laptop(Profile.model_validate_json(sys.argv[1])).up():
     print(line)

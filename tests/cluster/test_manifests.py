@@ -9,8 +9,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from heliostat.cli import main
-from heliostat.cluster import manifests, render, rules
-from heliostat.cluster.manifests import FEATURES, documents, ray_cluster, ray_job
+from heliostat.cluster.documents import manifests, render, validation
+from heliostat.cluster.documents.manifests import FEATURES, documents, ray_cluster, ray_job
 from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
 from heliostat.cluster.profile import BUNDLED, Profile, find, size
 from heliostat.config import validate
@@ -219,7 +219,7 @@ def test_no_value_is_empty_because_to_kuberay_that_is_not_the_same_as_absent(pro
 def test_the_operator_takes_what_is_made(name: str, version: str) -> None:
     profile = find(name)
     made = [*documents(profile, FEATURES[version]), job_of(profile, version), job_of(profile, version, "python train.py")]
-    assert [list(rules.problems(document)) for document in made] == [[]] * len(made)
+    assert [list(validation.problems(document)) for document in made] == [[]] * len(made)
 
 
 def fields(value: Any) -> Iterator[str]:
@@ -342,7 +342,7 @@ def test_a_queued_job_waits_suspended_for_kueue_and_is_of_a_fixed_size() -> None
     assert spec["enableInTreeAutoscaling"] is False
     assert [g["replicas"] for g in spec["workerGroupSpecs"]] == [2]
     for document in (job, ray_cluster(queued)):
-        assert list(rules.problems(document)) == []
+        assert list(validation.problems(document)) == []
     assert ray_cluster(queued)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
 
 
@@ -384,7 +384,9 @@ def test_a_change_marks_exactly_the_pods_that_it_replaces(overrides: list[str], 
 def test_the_checked_in_manifests_are_what_render_prints(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", name]) == 0
     printed = capsys.readouterr().out
-    assert (render.FOLDER / f"{name}.yaml").read_text() == printed, "write them anew: python -m heliostat.cluster.render"
+    assert (render.FOLDER / f"{name}.yaml").read_text() == printed, (
+        "write them anew: python -m heliostat.cluster.documents.render"
+    )
 
 
 def test_there_is_no_manifest_of_a_profile_that_is_gone() -> None:

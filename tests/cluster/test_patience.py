@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster.diagnosis.snapshot import Snapshot
 from heliostat.cluster.names import TEMPLATE, Document
-from heliostat.cluster.snapshot import Snapshot
 from tests.cluster.snapshots import (
     APPLIED,
     BEFORE,

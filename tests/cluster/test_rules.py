@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster import rules
+from heliostat.cluster.documents import validation
+from heliostat.cluster.documents.manifests import ray_cluster, ray_job
 from heliostat.cluster.errors import Invalid
-from heliostat.cluster.manifests import ray_cluster, ray_job
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import find
 
@@ -230,16 +230,16 @@ BROKEN = [
 def test_what_the_operator_would_refuse_is_refused_before(kind: str, changes: dict[str, Any], words: str) -> None:
     document = changed(good(kind), copy.deepcopy(changes))
     with pytest.raises(Invalid) as refused:
-        rules.check(document)
-    told = [f"{what} {fix}" for what, fix in rules.problems(document)]
+        validation.check(document)
+    told = [f"{what} {fix}" for what, fix in validation.problems(document)]
     assert any(words in line for line in told), told
     assert refused.value.what.startswith(f"{kind} {document['metadata']['name']}: ")
     assert refused.value.fix
 
 
-@pytest.mark.parametrize("kind", rules.NAME_LIMITS)
+@pytest.mark.parametrize("kind", validation.NAME_LIMITS)
 def test_a_good_document_passes(kind: str) -> None:
-    rules.check(good(kind))
+    validation.check(good(kind))
 
 
 ALLOWED: list[tuple[str, dict[str, Any]]] = [
@@ -272,16 +272,16 @@ ALLOWED: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("kind", "changes"), ALLOWED, ids=[" ".join(changes) for _, changes in ALLOWED])
 def test_what_the_operator_takes_is_let_through(kind: str, changes: dict[str, Any]) -> None:
-    rules.check(changed(good(kind), copy.deepcopy(changes)))
+    validation.check(changed(good(kind), copy.deepcopy(changes)))
 
 
 def test_other_kinds_have_no_rules() -> None:
-    rules.check({"kind": "ConfigMap", "metadata": {"name": "X" * 300}, "spec": {"workerGroupSpecs": [{}, {}]}})
+    validation.check({"kind": "ConfigMap", "metadata": {"name": "X" * 300}, "spec": {"workerGroupSpecs": [{}, {}]}})
 
 
 def test_looking_at_a_document_does_not_change_it() -> None:
     profile = find("spot")
     for document in (ray_cluster(profile), ray_job(profile, "j", entrypoint="true")):
         before = copy.deepcopy(document)
-        rules.check(document)
+        validation.check(document)
         assert document == before

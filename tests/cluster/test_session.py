@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from heliostat.cluster.api import Api
-from heliostat.cluster.session import write_token
+from heliostat.cluster.kube.api import Api
+from heliostat.cluster.targets.session import write_token
 
 
 def api(folder: Path, context: str, namespace: str) -> Api:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import pytest
 from websocket import ABNF
 
-from heliostat.cluster import tunnel
-from heliostat.cluster.tunnel import BINARY, CLOSE, CONTINUATION, DATA, ERROR, PING, PONG, Tunnel, frame, unframed
+from heliostat.cluster.kube import tunnel
+from heliostat.cluster.kube.tunnel import BINARY, CLOSE, CONTINUATION, DATA, ERROR, PING, PONG, Tunnel, frame, unframed
 
 
 def served(kind: int, payload: bytes, final: bool = True) -> bytes:

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import pytest
 
-from heliostat.cluster.laptop.processes import Run, processes
+from heliostat.cluster.targets.local.processes import Run, processes
 from heliostat.folder import Folder
-from heliostat.workloads import checkpoint
-from heliostat.workloads.attempts import ATTEMPTS
-from heliostat.workloads.run import EVENTS, METRICS
+from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.attempts import ATTEMPTS
+from heliostat.workloads.run.record import EVENTS, METRICS
 from tests.conftest import Command, clean_environment, end_group, gone, wait_for
 
 PROFILE = """
@@ -177,7 +177,7 @@ class Breakable:
 
     def drain(self, node: str, seconds: int = 60) -> None:
         """What a spot notice does."""
-        from heliostat.cluster.local import TOKEN
+        from heliostat.cluster.in_process import TOKEN
 
         token = Path(str(TOKEN).replace("~", self.command.env["HOME"])).read_text()
         # Not `ray drain-node`: that takes 127.0.0.1, where the head listens, for the machine's address.

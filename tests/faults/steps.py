@@ -1,4 +1,4 @@
-"""A script for torchrun with the three lines of `heliostat.workloads.legacy`, which counts its steps on all ranks together."""
+"""A script for torchrun that saves and resumes, and counts its steps on all ranks together."""
 
 import socket
 import sys
@@ -7,7 +7,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from heliostat.workloads.legacy import resume, save
+from heliostat.workloads.torchrun import resume, save
 
 steps, every, code = map(int, sys.argv[1:])
 dist.init_process_group("gloo")

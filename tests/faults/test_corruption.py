@@ -14,14 +14,14 @@ import torch
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from heliostat.workloads import checkpoint, lease
-from heliostat.workloads.attempts import Attempts
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.journal import read_journal
-from heliostat.workloads.loop import Loop
 from heliostat.workloads.plan import prepare
-from heliostat.workloads.ranks import Ranks
-from heliostat.workloads.run import EVENTS
+from heliostat.workloads.run import checkpoint, lease
+from heliostat.workloads.run.attempts import Attempts
+from heliostat.workloads.run.journal import read_journal
+from heliostat.workloads.run.record import EVENTS
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.loop import Loop
 from tests.conftest import Command
 from tests.workloads.test_loop import config, losses
 

@@ -4,7 +4,7 @@ import json
 import re
 from pathlib import Path
 
-from heliostat.workloads.lease import LEASE
+from heliostat.workloads.run.lease import LEASE
 from tests.conftest import wait_for
 from tests.faults.conftest import Breakable, Seen, ended, head, kill, samples_by_step
 

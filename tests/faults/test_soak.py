@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 
-from heliostat.workloads.lease import LEASE
+from heliostat.workloads.run.lease import LEASE
 from tests.conftest import wait_for
 from tests.faults.conftest import CONFIG, Breakable, Seen, assert_same_weights, ended, head, kill
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.kuberay import KubeRay
+from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.config import to_yaml
 from tests.conftest import Command, clean_environment, end_group, wait_for
 

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.conditions import finished, suspended
+from heliostat.cluster.documents.manifests import ray_cluster, ray_job
 from heliostat.cluster.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized, Unreachable
-from heliostat.cluster.kuberay import Clusters, KubeRay
-from heliostat.cluster.manifests import ray_cluster, ray_job
+from heliostat.cluster.kube.conditions import finished, suspended
+from heliostat.cluster.kube.kuberay import Clusters, KubeRay
+from heliostat.cluster.kube.objects import APPLY, AUTOSCALER, Objects
 from heliostat.cluster.names import Document
-from heliostat.cluster.objects import APPLY, AUTOSCALER, Objects
 from heliostat.cluster.profile import find
-from heliostat.cluster.remote import Remote
+from heliostat.cluster.targets.kubernetes import Remote
 from tests.conftest import free_port
 from tests.kubernetes.conftest import Place, group
 from tests.kubernetes.test_waits import counted

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.conditions import ready, suspended
+from heliostat.cluster.kube.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
 from tests.kubernetes.conftest import Place, group, whole_node, worker_pods, workers
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from heliostat.cli import main
-from heliostat.cluster.api import Api
-from heliostat.cluster.doctor.fit import shapes
+from heliostat.cluster.diagnosis.fit import shapes
 from heliostat.cluster.doctor.kubernetes import ENFORCE
+from heliostat.cluster.documents.rbac import RIGHTS
+from heliostat.cluster.kube.api import Api
 from heliostat.cluster.profile import find
-from heliostat.cluster.rights import RIGHTS
 from tests.conftest import free_port, wait_for
 from tests.kubernetes.conftest import GPU, Place, group, kubeconfig
 

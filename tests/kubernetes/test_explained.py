@@ -117,10 +117,10 @@ def test_an_image_with_another_ray_than_the_profile_says(place: Place) -> None:
 
 def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
     """A document that the API server takes and the operator does not: our own rules are left out to send it."""
-    from heliostat.cluster.manifests import documents
+    from heliostat.cluster.diagnosis.wait import Watchdog, poll
+    from heliostat.cluster.documents.manifests import documents
     from heliostat.cluster.profile import find
-    from heliostat.cluster.remote import Remote
-    from heliostat.cluster.watchdog import Watchdog, poll
+    from heliostat.cluster.targets.kubernetes import Remote
     from heliostat.errors import Explained
 
     profile = find(str(place.profile("event")))

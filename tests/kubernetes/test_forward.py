@@ -21,13 +21,13 @@ from typing import Any
 import psutil
 import pytest
 
-from heliostat.cluster.api import Api
-from heliostat.cluster.conditions import ready
+from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.errors import Forbidden
-from heliostat.cluster.forward import Forward
-from heliostat.cluster.manifests import documents
+from heliostat.cluster.kube.api import Api
+from heliostat.cluster.kube.conditions import ready
+from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.profile import find
-from heliostat.cluster.remote import Remote
+from heliostat.cluster.targets.kubernetes import Remote
 from heliostat.config import to_yaml
 from tests.conftest import Command, end_group, free_port, gone, processes_of, wait_for
 from tests.kubernetes.conftest import Place

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from heliostat.cluster.conditions import finished
+from heliostat.cluster.documents.manifests import ray_job
 from heliostat.cluster.errors import Conflict, Invalid, NotFound
-from heliostat.cluster.manifests import ray_job
+from heliostat.cluster.kube.conditions import finished
 from heliostat.cluster.names import API_VERSION, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.errors import Explained

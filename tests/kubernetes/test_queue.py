@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster import ephemeral
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.profile import find
-from heliostat.cluster.remote import Remote
+from heliostat.cluster.targets import ephemeral
+from heliostat.cluster.targets.kubernetes import Remote
 from tests.conftest import CI, ROOT, Command, wait_for
 from tests.kubernetes.conftest import GPU, Place, group
 from tests.kubernetes.test_cluster import DIGITS, SHORT

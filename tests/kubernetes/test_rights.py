@@ -8,19 +8,19 @@ from typing import Any
 import pytest
 import urllib3
 
-from heliostat.cluster import cron
-from heliostat.cluster.api import Api
 from heliostat.cluster.doctor.kubernetes import ENFORCE
+from heliostat.cluster.documents.manifests import documents, ray_job
+from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, missing, role
 from heliostat.cluster.errors import Forbidden
-from heliostat.cluster.forward import Forward
-from heliostat.cluster.jobs import Work
-from heliostat.cluster.manifests import documents, ray_job
+from heliostat.cluster.jobs.follow import Work
+from heliostat.cluster.jobs.packaging import Package
+from heliostat.cluster.kube.api import Api
+from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.names import TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile, find
-from heliostat.cluster.remote import Remote
-from heliostat.cluster.rights import NAME, RIGHTS, Right, granting, missing, role
-from heliostat.cluster.target import run_there
-from heliostat.cluster.upload import Package
+from heliostat.cluster.targets import scheduled
+from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.run import run_there
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place
 from tests.kubernetes.test_doctor import examined
@@ -100,7 +100,7 @@ def the_doctor_knows_the_running_cluster(place: Place, user: Place, path: Path) 
 
 def nightly_runs_come_and_go(user: Place, path: Path) -> None:
     features = user.kube.api.features
-    for document in cron.documents(find(str(path)), "nightly", "0 0 1 1 *", "true", CODE, features):
+    for document in scheduled.documents(find(str(path)), "nightly", "0 0 1 1 *", "true", CODE, features):
         user.kube.objects(document["kind"]).apply(document)
     assert "nightly" in done(user, "cron", path)
     assert "deleted nightly" in done(user, "cron", path, "--delete", "nightly")
@@ -175,7 +175,7 @@ def call_of(right: Right, profile: Profile) -> Callable[[Remote], Any]:
 def document_of(kind: str, profile: Profile) -> Document:
     """A document of a kind, as the commands make it."""
     features: frozenset[str] = frozenset()
-    nightly = cron.documents(profile, "new", "0 0 1 1 *", "true", CODE, features)
+    nightly = scheduled.documents(profile, "new", "0 0 1 1 *", "true", CODE, features)
     everything = [*documents(profile, features), ray_job(profile, "new", features), *nightly]
     document = next(document for document in everything if document["kind"] == kind)
     if kind == "RoleBinding":

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from heliostat.cluster.api import Api
-from heliostat.cluster.jobs import Work, follow, submit
+from heliostat.cluster.diagnosis.observe import EVENTS_SECONDS, NODES_SECONDS
+from heliostat.cluster.jobs.follow import Work, follow, submit
+from heliostat.cluster.kube.api import Api
 from heliostat.cluster.profile import find
-from heliostat.cluster.remote import Remote
-from heliostat.cluster.sight import EVENTS_SECONDS, NODES_SECONDS
+from heliostat.cluster.targets.kubernetes import Remote
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place, group
 

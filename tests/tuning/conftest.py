@@ -13,7 +13,7 @@ from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import read_journal
 from heliostat.tuning.plan import plan_sweep
-from heliostat.tuning.result import SweepResult
+from heliostat.tuning.results.table import SweepResult
 from heliostat.tuning.trials import Trials
 from tests.conftest import clean_environment, gone, wait_for
 
@@ -95,9 +95,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def ray_here(home: Path) -> Iterator[None]:
     """Ray with two CPUs, as ``heliostat sweep`` starts it."""
-    from heliostat.cluster import local
+    from heliostat.cluster import in_process
 
-    with local.session():
+    with in_process.session():
         yield
 
 

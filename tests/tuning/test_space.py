@@ -11,7 +11,7 @@ from heliostat.tuning.algorithms.grid import Grid
 from heliostat.tuning.algorithms.optuna import Optuna
 from heliostat.tuning.algorithms.random import Random, draw
 from heliostat.tuning.config import SweepConfig
-from heliostat.tuning.population import perturbed
+from heliostat.tuning.schedulers.pbt import perturbed
 from heliostat.tuning.space import Parameter, assign, check_conditions, flatten, sample
 from heliostat.tuning.trials import Trial, Trials
 

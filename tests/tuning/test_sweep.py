@@ -15,7 +15,7 @@ from heliostat.folder import Folder
 from heliostat.tuning.drive import drive, finished
 from heliostat.tuning.plan import plan_sweep
 from heliostat.tuning.trials import Trials
-from heliostat.workloads.run import read_result
+from heliostat.workloads.run.record import read_result
 from tests.tuning.conftest import Make, rows, run, trials_of
 
 pytestmark = pytest.mark.usefixtures("ray_here", "nothing_left")

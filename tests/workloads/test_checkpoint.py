@@ -14,15 +14,16 @@ from pyarrow import fs
 
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
-from heliostat.workloads import checkpoint, saver
-from heliostat.workloads import loop as loop_module
-from heliostat.workloads.checkpoint import Damaged
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.journal import read_journal
-from heliostat.workloads.loop import Loop
 from heliostat.workloads.plan import prepare
-from heliostat.workloads.ranks import Ranks
-from heliostat.workloads.run import EVENTS, METRICS, RunRecord
+from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.checkpoint import Damaged
+from heliostat.workloads.run.journal import read_journal
+from heliostat.workloads.run.record import EVENTS, METRICS, RunRecord
+from heliostat.workloads.training import checkpointer
+from heliostat.workloads.training import loop as loop_module
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.loop import Loop
 from tests.workloads.group import in_group
 from tests.workloads.test_loop import config, losses, record_of, train
 
@@ -131,7 +132,7 @@ def test_checkpoints_come_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.M
             return float(loop.progress.step)
 
     loop.saver._since = 0.0
-    monkeypatch.setattr(saver, "time", Clock)
+    monkeypatch.setattr(checkpointer, "time", Clock)
     monkeypatch.setattr(loop_module, "TALK_SECONDS", 1e9)
     loop.run()
     assert steps(loop.folder) == [6, 12, 18, 20]

@@ -14,10 +14,10 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import JobFailed, Stopped
 from heliostat.folder import Folder
-from heliostat.workloads.attempts import of
-from heliostat.workloads.controller import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
-from heliostat.workloads.notices import STOP
-from heliostat.workloads.trainer import CONTROLLERS, Fixed, Group, Trainer
+from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from heliostat.workloads.ray_train.trainer import CONTROLLERS, Fixed, Group, Trainer
+from heliostat.workloads.run.attempts import of
+from heliostat.workloads.run.signals import STOP
 
 
 def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> None:

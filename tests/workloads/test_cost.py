@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from heliostat.workloads.cost import cost_of, price_of
+from heliostat.workloads.run.cost import cost_of, price_of
 
 NODES = [
     {"CPU": 8.0, "GPU": 1.0, "nodes": 4, "group": "spot", "price": 1.0},

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from heliostat.errors import JobFailed, UserError
-from heliostat.workloads.failures import Failures, Left, WorkerFailed, cause, failed, kind_of
+from heliostat.workloads.ray_train.failures import Failures, Left, WorkerFailed, cause, failed, kind_of
 
 
 def raised(error: Exception) -> Exception:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from heliostat.workloads.goodput import KINDS, account
+from heliostat.workloads.run.goodput import KINDS, account
 
 
 def at(time: float, **record: Any) -> dict[str, Any]:

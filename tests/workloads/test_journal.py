@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from heliostat.folder import Folder
-from heliostat.workloads.journal import Journal, Tail, read_journal
+from heliostat.workloads.run.journal import Journal, Tail, read_journal
 
 
 def test_a_line_that_a_kill_cut_off_is_gone_when_the_next_writer_comes(tmp_path: Path) -> None:

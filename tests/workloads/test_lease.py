@@ -13,7 +13,7 @@ import pytest
 
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
-from heliostat.workloads import lease
+from heliostat.workloads.run import lease
 from tests.conftest import wait_for
 
 

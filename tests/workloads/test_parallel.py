@@ -12,15 +12,16 @@ from torch import nn
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from heliostat.workloads import checkpoint, parallel
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.journal import read_journal
-from heliostat.workloads.loop import Loop, Outcome
-from heliostat.workloads.model import evaluate, load_run
+from heliostat.workloads.inference import evaluate, load_run
 from heliostat.workloads.plan import prepare
-from heliostat.workloads.ranks import Ranks
-from heliostat.workloads.run import EVENTS, METRICS, RunRecord
+from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.journal import read_journal
+from heliostat.workloads.run.record import EVENTS, METRICS, RunRecord
 from heliostat.workloads.tasks import language_model
+from heliostat.workloads.training import parallel
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.loop import Loop, Outcome
 from tests.workloads.group import in_group
 
 

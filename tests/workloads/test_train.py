@@ -13,10 +13,10 @@ from PIL import Image
 
 from heliostat.datasets.sources.bundled import BUNDLED
 from heliostat.folder import Folder
-from heliostat.workloads.attempts import ATTEMPTS
-from heliostat.workloads.goodput import account
-from heliostat.workloads.journal import read_journal
-from heliostat.workloads.run import EVENTS, METRICS
+from heliostat.workloads.run.attempts import ATTEMPTS
+from heliostat.workloads.run.goodput import account
+from heliostat.workloads.run.journal import read_journal
+from heliostat.workloads.run.record import EVENTS, METRICS
 from tests.conftest import CI, ROOT, Command, Done, clean_environment, gone
 
 DIGITS = ROOT / "workloads" / "configs" / "digits.yaml"

@@ -21,7 +21,7 @@ class RunAll:
 
 
 def open_scheduler(config: SweepConfig, metric: str, mode: Mode) -> Scheduler:
-    """The scheduler of a sweep; Population Based Training is not one of them, see `heliostat.tuning.population`."""
+    """The scheduler of a sweep; Population Based Training is not one of them, see `heliostat.tuning.schedulers.pbt`."""
     options = config.scheduler
     if options.kind in ("asha", "hyperband"):
         from heliostat.tuning.schedulers.asha import Asha

@@ -1,0 +1,72 @@
+"""Whether a profile fits a Kubernetes, and its cluster the profile: what is refused before anything is made or sent."""
+
+from heliostat.cluster.diagnosis import fit
+from heliostat.cluster.diagnosis.observe import Sight
+from heliostat.cluster.documents.manifests import unknown_to
+from heliostat.cluster.errors import NotFound
+from heliostat.cluster.kube.api import Api
+from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.profile import Profile
+from heliostat.errors import Explained, UserError
+
+
+def check_claim(profile: Profile, kube: KubeRay) -> None:
+    """Raise `UserError` if the claim is not there, or not for several nodes."""
+    storage = profile.storage
+    if not storage.claim:
+        return
+    claim = kube.objects("PersistentVolumeClaim").find(storage.claim)
+    if claim is None and not storage.size:
+        raise UserError(
+            f"storage.claim is {storage.claim}, which is not in namespace {kube.api.namespace}",
+            "set storage.size so that it is made, or create it",
+        )
+    modes = claim["spec"].get("accessModes", []) if claim else ["ReadWriteMany"]
+    if "ReadWriteMany" not in modes:
+        raise UserError(
+            f"storage.claim is {storage.claim}, which only one node can mount ({', '.join(modes)})",
+            "use a claim with access mode ReadWriteMany (NFS, a cloud's file store), or storage.uri",
+        )
+
+
+def check_queue(profile: Profile, api: Api) -> None:
+    """Of a queue that is not there Kueue says nothing at all, and waits."""
+    queue = profile.queue
+    if not queue:
+        return
+    try:
+        version = api.request("GET", "/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
+    except NotFound:
+        raise UserError(f"queue is {queue}, but this Kubernetes has no Kueue", "remove queue, or install Kueue") from None
+    try:
+        api.request("GET", f"/apis/{version}/namespaces/{api.namespace}/localqueues/{queue}")
+    except NotFound:
+        raise UserError(
+            f"queue is {queue}, but namespace {api.namespace} has no such local queue",
+            f"correct queue: kubectl get localqueues -n {api.namespace} lists them",
+        ) from None
+
+
+def check_head(profile: Profile, sight: Sight) -> None:
+    """Raise `UserError` if no node can take the head, and none that can may come."""
+    if profile.node_autoscaling:
+        return  # a node that is big enough may come
+    nodes, head = sight.nodes(), profile.head
+    for finding in fit.on_nodes(fit.shapes(profile)[:1], nodes or [], ""):
+        if nodes and finding.state == "problem":
+            raise UserError(f"head.cpu is {head.cpu} and head.memory {head.memory}; {finding.what}", finding.fix)
+
+
+def check_image(profile: Profile, version: str) -> None:
+    """Raise `Explained` if a cluster's image has another Ray than its profile says."""
+    if version != profile.ray_version:
+        raise Explained(
+            f"the image {profile.image} has Ray {version}, but ray_version is {profile.ray_version}",
+            f"set ray_version: {version} in the profile, or use an image with {profile.ray_version}",
+        )
+
+
+def check_operator(profile: Profile, features: frozenset[str]) -> None:
+    """Refuse what this KubeRay would leave out without a word."""
+    for key, (value, what, instead) in unknown_to(profile, features).items():
+        raise UserError(f"{key} is {value}, but this KubeRay has no {what}", f"upgrade KubeRay to 1.7, or {instead}")

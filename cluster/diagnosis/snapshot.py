@@ -1,0 +1,124 @@
+"""What the API server shows of a cluster at one moment, and how its pods are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kubernetes.utils.quantity import parse_quantity
+
+from heliostat.cluster.kube.conditions import condition, ready
+from heliostat.cluster.names import MANAGER, TEMPLATE, Document
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that is known of one cluster at one moment."""
+
+    cluster: Document | None
+    pods: list[Document]
+    events: list[Document] | None
+    """None: the user may not list events. Nobody asks for them while all is `calm`."""
+    job: Document | None = None
+    """The RayJob that the cluster belongs to."""
+    nodes: list[Document] | None = None
+    """None: the user may not list nodes. Nobody asks for them while no pod is `homeless`."""
+
+    @property
+    def head(self) -> Document | None:
+        """The head's pod."""
+        return next((pod for pod in self.pods if group_of(pod) == "head" and not leaving(pod)), None)
+
+    def workers(self, group: str | None = None) -> list[Document]:
+        """The workers' pods, of one group or all."""
+        return [pod for pod in self.pods if group_of(pod) != "head" and not leaving(pod) and group in (None, group_of(pod))]
+
+
+def calm(seen: Snapshot) -> bool:
+    """Whether all is ready that there shall be: then events can explain nothing."""
+    if seen.cluster is None or seen.head is None or not ready(seen.cluster):
+        return False
+    return all(pod_ready(pod) for pod in seen.pods if not leaving(pod))
+
+
+def homeless(seen: Snapshot) -> bool:
+    """Whether some pod finds no node."""
+    return any(condition(pod, "PodScheduled").get("reason") == "Unschedulable" for pod in seen.pods)
+
+
+def pod_ready(pod: Document) -> bool:
+    """Whether all containers of a pod are ready."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
+
+
+def leaving(pod: Document) -> bool:
+    """Whether a pod is being deleted."""
+    return "deletionTimestamp" in pod["metadata"]
+
+
+def pod_state(pod: Document) -> str:
+    """How a pod is, in a word or two."""
+    if leaving(pod):
+        return "leaving"
+    if pod_ready(pod):
+        return "ready"
+    for status in statuses(pod):
+        state = status.get("state", {})
+        if reason := state.get("waiting", {}).get("reason"):
+            if reason not in ("PodInitializing", "ContainerCreating"):
+                return str(reason)
+        elif state.get("terminated", {}).get("exitCode"):
+            return f"ended with {state['terminated']['exitCode']}"
+    if any(c.get("reason") == "Unschedulable" for c in pod.get("status", {}).get("conditions", [])):
+        return "unschedulable"
+    phase = pod.get("status", {}).get("phase", "Pending")
+    return {"Pending": "starting", "Running": "starting"}.get(phase, str(phase).lower())
+
+
+def event_time(event: Document) -> float:
+    """When an event was last seen, in seconds since the epoch; old and new operators write it in different fields."""
+    series = (event.get("series") or {}).get("lastObservedTime")
+    text = series or event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    return datetime.fromisoformat(text).timestamp()
+
+
+def applied_at(document: Document) -> float:
+    """When somebody last decided about an object, by the API server's clock."""
+    times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("operation") == "Apply" and "time" in f]
+    return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
+
+
+def decided_at(document: Document) -> float:
+    """When a command of heliostat last wrote an object, by the API server's clock."""
+    times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("manager") == MANAGER and "time" in f]
+    return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
+
+
+def group_of(pod: Document) -> str:
+    """The worker group of a pod; ``head`` for the head's."""
+    labels = pod["metadata"].get("labels", {})
+    return "head" if labels.get("ray.io/node-type") == "head" else str(labels.get("ray.io/group", "?"))
+
+
+def mark_of(metadata: Mapping[str, Any]) -> str | None:
+    """The mark of the template that a pod or a template has (`heliostat.cluster.documents.manifests.TEMPLATE`)."""
+    mark: str | None = metadata.get("annotations", {}).get(TEMPLATE)
+    return mark
+
+
+def marks(cluster: Document) -> dict[str, str | None]:
+    """The mark of each group's template as it is now; ``head`` for the head's."""
+    spec = cluster["spec"]
+    groups = {"head": spec.get("headGroupSpec", {}), **{g["groupName"]: g for g in spec.get("workerGroupSpecs", [])}}
+    return {name: mark_of(group.get("template", {}).get("metadata", {})) for name, group in groups.items()}
+
+
+def statuses(pod: Document) -> list[Mapping[str, Any]]:
+    """The states of a pod's containers, those that run before the others first."""
+    status = pod.get("status", {})
+    return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def amount(quantity: str) -> float:
+    """A Kubernetes quantity as a number, such as 0.5 for ``500m``."""
+    return float(parse_quantity(quantity))  # type: ignore[no-untyped-call]

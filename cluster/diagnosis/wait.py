@@ -1,0 +1,138 @@
+"""Waits that end: a line for what is waited for, and the reason and the cure when it will not come."""
+
+import time
+from collections.abc import Callable, Iterator
+
+from heliostat.cluster.diagnosis.pod_problems import Problem
+from heliostat.cluster.diagnosis.problems import problems
+from heliostat.cluster.diagnosis.snapshot import Snapshot, event_time, group_of, pod_ready, pod_state
+from heliostat.cluster.errors import Unreachable
+from heliostat.cluster.kube.conditions import observed
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile
+from heliostat.errors import Explained
+
+POLL = 0.5
+SILENT_SECONDS = 30
+"""How long the API server may be silent while something is waited for."""
+CRASHES_SECONDS = 600
+"""Two pods of a group that crash within that time are no chance."""
+
+
+class Watchdog:
+    """Looks at snapshots, tells what is waited for, and ends the wait when a problem will not go away by itself.
+
+    Args:
+        profile: what should be there.
+        log: the last lines of a pod's log.
+        clock: seconds, for tests.
+    """
+
+    def __init__(self, profile: Profile, log: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
+        self.profile, self.log, self.clock = profile, log, clock
+        self.first_seen: dict[str, float] = {}
+        self.crashed: dict[str, dict[str, float]] = {}
+        self._queued = False
+
+    def look(self, snapshot: Snapshot) -> str:
+        """What is waited for, in one line.
+
+        Raises:
+            Explained: it will not come, with the reason and the fix.
+        """
+        now, self._queued = self.clock(), queued(snapshot, self.profile)
+        found = list(problems(snapshot, self.profile))
+        keys = {problem.key for problem in found}
+        self.first_seen = {key: at for key, at in self.first_seen.items() if key in keys}
+        for problem in found:
+            since = now - self.first_seen.setdefault(problem.key, now)
+            # A crashed worker is replaced, and work goes on; when the next one crashes too, it is the group.
+            crashed = self.crashed.setdefault(problem.key, {})
+            if problem.pod:
+                crashed.setdefault(problem.pod, now)
+            if since >= problem.patience or sum(now - at < CRASHES_SECONDS for at in crashed.values()) > 1:
+                raise Explained(problem.what + self._tail(problem), problem.fix)
+        return found[0].what.replace("\n", " ") if found else progress(snapshot, self.profile)
+
+    def in_queue(self) -> bool:
+        """Whether it waited in a queue when it was last looked at: nobody knows for how long."""
+        return self._queued
+
+    def _tail(self, problem: Problem) -> str:
+        text = self.log(problem.pod) if problem.pod else ""
+        return "".join(f"\n  | {line}" for line in text.strip().splitlines()[-12:])
+
+
+def progress(snapshot: Snapshot, profile: Profile) -> str:
+    """What is waited for when nothing is wrong."""
+    if snapshot.events is None:  # they are asked for only when something is not ready
+        return f"{_awaited(snapshot, profile)} (why it may not come stays unseen without the right to list events)"
+    return _awaited(snapshot, profile)
+
+
+def _awaited(snapshot: Snapshot, profile: Profile) -> str:
+    if queued(snapshot, profile):
+        return f"waits in the queue {profile.queue}{_why_queued(snapshot.events or [])}"
+    if snapshot.cluster is None:
+        return "waits for the operator to make the cluster"
+    if snapshot.cluster["spec"].get("suspend"):
+        return "suspended"
+    if not snapshot.head:
+        return "waits for the head's pod" if observed(snapshot.cluster) else "waits for the operator"
+    if not pod_ready(snapshot.head):
+        return f"waits for the head: {pod_state(snapshot.head)}"
+    waiting = [f"{group_of(pod)}: {pod_state(pod)}" for pod in snapshot.workers() if not pod_ready(pod)]
+    return f"waits for workers: {', '.join(waiting[:4])}" if waiting else "ready"
+
+
+def queued(snapshot: Snapshot, profile: Profile) -> bool:
+    """Whether Kueue keeps a cluster or a job back: both are suspended until there is room for them."""
+    waiting = snapshot.job or snapshot.cluster
+    return bool(profile.queue and waiting and waiting["spec"].get("suspend"))
+
+
+def _why_queued(events: list[Document]) -> str:
+    """What Kueue (0.15) says of its Workload, which it makes for each object in a queue."""
+    about = [event for event in events if event["involvedObject"].get("kind") == "Workload"]
+    last = max(about, key=event_time, default=None)
+    return f": {last['message'][:200]}" if last and last["reason"] == "Pending" else ""
+
+
+def poll(
+    look: Callable[[], str],
+    until: Callable[[], bool],
+    seconds: float,
+    name: str,
+    queued: Callable[[], bool] = lambda: False,
+) -> Iterator[str]:
+    """Look until it is so; yields what is waited for.
+
+    Args:
+        look: what is waited for, in a line.
+        until: whether it is so.
+        seconds: how long it may take, without the time in a queue.
+        name: of what is waited for.
+        queued: whether it is in a queue.
+
+    Raises:
+        Explained: it will not come, or did not in time.
+    """
+    deadline = time.monotonic() + seconds
+    answered = time.monotonic()
+    said = name
+    while True:
+        try:
+            if until():
+                return
+            said = look()
+            answered = time.monotonic()
+        except Unreachable as error:  # one answer that is missing is no reason to give up
+            if time.monotonic() - answered > SILENT_SECONDS:
+                raise
+            said = error.what
+        yield said
+        if queued():
+            deadline = time.monotonic() + seconds
+        if time.monotonic() > deadline:
+            raise Explained(f"{name} is not ready after {seconds:.0f} s: {said}", "heliostat doctor; heliostat status")
+        time.sleep(POLL)

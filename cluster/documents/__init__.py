@@ -1,0 +1,1 @@
+"""From a profile to Kubernetes documents: pure functions, and the operator's own rules."""

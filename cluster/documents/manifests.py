@@ -1,0 +1,181 @@
+"""From a profile to Kubernetes documents: pure functions, nothing is sent and nothing is read.
+
+The documents hold no field that the autoscaler owns (``replicas``, ``workersToDelete``) and no default that the API server
+fills in; a value that is not set is not there, because to KubeRay an unset field and a zero are different things.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, worker_group
+from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, PORTS, QUEUE_LABEL, Document
+from heliostat.cluster.profile import Profile
+
+FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
+"""What KubeRay versions know beyond the oldest that is supported; of a live cluster the API server's schema tells."""
+
+SCRIPT = Path(__file__).parents[1] / "in_pod/inside.py"
+
+
+def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> list[Document]:
+    """Everything that a standing cluster needs, in the order in which it must be applied."""
+    return [
+        *_claim(profile),
+        head_files(profile),
+        network_policy(profile, profile.name),
+        ray_cluster(profile, features),
+    ]
+
+
+def unknown_to(profile: Profile, features: frozenset[str]) -> dict[str, tuple[str, str, str]]:
+    """The keys of a profile that a KubeRay with these features would leave out: their value, what it lacks, what to do."""
+    found = {}
+    if profile.tls and "tlsOptions" not in features:
+        found["tls"] = ("true", "TLS", "remove tls from the profile")
+    for group in profile.groups:
+        if group.priority and "priority" not in features:
+            instead = "remove priority: then equal groups are filled alike"
+            found[f"groups.{group.name}.priority"] = (str(group.priority), "priorities", instead)
+    return found
+
+
+def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> Document:
+    """The standing cluster."""
+    document: Document = {
+        "apiVersion": API_VERSION,
+        "kind": "RayCluster",
+        "metadata": metadata(profile, profile.name),
+        "spec": _cluster_spec(profile, profile.name, features, standing=True),
+    }
+    if profile.queue:
+        document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
+    return document
+
+
+def ray_job(
+    profile: Profile,
+    name: str,
+    features: frozenset[str] = FEATURES["1.7"],
+    entrypoint: str | None = None,
+    runtime_env: str | None = None,
+) -> Document:
+    """A job with a cluster for itself, which is deleted with it.
+
+    Args:
+        profile: the cluster.
+        name: the job's name, at most 47 characters.
+        features: what the operator knows.
+        entrypoint: the shell command, started by the operator; None: the client uploads the code and submits (InteractiveMode).
+        runtime_env: Ray's runtime environment as YAML, with an entrypoint.
+    """
+    spec: Document = {
+        "submissionMode": "HTTPMode" if entrypoint else "InteractiveMode",
+        "backoffLimit": 0,
+        "preRunningDeadlineSeconds": 600 + max(group.start_seconds for group in profile.groups),
+        "activeDeadlineSeconds": int(profile.job_hours * 3600),
+        # Not deletionRules: the webhook of Kueue (0.15), which every RayJob passes, makes the rule for a job that failed before
+        # it ran invalid. Without that rule its cluster would stay for ever.
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": 60,
+        "rayClusterSpec": _cluster_spec(profile, name, features, standing=False),
+    }
+    if entrypoint:
+        spec |= {"entrypoint": entrypoint, "runtimeEnvYAML": runtime_env or "{}"}
+    document: Document = {"apiVersion": API_VERSION, "kind": "RayJob", "metadata": metadata(profile, name), "spec": spec}
+    if profile.queue:
+        # Kueue starts a job by lifting its suspension.
+        spec["suspend"] = True
+        document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
+    return document
+
+
+def network_policy(profile: Profile, name: str) -> Document:
+    """Only the cluster's own pods reach its pods; all others, with the token, the dashboard.
+
+    The dashboard must be open for the operator and for the API server's proxy, which no selector can name.
+    """
+    own = {"matchLabels": {CLUSTER_LABEL: name}}
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "NetworkPolicy",
+        "metadata": metadata(profile, name),
+        "spec": {
+            "podSelector": own,
+            "policyTypes": ["Ingress"],
+            "ingress": [
+                {"from": [{"podSelector": own}]},
+                {"ports": [{"port": PORTS["dashboard"], "protocol": "TCP"}]},
+            ],
+        },
+    }
+
+
+def _cluster_spec(profile: Profile, name: str, features: frozenset[str], standing: bool) -> Document:
+    spec: Document = {
+        "rayVersion": profile.ray_version,
+        "authOptions": {"mode": "token"},
+        **_autoscaling(profile),
+        "headGroupSpec": head_group(profile, name, standing),
+        "workerGroupSpecs": [worker_group(profile, name, group, features) for group in profile.groups],
+    }
+    if profile.tls:
+        spec["tlsOptions"] = {"enabled": True}
+    return spec
+
+
+def _autoscaling(profile: Profile) -> Document:
+    if profile.queue:
+        return {"enableInTreeAutoscaling": False}
+    return {
+        "enableInTreeAutoscaling": True,
+        "autoscalerOptions": {
+            "version": "v2",
+            "upscalingMode": "Default",
+            "idleTimeoutSeconds": max(group.idle_seconds for group in profile.groups),
+            "resources": resources(profile.autoscaler.cpu, profile.autoscaler.memory),
+            "securityContext": RESTRICTED,
+            "env": env({
+                # After so long a pod that is still Pending is given up, and another group of the same shape is asked.
+                "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": max(group.start_seconds for group in profile.groups),
+                "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": 60,
+                "RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S": 300,
+            }),
+        },
+    }  # fmt: skip
+
+
+def head_files(profile: Profile) -> Document:
+    """What the head reads: the watcher's program, and the nodes that there may be, which change without a restart."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(profile, profile.name),
+        "data": {"inside.py": SCRIPT.read_text(), "nodes.json": json.dumps(profile.capacity)},
+    }
+
+
+def _claim(profile: Profile) -> list[Document]:
+    storage = profile.storage
+    if not storage.claim or not storage.size:
+        return []
+    spec: Document = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": storage.size}}}
+    if storage.storage_class:
+        spec["storageClassName"] = storage.storage_class
+    document: Document = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": metadata(profile, storage.claim),
+        "spec": spec,
+    }
+    del document["metadata"]["labels"][CLUSTER_LABEL]  # it may be shared by several clusters
+    return [document]
+
+
+def metadata(profile: Profile, name: str) -> Document:
+    """The name, the namespace and the labels of a document."""
+    labels = {"app.kubernetes.io/managed-by": "heliostat", CLUSTER_LABEL: profile.name}
+    document: Document = {"name": name, "labels": labels}
+    if profile.namespace:
+        document["namespace"] = profile.namespace
+    return document

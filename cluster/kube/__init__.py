@@ -1,0 +1,1 @@
+"""The Kubernetes API server: objects, the client for KubeRay, port-forwarding."""

@@ -1,0 +1,282 @@
+"""The Kubernetes API server: one connection, and errors that say what kind of refusal they are."""
+
+import json
+import os
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import certifi
+import urllib3
+import websocket
+from kubernetes import client, config
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.stream.ws_client import websocket_proxycare
+
+from heliostat.cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.kube.credentials import expired
+from heliostat.errors import UserError
+
+CONFLICTING = ("AlreadyExists", "Conflict")
+TIMEOUT = 30
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of object and where the API server keeps it."""
+
+    name: str
+    plural: str
+    group: str
+    version: str
+
+    @property
+    def path(self) -> str:
+        return f"/apis/{self.group}/{self.version}" if self.group else f"/api/{self.version}"
+
+    @property
+    def api_version(self) -> str:
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("RayCluster", "rayclusters", "ray.io", "v1"),
+        Kind("RayJob", "rayjobs", "ray.io", "v1"),
+        Kind("RayCronJob", "raycronjobs", "ray.io", "v1"),
+        Kind("RayService", "rayservices", "ray.io", "v1"),
+        Kind("Pod", "pods", "", "v1"),
+        Kind("Event", "events", "", "v1"),
+        Kind("Secret", "secrets", "", "v1"),
+        Kind("ConfigMap", "configmaps", "", "v1"),
+        Kind("PersistentVolumeClaim", "persistentvolumeclaims", "", "v1"),
+        Kind("ResourceQuota", "resourcequotas", "", "v1"),
+        Kind("Service", "services", "", "v1"),
+        Kind("ServiceAccount", "serviceaccounts", "", "v1"),
+        Kind("NetworkPolicy", "networkpolicies", "networking.k8s.io", "v1"),
+        Kind("CronJob", "cronjobs", "batch", "v1"),
+        Kind("Job", "jobs", "batch", "v1"),
+        Kind("Role", "roles", "rbac.authorization.k8s.io", "v1"),
+        Kind("RoleBinding", "rolebindings", "rbac.authorization.k8s.io", "v1"),
+        Kind("Node", "nodes", "", "v1"),
+        Kind("StorageClass", "storageclasses", "storage.k8s.io", "v1"),
+        Kind("Namespace", "namespaces", "", "v1"),
+        Kind("CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io", "v1"),
+    )
+}
+CLUSTER_WIDE = ("Node", "StorageClass", "Namespace", "CustomResourceDefinition")
+
+
+class Api:
+    """A connection to the API server that a kubeconfig names, or that the surrounding pod belongs to.
+
+    Args:
+        kubeconfig: a file; by default ``$KUBECONFIG``, ``~/.kube/config``, or else the pod's service account.
+        context: a context of the kubeconfig; by default its current one.
+        namespace: where objects live; by default that of the context.
+
+    Raises:
+        UserError: there is no kubeconfig, or it cannot be used.
+    """
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None) -> None:
+        self.configuration, self.context, found = _configuration(kubeconfig, context)
+        self.configuration.retries = False
+        self.namespace = namespace or found
+        self.client = client.ApiClient(self.configuration)
+
+    @property
+    def server(self) -> str:
+        """The API server's URL."""
+        return str(self.configuration.host)
+
+    @property
+    def pool(self) -> urllib3.PoolManager:
+        """The connections to the API server, which trust it and bring the client's certificate."""
+        pool: urllib3.PoolManager = self.client.rest_client.pool_manager
+        return pool
+
+    def authenticate(self, token: str) -> None:
+        """Be the owner of a bearer token, such as a service account, instead of the kubeconfig's user."""
+        self.configuration.cert_file = self.configuration.key_file = None
+        self.configuration.refresh_api_key_hook = None
+        # The name of this setting has changed between versions of the package.
+        self.configuration.api_key = {"BearerToken": token, "authorization": token}
+        self.configuration.api_key_prefix = {"BearerToken": "Bearer", "authorization": "Bearer"}
+        self.client = client.ApiClient(self.configuration)
+
+    def headers(self) -> dict[str, str]:
+        """What authenticates a request beside the certificate; a token is renewed when it has run out."""
+        header = self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
+        return {"authorization": header} if header else {}
+
+    def websocket(self, path: str, headers: Mapping[str, str], timeout: float = TIMEOUT) -> websocket.WebSocket:
+        """A websocket to a path of the API server.
+
+        The package's own ``create_websocket`` sends no header but those of the API server itself (kubernetes 37).
+        """
+        settings = self.configuration
+        trust: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE}
+        if settings.verify_ssl:
+            trust = {"cert_reqs": ssl.CERT_REQUIRED, "ca_certs": settings.ssl_ca_cert or certifi.where()}
+        names = {"certfile": settings.cert_file, "keyfile": settings.key_file, "server_hostname": settings.tls_server_name}
+        options: dict[str, Any] = {"header": [f"{name}: {value}" for name, value in headers.items()]}
+        if settings.proxy or settings.proxy_headers:
+            options = websocket_proxycare(options, settings, self.server, headers)  # type: ignore[no-untyped-call]
+        opened = websocket.WebSocket(sslopt={**trust, **{name: value for name, value in names.items() if value}})
+        opened.settimeout(timeout)
+        opened.connect(f"{self.server.replace('http', 'ws', 1)}{path}", **options)  # type: ignore[no-untyped-call]
+        return opened
+
+    def path(self, kind: str, name: str = "", namespace: str | None = None) -> str:
+        """The path of an object, or of all objects of a kind in a namespace."""
+        where = KINDS[kind]
+        scope = "" if kind in CLUSTER_WIDE else f"/namespaces/{namespace or self.namespace}"
+        return f"{where.path}{scope}/{where.plural}" + (f"/{name}" if name else "")
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: dict[str, str] | None = None,
+        content_type: str = "application/json",
+        timeout: float = TIMEOUT,
+    ) -> Any:
+        """A request with a JSON answer.
+
+        Raises:
+            KubernetesError: the subclass says what kind of refusal it is.
+        """
+        answer = self.raw(method, path, body, query, content_type, timeout)
+        return json.loads(answer.data)
+
+    def raw(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        query: dict[str, str] | None = None,
+        content_type: str = "application/json",
+        timeout: float | urllib3.Timeout = TIMEOUT,
+        stream: bool = False,
+    ) -> urllib3.BaseHTTPResponse:
+        """A request; the answer as it is."""
+        from urllib.parse import urlencode
+
+        url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
+        data = None if body is None else json.dumps(body).encode()
+        headers = {**self.headers(), "Content-Type": content_type, "Accept": "application/json"}
+        try:
+            answer = self.pool.request(
+                method, url, body=data, headers=headers, timeout=timeout, retries=False, preload_content=not stream
+            )
+        except urllib3.exceptions.HTTPError as error:
+            raise _no_answer(self.server, error) from None
+        if answer.status < 300:
+            return answer
+        if answer.status == 401:
+            what = f"{self.server} does not know these credentials (HTTP 401){expired(self.configuration)}"
+            raise Unauthorized(what, f"log in again, or use another KUBECONFIG (this is its context {self.context})")
+        raise refusal(answer.status, answer.data.decode(errors="replace"), self.server)
+
+    @cached_property
+    def features(self) -> frozenset[str]:
+        """Which of the younger KubeRay fields this cluster's API server declares.
+
+        Raises:
+            UserError: KubeRay is not there.
+        """
+        try:
+            schema = self.request("GET", "/openapi/v3/apis/ray.io/v1")
+        except NotFound:
+            raise UserError(
+                f"the cluster at {self.server} has no KubeRay",
+                "install it: helm install kuberay-operator kuberay/kuberay-operator --version 1.6.1, or use another KUBECONFIG",
+            ) from None
+        spec = schema["components"]["schemas"]["io.ray.v1.RayCluster"]["properties"]["spec"]["properties"]
+        group = spec["workerGroupSpecs"]["items"]["properties"]
+        return frozenset({*spec, *group} & {"priority", "tlsOptions", "networkPolicy"})
+
+    def may(self, verb: str, resource: str, group: str = "", subresource: str = "", namespace: str | None = None) -> bool:
+        """Whether the user of this connection has a right; asking needs none."""
+        attributes = {"verb": verb, "resource": resource, "group": group, "namespace": namespace or self.namespace}
+        if subresource:
+            attributes["subresource"] = subresource
+        body = {"kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}}
+        answer = self.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+        return bool(answer["status"]["allowed"])
+
+
+def refusal(status: int, text: str, server: str = "") -> KubernetesError:
+    """The exception for an answer of the API server that is an error."""
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = {}
+    answer = answer if isinstance(answer, dict) else {}
+    message = answer.get("message") or text.strip() or f"HTTP {status}"
+    reason, details = answer.get("reason", ""), answer.get("details") or {}
+    if status == 401:
+        return Unauthorized(f"{server} does not know these credentials (HTTP 401)", "log in again, or use another KUBECONFIG")
+    if status == 403:
+        fix = (
+            "ask for more quota, or use fewer resources"
+            if "exceeded quota" in message or "failed quota" in message
+            else "heliostat render --rbac prints the rights to ask for"
+        )
+        return Forbidden(message, fix)
+    if status == 404 and details.get("kind") == "namespaces":
+        return NotFound(message, f"kubectl create namespace {details.get('name')}, or set namespace in the profile")
+    if status == 404:
+        return NotFound(message, "heliostat status lists what there is")
+    if status == 409 or reason in CONFLICTING:
+        return Conflict(message, "look who else works on it, then try again")
+    # An apply with an unknown field is answered with 500 and no reason (Kubernetes 1.34, kubernetes#139253).
+    if status in (400, 422) or "field not declared in schema" in message:
+        return Invalid(message, "mend the field that it names; heliostat doctor says which KubeRay this is")
+    if status >= 500 or status == 429:
+        return Unreachable(f"{server} answered {status}: {message[:300]}", "try again; heliostat doctor")
+    return KubernetesError(f"{server} answered {status}: {message[:500]}", "mend what it names")
+
+
+def _no_answer(server: str, error: urllib3.exceptions.HTTPError) -> KubernetesError:
+    text = str(error)
+    # An end in the middle of a handshake is no matter of certificates: the server, or the line to it, went away.
+    if any(word in text for word in ("CERTIFICATE", "ALERT", "WRONG_VERSION")):
+        return Unauthorized(f"the TLS connection to {server} failed: {text}", "mend the certificates in the kubeconfig")
+    return Unreachable(f"the API server {server} does not answer: {text}", "check the network, the VPN and KUBECONFIG")
+
+
+def _configuration(kubeconfig: str | None, context: str | None) -> tuple[client.Configuration, str, str]:
+    """The configuration, the context's name and its namespace."""
+    path = kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
+    configuration = client.Configuration()
+    if not kubeconfig and not os.path.exists(path.split(os.pathsep)[0]) and "KUBERNETES_SERVICE_HOST" in os.environ:
+        config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
+        with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
+            return configuration, "in-cluster", file.read()
+    fix = "set KUBECONFIG to the kubeconfig of your cluster"
+    with _told(path, fix):
+        if not any(os.path.exists(part) for part in path.split(os.pathsep)):
+            raise UserError(f"KUBECONFIG: there is no file {path}", fix)
+        config.load_kube_config(path, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
+        contexts, active = config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
+        chosen = next((c for c in contexts if c["name"] == context), active)
+    return configuration, chosen["name"], chosen["context"].get("namespace", "default")
+
+
+@contextmanager
+def _told(path: str, fix: str) -> Iterator[None]:
+    try:
+        yield
+    except UserError:
+        raise
+    except ConfigException as error:
+        raise UserError(f"KUBECONFIG {path} cannot be used: {error}", fix) from None
+    except Exception as error:  # the loader lets through whatever its parsers, its files and its plugins raise
+        raise UserError(f"KUBECONFIG {path} is broken: {type(error).__name__}: {str(error)[:200]}", fix) from None

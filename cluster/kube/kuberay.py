@@ -1,0 +1,121 @@
+"""A client for KubeRay: create, get, list, apply, patch, scale, suspend, resume, delete, wait and watch.
+
+    from heliostat.cluster import KubeRay
+
+    kube = KubeRay(namespace="research")
+    kube.clusters.apply(document)
+    kube.clusters.wait(["gpu"], ready, timeout=300)
+    kube.clusters.scale("gpu", "workers", 4)
+
+Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `heliostat.cluster.errors`.
+"""
+
+from heliostat.cluster.documents import validation
+from heliostat.cluster.kube.api import KINDS, Api
+from heliostat.cluster.kube.conditions import finished, ready, suspended
+from heliostat.cluster.kube.objects import JSON_PATCH, STRICT, Objects
+from heliostat.cluster.names import SUSPENDED, Document
+from heliostat.errors import Explained, UserError
+
+
+class Clusters(Objects):
+    """RayClusters."""
+
+    def scale(self, name: str, group: str, replicas: int) -> Document:
+        """Set how many replicas a worker group has; with autoscaling the autoscaler goes on from there.
+
+        Raises:
+            UserError: there is no such group, or the number is outside of its limits.
+        """
+        live = self.get(name)
+        groups = live["spec"].get("workerGroupSpecs", [])
+        names = [g["groupName"] for g in groups]
+        if group not in names:
+            raise UserError(f"{name} has no worker group {group}", f"use one of: {', '.join(names)}")
+        index = names.index(group)
+        least, most = groups[index].get("minReplicas", 0), groups[index].get("maxReplicas", 2**31 - 1)
+        if not least <= replicas <= most:
+            raise UserError(
+                f"replicas is {replicas}, but {group} has {least} to {most}", "change min or max in the profile first"
+            )
+        place = f"/spec/workerGroupSpecs/{index}"
+        # The test makes sure that the list is still the one that was read.
+        patch = [
+            {"op": "test", "path": f"{place}/groupName", "value": group},
+            {"op": "add", "path": f"{place}/replicas", "value": replicas},
+        ]
+        scaled: Document = self.api.request("PATCH", self._path(name), patch, STRICT, JSON_PATCH)
+        return scaled
+
+    def suspend(self, name: str, why: str = "by hand") -> Document:
+        """Delete the pods of a cluster, head included, and keep the object."""
+        return self.patch(name, {"metadata": {"annotations": {SUSPENDED: why}}, "spec": {"suspend": True}})
+
+    def resume(self, name: str) -> Document:
+        """Bring a suspended cluster back; its head knows nothing of what was before."""
+        return self.patch(name, {"metadata": {"annotations": {SUSPENDED: None}}, "spec": {"suspend": False}})
+
+
+class Suspendable(Objects):
+    """Objects that can be put off: RayJobs and RayCronJobs."""
+
+    def suspend(self, name: str) -> Document:
+        """Stop it: a job and its cluster go, and `resume` starts it from the beginning; a cron starts no more jobs.
+
+        Raises:
+            Invalid: the operator would not take it, as of a job that does not shut its cluster down.
+        """
+        live = self.get(name)
+        validation.check({**live, "spec": {**live["spec"], "suspend": True}})
+        return self.patch(name, {"spec": {"suspend": True}})
+
+    def resume(self, name: str) -> Document:
+        """Let it go on."""
+        return self.patch(name, {"spec": {"suspend": False}})
+
+
+class Jobs(Suspendable):
+    """RayJobs."""
+
+    def wait_finished(self, name: str, timeout: float) -> Document:
+        """Wait until a job has ended for good: succeeded, failed with no retry left, or refused.
+
+        Raises:
+            Explained: it is not over after ``timeout`` seconds, or it did not succeed; the message says why.
+        """
+        job = self.wait([name], finished, timeout)[name]
+        status = job["status"]
+        if status.get("jobStatus") != "SUCCEEDED":
+            reason = status.get("reason") or status.get("jobStatus") or status["jobDeploymentStatus"]
+            raise Explained(
+                f"RayJob {name} ended with {reason}: {status.get('message', '')}", f"kubectl describe rayjob {name}"
+            )
+        return job
+
+
+class KubeRay:
+    """The objects of KubeRay in one namespace of one cluster; `api` is the connection.
+
+    Args:
+        kubeconfig: a file; by default ``$KUBECONFIG``, ``~/.kube/config``, or else the pod's service account.
+        context: a context of the kubeconfig; by default its current one.
+        namespace: by default that of the context.
+
+    Raises:
+        UserError: there is no kubeconfig, or it cannot be used.
+    """
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None) -> None:
+        self.api = Api(kubeconfig, context, namespace)
+        self.clusters = Clusters(self.api, "RayCluster")
+        self.jobs = Jobs(self.api, "RayJob")
+        self.crons = Suspendable(self.api, "RayCronJob")
+        self.services = Objects(self.api, "RayService")
+
+    def objects(self, kind: str) -> Objects:
+        """The objects of any kind that heliostat works with, such as ``ConfigMap``."""
+        own = {each.kind: each for each in (self.clusters, self.jobs, self.crons, self.services)}
+        return own.get(kind) or Objects(self.api, KINDS[kind].name)
+
+
+__all__ = ["Clusters", "Jobs", "KubeRay", "Objects", "Suspendable", "finished", "ready", "suspended"]

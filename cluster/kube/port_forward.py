@@ -1,0 +1,161 @@
+"""Local ports that lead into the head of a cluster, whichever pod that is at the moment; no kubectl is needed."""
+
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from typing import Any, Self
+
+from websocket import WebSocketBadStatusException, WebSocketException
+
+from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
+from heliostat.cluster.kube.api import Api, refusal
+from heliostat.cluster.kube.conditions import condition
+from heliostat.cluster.kube.tunnel import PROTOCOL, Tunnel, reset
+from heliostat.cluster.names import Document
+from heliostat.errors import UserError
+
+PATIENCE = 15.0
+"""How long a new connection waits for a head."""
+POLL = 0.5
+CLOSE_SECONDS = 5.0
+
+
+class Forward:
+    """Ports of this machine that lead to ports of a cluster's head, while the context lasts.
+
+    Args:
+        api: the API server.
+        cluster: the RayCluster's name.
+        ports: for each port of the head the local one, 0 for any that is free; later `ports` has those that were taken.
+
+    Raises:
+        UserError: a local port is in use.
+        Forbidden: the user has no right to forward ports.
+    """
+
+    def __init__(self, api: Api, cluster: str, ports: Mapping[int, int]) -> None:
+        self.api, self.cluster, self.ports = api, cluster, dict(ports)
+        self.last_error: str | None = None
+        """Why the last connection that failed did so."""
+        self._over = threading.Event()
+        self._connections: set[threading.Thread] = set()
+
+    def __enter__(self) -> Self:
+        self._check_rights()
+        with ExitStack() as stack:
+            listeners = {stack.enter_context(_listen(local)): remote for remote, local in self.ports.items()}
+            wake, self._wake = (stack.enter_context(end) for end in socket.socketpair())
+            self._sockets = stack.pop_all()
+        self.ports = {remote: listener.getsockname()[1] for listener, remote in listeners.items()}
+        self._acceptor = self._start(self._accept, listeners, wake)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._wake.send(b"x")
+        self._acceptor.join()
+        for thread in list(self._connections):
+            # Only a handshake with an API server that is silent takes longer; it goes on alone and keeps nobody.
+            thread.join(CLOSE_SECONDS)
+        self._sockets.close()
+
+    def head(self) -> str | None:
+        """The name of the pod that is the head now and can be used, None if there is none."""
+        query = {"labelSelector": f"ray.io/cluster={self.cluster},ray.io/node-type=head"}
+        pods = self.api.request("GET", self.api.path("Pod"), query=query)["items"]
+        return next((pod["metadata"]["name"] for pod in pods if usable(pod)), None)
+
+    def _check_rights(self) -> None:
+        self.head()
+        # The way is opened by a GET; since Kubernetes 1.35 that needs the right to create, too.
+        for verb in ("get", "create"):
+            if not self.api.may(verb, "pods", subresource="portforward"):
+                raise Forbidden(
+                    f"you have no right to {verb} pods/portforward in namespace {self.api.namespace}",
+                    "heliostat render --rbac prints the rights to ask for",
+                )
+
+    def _accept(self, listeners: Mapping[socket.socket, int], wake: socket.socket) -> None:
+        while not self._over.is_set():
+            for listener in select.select([*listeners, wake], [], [])[0]:
+                with suppress(OSError):  # the client has gone again
+                    if listener is not wake:
+                        self._start(self._serve, listener.accept()[0], listeners[listener])
+
+    def _start(self, work: Callable[..., None], *args: Any) -> threading.Thread:
+        def run() -> None:
+            try:
+                work(*args)
+            finally:
+                self._connections.discard(threading.current_thread())
+
+        thread = threading.Thread(target=run, name=f"forward to {self.cluster}", daemon=True)
+        self._connections.add(thread)
+        thread.start()
+        return thread
+
+    def _serve(self, local: socket.socket, port: int) -> None:
+        with local:
+            try:
+                remote = self._connect(port)
+            except KubernetesError as error:
+                self.last_error = error.what
+                reset(local)
+                return
+            with remote:
+                tunnel = Tunnel(local, remote)
+                tunnel.run(self._over)
+                self.last_error = tunnel.error or self.last_error
+
+    def _connect(self, port: int) -> socket.socket:
+        """A way to the head, as soon as there is one."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                if pod := self.head():
+                    return self._open(pod, port)
+                error: KubernetesError = Unreachable(f"{self.cluster} has no head that is ready", "heliostat status says why")
+            except (Unreachable, NotFound) as problem:
+                error = problem
+            if time.monotonic() > deadline or self._over.wait(POLL):
+                raise error
+
+    def _open(self, pod: str, port: int) -> socket.socket:
+        path = f"{self.api.path('Pod', pod)}/portforward?ports={port}"
+        headers = {**self.api.headers(), "sec-websocket-protocol": PROTOCOL}
+        try:
+            opened = self.api.websocket(path, headers)
+        except WebSocketBadStatusException as error:
+            text = error.resp_body or b""
+            raise refusal(error.status_code, text.decode(errors="replace"), self.api.server) from None
+        except (OSError, WebSocketException) as error:
+            raise Unreachable(f"{self.api.server} opens no way to {pod}: {error}", "heliostat doctor says why") from None
+        # websocket-client reads the handshake byte by byte: all that follows it is still in the socket.
+        assert opened.sock is not None
+        return opened.sock
+
+
+def usable(pod: Document) -> bool:
+    """Whether a head's pod runs and Ray in it is ready, whatever its other containers are."""
+    if "deletionTimestamp" in pod["metadata"] or pod["status"].get("phase") != "Running":
+        return False
+    ready = condition(pod, "Ready")
+    # That of a lost node has no reason, and its containers are still listed as ready.
+    if ready.get("status") != "True" and ready.get("reason") != "ContainersNotReady":
+        return False
+    ray = pod["spec"]["containers"][0]["name"]
+    return any(status["ready"] for status in pod["status"].get("containerStatuses", []) if status["name"] == ray)
+
+
+def _listen(port: int) -> socket.socket:
+    try:
+        listener = socket.create_server(("127.0.0.1", port))
+    except (OSError, OverflowError) as error:
+        raise UserError(
+            f"local port {port} cannot be used: {error}", "leave it out for any free one, or name another"
+        ) from None
+    listener.setblocking(False)
+    return listener

@@ -1,0 +1,125 @@
+"""A cluster for one job: a RayJob whose code comes from here, and which is deleted with its cluster."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from heliostat.cluster.diagnosis.observe import Sight
+from heliostat.cluster.diagnosis.wait import Watchdog, poll
+from heliostat.cluster.documents.manifests import network_policy, ray_job
+from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
+from heliostat.cluster.jobs.dashboard import DONE, Job
+from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.names import Document
+from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.errors import ContactLost, JobFailed
+
+START_SECONDS = 900
+"""How long the cluster may take to come up, once it is out of the queue."""
+
+
+class Ephemeral:
+    """The cluster of a RayJob; the operator chooses its name, and another one when a queue admits the job again."""
+
+    def __init__(self, target: Remote, name: str) -> None:
+        self.target, self.name = target, name
+        self.sight = Sight(target.kube, name)
+        self.watchdog = Watchdog(target.profile, lambda pod: self.remote().log(pod))
+        self._remote: Remote | None = None
+        self.job_id = ""
+        """Empty until the job was submitted."""
+
+    def remote(self) -> Remote:
+        """The RayCluster.
+
+        Raises:
+            NotFound: the operator has not made it yet.
+        """
+        chosen = self._ray_job().get("status", {}).get("rayClusterName")
+        if not chosen:
+            raise NotFound(f"{self.name} has no cluster yet", "wait")
+        if self._remote is None or self._remote.name != chosen:
+            self._remote = Remote(self.target.profile, self.target.kube, chosen)
+        return self._remote
+
+    def look(self) -> str:
+        """What is waited for; raises `Explained` if that will not come."""
+        return self.watchdog.look(self.sight.snapshot(self._ray_job()))
+
+    def answers(self) -> bool:
+        """Whether the dashboard answers."""
+        try:
+            self.remote().dashboard().version()
+        except (NotFound, Unreachable):
+            return False
+        return True
+
+    def _ray_job(self) -> Document:
+        return self.target.kube.jobs.get(self.name)
+
+    def started(self, job_id: str) -> None:
+        """Tell the operator which job this RayJob is about: its end is the RayJob's end."""
+        self.target.kube.jobs.patch(self.name, {"spec": {"jobId": job_id}})
+        self.job_id = job_id
+
+    def ended(self) -> Job | None:
+        """How the operator saw the job end, which it tells also when the cluster is gone; None if it did not.
+
+        Raises:
+            JobFailed: the job will not end by itself, because somebody took its cluster away.
+        """
+        try:
+            job = self._ray_job()
+        except NotFound:
+            raise JobFailed(f"somebody deleted RayJob {self.name}, and its cluster with it{_AGAIN}") from None
+        status = job.get("status", {})
+        if status.get("jobStatus") in DONE:
+            return Job(self.job_id, status["jobStatus"], "", status.get("message", ""))
+        if job["spec"].get("suspend"):
+            by = f"the queue {self.target.profile.queue}" if self.target.profile.queue else "somebody"
+            raise JobFailed(f"{by} took the cluster of {self.name} away{_AGAIN}")
+        if status.get("jobDeploymentStatus") == "Failed":
+            return Job(self.job_id, "FAILED", "", f"{status.get('reason', '')}: {status.get('message', '')}")
+        return None
+
+
+_AGAIN = "\n  the same command again goes on from the last checkpoint"
+
+
+@contextmanager
+def own_cluster(target: Remote, job_id: str, say: Callable[[str], Any]) -> Iterator[Ephemeral]:
+    """Make a cluster for one job, and delete it at the end, unless contact was lost: then its time limits do that."""
+    target.check()
+    name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"
+    kube = target.kube
+    created = kube.jobs.create(ray_job(target.profile, name, target.api.features))
+    cluster, keep = Ephemeral(target, name), False
+    try:
+        kube.objects("NetworkPolicy").create(_owned(network_policy(target.profile, name), created))
+        for document in target.claims():
+            kube.objects(document["kind"]).apply(document)
+        say(f"makes the cluster {name}")
+        for line in poll(cluster.look, cluster.answers, START_SECONDS, name, cluster.watchdog.in_queue):
+            say(line)
+        yield cluster
+    except (ContactLost, KubernetesError):
+        keep = bool(cluster.job_id)  # it may still run: its own time limits end it
+        raise
+    finally:
+        if not keep:
+            _delete(kube, name, say)
+
+
+def _delete(kube: KubeRay, name: str, say: Callable[[str], Any]) -> None:
+    """Delete the job; that this fails must not hide how the job ended."""
+    try:
+        kube.jobs.delete(name)
+    except KubernetesError as error:
+        say(f"{name} could not be deleted, and goes by its own time limits: {error.what}")
+
+
+def _owned(document: Document, owner: Document) -> Document:
+    """A document that is deleted together with its owner."""
+    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
+    document["metadata"]["ownerReferences"] = [{**reference, "uid": owner["metadata"]["uid"]}]
+    return document

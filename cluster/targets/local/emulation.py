@@ -1,0 +1,133 @@
+"""What Ray is told so that processes on this machine stand for the nodes of a profile: pure functions."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from heliostat.cluster import in_process
+from heliostat.cluster.documents.pods import priority_of, ray_labels
+from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources, size
+from heliostat.environment import NODES, STORAGE
+
+HEAD = "head"
+"""The head's name among the nodes."""
+HEAD_TYPE = "ray.head.default"
+"""Its group, which is Ray's choice."""
+PROVIDER = "heliostat_provider"
+"""The module that the head's autoscaler finds `heliostat.cluster.targets.local.provider` under."""
+PORTS = ("gcs", "dashboard", "client", "metrics")
+MARK = "RAY_TMPDIR"
+"""In the environment of all of a cluster's processes: its folder."""
+SETTINGS = {
+    # Nodes do go away here while work is on them, so the watcher of preemptions stays.
+    **{name: value for name, value in in_process.SETTINGS.items() if name != "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"},
+    "RAY_enable_autoscaler_v2": "1",
+    "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    "RAY_FAKE_CLUSTER": "1",
+    # All nodes at 127.0.0.1: nothing is open to the network, and a laptop that changes its network keeps its cluster.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    # Else the server of a Ray Client session may die as it is forked (ray#63202; with Ray 2.60 every third time here).
+    "GRPC_ENABLE_FORK_SUPPORT": "0",
+}
+NO_COMMANDS = (
+    "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands", "head_start_ray_commands",
+    "worker_start_ray_commands", "cluster_synced_files",
+)  # fmt: skip
+
+
+def autoscaling(profile: Profile, gcs_port: int, scratch: str) -> dict[str, Any]:
+    """What the autoscaler reads: the worker groups as types of nodes."""
+    return {
+        "cluster_name": profile.name,
+        "max_workers": sum(group.max for group in profile.groups),
+        "idle_timeout_minutes": max(group.idle_seconds for group in profile.groups) / 60,
+        "upscaling_speed": 1000.0,
+        "provider": {
+            "type": "external",
+            "module": f"{PROVIDER}.Provider",
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "launch_multiple": True,
+            "head_node_id": HEAD,
+            "gcs_address": f"127.0.0.1:{gcs_port}",
+            "scratch": scratch,
+        },
+        "available_node_types": {
+            **{group.name: _node_type(group) for group in profile.groups},
+            HEAD_TYPE: {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        },
+        "head_node_type": HEAD_TYPE,
+        "auth": {},
+        "file_mounts": {},
+        "file_mounts_sync_continuously": False,
+        **{key: [] for key in NO_COMMANDS},
+    }
+
+
+def _node_type(group: WorkerGroup) -> dict[str, Any]:
+    resources = {name: int(amount) for name, amount in ray_resources(group).items() if amount}
+    return {
+        "resources": {**resources, "memory": size(group.memory), "object_store_memory": in_process.OBJECT_STORE},
+        # Ray would name the head's group on all nodes (Ray 2.60).
+        "labels": {"ray.io/node-group": group.name, **ray_labels(group)},
+        "node_config": {},
+        "min_workers": group.min,
+        "max_workers": group.max,
+        "idle_timeout_s": group.idle_seconds,
+        "priority": priority_of(group),
+    }
+
+
+def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[str]:
+    """How the head is started; everything else starts from there."""
+    flags = {
+        "port": ports["gcs"],
+        "dashboard-port": ports["dashboard"],
+        "ray-client-server-port": ports["client"],
+        "autoscaling-config": config,
+        "num-cpus": 0,
+        "num-gpus": 0,
+        "resources": json.dumps({"driver": profile.head.drivers}),
+        "object-store-memory": in_process.OBJECT_STORE,
+        # Any free ones: other clusters may be here, and the usual range must not have the client's port in it.
+        "min-worker-port": 0,
+        "max-worker-port": 0,
+        "dashboard-agent-listen-port": 0,
+        "metrics-export-port": 0,
+        "log-color": "false",
+    }
+    # -P: the folder that the user is in may have packages with the names of Ray's.
+    start = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    return [*start, *(f"--{name}={value}" for name, value in flags.items())]
+
+
+def environment(
+    profile: Profile, ports: Mapping[str, int], scratch: str, storage: str, inherited: Mapping[str, str]
+) -> dict[str, str]:
+    """The head's environment, which all nodes and jobs inherit: nothing in it speaks of another Ray."""
+    base = {
+        **{name: value for name, value in inherited.items() if not name.startswith(("RAY_", "HELIOSTAT_"))},
+        **SETTINGS,
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + max(group.start_seconds for group in profile.groups)),
+        STORAGE: storage,
+        NODES: json.dumps(profile.capacity),
+        **profile.env,
+    }
+    return {
+        **base,
+        # A job's `python` is this one.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', os.defpath)}",
+        "PYTHONPATH": os.pathsep.join(filter(None, [base.get("PYTHONPATH"), modules(scratch)])),
+        MARK: scratch,
+        "RAY_CLOUD_INSTANCE_ID": HEAD,
+        "RAY_NODE_TYPE_NAME": HEAD_TYPE,
+        "AUTOSCALER_METRIC_PORT": str(ports["metrics"]),
+    }
+
+
+def modules(scratch: str) -> str:
+    """Where the head finds the provider."""
+    return f"{scratch}/python"

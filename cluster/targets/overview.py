@@ -1,0 +1,68 @@
+"""What status tells of a cluster on Kubernetes: from what the API server shows, and what Ray knows."""
+
+from typing import Any
+
+from heliostat.cluster.diagnosis.problems import problems
+from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, pod_ready, pod_state
+from heliostat.cluster.diagnosis.wait import progress, queued
+from heliostat.cluster.jobs.dashboard import Job
+from heliostat.cluster.jobs.usage import NodeUsage
+from heliostat.cluster.kube.conditions import condition, suspended
+from heliostat.cluster.names import SUSPENDED, Document
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.targets.status import Group, Node, State
+
+
+def overview(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:
+    """A cluster at one moment.
+
+    Args:
+        profile: what should be there.
+        name: of the RayCluster.
+        seen: what the API server shows.
+        used: what Ray knows of each node, by the pod's name; nothing while nobody answers.
+        jobs: of Ray.
+    """
+    if seen.cluster is None:
+        return State(name, "kubernetes", "absent")
+    nodes = [_node(profile, pod, used.get(pod["metadata"]["name"])) for pod in seen.pods]
+    word, detail = _condition(profile, seen, seen.cluster)
+    groups = [_group(profile, group.name, seen.cluster, nodes) for group in profile.groups]
+    version = seen.cluster["spec"].get("rayVersion", "")
+    return State(name, "kubernetes", word, detail, version, groups=groups, nodes=nodes, jobs=jobs)
+
+
+def _condition(profile: Profile, seen: Snapshot, cluster: Document) -> tuple[str, str]:
+    if suspended(cluster) or (cluster["spec"].get("suspend") and not seen.pods):
+        waits = progress(seen, profile) if queued(seen, profile) else ""
+        return "suspended", waits or cluster["metadata"].get("annotations", {}).get(SUSPENDED, "")
+    found = next(problems(seen, profile), None)
+    if seen.head and pod_ready(seen.head) and condition(cluster, "HeadPodReady").get("status") == "True":
+        return "ready", found.what if found else ""
+    return ("failed" if found and not found.patience else "starting"), found.what if found else progress(seen, profile)
+
+
+def _node(profile: Profile, pod: Document, used: NodeUsage | None) -> Node:
+    group = group_of(pod)
+    spec = next((g for g in profile.groups if g.name == group), None)
+    return Node(
+        name=pod["metadata"]["name"],
+        group=group,
+        host=pod["spec"].get("nodeName", ""),
+        state=pod_state(pod),
+        gpus=spec.gpu if spec else 0,
+        gpus_used=used.gpus_used if used else 0.0,
+        cpus=used.cpus if used else 0.0,
+        cpus_used=used.cpus_used if used else 0.0,
+        idle_seconds=used.idle_seconds if used else None,
+        price=profile.head.price if group == "head" else spec.price if spec else 0.0,
+    )
+
+
+def _group(profile: Profile, name: str, cluster: Document, nodes: list[Node]) -> Group:
+    group, mine = profile.group(name), [node for node in nodes if node.group == name]
+    live: dict[str, Any] = next((g for g in cluster["spec"].get("workerGroupSpecs", []) if g["groupName"] == name), {})
+    ready_ones = [node for node in mine if node.state == "ready"]
+    idle = sum(1 for node in ready_ones if node.idle_seconds is not None)
+    least, most = live.get("minReplicas", group.min), live.get("maxReplicas", group.max)
+    return Group(name, least, most, live.get("replicas", 0), len(ready_ones), idle, group.price)

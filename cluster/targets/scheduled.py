@@ -1,0 +1,191 @@
+"""Nightly runs: a CronJob that makes a RayJob with a cluster of its own, its code in a ConfigMap.
+
+KubeRay's own RayCronJob is behind a gate that is off by default, which no client can see; a CronJob is there everywhere, and
+has time zones, suspension and a history.
+"""
+
+import base64
+import io
+import json
+import re
+import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from heliostat.cluster.documents.manifests import SCRIPT, metadata, network_policy, ray_job
+from heliostat.cluster.documents.pods import FILES, RESTRICTED, env, resources
+from heliostat.cluster.jobs.packaging import Package, runtime_env
+from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.names import CLUSTER_LABEL, CRON_LABEL, Document
+from heliostat.cluster.profile import Profile
+from heliostat.config import nearest, to_yaml
+from heliostat.environment import NODES
+from heliostat.errors import UserError
+
+CODE = "/opt/heliostat-code"
+LARGEST = 900_000
+"""Bytes: a ConfigMap holds a mebibyte."""
+KEEP = 3
+LONGEST_NAME = 30
+"""With a time behind it a RayJob's name must stay below 47 characters, and its cluster's below 53."""
+FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
+
+
+def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code: Sequence[Package], features: frozenset[str],
+              time_zone: str | None = None) -> list[Document]:  # fmt: skip
+    """Everything that nightly runs need, in the order in which it must be applied.
+
+    Args:
+        profile: the cluster that each run makes for itself.
+        name: of the runs; they are called so with the time behind it.
+        schedule: five fields as cron has them, such as ``0 2 * * *``.
+        entrypoint: the shell command of the job.
+        code: the packages that it runs in, the working directory first.
+        features: what the operator knows.
+        time_zone: such as ``Europe/Berlin``; by default that of the cluster's control plane.
+
+    Raises:
+        UserError: the name or the schedule is wrong, or the code too big.
+    """
+    code = [_deflated(package) for package in code]
+    _check(profile, name, schedule, code)
+    here = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
+    variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
+    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, variables)))
+    job["metadata"]["labels"][CRON_LABEL] = name
+    _mount_code(job["spec"]["rayClusterSpec"], name)
+    files = {"inside.py": SCRIPT.read_text(), "job.json": json.dumps(job)}
+    binaries = {_file(package): base64.b64encode(package.data).decode() for package in code}
+    parts = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "data": files, "binaryData": binaries},
+        network_policy(profile, name),
+        {"apiVersion": "v1", "kind": "ServiceAccount"},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "Role",
+            "rules": [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create", "list", "delete"]}],
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "RoleBinding",
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name}],
+        },
+        {"apiVersion": "batch/v1", "kind": "CronJob", "spec": _cron_job(profile, name, schedule, time_zone)},
+    ]
+    return [{**part, "metadata": metadata(profile, name)} for part in parts]
+
+
+def find(kube: KubeRay, profile: Profile) -> list[dict[str, Any]]:
+    """The nightly runs of a profile: name, schedule, whether suspended, when last."""
+    found = kube.objects("CronJob").list(f"{CLUSTER_LABEL}={profile.name}")
+    return [
+        {
+            "name": cron["metadata"]["name"],
+            "schedule": cron["spec"]["schedule"],
+            "suspended": cron["spec"].get("suspend", False),
+            "last": cron.get("status", {}).get("lastScheduleTime", "never"),
+        }
+        for cron in found
+    ]
+
+
+def delete(kube: KubeRay, profile: Profile, name: str) -> None:
+    """Delete nightly runs, also one that runs now.
+
+    Raises:
+        UserError: there are none of that name.
+    """
+    known = [cron["name"] for cron in find(kube, profile)]
+    if name not in known:
+        raise UserError(f"{profile.name} has no nightly runs {name}", nearest(name, known) if known else "there are none")
+    for kind in ("CronJob", "RoleBinding", "Role", "ServiceAccount", "ConfigMap", "NetworkPolicy"):
+        kube.objects(kind).delete(name)
+    for job in kube.jobs.list(f"{CRON_LABEL}={name}"):
+        kube.jobs.delete(job["metadata"]["name"])
+
+
+def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) -> None:
+    if name == profile.name:
+        raise UserError(
+            f"{name} is the name of the cluster too", f"give the nightly runs another one: --set name={name}-nightly"
+        )
+    if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", name):
+        raise UserError(
+            f"{name} cannot be the name of nightly runs",
+            f"use up to {LONGEST_NAME} small letters, digits and '-': --set name=...",
+        )
+    fields = schedule.split()
+    if len(fields) != 5 or not all(_field(text, *limits) for text, limits in zip(fields, FIELDS, strict=False)):
+        raise UserError(
+            f"--cron is {schedule!r}, which is not a schedule", 'write minute, hour, day, month and weekday: --cron "0 2 * * *"'
+        )
+    if (total := sum(len(package.data) for package in code)) > LARGEST:
+        raise UserError(
+            f"the working directory is {total >> 10} kB packed, and nightly runs can take {LARGEST >> 10} kB with them",
+            "name what is not code in .gitignore or .rayignore, or build it into the image and start from an empty folder",
+        )
+
+
+def _field(text: str, least: int, most: int) -> bool:
+    """Whether a field of a schedule is one: ``*``, ``*/5``, ``1-5``, ``1,3`` or a number."""
+    for part in text.split(","):
+        match = re.fullmatch(r"(\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", part)
+        numbers = [int(number) for number in (match.groups()[1:3] if match else ()) if number]
+        if not match or any(not least <= number <= most for number in numbers) or numbers != sorted(numbers):
+            return False
+    return True
+
+
+def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None) -> Document:
+    container = {
+        "name": "launch",
+        "image": profile.image,
+        "command": ["python", "-u", f"{FILES}/inside.py", "launch"],
+        "env": [
+            *env({"CRON": name, "KEEP": KEEP, "DOCUMENT": f"{FILES}/job.json"}),
+            {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        ],
+        "resources": resources("50m", "128Mi"),
+        "securityContext": RESTRICTED,
+        "volumeMounts": [{"name": "files", "mountPath": FILES}],
+    }
+    pod: Document = {
+        "restartPolicy": "Never",
+        "serviceAccountName": name,
+        "containers": [container],
+        "volumes": [{"name": "files", "configMap": {"name": name}}],
+    }
+    if profile.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret} for secret in profile.image_pull_secrets]
+    return {
+        "schedule": schedule,
+        **({"timeZone": time_zone} if time_zone else {}),
+        "concurrencyPolicy": "Forbid",
+        "startingDeadlineSeconds": 600,
+        "successfulJobsHistoryLimit": KEEP,
+        "failedJobsHistoryLimit": KEEP,
+        "jobTemplate": {"spec": {"backoffLimit": 2, "template": {"spec": pod}}},
+    }
+
+
+def _mount_code(cluster: Document, name: str) -> None:
+    """Let every pod of a cluster see the code."""
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        spec = group["template"]["spec"]
+        spec.setdefault("volumes", []).append({"name": "code", "configMap": {"name": name}})
+        spec["containers"][0].setdefault("volumeMounts", []).append({"name": "code", "mountPath": CODE})
+
+
+def _deflated(package: Package) -> Package:
+    """The same package, compressed: Ray's are not, and a ConfigMap is small."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(package.data)) as there, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as here:
+        for item in there.infolist():
+            here.writestr(item, there.read(item), zipfile.ZIP_DEFLATED)
+    return replace(package, data=target.getvalue())
+
+
+def _file(package: Package) -> str:
+    return package.uri.rpartition("/")[2]

@@ -1,0 +1,167 @@
+"""Where a trial runs: a reused actor for one worker, a Train run of its own for more. The sweep sees no difference.
+
+No trial holds anything while it waits for something, so none can block another: an actor has its resources before it gets a
+trial, and the workers of a Train run are placed all together or not at all, while what drives them holds nothing.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol, TypedDict
+
+import ray
+
+from heliostat.errors import HeliostatError, Stopped, UserError, short_traceback
+from heliostat.folder import Folder
+from heliostat.tuning.journal import plain
+from heliostat.tuning.worker import GO_ON, STOP, Event, Worker
+from heliostat.workloads.plan import Plan
+from heliostat.workloads.run import lease
+from heliostat.workloads.run.cost import cost
+from heliostat.workloads.run.record import RESULT, Result, RunRecord, read_result, write_record
+from heliostat.workloads.run.signals import STOP as STOP_FILE
+
+Answer = Callable[[Event], str]
+"""Takes a report, gives GO_ON, STOP or PAUSE."""
+
+
+class Where(TypedDict):
+    """Where a slot is."""
+
+    node: str
+    group: str | None
+    """Of the node; None if that is not known before a trial runs."""
+
+
+class Place(Protocol):
+    """One slot of a sweep."""
+
+    async def ready(self) -> Where:
+        """Wait until there are resources for it; the node it is on."""
+
+    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        """Run a trial until it ends, pauses or fails."""
+
+    def close(self) -> None:
+        """Give its resources back."""
+
+
+class ActorPlace:
+    """An actor that holds one worker's resources, and is replaced when it dies or a trial has failed in it."""
+
+    def __init__(self, cpu: float, gpu: float) -> None:
+        # The threads of a trial are as many as those of a worker of `heliostat train`: so the sums are the same ones.
+        options = {"num_cpus": cpu, "num_gpus": gpu, "max_restarts": 0}
+        self._make = ray.remote(Worker).options(**options).remote
+        self._actor: Any = None
+
+    async def ready(self) -> Where:
+        if self._actor is None:
+            self._actor = self._make([str(Path.cwd())])
+        where: Where = await self._actor.where.remote()
+        return where
+
+    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        try:
+            event: Event = await self._actor.begin.remote(plan.uri, record.model_dump(mode="json"), time.time())
+            while event["event"] == "report":
+                event = await self._actor.go_on.remote(answer(event))
+        except ray.exceptions.RayActorError as error:
+            self._actor = None
+            return {"event": "fail", "message": f"its worker died: {_reason(error)}", "final": False, "lost": _node_lost(error)}
+        if event["event"] == "fail":
+            self.close()  # CUDA may be in a state in which nothing else works
+        return event
+
+    def close(self) -> None:
+        if self._actor is not None:
+            ray.kill(self._actor)
+            self._actor = None
+
+
+class TrainPlace:
+    """A Ray Train run for each trial, driven from a thread here, on the head; only its workers take resources."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+
+    async def ready(self) -> Where:
+        return {"node": "", "group": None}
+
+    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        # A thread of its own and not one of asyncio's few, for which it would wait at the end, whatever happens.
+        outcome: asyncio.Future[Event] = self._loop.create_future()
+
+        def over(event: Event) -> None:
+            if not outcome.done():
+                outcome.set_result(event)
+
+        def drive() -> None:
+            event = self._drive(plan, record, answer)
+            with suppress(RuntimeError):  # the sweep has ended meanwhile, and its loop with it
+                self._loop.call_soon_threadsafe(over, event)
+
+        threading.Thread(target=drive, name=f"trial {record.config.name}", daemon=True).start()
+        return await outcome
+
+    def close(self) -> None:
+        """It holds nothing between two trials."""
+
+    def _drive(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+        from heliostat.workloads.ray_train.driver import execute
+
+        if result := read_result(plan.folder):
+            return _end(result, plan.folder)
+        write_record(plan.folder, record)
+        last = GO_ON
+        total = plan.total_steps or 1
+
+        def watch(records: list[dict[str, Any]]) -> None:
+            nonlocal last
+            for found in records:
+                if found.get("kind") == "eval" and last == GO_ON and found["step"] < total:
+                    event = {"event": "report", "step": found["step"], "progress": found["step"] / total,
+                             "metrics": plain(found["metrics"])}  # fmt: skip
+                    last = asyncio.run_coroutine_threadsafe(_call(answer, event), self._loop).result()
+                    if last != GO_ON:
+                        plan.folder.write(STOP_FILE, b"")
+
+        began = time.time()
+        try:
+            with lease.hold(plan.folder) as owner:
+                result = execute(plan, record, time.time(), owner, watch)
+        except Stopped:
+            if last != STOP:
+                return {"event": "pause"}
+            result = Result(name=record.config.name, run=str(plan.folder), state="stopped", step=0, epoch=0)
+        except UserError as error:
+            return {"event": "fail", "message": str(error), "final": True}
+        except HeliostatError as error:
+            return {"event": "fail", "message": str(error), "final": "NaN or infinite" in str(error)}
+        except Exception as error:  # whatever Ray Train raises: the table must say it, and the others go on
+            return {"event": "fail", "message": short_traceback(error), "final": False}
+        result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - began, 3)}}})
+        plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+        return _end(result, plan.folder)
+
+
+async def _call(answer: Answer, event: Event) -> str:
+    return answer(event)
+
+
+def _end(result: Result, folder: Folder) -> Event:
+    outcome = {"state": result.state, "step": result.step, "metrics": result.metrics, "message": result.message}
+    return {"event": "end", **outcome, "cost": cost(folder)}
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in lines if "exit" in line.lower() or "died" in line.lower()), lines[0] if lines else "unknown")
+
+
+def _node_lost(error: ray.exceptions.RayActorError) -> bool:
+    """Whether the node went away, which is not the trial's fault; the text is that of Ray 2.60's control store."""
+    return bool(getattr(error, "preempted", False)) or "its node has died" in str(error)

@@ -1,0 +1,106 @@
+"""``report.html``: one self-contained page about a sweep, made from its journal."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from heliostat.config import to_yaml
+from heliostat.console import duration
+from heliostat.folder import Folder
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.results import figures
+from heliostat.tuning.results.importance import importance
+from heliostat.tuning.results.table import REPORT, SweepResult
+from heliostat.tuning.trials import Trial, Trials
+
+ROWS = 100
+"""Trials in the page's table; ``trials.parquet`` has all."""
+
+
+def write_report(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
+    """Write ``report.html`` into the sweep's folder."""
+    template = Path(__file__).with_name("report.html.j2").read_text()
+    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
+    own = [trial for trial in trials.all if trial.twin is None]
+    html = page.render(
+        result=result,
+        config=to_yaml(plan.config.model_dump(mode="json", exclude_none=True)),
+        searched=f"{plan.config.algorithm}, scheduler {plan.config.scheduler.kind}, on {plan.train.config.task}",
+        written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        tiles=_tiles(plan, trials, result),
+        figures=[{"title": title, "svg": svg} for title, svg in _figures(plan, own, trials) if svg],
+        columns=list(dict.fromkeys(key for trial in own for key in trial.params)),
+        metrics=list(plan.objectives),
+        priced=result.cost is not None,
+        rows=_rows(trials.all, plan),
+        hidden=max(0, len(trials.all) - ROWS),
+        failures=_failures(own),
+        exchanges=trials.exchanges,
+        shown=shown,
+    )
+    folder.write(REPORT, html.encode())
+
+
+def _tiles(plan: SweepPlan, trials: Trials, result: SweepResult) -> list[tuple[str, str]]:
+    tiles = [(f"best {name}", f"{value:.4f}") for name, value in result.values.items()]
+    tiles += [("trials", str(len(trials.all))), ("stopped early", str(result.states.get("stopped", 0)))]
+    tiles += [("failed", str(count)) for state in ("failed", "diverged") if (count := result.states.get(state))]
+    twins = sum(trial.twin is not None for trial in trials.all)
+    tiles += [("not run twice", str(twins))] * bool(twins)
+    tiles += [("time", duration(result.seconds)), ("workers' time", duration(result.worker_seconds))]
+    tiles += [("GPUs' time", duration(result.gpu_seconds))] * bool(result.gpu_seconds)
+    tiles += [] if result.cost is None else [("cost", f"{result.cost:.2f}")]
+    if saved := _saved(trials.all):
+        tiles.append(("saved by stopping", f"{saved:.0%}"))
+    return tiles
+
+
+def _saved(trials: Sequence[Trial]) -> float:
+    """The share of workers' time that the stopped trials would have taken besides, had they gone on at their speed."""
+    spent = sum(trial.seconds for trial in trials)
+    whole = [trial.reports[-1].progress for trial in trials if trial.state == "finished" and trial.reports]
+    length = sum(whole) / len(whole) if whole else 1.0  # runs can end before their last step, too
+    spared = sum(
+        trial.seconds * max(0.0, length / trial.reports[-1].progress - 1)
+        for trial in trials
+        if trial.state == "stopped" and trial.reports and trial.twin is None
+    )
+    return spared / (spent + spared) if spared else 0.0
+
+
+def _figures(plan: SweepPlan, own: list[Trial], trials: Trials) -> list[tuple[str, str]]:
+    metric, mode = plan.metric, plan.mode
+    valued = [trial for trial in own if metric in trial.values]
+    kept = valued if len(valued) <= figures.MOST_LINES else figures.thinned(valued, metric, mode)
+    gpus = any(trial.gpus for trial in own)
+    shares = importance(valued, plan.config.space, metric, mode)
+    front = [("Pareto front", figures.pareto(valued, plan.objectives))] if len(plan.objectives) > 1 else []
+    return [
+        ("Parallel coordinates", figures.parallel(kept, plan.config.space, metric, mode)),
+        *front,
+        (f"Best {metric} over time", figures.best_so_far(valued, trials, metric, mode, "time")),
+        (f"Best {metric} over cost", figures.best_so_far(valued, trials, metric, mode, "cost")),
+        ("Which parameters matter", figures.bars(shares)),
+        ("Learning curves", figures.curves(kept, metric, mode)),
+        ("GPUs in use" if gpus else "Workers in use", figures.in_use(own, gpus)),
+        ("When trials ended", figures.endings(own)),
+    ]
+
+
+def _rows(trials: Sequence[Trial], plan: SweepPlan) -> list[Trial]:
+    sign = 1 if plan.mode == "max" else -1
+    ranked = sorted(
+        trials, key=lambda t: (-sign * t.values[plan.metric] if plan.metric in t.values else float("inf"), t.number)
+    )
+    return ranked[:ROWS]
+
+
+def _failures(own: Sequence[Trial]) -> list[tuple[int, str]]:
+    return [(trial.number, trial.message) for trial in own if trial.state == "failed"][:10]
+
+
+def shown(value: object) -> str:
+    """A parameter's value in a table."""
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,93 @@
+"""Population Based Training (Jaderberg et al., 2017), in step: all members train for an interval, then the worst take over.
+
+Each of the worst copies weights and optimizer of one of the best, changes its hyperparameters a little, and trains on.
+An exchange is a pure function of the journal, so one that was interrupted is simply made again.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+from pyarrow import fs
+
+from heliostat.tuning.algorithms.random import draw
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.space import Parameter, Params
+from heliostat.tuning.trials import Trial, Trials
+from heliostat.workloads.run import checkpoint
+
+FACTORS = (0.8, 1.25)
+"""What a number is multiplied with; 0.8 and 1.25 undo each other."""
+
+
+class Population:
+    """The trials as a population."""
+
+    def __init__(self, config: SweepConfig, plan: SweepPlan, trials: Trials, note: Callable[..., None]) -> None:
+        self._config, self._plan, self._trials, self._note = config, plan, trials, note
+
+    @property
+    def over(self) -> bool:
+        """Whether all members are through."""
+        return all(trial.over for trial in self._trials.all)
+
+    def at_exchange(self, trial: Trial) -> bool:
+        """Whether a trial has made the last report of its interval, and not of its whole run."""
+        due = (trial.generation + 1) * self._config.scheduler.every
+        return len(trial.reports) >= due and trial.reports[-1].progress < 1
+
+    def next_generation(self) -> list[Trial]:
+        """Exchange, and return the members that train on; none if all are through. Called when no member runs."""
+        members = [trial for trial in self._trials.all if not trial.over]
+        if not members:
+            return []
+        generation = self._trials.generations + 1
+        source = random.Random(f"{self._config.seed}-{generation}")
+        for member, donor in pairs(members, self._plan.metric, self._plan.mode, self._config.scheduler.quantile, source):
+            params = {name: self._changed(name, donor.params, source) for name in donor.params}
+            step = donor.reports[-1].step
+            self._note(
+                event="exchange", trial=member.number, donor=donor.number, params=params, generation=generation, step=step
+            )
+            self._copy(donor, member)
+        self._note(event="exchanged", generation=generation)
+        return members
+
+    def _changed(self, name: str, params: Params, source: random.Random) -> Any:
+        parameter = self._config.space[name]
+        if source.random() < self._config.scheduler.resample:
+            return draw(parameter, source)
+        return perturbed(parameter, params[name], source)
+
+    def _copy(self, donor: Trial, member: Trial) -> None:
+        trials = self._plan.folder / "trials"
+        last = checkpoint.committed(trials / donor.name)[-1].folder
+        there = trials / member.name / "checkpoints"
+        there.delete()
+        target = there / last.name
+        target.filesystem.create_dir(target.path, recursive=True)
+        fs.copy_files(last.path, target.path, source_filesystem=last.filesystem, destination_filesystem=target.filesystem)
+
+
+def pairs(members: list[Trial], metric: str, mode: str, quantile: float, source: random.Random) -> list[tuple[Trial, Trial]]:
+    """Who copies whom: each of the worst share of the members one of the best share, drawn at random."""
+    sign = 1 if mode == "max" else -1
+    ranked = sorted(members, key=lambda trial: (_score(trial, metric, sign), -trial.number))
+    count = min(math.ceil(len(ranked) * quantile), len(ranked) // 2)
+    return [(member, source.choice(ranked[-count:])) for member in ranked[:count]]
+
+
+def perturbed(parameter: Parameter, value: Any, source: random.Random) -> Any:
+    """A value near another: the neighbour in a list of values, or the number times one of `FACTORS`, within the range."""
+    if (values := parameter.values) is not None:
+        at = values.index(value) if value in values else 0
+        return values[min(max(at + source.choice((-1, 1)), 0), len(values) - 1)]
+    low, high = parameter.range
+    return min(max(value * source.choice(FACTORS), low), high)
+
+
+def _score(trial: Trial, metric: str, sign: int) -> float:
+    value = sign * trial.reports[-1].value(metric) if trial.reports else math.nan
+    return value if math.isfinite(value) else -math.inf

@@ -1,0 +1,88 @@
+"""Using a finished run: its best model, ready to measure and to predict."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from heliostat.config import nearest
+from heliostat.datasets import Dataset
+from heliostat.datasets.format import SPLITS
+from heliostat.errors import UserError
+from heliostat.folder import Folder
+from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.record import RunRecord, open_dataset, read_record
+from heliostat.workloads.task import Task, create
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.evaluation import measure
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best checkpoint of a run, loaded."""
+
+    folder: Folder
+    record: RunRecord
+    dataset: Dataset
+    task: Task
+    model: nn.Module
+    step: int
+    ranks: Ranks
+
+
+def load_run(folder: Folder) -> Trained:
+    """Load the best checkpoint of a run, or the last if none was measured.
+
+    Raises:
+        UserError: there is no run, no checkpoint in it, or its dataset is gone or has changed.
+        Damaged: the checkpoint is not what was written.
+    """
+    record = read_record(folder)
+    checkpoints = checkpoint.committed(folder)
+    if not checkpoints:
+        raise UserError(f"run {folder} has no checkpoint yet", "let it train for longer")
+    dataset = open_dataset(folder, record)
+    task = create(record.config.task, record.config.model, dataset.index)
+    best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
+    ranks = Ranks.of_this_process()
+    model = task.model()
+    model.load_state_dict(best.read()["model"])
+    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), best.step, ranks)
+
+
+def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
+    """The metrics of a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics"}``.
+
+    Raises:
+        UserError: see `load_run`; there is no such split.
+    """
+    if split not in SPLITS:
+        raise UserError(f"--split is {split!r}, which is not a split", nearest(split, SPLITS))
+    run = load_run(folder)
+    return {
+        "run": str(folder),
+        "step": run.step,
+        "split": split,
+        "samples": run.dataset.index.rows(split),
+        "metrics": measure(run.task, run.model, run.dataset, split, run.ranks, BATCH),
+    }
+
+
+def predict(run: Trained, value: str) -> dict[str, Any]:
+    """What a run's model says of one input; for classifiers the classes and their probabilities, best first."""
+    batch = {name: tensor.to(run.ranks.device) for name, tensor in run.task.read(value).items()}
+    with torch.no_grad():
+        said = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}
+    if not said:
+        raise UserError(f"task {type(run.task).__name__} makes no predictions", "give the task a predict method")
+    if "probabilities" in said:
+        pairs = zip(run.dataset.index.classes, said["probabilities"].tolist(), strict=True)
+        ranked = sorted(pairs, key=lambda pair: -pair[1])
+        return {"input": value, "class": ranked[0][0], "probabilities": dict(ranked)}
+    text = getattr(run.task, "text", None)
+    if text and "tokens" in said:
+        return {"input": value, "text": text(said["tokens"])}
+    return {"input": value, **{name: tensor.tolist() for name, tensor in said.items()}}

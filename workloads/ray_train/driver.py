@@ -1,0 +1,278 @@
+"""From a plan to a result: the Ray Train side of a run."""
+
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+from ray.train.collective import broadcast_from_rank_zero
+from ray.train.v2.api.exceptions import WorkerGroupError
+
+from heliostat.config import load
+from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.folder import Folder
+from heliostat.interrupts import interrupts
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.nodes import Nodes, available, draining, group_here
+from heliostat.workloads.plan import Plan, prepare
+from heliostat.workloads.ray_train.client import base_there, on_head
+from heliostat.workloads.ray_train.failures import Left, failed, kind_of
+from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from heliostat.workloads.ray_train.trainer import Trainer
+from heliostat.workloads.run import lease
+from heliostat.workloads.run.attempts import ATTEMPTS
+from heliostat.workloads.run.cost import cost, price_of
+from heliostat.workloads.run.goodput import goodput
+from heliostat.workloads.run.journal import Tail
+from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
+from heliostat.workloads.run.report import write_report
+from heliostat.workloads.run.retry import AWAY
+from heliostat.workloads.run.signals import STOP, tell_drain
+
+Watch = Callable[[list[dict[str, Any]]], None]
+"""Called with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, several times a second, also without any."""
+
+POLL = 0.2
+DRAIN_POLL = 0.5
+"""Seconds between two looks whether a node is about to go away."""
+LET_GO = 10.0
+"""Seconds in which workers answer a request to stop; if none is running, nobody will."""
+
+
+def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Result:
+    """Train on the Ray that this process is connected to, and return how it ended.
+
+    Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the run is driven
+    from the cluster's head, so that it does not depend on this process.
+
+    Args:
+        config: a config file or a config.
+        overrides: ``dotted.key=value``, as with ``--set``.
+
+    Raises:
+        UserError: the input is wrong, or Ray is not connected.
+        JobFailed: the training failed.
+        Stopped: it was stopped; the same call goes on.
+    """
+    launched = time.time()
+    if not ray.is_initialized():
+        raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat train')
+    if not isinstance(config, TrainConfig):
+        config = load(config, TrainConfig, overrides, {"name": Path(config).stem})
+    if ray.util.client.ray.is_connected():
+        return Result.model_validate(on_head(_drive, config))
+    return _claim_and_execute(prepare(config, available()), launched)
+
+
+def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch = lambda records: None) -> Result:
+    """Carry out a plan on the connected Ray.
+
+    Args:
+        plan: what to do.
+        record: what `Plan.commit` returned.
+        launched: when the command began, in seconds since the epoch.
+        owner: this driver's lease on the run folder (`lease.hold`).
+        watch: told of progress.
+
+    Raises:
+        UserError: storage cannot be written or is not shared.
+        JobFailed: the training failed.
+        Stopped: it was stopped, with a checkpoint.
+    """
+    spec = {
+        "run": plan.uri,
+        "record": record.model_dump(mode="json"),
+        "launched": launched,
+        "lease": owner.id,
+        "nodes": plan.nodes,
+        "path": [str(Path.cwd())],
+    }
+    began = time.time()
+    outcome = _fit(plan, spec, owner, watch)
+    trained = time.time()
+    result = Result(
+        name=plan.config.name,
+        run=str(plan.folder),
+        seconds={"before": began - launched, "training": trained - began},
+        **outcome,
+    )
+    if result.state == "diverged":
+        raise JobFailed(_diverged(result, plan.config))
+    if result.state == "lost":
+        raise lease.taken_over(plan.folder, owner)
+    if result.state == "stopped":
+        saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
+        raise Stopped(f"stopped at step {result.step} {saved}\n  the same command goes on from there")
+    result = result.model_copy(update={"cost": cost(plan.folder)})
+    write_report(plan.folder, record, result)
+    done = time.time()
+    seconds = {**result.seconds, "report": done - trained, "total": done - launched}
+    went = {kind: round(value, 2) for kind, value in goodput(plan.folder).worker_seconds.items() if value}
+    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}, "goodput": went})
+    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+    return result
+
+
+def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:
+    config = plan.config
+    least, most = config.least_workers, max(config.least_workers, plan.most_workers)
+    os.environ.update(ENVIRONMENT if least == most else ENVIRONMENT | ELASTIC)
+    # Ray's own storage stays empty, because checkpoints and metrics are in the run folder.
+    scratch = tempfile.mkdtemp(prefix="heliostat-")
+    scaling = ray.train.ScalingConfig(
+        num_workers=most,
+        use_gpu=bool(config.resources.gpu),
+        resources_per_worker={
+            "CPU": config.resources.cpu,
+            **({"GPU": config.resources.gpu} if config.resources.gpu else {}),
+        },
+    )
+    trainer = Trainer(
+        work,
+        train_loop_config=spec,
+        scaling_config=scaling,
+        run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
+        policies={
+            "scaling_policy": Sizes(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
+            "failure_policy": Judgement(plan.uri, config.max_failures, config.storage_timeout),
+        },
+    )
+    box: dict[str, Any] = {}
+    over = threading.Event()
+
+    def fit() -> None:
+        try:
+            box["value"] = trainer.fit().return_value
+        except BaseException as error:  # handed to the main thread, which raises it
+            box["error"] = error
+        finally:
+            over.set()
+
+    # Not in the main thread: there Ray Train would take Ctrl-C for itself and stop without a checkpoint; see
+    # also reference: a fit() on the main thread of a task keeps its node busy for ever.
+    try:
+        threading.Thread(target=fit, daemon=True).start()
+        _wait(over, plan.folder, owner, watch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    if "error" in box:
+        raise _explained(box["error"])
+    outcome: dict[str, Any] = box["value"]
+    return outcome
+
+
+def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
+    """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
+    tails, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
+
+    def look() -> list[dict[str, Any]]:
+        records = [record for tail in tails for record in tail.new()]
+        watch([*records, *(event for event in events.new() if "told" in event)])
+        return records
+
+    here = ray.get_runtime_context().get_node_id()
+    asked: float | None = None
+    running = False
+    looked = 0.0
+    leaving: dict[str, int] = {}
+    with interrupts() as received:
+        # An event and not Thread.join, which a signal can make believe that the thread is dead (Python 3.11).
+        while not over.wait(POLL):
+            running = next((r["event"] == "running" for r in reversed(look()) if "event" in r), running)
+            now = time.monotonic()
+            if owner.lost:
+                raise lease.taken_over(folder, owner)
+            if (received or here in leaving) and asked is None:
+                with suppress(*AWAY):  # storage is away for a while: asked again with the next look
+                    folder.write(STOP, b"")
+                    asked = now
+            if len(received) > 1 or (asked is not None and not running and now - asked > LET_GO):
+                raise Stopped("stopped at once; the same command goes on from the last checkpoint")
+            if now - looked > DRAIN_POLL:
+                looked = now
+                if (found := draining()) and found != leaving:
+                    with suppress(*AWAY):
+                        tell_drain(folder, found)
+                        leaving = found
+                        if here in found:
+                            watch([{"told": "this command's node goes away: the workers save, and the run stops"}])
+    look()
+
+
+def work(spec: dict[str, Any]) -> dict[str, Any]:
+    """What each Ray Train worker runs; returns the outcome as plain values."""
+    from heliostat.workloads.training.distributed import Ranks, join
+    from heliostat.workloads.training.hangs import gave_up, silent
+    from heliostat.workloads.training.loop import Loop
+
+    sys.path[:0] = [path for path in spec["path"] if path not in sys.path and Path(path).is_dir()]
+    folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
+    if not folder.exists(CONFIG):
+        host = socket.gethostname()
+        raise UserError(f"the run folder {folder} is not there on {host}", "set storage to a place that all nodes share")
+    context = ray.train.get_context()
+    rank, step = context.get_world_rank(), 0
+    try:
+        seconds = 60 * record.config.hang_minutes
+        join(rank, context.get_world_size(), ray.util.get_node_ip_address(), broadcast_from_rank_zero, seconds)
+        ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
+        place = _place(spec["nodes"], record.config)
+        loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])
+        try:
+            outcome = loop.run()
+        finally:
+            step = loop.progress.step
+    except HeliostatError:
+        raise
+    except Exception as error:
+        kind = kind_of(error)
+        if kind == "echo":
+            gave_up()
+        raise failed(error, rank, step, time.time(), silent() if kind == "silence" else None) from None
+    if outcome.state in ("drain", "grow"):
+        raise Left(outcome.state, outcome.step)
+    return outcome.model_dump()
+
+
+def _place(nodes: Nodes | None, config: TrainConfig) -> dict[str, Any]:
+    """The node that this worker is on, and what the worker costs there."""
+    price = price_of(nodes, group_here(), config.resources.cpu, float(config.resources.gpu))
+    return {"node": ray.get_runtime_context().get_node_id(), "price": price}
+
+
+def _drive(config: dict[str, Any]) -> dict[str, Any]:
+    plan = prepare(TrainConfig.model_validate(config), available(), base_there())
+    return _claim_and_execute(plan, time.time()).model_dump()
+
+
+def _claim_and_execute(plan: Plan, launched: float) -> Result:
+    with lease.hold(plan.folder) as owner:
+        record, finished = plan.commit()
+        return finished or execute(plan, record, launched, owner)
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What fit() raised, as the message that the user needs."""
+    if isinstance(error, WorkerGroupError):
+        failure = error.worker_failures[0]  # the verdict of our failure policy
+        if isinstance(failure, UserError):
+            return failure
+        return JobFailed(f"{failure}\n  the same command goes on from the last checkpoint")
+    inner = unwrapped(error)
+    return inner if isinstance(inner, HeliostatError) else error
+
+
+def _diverged(result: Result, config: TrainConfig) -> str:
+    return (
+        f"{result.message}\n  try another name with a smaller learning rate (--set name={config.name}-2 "
+        f"--set optimizer.lr={config.optimizer.lr / 10:g}), more warm-up steps, or a smaller optimizer.clip_norm"
+    )

@@ -1,0 +1,190 @@
+"""Our own answers to two questions of Ray Train's controller: how many workers now, and what next after a failure.
+
+All that is private to Ray Train and used by us is here and in `heliostat.workloads.ray_train.trainer` (Ray 2.60), kept true by
+tests/workloads/test_controller.py. Ray's own elastic policy asks for more than the nodes can ever give and then gets none,
+counts what others hold as free, and loses the steps since the last checkpoint when it grows; its failure policy retries
+mistakes and charges preemptions.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+
+import ray
+import ray._private.state
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
+from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
+from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
+from ray.train.v2.api.config import FailureConfig, ScalingConfig
+from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+from heliostat.errors import HeliostatError, Stopped
+from heliostat.folder import Folder
+from heliostat.workloads.nodes import draining
+from heliostat.workloads.ray_train.failures import Failures
+from heliostat.workloads.ray_train.trainer import PATIENCE, WATCHER
+from heliostat.workloads.run import attempts, checkpoint
+from heliostat.workloads.run.retry import AWAY, patiently
+from heliostat.workloads.run.signals import GROW, STOP
+
+SETTLE = 3.0
+"""Seconds in which nodes that come together count as one room, when a run begins."""
+LOOK = 0.2
+ENVIRONMENT = {
+    # Our driver watches for drains, and the workers save and leave at once instead of at the deadline.
+    WATCHER: "0",
+}
+ELASTIC = {
+    # A node that has just died may still count as room; then it is counted anew after so many seconds.
+    PATIENCE: "20",
+}
+
+
+def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
+    """How many workers of this size would fit now into what is free on the nodes that stay.
+
+    Args:
+        each: the resources of a worker.
+        held: the workers whose resources will be free, by node.
+    """
+    leaving = draining()
+    free = ray._private.state.available_resources_per_node()
+    wanted = {kind: amount for kind, amount in each.items() if amount}
+    return sum(
+        int(min(there.get(kind, 0.0) // amount for kind, amount in wanted.items())) + (held or {}).get(node, 0)
+        for node, there in free.items()
+        if node not in leaving
+    )
+
+
+class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no types
+    """As many workers as there is room for, from ``least`` to ``most``; to grow, the running ones are asked to save first."""
+
+    def __init__(self, scaling: ScalingConfig, run: str, least: int, most: int, launched: float, grow_seconds: float) -> None:
+        super().__init__(scaling)
+        self._run, self._least, self._most, self._launched = run, least, most, launched
+        self._grow_seconds = grow_seconds
+        self._workers = self._room = 0
+        self._began = False
+        self._waiting_since: float | None = None
+        # Ray Train lets go of the workers that it replaces only when the new size is known.
+        self._held: Counter[str] = Counter()
+        self._looked = 0.0
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        if self._least < self._most:
+            # Not for a fixed size: see `heliostat.workloads.ray_train.trainer.Fixed`.
+            super().after_controller_start(train_run_context)
+        attempts.of(self._run).record("launched", launched=self._launched, least=self._least, most=self._most)
+
+    def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
+        kind = type(current_state).__name__
+        if kind in ("SchedulingState", "RunningState"):
+            if kind == "SchedulingState":
+                self._workers = current_state.scaling_decision.num_workers
+                attempts.of(self._run).record("starting", workers=self._workers, room=self._room)
+            else:
+                attempts.of(self._run).record("running", workers=self._workers)
+        elif kind in ("FinishedState", "ErroredState", "AbortedState"):
+            attempts.of(self._run).record("ended", state=kind.removesuffix("State").lower())
+
+    def _get_num_workers_for_resource_request(self) -> int:
+        return self._most
+
+    def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        self._maybe_send_resource_request()
+        with suppress(*AWAY):  # storage is away for a while: looked at again before the next start
+            if Folder.at(self._run).exists(STOP):
+                raise Stopped("stopped while it waited to start its workers; the same command goes on")
+        if time.monotonic() < attempts.of(self._run).not_before:
+            return _later()
+        self._room = fitting = min(room(self._each, self._held), self._most)
+        if self._least == self._most:
+            return self._start(self._most)
+        now = time.monotonic()
+        self._waiting_since = self._waiting_since or now
+        if fitting == self._most or (fitting >= self._least and (self._began or now - self._waiting_since >= SETTLE)):
+            return self._start(fitting)
+        if now - self._waiting_since >= SETTLE:
+            attempts.of(self._run).record("waiting", workers=self._least, room=fitting)
+        return _later()
+
+    def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
+        self._maybe_send_resource_request()
+        self._began = True
+        self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
+        now = time.monotonic()
+        if now - max(self._looked, worker_group_state.start_time) >= self._grow_seconds:
+            self._looked = now
+            running = worker_group_state.num_workers
+            if running < self._most and room(self._each) > 0:
+                # The workers save, leave, and are started again with what there is then.
+                with suppress(*AWAY):
+                    Folder.at(self._run).write(GROW, b"")
+        return NoopDecision()
+
+    @property
+    def _each(self) -> dict[str, float]:
+        each: dict[str, float] = self.scaling_config._resources_per_worker_not_none
+        return each
+
+    def _maybe_send_resource_request(self) -> None:
+        if self._coordinator_client:
+            super()._maybe_send_resource_request()
+
+    def _start(self, workers: int) -> ResizeDecision:
+        self._waiting_since = None
+        self._held.clear()
+        return ResizeDecision(num_workers=workers, resources_per_worker=self._each)
+
+
+def _later() -> ScalingDecision:
+    time.sleep(LOOK)  # Ray's loop asks again without a pause
+    return NoopDecision()
+
+
+class Judgement(FailurePolicy):  # type: ignore[misc]
+    """Our own judgement on failures, see `heliostat.workloads.ray_train.failures`, recorded in the run folder."""
+
+    def __init__(self, run: str, most: int, patience: float) -> None:
+        super().__init__(FailureConfig(max_failures=most))
+        self._run, self._failures, self._patience = run, Failures(most), patience
+
+    def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        folder = Folder.at(self._run)
+        if isinstance(training_failed_error, ControllerError):
+            return self._on_controller(training_failed_error.controller_failure)
+        assert isinstance(training_failed_error, WorkerGroupError)
+        ends = {rank: unwrapped(error) for rank, error in training_failed_error.worker_failures.items()}
+        saved = patiently(
+            lambda: max((c.step for c in checkpoint.committed(folder)), default=0), lambda _: None, self._patience
+        )
+        verdict = self._failures.judge(ends, saved)
+        attempts.of(self._run).record(
+            "failed" if verdict.charged else "left", reason=verdict.reason, saved=saved, again=verdict.again,
+            failures=self._failures.in_a_row, most=self._failures.most, wait=verdict.wait,
+        )  # fmt: skip
+        if not verdict.again:
+            # What fit() raises is this, and not Ray's account of all workers.
+            training_failed_error.worker_failures = {0: verdict.error}
+            return FailureDecision.RAISE
+        # The back-off is where workers are started, so that somebody who asks for the end meanwhile is heard.
+        attempts.of(self._run).not_before = time.monotonic() + verdict.wait
+        return FailureDecision.RETRY
+
+    def _on_controller(self, failure: Exception) -> FailureDecision:
+        again = isinstance(failure, WorkerGroupStartupFailedError | WorkerGroupStartupTimeoutError)
+        if again:
+            attempts.of(self._run).record("waiting", reason=" ".join(str(failure).split())[:200])
+        return FailureDecision.RETRY if again else FailureDecision.RAISE
+
+
+def unwrapped(error: BaseException) -> BaseException:
+    """Our own exception, or the death of an actor, inside of what Ray puts around it."""
+    for name in ("controller_failure", "health_check_failure", "_base_exc", "cause"):
+        inner = getattr(error, name, None)
+        if isinstance(inner, BaseException) and not isinstance(error, HeliostatError):
+            return unwrapped(inner)
+    return error

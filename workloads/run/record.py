@@ -1,0 +1,192 @@
+"""The run folder: what must outlive the machines. ``name`` and ``storage`` identify a run.
+
+``config.yaml`` (resolved, with versions and the dataset), ``metrics.jsonl`` (a record for each logged step and each
+evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and once it is over ``result.json``,
+``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what became of the workers), ``lease.json`` (who drives it) and
+the notices of `heliostat.workloads.run.signals`.
+"""
+
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pydantic
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from heliostat.config import Config, difference, to_yaml
+from heliostat.errors import UserError
+from heliostat.folder import Folder
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.run.signals import STOP
+
+if TYPE_CHECKING:
+    from heliostat.datasets import Dataset
+
+CONFIG, METRICS, EVENTS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"
+RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
+VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
+
+Numbers = dict[str, float]
+Measured = dict[str, dict[str, float | None]]
+"""Metrics by split; None is what was NaN or infinite."""
+
+
+class DatasetRecord(Config):
+    """Which data a run learnt from."""
+
+    uri: str
+    fingerprint: str
+
+
+class RunRecord(Config):
+    """``config.yaml``: the config as it was resolved and what it was run with."""
+
+    config: TrainConfig
+    hash: str
+    lanes: int
+    dataset: DatasetRecord
+    versions: dict[str, str]
+    git: str | None
+    created: float
+
+
+class Result(Config):
+    """``result.json``: how a run ended. ``metrics`` are those of the best checkpoint on each split."""
+
+    name: str
+    run: str
+    state: Literal["finished", "stopped", "diverged", "lost"]
+    step: int
+    epoch: int
+    best_step: int | None = None
+    metrics: Measured = {}
+    seconds: Numbers = {}
+    """Wall time of each phase; ``total`` is from the command's start to its end."""
+    goodput: Numbers = {}
+    """Seconds of all workers by what they went into, see `heliostat.workloads.run.goodput`."""
+    cost: float | None = None
+    """Money spent on the workers; None where nobody knows prices."""
+    message: str = ""
+    already: bool = False
+    """True when the run was finished before and nothing was done."""
+
+    @property
+    def report(self) -> str:
+        """Where the report is."""
+        return f"{self.run}/{REPORT}"
+
+
+def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lanes: int) -> RunRecord:
+    """The record of the run at ``folder``: the one that is there, or a new one, not yet written.
+
+    Raises:
+        UserError: a run of that name with another config or other data is there; the difference is shown. Or what is there
+            cannot be read.
+    """
+    wanted = RunRecord(
+        config=config,
+        hash=config.hash,
+        lanes=lanes,
+        dataset=dataset,
+        versions={"python": platform.python_version(), **{name: _version(name) for name in VERSIONED}},
+        git=_git_revision(),
+        created=time.time(),
+    )
+    if not folder.exists(CONFIG):
+        if (folder / CHECKPOINTS).names():
+            raise UserError(f"{folder} has checkpoints, but no {CONFIG}", "restore it, or give another name (--set name=...)")
+        return wanted
+    found = read_record(folder)
+    lines = difference(found.config.identity, config.identity)
+    if found.dataset.fingerprint != dataset.fingerprint:
+        lines.append(f"dataset: {found.dataset.fingerprint} there, {dataset.fingerprint} now")
+    if found.lanes != lanes:
+        lines.append(f"lanes: {found.lanes} there, {lanes} now")
+    if lines:
+        raise UserError(
+            f"run {config.name!r} exists in {config.storage} with another config:\n    " + "\n    ".join(lines),
+            "give this one another name (--set name=...), or delete the folder of the other",
+        )
+    return found.model_copy(update={"config": config, "dataset": dataset})
+
+
+def read_record(folder: Folder) -> RunRecord:
+    """The record of an existing run.
+
+    Raises:
+        UserError: there is no run, or its config cannot be read.
+    """
+    if not folder.exists(CONFIG):
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}", "heliostat runs lists those there are")
+    try:
+        return RunRecord.model_validate(YAML(typ="safe", pure=True).load(folder.read(CONFIG).decode()))
+    except (pydantic.ValidationError, YAMLError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}/{CONFIG} cannot be used: {reason}", "restore it, or delete the run") from None
+
+
+def write_record(folder: Folder, record: RunRecord) -> None:
+    """Write ``config.yaml``, and take back a request to stop."""
+    folder.write(CONFIG, to_yaml(record.model_dump(mode="json")).encode())
+    folder.delete(STOP)
+
+
+def read_result(folder: Folder) -> Result | None:
+    """How the run ended, or None if it has not.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    if not folder.exists(RESULT):
+        return None
+    try:
+        return Result.model_validate_json(folder.read(RESULT))
+    except pydantic.ValidationError:
+        raise UserError(f"{folder}/{RESULT} is damaged", "delete it, and the same command makes it anew") from None
+
+
+def runs(storage: Folder) -> Iterator[Folder]:
+    """The folders of the runs in a storage folder."""
+    for name in storage.names():
+        if (storage / name).exists(CONFIG):
+            yield storage / name
+
+
+def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
+    """The dataset that a run learnt from, also after its storage has been moved as a whole.
+
+    Raises:
+        UserError: it is gone, or has changed.
+    """
+    # Here, because a script for torchrun, which gets its checkpoints by this module, may have another `datasets`.
+    from heliostat.datasets import Dataset
+
+    beside = str(Path(folder.path).parent / ".datasets" / record.dataset.uri.rpartition("/")[2])
+    moved = folder.is_local and not Folder.at(record.dataset.uri).exists() and Folder.at(beside).exists()
+    dataset = Dataset.open(beside if moved else record.dataset.uri)
+    if dataset.index.fingerprint != record.dataset.fingerprint:
+        raise UserError(f"dataset {dataset.folder} is not the one that the run learnt from", "restore it")
+    return dataset
+
+
+def _version(package: str) -> str:
+    if package == "heliostat":
+        from heliostat import __version__
+
+        return __version__
+    return metadata.version(package)
+
+
+def _git_revision() -> str | None:
+    """The commit of the working directory, with ``+`` if it has changes; None outside a repository."""
+    command = ["git", "describe", "--always", "--abbrev=12", "--dirty=+", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path.cwd(), timeout=10)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None

@@ -1,0 +1,207 @@
+"""``report.html``: one self-contained page about a run, made from the files of its folder and its dataset."""
+
+import base64
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import numpy.typing as npt
+
+from heliostat.config import dump
+from heliostat.console import duration
+from heliostat.datasets import Dataset
+from heliostat.folder import Folder
+from heliostat.workloads.run.figures import band, curve
+from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
+from heliostat.workloads.run.journal import Record, read_journal
+from heliostat.workloads.run.record import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
+
+ENDS = {
+    "evaluated": "finished", "stopped": "stopped", "diverged": "diverged", "drain": "left nodes that went away",
+    "grow": "made room for more workers",
+}  # fmt: skip
+MEANINGS = {
+    "productive": "steps that count",
+    "evaluating": "measuring on the validation split",
+    "checkpointing": "waits for checkpoints",
+    "data": "waits for data",
+    "starting": "from the command, or a loss, to the first step",
+    "recomputed": "steps that were lost and computed again",
+    "nodes": "waits for nodes",
+}
+
+
+def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
+    """Write the report of a run that is over."""
+    metrics, events = read_journal(folder, METRICS), read_journal(folder, EVENTS)
+    evaluation = json.loads(folder.read(EVALUATION)) if folder.exists(EVALUATION) else {}
+    dataset = open_dataset(folder, record)
+    page = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    ).get_template("report.html.j2")
+    html = page.render(
+        result=result,
+        record=record,
+        data_name=record.config.dataset.source or record.dataset.uri,
+        finished=_clock(time.time()),
+        tiles=_tiles(result, metrics, dataset),
+        curves=_curves(metrics, result.best_step),
+        classes=dataset.index.classes,
+        confusion=_confusion(evaluation.get("confusion"), dataset.index.classes),
+        mistakes=_mistakes(evaluation.get("mistakes"), dataset),
+        sample=evaluation.get("sample"),
+        attempts=_attempts(events),
+        goodput=_goodput(goodput(folder)),
+        facts=_facts(record, dataset),
+        config=dump(record.config),
+    )
+    folder.write(REPORT, html.encode())
+
+
+def _tiles(result: Result, metrics: list[Record], dataset: Dataset) -> list[dict[str, str]]:
+    tiles = [
+        {"name": f"test {name}", "value": _value(name, value)} for name, value in sorted(result.metrics.get("test", {}).items())
+    ]
+    if "unigram_entropy" in dataset.index.meta:
+        tiles.append({"name": "unigram entropy", "value": f"{dataset.index.meta['unigram_entropy']:.4f}"})
+    speeds = [r["samples_per_second"] for r in metrics if r["kind"] == "train"]
+    if speeds:
+        tiles.append({"name": "samples a second", "value": f"{np.median(speeds):,.0f}"})
+    tiles.append({"name": "best step", "value": str(result.best_step)})
+    tiles += [] if result.cost is None else [{"name": "cost", "value": f"{result.cost:.4g}"}]
+    return tiles
+
+
+def _value(name: str, value: float | None) -> str:
+    if value is None:
+        return "NaN"
+    return f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"
+
+
+def _curves(metrics: list[Record], best_step: int | None) -> list[dict[str, str]]:
+    """One picture for each: loss, the other metrics, throughput, learning rate."""
+    train = [r for r in metrics if r["kind"] == "train"]
+    evaluations = [{"step": r["step"], **r["metrics"]} for r in metrics if r["kind"] == "eval"]
+    others = sorted({name for r in evaluations for name in r} - {"step", "loss"})
+    curves = [curve("loss", train, "loss", evaluations, best_step, log=True)]
+    curves += [curve(name, [], name, evaluations, best_step) for name in others]
+    curves.append(curve("samples a second", train, "samples_per_second", [], None, zero=True))
+    curves.append(curve("learning rate", train, "lr", [], None, zero=True))
+    return curves
+
+
+def _confusion(matrix: list[list[int]] | None, classes: Sequence[str]) -> list[Record] | None:
+    if not matrix:
+        return None
+    rows = []
+    for truth, (name, counts) in enumerate(zip(classes, matrix, strict=True)):
+        total = sum(counts)
+        cells = [
+            {"count": count, "colour": f"rgba({'37,99,168' if guess == truth else '194,87,12'},{_strength(count, total):.2f})"}
+            for guess, count in enumerate(counts)
+        ]
+        rows.append({"name": name, "cells": cells, "right": f"{counts[truth] / total:.1%}" if total else "-"})
+    return rows
+
+
+def _strength(count: int, total: int) -> float:
+    return 0.15 + 0.5 * count / total if count else 0.0
+
+
+def _mistakes(mistakes: list[Record] | None, dataset: Dataset) -> list[Record] | None:
+    if mistakes is None:
+        return None
+    classes = dataset.index.classes
+    ids = np.array([m["id"] for m in mistakes], np.int64)
+    images = dataset.take("test", ids).get("image") if len(ids) else None
+    return [
+        {
+            "id": m["id"],
+            "label": classes[m["label"]],
+            "guess": classes[m["guess"]],
+            "confidence": f"{m['confidence']:.0%}",
+            "image": _picture(images[n], dataset.index.meta.get("white", 255)) if images is not None else None,
+        }
+        for n, m in enumerate(mistakes)
+    ]
+
+
+def _picture(pixels: npt.NDArray[Any], white: int) -> str:
+    """An image (channels, height, width) with values up to ``white`` as a data URI."""
+    from PIL import Image
+
+    scaled = (np.clip(pixels.astype(np.float32) / white, 0, 1) * 255).astype(np.uint8)
+    image = Image.fromarray(scaled[0] if len(scaled) == 1 else scaled.transpose(1, 2, 0))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _attempts(events: list[Record]) -> list[Record]:
+    """One row for each time that workers were started, from the events that rank 0 recorded."""
+    groups: list[list[Record]] = []
+    for event in events:
+        if event["event"] == "start":
+            groups.append([])
+        if groups:
+            groups[-1].append(event)
+    befores = [group[-1]["time"] for group in groups]
+    return [_attempt(group, before) for group, before in zip(groups, [0.0, *befores], strict=False)]
+
+
+def _attempt(group: list[Record], before: float) -> Record:
+    start, at = group[0], {event["event"]: event for event in group}
+    first, last = at.get("first_step", start), group[-1]
+    trained = at.get("trained", last)
+    hosts = [f"{worker['host']} ({worker['device']})" for worker in start["workers"]]
+    began = max(start["launched"], before)
+    return {
+        "started": _clock(began),
+        "from_step": start["step"],
+        "to_step": last["step"],
+        "workers": len(hosts),
+        "where": ", ".join(f"{hosts.count(host)} on {host}" for host in dict.fromkeys(hosts)),
+        "starting": duration(first["time"] - began),
+        "training": duration(trained["time"] - first["time"]),
+        "checkpoints": duration(sum(e["seconds"] for e in group if e["event"] == "checkpoint")),
+        "evaluating": duration(last["time"] - trained["time"]),
+        "ended": ENDS.get(last["event"], "interrupted"),
+    }
+
+
+def _goodput(account: Goodput) -> Record | None:
+    if not account.spans:
+        return None
+    totals = account.worker_seconds
+    paid = sum(seconds for kind, seconds in totals.items() if kind != "idle")
+    rows = [
+        {"name": kind, "meaning": MEANINGS[kind], "time": duration(totals[kind]), "share": f"{totals[kind] / paid:.1%}"}
+        for kind in KINDS
+        if kind != "idle" and totals[kind] > 0
+    ]
+    begin = account.spans[0].begin
+    marks = [
+        f"{number}: {ENDS.get(text, text)}, after {duration(at - begin)}" for number, (at, text) in enumerate(account.marks, 1)
+    ]
+    return {"picture": band(account), "rows": rows, "marks": marks, "share": f"{account.share:.1%}"}
+
+
+def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str]]:
+    index = dataset.index
+    rows = ", ".join(f"{index.rows(split):,} {split}" for split in index.splits)
+    return [
+        ("config hash", record.hash),
+        ("git revision", record.git or "not in a repository"),
+        ("dataset", f"{record.dataset.uri}, fingerprint {record.dataset.fingerprint}, {rows}"),
+        ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
+        ("created", _clock(record.created)),
+    ]
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))

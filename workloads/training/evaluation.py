@@ -1,0 +1,84 @@
+"""Measuring a model on a split, alone or together with the other workers."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from heliostat.datasets import Dataset
+from heliostat.datasets.loader import tensors
+from heliostat.workloads.task import Task
+from heliostat.workloads.training.distributed import Ranks
+
+MISTAKES = 24
+
+
+@torch.no_grad()
+def measure(
+    task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None
+) -> dict[str, float]:
+    """The task's metrics over a split, the same on all workers; each computes its part in batches of ``size``.
+
+    With ``most``, over so many samples at most, spread evenly over the split.
+    """
+    model.eval()
+    sums: dict[str, Tensor] = {}
+    seen = 0
+    for _, batch, count in _parts(dataset, split, ranks, size, most):
+        measured = task.metrics(model, batch)
+        for name, value in measured.items() if count else ():
+            sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
+        seen += count
+    # Every worker must bring the same names, also one whose part is empty.
+    names = sorted(set().union(*ranks.objects(sorted(sums))))
+    row = [float(seen), *(float(sums[name]) if name in sums else 0.0 for name in names)]
+    total = ranks.table(row).sum(0)
+    model.train()
+    return {name: float(value / total[0]) for name, value in zip(names, total[1:], strict=True)}
+
+
+@torch.no_grad()
+def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int) -> dict[str, Any] | None:
+    """For classifiers, the confusion matrix (rows are the truth) and the most confident mistakes; None for others."""
+    if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
+        return None
+    model.eval()
+    # All workers must come to the same answer, also one whose part is empty: they all look at the same sample.
+    probe = {name: value.to(ranks.device) for name, value in tensors(dataset, split, np.zeros(1, np.int64)).items()}
+    if "probabilities" not in task.predict(model, probe):
+        return None
+    matrix = np.zeros((len(classes), len(classes)))
+    mistakes: list[dict[str, Any]] = []
+    for ids, batch, samples in _parts(dataset, split, ranks, size):
+        confidence, guess = task.predict(model, batch)["probabilities"].max(1)
+        if not samples:
+            continue
+        truth = batch["label"]
+        np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
+        for at in (guess != truth).nonzero().flatten().tolist():
+            mistakes.append(
+                {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
+            )
+        mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
+    total = ranks.table(matrix.flatten().tolist()).sum(0).view(len(classes), len(classes))
+    everyone = sorted((m for part in ranks.objects(mistakes) for m in part), key=lambda m: -m["confidence"])
+    model.train()
+    return {"confusion": total.long().tolist(), "mistakes": everyone[:MISTAKES]}
+
+
+def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:
+    """This worker's part of a split: (ids, batch on the device, samples).
+
+    All workers get as many batches, because a sharded model is computed together; those without a part left get a sample
+    that does not count.
+    """
+    rows = dataset.index.rows(split)
+    total = min(rows, most or rows)
+    first, last = ranks.share(total)
+    for start in range(first, first + -(-total // ranks.world), size):
+        ids = np.arange(start, min(start + size, last)) * rows // total
+        samples = len(ids)
+        ids = ids if samples else np.zeros(1, np.int64)
+        batch = {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}
+        yield ids, batch, samples

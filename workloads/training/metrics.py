@@ -1,0 +1,81 @@
+"""What a worker counts between two talks with the others, and what they make of it together."""
+
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from heliostat.workloads.training.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """What all workers know after a talk."""
+
+    notice: int
+    """The largest number that a worker brought."""
+    bad_step: int | None
+    """The first step whose loss was NaN or infinite."""
+    save: bool
+    """Whether a worker brought that it is time for a checkpoint."""
+    step_seconds: float
+    """Seconds of a step since the last talk, the mean of all workers; 0 if there was none."""
+
+
+class Meter:
+    """Counts loss, samples and time without waiting for the device; `agree` is the one place where it waits."""
+
+    def __init__(self, ranks: Ranks, logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)) -> None:
+        self.ranks = ranks
+        self._loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
+        self._bad_step = torch.full((), -1, device=ranks.device)
+        self._samples = self._steps = 0
+        self._waited = 0.0
+        self._since = time.perf_counter()
+        self.logged = logged
+        """Loss sum and samples of all workers, seconds and waits for data of the mean worker, since `log` was called."""
+
+    def add(self, loss: Tensor, samples: int, step: int) -> None:
+        """Count a micro-batch of ``samples`` with that mean loss."""
+        loss = loss.detach()
+        self._loss_sum += loss.double() * samples
+        self._samples += samples
+        self._bad_step = torch.where((self._bad_step < 0) & ~torch.isfinite(loss), step, self._bad_step)
+
+    def step(self) -> None:
+        """Count a step."""
+        self._steps += 1
+
+    def waited(self, seconds: float) -> None:
+        """Count time in which there was no data to compute on."""
+        self._waited += seconds
+
+    def restart(self) -> None:
+        """Leave out the time since the last talk, which went into something else than training."""
+        self._since = time.perf_counter()
+
+    def agree(self, notice: int = 0, save: bool = False) -> Agreement:
+        """Talk with the other workers: all must call it at the same step."""
+        seconds = time.perf_counter() - self._since
+        row = [float(self._loss_sum), self._samples, float(self._bad_step), notice, seconds, self._waited, save]
+        table = self.ranks.table([float(value) for value in row])
+        loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 1, 4, 5))
+        seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
+        bad_steps = [int(step) for step in table[:, 2].tolist() if step >= 0]
+        step_seconds = seconds / self._steps if self._steps else 0.0
+        self.logged = tuple(map(sum, zip(self.logged, (loss_sum, samples, seconds, waited), strict=True)))
+        self._loss_sum.zero_()
+        self._samples = self._steps = 0
+        self._waited = 0.0
+        self.restart()
+        return Agreement(int(table[:, 3].max()), min(bad_steps, default=None), bool(table[:, 6].any()), step_seconds)
+
+    def log(self) -> dict[str, float]:
+        """The mean loss, the speed and the share of time without data since the last log; empty if there was no step."""
+        (loss, samples, seconds, waited), self.logged = self.logged, (0.0, 0.0, 0.0, 0.0)
+        if not samples:
+            return {}
+        return {
+            "loss": loss / samples, "samples_per_second": round(samples / seconds, 1), "data_wait": round(waited / seconds, 4),
+        }  # fmt: skip

@@ -1,0 +1,151 @@
+"""How a model is spread over the workers, in one fixed order: recompute, compile, then shard or replicate.
+
+Each of them changes the model in place, so that its parameters keep their names and a checkpoint does not show them.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint as recompute
+
+from heliostat.errors import UserError
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.run.checkpoint import State
+from heliostat.workloads.training.distributed import Ranks
+
+COMPILERS = ("c++", "g++", "clang++")
+
+
+def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConfig, ranks: Ranks) -> nn.Module:
+    """Move the model to this worker's device and spread it over the workers.
+
+    Args:
+        model: on the CPU, the same on all workers; it is changed in place.
+        blocks: the parts that are recomputed, compiled and sharded one by one.
+        config: says what is to be done.
+        ranks: this worker among the others.
+
+    Returns:
+        what the loss is computed with, whose backward pass averages the gradients over the workers.
+
+    Raises:
+        UserError: the model has no blocks to recompute; there is no compiler.
+    """
+    if config.activation_checkpointing:
+        _recompute(blocks, config.task)
+    if config.compile:
+        _compile(blocks or [model])
+    if sharded(config, ranks):
+        return _shard(model, blocks, ranks)
+    model.to(ranks.device)
+    if ranks.world == 1:
+        return model
+    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True)
+
+
+def sharded(config: TrainConfig, ranks: Ranks) -> bool:
+    """Whether each worker holds a part of the model only."""
+    return config.parallelism == "fsdp" and ranks.world > 1
+
+
+def _recompute(blocks: Sequence[nn.Module], task: str) -> None:
+    if not blocks:
+        raise UserError(
+            f"activation_checkpointing is true, but the model of task {task} has no blocks",
+            "give the task a method blocks(model), or set activation_checkpointing to false",
+        )
+
+    def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *args, **options: recompute(forward, *args, use_reentrant=False, **options)
+
+    for block in blocks:
+        block.forward = recomputed(block.forward)
+
+
+def _compile(parts: Sequence[nn.Module]) -> None:
+    compilers = (*filter(None, [os.environ.get("CXX")]), *COMPILERS)
+    if not any(shutil.which(compiler) for compiler in compilers):
+        raise UserError(
+            f"compile is true, but there is none of {', '.join(compilers)} on this machine",
+            "install g++ (in the image, where the run is on a cluster), or set compile to false",
+        )
+    for part in parts:
+        # Not the module itself: the hooks that gather a sharded model's parameters stay outside.
+        part.forward = torch.compile(part.forward)
+
+
+def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> nn.Module:
+    group = ranks.gradients or dist.group.WORLD
+    assert group is not None
+    mesh = DeviceMesh.from_group(group, ranks.device.type)
+    # Block by block, so that a device never holds more of the model than its part and one block.
+    for block in blocks:
+        fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """What a checkpoint holds of them, without copies: of sharded tensors this worker's rows."""
+    rows: dict[str, int] = {}
+
+    def local(name: str, tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, DTensor):
+            return tensor
+        rows[name] = len(tensor)
+        return tensor.to_local()
+
+    # First, because that brings parameters back that an evaluation has left gathered.
+    tensors = {name: local(f"model/{name}", tensor) for name, tensor in model.state_dict().items()}
+    moments = {
+        f"{name}/{key}": local(f"optimizer/{name}/{key}", tensor)
+        for name, parameter in model.named_parameters()
+        for key, tensor in optimizer.state.get(parameter, {}).items()
+    }
+    return {"model": tensors, "optimizer": moments, "rows": rows}
+
+
+def sharded_names(model: nn.Module) -> set[str]:
+    """The parameters of which this worker holds its own rows only."""
+    return {name for name, tensor in model.state_dict().items() if isinstance(tensor, DTensor)}
+
+
+def load_model(model: nn.Module, state: State) -> None:
+    """Put the state that `Checkpoint.read` gave for ``sharded_names(model)`` into the model."""
+    there = model.state_dict()
+    model.load_state_dict({name: _like(there.get(name), tensor) for name, tensor in state["model"].items()})
+
+
+def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
+    """The same for the optimizer."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    moments: dict[str, dict[str, Tensor]] = {}
+    for place, tensor in state["optimizer"].items():
+        name, _, key = place.rpartition("/")
+        moments.setdefault(name, {})[key] = tensor
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    packed = optimizer.state_dict()
+    packed["state"] = {
+        number: {key: _like(parameter, tensor) for key, tensor in moments[names[id(parameter)]].items()}
+        for number, parameter in enumerate(parameters)
+        if names[id(parameter)] in moments
+    }
+    optimizer.load_state_dict(packed)
+
+
+def _like(there: Tensor | None, rows: Tensor) -> Tensor:
+    """This worker's rows as a part of a sharded tensor, if the tensor that is there is one."""
+    if not isinstance(there, DTensor) or rows.ndim == 0:
+        return rows
+    return DTensor.from_local(
+        rows.to(there.device), there.device_mesh, there.placements, run_check=False, shape=there.shape, stride=there.stride()
+    )

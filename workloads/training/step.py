@@ -1,0 +1,104 @@
+"""One step of the training: a global batch forward and backward on all workers, and the optimizer's move."""
+
+import random
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from heliostat.datasets import Dataset
+from heliostat.datasets.loader import Batch, tensors
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.task import Task
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.optimizer import adamw, clip, learning_rate
+from heliostat.workloads.training.parallel import parallelize, sharded
+
+Count = Callable[[Tensor, int], None]
+"""Called with the mean loss of a micro-batch and its number of samples."""
+
+
+class Step:
+    """A worker's side of the steps of a run; wraps the model as the config says.
+
+    Args:
+        config: of the run.
+        dataset: where a worker that has no sample takes one that weighs nothing.
+        task: whose loss.
+        model: the bare model.
+        ranks: this worker among the others.
+        lanes: into how many the data is cut.
+        total: the steps of the whole run, which the schedule of the learning rate needs.
+    """
+
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, lanes: int, total: int
+    ) -> None:
+        self._config, self._dataset, self._task, self._ranks, self._total = config, dataset, task, ranks, total
+        self._model = parallelize(model, task.blocks(model), config, ranks)
+        self._parameters = list(model.parameters())
+        self.optimizer = adamw(model, config.optimizer)
+        self._largest_share = -(-lanes // ranks.world) * (config.global_batch // lanes)
+        self.micro_batch = config.micro_batch or self._largest_share
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step."""
+        return learning_rate(step, self._total, self._config.optimizer)
+
+    def __call__(self, batch: Batch, step: int, count: Count) -> None:
+        """Compute step number ``step``, counted from 0, on this worker's part of the batch."""
+        self._seed(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate(step)
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = list(self._micro_batches(batch))
+        for number, (part, samples) in enumerate(parts):
+            with self._synchronized(number == len(parts) - 1):
+                with self._autocast():
+                    loss = self._task.loss(self._model, part)
+                # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
+                (loss * (samples / batch.global_size * self._ranks.world)).backward()  # type: ignore[no-untyped-call]
+            count(loss, samples)
+        if self._config.optimizer.clip_norm:
+            clip(self._parameters, self._config.optimizer.clip_norm)
+        self.optimizer.step()
+
+    def _micro_batches(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], int]]:
+        rows = len(batch.ids)
+        # A worker with no part of an epoch's last batch must still take part: with a sample that weighs nothing. And if
+        # the model is sharded, workers must take part in as many micro-batches as the one with the most samples has.
+        most = min(self._largest_share, batch.global_size) if sharded(self._config, self._ranks) else max(rows, 1)
+        for start in range(0, most, self.micro_batch):
+            if start >= rows:
+                yield self._on_device(tensors(self._dataset, "train", np.zeros(1, np.int64))), 0
+                continue
+            part = {name: values[start : start + self.micro_batch] for name, values in batch.tensors.items()}
+            yield self._on_device(part), min(self.micro_batch, rows - start)
+
+    def _on_device(self, part: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: values.to(self._ranks.device, non_blocking=True) for name, values in part.items()}
+
+    def _seed(self, step: int) -> None:
+        """All randomness is a pure function of (seed, step, rank), so there is no random state to save."""
+        seed = (self._config.seed * 1_000_003 + step) * 4099 + self._ranks.rank
+        # Not torch.manual_seed: without CUDA it keeps a stack trace of every call for later (seen on torch 2.15).
+        torch.default_generator.manual_seed(seed)
+        if self._ranks.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+
+    def _synchronized(self, last: bool) -> AbstractContextManager[None]:
+        """Gradients are exchanged in the last micro-batch only."""
+        if last or not isinstance(self._model, DistributedDataParallel):
+            return nullcontext()
+        context: AbstractContextManager[None] = self._model.no_sync()
+        return context
+
+    def _autocast(self) -> torch.autocast:
+        precision = self._config.precision
+        bf16 = precision == "bf16" or (precision == "auto" and self._ranks.device.type == "cuda")
+        return torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=bf16)
