@@ -18,7 +18,7 @@ KEPT = 1000
 
 
 @dataclass(frozen=True)
-class Life:
+class NodeLifetime:
     """A node from when it joined to when it was gone, in seconds since the epoch; ``end`` is None while it is there."""
 
     node: str
@@ -33,7 +33,7 @@ class Life:
 
 
 @dataclass(frozen=True)
-class Share:
+class GroupCost:
     """What one group has cost."""
 
     name: str
@@ -49,13 +49,13 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Bill:
+class CostReport:
     """What a cluster has cost from ``since`` to ``until``, in seconds since the epoch, and the nodes that were there."""
 
     since: float
     until: float
-    groups: list[Share]
-    nodes: list[Life]
+    groups: list[GroupCost]
+    nodes: list[NodeLifetime]
 
     @property
     def cost(self) -> float:
@@ -68,11 +68,11 @@ class Bill:
         return sum(group.static for group in self.groups)
 
 
-def lives(dashboard: Dashboard) -> list[Life]:
+def lives(dashboard: Dashboard) -> list[NodeLifetime]:
     """All nodes that the head remembers, in the order in which they joined."""
     answer = dashboard.get("/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
     found = [
-        Life(
+        NodeLifetime(
             node=node["node_id"],
             group="head" if node["is_head_node"] else node["labels"].get("ray.io/node-group", "?"),
             begin=node["start_time_ms"] / 1000,
@@ -83,7 +83,9 @@ def lives(dashboard: Dashboard) -> list[Life]:
     return sorted(found, key=lambda life: life.begin)
 
 
-def bill(profile: Profile, nodes: Sequence[Life], now: float, since: float | None = None, until: float | None = None) -> Bill:
+def bill(
+    profile: Profile, nodes: Sequence[NodeLifetime], now: float, since: float | None = None, until: float | None = None
+) -> CostReport:
     """What these nodes have cost; all times are in seconds since the epoch.
 
     Args:
@@ -111,16 +113,18 @@ def bill(profile: Profile, nodes: Sequence[Life], now: float, since: float | Non
             "use the profile that it was brought up with, or ask for the time after that group with --since",
         )
     kinds = [("head", profile.head.price, 0, 1), *((g.name, g.price, g.gpu, g.max) for g in profile.groups)]
-    return Bill(since, until, [_share(*kind, there, since, until) for kind in kinds], there)
+    return CostReport(since, until, [_share(*kind, there, since, until) for kind in kinds], there)
 
 
-def _share(name: str, price: float, gpus: int, most: int, there: Iterable[Life], since: float, until: float) -> Share:
+def _share(
+    name: str, price: float, gpus: int, most: int, there: Iterable[NodeLifetime], since: float, until: float
+) -> GroupCost:
     times = [life.seconds(since, until) for life in there if life.group == name]
     hours = (until - since) / 3600
-    return Share(name, len(times), sum(times), sum(times) * gpus, price, sum(times) / 3600 * price, hours * most * price)
+    return GroupCost(name, len(times), sum(times), sum(times) * gpus, price, sum(times) / 3600 * price, hours * most * price)
 
 
-def _remembered(profile: Profile, nodes: Sequence[Life]) -> float:
+def _remembered(profile: Profile, nodes: Sequence[NodeLifetime]) -> float:
     """The beginning of the time of which the head knows all nodes."""
     heads = [life.begin for life in nodes if life.group == "head"]
     if not heads:

@@ -35,7 +35,7 @@ class NotWritable(UserError):
     """A place cannot be written: no space, no right, no folder. It may pass, so that work in progress waits for it."""
 
 
-class Explained(WithFix):
+class NotComing(WithFix):
     """Something outside went wrong; ``what`` tells what was waited for or tried, and the reason why it cannot be."""
 
 

@@ -11,7 +11,7 @@ from ray.exceptions import RayActorError
 from heliostat.errors import JobFailed, UserError
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.cost import most_expensive
-from heliostat.tuning.executors import ActorPlace, Place, TrainPlace, Where
+from heliostat.tuning.executors import ActorPlace, Executor, Placement, TrainPlace
 from heliostat.tuning.journal import Journal
 from heliostat.tuning.plan import RecordMaker, SweepPlan, key_of
 from heliostat.tuning.retention import Kept
@@ -101,11 +101,11 @@ class Controller:
 
     # --- slots ------------------------------------------------------------------------------------------------
 
-    def _place(self) -> Place:
+    def _place(self) -> Executor:
         each = self._plan.train.config.resources
         return TrainPlace() if self._plan.workers > 1 else ActorPlace(float(each.cpu), float(each.gpu))
 
-    async def _slot(self, place: Place) -> None:
+    async def _slot(self, place: Executor) -> None:
         """Take one trial after the other, and give the resources back as soon as none is left."""
         try:
             where = await _ready(place)
@@ -129,7 +129,7 @@ class Controller:
                 await self._changed.wait()
         return None
 
-    async def _run(self, trial: Trial, place: Place, where: Where) -> None:
+    async def _run(self, trial: Trial, place: Executor, where: Placement) -> None:
         try:
             plan = self._plans.pop(trial.number, None) or self._plan.trial(trial.number, trial.params)
             record = self._maker.record(plan)
@@ -138,7 +138,7 @@ class Controller:
             return
         each, count = plan.config.resources, plan.most_workers
         nodes, size = self._plan.nodes, (float(each.cpu), float(each.gpu))
-        # Where nobody knows yet which nodes it will have: at most so much, and at its end what it was.
+        # Placement nobody knows yet which nodes it will have: at most so much, and at its end what it was.
         price = most_expensive(nodes, *size) if where["group"] is None else price_of(nodes, where["group"], *size)
         price = None if price is None else price * count
         self._note(
@@ -290,7 +290,7 @@ class Controller:
             self._kept.judge(trial)
 
 
-async def _ready(place: Place) -> Where:
+async def _ready(place: Executor) -> Placement:
     """Wait for a place's resources; a worker that dies as it starts is replaced a few times.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Where a trial runs: a reused actor for one worker, a Train run of its own for more. The sweep sees no difference.
+"""Placement a trial runs: a reused actor for one worker, a Train run of its own for more. The sweep sees no difference.
 
 No trial holds anything while it waits for something, so none can block another: an actor has its resources before it gets a
 trial, and the workers of a Train run are placed all together or not at all, while what drives them holds nothing.
@@ -28,18 +28,18 @@ Answer = Callable[[Event], str]
 """Takes a report, gives GO_ON, STOP or PAUSE."""
 
 
-class Where(TypedDict):
-    """Where a slot is."""
+class Placement(TypedDict):
+    """Placement a slot is."""
 
     node: str
     group: str | None
     """Of the node; None if that is not known before a trial runs."""
 
 
-class Place(Protocol):
+class Executor(Protocol):
     """One slot of a sweep."""
 
-    async def ready(self) -> Where:
+    async def ready(self) -> Placement:
         """Wait until there are resources for it; the node it is on."""
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
@@ -58,10 +58,10 @@ class ActorPlace:
         self._make = ray.remote(Worker).options(**options).remote
         self._actor: Any = None
 
-    async def ready(self) -> Where:
+    async def ready(self) -> Placement:
         if self._actor is None:
             self._actor = self._make([str(Path.cwd())])
-        where: Where = await self._actor.where.remote()
+        where: Placement = await self._actor.where.remote()
         return where
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
@@ -88,7 +88,7 @@ class TrainPlace:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
 
-    async def ready(self) -> Where:
+    async def ready(self) -> Placement:
         return {"node": "", "group": None}
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:

@@ -1,13 +1,13 @@
 """Whether a profile fits a Kubernetes, and its cluster the profile: what is refused before anything is made or sent."""
 
 from heliostat.cluster.diagnosis import fit
-from heliostat.cluster.diagnosis.observe import Sight
+from heliostat.cluster.diagnosis.observe import Observer
 from heliostat.cluster.documents.manifests import unknown_to
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.profile import Profile
-from heliostat.errors import Explained, UserError
+from heliostat.errors import NotComing, UserError
 
 
 def check_claim(profile: Profile, kube: KubeRay) -> None:
@@ -47,20 +47,20 @@ def check_queue(profile: Profile, api: Api) -> None:
         ) from None
 
 
-def check_head(profile: Profile, sight: Sight) -> None:
+def check_head(profile: Profile, observer: Observer) -> None:
     """Raise `UserError` if no node can take the head, and none that can may come."""
     if profile.node_autoscaling:
         return  # a node that is big enough may come
-    nodes, head = sight.nodes(), profile.head
+    nodes, head = observer.nodes(), profile.head
     for finding in fit.on_nodes(fit.shapes(profile)[:1], nodes or [], ""):
         if nodes and finding.state == "problem":
             raise UserError(f"head.cpu is {head.cpu} and head.memory {head.memory}; {finding.what}", finding.fix)
 
 
 def check_image(profile: Profile, version: str) -> None:
-    """Raise `Explained` if a cluster's image has another Ray than its profile says."""
+    """Raise `NotComing` if a cluster's image has another Ray than its profile says."""
     if version != profile.ray_version:
-        raise Explained(
+        raise NotComing(
             f"the image {profile.image} has Ray {version}, but ray_version is {profile.ray_version}",
             f"set ray_version: {version} in the profile, or use an image with {profile.ray_version}",
         )

@@ -13,7 +13,7 @@ EVENTS_SECONDS, NODES_SECONDS = 3.0, 10.0
 """How old the lists of a whole namespace, and of a whole Kubernetes, may be; nodes are seen twice before a wait is given up."""
 
 
-class Sight:
+class Observer:
     """Snapshots of one cluster.
 
     While all is well each costs two small requests. The events of the namespace are listed only while something is not

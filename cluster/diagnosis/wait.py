@@ -10,7 +10,7 @@ from heliostat.cluster.errors import Unreachable
 from heliostat.cluster.kube.conditions import observed
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
-from heliostat.errors import Explained
+from heliostat.errors import NotComing
 
 POLL = 0.5
 SILENT_SECONDS = 30
@@ -38,7 +38,7 @@ class Watchdog:
         """What is waited for, in one line.
 
         Raises:
-            Explained: it will not come, with the reason and the fix.
+            NotComing: it will not come, with the reason and the fix.
         """
         now, self._queued = self.clock(), queued(snapshot, self.profile)
         found = list(problems(snapshot, self.profile))
@@ -51,7 +51,7 @@ class Watchdog:
             if problem.pod:
                 crashed.setdefault(problem.pod, now)
             if since >= problem.patience or sum(now - at < CRASHES_SECONDS for at in crashed.values()) > 1:
-                raise Explained(problem.what + self._tail(problem), problem.fix)
+                raise NotComing(problem.what + self._tail(problem), problem.fix)
         return found[0].what.replace("\n", " ") if found else progress(snapshot, self.profile)
 
     def in_queue(self) -> bool:
@@ -115,7 +115,7 @@ def poll(
         queued: whether it is in a queue.
 
     Raises:
-        Explained: it will not come, or did not in time.
+        NotComing: it will not come, or did not in time.
     """
     deadline = time.monotonic() + seconds
     answered = time.monotonic()
@@ -134,5 +134,5 @@ def poll(
         if queued():
             deadline = time.monotonic() + seconds
         if time.monotonic() > deadline:
-            raise Explained(f"{name} is not ready after {seconds:.0f} s: {said}", "heliostat doctor; heliostat status")
+            raise NotComing(f"{name} is not ready after {seconds:.0f} s: {said}", "heliostat doctor; heliostat status")
         time.sleep(POLL)

@@ -21,7 +21,7 @@ from heliostat.cluster.kube.conditions import observed
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
 OLDEST = (1, 29)
 ANSWER_SECONDS = 5.0
@@ -44,8 +44,8 @@ class Site:
         return self.given
 
     @cached_property
-    def remote(self) -> Remote:
-        return Remote(self.profile, self.kube)
+    def remote(self) -> KubernetesCluster:
+        return KubernetesCluster(self.profile, self.kube)
 
     @cached_property
     def shapes(self) -> list[fit.Shape]:

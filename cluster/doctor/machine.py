@@ -10,7 +10,7 @@ import psutil
 
 from heliostat.cluster.doctor import Found, ok, problem
 from heliostat.cluster.profile import Profile, size
-from heliostat.cluster.targets.local import Laptop
+from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import PORTS
 from heliostat.folder import absolute
 
@@ -71,7 +71,7 @@ def _storage(profile: Profile) -> Found:
 
 
 def _cluster(profile: Profile) -> Found:
-    state = Laptop(profile).state()
+    state = LocalCluster(profile).state()
     if state.state == "failed":
         yield problem(f"{state.name}: {state.detail}", f"heliostat up {state.name} starts it anew")
     else:

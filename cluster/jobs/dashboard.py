@@ -30,7 +30,7 @@ class Socket(Protocol):
 
 
 @dataclass(frozen=True)
-class Way:
+class Endpoint:
     """How to reach a dashboard: its URL, the headers that open it, and a connection pool that trusts it."""
 
     url: str
@@ -40,7 +40,7 @@ class Way:
     """A websocket to a path of the dashboard."""
 
 
-def by_port(port: int, token: str) -> Way:
+def by_port(port: int, token: str) -> Endpoint:
     """The way to a dashboard at a port of this machine, behind a token."""
     headers = {"Authorization": f"Bearer {token}"}
 
@@ -48,7 +48,7 @@ def by_port(port: int, token: str) -> Way:
         opened: Socket = create_connection(f"ws://127.0.0.1:{port}{path}", timeout=5, header=headers)
         return opened
 
-    return Way(f"http://127.0.0.1:{port}", lambda: headers, urllib3.PoolManager(), open_socket)
+    return Endpoint(f"http://127.0.0.1:{port}", lambda: headers, urllib3.PoolManager(), open_socket)
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ class Dashboard:
         name: the cluster's name, for messages.
     """
 
-    def __init__(self, way: Way, name: str) -> None:
+    def __init__(self, way: Endpoint, name: str) -> None:
         self.way, self.name = way, name
 
     def version(self) -> str:

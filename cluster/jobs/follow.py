@@ -27,7 +27,7 @@ STOP_SECONDS = 60
 """How long a job that is asked to stop may take for its last checkpoint."""
 
 Look = Callable[[], str]
-"""Looks at the cluster: what a job waits for, in a line; raises `Explained` if that will not come."""
+"""Looks at the cluster: what a job waits for, in a line; raises `NotComing` if that will not come."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def follow(
     Raises:
         ContactLost: nobody answers for a minute; the job may go on.
         JobFailed: the cluster has lost the job.
-        Explained: what the job waits for will not come.
+        NotComing: what the job waits for will not come.
     """
     log = _Log(dashboard, job_id, write)
     answered = time.monotonic()

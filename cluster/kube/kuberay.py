@@ -15,7 +15,7 @@ from heliostat.cluster.kube.api import KINDS, Api
 from heliostat.cluster.kube.conditions import finished, ready, suspended
 from heliostat.cluster.kube.objects import JSON_PATCH, STRICT, Objects
 from heliostat.cluster.names import SUSPENDED, Document
-from heliostat.errors import Explained, UserError
+from heliostat.errors import NotComing, UserError
 
 
 class Clusters(Objects):
@@ -81,13 +81,13 @@ class Jobs(Suspendable):
         """Wait until a job has ended for good: succeeded, failed with no retry left, or refused.
 
         Raises:
-            Explained: it is not over after ``timeout`` seconds, or it did not succeed; the message says why.
+            NotComing: it is not over after ``timeout`` seconds, or it did not succeed; the message says why.
         """
         job = self.wait([name], finished, timeout)[name]
         status = job["status"]
         if status.get("jobStatus") != "SUCCEEDED":
             reason = status.get("reason") or status.get("jobStatus") or status["jobDeploymentStatus"]
-            raise Explained(
+            raise NotComing(
                 f"RayJob {name} ended with {reason}: {status.get('message', '')}", f"kubectl describe rayjob {name}"
             )
         return job

@@ -15,7 +15,7 @@ from heliostat.cluster.documents import validation
 from heliostat.cluster.errors import Conflict, NotFound, Unreachable
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.names import MANAGER, QUEUE_LABEL, Document
-from heliostat.errors import Explained
+from heliostat.errors import NotComing
 
 APPLY, MERGE, JSON_PATCH = "application/apply-patch+yaml", "application/merge-patch+json", "application/json-patch+json"
 STRICT = {"fieldValidation": "Strict"}
@@ -111,7 +111,7 @@ class Objects:
         while timeout and (left := self.find(name)):
             if time.monotonic() > deadline:
                 holding = ", ".join(left["metadata"].get("finalizers", [])) or "its pods"
-                raise Explained(
+                raise NotComing(
                     f"{self.kind} {name} is still there after {timeout:.0f} s: held by {holding}", "remove what holds it"
                 )
             time.sleep(0.3)
@@ -133,7 +133,7 @@ class Objects:
         """Wait until all of these objects are so, by one watch.
 
         Raises:
-            Explained: they are not, after ``timeout`` seconds.
+            NotComing: they are not, after ``timeout`` seconds.
         """
         missing, found = set(names), dict[str, Document]()
         if not missing:
@@ -146,7 +146,7 @@ class Objects:
                 if not missing:
                     return found
         left = ", ".join(sorted(missing))
-        raise Explained(
+        raise NotComing(
             f"{self.kind} {left}: not so after {timeout:.0f} s", "heliostat status and heliostat doctor say how it is"
         )
 

@@ -4,14 +4,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from heliostat.cluster.diagnosis.observe import Sight
+from heliostat.cluster.diagnosis.observe import Observer
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import network_policy, ray_job
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import DONE, Job
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.errors import ContactLost, JobFailed
 
 START_SECONDS = 900
@@ -21,15 +21,15 @@ START_SECONDS = 900
 class Ephemeral:
     """The cluster of a RayJob; the operator chooses its name, and another one when a queue admits the job again."""
 
-    def __init__(self, target: Remote, name: str) -> None:
+    def __init__(self, target: KubernetesCluster, name: str) -> None:
         self.target, self.name = target, name
-        self.sight = Sight(target.kube, name)
+        self.observer = Observer(target.kube, name)
         self.watchdog = Watchdog(target.profile, lambda pod: self.remote().log(pod))
-        self._remote: Remote | None = None
+        self._remote: KubernetesCluster | None = None
         self.job_id = ""
         """Empty until the job was submitted."""
 
-    def remote(self) -> Remote:
+    def remote(self) -> KubernetesCluster:
         """The RayCluster.
 
         Raises:
@@ -39,12 +39,12 @@ class Ephemeral:
         if not chosen:
             raise NotFound(f"{self.name} has no cluster yet", "wait")
         if self._remote is None or self._remote.name != chosen:
-            self._remote = Remote(self.target.profile, self.target.kube, chosen)
+            self._remote = KubernetesCluster(self.target.profile, self.target.kube, chosen)
         return self._remote
 
     def look(self) -> str:
-        """What is waited for; raises `Explained` if that will not come."""
-        return self.watchdog.look(self.sight.snapshot(self._ray_job()))
+        """What is waited for; raises `NotComing` if that will not come."""
+        return self.watchdog.look(self.observer.snapshot(self._ray_job()))
 
     def answers(self) -> bool:
         """Whether the dashboard answers."""
@@ -87,7 +87,7 @@ _AGAIN = "\n  the same command again goes on from the last checkpoint"
 
 
 @contextmanager
-def own_cluster(target: Remote, job_id: str, say: Callable[[str], Any]) -> Iterator[Ephemeral]:
+def own_cluster(target: KubernetesCluster, job_id: str, say: Callable[[str], Any]) -> Iterator[Ephemeral]:
     """Make a cluster for one job, and delete it at the end, unless contact was lost: then its time limits do that."""
     target.check()
     name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"

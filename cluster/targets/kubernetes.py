@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from heliostat.cluster.diagnosis.checks import check_claim, check_head, check_image, check_operator, check_queue
-from heliostat.cluster.diagnosis.observe import Sight
+from heliostat.cluster.diagnosis.observe import Observer
 from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
-from heliostat.cluster.jobs.dashboard import Dashboard, Job, Socket, Way
+from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Job, Socket
 from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
@@ -49,14 +49,14 @@ class Step:
         return [change for change in self.changes if not change.path.endswith(TEMPLATE)]
 
 
-class Remote:
+class KubernetesCluster:
     """The cluster that a profile describes, in the Kubernetes that KUBECONFIG names."""
 
     def __init__(self, profile: Profile, kube: KubeRay | None = None, name: str | None = None) -> None:
         self.profile = profile
         self.kube = kube or KubeRay(namespace=profile.namespace)
         self.name = name or profile.name
-        self.sight = Sight(self.kube, self.name)
+        self.observer = Observer(self.kube, self.name)
 
     @property
     def api(self) -> Api:
@@ -89,7 +89,7 @@ class Remote:
             force: take over fields that somebody else has set.
 
         Raises:
-            Explained: it does not come up; with the reason and the fix.
+            NotComing: it does not come up; with the reason and the fix.
             Conflict: somebody else works on it.
             UserError: pods must be replaced that Kueue has admitted: it would put the old marks back on the new ones (0.15).
         """
@@ -114,7 +114,7 @@ class Remote:
         """Look at the cluster until it is so; yields what is waited for.
 
         Raises:
-            Explained: it will not come, or did not in time.
+            NotComing: it will not come, or did not in time.
         """
         watchdog, seen = Watchdog(self.profile, self.log), list[Snapshot]()
 
@@ -130,7 +130,7 @@ class Remote:
 
         Raises:
             UserError: there is no such cluster.
-            Explained: it does not come up.
+            NotComing: it does not come up.
         """
         live = self.kube.clusters.find(self.name)
         if live is None:
@@ -157,7 +157,7 @@ class Remote:
         return max(group.start_seconds for group in self.profile.groups)
 
     def look(self, watchdog: Watchdog | None = None) -> Callable[[], str]:
-        """A look at the cluster: what is waited for; it raises `Explained` if that will not come."""
+        """A look at the cluster: what is waited for; it raises `NotComing` if that will not come."""
         dog = watchdog or Watchdog(self.profile, self.log)
         return lambda: dog.look(self.snapshot())
 
@@ -166,7 +166,7 @@ class Remote:
         check_operator(self.profile, self.api.features)
         check_queue(self.profile, self.api)
         check_claim(self.profile, self.kube)
-        check_head(self.profile, self.sight)
+        check_head(self.profile, self.observer)
 
     def claims(self) -> list[Document]:
         """The claims that jobs of this profile need."""
@@ -183,7 +183,7 @@ class Remote:
 
     def snapshot(self) -> Snapshot:
         """All that the API server shows of this cluster now."""
-        return self.sight.snapshot()
+        return self.observer.snapshot()
 
     def state(self) -> State:
         """The cluster at this moment, with its nodes, groups and jobs."""
@@ -207,7 +207,7 @@ class Remote:
         def open_socket(place: str) -> Socket:
             return self.api.websocket(f"{path}{place}", headers())
 
-        return Dashboard(Way(f"{self.api.server}{path}", headers, self.api.pool, open_socket), self.name)
+        return Dashboard(Endpoint(f"{self.api.server}{path}", headers, self.api.pool, open_socket), self.name)
 
     @cached_property
     def token(self) -> str:

@@ -15,12 +15,12 @@ from heliostat.cluster.jobs.usage import usage
 from heliostat.cluster.names import CLUSTER_LABEL
 from heliostat.cluster.profile import Profile, installed_ray
 from heliostat.environment import NODES
-from heliostat.errors import Explained, Stopped, UserError
+from heliostat.errors import NotComing, Stopped, UserError
 from heliostat.interrupts import interrupts
 
 if TYPE_CHECKING:
-    from heliostat.cluster.targets.kubernetes import Remote
-    from heliostat.cluster.targets.local import Laptop
+    from heliostat.cluster.targets.kubernetes import KubernetesCluster
+    from heliostat.cluster.targets.local import LocalCluster
 
 Say = Callable[[str], Any]
 
@@ -37,19 +37,19 @@ class _Reached:
     """How the job ended, as somebody else than the dashboard knows."""
 
 
-def open_target(profile: Profile) -> "Remote | Laptop":
+def open_target(profile: Profile) -> "KubernetesCluster | LocalCluster":
     """The cluster of a profile, which need not exist yet.
 
     Raises:
         UserError: there is no usable kubeconfig.
     """
     if profile.platform == "local":
-        from heliostat.cluster.targets.local import Laptop
+        from heliostat.cluster.targets.local import LocalCluster
 
-        return Laptop(profile)
-    from heliostat.cluster.targets.kubernetes import Remote
+        return LocalCluster(profile)
+    from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
-    return Remote(profile)
+    return KubernetesCluster(profile)
 
 
 def new_job_id(stem: str) -> str:
@@ -67,7 +67,7 @@ def run_there(
         ContactLost: nobody answers; the job may go on.
         JobFailed: it failed.
         Stopped: it was stopped.
-        Explained: what it waits for will not come; then it has been stopped.
+        NotComing: what it waits for will not come; then it has been stopped.
     """
     work = Work(work.job_id, work.argv, work.working_dir, {NODES: json.dumps(profile.capacity), **work.env})
     # Before a cluster is made or Ctrl-C is put off: packing may take long, and may find that it is too much.
@@ -88,7 +88,7 @@ def unless_busy(dashboard: Dashboard, look: Look) -> Look:
     def guarded() -> str:
         try:
             return look()
-        except Explained as error:
+        except NotComing as error:
             if any(node.cpus_used or node.gpus_used for node in usage(dashboard).values()):
                 return error.what
             raise
@@ -111,7 +111,7 @@ def _followed(there: _Reached, job_id: str, write: Callable[[str], Any], say: Sa
 
     try:
         return follow(dashboard, job_id, write, say, look_out, again, lambda: bool(received), there.ended)
-    except Explained as error:
+    except NotComing as error:
         dashboard.stop(job_id)
         error.add_note(f"job {job_id} was stopped")
         raise
@@ -131,9 +131,9 @@ def _reached(profile: Profile, name: str, say: Say, ephemeral: bool, received: l
         if profile.platform == "local":
             raise UserError("--ephemeral is for Kubernetes, and this profile is local", "leave it out")
         from heliostat.cluster.targets.ephemeral import own_cluster
-        from heliostat.cluster.targets.kubernetes import Remote
+        from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
-        assert isinstance(target, Remote)
+        assert isinstance(target, KubernetesCluster)
         with own_cluster(target, name, told) as own:
             dashboard = own.remote().dashboard()
             _check_ray(profile, dashboard)

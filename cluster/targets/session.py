@@ -17,7 +17,7 @@ from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.names import PORTS
-from heliostat.cluster.targets.kubernetes import UP_SECONDS, Remote
+from heliostat.cluster.targets.kubernetes import UP_SECONDS, KubernetesCluster
 from heliostat.errors import UserError
 
 TOKENS = Path("~/.heliostat/tokens")
@@ -62,7 +62,7 @@ class Session:
 
 @contextmanager
 def opened(
-    remote: Remote, say: Callable[[str], Any], port: int = 0, client_port: int = 0
+    remote: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0
 ) -> Iterator[tuple[Session, Forward, str]]:
     """Bring a cluster's dashboard and Ray Client to this machine: where they are, what keeps them there, Ray's version.
 
@@ -74,7 +74,7 @@ def opened(
 
     Raises:
         UserError: there is no such cluster, it is suspended, it refuses its token, or a local port is in use.
-        Explained: its head does not come up.
+        NotComing: its head does not come up.
     """
     check_awake(remote)
     with Forward(remote.api, remote.name, {PORTS["dashboard"]: port, PORTS["client"]: client_port}) as forward:
@@ -92,7 +92,7 @@ def opened(
         yield Session(remote.name, url, client, environment), forward, dashboard.version()
 
 
-def check_awake(remote: Remote) -> None:
+def check_awake(remote: KubernetesCluster) -> None:
     """Raise `UserError` if there is no cluster, or a suspended one."""
     live = remote.kube.clusters.find(remote.name)
     if live is None:
@@ -105,14 +105,14 @@ def check_awake(remote: Remote) -> None:
         raise UserError(f"{remote.name} is suspended", f"heliostat up {remote.name}")
 
 
-def watch(remote: Remote, forward: Forward, over: Callable[[], bool]) -> Iterator[str]:
+def watch(remote: KubernetesCluster, forward: Forward, over: Callable[[], bool]) -> Iterator[str]:
     """Look after a session until it is over: yields a line whenever it changes how the head is."""
     said, head = "", forward.head()
     while not over():
         now, found = _condition(remote, forward)
         if found and found != head:
             # A cluster that was deleted and made again has another token.
-            write_token(remote.api, remote.name, Remote(remote.profile, remote.kube, remote.name).token)
+            write_token(remote.api, remote.name, KubernetesCluster(remote.profile, remote.kube, remote.name).token)
             head = found
         if now != said:
             yield now or f"the head of {remote.name} is back"
@@ -134,7 +134,7 @@ def write_token(api: Api, cluster: str, token: str) -> Path:
     return path
 
 
-def _condition(remote: Remote, forward: Forward) -> tuple[str, str | None]:
+def _condition(remote: KubernetesCluster, forward: Forward) -> tuple[str, str | None]:
     """What is wrong with the head, empty if nothing is, and its name."""
     try:
         if head := forward.head():

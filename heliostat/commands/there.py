@@ -80,12 +80,12 @@ def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> i
     """Apply what runs this command by a schedule, each time under a name of its own."""
     from heliostat.cluster.jobs.packaging import packages
     from heliostat.cluster.targets import scheduled
-    from heliostat.cluster.targets.kubernetes import Remote
+    from heliostat.cluster.targets.kubernetes import KubernetesCluster
     from heliostat.console import out
 
     if profile.platform == "local":
         raise UserError("--cron is for Kubernetes, and this profile is local", "use cron on this machine")
-    target = Remote(profile)
+    target = KubernetesCluster(profile)
     target.check()
     command = f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)"
     code = packages(Path.cwd())

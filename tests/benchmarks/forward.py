@@ -20,21 +20,21 @@ from kubernetes.stream import portforward
 
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.profile import find
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.benchmarks import spread
 
 DASHBOARD = 8265
 
 
 @contextmanager
-def ours(remote: Remote) -> Iterator[str]:
+def ours(remote: KubernetesCluster) -> Iterator[str]:
     """Our forward."""
     with Forward(remote.api, remote.name, {DASHBOARD: 0}) as forward:
         yield f"http://127.0.0.1:{forward.ports[DASHBOARD]}"
 
 
 @contextmanager
-def stock(remote: Remote) -> Iterator[str]:
+def stock(remote: KubernetesCluster) -> Iterator[str]:
     """The forward of the kubernetes package."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         threading.Thread(target=_stock_connection, args=(remote, listener), daemon=True).start()
@@ -42,7 +42,7 @@ def stock(remote: Remote) -> Iterator[str]:
 
 
 @contextmanager
-def direct(remote: Remote) -> Iterator[str]:
+def direct(remote: KubernetesCluster) -> Iterator[str]:
     """No forward."""
     yield f"http://{_head(remote)['status']['podIP']}:{DASHBOARD}"
 
@@ -54,7 +54,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
-    remote = Remote(find(args.profile))
+    remote = KubernetesCluster(find(args.profile))
     data = random.randbytes(args.megabytes * 10**6)
     speeds: dict[str, list[float]] = {}
     for _ in range(args.rounds):
@@ -75,13 +75,13 @@ def _upload(url: str, token: str, data: bytes) -> float:
     return len(data) / 1e6 / (time.perf_counter() - began)
 
 
-def _head(remote: Remote) -> dict[str, dict[str, str]]:
+def _head(remote: KubernetesCluster) -> dict[str, dict[str, str]]:
     name = Forward(remote.api, remote.name, {}).head()
     pod: dict[str, dict[str, str]] = remote.api.request("GET", remote.api.path("Pod", str(name)))
     return pod
 
 
-def _stock_connection(remote: Remote, listener: socket.socket) -> None:
+def _stock_connection(remote: KubernetesCluster, listener: socket.socket) -> None:
     accepted = listener.accept()[0]
     core = client.CoreV1Api(remote.api.client)
     where = (_head(remote)["metadata"]["name"], remote.api.namespace)

@@ -7,7 +7,7 @@ from heliostat.cluster.diagnosis.snapshot import Snapshot
 from heliostat.cluster.diagnosis.wait import Watchdog
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, find
-from heliostat.errors import Explained
+from heliostat.errors import NotComing
 
 APPLIED, LATER, BEFORE = "2026-11-24T09:00:00Z", "2026-11-24T09:00:01Z", "2026-11-24T08:50:00Z"
 IMAGE = "heliostat/ray:2.60.0"
@@ -103,7 +103,7 @@ def fixed(name: str) -> Profile:
 
 def watch(
     snapshot: Snapshot | Callable[[float], Snapshot], seconds: float, profile: Profile | None = None, log: str = ""
-) -> tuple[Explained | None, float, list[str]]:
+) -> tuple[NotComing | None, float, list[str]]:
     """Look twice a second for so long: how it ended, after how many seconds, and what was said on the way."""
     clock = Clock()
     dog = Watchdog(profile or fixed("spot"), lambda _: log, clock)
@@ -111,7 +111,7 @@ def watch(
     while (passed := clock.now - Clock.now) <= seconds:
         try:
             said.append(dog.look(snapshot(passed) if callable(snapshot) else snapshot))
-        except Explained as error:
+        except NotComing as error:
             return error, passed, said
         clock.now += 0.5
     return None, seconds, said

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from heliostat.cluster.cost import KEPT, Bill, Life, bill
+from heliostat.cluster.cost import KEPT, CostReport, NodeLifetime, bill
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 from tests.conftest import Command
@@ -22,16 +22,16 @@ PROFILE = Profile.model_validate(
         ],
     }
 )
-HEAD = Life("head", "head", begin=0.0)
+HEAD = NodeLifetime("head", "head", begin=0.0)
 NODES = (
     HEAD,
-    Life("a", "gpu", begin=1 * HOUR, end=2 * HOUR),
-    Life("b", "gpu", begin=1.5 * HOUR),
-    Life("c", "spot", begin=0.5 * HOUR, end=1 * HOUR),
+    NodeLifetime("a", "gpu", begin=1 * HOUR, end=2 * HOUR),
+    NodeLifetime("b", "gpu", begin=1.5 * HOUR),
+    NodeLifetime("c", "spot", begin=0.5 * HOUR, end=1 * HOUR),
 )
 
 
-def told(found: Bill) -> dict[str, tuple[int, float, float, float]]:
+def told(found: CostReport) -> dict[str, tuple[int, float, float, float]]:
     """Of each group its nodes, its GPU-hours, its cost and what it had cost always on."""
     return {g.name: (g.nodes, g.gpu_seconds / HOUR, g.cost, g.static) for g in found.groups}
 
@@ -54,12 +54,19 @@ def test_only_the_time_that_is_asked_for_counts() -> None:
         (NODES, -HOUR, None, r"since 14400 s ago, and not all of the time from 18000 to 0 s ago\n.*--since 14400s"),
         (NODES, -HOUR, 3 * HOUR, r"since 14400 s ago, and not all of the time from 18000 to 3600 s ago\n.*--since 14400s"),
         (NODES, None, -HOUR, r"since 14400 s ago, and not all of the time from 14400 to 18000 s ago"),
-        ((HEAD, Life("x", "old", 0.0)), None, None, "nodes of group old, which has no price in its profile"),
-        ((HEAD, *(Life(str(n), "gpu", n, n + 5.0) for n in range(KEPT))), 1.0, None, "remembers its nodes since 14395 s ago"),
+        ((HEAD, NodeLifetime("x", "old", 0.0)), None, None, "nodes of group old, which has no price in its profile"),
+        (
+            (HEAD, *(NodeLifetime(str(n), "gpu", n, n + 5.0) for n in range(KEPT))),
+            1.0,
+            None,
+            "remembers its nodes since 14395 s ago",
+        ),
         ((), None, None, "has only just started"),
     ],
 )
-def test_what_cannot_be_known_is_refused(nodes: Sequence[Life], since: float | None, until: float | None, words: str) -> None:
+def test_what_cannot_be_known_is_refused(
+    nodes: Sequence[NodeLifetime], since: float | None, until: float | None, words: str
+) -> None:
     with pytest.raises(UserError, match=words):
         bill(PROFILE, nodes, 4 * HOUR, since, until)
 

@@ -18,20 +18,20 @@ from heliostat.cluster.errors import NotFound
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import held, usage
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.targets.local import Laptop
+from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import autoscaling
-from heliostat.cluster.targets.local.processes import Run, processes
+from heliostat.cluster.targets.local.processes import ClusterRecord, processes
 from heliostat.cluster.targets.status import State
 from heliostat.config import to_yaml
-from heliostat.errors import Explained, UserError
+from heliostat.errors import NotComing, UserError
 from tests.conftest import Command, clean_environment, gone, wait_for
 
 UP = """
 import sys
 from heliostat.cluster.jobs.follow import Work, submit
-from heliostat.cluster.targets.local import Laptop
+from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.profile import Profile
-for line in Laptop(Profile.model_validate_json(sys.argv[1])).up():
+for line in LocalCluster(Profile.model_validate_json(sys.argv[1])).up():
     print(line)
 """
 JOB = """
@@ -64,8 +64,8 @@ def profile_of(name: str, **changes: Any) -> Profile:
     return Profile.model_validate({**document, **changes})
 
 
-def run_of(laptop: Laptop) -> Run:
-    return Run(**json.loads((laptop.folder / "cluster.json").read_text()))
+def run_of(laptop: LocalCluster) -> ClusterRecord:
+    return ClusterRecord(**json.loads((laptop.folder / "cluster.json").read_text()))
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +85,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def laptop(env: dict[str, str], folder: Path) -> Iterator[Laptop]:
+def laptop(env: dict[str, str], folder: Path) -> Iterator[LocalCluster]:
     """A cluster that another process has started, which has ended."""
-    laptop = Laptop(profile_of("first", env={"COLOUR": "blue"}))
+    laptop = LocalCluster(profile_of("first", env={"COLOUR": "blue"}))
     try:
         command = [sys.executable, "-c", UP, laptop.profile.model_dump_json()]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=90)
@@ -102,7 +102,7 @@ def laptop(env: dict[str, str], folder: Path) -> Iterator[Laptop]:
     assert laptop.state().state == "absent"
 
 
-def test_a_cluster_outlives_the_command_that_started_it(laptop: Laptop) -> None:
+def test_a_cluster_outlives_the_command_that_started_it(laptop: LocalCluster) -> None:
     state = laptop.state()
     assert (state.state, state.detail) == ("ready", "")
     assert [(group.name, group.min, group.max, group.desired, group.ready) for group in state.groups] == [("gpu", 0, 2, 0, 0)]
@@ -111,7 +111,9 @@ def test_a_cluster_outlives_the_command_that_started_it(laptop: Laptop) -> None:
     assert laptop.dashboard().version() == state.ray_version
 
 
-def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(laptop: Laptop, env: dict[str, str]) -> None:
+def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(
+    laptop: LocalCluster, env: dict[str, str]
+) -> None:
     path = Path(env["HOME"], "first.yaml")
     path.write_text(to_yaml(laptop.profile.model_dump(mode="json")))
     command = Command(path.parent, env)
@@ -123,22 +125,22 @@ def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(la
         assert laptop.dashboard().way.url in refused.err
 
 
-def test_up_leaves_a_cluster_that_runs_alone(laptop: Laptop) -> None:
+def test_up_leaves_a_cluster_that_runs_alone(laptop: LocalCluster) -> None:
     before = run_of(laptop)
     list(laptop.up())
     assert laptop.changes() == []
     assert run_of(laptop) == before
 
 
-def test_a_changed_profile_is_refused_and_ends_nothing(laptop: Laptop) -> None:
+def test_a_changed_profile_is_refused_and_ends_nothing(laptop: LocalCluster) -> None:
     before = run_of(laptop)
     with pytest.raises(UserError, match=r"differs: env, storage[^,]*\n.*heliostat down first"):
-        list(Laptop(profile_of("first", env={"COLOUR": "red"}, storage={"uri": "other"})).up())
+        list(LocalCluster(profile_of("first", env={"COLOUR": "red"}, storage={"uri": "other"})).up())
     assert run_of(laptop) == before
     assert before.alive
 
 
-def test_only_this_machine_gets_in_and_only_with_the_token(laptop: Laptop) -> None:
+def test_only_this_machine_gets_in_and_only_with_the_token(laptop: LocalCluster) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(laptop.dashboard().way.url + "/api/version")
     addresses = set()
@@ -148,7 +150,7 @@ def test_only_this_machine_gets_in_and_only_with_the_token(laptop: Laptop) -> No
     assert addresses == {"127.0.0.1"}
 
 
-def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: Laptop, folder: Path) -> None:
+def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: LocalCluster, folder: Path) -> None:
     dashboard = laptop.dashboard()
     code = folder / "code"
     code.mkdir()
@@ -192,7 +194,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: Laptop, folder: Pa
     assert "RAY_AUTH_TOKEN" not in seen["env"]
 
 
-def test_a_log_arrives_on_a_websocket(laptop: Laptop) -> None:
+def test_a_log_arrives_on_a_websocket(laptop: LocalCluster) -> None:
     dashboard = laptop.dashboard()
     dashboard.submit("talks", "echo here I am", {}, {})
     socket, heard = dashboard.tail("talks"), ""
@@ -203,30 +205,30 @@ def test_a_log_arrives_on_a_websocket(laptop: Laptop) -> None:
         socket.close()
 
 
-def test_a_ray_client_gets_in_at_once(laptop: Laptop, env: dict[str, str]) -> None:
+def test_a_ray_client_gets_in_at_once(laptop: LocalCluster, env: dict[str, str]) -> None:
     """Ray's fork of its own server fails every third time, unless it is told not to mind gRPC (ray#63202)."""
     command = [sys.executable, "-c", CLIENT, laptop.client_address]
     done = subprocess.run(command, env={**env, **laptop.environment}, capture_output=True, text=True, timeout=60)
     assert done.stdout == "42\n", done.stderr
 
 
-def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started_anew(laptop: Laptop) -> None:
+def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started_anew(laptop: LocalCluster) -> None:
     group = {"name": "cpu", "cpu": "1", "memory": "1Gi", "min": 1, "max": 1}
-    second = Laptop(profile_of("second", groups=[group]))
+    second = LocalCluster(profile_of("second", groups=[group]))
     try:
         list(second.up())
         first_run, old = run_of(laptop), run_of(second)
         assert [group.ready for group in second.state().groups] == [1]
         assert not set(first_run.ports.values()) & set(old.ports.values())
 
-        changed = Laptop(profile_of("second", groups=[{**group, "min": 0}]))
+        changed = LocalCluster(profile_of("second", groups=[{**group, "min": 0}]))
         list(changed.up(replace=True))
         assert processes(old) == []
         assert run_of(second).profile["groups"][0]["min"] == 0
 
         psutil.Process(run_of(second).pid).kill()
         wait_for(lambda: second.state().state == "failed", "the cluster to be known as failed", 5)
-        with pytest.raises(Explained, match="the head of second has ended"):
+        with pytest.raises(NotComing, match="the head of second has ended"):
             list(second.awake())
         list(changed.up())
         assert second.state().state == "ready"
@@ -246,9 +248,9 @@ def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started
 
 
 def test_a_head_that_cannot_start_is_explained_by_its_log(env: dict[str, str]) -> None:
-    broken = Laptop(profile_of("broken", env={"PYTHONHOME": "/nowhere"}))
+    broken = LocalCluster(profile_of("broken", env={"PYTHONHOME": "/nowhere"}))
     began = time.monotonic()
-    with pytest.raises(Explained, match="No module named 'encodings'"):
+    with pytest.raises(NotComing, match="No module named 'encodings'"):
         list(broken.up())
     assert time.monotonic() - began < 10
     state = broken.state()
@@ -259,10 +261,10 @@ def test_a_head_that_cannot_start_is_explained_by_its_log(env: dict[str, str]) -
 
 
 def test_a_process_that_has_the_pid_of_a_head_by_now_is_not_killed(env: dict[str, str], tmp_path: Path) -> None:
-    laptop = Laptop(profile_of("forgotten"))
+    laptop = LocalCluster(profile_of("forgotten"))
     laptop.folder.mkdir(parents=True)
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
-        run = Run(str(tmp_path / "scratch"), {}, "", "2.60.0", {}, stranger.pid)
+        run = ClusterRecord(str(tmp_path / "scratch"), {}, "", "2.60.0", {}, stranger.pid)
         (laptop.folder / "cluster.json").write_text(json.dumps(vars(run)))
         assert laptop.state().state == "failed"
         assert laptop.down() == ["Ray cluster forgotten"]
@@ -289,7 +291,7 @@ def test_what_a_placement_group_reserves_counts_as_held() -> None:
     assert held("\n".join(lines)) == {"CPU": 0, "GPU": 3, "memory": 0}
 
 
-def until(laptop: Laptop, condition: Callable[[State], bool]) -> State:
+def until(laptop: LocalCluster, condition: Callable[[State], bool]) -> State:
     """The first state that fulfils the condition."""
     states: list[State] = []
 

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from heliostat.cluster.targets.local.processes import Run, processes
+from heliostat.cluster.targets.local.processes import ClusterRecord, processes
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.attempts import ATTEMPTS
@@ -136,9 +136,9 @@ class Breakable:
     storage: Path
 
     @property
-    def run(self) -> Run:
+    def run(self) -> ClusterRecord:
         path = Path(self.command.env["HOME"], ".heliostat/clusters/breakable/cluster.json")
-        return Run(**json.loads(path.read_text()))
+        return ClusterRecord(**json.loads(path.read_text()))
 
     def up(self) -> None:
         done = self.command("up", "profile.yaml", timeout=120)

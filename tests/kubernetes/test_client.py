@@ -16,7 +16,7 @@ from heliostat.cluster.kube.kuberay import Clusters, KubeRay
 from heliostat.cluster.kube.objects import APPLY, AUTOSCALER, Objects
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import find
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.conftest import free_port
 from tests.kubernetes.conftest import Place, group
 from tests.kubernetes.test_waits import counted
@@ -240,7 +240,7 @@ def test_a_thousand_clusters_are_listed_about_as_fast_as_kubectl_does(place: Pla
         assert len(clusters.list("heliostat.dev/many=yes")) == 1000
         with counted(place.kube.api) as asked:
             began = time.monotonic()
-            state = Remote(find(str(place.profile("c-0500"))), place.kube).state()
+            state = KubernetesCluster(find(str(place.profile("c-0500"))), place.kube).state()
             print(f"status beside 1000 clusters: {time.monotonic() - began:.2f} s, {sum(asked.values())} requests")
         assert state.name == "c-0500"
         assert asked["c-0500"] == 1

@@ -120,15 +120,15 @@ def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
     from heliostat.cluster.diagnosis.wait import Watchdog, poll
     from heliostat.cluster.documents.manifests import documents
     from heliostat.cluster.profile import find
-    from heliostat.cluster.targets.kubernetes import Remote
-    from heliostat.errors import Explained
+    from heliostat.cluster.targets.kubernetes import KubernetesCluster
+    from heliostat.errors import NotComing
 
     profile = find(str(place.profile("event")))
     document = next(d for d in documents(profile, place.kube.api.features) if d["kind"] == "RayCluster")
     document["spec"]["workerGroupSpecs"][0]["minReplicas"] = 9
     place.kube.api.request("POST", place.kube.api.path("RayCluster"), document)
-    remote, dog = Remote(profile, place.kube), Watchdog(profile, lambda pod: "")
+    remote, dog = KubernetesCluster(profile, place.kube), Watchdog(profile, lambda pod: "")
     lines = poll(lambda: dog.look(remote.snapshot()), lambda: False, 60, "event")
-    with timed("invalid", SECONDS), pytest.raises(Explained, match="minReplicas 9 greater than maxReplicas 2"):
+    with timed("invalid", SECONDS), pytest.raises(NotComing, match="minReplicas 9 greater than maxReplicas 2"):
         list(lines)
     place.kube.clusters.delete("event")

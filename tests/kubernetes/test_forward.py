@@ -27,7 +27,7 @@ from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import ready
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.profile import find
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.config import to_yaml
 from tests.conftest import Command, end_group, free_port, gone, processes_of, wait_for
 from tests.kubernetes.conftest import Place
@@ -37,7 +37,7 @@ from tests.kubernetes.conftest import Place
 class Cluster:
     """A cluster of these tests alone."""
 
-    remote: Remote
+    remote: KubernetesCluster
     profile: Path
 
     @property
@@ -52,7 +52,7 @@ def cluster(place: Place) -> Cluster:
     for document in documents(profile, place.kube.api.features):
         place.kube.objects(document["kind"]).apply(document)
     place.kube.clusters.wait([profile.name], ready, 180)
-    return Cluster(Remote(profile, place.kube), path)
+    return Cluster(KubernetesCluster(profile, place.kube), path)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from heliostat.cluster.errors import Conflict, Invalid, NotFound
 from heliostat.cluster.kube.conditions import finished
 from heliostat.cluster.names import API_VERSION, Document
 from heliostat.cluster.profile import Profile, find
-from heliostat.errors import Explained
+from heliostat.errors import NotComing
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place
 
@@ -67,9 +67,9 @@ def test_a_job_that_keeps_its_cluster_cannot_be_suspended(place: Place, profile:
 def test_a_job_that_fails_is_explained_when_it_was_waited_for(place: Place, profile: Profile) -> None:
     jobs = place.kube.jobs
     jobs.create(job(place, profile, "failing", "exit 3"))
-    with pytest.raises(Explained, match="not so after 1 s"):
+    with pytest.raises(NotComing, match="not so after 1 s"):
         jobs.wait_finished("failing", 1)
-    with pytest.raises(Explained, match="RayJob failing ended with AppFailed") as failed:
+    with pytest.raises(NotComing, match="RayJob failing ended with AppFailed") as failed:
         jobs.wait_finished("failing", 240)
     assert "exit code 3" in failed.value.what
     assert jobs.delete("failing", timeout=60)
@@ -81,7 +81,7 @@ def test_a_job_that_the_operator_refuses_is_not_waited_for(place: Place, profile
     document["spec"]["backoffLimit"] = -1  # our own rules would not send it
     place.kube.api.request("POST", place.kube.api.path("RayJob"), document)
     began = time.monotonic()
-    with pytest.raises(Explained, match="RayJob refused ended with ValidationFailed"):
+    with pytest.raises(NotComing, match="RayJob refused ended with ValidationFailed"):
         jobs.wait_finished("refused", 120)
     assert time.monotonic() - began < 60
     assert jobs.delete("refused", timeout=60)

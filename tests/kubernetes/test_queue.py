@@ -10,7 +10,7 @@ import pytest
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets import ephemeral
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.conftest import CI, ROOT, Command, wait_for
 from tests.kubernetes.conftest import GPU, Place, group
 from tests.kubernetes.test_cluster import DIGITS, SHORT
@@ -121,7 +121,7 @@ def test_the_time_in_the_queue_does_not_count(place: Place, queue: Queue, path: 
         if time.monotonic() - began > 10:
             raise TimeoutError
 
-    target = Remote(find(str(path)), place.kube)
+    target = KubernetesCluster(find(str(path)), place.kube)
     with pytest.raises(TimeoutError), ephemeral.own_cluster(target, "patient-1234", say):
         pytest.fail("there is no room for it")
     assert said[-1].startswith("waits in the queue team: ")

@@ -19,7 +19,7 @@ from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.names import TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets import scheduled
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.run import run_there
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place
@@ -48,7 +48,7 @@ def test_with_the_role_all_commands_work(
     place: Place, user: Place, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = find(str(path))
-    remote = Remote(profile, user.kube)
+    remote = KubernetesCluster(profile, user.kube)
     assert missing(user.kube.api) == []
     assert "gpu is ready" in done(user, "up", path)
     assert "gpu  ready" in done(user, "status", path)
@@ -124,7 +124,7 @@ def test_the_role_opens_nothing_else(user: Place, path: Path) -> None:
     assert not api.may("create", "pods")
     assert not api.may("create", "pods", subresource="exec")
     assert not api.may("escalate", "roles", "rbac.authorization.k8s.io")
-    assert Remote(find(str(path)), user.kube).sight.nodes() is None
+    assert KubernetesCluster(find(str(path)), user.kube).observer.nodes() is None
 
 
 def test_nobody_gives_away_more_than_the_role_has(user: Place) -> None:
@@ -139,8 +139,8 @@ KINDS = {
     "persistentvolumeclaims": "PersistentVolumeClaim", "secrets": "Secret", "cronjobs": "CronJob",
     "serviceaccounts": "ServiceAccount", "roles": "Role", "rolebindings": "RoleBinding",
 }  # fmt: skip
-CALLS: dict[str, Callable[[Remote], Any]] = {
-    "list pods": Remote.snapshot,
+CALLS: dict[str, Callable[[KubernetesCluster], Any]] = {
+    "list pods": KubernetesCluster.snapshot,
     "delete pods": lambda remote: remote.api.request("DELETE", remote.api.path("Pod", "any"), {}),
     "get pods/log": lambda remote: remote.api.raw("GET", f"{remote.api.path('Pod', 'any')}/log"),
     "get pods/portforward": lambda remote: Forward(remote.api, "any", {8265: 0}).__enter__(),
@@ -158,11 +158,11 @@ CALLS: dict[str, Callable[[Remote], Any]] = {
 """For each right that is not about an object of ours, what needs it."""
 
 
-def call_of(right: Right, profile: Profile) -> Callable[[Remote], Any]:
+def call_of(right: Right, profile: Profile) -> Callable[[KubernetesCluster], Any]:
     if str(right) in CALLS:
         return CALLS[str(right)]
     kind = KINDS[right.resource]
-    calls: dict[str, Callable[[Remote], Any]] = {
+    calls: dict[str, Callable[[KubernetesCluster], Any]] = {
         "get": lambda remote: remote.kube.objects(kind).find("any"),
         "list": lambda remote: remote.kube.objects(kind).list(),
         "create": lambda remote: remote.kube.objects(kind).apply(document_of(kind, profile), dry_run=True),
@@ -184,32 +184,36 @@ def document_of(kind: str, profile: Profile) -> Document:
 
 
 @pytest.fixture
-def other(place: Place) -> Remote:
+def other(place: Place) -> KubernetesCluster:
     """Another cluster of the same user, of which there is nothing but a token."""
     secret = {"metadata": {"name": "other"}, "stringData": {TOKEN_KEY: "token"}}
     if place.kube.objects("Secret").find("other") is None:
         place.kube.objects("Secret").create(secret)
     path = place.profile("other", storage={"claim": "other", "size": "1Gi"})
-    return Remote(find(str(path)), place.kube)
+    return KubernetesCluster(find(str(path)), place.kube)
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=str)
-def test_each_right_is_missed_by_name_when_it_is_taken_away(place: Place, user: Place, other: Remote, right: Right) -> None:
+def test_each_right_is_missed_by_name_when_it_is_taken_away(
+    place: Place, user: Place, other: KubernetesCluster, right: Right
+) -> None:
     place.kube.objects("Role").patch(NAME, {"rules": granting(tuple(each for each in RIGHTS if each != right))})
     wait_for(lambda: missing(user.kube.api) == [right], f"the right to {right} to be missed", 10)
     with pytest.raises(Forbidden) as refused:
-        call_of(right, other.profile)(Remote(other.profile, user.kube))
+        call_of(right, other.profile)(KubernetesCluster(other.profile, user.kube))
     assert right.verb in refused.value.what
     assert right.resource in refused.value.what
 
 
-def test_without_a_right_to_events_a_cluster_is_still_shown(place: Place, user: Place, path: Path, other: Remote) -> None:
+def test_without_a_right_to_events_a_cluster_is_still_shown(
+    place: Place, user: Place, path: Path, other: KubernetesCluster
+) -> None:
     rights = tuple(right for right in RIGHTS if right.resource != "events")
     place.kube.objects("Role").patch(NAME, {"rules": granting(rights)})
     api: Api = user.kube.api
     wait_for(lambda: not api.may("list", "events"), "the right to be gone", 10)
-    remote = Remote(other.profile, user.kube)
-    assert remote.sight.events() is None
+    remote = KubernetesCluster(other.profile, user.kube)
+    assert remote.observer.events() is None
     assert remote.state().state == "absent"
     process = user.command.start("up", path)
     assert process.stderr is not None

@@ -11,7 +11,7 @@ from heliostat.cluster.diagnosis.observe import EVENTS_SECONDS, NODES_SECONDS
 from heliostat.cluster.jobs.follow import Work, follow, submit
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.profile import find
-from heliostat.cluster.targets.kubernetes import Remote
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place, group
 
@@ -35,7 +35,7 @@ def counted(api: Api) -> Iterator[Counter[str]]:
 def test_a_silent_job_is_looked_at_without_a_list_of_events_or_nodes(place: Place, tmp_path: Path) -> None:
     path = place.profile("silent", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     assert place.command("up", path).code == 0
-    remote = Remote(find(str(path)), place.kube)
+    remote = KubernetesCluster(find(str(path)), place.kube)
     dashboard = remote.dashboard()
     submit(dashboard, Work("silent", ["sleep", "20"], tmp_path))
     look, looks = remote.look(), Counter[str]()
@@ -56,7 +56,7 @@ def test_a_silent_job_is_looked_at_without_a_list_of_events_or_nodes(place: Plac
 
 def test_a_wait_for_a_node_lists_events_and_nodes_now_and_then(place: Place) -> None:
     path = place.profile("waits", node_autoscaling=True, groups=[group(gpu=7, min=1, start_seconds=300)])
-    remote = Remote(find(str(path)), place.kube)
+    remote = KubernetesCluster(find(str(path)), place.kube)
     lines, seconds = remote.up(remote.plan(), []), 25.0
     assert next(line for line in lines if "gpu 7" in line)
     with counted(remote.api) as asked:

@@ -14,7 +14,7 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import JobFailed, Stopped
 from heliostat.folder import Folder
-from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrapped
 from heliostat.workloads.ray_train.trainer import CONTROLLERS, Fixed, Group, Trainer
 from heliostat.workloads.run.attempts import of
 from heliostat.workloads.run.signals import STOP
@@ -46,7 +46,7 @@ def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypa
 
 def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
     """What Ray Train would ask besides starts a process, and waits for it; the policy must do without what it then lacks."""
-    policy = Sizes(ScalingConfig(num_workers=2), "runs/x", 2, 2, 0.0, 60.0)
+    policy = ElasticScaling(ScalingConfig(num_workers=2), "runs/x", 2, 2, 0.0, 60.0)
     assert policy._coordinator_client is None
     policy.before_controller_abort()
     Fixed(ScalingConfig(num_workers=2)).make_decision_for_non_running_worker_group()
@@ -54,7 +54,7 @@ def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
 
 
 def test_a_request_to_stop_is_heard_while_the_next_start_is_put_off(tmp_path: Path) -> None:
-    policy = Sizes(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
+    policy = ElasticScaling(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
     of(str(tmp_path)).not_before = time.monotonic() + 1000
     assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
     Folder.at(str(tmp_path)).write(STOP, b"")
@@ -69,7 +69,7 @@ def test_our_policies_answer_every_question_that_there_is() -> None:
         "_get_num_workers_for_resource_request",
     }
     assert FailurePolicy.__abstractmethods__ == {"make_decision"}
-    assert not Sizes.__abstractmethods__ | Judgement.__abstractmethods__
+    assert not ElasticScaling.__abstractmethods__ | FailureHandling.__abstractmethods__
     assert {decision.name for decision in FailureDecision} == {"RETRY", "RAISE", "NOOP"}
 
 
@@ -79,14 +79,14 @@ def test_the_states_that_are_recorded_have_these_names() -> None:
 
 
 def test_rays_own_policy_still_asks_for_more_than_the_nodes_can_give() -> None:
-    """The guard in `Sizes` can go when this fails."""
+    """The guard in `ElasticScaling` can go when this fails."""
     scaling = ScalingConfig(num_workers=(1, 4), resources_per_worker={"CPU": 1})
     assert ElasticScalingPolicy(scaling)._get_num_workers_for_resource_request() == 4
-    assert Sizes(scaling, "runs/x", 1, 2, 0.0, 60.0)._get_num_workers_for_resource_request() == 2
+    assert ElasticScaling(scaling, "runs/x", 1, 2, 0.0, 60.0)._get_num_workers_for_resource_request() == 2
 
 
 def test_the_workers_to_be_replaced_still_hold_their_room_while_the_new_size_is_decided() -> None:
-    """`Sizes` counts their room as free; if Ray lets go of them first, that would count it twice."""
+    """`ElasticScaling` counts their room as free; if Ray lets go of them first, that would count it twice."""
     decide = inspect.getsource(controller.TrainController._make_and_handle_scaling_decision_for_non_running_worker_group)
     resize = inspect.getsource(controller.TrainController._execute_resize_decision)
     assert "_shutdown_worker_group()" not in decide

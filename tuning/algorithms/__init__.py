@@ -10,7 +10,7 @@ from heliostat.tuning.trials import Trial
 
 
 class Algorithm(Protocol):
-    """Where the parameters of trials come from."""
+    """Placement the parameters of trials come from."""
 
     def ask(self, number: int) -> Params | None:
         """The parameters of the trial with that number, counted from 0; None if there are no more."""

@@ -52,12 +52,12 @@ class SweepResult(Config):
 
     @property
     def report(self) -> str:
-        """Where the report is."""
+        """Placement the report is."""
         return join(self.sweep, REPORT)
 
     @property
     def best_config(self) -> str | None:
-        """Where the config of the best trial is, which ``heliostat train`` takes."""
+        """Placement the config of the best trial is, which ``heliostat train`` takes."""
         return None if self.best is None else join(self.sweep, BEST)
 
     @classmethod

@@ -26,7 +26,7 @@ from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
 from heliostat.workloads.ray_train.client import base_there, on_head
 from heliostat.workloads.ray_train.failures import Left, failed, kind_of
-from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, Judgement, Sizes, unwrapped
+from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrapped
 from heliostat.workloads.ray_train.trainer import Trainer
 from heliostat.workloads.run import lease
 from heliostat.workloads.run.attempts import ATTEMPTS
@@ -35,7 +35,7 @@ from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import Tail
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.run.report import write_report
-from heliostat.workloads.run.retry import AWAY
+from heliostat.workloads.run.retry import UNAVAILABLE
 from heliostat.workloads.run.signals import STOP, tell_drain
 
 Watch = Callable[[list[dict[str, Any]]], None]
@@ -142,8 +142,8 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
         scaling_config=scaling,
         run_config=ray.train.RunConfig(name=config.name, storage_path=scratch),
         policies={
-            "scaling_policy": Sizes(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
-            "failure_policy": Judgement(plan.uri, config.max_failures, config.storage_timeout),
+            "scaling_policy": ElasticScaling(scaling, plan.uri, least, most, spec["launched"], config.grow_seconds),
+            "failure_policy": FailureHandling(plan.uri, config.max_failures, config.storage_timeout),
         },
     )
     box: dict[str, Any] = {}
@@ -192,7 +192,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
             if owner.lost:
                 raise lease.taken_over(folder, owner)
             if (received or here in leaving) and asked is None:
-                with suppress(*AWAY):  # storage is away for a while: asked again with the next look
+                with suppress(*UNAVAILABLE):  # storage is away for a while: asked again with the next look
                     folder.write(STOP, b"")
                     asked = now
             if len(received) > 1 or (asked is not None and not running and now - asked > LET_GO):
@@ -200,7 +200,7 @@ def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
             if now - looked > DRAIN_POLL:
                 looked = now
                 if (found := draining()) and found != leaving:
-                    with suppress(*AWAY):
+                    with suppress(*UNAVAILABLE):
                         tell_drain(folder, found)
                         leaving = found
                         if here in found:

@@ -26,7 +26,7 @@ from heliostat.workloads.nodes import draining
 from heliostat.workloads.ray_train.failures import Failures
 from heliostat.workloads.ray_train.trainer import PATIENCE, WATCHER
 from heliostat.workloads.run import attempts, checkpoint
-from heliostat.workloads.run.retry import AWAY, patiently
+from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 from heliostat.workloads.run.signals import GROW, STOP
 
 SETTLE = 3.0
@@ -59,7 +59,7 @@ def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> in
     )
 
 
-class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no types
+class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no types
     """As many workers as there is room for, from ``least`` to ``most``; to grow, the running ones are asked to save first."""
 
     def __init__(self, scaling: ScalingConfig, run: str, least: int, most: int, launched: float, grow_seconds: float) -> None:
@@ -95,7 +95,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
-        with suppress(*AWAY):  # storage is away for a while: looked at again before the next start
+        with suppress(*UNAVAILABLE):  # storage is away for a while: looked at again before the next start
             if Folder.at(self._run).exists(STOP):
                 raise Stopped("stopped while it waited to start its workers; the same command goes on")
         if time.monotonic() < attempts.of(self._run).not_before:
@@ -121,7 +121,7 @@ class Sizes(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no t
             running = worker_group_state.num_workers
             if running < self._most and room(self._each) > 0:
                 # The workers save, leave, and are started again with what there is then.
-                with suppress(*AWAY):
+                with suppress(*UNAVAILABLE):
                     Folder.at(self._run).write(GROW, b"")
         return NoopDecision()
 
@@ -145,7 +145,7 @@ def _later() -> ScalingDecision:
     return NoopDecision()
 
 
-class Judgement(FailurePolicy):  # type: ignore[misc]
+class FailureHandling(FailurePolicy):  # type: ignore[misc]
     """Our own judgement on failures, see `heliostat.workloads.ray_train.failures`, recorded in the run folder."""
 
     def __init__(self, run: str, most: int, patience: float) -> None:
@@ -158,7 +158,7 @@ class Judgement(FailurePolicy):  # type: ignore[misc]
             return self._on_controller(training_failed_error.controller_failure)
         assert isinstance(training_failed_error, WorkerGroupError)
         ends = {rank: unwrapped(error) for rank, error in training_failed_error.worker_failures.items()}
-        saved = patiently(
+        saved = with_retry(
             lambda: max((c.step for c in checkpoint.committed(folder)), default=0), lambda _: None, self._patience
         )
         verdict = self._failures.judge(ends, saved)

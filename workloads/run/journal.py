@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from heliostat.folder import Folder
-from heliostat.workloads.run.retry import AWAY, reason
+from heliostat.workloads.run.retry import UNAVAILABLE, reason
 
 Record = dict[str, Any]
 REMOTE_POLL = 5.0
@@ -49,7 +49,7 @@ class Journal:
             self._lines.append(line)
             try:
                 self._write(line)
-            except AWAY as error:
+            except UNAVAILABLE as error:
                 told, self._behind = self._behind, True
                 if not told:
                     self._delayed(reason(error))

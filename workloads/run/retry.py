@@ -8,11 +8,11 @@ from heliostat.errors import NotWritable
 
 T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
-AWAY = (OSError, NotWritable)
+UNAVAILABLE = (OSError, NotWritable)
 """What a disk that is full or a storage that is away raises."""
 
 
-def patiently(act: Callable[[], T], tell: Callable[[str], None], seconds: float) -> T:
+def with_retry(act: Callable[[], T], tell: Callable[[str], None], seconds: float) -> T:
     """What ``act`` returns, which is called again and again while storage is away, with longer and longer pauses.
 
     Args:
@@ -24,7 +24,7 @@ def patiently(act: Callable[[], T], tell: Callable[[str], None], seconds: float)
     while True:
         try:
             return act()
-        except AWAY as error:
+        except UNAVAILABLE as error:
             if time.monotonic() + pause > deadline:
                 raise
             if str(error) != told:

@@ -24,7 +24,7 @@ def tell_drain(run: Folder, nodes: Mapping[str, int]) -> None:
     run.write(DRAIN, json.dumps({"told": time.time(), "nodes": nodes}).encode())
 
 
-class Notices:
+class Signals:
     """Looks for notices in a thread of its own; `state` is what the newest one asks for.
 
     Args:

@@ -6,10 +6,10 @@ from heliostat.folder import Folder
 from heliostat.workloads.run.goodput import Running
 from heliostat.workloads.run.journal import Journal
 from heliostat.workloads.run.record import EVENTS, METRICS
-from heliostat.workloads.run.retry import patiently
+from heliostat.workloads.run.retry import with_retry
 
 
-class Records:
+class RunWriter:
     """The journals of a run folder. Those of the other workers keep nothing.
 
     Args:
@@ -68,7 +68,7 @@ class Records:
         """Account for the time from here on, after what earlier attempts took."""
         if self._journals:
             # Storage that is away for a while delays it, as it does checkpoints.
-            self._account = patiently(lambda: Running(self._folder, world), lambda error: None, self._timeout)
+            self._account = with_retry(lambda: Running(self._folder, world), lambda error: None, self._timeout)
 
     def spent(self, kind: str, seconds: float) -> None:
         """Count seconds that were not training."""
@@ -78,4 +78,4 @@ class Records:
     def flush(self) -> None:
         """Write what storage has not taken so far."""
         for journal in self._journals:
-            patiently(journal.flush, lambda error: None, self._timeout)
+            with_retry(journal.flush, lambda error: None, self._timeout)

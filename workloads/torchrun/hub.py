@@ -11,7 +11,7 @@ Record = tuple[int, str, Any]
 """A rank with ``stdout`` or ``stderr`` and a line, with ``exit`` and the code, or with ``left`` and None."""
 
 MOST = 20_000
-"""Records that wait to be taken before the scripts have to wait with printing."""
+"""RunWriter that wait to be taken before the scripts have to wait with printing."""
 
 
 class Hub:

@@ -17,7 +17,7 @@ from heliostat.environment import RUN
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run.lease import Lease, hold, taken_over
-from heliostat.workloads.run.retry import patiently
+from heliostat.workloads.run.retry import with_retry
 
 MADE_BY, STATE = "script.json", "state.pt"
 PATIENCE = 300.0
@@ -96,7 +96,7 @@ def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
         if not _Run.checked:
             _check(states)
             _Run.checked = True
-        patiently(lambda: _write(states, step), lambda reason: _say(f"cannot save yet: {reason}"), PATIENCE)
+        with_retry(lambda: _write(states, step), lambda reason: _say(f"cannot save yet: {reason}"), PATIENCE)
         _Run.saved = time.monotonic()
     if leave:
         _say(f"step {step} is saved, and the script ends, as it was asked to")

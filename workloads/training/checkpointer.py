@@ -19,7 +19,7 @@ from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import SECTIONS, Checkpoint, File, State
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import EVENTS
-from heliostat.workloads.run.retry import AWAY, patiently
+from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.parallel import load_model, load_optimizer, sharded, sharded_names, state_of
@@ -33,12 +33,12 @@ LINGER = 10.0
 
 
 class Tell(Protocol):
-    """Records an event of a step."""
+    """RunWriter an event of a step."""
 
     def __call__(self, event: str, step: int, /, **details: Any) -> None: ...
 
 
-class Saver:
+class Checkpointer:
     """Loads and saves what `state_of` gives; all workers call the same methods in the same order.
 
     A save copies the state to the CPU, and a thread writes the copy: all workers their own part if the model is sharded,
@@ -55,7 +55,7 @@ class Saver:
         self._sharded = sharded(config, ranks)
         self._parts = ranks.world if self._sharded else 1
         # In the marks of the files: those of an earlier attempt at the same step must not count.
-        self._attempt = ranks.first(uuid.uuid4().hex[:8])
+        self._attempt = ranks.broadcast(uuid.uuid4().hex[:8])
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
@@ -69,7 +69,7 @@ class Saver:
         Raises:
             UserError: there were checkpoints, and none of them is whole.
         """
-        found, lost = self.ranks.first((checkpoint.found(self.run), self._lost()) if self.ranks.rank == 0 else ([], None))
+        found, lost = self.ranks.broadcast((checkpoint.found(self.run), self._lost()) if self.ranks.rank == 0 else ([], None))
         if lost and lost > max((c.step for c in found if not c.damage), default=-1) and lost not in {c.step for c in found}:
             found.append(Checkpoint(checkpoint.folder_of(self.run, lost), lost, damage="its manifest is missing"))
         loaded, skipped = self._first_whole(reversed(found))
@@ -86,7 +86,7 @@ class Saver:
 
     def load_best(self) -> Checkpoint | None:
         """Load the model of the best checkpoint that is whole; None if none was measured."""
-        found = self.ranks.first(checkpoint.committed(self.run) if self.ranks.rank == 0 else [])
+        found = self.ranks.broadcast(checkpoint.committed(self.run) if self.ranks.rank == 0 else [])
         loaded, _ = self._first_whole(checkpoint.ranked(found, self.task.metric, self.task.better))
         return loaded[0] if loaded else None
 
@@ -94,7 +94,7 @@ class Saver:
         """The step of the newest checkpoint."""
         self.finish()
         steps = [c.step for c in checkpoint.committed(self.run)] if self.ranks.rank == 0 else []
-        return self.ranks.first(max(steps, default=None))
+        return self.ranks.broadcast(max(steps, default=None))
 
     def _lost(self) -> int | None:
         """The step of the last checkpoint that was told of."""
@@ -110,7 +110,7 @@ class Saver:
                 state = candidate.read(self.ranks.rank, self.ranks.world, names)
             except checkpoint.Damaged as error:
                 damage = str(error)
-            if problem := next((text for text in self.ranks.objects(damage) if text), None):
+            if problem := next((text for text in self.ranks.all_gather_object(damage) if text), None):
                 self.tell("checkpoint_skipped", candidate.step, reason=problem, told=f"{problem}; it is skipped")
                 skipped.append(problem)
                 continue
@@ -154,7 +154,7 @@ class Saver:
                 self._thread.join(TALK)
             busy = self._thread is not None and self._thread.is_alive()
             # They talk meanwhile: who waits in silence is taken for dead.
-            everyone = self.ranks.table([float(busy), float(self._error is not None)])
+            everyone = self.ranks.all_gather([float(busy), float(self._error is not None)])
             self.check()
             if failed := everyone[:, 1].nonzero().flatten().tolist():
                 raise JobFailed(f"worker {failed[0]} could not write its part of a checkpoint")
@@ -197,7 +197,7 @@ class Saver:
         """Write this worker's file, and on the first worker the manifest; ``stood`` is how long training stood still."""
         ready()
         folder = checkpoint.folder_of(self.run, step)
-        patient = partial(patiently, tell=partial(self._delayed, step), seconds=self.config.storage_timeout)
+        patient = partial(with_retry, tell=partial(self._delayed, step), seconds=self.config.storage_timeout)
         try:
             name = self._file(self.ranks.rank)
             file: File = patient(lambda: checkpoint.write_state(folder, name, state))
@@ -206,8 +206,8 @@ class Saver:
                 return
             files = {name: file, **{self._file(r): self._await(step, folder, r, patient) for r in range(1, self._parts)}}
             patient(lambda: checkpoint.commit(folder, step, metrics, files))
-        except AWAY as error:
-            with suppress(*AWAY):  # the same storage, and the first error is the one to tell
+        except UNAVAILABLE as error:
+            with suppress(*UNAVAILABLE):  # the same storage, and the first error is the one to tell
                 folder.delete()
             if isinstance(error, UserError):
                 raise

@@ -62,7 +62,7 @@ class Ranks:
         """This worker's contiguous part of ``total`` things."""
         return total * self.rank // self.world, total * (self.rank + 1) // self.world
 
-    def table(self, row: list[float]) -> Tensor:
+    def all_gather(self, row: list[float]) -> Tensor:
         """A row of numbers from each worker: (world, len(row)), float64, on the CPU, the same on all."""
         mine = torch.tensor(row, dtype=torch.float64)
         if self.world == 1:
@@ -71,7 +71,7 @@ class Ranks:
         dist.all_gather(rows, mine)
         return torch.stack(rows)
 
-    def first(self, mine: T) -> T:
+    def broadcast(self, mine: T) -> T:
         """What the first worker brought, on all."""
         if self.world == 1:
             return mine
@@ -79,7 +79,7 @@ class Ranks:
         dist.broadcast_object_list(box)
         return box[0]
 
-    def objects(self, mine: Any) -> list[Any]:
+    def all_gather_object(self, mine: Any) -> list[Any]:
         """An object from each worker, the same list on all."""
         if self.world == 1:
             return [mine]

@@ -31,9 +31,9 @@ def measure(
             sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
         seen += count
     # Every worker must bring the same names, also one whose part is empty.
-    names = sorted(set().union(*ranks.objects(sorted(sums))))
+    names = sorted(set().union(*ranks.all_gather_object(sorted(sums))))
     row = [float(seen), *(float(sums[name]) if name in sums else 0.0 for name in names)]
-    total = ranks.table(row).sum(0)
+    total = ranks.all_gather(row).sum(0)
     model.train()
     return {name: float(value / total[0]) for name, value in zip(names, total[1:], strict=True)}
 
@@ -61,8 +61,8 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
                 {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
             )
         mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
-    total = ranks.table(matrix.flatten().tolist()).sum(0).view(len(classes), len(classes))
-    everyone = sorted((m for part in ranks.objects(mistakes) for m in part), key=lambda m: -m["confidence"])
+    total = ranks.all_gather(matrix.flatten().tolist()).sum(0).view(len(classes), len(classes))
+    everyone = sorted((m for part in ranks.all_gather_object(mistakes) for m in part), key=lambda m: -m["confidence"])
     model.train()
     return {"confusion": total.long().tolist(), "mistakes": everyone[:MISTAKES]}
 

@@ -21,10 +21,10 @@ from heliostat.folder import Folder
 from heliostat.workloads.plan import order_of, steps_of
 from heliostat.workloads.run.journal import finite
 from heliostat.workloads.run.record import EVALUATION, Measured, RunRecord
-from heliostat.workloads.run.signals import Notices
-from heliostat.workloads.run.writer import Records
+from heliostat.workloads.run.signals import Signals
+from heliostat.workloads.run.writer import RunWriter
 from heliostat.workloads.task import Task, create
-from heliostat.workloads.training.checkpointer import Saver
+from heliostat.workloads.training.checkpointer import Checkpointer
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import confusion, measure
 from heliostat.workloads.training.metrics import Meter
@@ -101,11 +101,11 @@ class Loop:
         torch.manual_seed(config.seed)
         self.model = self.task.model()
         self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
-        self.records = Records(folder, config.storage_timeout, first=ranks.rank == 0)
-        self.saver = Saver(folder, config, self.task, ranks, self.model, self.step.optimizer, self.records.event)
+        self.records = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
+        self.saver = Checkpointer(folder, config, self.task, ranks, self.model, self.step.optimizer, self.records.event)
         self.progress = Progress(**self.saver.restore())
         self.meter = Meter(ranks, self.progress.logged)
-        self.notices: Notices | None = None
+        self.notices: Signals | None = None
         self._begin(launched, place, lease)
 
     def run(self) -> Outcome:
@@ -235,9 +235,9 @@ class Loop:
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
         born = round(psutil.Process().create_time(), 3)
         worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "device": device, "born": born, **place}
-        workers = self.ranks.objects(worker)
+        workers = self.ranks.all_gather_object(worker)
         first = self.ranks.rank == 0
-        self.notices = Notices(self.folder, {worker["node"] for worker in workers}, lease) if first else None
+        self.notices = Signals(self.folder, {worker["node"] for worker in workers}, lease) if first else None
         self.records.rewind(self.progress.step, self.progress.records)
         self._event("start", launched=launched, workers=workers)
 

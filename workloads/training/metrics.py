@@ -59,7 +59,7 @@ class Meter:
         """Talk with the other workers: all must call it at the same step."""
         seconds = time.perf_counter() - self._since
         row = [float(self._loss_sum), self._samples, float(self._bad_step), notice, seconds, self._waited, save]
-        table = self.ranks.table([float(value) for value in row])
+        table = self.ranks.all_gather([float(value) for value in row])
         loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 1, 4, 5))
         seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
         bad_steps = [int(step) for step in table[:, 2].tolist() if step >= 0]

@@ -26,9 +26,9 @@ from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.profile import Profile, WorkerGroup, differing, installed_ray, ray_resources
 from heliostat.cluster.targets.local.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
-from heliostat.cluster.targets.local.processes import Run, end, nodes
+from heliostat.cluster.targets.local.processes import ClusterRecord, end, nodes
 from heliostat.cluster.targets.status import Group, Node, State
-from heliostat.errors import Explained, UserError
+from heliostat.errors import NotComing, UserError
 
 CLUSTERS = Path("~/.heliostat/clusters")
 UP_SECONDS = 60.0
@@ -39,7 +39,7 @@ POLL = 0.3
 LOG_LINES = 12
 
 
-class Laptop:
+class LocalCluster:
     """The cluster that a profile describes, on this machine."""
 
     def __init__(self, profile: Profile) -> None:
@@ -73,7 +73,7 @@ class Laptop:
 
         Raises:
             UserError: it runs with another profile.
-            Explained: it does not come up; with the reason.
+            NotComing: it does not come up; with the reason.
         """
         yield "the head"
         with self._lock():
@@ -93,12 +93,12 @@ class Laptop:
 
         Raises:
             NotFound: there is none.
-            Explained: it does not answer.
+            NotComing: it does not answer.
         """
         yield from self._wait(self._running())
 
     def look(self) -> Callable[[], str]:
-        """A look at the cluster: which nodes start; it raises `Explained` if its head has ended."""
+        """A look at the cluster: which nodes start; it raises `NotComing` if its head has ended."""
         run = self._running()
 
         def look() -> str:
@@ -112,7 +112,7 @@ class Laptop:
         """End all of its processes, also those that a head has left that was killed; says what was deleted.
 
         Raises:
-            Explained: some of them do not end.
+            NotComing: some of them do not end.
         """
         if not self.folder.exists():
             return []
@@ -148,14 +148,14 @@ class Laptop:
         """
         return Dashboard(by_port(self._running().ports["dashboard"], own_token().read_text().strip()), self.name)
 
-    def _start(self) -> Run:
+    def _start(self) -> ClusterRecord:
         from heliostat.folder import absolute
 
         storage = absolute(self.profile.storage.uri or ".", Path.cwd())
         # Short, because Ray has sockets in it; and not below HOME, which may be on a network.
         scratch = tempfile.mkdtemp(prefix="heliostat-", dir="/tmp")
         ports = _free_ports()
-        run = Run(scratch, ports, storage, installed_ray(), self.profile.model_dump(mode="json"))
+        run = ClusterRecord(scratch, ports, storage, installed_ray(), self.profile.model_dump(mode="json"))
         Path(modules(scratch)).mkdir()
         shutil.copy(Path(__file__).parent / "provider.py", Path(modules(scratch), f"{PROVIDER}.py"))
         self._write("autoscaling.json", autoscaling(self.profile, ports["gcs"], scratch))
@@ -177,20 +177,20 @@ class Laptop:
         self._write("cluster.json", asdict(run))
         return run
 
-    def _wait(self, run: Run) -> Iterator[str]:
+    def _wait(self, run: ClusterRecord) -> Iterator[str]:
         profile = Profile.model_validate(run.profile)
         seconds = UP_SECONDS + NODE_SECONDS * sum(group.min for group in profile.groups)
         deadline = time.monotonic() + seconds
         while missing := self._missing(run, profile):
             yield missing
             if time.monotonic() > deadline:
-                raise Explained(
+                raise NotComing(
                     f"{self.name} is not ready after {seconds:.0f} s; it waits for {missing}\n{_failure(run) or self._log()}",
                     f"heliostat down {self.name}; Ray's logs are in {run.scratch}/ray/session_latest/logs until then",
                 )
             time.sleep(POLL)
 
-    def _missing(self, run: Run, profile: Profile) -> str:
+    def _missing(self, run: ClusterRecord, profile: Profile) -> str:
         """What is not there yet of the cluster, in a line."""
         self._check(run)  # first, because the dashboard of a head that was killed may answer for a while
         try:
@@ -205,9 +205,9 @@ class Laptop:
         short = [group for group in profile.groups if there[group.name] < group.min]
         return ", ".join(f"group {group.name}, which has {there[group.name]} of {group.min} nodes" for group in short)
 
-    def _check(self, run: Run) -> None:
+    def _check(self, run: ClusterRecord) -> None:
         if not run.alive:
-            raise Explained(
+            raise NotComing(
                 f"the head of {self.name} has ended:\n{self._log()}",
                 f"heliostat up {self.name} starts it anew; its log is {self.folder}/head.log",
             )
@@ -216,25 +216,25 @@ class Laptop:
         """The last lines of the head's log."""
         return "\n".join(_lines(self.folder / "head.log")[-LOG_LINES:])
 
-    def _stop(self, run: Run | None, seconds: float = DOWN_SECONDS) -> None:
+    def _stop(self, run: ClusterRecord | None, seconds: float = DOWN_SECONDS) -> None:
         if run is None:
             return
         if left := end(run, seconds):
             pids = " ".join(str(process.pid) for process in left)
-            raise Explained(f"{len(left)} processes of {self.name} do not end", f"see what they wait for: ps -fp {pids}")
+            raise NotComing(f"{len(left)} processes of {self.name} do not end", f"see what they wait for: ps -fp {pids}")
         shutil.rmtree(run.scratch, ignore_errors=True)
         for name in ("autoscaling.json", "cluster.json"):
             (self.folder / name).unlink(missing_ok=True)
 
-    def _running(self) -> Run:
+    def _running(self) -> ClusterRecord:
         run = self._read()
         if run is None:
             raise NotFound(f"there is no cluster {self.name} on this machine", f"heliostat up {self.name}")
         return run
 
-    def _read(self) -> Run | None:
+    def _read(self) -> ClusterRecord | None:
         with suppress(FileNotFoundError):
-            return Run(**json.loads((self.folder / "cluster.json").read_text()))
+            return ClusterRecord(**json.loads((self.folder / "cluster.json").read_text()))
         return None
 
     def _write(self, name: str, document: Mapping[str, Any]) -> None:
@@ -251,7 +251,7 @@ class Laptop:
             yield
 
 
-def _failure(run: Run) -> str:
+def _failure(run: ClusterRecord) -> str:
     """Why the autoscaler could not start a node, in its own words."""
     log = _lines(Path(run.scratch, "ray/session_latest/logs/monitor.log"))
     return next((line for line in reversed(log) if "-- Failed to launch" in line), "")

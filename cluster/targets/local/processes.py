@@ -17,7 +17,7 @@ GRACE = 2.0
 
 
 @dataclass(frozen=True)
-class Run:
+class ClusterRecord:
     """What is written down of a cluster: where it is, and with which profile it was started."""
 
     scratch: str
@@ -39,7 +39,7 @@ class Run:
             return False
 
 
-def processes(run: Run) -> list[psutil.Process]:
+def processes(run: ClusterRecord) -> list[psutil.Process]:
     """All processes of a cluster, but not this one, which may be a job on it."""
     there = {process.pid: process for process in psutil.process_iter(["ppid"])}
     found = {pid for pid, process in there.items() if _belongs(process, run)}
@@ -48,7 +48,7 @@ def processes(run: Run) -> list[psutil.Process]:
     return [there[pid] for pid in found - {os.getpid()}]
 
 
-def nodes(run: Run) -> dict[str, str]:
+def nodes(run: ClusterRecord) -> dict[str, str]:
     """The nodes that have a main process, the oldest first: the group of each by its name."""
     found = {}
     for process in psutil.process_iter(["name"]):
@@ -59,7 +59,7 @@ def nodes(run: Run) -> dict[str, str]:
     return found
 
 
-def end(run: Run, seconds: float) -> list[psutil.Process]:
+def end(run: ClusterRecord, seconds: float) -> list[psutil.Process]:
     """End all processes of a cluster; those that are still there after so many seconds."""
     deadline = time.monotonic() + seconds
     number = signal.SIGTERM
@@ -72,7 +72,7 @@ def end(run: Run, seconds: float) -> list[psutil.Process]:
     return left
 
 
-def _belongs(process: psutil.Process, run: Run) -> bool:
+def _belongs(process: psutil.Process, run: ClusterRecord) -> bool:
     try:
         if process.environ().get(MARK) == run.scratch:
             return True
