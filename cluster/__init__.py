@@ -2,6 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
+# The root of a clone may be on a search path, as Ray puts it there: nothing of ours is loaded under a second name.
+if __name__ != "heliostat.cluster":
+    raise ModuleNotFoundError(f"no module {__name__!r}; Heliostat's is heliostat.cluster", name=__name__)
+
 if TYPE_CHECKING:
     from heliostat.cluster.kube.kuberay import KubeRay
 

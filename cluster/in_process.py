@@ -6,12 +6,13 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from heliostat.errors import JobFailed, UserError
+from heliostat.modules import alone
 
 TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
@@ -71,13 +72,16 @@ def session(verbose: bool = False) -> Iterator[str]:
     # Ray 2.60 reads the mode when it is imported; this is how its own ray.init() makes it look again.
     RayConfig.initialize("")
     others = set(psutil.Process().children())
-    context = ray.init(
-        address="local",
-        object_store_memory=OBJECT_STORE,
-        include_dashboard=True,
-        log_to_driver=verbose,
-        logging_level="info" if verbose else "error",
-    )
+    # Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
+    # replace the standard library's. Workers go to the user's directory by `modules.enter`.
+    with chdir(alone(Path(scratch))):
+        context = ray.init(
+            address="local",
+            object_store_memory=OBJECT_STORE,
+            include_dashboard=True,
+            log_to_driver=verbose,
+            logging_level="info" if verbose else "error",
+        )
     own = [process for process in psutil.Process().children() if process not in others]
     try:
         Path(scratch, "ray", "ray_current_cluster").write_text(context.address_info["gcs_address"])

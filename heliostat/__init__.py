@@ -1,3 +1,48 @@
-"""The hallway: the command line's front door, config loading, folders on any filesystem, errors."""
+"""Train models on autoscaling Ray clusters, from a laptop to Kubernetes.
 
+    from heliostat import train, sweep, load_run, Task
+
+Each name is loaded on first use, so that it costs only what it needs. `heliostat.cluster` has the client for KubeRay.
+"""
+
+import importlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heliostat.tuning.drive import sweep
+    from heliostat.tuning.results.table import SweepResult
+    from heliostat.workloads.inference import load_run
+    from heliostat.workloads.ray_train.driver import train
+    from heliostat.workloads.run.record import Result
+    from heliostat.workloads.task import Batch, Task
+
+__all__ = ["Batch", "Result", "SweepResult", "Task", "load_run", "sweep", "train"]
 __version__ = "0.1.0"
+
+PUBLIC = {
+    "Batch": "heliostat.workloads.task",
+    "Result": "heliostat.workloads.run.record",
+    "SweepResult": "heliostat.tuning.results.table",
+    "Task": "heliostat.workloads.task",
+    "load_run": "heliostat.workloads.inference",
+    "sweep": "heliostat.tuning.drive",
+    "train": "heliostat.workloads.ray_train.driver",
+}
+
+_lost = [name for name in ("cluster", "datasets", "tuning", "workloads") if not Path(__file__).with_name(name).is_dir()]
+if _lost:
+    raise ImportError(
+        f"heliostat/{_lost[0]} is not a folder: in the repository it is a symbolic link to ../{_lost[0]}, which this copy has "
+        "lost (a source zip, or git without core.symlinks). Install the wheel, or clone with git on a filesystem with links."
+    )
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module 'heliostat' has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *PUBLIC])

@@ -6,6 +6,7 @@ import sys
 
 from heliostat import __version__
 from heliostat.errors import HeliostatError
+from heliostat.modules import settle
 
 COMMANDS = {
     "train": "train the model that a config file describes",
@@ -51,6 +52,7 @@ def main(argv: list[str] | None = None) -> int:
             module.configure(command)
             command.set_defaults(run=module.run)
     args = parser.parse_args(argv)
+    settle()
     try:
         return int(args.run(args))
     except HeliostatError as error:

@@ -60,7 +60,7 @@ class ActorPlace:
 
     async def ready(self) -> Placement:
         if self._actor is None:
-            self._actor = self._make([str(Path.cwd())])
+            self._actor = self._make(str(Path.cwd()))
         where: Placement = await self._actor.where.remote()
         return where
 

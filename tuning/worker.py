@@ -6,12 +6,10 @@ So a trial that must stop has stopped when it is told so, and its resources are 
 
 import gc
 import queue
-import sys
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,6 +18,7 @@ import torch
 from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
+from heliostat.modules import enter
 from heliostat.tuning.journal import plain
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
@@ -39,8 +38,8 @@ class Ended(Exception):
 class Worker:
     """One slot of a sweep; it is reused for trial after trial."""
 
-    def __init__(self, path: list[str]) -> None:
-        sys.path[:0] = [folder for folder in path if folder not in sys.path and Path(folder).is_dir()]
+    def __init__(self, working_dir: str) -> None:
+        enter(working_dir)
         self._frozen = False
         self._opened: tuple[DatasetRecord, Dataset] | None = None
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()

@@ -1,6 +1,7 @@
 """Using a finished run: its best model, ready to measure and to predict."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -33,13 +34,17 @@ class Trained:
     ranks: Ranks
 
 
-def load_run(folder: Folder) -> Trained:
+def load_run(folder: Folder | str | Path) -> Trained:
     """Load the best checkpoint of a run, or the last if none was measured.
+
+    Args:
+        folder: the run folder, or its path or URI.
 
     Raises:
         UserError: there is no run, no checkpoint in it, or its dataset is gone or has changed.
         Damaged: the checkpoint is not what was written.
     """
+    folder = folder if isinstance(folder, Folder) else Folder.at(folder)
     record = read_record(folder)
     checkpoints = checkpoint.committed(folder)
     if not checkpoints:

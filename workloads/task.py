@@ -1,7 +1,6 @@
 """The Task contract: what to learn, as one small class. The loop around it is ours, the mathematics is yours."""
 
 import importlib
-import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets import Field, Index
 from heliostat.errors import UserError, short_traceback
+from heliostat.modules import settle
 
 Batch = dict[str, Tensor]
 TASKS = Path(__file__).parent / "tasks"
@@ -94,8 +94,8 @@ def find(name: str) -> type[Task]:
             raise UserError(f"task is {name!r}, which is not a task", nearest(name, known) + ", or write module:Class")
         module = f"heliostat.workloads.tasks.{name.replace('-', '_')}"
         cls_name = name.title().replace("-", "")
-    elif "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))
+    else:
+        settle()
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:

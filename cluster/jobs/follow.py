@@ -13,7 +13,7 @@ import websocket
 
 from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
-from heliostat.cluster.jobs.packaging import Package, packages, runtime_env, upload
+from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
 from heliostat.errors import ContactLost, JobFailed, Stopped
 
 POLL = 1.0
@@ -38,11 +38,14 @@ class Work:
     argv: list[str]
     working_dir: Path
     env: Mapping[str, str] = field(default_factory=dict)
+    isolated: bool = False
+    """Whether the working directory is kept off the search path of Ray's processes, see `packaging`."""
 
     @property
     def entrypoint(self) -> str:
         """The shell command that the head runs."""
-        return shlex.join(self.argv)
+        command = shlex.join(self.argv)
+        return isolated(command) if self.isolated else command
 
 
 def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) -> None:
@@ -52,7 +55,7 @@ def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) 
         UserError: the working directory is too big.
         KubernetesError: the cluster does not take it.
     """
-    code = code or packages(work.working_dir)
+    code = code or packages(work.working_dir, work.isolated)
     upload(dashboard, code)
     env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1", **work.env}
     dashboard.submit(work.job_id, work.entrypoint, runtime_env(code, env), {"heliostat": "1"})

@@ -1,11 +1,17 @@
-"""What a job takes with it: the user's working directory, and Heliostat itself if it is not in there."""
+"""What a job takes with it: the user's working directory, and Heliostat itself.
+
+Ray puts a job's package first on the search path of all its processes. So the commands of Heliostat are *isolated*: the working
+directory is a folder in the package, and a ``types.py`` of the user's cannot replace the standard library's. Other programs
+get the working directory as ``ray job submit`` sends it.
+"""
 
 import hashlib
 import io
 import logging
+import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +21,13 @@ from ray._private.runtime_env.packaging import create_package, get_uri_for_direc
 
 from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.errors import UserError
+from heliostat.modules import FOLDER, ROOT
 
 logging.getLogger("ray._private.runtime_env.packaging").setLevel("WARNING")  # it names every file that it leaves out
 
 LARGEST = 99 << 20
 """Bytes of a package: Ray's dashboard takes no request of more than 100 MiB (2.60)."""
 NEVER = [".git", ".venv", "venv", "__pycache__", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"]
-OURS = ("heliostat", "datasets", "workloads", "tuning", "cluster")
-ROOT = Path(__file__).parents[3]
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,21 @@ def runtime_env(packages: list[Package], env: dict[str, str]) -> dict[str, Any]:
     return {"working_dir": packages[0].uri, **modules, "env_vars": env}
 
 
-def packages(working_dir: Path) -> list[Package]:
+def packages(working_dir: Path, isolated: bool = False) -> list[Package]:
     """The packages of a job that is submitted from a directory; what ``.gitignore`` and ``.rayignore`` name is left out.
 
     Raises:
         UserError: the directory is too big to be sent.
     """
-    has_ours = (working_dir / "heliostat" / "cli.py").is_file()
-    return [_directory(working_dir), *([] if has_ours else [_heliostat()])]
+    is_clone = (working_dir / "heliostat" / "cli.py").is_file()
+    if isolated:
+        return [_nested(_directory(working_dir, ["/heliostat"] if is_clone else [])), _heliostat()]
+    return [_directory(working_dir), *([] if is_clone else [_heliostat()])]
+
+
+def isolated(command: str) -> str:
+    """The shell command that runs another one in the working directory of an isolated package."""
+    return f"cd {FOLDER} && exec {command}"
 
 
 def upload(dashboard: Dashboard, packages: list[Package]) -> int:
@@ -59,11 +71,12 @@ def upload(dashboard: Dashboard, packages: list[Package]) -> int:
     return sent
 
 
-def _directory(directory: Path) -> Package:
-    uri = get_uri_for_directory(str(directory), include_gitignore=True, excludes=NEVER)
+def _directory(directory: Path, excludes: Sequence[str] = ()) -> Package:
+    left_out = [*NEVER, *excludes]
+    uri = get_uri_for_directory(str(directory), include_gitignore=True, excludes=left_out)
     with tempfile.TemporaryDirectory() as scratch:
         target = Path(scratch, "package.zip")
-        create_package(str(directory), target, include_gitignore=True, excludes=NEVER)
+        create_package(str(directory), target, include_gitignore=True, excludes=left_out)
         size = target.stat().st_size
         if size > LARGEST:
             raise UserError(
@@ -73,6 +86,21 @@ def _directory(directory: Path) -> Package:
         return Package(uri, target.read_bytes())
 
 
+def _nested(package: Package) -> Package:
+    """The same files, in `FOLDER`."""
+    box = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(package.data)) as flat, zipfile.ZipFile(box, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(zipfile.ZipInfo(f"{FOLDER}/"), b"")  # also when the directory is empty
+        for item in flat.infolist():
+            data, item.filename = flat.read(item), f"{FOLDER}/{item.filename}"
+            archive.writestr(item, data, zipfile.ZIP_DEFLATED)
+    return Package(_uri(f"{FOLDER}/{package.uri}".encode()), box.getvalue())
+
+
+def _uri(content: bytes) -> str:
+    return f"gcs://_ray_pkg_{hashlib.md5(content, usedforsecurity=False).hexdigest()}.zip"
+
+
 def _heliostat() -> Package:
     box = io.BytesIO()
     with zipfile.ZipFile(box, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -80,11 +108,11 @@ def _heliostat() -> Package:
             # A fixed time, so that the same content is the same package.
             archive.writestr(zipfile.ZipInfo(str(path.relative_to(ROOT))), path.read_bytes(), zipfile.ZIP_DEFLATED)
     data = box.getvalue()
-    return Package(f"gcs://_ray_pkg_{hashlib.md5(data, usedforsecurity=False).hexdigest()}.zip", data)
+    return Package(_uri(data), data)
 
 
 def _own_files() -> Iterator[Path]:
-    for package in OURS:
-        for path in sorted((ROOT / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path
+    """In a clone the packages are links, which `Path.rglob` would not follow."""
+    for folder, below, names in os.walk(ROOT / "heliostat", followlinks=True):
+        below[:] = sorted(name for name in below if name != "__pycache__")
+        yield from (Path(folder, name) for name in sorted(names))

@@ -5,7 +5,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
@@ -69,9 +69,9 @@ def run_there(
         Stopped: it was stopped.
         NotComing: what it waits for will not come; then it has been stopped.
     """
-    work = Work(work.job_id, work.argv, work.working_dir, {NODES: json.dumps(profile.capacity), **work.env})
+    work = replace(work, env={NODES: json.dumps(profile.capacity), **work.env})
     # Before a cluster is made or Ctrl-C is put off: packing may take long, and may find that it is too much.
-    code = packages(work.working_dir)
+    code = packages(work.working_dir, work.isolated)
     if ephemeral:
         again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
     with interrupts() as received, _reached(profile, work.job_id, say, ephemeral, received) as there:

@@ -41,7 +41,6 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.name!r} comes after the config", "write heliostat sweep CONFIG, or heliostat sweep show NAME")
     from heliostat.tuning.config import SweepConfig
 
-    sys.path.insert(0, os.getcwd())
     config = load(args.config, SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"})
     if args.on:
         from heliostat.cluster.profile import find

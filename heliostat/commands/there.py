@@ -14,6 +14,9 @@ from heliostat.commands.live import line
 from heliostat.console import print_json
 from heliostat.errors import JobFailed, UserError
 
+HELIOSTAT = ("python", "-P", "-m", "heliostat")
+"""The command in a job; -P, because a ``types.py`` in the working directory is not for Python's own start."""
+
 
 def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
     """Run a train config on a profile's cluster, and show what it prints and how it ends.
@@ -55,12 +58,12 @@ def run_sweep(profile: Profile, config: Any, args: argparse.Namespace) -> int:
 
 def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
     """Send a command as a job, with the options of this one, and follow it to its end."""
-    argv = ["python", "-m", "heliostat", *command]
+    argv = [*HELIOSTAT, *command]
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
         return _nightly(profile, config, args.cron, argv)
-    work = Work(new_job_id(config.name.lower()), argv, Path.cwd())
+    work = Work(new_job_id(config.name.lower()), argv, Path.cwd(), isolated=True)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -78,7 +81,7 @@ def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list
 
 def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
     """Apply what runs this command by a schedule, each time under a name of its own."""
-    from heliostat.cluster.jobs.packaging import packages
+    from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
     from heliostat.console import out
@@ -87,8 +90,8 @@ def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> i
         raise UserError("--cron is for Kubernetes, and this profile is local", "use cron on this machine")
     target = KubernetesCluster(profile)
     target.check()
-    command = f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)"
-    code = packages(Path.cwd())
+    command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
+    code = packages(Path.cwd(), isolated=True)
     for document in [
         *target.claims(),
         *scheduled.documents(profile, config.name, schedule, command, code, target.api.features),

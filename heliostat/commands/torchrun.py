@@ -102,7 +102,6 @@ def _check_there(script: "Script") -> None:
     from heliostat.errors import UserError
 
     if script.module:
-        sys.path.insert(0, os.getcwd())
         if importlib.util.find_spec(script.script.partition(".")[0]) is None:
             raise UserError(f"there is no module {script.script}", "start from the folder that has it, or install it")
     elif not Path(script.script).is_file():
@@ -117,7 +116,7 @@ def _there(script: "Script", args: argparse.Namespace) -> int:
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands.live import line
-    from heliostat.commands.there import check_storage, inside
+    from heliostat.commands.there import HELIOSTAT, check_storage, inside
     from heliostat.workloads.nodes import settled
 
     profile = find(args.on)
@@ -128,9 +127,9 @@ def _there(script: "Script", args: argparse.Namespace) -> int:
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,
         "max-restarts": script.max_restarts, "name": script.name, "storage": script.storage,
     }  # fmt: skip
-    argv = ["python", "-m", "heliostat", "torchrun", *(f"--{name}={value}" for name, value in options.items())]
+    argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
-    work = Work(new_job_id(script.name.lower()), argv, Path.cwd())
+    work = Work(new_job_id(script.name.lower()), argv, Path.cwd(), isolated=True)
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
         run_there(profile, work, to_stream(), shown.say, args.ephemeral, again)

@@ -30,7 +30,6 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.errors import UserError
     from heliostat.workloads.config import TrainConfig
 
-    sys.path.insert(0, os.getcwd())
     config = load(args.config, TrainConfig, args.set, {"name": Path(args.config).stem})
     if args.on:
         return _train_there(config, args)

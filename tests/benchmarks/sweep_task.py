@@ -5,8 +5,8 @@ import time
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heliostat import Batch, Task
 from heliostat.config import Config
-from heliostat.workloads import Batch, Task
 
 
 class Timed(Task):

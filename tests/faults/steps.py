@@ -7,7 +7,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from heliostat.workloads.torchrun import resume, save
+from heliostat.torchrun import resume, save
 
 steps, every, code = map(int, sys.argv[1:])
 dist.init_process_group("gloo")

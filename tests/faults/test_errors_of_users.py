@@ -53,7 +53,7 @@ def test_room_that_another_holds_is_not_counted(project: Command, tmp_path: Path
     script = tmp_path / "busy.py"
     script.write_text(
         "import ray\n"
-        "from heliostat.workloads import train\n"
+        "from heliostat import train\n"
         "ray.init(num_cpus=2, log_to_driver=False)\n"
         "holder = ray.remote(num_cpus=1)(type('Holder', (), {})).remote()\n"
         "ray.get(holder.__ray_ready__.remote())\n"

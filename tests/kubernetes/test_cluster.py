@@ -95,7 +95,7 @@ def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gp
         script = f"""
             import ray
             ray.init("{where["client"]}", runtime_env={{"working_dir": "."}}, log_to_driver=False)
-            from heliostat.workloads import train
+            from heliostat import train
             result = train("{DIGITS}", ["name=client", "epochs=4"])
             print("accuracy", result.metrics["test"]["accuracy"], result.run)
         """

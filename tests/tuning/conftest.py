@@ -26,7 +26,7 @@ import torch
 from pydantic import Field
 from torch import nn
 from heliostat.config import Config
-from heliostat.workloads import Task
+from heliostat import Task
 
 HERE = Path(__file__).parent
 

@@ -95,7 +95,7 @@ def test_a_config_that_is_no_mapping_or_not_there(folder: Path, capsys: pytest.C
 def test_a_task_file_that_fails_to_import_shows_its_own_traceback_short(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (folder / "broken_task.py").write_text("from heliostat.workloads import Task\n\nvalue = 1 / 0\n")
+    (folder / "broken_task.py").write_text("from heliostat import Task\n\nvalue = 1 / 0\n")
     message = refused(capsys, "--set", "task=broken_task:Mine")
     assert 'broken_task.py", line 3' in message
     assert "ZeroDivisionError: division by zero" in message

@@ -93,7 +93,7 @@ def test_a_script_with_its_own_arguments_and_snapshot_goes_on_from_it(command: C
 SEEN = """
 import json, os, sys
 import datasets
-from heliostat.workloads.torchrun import resume
+from heliostat.torchrun import resume
 assert resume() == 0
 keys = ["RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK", "GROUP_WORLD_SIZE",
         "OMP_NUM_THREADS", "TORCHELASTIC_RESTART_COUNT", "TORCHELASTIC_MAX_RESTARTS", "CUDA_VISIBLE_DEVICES", "MINE"]
@@ -216,7 +216,7 @@ def test_a_killed_rank_goes_on_from_its_checkpoint_with_the_same_losses(command:
 
 STEPS = """
 import time
-from heliostat.workloads.torchrun import resume, save
+from heliostat.torchrun import resume, save
 total = {"sum": 0}
 for step in range(resume(total=total), 100000):
     time.sleep(0.05)
@@ -331,7 +331,7 @@ idle_shutdown_seconds: null
 """
 PLACED = """
 import json, os, sys
-from heliostat.workloads.torchrun import save
+from heliostat.torchrun import save
 devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
 print("place", os.environ["LOCAL_RANK"], devices[int(os.environ["LOCAL_RANK"])], len(devices), flush=True)
 save(3)

@@ -17,7 +17,7 @@ from tests.conftest import Command, end_group, wait_for
 COUNTS = """
 import sys, time
 import torch
-from heliostat.workloads.torchrun import resume, save
+from heliostat.torchrun import resume, save
 model = torch.nn.Linear(2, 1)
 best = {"of": 0}
 for step in range(resume(model=model, best=best), int(sys.argv[1])):
@@ -93,7 +93,7 @@ def test_other_parts_than_were_saved_are_refused(counts: Command) -> None:
 
 def test_what_could_not_be_read_back_is_refused_when_it_is_saved(command: Command) -> None:
     (command.cwd / "bad.py").write_text(
-        "import argparse\nfrom heliostat.workloads.torchrun import save\nsave(1, extra={'args': argparse.Namespace(a=1)})\n"
+        "import argparse\nfrom heliostat.torchrun import save\nsave(1, extra={'args': argparse.Namespace(a=1)})\n"
     )
     done = python(command, "bad.py")
     assert done.returncode == 1

@@ -41,7 +41,7 @@ def test_a_submitted_job_trains_and_its_exit_status_is_the_jobs(ray_head: Head) 
 SESSION = """
 import ray
 ray.init({address!r}, log_to_driver=False{runtime_env})
-from heliostat.workloads import train
+from heliostat import train
 result = train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6"])
 print(result.state, result.metrics["test"]["accuracy"] > 0.9, result.run)
 again = train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6"])
@@ -80,7 +80,7 @@ def test_a_submitted_sweep_and_one_by_ray_client_find_the_same(ray_head: Head) -
     code = f"""
 import ray
 ray.init({ray_head.client!r}, log_to_driver=False, runtime_env={{"working_dir": "."}})
-from heliostat.tuning import sweep
+from heliostat import sweep
 result = sweep({config!r}, {[*settings, "name=by-client"]})
 print(result.sweep, result.best_config)
 """

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.data.distributed import DistributedSampler
 
-from heliostat.workloads.torchrun import resume, save  # new
+from heliostat.torchrun import resume, save  # new
 
 TABLE = Path(__file__).parents[2] / "datasets/bundled/digits.parquet"
 

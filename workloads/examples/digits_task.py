@@ -5,7 +5,7 @@ heliostat train workloads/examples/digits_task.yaml
 
 from torch import Tensor, nn
 
-from heliostat.workloads import Batch, Task
+from heliostat import Batch, Task
 
 
 class Digits(Task):

@@ -3,7 +3,6 @@
 import os
 import shutil
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from heliostat.config import load
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
+from heliostat.modules import enter
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
@@ -94,7 +94,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         "launched": launched,
         "lease": owner.id,
         "nodes": plan.nodes,
-        "path": [str(Path.cwd())],
+        "working_dir": str(Path.cwd()),
     }
     began = time.time()
     outcome = _fit(plan, spec, owner, watch)
@@ -214,7 +214,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     from heliostat.workloads.training.hangs import gave_up, silent
     from heliostat.workloads.training.loop import Loop
 
-    sys.path[:0] = [path for path in spec["path"] if path not in sys.path and Path(path).is_dir()]
+    enter(spec["working_dir"])
     folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
     if not folder.exists(CONFIG):
         host = socket.gethostname()

@@ -20,12 +20,12 @@ import ray.train
 from heliostat.environment import RUN
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.modules import FOLDER, ROOT, alone
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.cost import price_of
 from heliostat.workloads.torchrun.hub import Line
 from heliostat.workloads.torchrun.script import LEFT
 
-ROOT = Path(__file__).parents[2]
 CHILD = Path(__file__).with_name("child.py")
 BEAT = 0.5
 """Seconds between two looks whether there is an order."""
@@ -72,9 +72,9 @@ def work(spec: dict[str, Any]) -> None:
     if environment.get("PYTHONBREAKPOINT", "").startswith("ray."):
         del environment["PYTHONBREAKPOINT"]
     command = [sys.executable, "-IS", str(CHILD), str(os.getpid()), sys.executable, "-u", *spec["command"]]
-    with tempfile.TemporaryDirectory(prefix="heliostat-modules-") as beside:
+    with tempfile.TemporaryDirectory(prefix="heliostat-modules-") as scratch:
         if "PYTHONPATH" in environment:
-            environment["PYTHONPATH"] = _python_path(environment["PYTHONPATH"], beside)
+            environment["PYTHONPATH"] = _python_path(environment["PYTHONPATH"], scratch)
         # By this thread, which lives until the script ends: when the thread that made it ends, Linux ends the script.
         process = subprocess.Popen(
             command, cwd=where, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -218,7 +218,7 @@ _STORES: list[Any] = []
 
 def _where(spec: dict[str, Any]) -> Path:
     """The working directory, which holds the script: the command's own, or that of the job on this node."""
-    for place in (Path(spec["cwd"]), Path.cwd()):
+    for place in (Path(spec["cwd"]), Path.cwd() / FOLDER, Path.cwd()):
         if place.is_dir() and (spec["module"] or (place / spec["script"]).is_file()):
             return place
     raise UserError(
@@ -237,19 +237,14 @@ def _check_shared(run: str, ranks: list[dict[str, Any]]) -> None:
         )
 
 
-def _python_path(path: str, beside: str) -> str:
-    """The search path of the script: what Ray has put there for this package must not hide other people's modules.
+def _python_path(path: str, scratch: str) -> str:
+    """The search path of the script, in which a clone's root is replaced by a folder with nothing but ``heliostat``.
 
-    A script may want the ``datasets`` of Hugging Face, and this package's root has one, too; so it finds in the folder
-    ``beside`` what it may call of ours.
+    The root's other folders would hide modules of the same names, such as Hugging Face's ``datasets``.
     """
     parts = [part for part in path.split(os.pathsep) if part]
     kept = [part for part in parts if Path(part).resolve() != ROOT]
-    if len(kept) == len(parts):
-        return path
-    for name in ("heliostat", "workloads"):
-        Path(beside, name).symlink_to(ROOT / name)
-    return os.pathsep.join([*kept, beside])
+    return path if len(kept) == len(parts) else os.pathsep.join([*kept, alone(Path(scratch))])
 
 
 def _handles_sigterm(pid: int) -> bool:
