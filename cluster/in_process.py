@@ -11,11 +11,13 @@ from pathlib import Path
 
 import psutil
 
-from heliostat.errors import JobFailed, UserError
+from heliostat.errors import JobFailed, NoAnswer, UserError
 from heliostat.modules import alone
 
 TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
+ANSWER_SECONDS = 10.0
+"""How long a Ray that runs already may take for its first answer."""
 HELPERS = ("dashboard", "DashboardAgent", "log_monitor", "monitor.py")
 """Ray's processes on which no worker waits, by a part of their command line."""
 SETTINGS = {
@@ -136,7 +138,8 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
     """Connect to the Ray that runs at an address, for example in a submitted job, and disconnect.
 
     Raises:
-        UserError: the address is not one, or nobody answers there.
+        UserError: the address is none, or that of another version of Ray.
+        NoAnswer: no Ray answers there.
     """
     import ray
 
@@ -145,11 +148,14 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
             f"RAY_ADDRESS is {address}, which is for jobs", "unset it, or use ray job submit -- python -m heliostat"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    fix = "start one (ray start --head), or unset RAY_ADDRESS"
     try:
         _knock(address)
         context = ray.init(address=address, log_to_driver=verbose, logging_level="info" if verbose else "error")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"no Ray answers at {address}: {error}", "start one (ray start --head), or unset RAY_ADDRESS") from None
+    except OSError as error:
+        raise NoAnswer(f"no Ray answers at {address}: {error}", fix) from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"RAY_ADDRESS is {address}, which cannot be used: {error}", fix) from None
     try:
         yield f"http://{context.dashboard_url}"
     finally:
@@ -157,10 +163,25 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
 
 
 def _knock(address: str) -> None:
-    """Fail within seconds if nobody listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
+    """Raise `OSError` within seconds if no Ray answers: Ray tries for minutes, and then ends this process (Ray 2.60)."""
+    import grpc  # type: ignore[import-untyped]
+    from ray._private.grpc_utils import init_grpc_channel
+
+    place = address.removeprefix("ray://")
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    if int(port) >= 1 << 16:
+        raise ValueError(f"there is no port {port}")
+    socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    # The system takes connections also for a process that is stopped; a gRPC channel needs its answer.
+    channel = init_grpc_channel(place)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise TimeoutError(f"it takes connections, but says nothing for {ANSWER_SECONDS:.0f} s") from None
+    finally:
+        channel.close()
 
 
 def _has_token() -> bool:

@@ -68,9 +68,15 @@ class Stopped(HeliostatError):
 
 
 class ContactLost(HeliostatError):
-    """Nobody can be reached, but the work may go on; the message says how to follow it again."""
+    """The job does not answer, but may still run; the message says how to follow it again."""
 
     exit_code = 75
+
+
+class NoAnswer(WithFix):
+    """A server that the command needs does not answer: the same command may work later."""
+
+    exit_code = ContactLost.exit_code
 
 
 def short_traceback(error: BaseException, frames: int = 4) -> str:

@@ -143,8 +143,8 @@ class TrainPlace:
                 return {"event": "pause"}
             result = Result(name=record.config.name, run=str(plan.folder), state="stopped", step=0, epoch=0)
         except Diverged as error:
-            about = {"name": record.config.name, "run": str(plan.folder), "message": error.what}
-            result = Result(**about, state="diverged", step=error.step, epoch=error.epoch)
+            place, end = {"name": record.config.name, "run": str(plan.folder)}, {"step": error.step, "epoch": error.epoch}
+            result = Result.model_validate({**place, **end, "state": "diverged", "message": error.what})
         except UserError as error:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
