@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
@@ -18,14 +19,19 @@ TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
 ANSWER_SECONDS = 10.0
 """How long a Ray that runs already may take for its first answer."""
-HELPERS = ("dashboard", "DashboardAgent", "log_monitor", "monitor.py")
-"""Ray's processes on which no worker waits, by a part of their command line."""
+HELPERS = ("dashboard/dashboard.py", "dashboard/agent.py", "_private/log_monitor.py", "autoscaler/_private/monitor.py")
+"""The scripts of Ray's processes on which no worker waits, in Ray's own folder."""
+HELPER_TITLES = ("ray::DashboardAgent",)
+"""What such processes call themselves later."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Every second look costs the workers of a small machine speed, and every late look the user time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Ray's workers yield to all other processes by default; here training is what the machine is for.
     "RAY_worker_niceness": "0",
+    # Ray lets the kernel end its workers first for want of memory (1000), whichever program takes it: a browser would outlive
+    # every training. A little stays, because a worker's end is survived, and that of the command or of the raylet is not.
+    "RAY_worker_oom_score_adjustment": "50",
     # What Ray does beside: on two cores it took a tenth of the training speed. Nobody collects metrics here.
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
@@ -123,14 +129,33 @@ def _stand_back(processes: list[psutil.Process]) -> None:
 
     On two cores with two workers that is a tenth of the training speed and more: when one waits, both do.
     """
+    if not hasattr(os, "SCHED_IDLE"):
+        return
+    helpers = []
     for process in processes:
+        with suppress(psutil.Error):  # it has ended meanwhile
+            helpers += [process] * is_helper(process.cmdline())
+    for process in _tree(helpers):
         try:
-            if any(name in " ".join(process.cmdline()) for name in HELPERS) and hasattr(os, "SCHED_IDLE"):
-                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            continue  # it has ended meanwhile
+            os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+        except ProcessLookupError:
+            continue
         except PermissionError:
             return  # a sandbox that forbids it; training is right all the same, only slower
+
+
+def is_helper(command: list[str]) -> bool:
+    """Whether a command line is that of a process on which no worker waits.
+
+    It is told by its program alone: the raylet, which must not be one, because its workers inherit what it is, has the whole
+    command line of the dashboard's agent among its arguments.
+    """
+    import ray
+
+    if command[:1] and command[0].startswith(HELPER_TITLES):
+        return True
+    script = next((part for part in command[1:] if not part.startswith("-")), "")
+    return command[:1] == [sys.executable] and script in {str(Path(ray.__file__).parent / name) for name in HELPERS}
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import pytest
 from tests.conftest import ROOT, Head, clean_environment, gone
 
 CODE = """
-import json, subprocess, urllib.error, urllib.request
+import contextlib, json, os, subprocess, urllib.error, urllib.request
+import psutil
 import ray
 from heliostat.cluster import local
 mine = subprocess.Popen(["sleep", "60"])
@@ -22,7 +23,15 @@ with local.session() as dashboard:
         urllib.request.urlopen(dashboard + "/api/jobs/")
     except urllib.error.HTTPError as error:
         seen["without a token"] = error.code
-    token = open(__import__("os").path.expanduser("~/.heliostat/ray-token")).read()
+    classes = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            words = [os.path.basename(word) for word in process.cmdline()[:3]]
+            name = next((word for word in words if word.endswith(".py") or word.startswith("ray")), process.name())
+            classes[name] = os.sched_getscheduler(process.pid)
+    seen["idle"] = sorted(name for name, kind in classes.items() if kind == os.SCHED_IDLE)
+    seen["normal"] = sorted(name for name, kind in classes.items() if kind == os.SCHED_OTHER)
+    token = open(os.path.expanduser("~/.heliostat/ray-token")).read()
     request = urllib.request.Request(dashboard + "/api/jobs/", headers={"Authorization": "Bearer " + token})
     seen["with the token"] = urllib.request.urlopen(request).status
 seen["after"] = ray.is_initialized()
@@ -41,6 +50,9 @@ def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_p
     assert seen["without a token"] == 401
     assert seen["with the token"] == 200
     assert seen["cpus"] == seen["machine"]
+    assert {"dashboard.py", "log_monitor.py", "monitor.py", "ray-dashboard-JobHead-0"} <= set(seen["idle"])
+    assert {"raylet", "gcs_server", "sleep"} <= set(seen["normal"]), "what a worker waits for, and inherits from"
+    assert {"agent.py", "ray::DashboardAgent"} & set(seen["idle"])
     assert seen["after"] is False
     assert seen["mine"] is None, "what is not Ray's is left alone"
     gone(env)
