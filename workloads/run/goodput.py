@@ -106,12 +106,12 @@ class Running:
     """The account of a run from inside, while it trains: read once, and then added to.
 
     Args:
-        run: the run folder.
+        before: the account up to now.
         workers: that are running now.
     """
 
-    def __init__(self, run: Folder, workers: int) -> None:
-        self._totals, self._workers, self._since = goodput(run).worker_seconds, workers, time.time()
+    def __init__(self, before: Goodput, workers: int) -> None:
+        self._totals, self._workers, self._since = before.worker_seconds, workers, time.time()
         self._before = sum(self._totals.values())
 
     def add(self, kind: str, seconds: float) -> None:

@@ -48,9 +48,11 @@ class Checkpointer:
 
     def __init__(
         self, run: Folder, config: TrainConfig, task: Task, ranks: Ranks, model: nn.Module,
-        optimizer: torch.optim.Optimizer, tell: Tell,
+        optimizer: torch.optim.Optimizer, tell: Tell, persist: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.run, self.config, self.task, self.ranks, self.tell = run, config, task, ranks, tell
+        self._persist = persist
+        """Writes the records of the steps that a checkpoint is about to make final."""
         self.model, self.optimizer = model, optimizer
         self._sharded = sharded(config, ranks)
         self._parts = ranks.world if self._sharded else 1
@@ -205,6 +207,7 @@ class Checkpointer:
                 patient(lambda: folder.write(self._mark(self.ranks.rank), json.dumps(file).encode()))
                 return
             files = {name: file, **{self._file(r): self._await(step, folder, r, patient) for r in range(1, self._parts)}}
+            self._persist()
             patient(lambda: checkpoint.commit(folder, step, metrics, files))
         except UNAVAILABLE as error:
             with suppress(*UNAVAILABLE):  # the same storage, and the first error is the one to tell

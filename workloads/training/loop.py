@@ -102,7 +102,8 @@ class Loop:
         self.model = self.task.model()
         self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
         self.records = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
-        self.saver = Checkpointer(folder, config, self.task, ranks, self.model, self.step.optimizer, self.records.event)
+        records, optimizer = self.records, self.step.optimizer
+        self.saver = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, records.event, records.persist)
         self.progress = Progress(**self.saver.restore())
         self.meter = Meter(ranks, self.progress.logged)
         self.notices: Signals | None = None
@@ -116,6 +117,7 @@ class Loop:
             self.saver.close()
             if self.notices:
                 self.notices.close()
+            self.records.close(lost=self.notices is not None and self.notices.state == "lost")
 
     def _run(self) -> Outcome:
         lanes = lane_range(self.order.lanes, self.ranks.world, self.ranks.rank)
