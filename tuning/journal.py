@@ -6,8 +6,8 @@ Damage is refused and not skipped, because finished trials would be run again.
 from collections.abc import Callable, Mapping
 
 from heliostat.folder import Folder
-from heliostat.workloads.chunks import Record
 from heliostat.workloads.run import journal
+from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.journal import Journal, finite
 
 JOURNAL = "journal"

@@ -99,7 +99,7 @@ def test_a_task_that_imports_all_three_trains_by_command_as_a_job_and_on_a_clust
     programs: Path, project: Path, env: Mapping[str, str]
 ) -> None:
     here = train(programs, project, env)
-    heliostat = [programs / "python", "-m", "heliostat"]
+    heliostat = [str(programs / "python"), "-m", "heliostat"]
     subprocess.run([*heliostat, "up", "hf.yaml"], cwd=project, env=dict(env), check=True, timeout=200)
     try:
         assert train(programs, project, env, "--on", "hf.yaml", "--set", "name=there") == pytest.approx(here)

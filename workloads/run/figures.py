@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from heliostat.workloads.chunks import Record
+from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.goodput import KINDS, Goodput, Span
 
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"

@@ -1,7 +1,7 @@
 """Journals of JSON records, one a line, each with its checksum (``crc``), with a single writer and any number of readers.
 
-See `heliostat.workloads.chunks` for their files. Runs and sweeps use the same journal; what differs is what a damaged line means: a run
-loses that record and says so, a sweep is refused, because finished trials would be run again.
+`chunks` describes their files. Runs and sweeps use the same journal, and differ in what a damaged line means: a run drops that
+record and reports it, a sweep is refused, because finished trials would run again.
 """
 
 import json
@@ -15,8 +15,8 @@ from itertools import takewhile
 from typing import Any
 
 from heliostat.folder import Folder
-from heliostat.workloads.background import Background
-from heliostat.workloads.chunks import Chunk, Record, file_of, numbers_in, parse, read_chunks, refuse_damage, sealed
+from heliostat.workloads.run.background import Background
+from heliostat.workloads.run.chunks import Chunk, Record, file_of, numbers_in, parse, read_chunks, refuse_damage, sealed
 from heliostat.workloads.run.retry import UNAVAILABLE, reason
 
 CHUNK = 200

@@ -16,7 +16,7 @@ from heliostat.config import dump
 from heliostat.console import duration
 from heliostat.datasets import Dataset
 from heliostat.folder import Folder
-from heliostat.workloads.chunks import Record
+from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.figures import band, curve
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
 from heliostat.workloads.run.journal import read_journal
