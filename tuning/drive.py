@@ -14,7 +14,8 @@ from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.controller import Controller, Watch
 from heliostat.tuning.journal import Journal, read_journal
 from heliostat.tuning.plan import SweepPlan, plan_sweep, read_sweep
-from heliostat.tuning.results.table import SweepResult, failed_because, result_of, write_result
+from heliostat.tuning.results.table import SweepResult, failed_because, result_of
+from heliostat.tuning.results.write import write_result
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
 from heliostat.workloads.ray_train.client import base_there, on_head

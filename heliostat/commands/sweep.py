@@ -43,10 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load(args.config, SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"})
     if args.on:
-        from heliostat.cluster.profile import find
-        from heliostat.commands.there import run_sweep
-
-        return int(run_sweep(find(args.on), config, args))
+        return _sweep_on_cluster(config, args)
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
@@ -54,13 +51,33 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.tuning.plan import plan_sweep
 
     if args.dry_run:
-        show_plan(plan_sweep(config, None if address else in_process.machine()), args.json)
+        _show_plan(plan_sweep(config, None if address else in_process.machine()), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr):
         result = _sweep(config, address, args.verbose)
     _show_result(result, args.json)
     return 0
+
+
+def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
+    """Submit the same command as a job on the profile's cluster: the sweep's driver runs on the head and holds no GPU.
+
+    Raises:
+        UserError: config and cluster do not fit together; nothing has been sent.
+    """
+    from heliostat.cluster.profile import find
+    from heliostat.commands.on_cluster import check_storage, inside, send
+    from heliostat.tuning.plan import plan_sweep
+
+    profile = find(args.on)
+    path = inside(args.config)
+    plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
+    check_storage(profile, plan.base["storage"])
+    if args.dry_run:
+        _show_plan(plan, args.json)
+        return 0
+    return send(profile, config, args, ["sweep", path])
 
 
 def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
@@ -90,7 +107,7 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
         return drive(plan, display.update)
 
 
-def show_plan(plan: Any, as_json: bool) -> None:
+def _show_plan(plan: Any, as_json: bool) -> None:
     """What a sweep would do: the first trials, what each takes, how many at once, and what that costs."""
     from heliostat.console import out, print_json, print_table
     from heliostat.tuning.preview import preview

@@ -116,7 +116,7 @@ def _there(script: "Script", args: argparse.Namespace) -> int:
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands.live import line
-    from heliostat.commands.there import HELIOSTAT, check_storage, inside
+    from heliostat.commands.on_cluster import HELIOSTAT, check_storage, inside
     from heliostat.workloads.nodes import settled
 
     profile = find(args.on)

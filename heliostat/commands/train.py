@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load(args.config, TrainConfig, args.set, {"name": Path(args.config).stem})
     if args.on:
-        return _train_there(config, args)
+        return _train_on_cluster(config, args)
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
@@ -49,13 +49,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train_there(config: Any, args: argparse.Namespace) -> int:
-    """The same command as a job on a cluster; what can be refused is refused before anything is sent."""
+def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
+    """Submit the same command as a job on the profile's cluster.
+
+    Raises:
+        UserError: config and cluster do not fit together; nothing has been sent.
+    """
     from heliostat.cluster.profile import find
-    from heliostat.commands.there import run_train
+    from heliostat.commands.on_cluster import check_storage, inside, send
+    from heliostat.workloads.plan import prepare
 
     profile = find(args.on)
-    return run_train(profile, config, args)
+    path = inside(args.config)
+    check_storage(profile, config.storage)
+    plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
+    if args.dry_run:
+        _show_plan(plan, args.json)
+        return 0
+    return send(profile, config, args, ["train", path])
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:

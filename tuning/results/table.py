@@ -1,4 +1,4 @@
-"""The result of a sweep: ``trials.parquet``, ``best.yaml``, ``result.json``; ``report.html`` comes from `report`."""
+"""The result of a sweep and the table of its trials, for ``result.json`` and ``trials.parquet``."""
 
 import io
 import json
@@ -10,11 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from heliostat.config import Config, to_yaml
+from heliostat.config import Config
 from heliostat.folder import Folder, join
 from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.trials import Trial, Trials, best, front
-from heliostat.workloads.config import TrainConfig
 
 RESULT, TABLE, BEST, REPORT = "result.json", "trials.parquet", "best.yaml", "report.html"
 
@@ -87,29 +86,6 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
         ended=ended or "done",
         limits=plan.limits,
     )
-
-
-def write_result(plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
-    """Write the table, the best config, the report and, last, the result."""
-    from heliostat.tuning.results.report import write_report
-
-    plan.folder.write(TABLE, table(trials.all, plan.objectives))
-    if result.best is not None:
-        plan.folder.write(BEST, best_config(plan, trials.all[result.best]).encode())
-    write_report(plan.folder, plan, trials, result)
-    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
-
-
-def best_config(plan: SweepPlan, trial: Trial) -> str:
-    """The train config of a trial, for a run of its own beside the sweep."""
-    config = plan.trial(trial.number, trial.params).config
-    config = config.model_copy(update={"name": f"{plan.config.name}-best", "storage": plan.train.config.storage})
-    head = f"# Trial {trial.number} of sweep {plan.config.name}: " + ", ".join(f"{k} {v:.6g}" for k, v in trial.values.items())
-    if plan.config.scheduler.kind == "pbt":
-        head += "\n# Its hyperparameters changed while it trained, and these are the last: a new run will not be the same."
-    defaults = TrainConfig.model_fields
-    data = {k: v for k, v in config.model_dump(mode="json").items() if k in config.model_fields_set or v != defaults[k].default}
-    return f"{head}\n{to_yaml(data)}"
 
 
 def table(trials: Iterable[Trial], objectives: Mapping[str, str]) -> bytes:

@@ -1,4 +1,4 @@
-"""heliostat train and sweep --on PROFILE: the same command, as a job on a cluster."""
+"""heliostat train and sweep --on PROFILE: submits the same command as a job on a cluster."""
 
 import argparse
 import json
@@ -18,51 +18,20 @@ HELIOSTAT = ("python", "-P", "-m", "heliostat")
 """The command in a job; -P, because a ``types.py`` in the working directory is not for Python's own start."""
 
 
-def run_train(profile: Profile, config: Any, args: argparse.Namespace) -> int:
-    """Run a train config on a profile's cluster, and show what it prints and how it ends.
+def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
+    """Submit a command as a job with the options of this one, or with ``--cron`` as a scheduled job; follow the job to its end.
 
-    Raises:
-        UserError: config and cluster do not fit together; nothing has been sent.
+    Args:
+        profile: of the cluster.
+        config: of the run or the sweep; its name becomes the job's.
+        args: the arguments of this command.
+        command: the words of the command, with paths from the working directory.
     """
-    from heliostat.workloads.plan import prepare
-
-    there = inside(args.config)
-    check_storage(profile, config.storage)
-    plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
-    if args.dry_run:
-        from heliostat.commands.train import _show_plan
-
-        _show_plan(plan, args.json)
-        return 0
-    return _send(profile, config, args, ["train", there])
-
-
-def run_sweep(profile: Profile, config: Any, args: argparse.Namespace) -> int:
-    """Run a sweep on a profile's cluster: its driver is a job on the head, which holds no GPU.
-
-    Raises:
-        UserError: config and cluster do not fit together; nothing has been sent.
-    """
-    from heliostat.tuning.plan import plan_sweep
-
-    there = inside(args.config)
-    plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
-    check_storage(profile, plan.base["storage"])
-    if args.dry_run:
-        from heliostat.commands.sweep import show_plan
-
-        show_plan(plan, args.json)
-        return 0
-    return _send(profile, config, args, ["sweep", there])
-
-
-def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
-    """Send a command as a job, with the options of this one, and follow it to its end."""
     argv = [*HELIOSTAT, *command]
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _nightly(profile, config, args.cron, argv)
+        return _schedule(profile, config, args.cron, argv)
     work = Work(new_job_id(config.name.lower()), argv, Path.cwd(), isolated=True)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
@@ -79,7 +48,7 @@ def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list
     return 0
 
 
-def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
+def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
     """Apply what runs this command by a schedule, each time under a name of its own."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
