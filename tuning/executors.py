@@ -1,4 +1,4 @@
-"""Placement a trial runs: a reused actor for one worker, a Train run of its own for more. The sweep sees no difference.
+"""Executors run the trials of a sweep: a reused actor for one worker, a Ray Train run of its own for more.
 
 No trial holds anything while it waits for something, so none can block another: an actor has its resources before it gets a
 trial, and the workers of a Train run are placed all together or not at all, while what drives them holds nothing.
@@ -17,19 +17,20 @@ import ray
 from heliostat.errors import HeliostatError, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.tuning.journal import plain
-from heliostat.tuning.worker import GO_ON, STOP, Event, Worker
+from heliostat.tuning.trials import Decision
+from heliostat.tuning.worker import Event, Worker
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.run import lease
 from heliostat.workloads.run.cost import cost
 from heliostat.workloads.run.record import RESULT, Result, RunRecord, read_result, write_record
 from heliostat.workloads.run.signals import STOP as STOP_FILE
 
-Answer = Callable[[Event], str]
-"""Takes a report, gives GO_ON, STOP or PAUSE."""
+Decide = Callable[[Event], Decision]
+"""Called with each report of a trial."""
 
 
 class Placement(TypedDict):
-    """Placement a slot is."""
+    """Where the worker of a slot runs."""
 
     node: str
     group: str | None
@@ -42,14 +43,14 @@ class Executor(Protocol):
     async def ready(self) -> Placement:
         """Wait until there are resources for it; the node it is on."""
 
-    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+    async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         """Run a trial until it ends, pauses or fails."""
 
     def close(self) -> None:
         """Give its resources back."""
 
 
-class ActorPlace:
+class ActorExecutor:
     """An actor that holds one worker's resources, and is replaced when it dies or a trial has failed in it."""
 
     def __init__(self, cpu: float, gpu: float) -> None:
@@ -61,14 +62,14 @@ class ActorPlace:
     async def ready(self) -> Placement:
         if self._actor is None:
             self._actor = self._make(str(Path.cwd()))
-        where: Placement = await self._actor.where.remote()
-        return where
+        placement: Placement = await self._actor.placement.remote()
+        return placement
 
-    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+    async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         try:
-            event: Event = await self._actor.begin.remote(plan.uri, record.model_dump(mode="json"), time.time())
+            event: Event = await self._actor.start.remote(plan.uri, record.model_dump(mode="json"), time.time())
             while event["event"] == "report":
-                event = await self._actor.go_on.remote(answer(event))
+                event = await self._actor.decide.remote(decide(event))
         except ray.exceptions.RayActorError as error:
             self._actor = None
             return {"event": "fail", "message": f"its worker died: {_reason(error)}", "final": False, "lost": _node_lost(error)}
@@ -82,7 +83,7 @@ class ActorPlace:
             self._actor = None
 
 
-class TrainPlace:
+class TrainExecutor:
     """A Ray Train run for each trial, driven from a thread here, on the head; only its workers take resources."""
 
     def __init__(self) -> None:
@@ -91,7 +92,7 @@ class TrainPlace:
     async def ready(self) -> Placement:
         return {"node": "", "group": None}
 
-    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+    async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         # A thread of its own and not one of asyncio's few, for which it would wait at the end, whatever happens.
         outcome: asyncio.Future[Event] = self._loop.create_future()
 
@@ -100,7 +101,7 @@ class TrainPlace:
                 outcome.set_result(event)
 
         def drive() -> None:
-            event = self._drive(plan, record, answer)
+            event = self._drive(plan, record, decide)
             with suppress(RuntimeError):  # the sweep has ended meanwhile, and its loop with it
                 self._loop.call_soon_threadsafe(over, event)
 
@@ -110,23 +111,23 @@ class TrainPlace:
     def close(self) -> None:
         """It holds nothing between two trials."""
 
-    def _drive(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+    def _drive(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         from heliostat.workloads.ray_train.driver import execute
 
         if result := read_result(plan.folder):
             return _end(result, plan.folder)
         write_record(plan.folder, record)
-        last = GO_ON
+        last = Decision.CONTINUE
         total = plan.total_steps or 1
 
         def watch(records: list[dict[str, Any]]) -> None:
             nonlocal last
             for found in records:
-                if found.get("kind") == "eval" and last == GO_ON and found["step"] < total:
+                if found.get("kind") == "eval" and last == Decision.CONTINUE and found["step"] < total:
                     event = {"event": "report", "step": found["step"], "progress": found["step"] / total,
                              "metrics": plain(found["metrics"])}  # fmt: skip
-                    last = asyncio.run_coroutine_threadsafe(_call(answer, event), self._loop).result()
-                    if last != GO_ON:
+                    last = asyncio.run_coroutine_threadsafe(_call(decide, event), self._loop).result()
+                    if last != Decision.CONTINUE:
                         plan.folder.write(STOP_FILE, b"")
 
         began = time.time()
@@ -134,7 +135,7 @@ class TrainPlace:
             with lease.hold(plan.folder) as owner:
                 result = execute(plan, record, time.time(), owner, watch)
         except Stopped:
-            if last != STOP:
+            if last != Decision.STOP:
                 return {"event": "pause"}
             result = Result(name=record.config.name, run=str(plan.folder), state="stopped", step=0, epoch=0)
         except UserError as error:
@@ -148,8 +149,8 @@ class TrainPlace:
         return _end(result, plan.folder)
 
 
-async def _call(answer: Answer, event: Event) -> str:
-    return answer(event)
+async def _call(decide: Decide, event: Event) -> Decision:
+    return decide(event)
 
 
 def _end(result: Result, folder: Folder) -> Event:

@@ -4,7 +4,7 @@ from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.trials import Trial, best, front
 
 
-class Kept:
+class Retention:
     """The best of the trials that are over; with several objectives, those that nothing else beats.
 
     Args:
@@ -15,7 +15,7 @@ class Kept:
         self._plan = plan
         self._best: list[Trial] = []
 
-    def judge(self, trial: Trial) -> None:
+    def update(self, trial: Trial) -> None:
         """Take in a trial that is over, and delete the checkpoints of whatever is not among the best now."""
         if self._plan.config.keep == "all":
             return

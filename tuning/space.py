@@ -1,5 +1,7 @@
 """Search spaces: which values a key of the train config may take."""
 
+import math
+import random
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
@@ -133,6 +135,16 @@ def sample(space: Space, base: Mapping[str, Any], suggest: Suggest) -> Params:
 
 def _holds(wanted: Any, value: Any) -> bool:
     return value in wanted if isinstance(wanted, list) else bool(value == wanted)
+
+
+def draw(parameter: Parameter, source: random.Random) -> Any:
+    """One value of a parameter."""
+    if (values := parameter.values) is not None:
+        return source.choice(values)
+    low, high = parameter.range
+    if parameter.loguniform:
+        return min(max(math.exp(source.uniform(math.log(low), math.log(high))), low), high)
+    return source.uniform(low, high)
 
 
 def get(data: Mapping[str, Any], key: str) -> Any:

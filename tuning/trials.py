@@ -3,12 +3,23 @@
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from heliostat.tuning.space import Params
 
 OVER = ("finished", "stopped", "failed", "diverged")
 """States from which a trial does not come back."""
+
+
+class Decision(StrEnum):
+    """What becomes of a trial that has made a report."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    """The trial is over."""
+    PAUSE = "pause"
+    """It saves a checkpoint, from which it is resumed later."""
 
 
 class Report(NamedTuple):
@@ -36,8 +47,8 @@ class Trial:
     """waiting, running, or one of `OVER`."""
     key: str = ""
     """Equal for trials that do the same."""
-    twin: int | None = None
-    """The earlier trial with the same key, whose outcome is this one's."""
+    duplicate_of: int | None = None
+    """The first trial with the same key, whose outcome this one gets without being run."""
     reports: list[Report] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
     """The objectives, once it is over and if it has them."""
@@ -114,7 +125,7 @@ class Trials:
         elif self.sessions:
             self.sessions[-1][1] = time
         if kind == "trial":
-            self.all.append(Trial(record["trial"], record["params"], key=record["key"], twin=record["twin"]))
+            self.all.append(Trial(record["trial"], record["params"], key=record["key"], duplicate_of=record["twin"]))
         elif kind == "exchanged":
             self.generations = record["generation"]
         elif "trial" in record:
@@ -178,7 +189,7 @@ class Trials:
 
     def left(self, wanted: int | None, now: float) -> float | None:
         """An estimate of the seconds until all wanted trials are over; None if nobody can tell."""
-        over = [trial.seconds for trial in self.all if trial.over and trial.twin is None]
+        over = [trial.seconds for trial in self.all if trial.over and trial.duplicate_of is None]
         if wanted is None or not over:
             return None
         open_seconds = (wanted - sum(trial.over for trial in self.all)) * sum(over) / len(over)
@@ -195,7 +206,7 @@ class Trials:
 
 def best(trials: Iterable[Trial], metric: str, mode: str) -> Trial | None:
     """The finished trial with the best value, the first of equals; if none finished, the best of those that were stopped."""
-    found = [trial for trial in trials if math.isfinite(trial.values.get(metric, math.nan)) and trial.twin is None]
+    found = [trial for trial in trials if math.isfinite(trial.values.get(metric, math.nan)) and trial.duplicate_of is None]
     finished = [trial for trial in found if trial.state == "finished"] or found
     sign = 1 if mode == "max" else -1
     return max(finished, key=lambda trial: (sign * trial.values[metric], -trial.number), default=None)
@@ -207,7 +218,7 @@ def front(trials: Iterable[Trial], objectives: Mapping[str, str]) -> list[Trial]
     points = [
         (tuple(signs[m] * t.values[m] for m in signs), t)
         for t in trials
-        if t.state == "finished" and t.twin is None and all(math.isfinite(t.values.get(m, math.nan)) for m in signs)
+        if t.state == "finished" and t.duplicate_of is None and all(math.isfinite(t.values.get(m, math.nan)) for m in signs)
     ]
     points.sort(key=lambda point: (tuple(-value for value in point[0]), point[1].number))
     kept: list[tuple[tuple[float, ...], Trial]] = []

@@ -1,7 +1,7 @@
 """The actor that runs one-worker trials, one after the other: the training loop in a thread, which waits for each answer.
 
-`begin` starts a trial and `go_on` answers its last report; both return the next thing that happens: a report, or its end.
-So a trial that must stop has stopped when it is told so, and its resources are free for the next one.
+`Worker.start` starts a trial and `Worker.decide` answers its last report; both return the next event: a report, or the end.
+So a trial that must stop has stopped when the call returns, and its resources are free for the next one.
 """
 
 import gc
@@ -20,13 +20,11 @@ from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.modules import enter
 from heliostat.tuning.journal import plain
+from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
-
-GO_ON, STOP, PAUSE = "go on", "stop", "pause"
-"""What a report can be answered with: stop is for ever, pause is with a checkpoint from which the trial can go on."""
 
 Event = dict[str, Any]
 
@@ -44,22 +42,22 @@ class Worker:
         self._opened: tuple[DatasetRecord, Dataset] | None = None
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._decisions: queue.SimpleQueue[Decision] = queue.SimpleQueue()
         # One thread for all trials, because OpenMP keeps a pool of its own for each thread that has used it.
         threading.Thread(target=self._run, name="trials", daemon=True).start()
 
-    def where(self) -> dict[str, str]:
-        """The node that this is on."""
+    def placement(self) -> dict[str, str]:
+        """The node of this actor and its worker group."""
         return {"node": ray.get_runtime_context().get_node_id(), "group": group_here()}
 
-    def begin(self, run: str, record: dict[str, Any], launched: float) -> Event:
-        """Start the trial whose run folder is at ``run``, or go on with it; its first event."""
+    def start(self, run: str, record: dict[str, Any], launched: float) -> Event:
+        """Start or resume the trial whose run folder is at ``run``, and return its first event."""
         self._work.put(partial(self._trial, Folder.at(run), record, launched))
         return self._events.get()
 
-    def go_on(self, answer: str) -> Event:
-        """Answer the last report; the next event."""
-        self._answers.put(answer)
+    def decide(self, decision: Decision) -> Event:
+        """Answer the last report and return the next event."""
+        self._decisions.put(decision)
         return self._events.get()
 
     def _run(self) -> None:
@@ -100,16 +98,16 @@ class Worker:
             return _end(result)
         write_record(folder, record)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
-        answer = GO_ON
+        decision = Decision.CONTINUE
 
         def report(metrics: dict[str, float]) -> None:
-            nonlocal answer
+            nonlocal decision
             step = loop.progress.step
             self._events.put({"event": "report", "step": step, "progress": step / loop.total_steps, "metrics": plain(metrics)})
-            answer = self._answers.get()
-            if answer == PAUSE:
+            decision = self._decisions.get()
+            if decision == Decision.PAUSE:
                 loop.save(metrics, wait=True)
-            if answer != GO_ON and step < loop.total_steps:
+            if decision != Decision.CONTINUE and step < loop.total_steps:
                 raise Ended
 
         began = time.time()
@@ -118,7 +116,7 @@ class Worker:
         try:
             outcome = loop.run()
         except Ended:
-            if answer == PAUSE:
+            if decision == Decision.PAUSE:
                 return {"event": "pause"}
             epoch = loop.order.locate(loop.progress.consumed)[0]
             result = Result(name=record.config.name, run=str(folder), state="stopped", step=loop.progress.step, epoch=epoch)

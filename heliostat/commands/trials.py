@@ -101,7 +101,7 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
     """One row of the table."""
     now = time.time()
     value = trial.values.get(metric, trial.reports[-1].value(metric) if trial.reports else None)
-    state = f"as {trial.twin}" if trial.twin is not None else trial.state
+    state = f"as {trial.duplicate_of}" if trial.duplicate_of is not None else trial.state
     cost = trial.cost(now)
     return [
         str(trial.number),

@@ -9,7 +9,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 
 from heliostat.tuning.schedulers.asha import Asha
 from heliostat.tuning.schedulers.median import Median
-from heliostat.tuning.trials import Report, Trial
+from heliostat.tuning.trials import Decision, Report, Trial
 
 STEPS = 81
 
@@ -40,7 +40,7 @@ def stopped(scheduler: Any, mode: str, seed: int) -> set[int]:
             continue
         trial = trials.setdefault(number, Trial(number, {}, state="running"))
         trial.reports.append(Report(step, step / STEPS, {"m": value if mode == "max" else -value}, 0.0))
-        if scheduler.report(trial):
+        if scheduler.report(trial) == Decision.STOP:
             over.add(number)
     return over
 
@@ -106,20 +106,20 @@ def test_a_report_that_is_made_again_after_a_restart_is_judged_alike() -> None:
     good = Trial(9, {}, reports=[Report(1, 1 / 9, {"m": 10.0}, 0.0)])
     bad = Trial(8, {}, reports=[Report(1, 1 / 9, {"m": -1.0}, 0.0)])
     for _ in range(3):
-        assert not scheduler.report(good)
-        assert scheduler.report(bad)
+        assert scheduler.report(good) == Decision.CONTINUE
+        assert scheduler.report(bad) == Decision.STOP
 
 
 def test_a_trial_is_judged_once_at_a_rung() -> None:
     scheduler = Asha("m", "max", grace=1 / 9, reduction=3)
     trial = Trial(0, {}, reports=[Report(1, 1 / 9, {"m": 1.0}, 0.0)])
-    assert not scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.CONTINUE
     for number in range(1, 6):
         scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 9, {"m": 5.0}, 0.0)]))
     trial.reports.append(Report(2, 0.2, {"m": 1.0}, 0.0))
-    assert not scheduler.report(trial), "it was judged when it came there"
+    assert scheduler.report(trial) == Decision.CONTINUE, "it was judged when it came there"
     trial.reports.append(Report(3, 1 / 3, {"m": 1.0}, 0.0))
-    assert not scheduler.report(trial), "the first at its rung"
+    assert scheduler.report(trial) == Decision.CONTINUE, "the first at its rung"
 
 
 def test_a_trial_is_worth_the_best_that_it_has_reported() -> None:
@@ -127,8 +127,8 @@ def test_a_trial_is_worth_the_best_that_it_has_reported() -> None:
     for number in range(6):
         scheduler.report(Trial(number, {}, reports=[Report(3, 1 / 3, {"m": 0.5 + number}, 0.0)]))
     reports = [Report(1, 0.1, {"m": 0.1}, 0.0), Report(2, 0.2, {"m": float("nan")}, 0.0), Report(3, 0.4, {"m": 9.0}, 0.0)]
-    assert not scheduler.report(Trial(8, {}, reports=reports))
-    assert scheduler.report(Trial(9, {}, reports=reports[1:]))
+    assert scheduler.report(Trial(8, {}, reports=reports)) == Decision.CONTINUE
+    assert scheduler.report(Trial(9, {}, reports=reports[1:])) == Decision.STOP
 
 
 def test_no_trial_is_stopped_when_it_is_all_but_through() -> None:
@@ -136,9 +136,9 @@ def test_no_trial_is_stopped_when_it_is_all_but_through() -> None:
     for number in range(6):
         scheduler.report(Trial(number, {}, reports=[Report(9, 0.95, {"m": 5.0}, 0.0)]))
     trial = Trial(9, {}, reports=[Report(1, 0.35, {"m": 6.0}, 0.0)])
-    assert not scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.CONTINUE
     trial.reports.append(Report(9, 0.95, {"m": 0.0}, 0.0))
-    assert not scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.CONTINUE
 
 
 def test_hyperband_judges_most_trials_early_and_some_late() -> None:
@@ -150,6 +150,6 @@ def test_hyperband_judges_most_trials_early_and_some_late() -> None:
         if scheduler.bracket(number) == 2 and number != late:
             scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 3, {"m": 1.0}, 0.0)]))
     trial = Trial(late, {}, reports=[Report(1, 1 / 27, {"m": 0.0}, 0.0)])
-    assert not scheduler.report(trial), "too early in its bracket"
+    assert scheduler.report(trial) == Decision.CONTINUE, "too early in its bracket"
     trial.reports.append(Report(9, 1 / 3, {"m": 0.0}, 0.0))
-    assert scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.STOP

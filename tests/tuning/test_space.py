@@ -9,10 +9,10 @@ from heliostat.config import validate
 from heliostat.errors import UserError
 from heliostat.tuning.algorithms.grid import Grid
 from heliostat.tuning.algorithms.optuna import Optuna
-from heliostat.tuning.algorithms.random import Random, draw
+from heliostat.tuning.algorithms.random import Random
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.schedulers.pbt import perturbed
-from heliostat.tuning.space import Parameter, assign, check_conditions, flatten, sample
+from heliostat.tuning.space import Parameter, assign, check_conditions, draw, flatten, sample
 from heliostat.tuning.trials import Trial, Trials
 
 SPACE: dict[str, Any] = {

@@ -1,5 +1,6 @@
 """The journal, and what its records come to."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ from pyarrow import fs
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.tuning.cost import most_expensive, room
+from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import CHUNK, Journal, read_journal
+from heliostat.tuning.plan import plan_sweep
 from heliostat.tuning.trials import Trial, Trials, best, front
+from tests.tuning.conftest import Make
 
 
 def records(journal: Journal, count: int) -> None:
@@ -78,12 +82,25 @@ def test_what_was_interrupted_waits_and_its_time_counts_until_it_was_last_heard_
     assert trials.seconds(110) == 8 + 10
 
 
-def test_the_best_is_a_finished_trial_and_twins_do_not_count() -> None:
+def test_a_duplicate_is_over_too_when_the_driver_was_killed_right_after_its_first_trial(folder: Path, config: Make) -> None:
+    records = [
+        at(0, event="session", slots=1),
+        at(1, event="trial", trial=0, params={"model.level": 0.5}, key="k", twin=None),
+        at(1, event="trial", trial=1, params={"model.level": 0.5}, key="k", twin=0),
+        at(2, event="start", trial=0, where="n", workers=1, gpus=0, price=None),
+        at(3, event="end", trial=0, state="finished", step=100, values={"accuracy": 0.5}, metrics={}, message="", cost=None),
+    ]
+    plan = plan_sweep(config(0.5, algorithm="random", trials=2), [{"CPU": 1.0, "GPU": 0.0}])
+    (plan.folder / "journal").write("000000.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+    assert drive(plan).states == {"finished": 2}
+
+
+def test_the_best_is_a_finished_trial_and_duplicates_do_not_count() -> None:
     trials = [
         Trial(0, {}, state="stopped", values={"m": 9.0}),
         Trial(1, {}, state="finished", values={"m": 2.0}),
         Trial(2, {}, state="finished", values={"m": 3.0}),
-        Trial(3, {}, state="finished", values={"m": 3.0}, twin=2),
+        Trial(3, {}, state="finished", values={"m": 3.0}, duplicate_of=2),
         Trial(4, {}, state="failed"),
     ]
     assert best(trials, "m", "max") is trials[2]

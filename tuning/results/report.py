@@ -23,7 +23,7 @@ def write_report(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepR
     """Write ``report.html`` into the sweep's folder."""
     template = Path(__file__).with_name("report.html.j2").read_text()
     page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
-    own = [trial for trial in trials.all if trial.twin is None]
+    own = [trial for trial in trials.all if trial.duplicate_of is None]
     html = page.render(
         result=result,
         config=to_yaml(plan.config.model_dump(mode="json", exclude_none=True)),
@@ -47,8 +47,8 @@ def _tiles(plan: SweepPlan, trials: Trials, result: SweepResult) -> list[tuple[s
     tiles = [(f"best {name}", f"{value:.4f}") for name, value in result.values.items()]
     tiles += [("trials", str(len(trials.all))), ("stopped early", str(result.states.get("stopped", 0)))]
     tiles += [("failed", str(count)) for state in ("failed", "diverged") if (count := result.states.get(state))]
-    twins = sum(trial.twin is not None for trial in trials.all)
-    tiles += [("not run twice", str(twins))] * bool(twins)
+    duplicates = sum(trial.duplicate_of is not None for trial in trials.all)
+    tiles += [("duplicates", str(duplicates))] * bool(duplicates)
     tiles += [("time", duration(result.seconds)), ("workers' time", duration(result.worker_seconds))]
     tiles += [("GPUs' time", duration(result.gpu_seconds))] * bool(result.gpu_seconds)
     tiles += [] if result.cost is None else [("cost", f"{result.cost:.2f}")]
@@ -65,7 +65,7 @@ def _saved(trials: Sequence[Trial]) -> float:
     spared = sum(
         trial.seconds * max(0.0, length / trial.reports[-1].progress - 1)
         for trial in trials
-        if trial.state == "stopped" and trial.reports and trial.twin is None
+        if trial.state == "stopped" and trial.reports and trial.duplicate_of is None
     )
     return spared / (spent + spared) if spared else 0.0
 

@@ -111,7 +111,7 @@ def row(trial: Trial, objectives: Mapping[str, str]) -> dict[str, Any]:
         "seconds": round(trial.seconds, 3),
         "gpu_seconds": round(trial.seconds * trial.gpus, 3),
         "cost": trial.cost(),
-        "same_as": trial.twin,
+        "same_as": trial.duplicate_of,
         "failures": trial.failures,
         "losses": trial.losses,
         "message": trial.message,

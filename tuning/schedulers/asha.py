@@ -3,13 +3,14 @@
 import numpy as np
 
 from heliostat.tuning.config import Mode
-from heliostat.tuning.trials import Trial
+from heliostat.tuning.schedulers.base import Scheduler
+from heliostat.tuning.trials import Decision, Trial
 
 TOLERANCE = 1e-9
 """A third of a ninth is not quite a twenty-seventh."""
 
 
-class Asha:
+class Asha(Scheduler):
     """Stops a trial at a rung unless it is among the best 1/reduction of those that came there.
 
     It is judged by the best that it has reported so far, not by what it reports there: what a trial comes to is its best
@@ -37,17 +38,19 @@ class Asha:
         sizes = [int(np.ceil(len(rungs) / (len(rungs) - s) * reduction ** (len(rungs) - 1 - s))) for s in first]
         self._deal = np.cumsum(sizes)
 
-    def report(self, trial: Trial) -> bool:
+    def report(self, trial: Trial) -> Decision:
         last = trial.reports[-1]
         for rung, came in self._brackets[self.bracket(trial.number)]:
             if last.progress >= rung * (1 - TOLERANCE):
                 if came.get(trial.number, (last.progress,))[0] != last.progress:
-                    return False  # it was judged here by an earlier report
+                    break  # it was judged here by an earlier report
                 value = max((self._sign * value for _, value in trial.curve(self._metric)), default=np.nan)
                 others = [other for number, (_, other) in came.items() if number != trial.number]
                 came[trial.number] = last.progress, value
-                return bool(others and value < np.nanpercentile(others, (1 - 1 / self._reduction) * 100))
-        return False
+                if others and value < np.nanpercentile(others, (1 - 1 / self._reduction) * 100):
+                    return Decision.STOP
+                break
+        return Decision.CONTINUE
 
     def bracket(self, number: int) -> int:
         """The bracket of a trial."""

@@ -11,35 +11,31 @@ from typing import Any
 
 from pyarrow import fs
 
-from heliostat.tuning.algorithms.random import draw
-from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.plan import SweepPlan
-from heliostat.tuning.space import Parameter, Params
-from heliostat.tuning.trials import Trial, Trials
+from heliostat.tuning.schedulers.base import Scheduler
+from heliostat.tuning.space import Parameter, Params, draw
+from heliostat.tuning.trials import Decision, Trial, Trials
 from heliostat.workloads.run import checkpoint
 
 FACTORS = (0.8, 1.25)
 """What a number is multiplied with; 0.8 and 1.25 undo each other."""
 
 
-class Population:
-    """The trials as a population."""
+class PopulationBasedTraining(Scheduler):
+    """All trials are one population; they are paused for an exchange every ``scheduler.every`` evaluations."""
 
-    def __init__(self, config: SweepConfig, plan: SweepPlan, trials: Trials, note: Callable[..., None]) -> None:
-        self._config, self._plan, self._trials, self._note = config, plan, trials, note
+    in_rounds = True
 
-    @property
-    def over(self) -> bool:
-        """Whether all members are through."""
-        return all(trial.over for trial in self._trials.all)
+    def __init__(self, plan: SweepPlan, trials: Trials, note: Callable[..., None]) -> None:
+        self._config, self._plan, self._trials, self._note = plan.config, plan, trials, note
 
-    def at_exchange(self, trial: Trial) -> bool:
-        """Whether a trial has made the last report of its interval, and not of its whole run."""
+    def report(self, trial: Trial) -> Decision:
+        """Pause a trial that has made the last report of its interval, unless it is the last of its run."""
         due = (trial.generation + 1) * self._config.scheduler.every
-        return len(trial.reports) >= due and trial.reports[-1].progress < 1
+        return Decision.PAUSE if len(trial.reports) >= due and trial.reports[-1].progress < 1 else Decision.CONTINUE
 
-    def next_generation(self) -> list[Trial]:
-        """Exchange, and return the members that train on; none if all are through. Called when no member runs."""
+    def next_round(self) -> list[Trial]:
+        """Exchange weights and hyperparameters between the trials that are not over, and return those trials."""
         members = [trial for trial in self._trials.all if not trial.over]
         if not members:
             return []
