@@ -1,4 +1,4 @@
-"""heliostat sweep: many trials of one config, and the best of them."""
+"""heliostat sweep: searches for the best config with many trials."""
 
 import argparse
 import os
@@ -10,20 +10,16 @@ from typing import Any
 
 from heliostat.commands.live import add_cron, add_where
 
-SHOW = "show"
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "heliostat sweep CONFIG [options]\n       heliostat sweep show NAME [--storage DIR] [--json]"
     parser.add_argument("config", metavar="CONFIG", help="a sweep's config file, such as tuning/configs/digits.yaml")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="after `show`: a sweep's name, or its folder or URI")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as trials=50 or train.epochs=3"
     )
     parser.add_argument("--dry-run", action="store_true", help="print the first trials and what they take, and start nothing")
     add_where(parser, "sweep")
     add_cron(parser)
-    parser.add_argument("--storage", default="runs", help="with show: where the sweeps are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
     parser.epilog = "example: heliostat sweep tuning/configs/digits.yaml --set trials=40 --set scheduler=median --dry-run"
@@ -32,13 +28,6 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from heliostat.config import load
     from heliostat.errors import UserError
-
-    if args.config == SHOW and args.name:
-        from heliostat.commands.trials import show_sweep
-
-        return show_sweep(args.name, args.storage, args.json)
-    if args.name:
-        raise UserError(f"{args.name!r} comes after the config", "write heliostat sweep CONFIG, or heliostat sweep show NAME")
     from heliostat.tuning.config import SweepConfig
 
     config = load(args.config, SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"})
@@ -72,6 +61,7 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
 
     profile = find(args.on)
     path = inside(args.config)
+    path = "./show" if path == "show" else path  # not the subcommand
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
     check_storage(profile, plan.base["storage"])
     if args.dry_run:

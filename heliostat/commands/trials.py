@@ -1,4 +1,4 @@
-"""The table of a sweep's trials: live while it runs, or from its folder afterwards."""
+"""The table of a sweep's trials, and its live display."""
 
 import os
 import time
@@ -112,57 +112,6 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
         *(["" if cost is None else f"{cost:.3f}"] if priced else []),
         *(_short(trial.params.get(key)) for key in keys),
     ]
-
-
-def show_sweep(name: str, storage: str, as_json: bool) -> int:
-    """The table of a sweep, from its folder: once, or on a terminal for as long as it runs."""
-    from heliostat.console import out, print_json
-    from heliostat.tuning.journal import read_journal
-    from heliostat.tuning.plan import read_sweep
-    from heliostat.tuning.results.table import SweepResult, row
-    from heliostat.tuning.trials import Trials
-    from heliostat.workloads.run.lease import read_lease
-
-    folder = _folder(name, storage)
-    record = read_sweep(folder)
-    assert record is not None
-    objectives, wanted = record.objectives, record.config.trials
-    trials = Trials(read_journal(folder))
-    if as_json:
-        result = SweepResult.read(folder)
-        rows = [row(trial, dict(objectives)) for trial in trials.all]
-        print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
-        return 0
-    if out.is_terminal and read_lease(folder):
-        with Live(console=out, auto_refresh=False) as live:
-            while read_lease(folder):
-                live.update(rendered(Trials(read_journal(folder)), objectives, wanted), refresh=True)
-                time.sleep(1.0)
-            live.update(rendered(Trials(read_journal(folder)), objectives, wanted), refresh=True)
-        return 0
-    out.print(rendered(trials, objectives, wanted, most=50), soft_wrap=True)
-    for trial in trials.all:
-        if trial.state == "failed":
-            out.print(
-                f"\ntrial {trial.number} failed:\n  " + trial.message.replace("\n", "\n  "), highlight=False, markup=False
-            )
-            break
-    return 0
-
-
-def _folder(name: str, storage: str) -> Any:
-    from heliostat.config import nearest
-    from heliostat.errors import UserError
-    from heliostat.folder import Folder, absolute, default_base
-    from heliostat.tuning.plan import SWEEP
-
-    place = Folder.at(absolute(storage, default_base()))
-    folder = Folder.at(name) if "/" in name else place / name
-    if not folder.exists(SWEEP):
-        there = [other for other in place.names() if (place / other).exists(SWEEP)]
-        hint = nearest(name, there) if there else "run one (heliostat sweep CONFIG), or give --storage"
-        raise UserError(f"there is no sweep {name!r} in {place}", hint)
-    return folder
 
 
 def _last(key: str, keys: list[str]) -> str:

@@ -21,6 +21,43 @@ def test_every_command_explains_itself(name: str, command: Command) -> None:
     assert COMMANDS[name] in done.out
 
 
+def test_sweep_show_has_its_own_options(command: Command) -> None:
+    shown, searched = command("sweep", "show", "--help"), command("sweep", "--help")
+    assert (shown.code, searched.code) == (0, 0)
+    assert "NAME" in shown.out
+    assert "--storage" in shown.out
+    assert "--dry-run" not in shown.out
+    assert "--dry-run" in searched.out
+    assert "heliostat sweep show NAME" in searched.out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("sweep show", "heliostat sweep show: error: the following arguments are required: NAME"),
+        ("sweep show digits --dry-run", "heliostat sweep show: error: unrecognized arguments: --dry-run"),
+        ("sweep show digits other", "heliostat sweep show: error: unrecognized arguments: other"),
+        ("sweep digits.yaml other", "heliostat sweep: error: unrecognized arguments: other"),
+        ("sweep digits.yaml --storage runs", "heliostat sweep: error: unrecognized arguments: --storage runs"),
+        ("sweep --json show digits", "heliostat sweep: error: unrecognized arguments: digits"),
+    ],
+)
+def test_words_that_do_not_go_together_are_exit_2(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(words.split())
+    assert ended.value.code == 2
+    usage, *_, last = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: heliostat sweep")
+    assert last == message
+
+
+def test_a_config_file_with_the_name_of_a_subcommand_is_given_by_its_path(command: Command) -> None:
+    (command.cwd / "show").write_text("")
+    done = command("sweep", "./show")
+    assert done.code == 2
+    assert "config file ./show is empty" in done.err
+
+
 def test_help_loads_nothing_heavy() -> None:
     """Help must be there at once, so it may not wait for torch, Ray or even pydantic."""
     code = "import sys; from heliostat.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
