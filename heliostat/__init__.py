@@ -35,8 +35,8 @@ PUBLIC = {
 _missing = [name for name in ("cluster", "datasets", "tuning", "workloads") if not Path(__file__).with_name(name).is_dir()]
 if _missing:
     raise ImportError(
-        f"heliostat/{_missing[0]} is not a folder: in the repository it is a symbolic link to ../{_missing[0]}, which this copy "
-        "lacks (a source zip, or git without core.symlinks). Install the wheel, or clone with git on a filesystem with links."
+        f"heliostat/{_missing[0]} is not a folder: in the repository it is a symbolic link to ../{_missing[0]}, which this "
+        "copy lacks (a source zip, or git without core.symlinks). Install the wheel, or clone on a filesystem with links."
     )
 
 if not TYPE_CHECKING:  # else type checkers would accept any name

@@ -6,7 +6,7 @@ import sys
 
 from heliostat import __version__
 from heliostat.errors import HeliostatError
-from heliostat.modules import settle
+from heliostat.modules import order_search_path
 
 COMMANDS = {
     "train": "train the model that a config file describes",
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
     args, unknown = parser.parse_known_args(argv)
     if unknown:
         args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    settle()
+    order_search_path()
     try:
         return int(args.run(args))
     except HeliostatError as error:

@@ -17,15 +17,15 @@ FOLDER = "work"
 """The folder of a job's package that holds the user's working directory, so that Ray does not put it on the search path."""
 
 
-def settle() -> None:
+def order_search_path() -> None:
     """Make the working directory importable, after everything that is installed; the same for a clone of Heliostat."""
     installed = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
     last = [str(Path.cwd()), *([] if os.path.realpath(ROOT) in installed else [str(ROOT)])]
     sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") not in last] + list(dict.fromkeys(last))
 
 
-def enter(working_dir: str) -> None:
-    """Make a command's working directory the current one in a worker, and `settle`.
+def enter_working_dir(working_dir: str) -> None:
+    """Make a command's working directory the current one in a worker, and `order_search_path`.
 
     On another node it is where Ray has unpacked the job's package; without a package the worker stays where it is.
     """
@@ -33,10 +33,10 @@ def enter(working_dir: str) -> None:
     place = next((place for place in (Path(working_dir), unpacked) if place.is_dir()), None)
     if place:
         os.chdir(place)
-    settle()
+    order_search_path()
 
 
-def alone(folder: Path) -> str:
+def heliostat_only(folder: Path) -> str:
     """A folder in which only Heliostat is found, made in ``folder``: what may stand first on a search path."""
     place = folder / "heliostat-only"
     place.mkdir()

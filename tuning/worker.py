@@ -18,7 +18,7 @@ import torch
 from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
-from heliostat.modules import enter
+from heliostat.modules import enter_working_dir
 from heliostat.tuning.journal import plain
 from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
@@ -37,7 +37,7 @@ class Worker:
     """One slot of a sweep; it is reused for trial after trial."""
 
     def __init__(self, working_dir: str) -> None:
-        enter(working_dir)
+        enter_working_dir(working_dir)
         self._frozen = False
         self._opened: tuple[DatasetRecord, Dataset] | None = None
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
