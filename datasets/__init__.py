@@ -1,6 +1,6 @@
-"""What training reads: Arrow shards, the global order of samples, sources, the loader."""
+"""Datasets for training: Arrow shards, the global order of samples, sources, the loader."""
 
-# The root of a clone may be on a search path, as Ray puts it there: nothing of ours is loaded under a second name.
+# Ray may put the root of a clone on the search path; there this package must not be imported under a second name.
 if __name__ != "heliostat.datasets":
     raise ModuleNotFoundError(f"no module {__name__!r}; Heliostat's is heliostat.datasets", name=__name__)
 

@@ -1,4 +1,4 @@
-"""Drives a sweep: slots take trials, every report is answered, and the journal is told of everything first."""
+"""The event loop of a sweep: slots run trials, and every event is written to the journal before it takes effect."""
 
 import asyncio
 import math
@@ -23,24 +23,24 @@ from heliostat.workloads.run.cost import price_of
 from heliostat.workloads.run.signals import STOP as STOP_FILE
 
 Watch = Callable[[Trials], None]
-"""Called several times a second."""
+"""Called with the trials several times a second."""
 TICK = 0.2
 LOSSES = 20
-"""Nodes that may go away under a trial before it counts as failed."""
+"""Nodes that a trial may lose before it counts as failed."""
 STARTS = 5
-"""Times in a row that a worker may die while it starts."""
-PATIENCE = 30.0
-"""Seconds that running trials have to save a checkpoint when the sweep must stop."""
+"""Attempts to start a worker that dies as it starts."""
+SAVE_SECONDS = 30.0
+"""Seconds that running trials have to save a checkpoint when the sweep stops."""
 
 
 class Controller:
-    """One session of a sweep, from its journal to its last trial.
+    """One session of a sweep: restores the state from the journal and runs the trials that are left.
 
     Args:
-        plan: what to do.
+        plan: of the sweep.
         maker: makes the run record of each trial.
-        journal: the sweep's journal, from which it goes on.
-        watch: told of progress.
+        journal: the sweep's journal.
+        watch: called with the progress.
     """
 
     def __init__(self, plan: SweepPlan, maker: RecordMaker, journal: Journal, watch: Watch) -> None:
@@ -57,37 +57,40 @@ class Controller:
         ]
         self._running: dict[int, Trial] = {}
         self._plans: dict[int, Plan] = {}
-        """Of trials that wait, for the first time that they run."""
-        self._first = {trial.key: trial.number for trial in reversed(self.trials.all) if trial.key}
-        self._duplicates = [trial for trial in self.trials.all if trial.duplicate_of is not None and not trial.over]
+        """The plans of the trials that have not run yet."""
+        self._first_with_key = {trial.key: trial.number for trial in reversed(self.trials.all) if trial.key}
+        self._duplicates = [trial for trial in self.trials.all if trial.duplicate_of is not None and not trial.done]
         self._retention = Retention(plan)
-        self._no_more = False
+        self._exhausted = False
         self._stopping = ""
         self._changed = asyncio.Condition()
         for trial in self.trials.all:
             self._replay(trial)
-        self._finish_duplicates()  # of trials that were over when the last driver was killed
+        self._finish_duplicates()  # of trials that were done when the last driver was killed
 
     async def run(self, interrupted: Callable[[], int]) -> str:
-        """Work until nothing is left to do or it must stop; why it stopped, or nothing.
+        """Run trials until none is left or the sweep must stop.
 
         Args:
-            interrupted: how often the user has asked for the end: once to stop with checkpoints, twice to stop at once.
+            interrupted: the number of requests to stop: 1 stops with checkpoints, 2 stops at once.
+
+        Returns:
+            Why the sweep stopped: interrupted, time or budget; empty if no trial is left.
         """
         executors = [self._executor() for _ in range(self._plan.slots)]
         slots = [asyncio.create_task(self._slot(executor)) for executor in executors]
-        patience = PATIENCE
+        seconds = SAVE_SECONDS
         try:
-            # Slots that still wait for a node when all work is done wait in vain.
-            while not self._over and patience > 0 and interrupted() < 2 and not all(slot.done() for slot in slots):
+            # When all trials are done, slots that still wait for a node are cancelled.
+            while not self._all_done and seconds > 0 and interrupted() < 2 and not all(slot.done() for slot in slots):
                 await asyncio.wait(
                     [slot for slot in slots if not slot.done()], timeout=TICK, return_when=asyncio.FIRST_EXCEPTION
                 )
                 for error in (slot.exception() for slot in slots if slot.done()):
                     if error:
                         raise error
-                await self._look_at_limits(interrupted())
-                patience -= TICK if self._stopping else 0
+                await self._check_limits(interrupted())
+                seconds -= TICK if self._stopping else 0
                 self._watch(self.trials)
         finally:
             for slot in slots:
@@ -107,7 +110,7 @@ class Controller:
         return TrainExecutor() if self._plan.workers > 1 else ActorExecutor(float(each.cpu), float(each.gpu))
 
     async def _slot(self, executor: Executor) -> None:
-        """Take one trial after the other, and give the resources back as soon as none is left."""
+        """Run one trial after the other, and release the resources as soon as none is left."""
         try:
             placement = await _ready(executor)
             while trial := await self._next():
@@ -119,13 +122,13 @@ class Controller:
             executor.close()
 
     async def _next(self) -> Trial | None:
-        """The next trial to run, as soon as there is one; None when there will be none."""
+        """Wait for the next trial to run; None if there will be none."""
         async with self._changed:
             while not self._stopping:
                 if trial := self._take():
                     self._running[trial.number] = trial
                     return trial
-                if self._over or (self._all_asked and not self._scheduler.in_rounds):
+                if self._all_done or (self._all_asked and not self._scheduler.in_rounds):
                     return None
                 await self._changed.wait()
         return None
@@ -139,7 +142,7 @@ class Controller:
             return
         each, count = plan.config.resources, plan.most_workers
         nodes, size = self._plan.nodes, (float(each.cpu), float(each.gpu))
-        # Placement nobody knows yet which nodes it will have: at most so much, and at its end what it was.
+        # Where the nodes are not known yet, the highest price; the actual cost comes with the outcome.
         price = most_expensive(nodes, *size) if placement["group"] is None else price_of(nodes, placement["group"], *size)
         price = None if price is None else price * count
         self._note(
@@ -149,18 +152,18 @@ class Controller:
         del self._running[trial.number]
         {"end": self._end, "pause": self._pause, "fail": self._fail}[event["event"]](trial, event)
 
-    # --- what comes next --------------------------------------------------------------------------------------
+    # --- the next trial --------------------------------------------------------------------------------------
 
     @property
     def _all_asked(self) -> bool:
-        return self._no_more or len(self.trials.all) >= (self._plan.config.trials or math.inf)
+        return self._exhausted or len(self.trials.all) >= (self._plan.config.trials or math.inf)
 
     @property
-    def _over(self) -> bool:
+    def _all_done(self) -> bool:
         """Whether no trial runs and none will."""
         if self._running or (self._waiting and not self._stopping):
             return False
-        return bool(self._stopping) or (self._all_asked and all(trial.over for trial in self.trials.all))
+        return bool(self._stopping) or (self._all_asked and all(trial.done for trial in self.trials.all))
 
     def _take(self) -> Trial | None:
         # A duplicate waits for the trial that it repeats. Their number is limited to the slots, so that an algorithm that
@@ -175,25 +178,25 @@ class Controller:
         number = len(self.trials.all)
         params = self._algorithm.ask(number)
         if params is None:
-            self._no_more = True
+            self._exhausted = True
             return
         try:
             plan = self._plan.trial(number, params)
             key = key_of(plan)
         except UserError:
-            key = ""  # it fails with that message when it is its turn
-        first = self._first.get(key) if key and not self._scheduler.in_rounds else None
+            key = ""  # it fails with that message when it is started
+        first = self._first_with_key.get(key) if key and not self._scheduler.in_rounds else None
         self._note(event="trial", trial=number, params=params, key=key, twin=first)
         trial = self.trials.all[number]
         if first is None:
             if key:
-                self._first[key], self._plans[number] = number, plan
+                self._first_with_key[key], self._plans[number] = number, plan
             self._waiting.append(trial)
         else:
             self._duplicates.append(trial)
             self._finish_duplicates()
 
-    async def _look_at_limits(self, interrupted: int) -> None:
+    async def _check_limits(self, interrupted: int) -> None:
         if self._stopping:
             return
         config, now = self._plan.config, time.time()
@@ -209,10 +212,10 @@ class Controller:
             async with self._changed:
                 self._changed.notify_all()
 
-    # --- what trials say --------------------------------------------------------------------------------------
+    # --- events of trials --------------------------------------------------------------------------------------
 
     def _note(self, lazily: bool = False, **record: Any) -> None:
-        """Write a record, then act as whoever reads it will."""
+        """Write a record to the journal and apply it."""
         self.trials.apply(self._journal.append(lazily, **record))
 
     def _report(self, trial: Trial, event: Event) -> Decision:
@@ -251,16 +254,16 @@ class Controller:
         self._running.pop(trial.number, None)
         values = self._values(trial, state, metrics or {})
         step = trial.step if step is None else step
-        said: dict[str, Any] = {"metrics": metrics or {}, "message": message, "cost": cost}
-        self._note(event="end", trial=trial.number, state=state, step=step, values=values, **said)
+        outcome: dict[str, Any] = {"metrics": metrics or {}, "message": message, "cost": cost}
+        self._note(event="end", trial=trial.number, state=state, step=step, values=values, **outcome)
         self._algorithm.tell(trial)
         self._retention.update(trial)
         self._finish_duplicates()
 
     def _finish_duplicates(self) -> None:
         """End the duplicates of the trials that are over."""
-        over = [trial for trial in self._duplicates if self._first_of(trial).over]
-        self._duplicates = [trial for trial in self._duplicates if not self._first_of(trial).over]
+        over = [trial for trial in self._duplicates if self._first_of(trial).done]
+        self._duplicates = [trial for trial in self._duplicates if not self._first_of(trial).done]
         for trial in over:
             self._finish_duplicate(trial)
 
@@ -277,7 +280,7 @@ class Controller:
         self._algorithm.tell(trial)
 
     def _values(self, trial: Trial, state: str, metrics: dict[str, dict[str, float | None]]) -> dict[str, float]:
-        """The objectives of a trial: those of its best checkpoint, or if it was stopped, the best value that it reported."""
+        """The objectives of a trial: those of its best checkpoint, or the best value that a stopped trial reported."""
         if state == "finished":
             measured = {**metrics.get("validation", {}), **metrics.get("trial", {})}
             return {name: value for name in self._plan.objectives if (value := measured.get(name)) is not None}
@@ -286,7 +289,7 @@ class Controller:
         return {self._plan.metric: pick(reported)} if state == "stopped" and reported else {}
 
     def _replay(self, trial: Trial) -> None:
-        """Tell the scheduler what an earlier session heard."""
+        """Feed the reports of an earlier session to the scheduler."""
         if trial.duplicate_of is not None:
             trial.reports = self._first_of(trial).reports
             return
@@ -295,15 +298,15 @@ class Controller:
             trial.reports = reports[: count + 1]
             self._scheduler.report(trial)
         trial.reports = reports
-        if trial.over:
+        if trial.done:
             self._retention.update(trial)
 
 
 async def _ready(executor: Executor) -> Placement:
-    """Wait for a place's resources; a worker that dies as it starts is replaced a few times.
+    """Wait for an executor's resources; a worker that dies as it starts is replaced up to `STARTS` times.
 
     Raises:
-        JobFailed: it dies again and again.
+        JobFailed: it died each time.
     """
     for _ in range(STARTS):
         try:
@@ -312,4 +315,4 @@ async def _ready(executor: Executor) -> Placement:
             reason = str(error)
             executor.close()
             await asyncio.sleep(1.0)
-    raise JobFailed(f"a worker of the sweep died {STARTS} times as it started: {reason}")
+    raise JobFailed(f"a worker of the sweep died {STARTS} times in a row while it started: {reason}")

@@ -1,7 +1,7 @@
 """Executors run the trials of a sweep: a reused actor for one worker, a Ray Train run of its own for more.
 
-No trial holds anything while it waits for something, so none can block another: an actor has its resources before it gets a
-trial, and the workers of a Train run are placed all together or not at all, while what drives them holds nothing.
+No trial holds resources while it waits for others, so sweeps cannot deadlock: an actor has its resources before it gets a
+trial, and the workers of a Train run are gang-scheduled, while the thread that drives them holds no resources.
 """
 
 import asyncio
@@ -34,27 +34,27 @@ class Placement(TypedDict):
 
     node: str
     group: str | None
-    """Of the node; None if that is not known before a trial runs."""
+    """The worker group of the node; None if it is not known before a trial runs."""
 
 
 class Executor(Protocol):
     """One slot of a sweep."""
 
     async def ready(self) -> Placement:
-        """Wait until there are resources for it; the node it is on."""
+        """Wait until its resources are available."""
 
     async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
-        """Run a trial until it ends, pauses or fails."""
+        """Run a trial until it ends, pauses or fails, and return that event."""
 
     def close(self) -> None:
-        """Give its resources back."""
+        """Release its resources."""
 
 
 class ActorExecutor:
-    """An actor that holds one worker's resources, and is replaced when it dies or a trial has failed in it."""
+    """An actor that holds one worker's resources; it is replaced after it died or a trial failed in it."""
 
     def __init__(self, cpu: float, gpu: float) -> None:
-        # The threads of a trial are as many as those of a worker of `heliostat train`: so the sums are the same ones.
+        # With the same number of threads as a worker of `heliostat train`, floating-point sums are the same.
         options = {"num_cpus": cpu, "num_gpus": gpu, "max_restarts": 0}
         self._make = ray.remote(Worker).options(**options).remote
         self._actor: Any = None
@@ -74,7 +74,7 @@ class ActorExecutor:
             self._actor = None
             return {"event": "fail", "message": f"its worker died: {_reason(error)}", "final": False, "lost": _node_lost(error)}
         if event["event"] == "fail":
-            self.close()  # CUDA may be in a state in which nothing else works
+            self.close()  # CUDA may be in a state in which the next trial would fail
         return event
 
     def close(self) -> None:
@@ -84,7 +84,7 @@ class ActorExecutor:
 
 
 class TrainExecutor:
-    """A Ray Train run for each trial, driven from a thread here, on the head; only its workers take resources."""
+    """A Ray Train run for each trial, driven from a thread of this process; only its workers hold resources."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -93,7 +93,7 @@ class TrainExecutor:
         return {"node": "", "group": None}
 
     async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
-        # A thread of its own and not one of asyncio's few, for which it would wait at the end, whatever happens.
+        # A daemon thread: asyncio would wait for one of its own when the loop closes.
         outcome: asyncio.Future[Event] = self._loop.create_future()
 
         def over(event: Event) -> None:
@@ -102,14 +102,14 @@ class TrainExecutor:
 
         def drive() -> None:
             event = self._drive(plan, record, decide)
-            with suppress(RuntimeError):  # the sweep has ended meanwhile, and its loop with it
+            with suppress(RuntimeError):  # the sweep has ended, and its event loop is closed
                 self._loop.call_soon_threadsafe(over, event)
 
         threading.Thread(target=drive, name=f"trial {record.config.name}", daemon=True).start()
         return await outcome
 
     def close(self) -> None:
-        """It holds nothing between two trials."""
+        """Nothing to release: it holds no resources between trials."""
 
     def _drive(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         from heliostat.workloads.ray_train.driver import execute
@@ -142,7 +142,7 @@ class TrainExecutor:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
             return {"event": "fail", "message": str(error), "final": "NaN or infinite" in str(error)}
-        except Exception as error:  # whatever Ray Train raises: the table must say it, and the others go on
+        except Exception as error:  # whatever Ray Train raises goes into the table, and the other trials continue
             return {"event": "fail", "message": short_traceback(error), "final": False}
         result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - began, 3)}}})
         plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())

@@ -62,13 +62,13 @@ def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None
 
     now = now or time.time()
     states = trials.states()
-    over = sum(trial.over for trial in trials.all)
+    over = sum(trial.done for trial in trials.all)
     parts = [f"{over} of {wanted} trials over" if wanted else f"{over} trials over", f"{states.get('running', 0)} running"]
     parts += [f"{states[state]} {state}" for state in ("stopped", "failed", "diverged") if state in states]
     metric, mode = next(iter(objectives.items()))
     if top := best(trials.all, metric, mode):
         parts.append(f"best {metric} {top.values[metric]:.4f} (trial {top.number})")
-    if (left := trials.left(wanted, now)) is not None and over < (wanted or 0):
+    if (left := trials.remaining_seconds(wanted, now)) is not None and over < (wanted or 0):
         parts.append(f"about {duration(left)} left")
     if (cost := trials.cost(now)) is not None:
         parts.append(f"cost {cost:.2f}")
@@ -108,7 +108,7 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
         state,
         "" if value is None else f"{value:.4f}",
         str(trial.step),
-        f"{trial.taken(now):.1f}",
+        f"{trial.elapsed(now):.1f}",
         *(["" if cost is None else f"{cost:.3f}"] if priced else []),
         *(_short(trial.params.get(key)) for key in keys),
     ]

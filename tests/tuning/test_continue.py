@@ -103,7 +103,7 @@ def test_ctrl_c_stops_with_checkpoints_and_the_same_command_goes_on(sweep: Comma
     finally:
         end_group(process)
     assert process.returncode == 130, err
-    assert "the same command goes on from there" in err
+    assert "the same command resumes the sweep" in err
     assert "Traceback" not in err
     paused = [r["trial"] for r in records(sweep) if r["event"] == "pause"]
     assert paused, "what ran was saved"

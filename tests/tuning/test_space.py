@@ -1,4 +1,4 @@
-"""Search spaces: what they give, and what they refuse."""
+"""Search spaces: what they sample, and what they refuse."""
 
 import random
 from typing import Any
@@ -62,7 +62,7 @@ def test_a_grid_has_each_combination_once_also_with_conditions() -> None:
     assert points[:3] == [{"a": 0, "c": 0.0}, {"a": 0, "c": 0.5}, {"a": 0, "c": 1.0}]
 
 
-def test_a_condition_can_look_at_a_key_that_is_not_searched() -> None:
+def test_a_condition_can_depend_on_a_key_that_is_not_searched() -> None:
     space = {"b": Parameter(choice=[1, 2], when={"model.kind": "big"})}
     assert sample(space, {"model": {"kind": "big"}}, lambda name, _: 1) == {"b": 1}
     assert sample(space, {"model": {"kind": "small"}}, lambda name, _: 1) == {}
@@ -96,7 +96,7 @@ def test_assign_changes_a_copy() -> None:
         ({"choise": [1]}, "did you mean choice"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_cure(parameter: dict[str, Any], says: str) -> None:
+def test_a_wrong_parameter_is_named_with_its_fix(parameter: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         config(space={"optimizer.lr": parameter})
     assert "space.optimizer.lr" in str(caught.value)
@@ -106,11 +106,11 @@ def test_a_wrong_parameter_is_named_with_its_cure(parameter: dict[str, Any], say
     ("changes", "says"),
     [
         ({"space": {}}, "space is empty"),
-        ({"trials": None}, "needs an end: trials, seconds or budget"),
-        ({"algorithm": "grid"}, "which has no end of values for algorithm grid"),
-        ({"algorithm": "cmaes"}, "algorithm cmaes searches numbers"),
+        ({"trials": None}, "needs a limit: trials, seconds or budget"),
+        ({"algorithm": "grid"}, "which has infinitely many values, but algorithm grid needs finitely many"),
+        ({"algorithm": "cmaes"}, "algorithm cmaes searches only unconditional numbers"),
         ({"metric": {"loss": "min", "seconds": "min"}}, "set scheduler: none"),
-        ({"metric": {"loss": "min"}, "mode": "min"}, "metric has its modes already"),
+        ({"metric": {"loss": "min"}, "mode": "min"}, "metric includes its modes"),
         ({"algorithm": "bohb"}, "set scheduler: hyperband"),
         ({"scheduler": "pbt"}, "set algorithm: random"),
         ({"scheduler": {"kind": "asha", "reduction": 1}}, "scheduler.reduction is 1"),
@@ -124,9 +124,9 @@ def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], 
 
 def test_conditions_are_checked() -> None:
     space = {"a": Parameter(choice=[1, 2]), "b": Parameter(choice=[1], when={"a": 3})}
-    with pytest.raises(UserError, match=r"wants a to be \[3\], but it is one of \[1, 2\]"):
+    with pytest.raises(UserError, match=r"needs a to be \[3\], but it is one of \[1, 2\]"):
         check_conditions(space, {})
-    with pytest.raises(UserError, match=r"looks at aa, which the config does not set\n  fix: did you mean a\?"):
+    with pytest.raises(UserError, match=r"depends on aa, which the config does not set\n  fix: did you mean a\?"):
         check_conditions({"a": space["a"], "b": Parameter(choice=[1], when={"aa": 1})}, {})
     circle = {"a": Parameter(choice=[1], when={"b": 1}), "b": Parameter(choice=[1], when={"a": 1})}
     with pytest.raises(UserError, match="depend on each other"):
@@ -147,7 +147,7 @@ def ended(number: int, params: dict[str, Any], value: float) -> Trial:
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "cmaes"])
-def test_what_is_told_moves_the_search(algorithm: str) -> None:
+def test_outcomes_guide_the_search(algorithm: str) -> None:
     space = {"optimizer.lr": {"uniform": [0, 1]}, "optimizer.beta1": {"uniform": [0, 0.99]}}
     search = Optuna(config(space=space, algorithm=algorithm), {}, {"loss": "min"}, None, [])
     for number in range(60):
@@ -157,7 +157,7 @@ def test_what_is_told_moves_the_search(algorithm: str) -> None:
     assert sum(abs(lr - 0.3) < 0.15 for lr in late) >= 7
 
 
-def test_a_search_that_goes_on_knows_the_earlier_trials(tmp_path: Any) -> None:
+def test_a_resumed_search_knows_the_earlier_trials(tmp_path: Any) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 

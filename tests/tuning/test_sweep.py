@@ -197,7 +197,7 @@ def test_a_budget_ends_a_sweep_and_the_table_has_the_cost_of_each_trial(folder: 
     assert result.cost >= 6.0
     for row in rows(folder):
         assert row["cost"] is None or row["cost"] == pytest.approx(row["seconds"], abs=0.01)
-    with pytest.raises(UserError, match="budget is 6, but nobody knows what a node costs"):
+    with pytest.raises(UserError, match="budget is 6, but the nodes here have no prices"):
         plan_sweep(config(0.5, budget=6.0), [{"CPU": 2.0}])
 
 

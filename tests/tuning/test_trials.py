@@ -13,7 +13,7 @@ from heliostat.tuning.cost import most_expensive, room
 from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import CHUNK, Journal, read_journal
 from heliostat.tuning.plan import plan_sweep
-from heliostat.tuning.trials import Trial, Trials, best, front
+from heliostat.tuning.trials import Trial, Trials, best, pareto_front
 from tests.tuning.conftest import Make
 
 
@@ -76,7 +76,7 @@ def test_what_was_interrupted_waits_and_its_time_counts_until_it_was_last_heard_
     assert (first.state, second.state) == ("running", "waiting")
     assert [(report.step, report.value("loss")) for report in first.reports] == [(10, 1.0), (20, 0.5)]
     assert first.seconds == 6
-    assert first.taken(111) == 16
+    assert first.elapsed(111) == 16
     assert first.cost(111) == pytest.approx(16 * 36 / 3600)
     assert second.seconds == 0
     assert trials.seconds(110) == 8 + 10
@@ -112,8 +112,8 @@ def test_the_best_is_a_finished_trial_and_duplicates_do_not_count() -> None:
 def test_the_pareto_front_has_what_nothing_else_beats() -> None:
     points = [(1, 5), (2, 4), (2, 6), (3, 3), (3, 4), (0, 9)]
     trials = [Trial(n, {}, state="finished", values={"a": a, "b": b}) for n, (a, b) in enumerate(points)]
-    assert [trial.number for trial in front(trials, {"a": "max", "b": "min"})] == [3]
-    assert sorted(trial.number for trial in front(trials, {"a": "max", "b": "max"})) == [2, 4, 5]
+    assert [trial.number for trial in pareto_front(trials, {"a": "max", "b": "min"})] == [3]
+    assert sorted(trial.number for trial in pareto_front(trials, {"a": "max", "b": "max"})) == [2, 4, 5]
 
 
 NODES = [

@@ -1,4 +1,4 @@
-"""Random search: trial n is a pure function of (seed, n), so a sweep that goes on asks for the same ones."""
+"""Random search: trial n is a pure function of (seed, n), so a resumed sweep suggests the same trials."""
 
 import random
 from collections.abc import Mapping
@@ -20,4 +20,4 @@ class Random:
         return sample(self._config.space, self._base, lambda name, parameter: draw(parameter, source))
 
     def tell(self, trial: Trial) -> None:
-        """What came of a trial changes nothing."""
+        """Ignored: the points do not depend on outcomes."""

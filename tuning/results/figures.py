@@ -109,7 +109,7 @@ def in_use(trials: list[Trial], gpus: bool) -> str:
 
 def endings(trials: list[Trial]) -> str:
     """For each trial when it ended, and how far it had come."""
-    ended = [trial for trial in trials if trial.over and trial.spans]
+    ended = [trial for trial in trials if trial.done and trial.spans]
     if not ended:
         return ""
     start = min(trial.spans[0][0] for trial in ended)
@@ -128,11 +128,11 @@ def endings(trials: list[Trial]) -> str:
 
 def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
     """The first two objectives of all trials, and the front."""
-    from heliostat.tuning.trials import front
+    from heliostat.tuning.trials import pareto_front
 
     (a, _), (b, _) = list(objectives.items())[:2]
     shown = [trial for trial in trials if a in trial.values and b in trial.values]
-    best = sorted(front(shown, objectives), key=lambda trial: trial.values[a])
+    best = sorted(pareto_front(shown, objectives), key=lambda trial: trial.values[a])
     if not best:
         return ""
     figure, axes = _figure()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from heliostat.config import Config
 from heliostat.folder import Folder, join
 from heliostat.tuning.plan import SweepPlan
-from heliostat.tuning.trials import Trial, Trials, best, front
+from heliostat.tuning.trials import Trial, Trials, best, pareto_front
 
 RESULT, TABLE, BEST, REPORT = "result.json", "trials.parquet", "best.yaml", "report.html"
 
@@ -78,7 +78,7 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
         best=top.number if top else None,
         values=top.values if top else {},
         params=top.params if top else {},
-        front=[trial.number for trial in front(trials.all, objectives)] if len(objectives) > 1 else [],
+        front=[trial.number for trial in pareto_front(trials.all, objectives)] if len(objectives) > 1 else [],
         seconds=round(trials.seconds(now), 3),
         worker_seconds=round(sum(trial.seconds for trial in trials.all), 3),
         gpu_seconds=round(sum(trial.seconds * trial.gpus for trial in trials.all), 3),
@@ -107,7 +107,7 @@ def row(trial: Trial, objectives: Mapping[str, str]) -> dict[str, Any]:
         **{f"param.{name}": value for name, value in trial.params.items()},
         "step": trial.step,
         "began": trial.spans[0][0] if trial.spans else trial.started,
-        "ended": trial.spans[-1][1] if trial.over and trial.spans else None,
+        "ended": trial.spans[-1][1] if trial.done and trial.spans else None,
         "seconds": round(trial.seconds, 3),
         "gpu_seconds": round(trial.seconds * trial.gpus, 3),
         "cost": trial.cost(),

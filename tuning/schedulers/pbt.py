@@ -36,7 +36,7 @@ class PopulationBasedTraining(Scheduler):
 
     def next_round(self) -> list[Trial]:
         """Exchange weights and hyperparameters between the trials that are not over, and return those trials."""
-        members = [trial for trial in self._trials.all if not trial.over]
+        members = [trial for trial in self._trials.all if not trial.done]
         if not members:
             return []
         generation = self._trials.generations + 1
