@@ -1,4 +1,4 @@
-"""The actor that runs one-worker trials, one after the other: the training loop in a thread, which waits for each answer.
+"""The actor that runs one-worker trials, one after the other; the training loop runs in a thread.
 
 `Worker.start` starts a trial and `Worker.decide` answers its last report; both return the next event: a report, or the end.
 So a trial that must stop has stopped when the call returns, and its resources are free for the next one.
@@ -34,7 +34,7 @@ class Ended(Exception):
 
 
 class Worker:
-    """One slot of a sweep; it is reused for trial after trial."""
+    """The worker of one slot of a sweep, reused from trial to trial."""
 
     def __init__(self, working_dir: str) -> None:
         enter_working_dir(working_dir)
@@ -43,7 +43,7 @@ class Worker:
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._decisions: queue.SimpleQueue[Decision] = queue.SimpleQueue()
-        # One thread for all trials, because OpenMP keeps a pool of its own for each thread that has used it.
+        # One thread for all trials: OpenMP keeps a pool for each thread that has used it.
         threading.Thread(target=self._run, name="trials", daemon=True).start()
 
     def placement(self) -> dict[str, str]:
@@ -66,35 +66,35 @@ class Worker:
 
     def _trial(self, folder: Folder, record: dict[str, Any], launched: float) -> Event:
         try:
-            return self._learn(folder, RunRecord.model_validate(record), launched)
+            return self._train(folder, RunRecord.model_validate(record), launched)
         except UserError as error:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
             return {"event": "fail", "message": str(error), "final": False}
-        except Exception as error:  # the user's task can fail in any way; the table must say how, and the others go on
+        except Exception as error:  # any failure of the user's task goes into the table, and the other trials continue
             return {"event": "fail", "message": short_traceback(error), "final": False}
         finally:
-            self._forget()
+            self._collect_garbage()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _forget(self) -> None:
-        """The model of a trial must be gone before the next one needs the memory, although it is in cycles of references."""
+    def _collect_garbage(self) -> None:
+        """Free the model of a trial, which is in reference cycles, before the next one needs the memory."""
         gc.collect()
         if not self._frozen:
-            # Looking through all that torch has loaded takes a tenth of a second, and it never goes away.
+            # Traversing what torch has loaded takes 0.1 s each time, and none of it is ever freed.
             gc.freeze()
             self._frozen = True
 
     def _dataset(self, record: DatasetRecord) -> Dataset:
-        """The dataset of a trial; most trials have the one of the trial before, with its shards open."""
+        """The dataset of a trial; that of the last trial is kept open, as most trials have the same one."""
         if self._opened is None or self._opened[0] != record:
             self._opened = record, Dataset.open(record.uri)
         return self._opened[1]
 
-    def _learn(self, folder: Folder, record: RunRecord, launched: float) -> Event:
+    def _train(self, folder: Folder, record: RunRecord, launched: float) -> Event:
         if result := read_result(folder):
-            # It had ended, and the driver was killed before it wrote that down.
+            # The trial is done, but the driver was killed before it wrote that to the journal.
             return _end(result)
         write_record(folder, record)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
@@ -110,7 +110,7 @@ class Worker:
             if decision != Decision.CONTINUE and step < loop.total_steps:
                 raise Ended
 
-        began = time.time()
+        started = time.time()
         loop = Loop(folder, record, ranks, launched, report, dataset=self._dataset(record.dataset))
         parameters = sum(parameter.numel() for parameter in loop.model.parameters())
         try:
@@ -122,9 +122,9 @@ class Worker:
             result = Result(name=record.config.name, run=str(folder), state="stopped", step=loop.progress.step, epoch=epoch)
         else:
             if outcome.state not in ("finished", "diverged"):
-                return {"event": "pause"}  # by a file in its folder
+                return {"event": "pause"}  # requested by a file in its folder
             result = Result(name=record.config.name, run=str(folder), **outcome.model_dump())
-        measured = {"seconds": round(time.time() - began, 3), "parameters": float(parameters)}
+        measured = {"seconds": round(time.time() - started, 3), "parameters": float(parameters)}
         result = result.model_copy(update={"metrics": {**result.metrics, "trial": measured}})
         folder.write(RESULT, result.model_dump_json(indent=2).encode())
         return _end(result)

@@ -155,7 +155,7 @@ def test_the_best_config_gives_the_same_numbers(command: Command, tmp_path: Path
 def test_a_sweep_in_which_all_fail_exits_1_and_a_wrong_one_2(sweep: Command) -> None:
     failed = sweep("sweep", "levels.yaml", "--set", "train.model.failing=build", "--set", "trials=2")
     assert failed.code == 1
-    assert "no trial succeeded; 2 of 2 ended so" in failed.err
+    assert "no trial succeeded; 2 of 2 failed with" in failed.err
     assert "ArithmeticError: this model cannot be built" in failed.err
     assert "Traceback" not in failed.err.splitlines()[0]
     for override, says in {

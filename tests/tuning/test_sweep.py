@@ -94,7 +94,7 @@ def test_a_trial_that_fails_once_goes_on_from_its_checkpoint(folder: Path, confi
 
 
 def test_a_sweep_in_which_all_fail_has_the_common_cause(folder: Path, config: Make) -> None:
-    with pytest.raises(JobFailed, match=r"no trial succeeded; 2 of 2 ended so:[\s\S]*this model cannot be built"):
+    with pytest.raises(JobFailed, match=r"no trial succeeded; 2 of 2 failed with:[\s\S]*this model cannot be built"):
         run(config(0.5, 0.9, retries=0, train={"model": {"failing": "build"}}))
     assert [row["state"] for row in rows(folder)] == ["failed", "failed"]
 

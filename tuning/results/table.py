@@ -19,7 +19,7 @@ RESULT, TABLE, BEST, REPORT = "result.json", "trials.parquet", "best.yaml", "rep
 
 
 class SweepResult(Config):
-    """``result.json``: what came of a sweep."""
+    """``result.json``: the result of a sweep."""
 
     name: str
     sweep: str
@@ -27,7 +27,7 @@ class SweepResult(Config):
     objectives: dict[str, str]
     """Metric -> max or min."""
     states: dict[str, int]
-    """How many trials ended how."""
+    """The number of trials in each state."""
     best: int | None
     """The number of the best trial by the first objective."""
     values: dict[str, float]
@@ -37,36 +37,36 @@ class SweepResult(Config):
     front: list[int]
     """With several objectives, the trials of the Pareto front."""
     seconds: float
-    """That somebody worked on it, all sessions together."""
+    """The total time of all sessions."""
     worker_seconds: float
-    """That trials held their workers, summed over the trials."""
+    """The time that trials held their workers, summed over the trials."""
     gpu_seconds: float
     cost: float | None
-    """Money, or None where nobody knows prices."""
+    """The cost of all trials, or None where prices are not known."""
     ended: str
     """Why it ended: done, time or budget."""
     limits: dict[str, Any]
     already: bool = False
-    """True when nothing was left to do."""
+    """Whether the sweep was finished before this call."""
 
     @property
     def report(self) -> str:
-        """Placement the report is."""
+        """The path or URI of the report."""
         return join(self.sweep, REPORT)
 
     @property
     def best_config(self) -> str | None:
-        """Placement the config of the best trial is, which ``heliostat train`` takes."""
+        """The path or URI of the best trial's config, for ``heliostat train``."""
         return None if self.best is None else join(self.sweep, BEST)
 
     @classmethod
     def read(cls, folder: Folder) -> "SweepResult | None":
-        """The result in a sweep's folder, if there is one."""
+        """The result in a sweep's folder; None if the sweep is not finished."""
         return cls.model_validate_json(folder.read(RESULT)) if folder.exists(RESULT) else None
 
 
 def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
-    """What the trials come to."""
+    """The result of the trials so far."""
     objectives = plan.objectives
     top = best(trials.all, plan.metric, plan.mode)
     now = max((until for _, until in trials.sessions), default=0.0)
@@ -89,7 +89,7 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
 
 
 def table(trials: Iterable[Trial], objectives: Mapping[str, str]) -> bytes:
-    """All trials as Parquet: params as ``param.KEY``, metrics as ``SPLIT.METRIC``, and what each cost."""
+    """All trials as Parquet, with columns such as ``param.KEY``, ``SPLIT.METRIC``, ``seconds`` and ``cost``."""
     rows = [row(trial, objectives) for trial in trials]
     names = list(dict.fromkeys(name for found in rows for name in found))
     columns = {name: _column([found.get(name) for found in rows]) for name in names}
@@ -121,11 +121,11 @@ def row(trial: Trial, objectives: Mapping[str, str]) -> dict[str, Any]:
 
 
 def failed_because(trials: Iterable[Trial]) -> str:
-    """Why no trial succeeded: the most frequent cause, with how often it was seen."""
+    """Why no trial succeeded: the most frequent message, with its count."""
     messages = Counter(_last_line(trial.message) or trial.state for trial in trials)
     cause, count = messages.most_common(1)[0]
     whole = next((trial.message for trial in trials if _last_line(trial.message) == cause), cause)
-    return f"no trial succeeded; {count} of {sum(messages.values())} ended so:\n  " + whole.replace("\n", "\n  ")
+    return f"no trial succeeded; {count} of {sum(messages.values())} failed with:\n  " + whole.replace("\n", "\n  ")
 
 
 def _last_line(message: str) -> str:

@@ -18,12 +18,12 @@ def write_result(plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
 
 
 def best_config(plan: SweepPlan, trial: Trial) -> str:
-    """The train config of a trial, for a run of its own beside the sweep."""
+    """The train config of a trial, to train it as a run of its own."""
     config = plan.trial(trial.number, trial.params).config
     config = config.model_copy(update={"name": f"{plan.config.name}-best", "storage": plan.train.config.storage})
     head = f"# Trial {trial.number} of sweep {plan.config.name}: " + ", ".join(f"{k} {v:.6g}" for k, v in trial.values.items())
     if plan.config.scheduler.kind == "pbt":
-        head += "\n# Its hyperparameters changed while it trained, and these are the last: a new run will not be the same."
+        head += "\n# Its hyperparameters changed during training; these are the last ones, so a new run will differ."
     defaults = TrainConfig.model_fields
     data = {k: v for k, v in config.model_dump(mode="json").items() if k in config.model_fields_set or v != defaults[k].default}
     return f"{head}\n{to_yaml(data)}"

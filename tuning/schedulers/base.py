@@ -1,4 +1,4 @@
-"""What a scheduler decides."""
+"""The interface of schedulers."""
 
 from heliostat.tuning.trials import Decision, Trial
 

@@ -8,9 +8,9 @@ from heliostat.tuning.trials import Decision, Report, Trial
 
 
 class Median(Scheduler):
-    """Stops a trial whose best value so far is worse than the median of the other trials' mean values up to there.
+    """Stops a trial whose best value so far is worse than the median of the other trials' mean values up to the same step.
 
-    Others count once they have come as far; with fewer than ``samples`` of them nothing is stopped.
+    Only trials that have reached that step count; with fewer than ``samples`` of them nothing is stopped.
     """
 
     def __init__(self, metric: str, mode: Mode, grace: float, samples: int) -> None:
