@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliostat.commands.live import add_where
+from heliostat.commands.live import add_cluster_options
 
 if TYPE_CHECKING:
     from heliostat.workloads.torchrun.config import Script
@@ -26,7 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", default="runs", metavar="URI", help="the folder or URI that holds the runs (default: runs)"
     )
-    add_where(parser, "run")
+    add_cluster_options(parser, "run")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module's name, as with python -m")
     for name in PLACES:
         parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=name, help=argparse.SUPPRESS)

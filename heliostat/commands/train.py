@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cron, add_where
+from heliostat.commands.live import add_cluster_options, add_cron
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
     parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
-    add_where(parser, "run")
+    add_cluster_options(parser, "run")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")

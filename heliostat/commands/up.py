@@ -2,7 +2,7 @@
 
 import argparse
 
-from heliostat.commands.live import add_profile, agreed, show, target_of
+from heliostat.commands.live import add_profile, confirm, show, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         if old := target.outdated(steps):
             jobs = [job.id for job in target.state().jobs if not job.done]
             ends = f", which ends {', '.join(jobs)}" if jobs else ""
-            agreed(f"for this change {len(old)} pods must be replaced ({', '.join(old)}){ends}", args.yes)
+            confirm(f"for this change {len(old)} pods must be replaced ({', '.join(old)}){ends}", args.yes)
         show(target.up(steps, old, args.force))
     out.print(f"{target.name} is ready", highlight=False)
     out.print(f"  heliostat train CONFIG --on {args.profile}     heliostat status {args.profile}", highlight=False)

@@ -275,7 +275,7 @@ def test_a_comment_tells_the_default(folder: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mine"], "mine.yaml exists already, and is left as it is"),
+        (["mine"], "mine.yaml already exists; it was not changed"),
         (["other", "--from", "gpus"], "did you mean gpu?"),
         (["Not/A name"], "'Not/A name' cannot be a cluster's name"),
     ],

@@ -55,7 +55,7 @@ def back_to_zero(place: Place) -> None:
 def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
     done = place.command("diff", gpu)
     assert (done.code, done.out) == (0, "")
-    assert "as the profile says" in done.err
+    assert "matches the profile" in done.err
 
 
 def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(place: Place, gpu: Path, here: Command) -> None:
