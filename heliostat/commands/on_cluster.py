@@ -15,7 +15,7 @@ from heliostat.console import print_json
 from heliostat.errors import JobFailed, UserError
 
 HELIOSTAT = ("python", "-P", "-m", "heliostat")
-"""The command in a job; -P, because a ``types.py`` in the working directory is not for Python's own start."""
+"""The command in a job; with -P a ``types.py`` in the working directory does not replace Python's own."""
 
 
 def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
@@ -49,14 +49,14 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
 
 
 def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
-    """Apply what runs this command by a schedule, each time under a name of its own."""
+    """Create the documents that run this command on a schedule, each time under a new name."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
     from heliostat.console import out
 
     if profile.platform == "local":
-        raise UserError("--cron is for Kubernetes, and this profile is local", "use cron on this machine")
+        raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
     target = KubernetesCluster(profile)
     target.check()
     command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
@@ -66,36 +66,43 @@ def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> 
         *scheduled.documents(profile, config.name, schedule, command, code, target.api.features),
     ]:
         target.kube.objects(document["kind"]).apply(document)
-    out.print(f"{config.name} will run at {schedule}; heliostat cron {profile.name} lists and deletes", highlight=False)
+    out.print(f"{config.name} will run at {schedule}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
 
 
-def inside(config: str) -> str:
-    """The config's path from the working directory, which is what is sent."""
+def relative_path(config: str) -> str:
+    """The path of a file relative to the working directory, which the job gets a copy of.
+
+    Raises:
+        UserError: the file is outside of it.
+    """
     path = Path(config).resolve()
     if not path.is_relative_to(Path.cwd()):
-        raise UserError(f"{config} is outside of the working directory, which is what is sent", "start from a folder above it")
+        raise UserError(
+            f"{config} is outside of the working directory, which the job gets a copy of",
+            "start from a folder that contains it",
+        )
     return str(path.relative_to(Path.cwd()))
 
 
 def check_storage(profile: Profile, storage: str) -> None:
-    """Refuse a place that the cluster's nodes do not share, before a GPU is taken."""
+    """Raise a UserError if the cluster's nodes do not share the storage."""
     remote = "://" in storage and not storage.startswith("file:")
     if remote or not Path(storage).expanduser().is_absolute() or profile.platform == "local":
         return
     root = profile.storage.root
     if not Path(storage).is_relative_to(root):
         raise UserError(
-            f"storage is {storage}, which is another place on each node of {profile.name}",
+            f"storage is {storage}, which the nodes of {profile.name} do not share",
             f"set storage to a relative path (it is then on {root}), to a folder in {root}, or to s3:// or gs://",
         )
 
 
 def _document(printed: str) -> Any:
-    """The JSON document at the end of what a job printed, where everything else may be mixed with it."""
-    begin = printed.rfind("\n{\n") + 1
+    """The JSON document at the end of a job's output, which may contain other text."""
+    start = printed.rfind("\n{\n") + 1
     try:
-        document, _ = json.JSONDecoder().raw_decode(printed[begin:])
+        document, _ = json.JSONDecoder().raw_decode(printed[start:])
     except ValueError:
-        raise JobFailed("the job succeeded, but its result is not in its output, see above") from None
+        raise JobFailed("the job succeeded, but its output has no result, see above") from None
     return document

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as trials=50 or train.epochs=3"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the first trials and what they take, and start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the first trials and their resources, and start nothing")
     add_cluster_options(parser, "sweep")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
@@ -56,11 +56,11 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
-    from heliostat.commands.on_cluster import check_storage, inside, send
+    from heliostat.commands.on_cluster import check_storage, relative_path, send
     from heliostat.tuning.plan import plan_sweep
 
     profile = find(args.on)
-    path = inside(args.config)
+    path = relative_path(args.config)
     path = "./show" if path == "show" else path  # not the subcommand
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
     check_storage(profile, plan.base["storage"])
@@ -98,7 +98,7 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
 
 
 def _show_plan(plan: Any, as_json: bool) -> None:
-    """What a sweep would do: the first trials, what each takes, how many at once, and what that costs."""
+    """Show the first trials of a sweep, their resources, concurrency and cost."""
     from heliostat.console import out, print_json, print_table
     from heliostat.tuning.preview import preview
 
@@ -125,10 +125,10 @@ def _show_result(result: Any, as_json: bool) -> None:
 
     counts = ", ".join(f"{count} {state}" for state, count in result.states.items())
     if result.already:
-        say(f"{result.name} is over already ({counts}); for more, raise trials, or give another name (--set name=...)")
+        say(f"{result.name} is already finished ({counts}); for more, raise trials, or choose another name (--set name=...)")
     else:
-        why = {"time": ", its time was up", "budget": ", its budget was spent"}.get(result.ended, "")
-        say(f"{result.name} is over after {duration(result.seconds)}{why}: {counts}")
+        why = {"time": ", at its time limit", "budget": ", at its budget"}.get(result.ended, "")
+        say(f"{result.name} finished after {duration(result.seconds)}{why}: {counts}")
     spent = f"{duration(result.worker_seconds)} of workers"
     spent += f", {duration(result.gpu_seconds)} of GPUs" if result.gpu_seconds else ""
     say(f"  spent      {spent}" + ("" if result.cost is None else f", cost {result.cost:.2f}"))
@@ -136,7 +136,7 @@ def _show_result(result: Any, as_json: bool) -> None:
         say(f"  best       trial {result.best}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.values.items()))
         for name, value in result.params.items():
             say(f"             {name} = {value:.6g}" if isinstance(value, float) else f"             {name} = {value}")
-        say(f"  again      heliostat train {shlex.quote(str(result.best_config))}")
+        say(f"  reproduce  heliostat train {shlex.quote(str(result.best_config))}")
     if result.front:
         say(f"  front      trials {', '.join(map(str, result.front))}")
     say(f"  report     {result.report}")

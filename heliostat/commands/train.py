@@ -1,4 +1,4 @@
-"""heliostat train: a config in, a run folder out."""
+"""heliostat train: trains the model that a config describes."""
 
 import argparse
 import os
@@ -16,7 +16,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, and start nothing")
     add_cluster_options(parser, "run")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
@@ -56,11 +56,11 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
-    from heliostat.commands.on_cluster import check_storage, inside, send
+    from heliostat.commands.on_cluster import check_storage, relative_path, send
     from heliostat.workloads.plan import prepare
 
     profile = find(args.on)
-    path = inside(args.config)
+    path = relative_path(args.config)
     check_storage(profile, config.storage)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
     if args.dry_run:
@@ -82,7 +82,7 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
 
 
 def _claim_and_execute(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
-    """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
+    """Check everything that can be checked before Ray is started; a finished run does not start Ray."""
     from heliostat.commands.progress import Display
     from heliostat.workloads.run import lease
 
@@ -115,10 +115,10 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         print_json(document)
         return
     out.print(dump(config), end="", highlight=False, markup=False)
-    built = "will be built if it is not there" if plan.elsewhere else "will be built" if plan.source else "is there"
+    built = "will be built if it does not exist" if plan.elsewhere else "will be built" if plan.source else "exists"
     least, most = config.least_workers, config.most_workers
     workers = str(most) if least == most else f"{least} to {most}"
-    known = {None: "seen by the job", True: "is there: the run goes on", False: "new"}
+    known = {None: "checked by the job", True: "exists: the run is resumed", False: "new"}
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
         "batch": f"{config.global_batch} samples a step in {plan.lanes} lanes",
@@ -139,7 +139,7 @@ def _show_result(result: Any, as_json: bool) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     if result.already:
-        say(f"{result.name} is finished already; to train anew, give another name: --set name={result.name}-2")
+        say(f"{result.name} is already finished; to train again, choose another name: --set name={result.name}-2")
     else:
         say(f"{result.name} finished at step {result.step} in {duration(result.seconds['total'])}")
     for split, metrics in result.metrics.items():

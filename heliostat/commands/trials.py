@@ -13,14 +13,14 @@ from rich.text import Text
 from heliostat.console import duration, err
 
 LINE_SECONDS = 5.0
-"""At most so often a job tells of its progress."""
+"""Seconds between two lines of progress in a job, at least."""
 SHOWN = 12
-"""Rows of the live table."""
+"""The most rows of the live table."""
 REDRAW = 0.5
 
 
 class Display:
-    """What ``heliostat sweep`` shows on standard error: a table on a terminal, lines in a job, which somebody may follow."""
+    """The progress of ``heliostat sweep`` on standard error: a table on a terminal, lines in a job."""
 
     def __init__(self, plan: Any) -> None:
         from heliostat.environment import IN_A_JOB
@@ -41,12 +41,12 @@ class Display:
             self._live.stop()
 
     def connected(self, dashboard: str) -> None:
-        """Ray is there; say where to look."""
+        """Ray is connected: print the sweep's folder."""
         if self._lines or self._live:
             err.print(f"{self._plan.config.name} in {self._plan.uri}", highlight=False, soft_wrap=True)
 
     def update(self, trials: Any) -> None:
-        """The state of the sweep; shown now and then."""
+        """Show the state of the sweep, at most at the intervals above."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + (REDRAW if self._live else LINE_SECONDS)
@@ -57,18 +57,18 @@ class Display:
 
 
 def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None = None) -> str:
-    """Progress, the best, what runs, the time left and the cost so far, in one line."""
+    """The progress, the best trial, the time left and the cost so far in one line."""
     from heliostat.tuning.trials import best
 
     now = now or time.time()
     states = trials.states()
-    over = sum(trial.done for trial in trials.all)
-    parts = [f"{over} of {wanted} trials over" if wanted else f"{over} trials over", f"{states.get('running', 0)} running"]
+    done = sum(trial.done for trial in trials.all)
+    parts = [f"{done} of {wanted} trials done" if wanted else f"{done} trials done", f"{states.get('running', 0)} running"]
     parts += [f"{states[state]} {state}" for state in ("stopped", "failed", "diverged") if state in states]
     metric, mode = next(iter(objectives.items()))
     if top := best(trials.all, metric, mode):
         parts.append(f"best {metric} {top.values[metric]:.4f} (trial {top.number})")
-    if (left := trials.remaining_seconds(wanted, now)) is not None and over < (wanted or 0):
+    if (left := trials.remaining_seconds(wanted, now)) is not None and done < (wanted or 0):
         parts.append(f"about {duration(left)} left")
     if (cost := trials.cost(now)) is not None:
         parts.append(f"cost {cost:.2f}")
@@ -115,7 +115,7 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
 
 
 def _last(key: str, keys: list[str]) -> str:
-    """The last part of a dotted key, if no other has the same."""
+    """The last part of a dotted key, or the whole key if another one has the same last part."""
     last = key.rpartition(".")[2]
     return key if [other.rpartition(".")[2] for other in keys].count(last) > 1 else last
 
