@@ -1,16 +1,16 @@
-"""What can go wrong for a user, each kind with the exit code that scripts see."""
+"""The errors that users see, each kind with its exit code."""
 
 import traceback
 
 
 class HeliostatError(Exception):
-    """An ending that is told in one message, without a traceback."""
+    """An error that is shown as one message, without a traceback."""
 
     exit_code = 1
 
 
 class WithFix(HeliostatError):
-    """An ending whose cure is known.
+    """An error with a known fix.
 
     Args:
         what: what is wrong.
@@ -40,11 +40,11 @@ class NotComing(WithFix):
 
 
 class JobFailed(HeliostatError):
-    """The work itself failed; the message says where and what can be tried."""
+    """The work itself failed; the message says where, and what can be tried."""
 
 
 class Stopped(HeliostatError):
-    """Somebody asked for the end (Ctrl-C, SIGTERM); the message says how to go on."""
+    """The user stopped it (Ctrl-C, SIGTERM); the message says how to resume."""
 
     exit_code = 130
 

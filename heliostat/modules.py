@@ -1,7 +1,7 @@
-"""Where modules are found: the user's come after the standard library and the installed packages, in every process of ours.
+"""The module search path of our processes: the user's modules come after the standard library and installed packages.
 
 Ray puts the working directory of a command or a job first on the search path of its processes. There a ``types.py`` of the
-user's would replace the standard library's, and the folders of Heliostat's own clone Hugging Face's ``datasets``.
+user would replace the standard library's, and the ``datasets`` folder of a clone of Heliostat would replace Hugging Face's.
 """
 
 import os
@@ -18,16 +18,16 @@ FOLDER = "work"
 
 
 def order_search_path() -> None:
-    """Make the working directory importable, after everything that is installed; the same for a clone of Heliostat."""
+    """Move the working directory, and the root of a clone of Heliostat, to the end of the search path."""
     installed = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
     last = [str(Path.cwd()), *([] if os.path.realpath(ROOT) in installed else [str(ROOT)])]
     sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") not in last] + list(dict.fromkeys(last))
 
 
 def enter_working_dir(working_dir: str) -> None:
-    """Make a command's working directory the current one in a worker, and `order_search_path`.
+    """Change to a command's working directory in a worker, and call `order_search_path`.
 
-    On another node it is where Ray has unpacked the job's package; without a package the worker stays where it is.
+    On another node it is the folder into which Ray has unpacked the job's package; without one the worker's stays.
     """
     unpacked = Path.cwd() / FOLDER
     place = next((place for place in (Path(working_dir), unpacked) if place.is_dir()), None)
@@ -37,7 +37,7 @@ def enter_working_dir(working_dir: str) -> None:
 
 
 def heliostat_only(folder: Path) -> str:
-    """A folder in which only Heliostat is found, made in ``folder``: what may stand first on a search path."""
+    """Create a folder, in ``folder``, from which only ``heliostat`` can be imported, to be first on a search path."""
     place = folder / "heliostat-only"
     place.mkdir()
     (place / "heliostat").symlink_to(ROOT / "heliostat", target_is_directory=True)

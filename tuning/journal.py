@@ -38,7 +38,7 @@ class Journal:
         """Add a record, with the time; the record as it can be read again."""
         line = json.dumps({"time": round(time.time(), 3), **record}) + "\n"
         if self._folder.is_local:
-            with self._folder.told(), open(f"{self._folder.path}/{self._file}", "a") as file:
+            with self._folder.write_errors(), open(f"{self._folder.path}/{self._file}", "a") as file:
                 file.write(line)
         else:
             self._lines.append(line)

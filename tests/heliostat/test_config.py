@@ -51,10 +51,10 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("name: a", ["inner.lr"], "--set", "inner.lr", "write it as --set"),
         ("name: a", ["inner..lr=1"], "--set", "inner..lr=1", "write it as --set"),
         ("name: a", ["inner.lr=[1"], "--set", "[1", "quotes"),
-        ("name: a\nname: b", [], "c.yaml", "duplicate", "mend"),
+        ("name: a\nname: b", [], "c.yaml", "duplicate", "correct that line"),
         ("- a\n- b", [], "c.yaml", "list", "key: value"),
         ("", [], "c.yaml", "empty", "key: value"),
-        ("name: [", [], "c.yaml", "not valid YAML", "mend"),
+        ("name: [", [], "c.yaml", "not valid YAML", "correct that line"),
     ],
 )
 def test_each_mistake_names_the_field_the_value_and_the_fix(

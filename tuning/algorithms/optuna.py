@@ -115,7 +115,7 @@ class StudyFile(BaseJournalBackend):
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         self._logs += [json.loads(line) for line in lines]
         if self._folder.is_local:
-            with self._folder.told(), open(f"{self._folder.path}/{STUDY}", "a") as file:
+            with self._folder.write_errors(), open(f"{self._folder.path}/{STUDY}", "a") as file:
                 file.write("".join(line + "\n" for line in lines))
         elif time.monotonic() - self._written > REMOTE_WRITE:
             self.flush()

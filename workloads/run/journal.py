@@ -74,7 +74,7 @@ class Journal:
         if self._behind or not self.folder.is_local:
             self._rewrite()  # what failed may have left a part of a line
             return
-        with self.folder.told(), open(f"{self.folder.path}/{self.name}", "a") as file:
+        with self.folder.write_errors(), open(f"{self.folder.path}/{self.name}", "a") as file:
             file.write(line + "\n")
 
     def _rewrite(self) -> None:
