@@ -15,7 +15,7 @@ def test_help_names_every_command(command: Command) -> None:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_explains_itself(name: str, command: Command) -> None:
+def test_every_command_has_help(name: str, command: Command) -> None:
     done = command(name, "--help")
     assert done.code == 0
     assert COMMANDS[name] in done.out
@@ -42,7 +42,7 @@ def test_sweep_show_has_its_own_options(command: Command) -> None:
         ("sweep --json show digits", "heliostat sweep: error: unrecognized arguments: digits"),
     ],
 )
-def test_words_that_do_not_go_together_are_exit_2(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_arguments_of_the_other_form_of_sweep_are_exit_2(words: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(words.split())
     assert ended.value.code == 2
@@ -59,7 +59,7 @@ def test_a_config_file_with_the_name_of_a_subcommand_is_given_by_its_path(comman
 
 
 def test_help_loads_nothing_heavy() -> None:
-    """Help must be there at once, so it may not wait for torch, Ray or even pydantic."""
+    """Help must not wait for torch, Ray or pydantic to be imported."""
     code = "import sys; from heliostat.cli import main\ntry: main(['--help'])\nexcept SystemExit: print(sorted(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert not [heavy for heavy in ("torch", "ray", "pydantic", "rich", "numpy", "pyarrow") if f"'{heavy}'" in out]

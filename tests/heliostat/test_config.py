@@ -75,7 +75,7 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
         load(tmp_path / "digit.yaml", Outer)
 
 
-def test_a_folder_and_a_binary_file_are_no_configs(tmp_path: Path) -> None:
+def test_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path, tmp_path / "b.yaml"):
         with pytest.raises(UserError, match="config file"):

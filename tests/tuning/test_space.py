@@ -41,16 +41,16 @@ def test_samples_stay_in_their_ranges_and_conditions_hold(algorithm: str) -> Non
         assert 0 <= params["optimizer.weight_decay"] <= 0.5
     assert {params["model.layers"] for params in seen if params} == {0, 1, 2}
     below = sum(params["optimizer.lr"] < 10**-2.5 for params in seen if params)
-    assert 15 <= below <= 45, "as many in each decade"
+    assert 15 <= below <= 45, "uniform on a logarithmic scale"
 
 
-def test_random_trials_are_the_same_whenever_they_are_asked_for() -> None:
+def test_random_trials_do_not_depend_on_the_order_of_requests() -> None:
     first, again, other = (Random(config(seed=seed), {}) for seed in (1, 1, 2))
     assert [first.ask(n) for n in range(5)] == [again.ask(n) for n in reversed(range(5))][::-1]
     assert first.ask(0) != other.ask(0)
 
 
-def test_a_grid_has_each_combination_once_also_with_conditions() -> None:
+def test_a_grid_has_each_combination_once_with_conditions_too() -> None:
     space = {"a": {"integer": [0, 2]}, "b": {"choice": ["x", "y"], "when": {"a": [1, 2]}}, "c": {"quniform": [0, 1, 0.5]}}
     grid = Grid(config(space=space, algorithm="grid"), {})
     points: list[dict[str, Any]] = []
@@ -117,7 +117,7 @@ def test_a_wrong_parameter_is_named_with_its_fix(parameter: dict[str, Any], says
         ({"concurrency": 0}, "concurrency is 0"),
     ],
 )
-def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], says: str) -> None:
+def test_contradictory_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         config(**changes)
 
@@ -174,5 +174,5 @@ def test_a_resumed_search_knows_the_earlier_trials(tmp_path: Any) -> None:
     study = optuna.load_study(
         study_name="s", storage=optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
     )
-    assert study.best_trial.params == {"optimizer.lr": 0.31}, "what optuna-dashboard would show"
+    assert study.best_trial.params == {"optimizer.lr": 0.31}, "what optuna-dashboard shows"
     assert len(study.trials) == 41

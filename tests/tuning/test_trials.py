@@ -1,4 +1,4 @@
-"""The journal, and what its records come to."""
+"""The journal, and the state that its records give."""
 
 import json
 from pathlib import Path
@@ -58,7 +58,7 @@ def at(time: float, **record: Any) -> dict[str, Any]:
     return {"time": time, **record}
 
 
-def test_what_was_interrupted_waits_and_its_time_counts_until_it_was_last_heard_of() -> None:
+def test_an_interrupted_trial_waits_and_its_time_counts_until_its_last_report() -> None:
     start = {"where": "n", "workers": 2, "gpus": 2, "price": 36.0}
     trials = Trials([
         at(0, event="session", slots=2),
@@ -109,7 +109,7 @@ def test_the_best_is_a_finished_trial_and_duplicates_do_not_count() -> None:
     assert best(trials[4:], "m", "max") is None
 
 
-def test_the_pareto_front_has_what_nothing_else_beats() -> None:
+def test_the_pareto_front_has_the_trials_that_no_other_dominates() -> None:
     points = [(1, 5), (2, 4), (2, 6), (3, 3), (3, 4), (0, 9)]
     trials = [Trial(n, {}, state="finished", values={"a": a, "b": b}) for n, (a, b) in enumerate(points)]
     assert [trial.number for trial in pareto_front(trials, {"a": "max", "b": "min"})] == [3]
@@ -122,7 +122,7 @@ NODES = [
 ]
 
 
-def test_an_estimate_takes_the_dearest_node_that_a_worker_fits_on() -> None:
+def test_an_estimate_uses_the_most_expensive_node_that_a_worker_fits_on() -> None:
     assert most_expensive(NODES, 1, 1) == 4.0
 
 
