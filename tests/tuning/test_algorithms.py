@@ -47,13 +47,13 @@ def test_outcomes_of_trials_guide_the_search(folder: Path, config: Make, changes
 
 
 def test_a_slot_opens_the_data_once_for_all_its_trials(folder: Path, config: Make) -> None:
-    """The dataset is deleted after the first trial, which the others do not notice."""
+    """The dataset is moved away after the first trial; the others still have it open."""
 
     def watch(trials: Any) -> None:
         if trials.states().get("finished") and built.exists():
-            built.rename(folder / "taken-away")
+            built.rename(folder / "moved")
 
     built = folder / "runs" / ".datasets"
     result = run(config(0.2, 0.4, 0.6, train={"model": {"seconds": 0.02}}, concurrency=1), watch)
     assert result.states == {"finished": 3}
-    assert (folder / "taken-away").exists()
+    assert (folder / "moved").exists()
