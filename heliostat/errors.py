@@ -32,11 +32,11 @@ class UserError(WithFix):
 
 
 class NotWritable(UserError):
-    """A place cannot be written: no space, no right, no folder. It may pass, so that work in progress waits for it."""
+    """Storage cannot be written: no space, no permission, no folder. It may be temporary, so work in progress retries."""
 
 
 class NotComing(WithFix):
-    """Something outside went wrong; ``what`` tells what was waited for or tried, and the reason why it cannot be."""
+    """A failure outside of Heliostat; ``what`` says what was waited for or tried, and why it cannot succeed."""
 
 
 class JobFailed(HeliostatError):

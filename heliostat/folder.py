@@ -1,4 +1,4 @@
-"""A folder on any filesystem that pyarrow knows: a local path, s3://, gs://, hdfs://."""
+"""A folder on any filesystem that pyarrow supports: a local path, s3://, gs://, hdfs://."""
 
 import errno
 import os

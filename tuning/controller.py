@@ -112,7 +112,7 @@ class Controller:
     async def _slot(self, executor: Executor) -> None:
         """Run one trial after the other, and release the resources as soon as none is left."""
         try:
-            placement = await _ready(executor)
+            await _ready(executor)
             while trial := await self._next():
                 placement = await _ready(executor)
                 await self._run(trial, executor, placement)

@@ -130,7 +130,7 @@ class TrainExecutor:
                     if last != Decision.CONTINUE:
                         plan.folder.write(STOP_FILE, b"")
 
-        began = time.time()
+        start = time.time()
         try:
             with lease.hold(plan.folder) as owner:
                 result = execute(plan, record, time.time(), owner, watch)
@@ -144,7 +144,7 @@ class TrainExecutor:
             return {"event": "fail", "message": str(error), "final": "NaN or infinite" in str(error)}
         except Exception as error:  # whatever Ray Train raises goes into the table, and the other trials continue
             return {"event": "fail", "message": short_traceback(error), "final": False}
-        result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - began, 3)}}})
+        result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - start, 3)}}})
         plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
         return _end(result, plan.folder)
 

@@ -63,7 +63,8 @@ class Trial:
     losses: int = 0
     """Nodes that it lost while it ran."""
     message: str = ""
-    where: str = ""
+    node: str = ""
+    """The node that it ran on last; empty for several workers."""
     workers: int = 1
     gpus: int = 0
     """GPUs of all its workers."""
@@ -133,7 +134,7 @@ class Trials:
 
     def _start(self, trial: Trial, record: dict[str, Any]) -> None:
         trial.state, trial.started = "running", record["time"]
-        trial.where, trial.price = record["where"], record["price"]
+        trial.node, trial.price = record["where"], record["price"]
         trial.workers, trial.gpus = record["workers"], record["gpus"]
 
     def _report(self, trial: Trial, record: dict[str, Any]) -> None:

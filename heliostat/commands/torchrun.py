@@ -114,8 +114,8 @@ def _check_script(script: "Script") -> None:
         if importlib.util.find_spec(script.script.partition(".")[0]) is None:
             raise UserError(f"module {script.script} does not exist", "start from the folder that contains it, or install it")
     elif not Path(script.script).is_file():
-        beside = [str(path) for path in Path(script.script).parent.glob("*.py")]
-        fix = nearest(script.script, beside) if beside else "give the path of a Python file"
+        scripts = [str(path) for path in Path(script.script).parent.glob("*.py")]
+        fix = nearest(script.script, scripts) if scripts else "give the path of a Python file"
         raise UserError(f"the script {script.script} does not exist", fix)
 
 

@@ -115,7 +115,7 @@ def row(trial: Trial, objectives: Mapping[str, str]) -> dict[str, Any]:
         "failures": trial.failures,
         "losses": trial.losses,
         "message": trial.message,
-        "node": trial.where,
+        "node": trial.node,
         **{f"{split}.{name}": value for split, found in trial.metrics.items() for name, value in found.items()},
     }
 
