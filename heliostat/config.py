@@ -206,11 +206,11 @@ def _describe(owner: type[BaseModel], path: list[str]) -> str:
     return described if field.is_required() or field.default is None else f"{described} (default: {field.default})"
 
 
-def difference(stored: Mapping[str, Any], given: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A line for each dotted key in which two configs differ."""
+def difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """A line for each key, dotted where it is nested, in which two configs differ."""
     lines = []
-    for key in sorted(stored.keys() | given.keys()):
-        old, new, name = stored.get(key), given.get(key), f"{prefix}{key}"
+    for key in sorted(there.keys() | now.keys()):
+        old, new, name = there.get(key), now.get(key), f"{prefix}{key}"
         if isinstance(old, dict) and isinstance(new, dict):
             lines += difference(old, new, f"{name}.")
         elif old != new:

@@ -1,4 +1,4 @@
-"""The environment variables that a cluster and the processes on it share."""
+"""The environment variables by which a cluster and the work on it speak to each other."""
 
 STORAGE = "HELIOSTAT_STORAGE"
 """Set in the pods of a cluster: the storage that all of its nodes share, which a relative storage is relative to."""

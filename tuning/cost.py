@@ -9,7 +9,7 @@ from heliostat.workloads.run.cost import price_of
 
 
 def room(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:
-    """The number of trials that fit on the nodes, each with ``workers`` workers of ``cpu`` CPUs and ``gpu`` GPUs."""
+    """How many trials of so many workers the nodes hold, each worker with so many CPUs and GPUs."""
     return placing.room(nodes, {"CPU": cpu, "GPU": gpu}) // workers
 
 

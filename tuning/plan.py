@@ -165,10 +165,10 @@ def plan_sweep(
     """Check a sweep against the task, the data and, where they are known, the resources.
 
     Args:
-        config: of the sweep.
-        nodes: this machine, or the nodes of a cluster at its maximum size; None if they are not known.
+        config: what to search.
+        nodes: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
         place: what a relative storage is relative to, see `heliostat.workloads.plan.prepare`.
-        elsewhere: the storage is not accessible from this process.
+        elsewhere: the storage cannot be seen from here.
 
     Raises:
         UserError: the config is wrong; nothing has been written.
@@ -181,8 +181,8 @@ def plan_sweep(
     workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
     _check_space(config, base)
     each = train.config.resources
-    fitting = room(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
-    slots = min(n for n in (config.concurrency, config.trials, max(fitting, 1)) if n)
+    there = room(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
+    slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
     plan = SweepPlan(config, base, train, join(train.config.storage, config.name), slots, workers, nodes, place, elsewhere)
     if config.scheduler.kind == "pbt" and workers > 1:
         raise UserError(f"workers is {workers}, but scheduler pbt needs trials with one worker", "set train.workers to 1")

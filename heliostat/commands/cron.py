@@ -1,4 +1,4 @@
-"""heliostat cron: lists and deletes the scheduled runs of a profile."""
+"""heliostat cron: the scheduled runs of a profile."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from heliostat.commands.live import add_profile
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("--delete", metavar="NAME", help="delete this schedule, and its run if one is running")
+    parser.add_argument("--delete", metavar="NAME", help="delete these scheduled runs, including a running one")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.epilog = 'heliostat train CONFIG --on PROFILE --cron "0 2 * * *" creates them'
 

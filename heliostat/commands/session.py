@@ -24,8 +24,8 @@ def run(args: argparse.Namespace) -> int:
 
         if args.port or args.client_port:
             raise UserError(
-                "--port and --client-port are for Kubernetes: a cluster on this machine has its own ports",
-                f"remove them; the dashboard is {target.dashboard().way.url}",
+                "--port and --client-port are for Kubernetes: a cluster on this machine has ports of its own",
+                f"leave them out; the dashboard is {target.dashboard().way.url}",
             )
         _show(Session(target.name, target.dashboard().way.url, target.client_address, target.environment), args)
     else:

@@ -82,7 +82,7 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
 
 
 def _claim_and_execute(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
-    """Check everything that can be checked before Ray is started; a finished run does not start Ray."""
+    """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
     from heliostat.commands.progress import Display
     from heliostat.workloads.run import lease
 

@@ -121,7 +121,7 @@ def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(
     for option in ("--port", "--client-port"):
         refused = command("session", path, option, "8299")
         assert refused.code == 2
-        assert "a cluster on this machine has its own ports" in refused.err
+        assert "a cluster on this machine has ports of its own" in refused.err
         assert laptop.dashboard().way.url in refused.err
 
 

@@ -32,7 +32,7 @@ scheduler: none
 
 @pytest.fixture
 def cluster(command: Command) -> Iterator[Command]:
-    """The command in a folder with a running cluster, and the code that a job gets."""
+    """The command in a folder with a cluster that is up, and the code that a job gets."""
     (command.cwd / "laptop.yaml").write_text(PROFILE)
     (command.cwd / "lr.yaml").write_text(SWEEP)
     for package in ("heliostat", "cluster", "workloads", "datasets", "tuning"):

@@ -226,8 +226,8 @@ def _figure(width: float = 5.4, height: float = 2.9) -> tuple[Any, Any]:
 def _svg(figure: Any) -> str:
     from matplotlib import rc_context
 
-    text = io.StringIO()
+    picture = io.StringIO()
     with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "heliostat"}):
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    svg = text.getvalue()
+        figure.savefig(picture, format="svg", transparent=True, metadata={"Date": None})
+    svg = picture.getvalue()
     return svg[svg.index("<svg") :]
