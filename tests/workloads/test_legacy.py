@@ -298,7 +298,7 @@ def test_nobody_reads_on(command: Command) -> None:
             err = process.stderr.read()
         finally:
             end_group(process)
-    assert err.endswith("heliostat: stopped, as nobody reads its output any more\n")
+    assert err.endswith("heliostat: stopped, because the reader of its output has closed the pipe\n")
     assert "Traceback" not in err
     gone(command.env)
 

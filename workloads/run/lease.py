@@ -103,7 +103,7 @@ def read_lease(folder: Folder) -> dict[str, Any] | None:
         UserError: there can be no folder in that place.
     """
     try:
-        with folder.told():
+        with folder.write_errors():
             found = json.loads(folder.read(LEASE))
     except (FileNotFoundError, ValueError):
         return None
