@@ -15,7 +15,7 @@ from heliostat.cluster.profile import Profile
 FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
 """What KubeRay versions know beyond the oldest that is supported; of a live cluster the API server's schema tells."""
 
-SCRIPT = Path(__file__).parents[1] / "in_pod/inside.py"
+PROGRAMS = Path(__file__).parents[1] / "in_pod"
 
 
 def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> list[Document]:
@@ -151,8 +151,13 @@ def head_files(profile: Profile) -> Document:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(profile, profile.name),
-        "data": {"inside.py": SCRIPT.read_text(), "nodes.json": json.dumps(profile.capacity)},
+        "data": {**program("idle"), "nodes.json": json.dumps(profile.capacity)},
     }
+
+
+def program(name: str) -> dict[str, str]:
+    """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
+    return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py")}
 
 
 def _claim(profile: Profile) -> list[Document]:

@@ -164,15 +164,23 @@ def _watcher(profile: Profile) -> Document:
     return {
         "name": "idle-watcher",
         "image": profile.image,
-        "command": ["python", "-u", f"{FILES}/inside.py", "idle"],
+        **run_program("idle"),
         "env": [
             *env({"CLUSTER": profile.name, "IDLE_SECONDS": profile.idle_shutdown_seconds}),
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": profile.name, "key": TOKEN_KEY}}},
         ],
+    }
+
+
+def run_program(name: str) -> Document:
+    """The fields of a container that runs a program of `heliostat.cluster.in_pod` from the volume ``files``."""
+    return {
+        "command": ["python", "-u", "-m", f"in_pod.{name}"],
+        "workingDir": FILES,
         "resources": resources("50m", "128Mi"),
         "securityContext": RESTRICTED,
-        "volumeMounts": [{"name": "files", "mountPath": FILES}],
+        "volumeMounts": [{"name": "files", "mountPath": f"{FILES}/in_pod"}],
     }
 
 

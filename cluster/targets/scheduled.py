@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from heliostat.cluster.documents.manifests import SCRIPT, metadata, network_policy, ray_job
-from heliostat.cluster.documents.pods import FILES, RESTRICTED, env, resources
+from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
+from heliostat.cluster.documents.pods import FILES, env, run_program
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CLUSTER_LABEL, CRON_LABEL, Document
@@ -55,7 +55,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, variables)))
     job["metadata"]["labels"][CRON_LABEL] = name
     _mount_code(job["spec"]["rayClusterSpec"], name)
-    files = {"inside.py": SCRIPT.read_text(), "job.json": json.dumps(job)}
+    files = {**program("launch"), "job.json": json.dumps(job)}
     binaries = {_file(package): base64.b64encode(package.data).decode() for package in code}
     parts = [
         {"apiVersion": "v1", "kind": "ConfigMap", "data": files, "binaryData": binaries},
@@ -142,14 +142,11 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
     container = {
         "name": "launch",
         "image": profile.image,
-        "command": ["python", "-u", f"{FILES}/inside.py", "launch"],
+        **run_program("launch"),
         "env": [
-            *env({"CRON": name, "KEEP": KEEP, "DOCUMENT": f"{FILES}/job.json"}),
+            *env({"CRON": name, "KEEP": KEEP, "DOCUMENT": f"{FILES}/in_pod/job.json"}),
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
         ],
-        "resources": resources("50m", "128Mi"),
-        "securityContext": RESTRICTED,
-        "volumeMounts": [{"name": "files", "mountPath": FILES}],
     }
     pod: Document = {
         "restartPolicy": "Never",

@@ -1,6 +1,9 @@
 """The safe defaults, each a promise over all bundled profiles, as a standing cluster and as the cluster of a job."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from ruamel.yaml import YAML
 from heliostat.cli import main
 from heliostat.cluster.documents import manifests, render, validation
 from heliostat.cluster.documents.manifests import FEATURES, documents, ray_cluster, ray_job
+from heliostat.cluster.documents.pods import run_program
 from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
 from heliostat.cluster.profile import BUNDLED, Profile, find, size
 from heliostat.config import validate
@@ -305,10 +309,20 @@ def _head(profile: Profile) -> Document:
 def test_a_cluster_without_work_is_suspended_after_the_time_that_the_profile_says() -> None:
     (watcher,) = [c for c in _head(a_profile(idle_shutdown_seconds=1234))["containers"] if c["name"] == "idle-watcher"]
     assert {"name": "IDLE_SECONDS", "value": "1234"} in watcher["env"]
-    script = watcher["command"][2]
-    (mount,) = watcher["volumeMounts"]
-    assert script.removeprefix(f"{mount['mountPath']}/") in manifests.head_files(a_profile())["data"]
     assert [c["name"] for c in _head(a_profile(idle_shutdown_seconds=None))["containers"]] == ["ray-head"]
+
+
+@pytest.mark.parametrize("name", ["idle", "launch"])
+def test_a_program_in_a_pod_starts_from_its_files_alone(name: str, tmp_path: Path) -> None:
+    container = run_program(name)
+    (mount,) = container["volumeMounts"]
+    package = Path(mount["mountPath"]).relative_to(container["workingDir"])
+    (tmp_path / package).mkdir()
+    for file, text in manifests.program(name).items():
+        (tmp_path / package / file).write_text(text)
+    command = [sys.executable, "-S", *container["command"][1:]]  # -S: no installed package
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60)
+    assert re.search(r"KeyError: '(IDLE_SECONDS|DOCUMENT)'", done.stderr), "it reads its environment, so it was imported"
 
 
 # Jobs.
@@ -432,7 +446,7 @@ def test_the_text_is_for_reading() -> None:
     assert text.count("\n---\n") == len(documents(find("gpu")))
     assert "&id" not in text
     assert "*id" not in text
-    program = manifests.SCRIPT.read_text().splitlines()
+    program = manifests.program("idle")["idle.py"].splitlines()
     assert all(f"\n    {line}\n" in text for line in program if line), "a program is printed line by line"
 
 
