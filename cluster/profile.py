@@ -1,7 +1,6 @@
 """The profile: one short file that describes an autoscaling Ray cluster."""
 
 import re
-from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -290,11 +289,6 @@ def _check_storage(storage: Storage, platform: str, name: str) -> None:
             f"storage.secret is {name}, but in the Secret of the cluster's name KubeRay keeps its token; "
             f"give the Secret another name, such as {name}-keys"
         )
-
-
-def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The keys in which two profiles differ, for messages."""
-    return sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
 
 
 def installed_ray() -> str:

@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from heliostat.cluster.diagnosis.findings import Found, ok, problem, unknown
 from heliostat.cluster.diagnosis.snapshot import amount
-from heliostat.cluster.doctor import Found, ok, problem, unknown
 from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile

@@ -1,43 +1,15 @@
 """The doctor: what a cluster needs, looked at piece by piece, each with what was found and how to mend it."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
+from heliostat.cluster.diagnosis.findings import Found, problem, unknown
 from heliostat.cluster.errors import Forbidden, Unauthorized, Unreachable
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What a check has found."""
-
-    state: Literal["ok", "problem", "unknown"]
-    what: str
-    fix: str = ""
-    check: str = ""
-    """The check's name in its table."""
-
-
-Found = Iterator[Finding]
-
-
-def ok(what: str) -> Finding:
-    """As it should be."""
-    return Finding("ok", what)
-
-
-def problem(what: str, fix: str) -> Finding:
-    """In the way, now or when the cluster grows."""
-    return Finding("problem", what, fix)
-
-
-def unknown(what: str, fix: str) -> Finding:
-    """Not to be seen from here; ``fix`` says how to find out."""
-    return Finding("unknown", what, fix)
 
 
 def examine(profile: Profile | None) -> Found:

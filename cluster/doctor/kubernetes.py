@@ -13,12 +13,12 @@ from itertools import groupby
 
 from heliostat.cluster.diagnosis import fit
 from heliostat.cluster.diagnosis.checks import check_operator
+from heliostat.cluster.diagnosis.findings import Finding, Found, ok, problem, unknown
 from heliostat.cluster.diagnosis.snapshot import Snapshot, pod_ready
-from heliostat.cluster.doctor import Finding, Found, ok, problem, unknown
-from heliostat.cluster.documents.rbac import missing
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.conditions import observed
 from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.kube.rights import missing
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes import KubernetesCluster

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from heliostat.cluster.doctor import Found, ok, problem
+from heliostat.cluster.diagnosis.findings import Found, ok, problem
 from heliostat.cluster.profile import Profile, size
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import PORTS

@@ -1,17 +1,15 @@
 """The rights that heliostat's commands need in a namespace, what each is for, and which of them a user lacks."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from heliostat.cluster.kube.api import KINDS, Api
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
 
 NAME = "heliostat-user"
 USERS = "heliostat-users"
 """The group of users that the binding names, unless another one is given."""
-ASKED_AT_ONCE = 8
-RBAC = KINDS["Role"].group
+RBAC = "rbac.authorization.k8s.io"
+"""The API group of roles and their bindings."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,6 @@ RIGHTS = tuple(
 
 def role(profile: Profile, users: str = USERS) -> list[Document]:
     """A Role with exactly these rights, and its binding to a group of users, for the profile's namespace."""
-    version = KINDS["Role"].api_version
     metadata: Document = {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "heliostat"}}
     if profile.namespace:
         metadata["namespace"] = profile.namespace
@@ -78,9 +75,9 @@ def role(profile: Profile, users: str = USERS) -> list[Document]:
         "kubernetes.io/description": "Who may use heliostat here: put your own groups, users or service accounts in subjects."
     }
     return [
-        {"apiVersion": version, "kind": "Role", "metadata": metadata, "rules": granting(RIGHTS)},
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": granting(RIGHTS)},
         {
-            "apiVersion": version,
+            "apiVersion": f"{RBAC}/v1",
             "kind": "RoleBinding",
             "metadata": {**metadata, "annotations": note},
             "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": NAME},
@@ -98,14 +95,3 @@ def granting(rights: tuple[Right, ...]) -> list[Document]:
     for (group, resource), allowed in verbs.items():
         resources.setdefault((group, tuple(allowed)), []).append(resource)
     return [{"apiGroups": [group], "resources": names, "verbs": list(allowed)} for (group, allowed), names in resources.items()]
-
-
-def missing(api: Api) -> list[Right]:
-    """The rights that the user of a connection lacks in its namespace; asking needs none."""
-
-    def may(right: Right) -> bool:
-        resource, _, subresource = right.resource.partition("/")
-        return api.may(right.verb, resource, right.group, subresource)
-
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
-        return [right for right, granted in zip(RIGHTS, threads.map(may, RIGHTS), strict=True) if not granted]

@@ -11,18 +11,18 @@ from heliostat.cluster.diagnosis.observe import Observer
 from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import documents
+from heliostat.cluster.documents.ownership import decided
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Job, Socket
 from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
-from heliostat.cluster.kube.diff import ABSENT, Change, difference
 from heliostat.cluster.kube.kuberay import KubeRay
-from heliostat.cluster.kube.objects import decided
 from heliostat.cluster.names import AGAIN, TEMPLATE, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.targets.overview import overview
+from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.status import State
+from heliostat.difference import ABSENT, Change, difference
 from heliostat.errors import UserError
 
 UP_SECONDS = 600
@@ -188,7 +188,7 @@ class KubernetesCluster:
     def state(self) -> State:
         """The cluster at this moment, with its nodes, groups and jobs."""
         snapshot = self.snapshot()
-        return overview(self.profile, self.name, snapshot, *self._ray(snapshot))
+        return kubernetes_state(self.profile, self.name, snapshot, *self._ray(snapshot))
 
     def dashboard(self) -> Dashboard:
         """The dashboard, through the API server's proxy: no port is opened, and a new head needs no new way.

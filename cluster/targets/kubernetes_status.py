@@ -1,4 +1,4 @@
-"""What status tells of a cluster on Kubernetes: from what the API server shows, and what Ray knows."""
+"""The status of a cluster on Kubernetes, from the objects of the API server and the usage that Ray reports."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.status import Group, Node, State
 
 
-def overview(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:
+def kubernetes_state(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:
     """A cluster at one moment.
 
     Args:

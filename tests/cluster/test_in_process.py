@@ -12,10 +12,10 @@ from tests.conftest import ROOT, Head, clean_environment, gone
 CODE = """
 import json, subprocess, urllib.error, urllib.request
 import ray
-from heliostat.cluster import local
+from heliostat.cluster import in_process
 mine = subprocess.Popen(["sleep", "60"])
-with local.session() as dashboard:
-    seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": local.machine()[0]["CPU"]}
+with in_process.session() as dashboard:
+    seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": in_process.machine()[0]["CPU"]}
     try:
         urllib.request.urlopen(dashboard + "/api/jobs/")
     except urllib.error.HTTPError as error:

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat.cluster.documents.manifests import documents
-from heliostat.cluster.kube.diff import ABSENT, KEYS, Change, difference
 from heliostat.cluster.profile import find
+from heliostat.difference import ABSENT, KEYS, Change, difference
 
 plain = st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "b", "2Gi"])
 names = st.sampled_from([*KEYS, "value", "spec"])

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from heliostat.cluster.documents.manifests import ray_cluster, ray_job
+from heliostat.cluster.documents.ownership import AUTOSCALER
 from heliostat.cluster.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.kube.conditions import finished, suspended
 from heliostat.cluster.kube.kuberay import Clusters, KubeRay
-from heliostat.cluster.kube.objects import APPLY, AUTOSCALER, Objects
+from heliostat.cluster.kube.objects import APPLY, Objects
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.conftest import free_port
 from tests.kubernetes.conftest import Place, group
-from tests.kubernetes.test_waits import counted
+from tests.kubernetes.test_wait import counted
 
 
 @pytest.fixture

@@ -24,10 +24,11 @@ from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.in_process import own_token
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.usage import NodeUsage, usage
-from heliostat.cluster.profile import Profile, WorkerGroup, differing, installed_ray, ray_resources
+from heliostat.cluster.profile import Profile, WorkerGroup, installed_ray, ray_resources
 from heliostat.cluster.targets.local.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
 from heliostat.cluster.targets.local.processes import ClusterRecord, end, nodes
 from heliostat.cluster.targets.status import Group, Node, State
+from heliostat.difference import Change, difference
 from heliostat.errors import NotComing, UserError
 
 CLUSTERS = Path("~/.heliostat/clusters")
@@ -60,10 +61,10 @@ class LocalCluster:
         """What a program needs in its environment to be let in."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(own_token())}
 
-    def changes(self) -> list[str]:
-        """The keys of the profile that are others than the cluster's; all of them if there is no cluster."""
+    def changes(self) -> list[Change]:
+        """What differs between the profile of the cluster and this one; every key if there is no cluster."""
         run = self._read()
-        return differing(run.profile if run else {}, self.profile.model_dump(mode="json"))
+        return list(difference(run.profile if run else {}, self.profile.model_dump(mode="json")))
 
     def up(self, replace: bool = False) -> Iterator[str]:
         """Start it unless it runs, and wait: yields what is waited for, and ends when the nodes are there that must be.
@@ -80,7 +81,7 @@ class LocalCluster:
             run = self._read()
             if run and run.alive and (changed := self.changes()) and not replace:
                 raise UserError(
-                    f"{self.name} runs with another profile; what differs: {', '.join(changed)}",
+                    f"{self.name} runs with another profile; what differs: {', '.join(change.path for change in changed)}",
                     f"heliostat down {self.name} first, or let --yes do that; either ends its jobs",
                 )
             if run is None or not run.alive or self.changes():
