@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, UserError
 from heliostat.modules import alone
 
@@ -57,6 +58,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     The dashboard asks for a token, as everything in this Ray does: it is in ``~/.heliostat/ray-token``. A mode or a
     token that the environment names goes first.
     """
+    check_ray()
     # Here, because the other ways to a cluster need this module, but not the second that Ray takes to import.
     import ray
     from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
@@ -144,6 +146,7 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
         raise UserError(
             f"RAY_ADDRESS is {address}, which is for jobs", "unset it, or use ray job submit -- python -m heliostat"
         )
+    check_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         _knock(address)

@@ -1,13 +1,13 @@
 """The profile: one short file that describes an autoscaling Ray cluster."""
 
 import re
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.cluster.prices import price_per_hour
+from heliostat.cluster.ray_version import TESTED
 from heliostat.config import Config, load, nearest
 from heliostat.errors import UserError
 
@@ -167,11 +167,9 @@ class Profile(Config):
     name: ClusterName = Field(description="the cluster's name")
     platform: Literal["kubernetes", "local"] = Field("kubernetes", description="kubernetes or local")
     namespace: str | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
-    image: str = Field("heliostat/ray:2.60.0", description="a container image with its tag")
+    image: str = Field(f"heliostat/ray:{TESTED}", description="a container image with its tag")
     image_pull_secrets: list[str] = []
-    ray_version: str = Field(
-        "2.60.0", pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0"
-    )
+    ray_version: str = Field(TESTED, pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0")
     head: Head = Head()
     autoscaler: Sidecar = Sidecar()
     groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
@@ -289,8 +287,3 @@ def _check_storage(storage: Storage, platform: str, name: str) -> None:
             f"storage.secret is {name}, but in the Secret of the cluster's name KubeRay keeps its token; "
             f"give the Secret another name, such as {name}-keys"
         )
-
-
-def installed_ray() -> str:
-    """The version of Ray on this machine, without importing it."""
-    return metadata.version("ray")

@@ -15,7 +15,7 @@ from heliostat.cluster.doctor.kubernetes import ANSWER_SECONDS, Site
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.names import Document
-from heliostat.cluster.profile import installed_ray
+from heliostat.cluster.ray_version import installed_ray
 
 PATIENCE = 60.0
 """What may take longer than this to go away by itself is work in progress, such as a node that starts."""
@@ -211,7 +211,7 @@ def _version(site: Site) -> Found:
     if here != wanted:
         yield problem(
             f"ray_version is {wanted}, but this machine has Ray {here}: a session's Ray Client needs the same on both sides",
-            f"pip install ray=={wanted} here, or use an image with {here}",
+            f"use an image with {here}, and set ray_version: {here}",
         )
     else:
         yield ok(f"Ray {here} here and in the profile{' and in the cluster' if site.head_is_ready else ''}")

@@ -13,7 +13,8 @@ from heliostat.cluster.jobs.follow import Look, Work, check, follow, submit
 from heliostat.cluster.jobs.packaging import packages
 from heliostat.cluster.jobs.usage import usage
 from heliostat.cluster.names import CLUSTER_LABEL
-from heliostat.cluster.profile import Profile, installed_ray
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.ray_version import check_ray, installed_ray
 from heliostat.environment import NODES
 from heliostat.errors import NotComing, Stopped, UserError
 from heliostat.interrupts import interrupts
@@ -69,6 +70,7 @@ def run_there(
         Stopped: it was stopped.
         NotComing: what it waits for will not come; then it has been stopped.
     """
+    check_ray()
     work = replace(work, env={NODES: json.dumps(profile.capacity), **work.env})
     # Before a cluster is made or Ctrl-C is put off: packing may take long, and may find that it is too much.
     code = packages(work.working_dir, work.isolated)
@@ -156,7 +158,7 @@ def _check_ray(profile: Profile, dashboard: Dashboard) -> None:
     if there.split(".")[:2] != here.split(".")[:2]:
         raise UserError(
             f"{dashboard.name} has Ray {there}, and this machine {here}: the code that is sent from here is made for {here}",
-            f"pip install ray=={there} here, or use an image with Ray {here}",
+            f"use an image with Ray {here}, and set ray_version: {here} in the profile",
         )
 
 

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(target: Any, args: argparse.Namespace) -> None:
-    from heliostat.cluster.profile import installed_ray
+    from heliostat.cluster.ray_version import installed_ray
     from heliostat.cluster.targets.session import opened, watch
     from heliostat.console import err
     from heliostat.interrupts import interrupts

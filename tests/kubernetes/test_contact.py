@@ -268,8 +268,8 @@ def test_a_client_with_another_ray_than_the_cluster_is_told_before_anything_is_s
     env = {**place.command.env, "PYTHONPATH": f"{tmp_path}:{place.command.env['PYTHONPATH']}"}
     done = replace(place.command, env=env)("submit", path, *JOB)
     assert done.code == 2
-    assert "lost has Ray 2.60.0, and this machine 2.59.0" in done.err
-    assert "pip install ray==2.60.0 here" in done.err
+    assert "Ray 2.59.0 is installed, but Heliostat uses private parts of Ray and is tested with 2.60.0 only" in done.err
+    assert 'fix: pip install "ray[default,train,tune,client]==2.60.0"' in done.err
 
 
 def test_a_profile_with_another_ray_than_the_cluster_is_told_before_anything_is_sent(place: Place, path: Path) -> None:

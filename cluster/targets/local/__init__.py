@@ -24,7 +24,8 @@ from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.in_process import own_token
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.usage import NodeUsage, usage
-from heliostat.cluster.profile import Profile, WorkerGroup, installed_ray, ray_resources
+from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
+from heliostat.cluster.ray_version import check_ray, installed_ray
 from heliostat.cluster.targets.local.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
 from heliostat.cluster.targets.local.processes import ClusterRecord, end, nodes
 from heliostat.cluster.targets.status import Group, Node, State
@@ -76,6 +77,7 @@ class LocalCluster:
             UserError: it runs with another profile.
             NotComing: it does not come up; with the reason.
         """
+        check_ray()
         yield "the head"
         with self._lock():
             run = self._read()
