@@ -13,7 +13,7 @@ from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 
-KEPT = 1000
+DEAD_NODES_KEPT = 1000
 """Ray's ``maximum_gcs_dead_node_cached_count``."""
 
 
@@ -68,7 +68,7 @@ class CostReport:
         return sum(group.static for group in self.groups)
 
 
-def lives(dashboard: Dashboard) -> list[NodeLifetime]:
+def node_lifetimes(dashboard: Dashboard) -> list[NodeLifetime]:
     """All nodes that the head remembers, in the order in which they joined."""
     answer = dashboard.get("/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
     found = [
@@ -83,7 +83,7 @@ def lives(dashboard: Dashboard) -> list[NodeLifetime]:
     return sorted(found, key=lambda life: life.begin)
 
 
-def bill(
+def cost_report(
     profile: Profile, nodes: Sequence[NodeLifetime], now: float, since: float | None = None, until: float | None = None
 ) -> CostReport:
     """What these nodes have cost; all times are in seconds since the epoch.
@@ -113,10 +113,10 @@ def bill(
             "use the profile that it was brought up with, or ask for the time after that group with --since",
         )
     kinds = [("head", profile.head.price, 0, 1), *((g.name, g.price, g.gpu, g.max) for g in profile.groups)]
-    return CostReport(since, until, [_share(*kind, there, since, until) for kind in kinds], there)
+    return CostReport(since, until, [_group_cost(*kind, there, since, until) for kind in kinds], there)
 
 
-def _share(
+def _group_cost(
     name: str, price: float, gpus: int, most: int, there: Iterable[NodeLifetime], since: float, until: float
 ) -> GroupCost:
     times = [life.seconds(since, until) for life in there if life.group == name]
@@ -130,4 +130,4 @@ def _remembered(profile: Profile, nodes: Sequence[NodeLifetime]) -> float:
     if not heads:
         raise UserError(f"the head of {profile.name} has only just started", "try again in a few seconds")
     gone = [life.end for life in nodes if life.end is not None]
-    return max(*heads, min(gone)) if len(gone) >= KEPT else max(heads)
+    return max(*heads, min(gone)) if len(gone) >= DEAD_NODES_KEPT else max(heads)

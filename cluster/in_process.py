@@ -87,7 +87,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     own = [process for process in psutil.Process().children() if process not in others]
     try:
         Path(scratch, "ray", "ray_current_cluster").write_text(context.address_info["gcs_address"])
-        _stand_back(_tree(own))
+        _lower_priority(_tree(own))
         yield f"http://{context.dashboard_url}"
     except JobFailed as error:
         error.add_note(f"Ray's logs are in {scratch}/ray/session_latest/logs")
@@ -96,7 +96,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     finally:
         started = _tree(own)
         ray.shutdown()
-        _end(started)
+        _kill(started)
         del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
@@ -111,14 +111,14 @@ def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def _end(processes: list[psutil.Process]) -> None:
+def _kill(processes: list[psutil.Process]) -> None:
     """Kill what Ray has left behind: now and then one of its workers waits for itself in its last moments (seen on 2.60)."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _stand_back(processes: list[psutil.Process]) -> None:
+def _lower_priority(processes: list[psutil.Process]) -> None:
     """Let Ray's helpers run only when a core is idle, so that they never push a training worker from its core.
 
     On two cores with two workers that is a tenth of the training speed and more: when one waits, both do.
@@ -149,7 +149,7 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
     check_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        _knock(address)
+        _probe(address)
         context = ray.init(address=address, log_to_driver=verbose, logging_level="info" if verbose else "error")
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(f"no Ray answers at {address}: {error}", "start one (ray start --head), or unset RAY_ADDRESS") from None
@@ -159,7 +159,7 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _probe(address: str) -> None:
     """Fail within seconds if nobody listens: Ray itself would try for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():

@@ -6,7 +6,7 @@ Document = dict[str, Any]
 """An object of Kubernetes, as its API server has it."""
 
 API_VERSION = "ray.io/v1"
-CLUSTER_LABEL, CRON_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron"
+CLUSTER_LABEL, SCHEDULED_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 MANAGER = "heliostat"
 """The field manager of what we write."""

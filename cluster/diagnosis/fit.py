@@ -44,14 +44,14 @@ def shapes(profile: Profile) -> list[Shape]:
     return [head, *(shape(group.name, s["template"]["spec"], [], group.min, group.max) for s, group in pairs)]
 
 
-def shape(name: str, spec: Document, beside: Iterable[Document] = (), least: int = 1, most: int = 1) -> Shape:
-    """The shape of a pod with this spec; ``beside`` are containers that it gets later."""
-    containers = [*spec["containers"], *beside]
+def shape(name: str, spec: Document, extra: Iterable[Document] = (), least: int = 1, most: int = 1) -> Shape:
+    """The shape of a pod with this spec; ``extra`` are containers that it gets later."""
+    containers = [*spec["containers"], *extra]
     return Shape(name, spec, _sum(containers, "requests"), _sum(containers, "limits"), least, most)
 
 
-def on_nodes(pods: Iterable[Shape], nodes: list[Document], grower: str) -> Found:
-    """For each shape, which nodes could hold such a pod if they were empty; ``grower`` is what may add nodes, if anything."""
+def on_nodes(pods: Iterable[Shape], nodes: list[Document], autoscaler: str) -> Found:
+    """How many nodes could hold a pod of each shape if they were empty; ``autoscaler`` is what may add nodes, or empty."""
     for pod in pods:
         obstacles = [obstacle(node, pod) for node in nodes]
         if fitting := obstacles.count(None):
@@ -60,8 +60,10 @@ def on_nodes(pods: Iterable[Shape], nodes: list[Document], grower: str) -> Found
             continue
         reasons = Counter(each for each in obstacles if each).most_common()
         told = "; ".join(f"{count} of {len(nodes)} {what}" for (what, _), count in reasons) or "there is no node"
-        if grower:
-            yield unknown(f"{pod.name}: no node could hold such a pod now: {told}", f"{grower} may add one: heliostat up tells")
+        if autoscaler:
+            yield unknown(
+                f"{pod.name}: no node could hold such a pod now: {told}", f"{autoscaler} may add one: heliostat up tells"
+            )
         else:
             fixes = dict.fromkeys(fix for (_, fix), _ in reasons)
             yield problem(f"{pod.name}: no node could hold such a pod: {told}", "; ".join(fixes) or "add nodes")

@@ -44,7 +44,7 @@ class Site:
         return self.given
 
     @cached_property
-    def remote(self) -> KubernetesCluster:
+    def cluster(self) -> KubernetesCluster:
         return KubernetesCluster(self.profile, self.kube)
 
     @cached_property
@@ -62,7 +62,7 @@ class Site:
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        return self.remote.snapshot()
+        return self.cluster.snapshot()
 
     @property
     def head_is_ready(self) -> bool:

@@ -49,10 +49,10 @@ def _cpu_limits(site: Site, quota: str) -> Found:
 
 
 def _nodes(site: Site) -> Found:
-    yield from fit.on_nodes(site.shapes, site.nodes, _grower(site))
+    yield from fit.on_nodes(site.shapes, site.nodes, _node_autoscaler(site))
 
 
-def _grower(site: Site) -> str:
+def _node_autoscaler(site: Site) -> str:
     """What adds nodes to this cluster when pods need them; empty if nothing is seen to."""
     if any(group["name"] == "karpenter.sh" for group in site.api.request("GET", "/apis")["groups"]):
         return "Karpenter"
@@ -192,7 +192,7 @@ def _token(site: Site) -> Found:
         )
         return
     try:
-        site.remote.dashboard().jobs()
+        site.cluster.dashboard().jobs()
     except (Unauthorized, NotFound) as error:
         yield problem(error.what, f"heliostat down {name}, then up: its pods and its secret do not belong together")
     else:
@@ -202,7 +202,7 @@ def _token(site: Site) -> Found:
 def _version(site: Site) -> Found:
     wanted, here = site.profile.ray_version, installed_ray()
     with suppress(Unauthorized, Unreachable, NotFound):  # what is in the way has been told
-        if site.head_is_ready and (there := site.remote.dashboard().version()) != wanted:
+        if site.head_is_ready and (there := site.cluster.dashboard().version()) != wanted:
             yield problem(
                 f"the cluster runs Ray {there}, but ray_version is {wanted}",
                 f"set ray_version: {there} and an image with it, then heliostat up {site.profile.name}",

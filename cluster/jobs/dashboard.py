@@ -100,8 +100,8 @@ class Dashboard:
         name: the cluster's name, for messages.
     """
 
-    def __init__(self, way: Endpoint, name: str) -> None:
-        self.way, self.name = way, name
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        self.endpoint, self.name = endpoint, name
 
     def version(self) -> str:
         """The version of Ray in the cluster."""
@@ -165,7 +165,7 @@ class Dashboard:
 
     def tail(self, job_id: str) -> Socket:
         """A websocket on which everything arrives that a job prints, from its first line on."""
-        return self.way.open_socket(f"/api/jobs/{job_id}/logs/tail")
+        return self.endpoint.open_socket(f"/api/jobs/{job_id}/logs/tail")
 
     def answers(self, within: float) -> Iterator[KubernetesError | None]:
         """Knock until somebody answers: yields what is in the way each time, and None at last."""
@@ -199,10 +199,10 @@ class Dashboard:
         ok: tuple[int, ...] = (200,),
         timeout: urllib3.Timeout = TIMEOUT,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {**self.way.headers(), "Content-Type": "application/json"}
+        headers = {**self.endpoint.headers(), "Content-Type": "application/json"}
         try:
-            answer = self.way.pool.request(
-                method, f"{self.way.url}{path}", body=body, headers=headers, timeout=timeout, retries=False
+            answer = self.endpoint.pool.request(
+                method, f"{self.endpoint.url}{path}", body=body, headers=headers, timeout=timeout, retries=False
             )
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"the dashboard of {self.name} does not answer: {error}", "heliostat doctor says why") from None

@@ -261,7 +261,7 @@ def _configuration(kubeconfig: str | None, context: str | None) -> tuple[client.
         with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
             return configuration, "in-cluster", file.read()
     fix = "set KUBECONFIG to the kubeconfig of your cluster"
-    with _told(path, fix):
+    with _readable(path, fix):
         if not any(os.path.exists(part) for part in path.split(os.pathsep)):
             raise UserError(f"KUBECONFIG: there is no file {path}", fix)
         config.load_kube_config(path, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
@@ -271,7 +271,7 @@ def _configuration(kubeconfig: str | None, context: str | None) -> tuple[client.
 
 
 @contextmanager
-def _told(path: str, fix: str) -> Iterator[None]:
+def _readable(path: str, fix: str) -> Iterator[None]:
     try:
         yield
     except UserError:

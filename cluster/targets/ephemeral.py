@@ -24,12 +24,12 @@ class Ephemeral:
     def __init__(self, target: KubernetesCluster, name: str) -> None:
         self.target, self.name = target, name
         self.observer = Observer(target.kube, name)
-        self.watchdog = Watchdog(target.profile, lambda pod: self.remote().log(pod))
-        self._remote: KubernetesCluster | None = None
+        self.watchdog = Watchdog(target.profile, lambda pod: self.cluster().log(pod))
+        self._cluster: KubernetesCluster | None = None
         self.job_id = ""
         """Empty until the job was submitted."""
 
-    def remote(self) -> KubernetesCluster:
+    def cluster(self) -> KubernetesCluster:
         """The RayCluster.
 
         Raises:
@@ -38,9 +38,9 @@ class Ephemeral:
         chosen = self._ray_job().get("status", {}).get("rayClusterName")
         if not chosen:
             raise NotFound(f"{self.name} has no cluster yet", "wait")
-        if self._remote is None or self._remote.name != chosen:
-            self._remote = KubernetesCluster(self.target.profile, self.target.kube, chosen)
-        return self._remote
+        if self._cluster is None or self._cluster.name != chosen:
+            self._cluster = KubernetesCluster(self.target.profile, self.target.kube, chosen)
+        return self._cluster
 
     def look(self) -> str:
         """What is waited for; raises `NotComing` if that will not come."""
@@ -49,7 +49,7 @@ class Ephemeral:
     def answers(self) -> bool:
         """Whether the dashboard answers."""
         try:
-            self.remote().dashboard().version()
+            self.cluster().dashboard().version()
         except (NotFound, Unreachable):
             return False
         return True

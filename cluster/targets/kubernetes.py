@@ -102,7 +102,7 @@ class KubernetesCluster:
             if step.changes or step.live is None:
                 yield f"applies {step.title}"
                 self.kube.objects(step.document["kind"]).apply(step.document, step.live, force)
-        yield from self._stirred(self.kube.clusters.get(self.name))
+        yield from self._woken(self.kube.clusters.get(self.name))
         for pod in old:
             yield f"replaces {pod}"
             self.api.request("DELETE", self.api.path("Pod", pod), {})
@@ -125,7 +125,7 @@ class KubernetesCluster:
         # What was not so is what is looked at: all of it is asked for once a round.
         yield from poll(lambda: watchdog.look(seen[0]), is_so, seconds + self._slowest, self.name, watchdog.in_queue)
 
-    def awake(self) -> Iterator[str]:
+    def wake(self) -> Iterator[str]:
         """Wake the cluster if it is suspended, and wait until its head answers; yields what is waited for.
 
         Raises:
@@ -138,12 +138,12 @@ class KubernetesCluster:
                 f"there is no cluster {self.name} in namespace {self.api.namespace}",
                 f"heliostat up {self.name}, or --ephemeral for one that is deleted afterwards",
             )
-        yield from self._stirred(live)
+        yield from self._woken(live)
         watchdog = Watchdog(self.profile, self.log)
         look = self.look(watchdog)
         yield from poll(look, self.answers, UP_SECONDS + self._slowest, self.name, watchdog.in_queue)
 
-    def _stirred(self, live: Document) -> Iterator[str]:
+    def _woken(self, live: Document) -> Iterator[str]:
         """Wake a cluster that sleeps, and the operator where it waits before it tries again."""
         if live["spec"].get("suspend") and not self.profile.queue:
             yield "wakes the cluster"

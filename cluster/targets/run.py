@@ -137,11 +137,11 @@ def _reached(profile: Profile, name: str, say: Say, ephemeral: bool, received: l
 
         assert isinstance(target, KubernetesCluster)
         with own_cluster(target, name, told) as own:
-            dashboard = own.remote().dashboard()
+            dashboard = own.cluster().dashboard()
             _check_ray(profile, dashboard)
             yield _Reached(dashboard, own.look, own.started, own.ended)
         return
-    for line in target.awake():
+    for line in target.wake():
         told(line)
     dashboard = target.dashboard()
     _check_ray(profile, dashboard)

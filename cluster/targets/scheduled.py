@@ -17,7 +17,7 @@ from heliostat.cluster.documents.manifests import metadata, network_policy, prog
 from heliostat.cluster.documents.pods import FILES, env, run_program
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
-from heliostat.cluster.names import CLUSTER_LABEL, CRON_LABEL, Document
+from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.config import nearest, to_yaml
 from heliostat.environment import NODES
@@ -53,7 +53,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     here = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
     job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, variables)))
-    job["metadata"]["labels"][CRON_LABEL] = name
+    job["metadata"]["labels"][SCHEDULED_LABEL] = name
     _mount_code(job["spec"]["rayClusterSpec"], name)
     files = {**program("launch"), "job.json": json.dumps(job)}
     binaries = {_file(package): base64.b64encode(package.data).decode() for package in code}
@@ -102,7 +102,7 @@ def delete(kube: KubeRay, profile: Profile, name: str) -> None:
         raise UserError(f"{profile.name} has no nightly runs {name}", nearest(name, known) if known else "there are none")
     for kind in ("CronJob", "RoleBinding", "Role", "ServiceAccount", "ConfigMap", "NetworkPolicy"):
         kube.objects(kind).delete(name)
-    for job in kube.jobs.list(f"{CRON_LABEL}={name}"):
+    for job in kube.jobs.list(f"{SCHEDULED_LABEL}={name}"):
         kube.jobs.delete(job["metadata"]["name"])
 
 

@@ -62,12 +62,12 @@ class Session:
 
 @contextmanager
 def opened(
-    remote: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0
+    cluster: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0
 ) -> Iterator[tuple[Session, Forward, str]]:
     """Bring a cluster's dashboard and Ray Client to this machine: where they are, what keeps them there, Ray's version.
 
     Args:
-        remote: the cluster.
+        cluster: the cluster.
         say: told in a line what is waited for.
         port: the local port of the dashboard, 0 for any that is free.
         client_port: that of Ray Client.
@@ -76,46 +76,48 @@ def opened(
         UserError: there is no such cluster, it is suspended, it refuses its token, or a local port is in use.
         NotComing: its head does not come up.
     """
-    check_awake(remote)
-    with Forward(remote.api, remote.name, {PORTS["dashboard"]: port, PORTS["client"]: client_port}) as forward:
-        for line in remote.wait(lambda _: forward.head() is not None, UP_SECONDS):
+    check_awake(cluster)
+    with Forward(cluster.api, cluster.name, {PORTS["dashboard"]: port, PORTS["client"]: client_port}) as forward:
+        for line in cluster.wait(lambda _: forward.head() is not None, UP_SECONDS):
             say(line)
-        path = write_token(remote.api, remote.name, remote.token)
+        path = write_token(cluster.api, cluster.name, cluster.token)
         url = f"http://127.0.0.1:{forward.ports[PORTS['dashboard']]}"
         # To a wrong token Ray Client says nothing for half a minute (Ray 2.60), and the dashboard at once what is wrong.
-        dashboard = Dashboard(by_port(forward.ports[PORTS["dashboard"]], remote.token), remote.name)
+        dashboard = Dashboard(by_port(forward.ports[PORTS["dashboard"]], cluster.token), cluster.name)
         for trouble in dashboard.answers(ANSWER_SECONDS):
             say(trouble.what if trouble else "")
         dashboard.jobs()
         client = f"ray://127.0.0.1:{forward.ports[PORTS['client']]}"
         environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-        yield Session(remote.name, url, client, environment), forward, dashboard.version()
+        yield Session(cluster.name, url, client, environment), forward, dashboard.version()
 
 
-def check_awake(remote: KubernetesCluster) -> None:
+def check_awake(cluster: KubernetesCluster) -> None:
     """Raise `UserError` if there is no cluster, or a suspended one."""
-    live = remote.kube.clusters.find(remote.name)
+    live = cluster.kube.clusters.find(cluster.name)
     if live is None:
-        raise UserError(f"there is no cluster {remote.name} in namespace {remote.api.namespace}", f"heliostat up {remote.name}")
-    if live["spec"].get("suspend") and remote.profile.queue:
         raise UserError(
-            f"{remote.name} waits in the queue {remote.profile.queue}", f"heliostat up {remote.name} waits until it is ready"
+            f"there is no cluster {cluster.name} in namespace {cluster.api.namespace}", f"heliostat up {cluster.name}"
+        )
+    if live["spec"].get("suspend") and cluster.profile.queue:
+        raise UserError(
+            f"{cluster.name} waits in the queue {cluster.profile.queue}", f"heliostat up {cluster.name} waits until it is ready"
         )
     if live["spec"].get("suspend"):
-        raise UserError(f"{remote.name} is suspended", f"heliostat up {remote.name}")
+        raise UserError(f"{cluster.name} is suspended", f"heliostat up {cluster.name}")
 
 
-def watch(remote: KubernetesCluster, forward: Forward, over: Callable[[], bool]) -> Iterator[str]:
+def watch(cluster: KubernetesCluster, forward: Forward, over: Callable[[], bool]) -> Iterator[str]:
     """Look after a session until it is over: yields a line whenever it changes how the head is."""
     said, head = "", forward.head()
     while not over():
-        now, found = _condition(remote, forward)
+        now, found = _condition(cluster, forward)
         if found and found != head:
             # A cluster that was deleted and made again has another token.
-            write_token(remote.api, remote.name, KubernetesCluster(remote.profile, remote.kube, remote.name).token)
+            write_token(cluster.api, cluster.name, KubernetesCluster(cluster.profile, cluster.kube, cluster.name).token)
             head = found
         if now != said:
-            yield now or f"the head of {remote.name} is back"
+            yield now or f"the head of {cluster.name} is back"
             said = now
         time.sleep(POLL)
 
@@ -134,14 +136,14 @@ def write_token(api: Api, cluster: str, token: str) -> Path:
     return path
 
 
-def _condition(remote: KubernetesCluster, forward: Forward) -> tuple[str, str | None]:
+def _condition(cluster: KubernetesCluster, forward: Forward) -> tuple[str, str | None]:
     """What is wrong with the head, empty if nothing is, and its name."""
     try:
         if head := forward.head():
             return "", head
-        check_awake(remote)
+        check_awake(cluster)
     except Unreachable:
-        return f"the API server {remote.api.server} does not answer; trying again", None
+        return f"the API server {cluster.api.server} does not answer; trying again", None
     except UserError as error:
         return f"{error.what}; fix: {error.fix}", None
-    return f"the head of {remote.name} is away; the same ports work again when it is back", None
+    return f"the head of {cluster.name} is away; the same ports work again when it is back", None

@@ -62,7 +62,7 @@ def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _nightly(profile, config, args.cron, argv)
+        return _schedule(profile, config, args.cron, argv)
     work = Work(new_job_id(config.name.lower()), argv, Path.cwd(), isolated=True)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
@@ -79,7 +79,7 @@ def _send(profile: Profile, config: Any, args: argparse.Namespace, command: list
     return 0
 
 
-def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
+def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
     """Apply what runs this command by a schedule, each time under a name of its own."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled

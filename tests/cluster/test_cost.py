@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from heliostat.cluster.cost import KEPT, CostReport, NodeLifetime, bill
+from heliostat.cluster.cost import DEAD_NODES_KEPT, CostReport, NodeLifetime, cost_report
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 from tests.conftest import Command
@@ -37,13 +37,13 @@ def told(found: CostReport) -> dict[str, tuple[int, float, float, float]]:
 
 
 def test_each_group_costs_the_time_of_its_nodes() -> None:
-    found = bill(PROFILE, NODES, now=4 * HOUR)
+    found = cost_report(PROFILE, NODES, now=4 * HOUR)
     assert told(found) == {"head": (1, 0, 2, 2), "gpu": (2, 4 * 3.5, 35, 80), "spot": (1, 0.5, 0.5, 12)}
     assert (found.cost, found.static) == (37.5, 94)
 
 
 def test_only_the_time_that_is_asked_for_counts() -> None:
-    found = bill(PROFILE, NODES, now=4 * HOUR, since=1.25 * HOUR, until=1.75 * HOUR)
+    found = cost_report(PROFILE, NODES, now=4 * HOUR, since=1.25 * HOUR, until=1.75 * HOUR)
     assert told(found) == {"head": (1, 0, 0.25, 0.25), "gpu": (2, 4 * 0.75, 7.5, 10), "spot": (0, 0, 0, 1.5)}
     assert [life.node for life in found.nodes] == ["head", "a", "b"]
 
@@ -56,7 +56,7 @@ def test_only_the_time_that_is_asked_for_counts() -> None:
         (NODES, None, -HOUR, r"since 14400 s ago, and not all of the time from 14400 to 18000 s ago"),
         ((HEAD, NodeLifetime("x", "old", 0.0)), None, None, "nodes of group old, which has no price in its profile"),
         (
-            (HEAD, *(NodeLifetime(str(n), "gpu", n, n + 5.0) for n in range(KEPT))),
+            (HEAD, *(NodeLifetime(str(n), "gpu", n, n + 5.0) for n in range(DEAD_NODES_KEPT))),
             1.0,
             None,
             "remembers its nodes since 14395 s ago",
@@ -68,7 +68,7 @@ def test_what_cannot_be_known_is_refused(
     nodes: Sequence[NodeLifetime], since: float | None, until: float | None, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        bill(PROFILE, nodes, 4 * HOUR, since, until)
+        cost_report(PROFILE, nodes, 4 * HOUR, since, until)
 
 
 @pytest.mark.parametrize(

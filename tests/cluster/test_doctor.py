@@ -16,7 +16,7 @@ LOCAL = {"platform": "local", "head": {"memory": "1Gi"}, "groups": [GROUP], "sto
 
 
 def examined(command: Command, **changes: Any) -> tuple[int, dict[str, dict[str, str]]]:
-    path = command.cwd / "laptop.yaml"
+    path = command.cwd / "local-cluster.yaml"
     path.write_text(to_yaml({**LOCAL, **changes}))
     done = command("doctor", path, "--json")
     assert "Traceback" not in done.err
@@ -38,7 +38,7 @@ def test_a_local_profile_needs_no_kubernetes(command: Command) -> None:
         ("Ray", {"image": "heliostat/ray:2.1.0", "ray_version": "2.1.0"}, "but ray_version is 2.1.0"),
         ("memory", {"head": {"memory": "9000Gi"}}, "head and least nodes are promised 9000.0Gi"),
         ("memory", {"groups": [{**GROUP, "memory": "9000Gi"}]}, "all groups at their max"),
-        ("storage", {"storage": {"uri": "./laptop.yaml/runs"}}, "no folder that can be written to"),
+        ("storage", {"storage": {"uri": "./local-cluster.yaml/runs"}}, "no folder that can be written to"),
     ],
 )
 def test_what_a_machine_lacks_is_told(command: Command, check: str, changes: dict[str, Any], words: str) -> None:

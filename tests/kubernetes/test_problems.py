@@ -127,8 +127,8 @@ def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
     document = next(d for d in documents(profile, place.kube.api.features) if d["kind"] == "RayCluster")
     document["spec"]["workerGroupSpecs"][0]["minReplicas"] = 9
     place.kube.api.request("POST", place.kube.api.path("RayCluster"), document)
-    remote, dog = KubernetesCluster(profile, place.kube), Watchdog(profile, lambda pod: "")
-    lines = poll(lambda: dog.look(remote.snapshot()), lambda: False, 60, "event")
+    cluster, dog = KubernetesCluster(profile, place.kube), Watchdog(profile, lambda pod: "")
+    lines = poll(lambda: dog.look(cluster.snapshot()), lambda: False, 60, "event")
     with timed("invalid", SECONDS), pytest.raises(NotComing, match="minReplicas 9 greater than maxReplicas 2"):
         list(lines)
     place.kube.clusters.delete("event")

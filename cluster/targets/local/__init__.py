@@ -91,7 +91,7 @@ class LocalCluster:
                 run = self._start()
         yield from self._wait(run)
 
-    def awake(self) -> Iterator[str]:
+    def wake(self) -> Iterator[str]:
         """Wait until a cluster that was started answers; yields what is waited for.
 
         Raises:
