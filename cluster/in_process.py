@@ -1,4 +1,4 @@
-"""Ray on this machine, started for one command and stopped with it."""
+"""Starts Ray on this machine for one command, and stops it afterwards; or connects to a running one."""
 
 import os
 import secrets
@@ -18,31 +18,31 @@ from heliostat.modules import alone
 TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
 HELPERS = ("dashboard", "DashboardAgent", "log_monitor", "monitor.py")
-"""Ray's processes on which no worker waits, by a part of their command line."""
+"""Ray's processes that no worker waits for, by a part of their command line."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Every second look costs the workers of a small machine speed, and every late look the user time.
+    # More frequent checks slow down the workers of a small machine, less frequent ones delay the user.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # Ray's workers yield to all other processes by default; here training is what the machine is for.
+    # Ray's workers have a low priority by default; here training is the main work of the machine.
     "RAY_worker_niceness": "0",
-    # What Ray does beside: on two cores it took a tenth of the training speed. Nobody collects metrics here.
+    # Ray's metrics, which nothing collects here, took a tenth of the training speed on two cores.
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "10000",
     "REPORTER_UPDATE_INTERVAL_MS": "10000",
-    # Nobody drains a laptop, and it is one process fewer.
+    # A single machine is never drained, and it is one process fewer.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Workers keep the user's working directory, so relative paths mean what they say.
+    # Workers keep the user's working directory, so that relative paths work.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-# Ray prints these, of ten lines each, whatever its log level; a run tells of the same in one. Read when ray is imported.
+# Ray prints these with ten lines each at every log level; a run reports the same in one. Read when ray is imported.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing|The node with node id")
 
 
 def machine() -> list[dict[str, float]]:
-    """The one node that this machine is: the CPUs and GPUs that this process may use."""
+    """The CPUs and GPUs that this process may use, as the only node."""
     import ray
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
@@ -53,13 +53,13 @@ def machine() -> list[dict[str, float]]:
 
 @contextmanager
 def session(verbose: bool = False) -> Iterator[str]:
-    """Start Ray with its dashboard, yield the dashboard's URL, and stop everything that was started.
+    """Start Ray with its dashboard, yield the dashboard's URL, and stop everything afterwards.
 
-    The dashboard asks for a token, as everything in this Ray does: it is in ``~/.heliostat/ray-token``. A mode or a
-    token that the environment names goes first.
+    All of this Ray requires a token, which is in ``~/.heliostat/ray-token``. A mode or a token in the environment takes
+    precedence.
     """
     check_ray()
-    # Here, because the other ways to a cluster need this module, but not the second that Ray takes to import.
+    # Here, because other users of this module need not wait a second for the import of Ray.
     import ray
     from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
 
@@ -67,11 +67,11 @@ def session(verbose: bool = False) -> Iterator[str]:
         os.environ.setdefault(name, value)
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
-    # A folder of its own: Ray's parts find each other by a file in there, and the usual one, /tmp/ray, may hold the
-    # address of another Ray, alive or dead; then its State API, and Train's shutdown with it, hang (seen on 2.60).
+    # A folder of its own: Ray's processes find each other by a file there, and the default, /tmp/ray, may hold the
+    # address of another Ray, alive or dead; then its State API, and with it Train's shutdown, hang (seen on 2.60).
     scratch = tempfile.mkdtemp(prefix="heliostat-ray-", dir="/tmp")
     os.environ["RAY_TMPDIR"] = scratch
-    # Ray 2.60 reads the mode when it is imported; this is how its own ray.init() makes it look again.
+    # Ray 2.60 reads the mode when it is imported; this makes it read it again.
     RayConfig.initialize("")
     others = set(psutil.Process().children())
     # Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
@@ -103,7 +103,7 @@ def session(verbose: bool = False) -> Iterator[str]:
 
 
 def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """They, and what they have started, at any remove."""
+    """These processes and all their descendants."""
     found = [*processes]
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -112,33 +112,33 @@ def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:
 
 
 def _kill(processes: list[psutil.Process]) -> None:
-    """Kill what Ray has left behind: now and then one of its workers waits for itself in its last moments (seen on 2.60)."""
+    """Kill the processes that Ray has left: a worker sometimes deadlocks during shutdown (seen on 2.60)."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
 def _lower_priority(processes: list[psutil.Process]) -> None:
-    """Let Ray's helpers run only when a core is idle, so that they never push a training worker from its core.
+    """Let Ray's helpers run only on an idle core, so that they never preempt a training worker.
 
-    On two cores with two workers that is a tenth of the training speed and more: when one waits, both do.
+    On two cores with two workers this gains a tenth of the training speed and more: when one waits, both do.
     """
     for process in processes:
         try:
             if any(name in " ".join(process.cmdline()) for name in HELPERS) and hasattr(os, "SCHED_IDLE"):
                 os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
         except (psutil.NoSuchProcess, ProcessLookupError):
-            continue  # it has ended meanwhile
+            continue  # it has exited meanwhile
         except PermissionError:
-            return  # a sandbox that forbids it; training is right all the same, only slower
+            return  # a sandbox forbids it; training is slower, but correct
 
 
 @contextmanager
 def connection(address: str, verbose: bool = False) -> Iterator[str]:
-    """Connect to the Ray that runs at an address, for example in a submitted job, and disconnect.
+    """Connect to a running Ray, for example in a submitted job, yield its dashboard's URL, and disconnect.
 
     Raises:
-        UserError: the address is not one, or nobody answers there.
+        UserError: the address is invalid, or nothing responds there.
     """
     import ray
 
@@ -160,7 +160,7 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
 
 
 def _probe(address: str) -> None:
-    """Fail within seconds if nobody listens: Ray itself would try for minutes."""
+    """Fail within seconds if nothing listens: Ray would retry for minutes."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -171,9 +171,9 @@ def _has_token() -> bool:
 
 
 def own_token() -> Path:
-    """The file with the user's token for the Rays on this machine, made if there is none yet.
+    """The file with the user's token for Ray on this machine, created if it does not exist.
 
-    It is not Ray's, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
+    It is not Ray's own, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
     """
     path = TOKEN.expanduser()
     if not path.exists():
@@ -181,7 +181,7 @@ def own_token() -> Path:
         handle, scratch = tempfile.mkstemp(dir=path.parent)  # with mode 0600
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another command was faster, and its token holds
+        with suppress(FileExistsError):  # another command was faster, and its token is used
             os.link(scratch, path)
         os.unlink(scratch)
     return path

@@ -1,4 +1,4 @@
-"""Why a pod does not come up: its containers, the node that it does not find, its volumes."""
+"""Problems of a pod that does not start: its containers, scheduling, volumes."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -14,47 +14,47 @@ from heliostat.cluster.profile import Profile, WorkerGroup, cpus
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 
 PULL_REASONS = (
-    ("not found", "there is no such image or tag", True),
-    ("no such host", "the node finds no such registry", True),
-    ("denied|unauthorized|forbidden|no basic auth", "the registry knows no such image, or wants a login", True),
-    ("timeout|timed out|deadline exceeded|refused|reset by peer", "the registry does not answer", False),
+    ("not found", "the image or tag does not exist", True),
+    ("no such host", "the node cannot resolve the registry", True),
+    ("denied|unauthorized|forbidden|no basic auth", "the registry does not have the image, or needs a login", True),
+    ("timeout|timed out|deadline exceeded|refused|reset by peer", "the registry does not respond", False),
 )  # fmt: skip
-"""What is in the message of a failed pull, what that means, and whether trying again is in vain."""
+"""A pattern in the message of a failed pull, its meaning, and whether a retry is useless."""
 
 CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 SECONDS_TO_RETRY = 13
-"""After so long a kubelet has tried a second time to pull an image."""
+"""Seconds until a kubelet has retried to pull an image."""
 
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
-"""Events of cluster autoscalers (the upstream one, Karpenter): a node for this pod is on its way."""
+"""Events of cluster autoscalers (upstream, Karpenter): a node for this pod is being added."""
 
 SECONDS_TO_SCALE_UP = 12
-"""A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
+"""A cluster autoscaler checks every ten seconds; without an event of it after that, there is none."""
 
 HEAD, WORKER = "ray-head", "ray-worker"
-"""The containers with Ray."""
+"""The names of the Ray containers."""
 EPOCH = "1970-01-01T00:00:00Z"
-"""When a container began that could not be started, by containerd."""
+"""The start time that containerd reports for a container that could not be started."""
 
 MOUNTED = ("Pulling", "Pulled", "Created", "Started")
-"""Events of a pod that come after its volumes."""
+"""Events of a pod after its volumes are mounted."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the way; it counts as final when it has been there for ``patience`` seconds."""
+    """An obstacle; it counts as final when it has existed for ``patience`` seconds."""
 
     key: str
     what: str
     fix: str
     patience: float = 0.0
     pod: str = ""
-    """Whose log tells more."""
+    """The pod whose log explains it."""
 
 
 def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
-    """Images that cannot be pulled, containers that cannot be made, and those that ended."""
+    """Images that cannot be pulled, containers that cannot be created, and containers that exited."""
     name, group = pod["metadata"]["name"], group_of(pod)
     images = {container["name"]: container["image"] for container in pod["spec"].get("containers", [])}
     for status in statuses(pod):
@@ -71,16 +71,16 @@ def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterat
                 2 if final else _start_seconds(profile, group) if _pulls(pod, snapshot.events or []) else SECONDS_TO_RETRY,
             )
         elif reason in CREATE:
-            yield Problem(f"create {group}", f"{group}: a container cannot be made: {message}", _missing_fix(message), 8)
+            yield Problem(f"create {group}", f"{group}: a container cannot be created: {message}", _missing_fix(message), 8)
         elif reason == "CrashLoopBackOff":
             yield Problem(
-                f"crash {group}", f"{group}: {status['name']} crashes again and again, its last lines:", _CRASH_FIX, 0, name
+                f"crash {group}", f"{group}: {status['name']} crashes repeatedly, its last lines:", _CRASH_FIX, 0, name
             )
-        elif ended.get("exitCode") and not _taken_away(pod) and not _lost_its_head(status["name"], ended, snapshot.head):
+        elif ended.get("exitCode") and not _preempted(pod) and not _of_earlier_head(status["name"], ended, snapshot.head):
             yield _crash(pod, status["name"], ended)
 
 
-_CRASH_FIX = "mend what the lines tell: often the image (another Ray or Python), a Ray parameter or the environment"
+_CRASH_FIX = "correct what these lines report: often the image (another Ray or Python), a Ray parameter or the environment"
 
 
 def _crash(pod: Document, container: str, ended: Mapping[str, Any]) -> Problem:
@@ -89,36 +89,36 @@ def _crash(pod: Document, container: str, ended: Mapping[str, Any]) -> Problem:
     why = "not enough memory" if memory else f"exit code {ended['exitCode']}"
     patience = 0 if group == "head" else 60
     if not container.startswith("ray-"):
-        what = f"{group}: the container {container} of {name} ended ({why})"
-        return Problem(f"crash {group} {container}", what, f"kubectl logs {name} -c {container} tells more", patience)
+        what = f"{group}: the container {container} of {name} exited ({why})"
+        return Problem(f"crash {group} {container}", what, f"see kubectl logs {name} -c {container}", patience)
     fix = "give it more memory in the profile" if memory else _CRASH_FIX
-    return Problem(f"crash {group}", f"{group}: the pod {name} ended ({why}), its last lines:", fix, patience, name)
+    return Problem(f"crash {group}", f"{group}: the pod {name} exited ({why}), its last lines:", fix, patience, name)
 
 
 def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
-    """Of a pod that leaves: a Ray container that had ended before anybody asked for that."""
+    """A Ray container of a terminating pod that had crashed before the pod was deleted."""
     end = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"]).timestamp()
     asked = end - pod["metadata"].get("deletionGracePeriodSeconds", 0)
     for status in pod.get("status", {}).get("containerStatuses", []):
         ended = status.get("state", {}).get("terminated") or {}
-        itself = not _taken_away(pod) and not _lost_its_head(status["name"], ended, head)
+        itself = not _preempted(pod) and not _of_earlier_head(status["name"], ended, head)
         crashed = ended.get("exitCode") and status["name"].startswith("ray-") and itself
         if crashed and (at := ended.get("finishedAt")) and datetime.fromisoformat(at).timestamp() <= asked:
             yield _crash(pod, status["name"], ended)
 
 
 def is_current(pod: Document, cluster: Document | None) -> bool:
-    """Whether a pod has the template that its group has now, not one from before a change."""
+    """Whether a pod has the current template of its group, not one from before a change."""
     return cluster is not None and marks(cluster).get(group_of(pod)) == mark_of(pod["metadata"])
 
 
-def _taken_away(pod: Document) -> bool:
-    """Whether a pod ended because its node goes or its place is needed: another one comes, and nothing is wrong with it."""
+def _preempted(pod: Document) -> bool:
+    """Whether a pod was preempted or its node drained: it is replaced, and has no fault of its own."""
     return condition(pod, "DisruptionTarget").get("status") == "True"
 
 
-def _lost_its_head(container: str, ended: Mapping[str, Any], head: Document | None) -> bool:
-    """Whether a worker's Ray was that of a head before this one: it ends within a minute, and another pod comes."""
+def _of_earlier_head(container: str, ended: Mapping[str, Any], head: Document | None) -> bool:
+    """Whether a worker belonged to an earlier head: it exits within a minute, and is replaced."""
     began = datetime.fromisoformat(ended.get("startedAt") or EPOCH)
     if container != WORKER or began == datetime.fromisoformat(EPOCH):
         return False
@@ -127,13 +127,13 @@ def _lost_its_head(container: str, ended: Mapping[str, Any], head: Document | No
 
 
 def _pulls(pod: Document, events: list[Document]) -> bool:
-    """Whether an image is being pulled now; the pod's status shows the failure of the last time until the image is there."""
+    """Whether an image is being pulled now; the pod's status shows the last failure until the pull succeeds."""
     last = {reason: [event_time(e) for e in _about(pod, events) if e["reason"] == reason] for reason in ("Pulling", "Failed")}
     return max(last["Pulling"], default=0.0) > max(last["Failed"], default=0.0)
 
 
 def _pull_reason(reason: str, message: str) -> tuple[str, bool]:
-    """Why an image cannot be pulled, and whether it will stay so."""
+    """Why an image cannot be pulled, and whether that is final."""
     for pattern, meaning, final in PULL_REASONS:
         if re.search(pattern, message, re.IGNORECASE):
             return meaning, final
@@ -143,11 +143,11 @@ def _pull_reason(reason: str, message: str) -> tuple[str, bool]:
 def _missing_fix(message: str) -> str:
     if found := re.search(r'(secret|configmap) "([^"]+)" not found', message):
         return f"create the {found[1]} {found[2]}, or remove it from the profile"
-    return "mend what it names in the profile"
+    return "correct what it names in the profile"
 
 
 def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
-    """Why no node takes it."""
+    """Why a pod is unschedulable."""
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("reason") != "Unschedulable":
         return
@@ -155,8 +155,8 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
     if found := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
         yield Problem(
             f"claim {found[1]}",
-            f"{group}: there is no claim {found[1]}",
-            "set storage.size so that it is made, or correct storage.claim",
+            f"{group}: the claim {found[1]} does not exist",
+            "set storage.size so that it is created, or correct storage.claim",
             2,
         )
         return
@@ -170,7 +170,7 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
         return
     what, possible = _shortage(pod, group, message, snapshot.nodes)
     patience = SECONDS_TO_SCALE_UP if not possible else _start_seconds(profile, group)
-    # Without the right to see nodes or events, what is full and what is on its way cannot be told from what will never be.
+    # Without the right to list nodes or events, a full or growing cluster looks like an impossible request.
     unseen = snapshot.nodes is None or snapshot.events is None
     if unseen or profile.node_autoscaling or _node_is_coming(pod, snapshot.events or []) or _replaceable(profile, group):
         patience = _start_seconds(profile, group) + 60
@@ -178,27 +178,27 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
 
 
 def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | None) -> tuple[str, bool]:
-    """What no node has (left), and whether a node could have it."""
+    """The resources that no node has free, and whether some node has them at all."""
     wanted = _requests(pod)
     short = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", message)))
     asks = ", ".join(f"{name} {_readable(name, wanted[name])}" for name in short if name in wanted)
     if nodes is None:
-        return f"{group}: no node takes its pod: {message}", False
+        return f"{group}: no node accepts its pod: {message}", False
     if not asks:
-        return f"{group}: no node takes its pod: {_plain(message)}", False
+        return f"{group}: no node accepts its pod: {_plain(message)}", False
     fitting = [node for node in nodes if all(amount(node["status"]["allocatable"].get(n, "0")) >= a for n, a in wanted.items())]
     for name in short:
         having = [amount(node["status"]["allocatable"].get(name, "0")) for node in nodes]
         if max(having, default=0) < wanted.get(name, 0):
             many = sum(1 for most in having if most)
             return (
-                f"{group}: no node is big enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
+                f"{group}: no node is large enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
                 f"the largest {_readable(name, max(having, default=0))}",
                 False,
             )
     if not fitting:
-        return f"{group}: no node has together what its pod asks for ({asks}): {_plain(message)}", False
-    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use there", True
+        return f"{group}: no node has everything that its pod requests ({asks}): {_plain(message)}", False
+    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use", True
 
 
 def _shortage_fix(message: str, group: str) -> str:
@@ -206,7 +206,7 @@ def _shortage_fix(message: str, group: str) -> str:
         return f"add the taint that it names to groups.{group}.tolerations"
     if "affinity/selector" in message and "Insufficient" not in message:
         return f"correct groups.{group}.node_selector: kubectl get nodes --show-labels"
-    return f"make the pods of {group} smaller in the profile, free what others use (heliostat status), or add nodes"
+    return f"make the pods of {group} smaller in the profile, free resources of others (heliostat status), or add nodes"
 
 
 def _plain(message: str) -> str:
@@ -238,11 +238,11 @@ def _start_seconds(profile: Profile, group: str) -> float:
 
 
 def _replaceable(profile: Profile, group: str) -> bool:
-    """Whether another group can do the work when this one does not come: then the autoscaler turns to that one."""
-    return any(_stands_in(other, this) for this in profile.groups if this.name == group for other in profile.groups)
+    """Whether the autoscaler can use another group if pods of this one do not start."""
+    return any(_can_replace(other, this) for this in profile.groups if this.name == group for other in profile.groups)
 
 
-def _stands_in(other: WorkerGroup, this: WorkerGroup) -> bool:
+def _can_replace(other: WorkerGroup, this: WorkerGroup) -> bool:
     same_kind = bool(other.gpu) == bool(this.gpu) and other is not this
     return same_kind and other.gpu >= this.gpu and cpus(other.cpu) >= cpus(this.cpu)
 
@@ -251,7 +251,7 @@ def of_volumes(pod: Document, events: list[Document]) -> Iterator[Problem]:
     """Volumes that cannot be mounted."""
     waiting = {(status.get("state", {}).get("waiting") or {}).get("reason") for status in statuses(pod)}
     if pod.get("status", {}).get("phase") != "Pending" or not waiting <= {"ContainerCreating", "PodInitializing"}:
-        return  # what was in the way of the volumes is so no more
+        return  # the volumes have been mounted
     of_pod = _about(pod, events)
     if any(event["reason"] in MOUNTED for event in of_pod):
         return

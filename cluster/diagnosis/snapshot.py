@@ -1,4 +1,4 @@
-"""What the API server shows of a cluster at one moment, and how its pods are."""
+"""The objects of a cluster in the API server at one moment, and the state of its pods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,16 +13,16 @@ from heliostat.cluster.names import MANAGER, TEMPLATE, Document
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that is known of one cluster at one moment."""
+    """The objects of one cluster at one moment."""
 
     cluster: Document | None
     pods: list[Document]
     events: list[Document] | None
-    """None: the user may not list events. Nobody asks for them while all is `calm`."""
+    """None: the user may not list events. They are not listed while the cluster is `calm`."""
     job: Document | None = None
     """The RayJob that the cluster belongs to."""
     nodes: list[Document] | None = None
-    """None: the user may not list nodes. Nobody asks for them while no pod is `homeless`."""
+    """None: the user may not list nodes. They are not listed while no pod is unschedulable."""
 
     @property
     def head(self) -> Document | None:
@@ -35,14 +35,14 @@ class Snapshot:
 
 
 def calm(seen: Snapshot) -> bool:
-    """Whether all is ready that there shall be: then events can explain nothing."""
+    """Whether the cluster and all its pods are ready, so that events explain nothing."""
     if seen.cluster is None or seen.head is None or not ready(seen.cluster):
         return False
     return all(pod_ready(pod) for pod in seen.pods if not leaving(pod))
 
 
 def homeless(seen: Snapshot) -> bool:
-    """Whether some pod finds no node."""
+    """Whether a pod is unschedulable."""
     return any(condition(pod, "PodScheduled").get("reason") == "Unschedulable" for pod in seen.pods)
 
 
@@ -57,7 +57,7 @@ def leaving(pod: Document) -> bool:
 
 
 def pod_state(pod: Document) -> str:
-    """How a pod is, in a word or two."""
+    """The state of a pod, in a word or two."""
     if leaving(pod):
         return "leaving"
     if pod_ready(pod):
@@ -83,7 +83,7 @@ def event_time(event: Document) -> float:
 
 
 def applied_at(document: Document) -> float:
-    """When somebody last decided about an object, by the API server's clock."""
+    """When an object was last applied, by the API server's clock."""
     times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("operation") == "Apply" and "time" in f]
     return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
 
@@ -101,13 +101,13 @@ def group_of(pod: Document) -> str:
 
 
 def mark_of(metadata: Mapping[str, Any]) -> str | None:
-    """The mark of the template that a pod or a template has (`heliostat.cluster.documents.manifests.TEMPLATE`)."""
+    """The template hash in the annotations of a pod or a template (`heliostat.cluster.names.TEMPLATE`)."""
     mark: str | None = metadata.get("annotations", {}).get(TEMPLATE)
     return mark
 
 
 def marks(cluster: Document) -> dict[str, str | None]:
-    """The mark of each group's template as it is now; ``head`` for the head's."""
+    """The current template hash of each group; ``head`` for the head's."""
     spec = cluster["spec"]
     groups = {"head": spec.get("headGroupSpec", {}), **{g["groupName"]: g for g in spec.get("workerGroupSpecs", [])}}
     return {name: mark_of(group.get("template", {}).get("metadata", {})) for name, group in groups.items()}

@@ -6,17 +6,17 @@ from typing import Any
 from heliostat.cluster.names import QUEUE_LABEL, Document
 
 AUTOSCALER = "python-requests"
-"""As whom Ray's autoscaler patches (Ray 2.60): it sets ``replicas``, and owns the whole list of worker groups from then on."""
+"""The field manager of Ray's autoscaler (Ray 2.60): it sets ``replicas``, and owns the list of worker groups from then on."""
 KUEUE = "kueue"
-"""As whom Kueue (0.15) writes; what it has set is carried over, as what the autoscaler has."""
+"""The field manager of Kueue (0.15); what it has set is carried over, too."""
 OWNED = ("replicas", "scaleStrategy")
-"""What belongs to the autoscaler in a worker group."""
+"""The fields of a worker group that the autoscaler owns."""
 
 
 def carried_over(document: Document, live: Document | None) -> Document:
-    """A document with what the autoscaler and Kueue have set in the live object, and only valid for that version of it.
+    """Add what the autoscaler and Kueue have set in the live object, pinned to its resource version.
 
-    An apply replaces the whole list of worker groups, and an absent ``replicas`` means 0 then.
+    An apply replaces the whole list of worker groups, where an absent ``replicas`` means 0.
     """
     if live is None:
         return document
@@ -26,31 +26,31 @@ def carried_over(document: Document, live: Document | None) -> Document:
         return body
     live_groups = _groups(live)
     for name, group in _groups(body).items():
-        there = live_groups.get(name, {})
+        current = live_groups.get(name, {})
         if document["spec"].get("enableInTreeAutoscaling"):
-            group |= {key: there[key] for key in OWNED if key in there}
-        if QUEUE_LABEL in document["metadata"].get("labels", {}) and "template" in there:
-            _admitted(group["template"], there["template"])
+            group |= {key: current[key] for key in OWNED if key in current}
+        if QUEUE_LABEL in document["metadata"].get("labels", {}) and "template" in current:
+            _keep_admission(group["template"], current["template"])
     return body
 
 
 def _groups(cluster: Document) -> dict[str, Document]:
-    """The groups of a cluster by name; the head's is ``head``, which no other may have."""
+    """The groups of a cluster by name; ``head`` is reserved for the head."""
     spec = cluster["spec"]
     workers = {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
     return {"head": spec["headGroupSpec"], **workers} if "headGroupSpec" in spec else workers
 
 
-def _admitted(template: Document, there: Document) -> None:
-    """Keep what Kueue (0.15) adds to a template when it admits a cluster: its own marks, and the nodes of the flavor.
+def _keep_admission(template: Document, live: Document) -> None:
+    """Keep what Kueue (0.15) adds to a template on admission: its labels, and the nodes of the flavor.
 
-    It takes them away again when it suspends the cluster; without them it would do that at once.
+    It removes them when it suspends the cluster, and suspends a cluster without them at once.
     """
-    metadata, was = template.setdefault("metadata", {}), there.get("metadata", {})
+    metadata, was = template.setdefault("metadata", {}), live.get("metadata", {})
     for kind in ("labels", "annotations"):
-        if marks := {key: value for key, value in (was.get(kind) or {}).items() if "kueue.x-k8s.io/" in key}:
-            metadata[kind] = {**marks, **metadata.get(kind, {})}
-    spec, was = template["spec"], there["spec"]
+        if own := {key: value for key, value in (was.get(kind) or {}).items() if "kueue.x-k8s.io/" in key}:
+            metadata[kind] = {**own, **metadata.get(kind, {})}
+    spec, was = template["spec"], live["spec"]
     if selector := {**was.get("nodeSelector", {}), **spec.get("nodeSelector", {})}:
         spec["nodeSelector"] = selector
     if added := [each for each in was.get("tolerations", []) if each not in spec.get("tolerations", [])]:
@@ -58,18 +58,18 @@ def _admitted(template: Document, there: Document) -> None:
 
 
 def decided(document: Document) -> Any:
-    """What somebody has decided about an object: all but its status, the autoscaler's part and the books of the API server."""
+    """An object without its status, the autoscaler's fields and the metadata of the API server."""
     spec = copy.deepcopy({key: value for key, value in document.items() if key not in ("status", "metadata")})
     for group in (spec.get("spec") or {}).get("workerGroupSpecs", []):
         for key in OWNED:
             group.pop(key, None)
-    # Suspending and waking change nothing that a profile decides.
+    # A profile does not decide whether a cluster is suspended.
     (spec.get("spec") or {}).pop("suspend", None)
     return {**spec, "labels": document["metadata"].get("labels")}
 
 
 def only_with_carried(message: str) -> bool:
-    """Whether a conflict of an apply is with nobody but those whose part is carried over.
+    """Whether an apply conflicts only with the managers whose fields are carried over.
 
     The message has a line for each: ``conflict with "MANAGER" using VERSION: FIELD``, or for several fields a list.
     """

@@ -1,4 +1,4 @@
-"""Which of the rights that heliostat's commands need a user lacks."""
+"""The rights that a user lacks for heliostat's commands."""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,7 +9,7 @@ ASKED_AT_ONCE = 8
 
 
 def missing(api: Api) -> list[Right]:
-    """The rights that the user of a connection lacks in its namespace; asking needs none."""
+    """The rights that the user of a connection lacks in its namespace; the check needs no rights."""
 
     def may(right: Right) -> bool:
         resource, _, subresource = right.resource.partition("/")

@@ -265,6 +265,6 @@ class KubernetesCluster:
             return {}, []
         try:
             dashboard = self.dashboard()
-            return usage(dashboard), dashboard.speaking()
+            return usage(dashboard), dashboard.jobs_with_last_line()
         except KubernetesError:
             return {}, []  # the head says nothing; its pods are there to be seen, and to be deleted

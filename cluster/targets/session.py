@@ -84,7 +84,7 @@ def opened(
         url = f"http://127.0.0.1:{forward.ports[PORTS['dashboard']]}"
         # To a wrong token Ray Client says nothing for half a minute (Ray 2.60), and the dashboard at once what is wrong.
         dashboard = Dashboard(by_port(forward.ports[PORTS["dashboard"]], cluster.token), cluster.name)
-        for trouble in dashboard.answers(ANSWER_SECONDS):
+        for trouble in dashboard.retry(ANSWER_SECONDS):
             say(trouble.what if trouble else "")
         dashboard.jobs()
         client = f"ray://127.0.0.1:{forward.ports[PORTS['client']]}"

@@ -1,4 +1,4 @@
-"""What a cluster has cost, from the lives of its nodes."""
+"""The cost of a cluster, from the lifetimes of its nodes."""
 
 from collections.abc import Sequence
 
@@ -51,15 +51,15 @@ def test_only_the_time_that_is_asked_for_counts() -> None:
 @pytest.mark.parametrize(
     ("nodes", "since", "until", "words"),
     [
-        (NODES, -HOUR, None, r"since 14400 s ago, and not all of the time from 18000 to 0 s ago\n.*--since 14400s"),
-        (NODES, -HOUR, 3 * HOUR, r"since 14400 s ago, and not all of the time from 18000 to 3600 s ago\n.*--since 14400s"),
-        (NODES, None, -HOUR, r"since 14400 s ago, and not all of the time from 14400 to 18000 s ago"),
+        (NODES, -HOUR, None, r"of the last 14400 s only, not of all the time from 18000 to 0 s ago\n.*--since 14400s"),
+        (NODES, -HOUR, 3 * HOUR, r"of the last 14400 s only, not of all the time from 18000 to 3600 s ago\n.*--since 14400s"),
+        (NODES, None, -HOUR, r"of the last 14400 s only, not of all the time from 14400 to 18000 s ago"),
         ((HEAD, NodeLifetime("x", "old", 0.0)), None, None, "nodes of group old, which has no price in its profile"),
         (
             (HEAD, *(NodeLifetime(str(n), "gpu", n, n + 5.0) for n in range(DEAD_NODES_KEPT))),
             1.0,
             None,
-            "remembers its nodes since 14395 s ago",
+            "has the nodes of the last 14395 s only",
         ),
         ((), None, None, "has only just started"),
     ],

@@ -53,7 +53,7 @@ def test_without_kubernetes_a_profile_of_one_is_exit_2(command: Command) -> None
     without = Command(command.cwd, {**command.env, "KUBECONFIG": "/nowhere"})
     done = without("doctor", "gpu")
     assert done.code == 2
-    assert "KUBECONFIG: there is no file /nowhere" in done.err
+    assert "KUBECONFIG: the file /nowhere does not exist" in done.err
 
 
 def small(tmp_path: Path, **changes: Any) -> Profile:
@@ -117,7 +117,7 @@ def test_where_nodes_are_added_by_themselves_a_missing_one_is_no_problem(tmp_pat
     head, cpu = on_nodes(pods, [node(), node(memory="1Gi")], "Karpenter")
     assert (head.state, head.what) == ("ok", "head: 1 of 2 nodes could hold such a pod")
     assert cpu.state == "unknown"
-    assert "2 of 2 have 1 cpu, and it asks for 64" in cpu.what
+    assert "2 of 2 have 1 cpu, and it requests 64" in cpu.what
     assert "Karpenter may add one" in cpu.fix
 
 

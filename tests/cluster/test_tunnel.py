@@ -168,19 +168,19 @@ def test_an_error_of_the_pods_side_is_kept_and_looks_like_no_normal_end(ends: En
     assert ends.tunnel.error == "connection refused"
 
 
-def test_a_connection_that_breaks_looks_like_no_normal_end(ends: Ends) -> None:
+def test_a_lost_connection_is_reset_for_the_client(ends: Ends) -> None:
     ends.pod.sendall(served(BINARY, b"\0half of it"))
     assert ends.client.recv(100) == b"half of it"
     ends.pod.close()
     with pytest.raises(ConnectionResetError):
         everything(ends.client)
-    assert "broke" in ends.tunnel.error
+    assert "the connection was lost" in ends.tunnel.error
 
 
-def test_a_side_that_gives_no_sign_of_life_is_asked_and_then_given_up(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tunnel, "ASK", 0.1)
+def test_a_side_that_does_not_respond_is_pinged_and_then_counts_as_lost(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, "PING_AFTER", 0.1)
     assert ends.frame() == (PING, b"")
-    monkeypatch.setattr(tunnel, "SILENCE", 0.2)
+    monkeypatch.setattr(tunnel, "LOST_AFTER", 0.2)
     with pytest.raises(ConnectionResetError):
         everything(ends.client)
-    assert "sign of life" in ends.tunnel.error
+    assert "no response for" in ends.tunnel.error

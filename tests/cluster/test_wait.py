@@ -62,7 +62,7 @@ def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
 
     error, _, said = watch(look, START_SECONDS * 3)
     assert error is None
-    assert said[0].startswith("gpu-spot: no node is big enough")
+    assert said[0].startswith("gpu-spot: no node is large enough")
 
 
 def test_a_cpu_group_is_no_stand_in_for_gpus() -> None:
@@ -91,7 +91,7 @@ def test_a_registry_that_does_not_answer_once_is_asked_again() -> None:
     """The status shows the first failure until the image is there, which may take minutes."""
     error, _, said = watch(slow_pull(second_fails=999), 200)
     assert error is None
-    assert said[0] == f"gpu: the image {IMAGE} cannot be pulled: the registry does not answer"
+    assert said[0] == f"gpu: the image {IMAGE} cannot be pulled: the registry does not respond"
     assert "cannot be pulled" not in said[-1]
 
 
@@ -120,7 +120,7 @@ def test_one_crashed_worker_is_replaced_and_two_are_a_fault() -> None:
     assert watch(crashes(10), 900)[0] is None
     error, after, _ = watch(crashes(10, 100), 900)
     assert error is not None
-    assert "gpu: the pod gpu-gpu-100 ended (exit code 1)" in error.what
+    assert "gpu: the pod gpu-gpu-100 exited (exit code 1)" in error.what
     assert after == 100
 
 

@@ -238,7 +238,10 @@ def test_expired_credentials_are_named(
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        (base64.b64encode(b"0" * 64).decode(), ("refused the token", "do not belong together: heliostat down lost, then up")),
+        (
+            base64.b64encode(b"0" * 64).decode(),
+            ("rejected the token", "is not that of the pods of lost: heliostat down lost, then up"),
+        ),
         (None, ("/lost has no auth_token", "fix: give that Secret another name")),
     ],
     ids=["wrong", "missing"],

@@ -110,9 +110,9 @@ def test_a_namespace_that_does_not_exist(place: Place) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"gpu": 99}, f"{GPU}, and it asks for 99"),
+        ({"gpu": 99}, f"{GPU}, and it requests 99"),
         ({"node_selector": {"heliostat.dev/test": "nowhere"}}, "no label heliostat.dev/test=nowhere"),
-        ({"cpu": 9999}, "cpu, and it asks for 9999"),
+        ({"cpu": 9999}, "cpu, and it requests 9999"),
     ],
 )
 def test_a_group_that_no_node_can_hold(place: Place, changes: dict[str, Any], words: str) -> None:
@@ -256,7 +256,7 @@ def test_a_user_without_rights_learns_which_and_what_for(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "there is no file"), ("{not: [yaml", "is broken"), ("a: 1", "cannot be used")]
+    ("text", "words"), [(None, "does not exist"), ("{not: [yaml", "is broken"), ("a: 1", "cannot be used")]
 )
 def test_a_kubeconfig_that_is_missing_or_broken(place: Place, tmp_path: Path, text: str | None, words: str) -> None:
     path = tmp_path / "kubeconfig"
@@ -268,7 +268,7 @@ def test_a_kubeconfig_that_is_missing_or_broken(place: Place, tmp_path: Path, te
 def test_credentials_that_hold_no_longer(place: Place) -> None:
     user = place.user("leaver")
     place.kube.objects("ServiceAccount").delete("leaver")
-    assert "does not know these credentials" in refused(user)
+    assert "rejects these credentials" in refused(user)
 
 
 def test_an_api_server_that_does_not_answer(place: Place, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def test_a_job_that_keeps_its_cluster_cannot_be_suspended(place: Place, profile:
 def test_a_job_that_fails_is_explained_when_it_was_waited_for(place: Place, profile: Profile) -> None:
     jobs = place.kube.jobs
     jobs.create(job(place, profile, "failing", "exit 3"))
-    with pytest.raises(NotComing, match="not so after 1 s"):
+    with pytest.raises(NotComing, match="not ready after 1 s"):
         jobs.wait_finished("failing", 1)
     with pytest.raises(NotComing, match="RayJob failing ended with AppFailed") as failed:
         jobs.wait_finished("failing", 240)

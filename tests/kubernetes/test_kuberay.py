@@ -90,7 +90,7 @@ def test_two_people_who_apply_at_the_same_time_conflict_loudly(place: Place, doc
     hers, his = copy.deepcopy(document), copy.deepcopy(document)
     group_of(hers)["maxReplicas"], group_of(his)["maxReplicas"] = 5, 6
     clusters.apply(hers, seen=seen)
-    with pytest.raises(Conflict, match="changed by somebody else"):
+    with pytest.raises(Conflict, match="changed by another client"):
         clusters.apply(his, seen=seen)
     assert group_of(clusters.get("quiet"))["maxReplicas"] == 5
 

@@ -47,13 +47,13 @@ def test_a_head_bigger_than_any_node_is_refused_before_anything_is_made(place: P
     path = place.profile("giant", head={"cpu": 900, "memory": "3Gi"})
     message = refused(place, "giant head", path, code=2)
     assert "head.cpu is 900" in message
-    assert "and it asks for 900" in message
+    assert "and it requests 900" in message
     assert place.kube.clusters.find("giant") is None
 
 
 def test_a_worker_that_no_node_can_hold(place: Place) -> None:
     message = refused(place, "unschedulable", place.profile("greedy", groups=[group(gpu=7, min=1)]), limit=SECONDS + 45)
-    assert "no node is big enough" in message
+    assert "no node is large enough" in message
     assert "nodes" in message
     assert "gpu 7" in message
 
@@ -100,7 +100,7 @@ def test_a_namespace_that_does_not_exist(place: Place) -> None:
 
 def test_a_head_that_crashes_shows_its_last_lines(place: Place) -> None:
     message = refused(place, "crash", place.profile("crash", env={"PYTHONHOME": "/nowhere"}))
-    assert "ended (exit code 1), its last lines:" in message
+    assert "exited (exit code 1), its last lines:" in message
     assert "No module named 'encodings'" in message
 
 

@@ -92,7 +92,7 @@ def the_doctor_knows_the_running_cluster(place: Place, user: Place, path: Path) 
     token = secrets.get("gpu")["data"]
     secrets.patch("gpu", {"data": {TOKEN_KEY: base64.b64encode(b"0" * 64).decode()}})
     try:
-        assert "refused the token" in examined(user, path).only_problem("token")
+        assert "rejected the token" in examined(user, path).only_problem("token")
     finally:
         secrets.patch("gpu", {"data": token})
     place.kube.objects("NetworkPolicy").delete("gpu")

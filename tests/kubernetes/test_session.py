@@ -250,7 +250,7 @@ def test_bad_input_is_told_at_once(command: Command, cluster: Cluster, tmp_path:
     assert "there is no cluster other" in absent.err
     assert "heliostat up other" in absent.err
     assert f"local port {port} cannot be used" in busy.err
-    assert "refused the token" in refused.err
+    assert "rejected the token" in refused.err
     assert "0" * 64 not in refused.out + refused.err
 
 

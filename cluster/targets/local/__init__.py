@@ -135,7 +135,7 @@ class LocalCluster:
         profile = Profile.model_validate(run.profile)
         try:
             dashboard = self.dashboard()
-            used, jobs, word, detail = usage(dashboard), dashboard.speaking(), "ready", ""
+            used, jobs, word, detail = usage(dashboard), dashboard.jobs_with_last_line(), "ready", ""
         except KubernetesError as error:
             used, jobs, word, detail = {}, [], "starting", error.what
         there = [_node(profile, name, group, used.get(name)) for name, group in nodes(run).items()]
