@@ -1,4 +1,4 @@
-"""The doctor: what a cluster needs, looked at piece by piece, each with what was found and how to mend it."""
+"""Checks everything that a cluster needs, and reports each finding with its fix."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,10 +13,10 @@ T = TypeVar("T")
 
 
 def examine(profile: Profile | None) -> Found:
-    """Look at everything that a profile needs, or without one at what all of them do.
+    """Check everything that a profile needs, or without one what all profiles need.
 
     Raises:
-        UserError: there is no usable kubeconfig, its credentials are not valid, or nobody answers.
+        UserError: the kubeconfig is unusable, its credentials are invalid, or the API server does not respond.
     """
     if profile and profile.platform == "local":
         from heliostat.cluster.doctor.machine import CHECKS
@@ -31,23 +31,24 @@ def examine(profile: Profile | None) -> Found:
 
 
 def results(checks: Mapping[str, Callable[[T], Found]], subject: T) -> Found:
-    """What the checks of a table find; a problem that one of them has told is not told again by another."""
-    told = set()
+    """Run the checks of a table; a problem that several of them find is reported once."""
+    reported = set()
     for name, check in checks.items():
-        for finding in _tried(check, subject):
-            if finding.state != "problem" or finding.what not in told:
+        for finding in _run(check, subject):
+            if finding.state != "problem" or finding.what not in reported:
                 yield replace(finding, check=name)
-            told.add(finding.what)
+            reported.add(finding.what)
 
 
-def _tried(check: Callable[[T], Found], subject: T) -> Found:
+def _run(check: Callable[[T], Found], subject: T) -> Found:
+    """Run a check, with its errors as findings."""
     try:
         yield from check(subject)
     except (Unauthorized, Unreachable):
         raise
     except UserError as error:
-        # A quota or an admission rule forbids, too; a missing right is told in these words, whatever the API server asks.
+        # A quota or an admission rule forbids, too; the API server reports a missing right with this word.
         if isinstance(error, Forbidden) and " cannot " in error.what:
-            yield unknown(f"no right to look: {error.what}", "ask somebody who has it to run heliostat doctor")
+            yield unknown(f"no right to check it: {error.what}", "ask a user with this right to run heliostat doctor")
         else:
             yield problem(error.what, error.fix)

@@ -14,13 +14,13 @@ from heliostat.cluster.targets.status import Group, Node, State
 
 
 def kubernetes_state(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:
-    """A cluster at one moment.
+    """The status of a cluster.
 
     Args:
-        profile: what should be there.
+        profile: the desired cluster.
         name: of the RayCluster.
-        seen: what the API server shows.
-        used: what Ray knows of each node, by the pod's name; nothing while nobody answers.
+        seen: the objects in the API server.
+        used: the usage of each node, by the pod's name; empty while the dashboard does not respond.
         jobs: of Ray.
     """
     if seen.cluster is None:

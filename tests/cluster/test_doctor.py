@@ -36,9 +36,9 @@ def test_a_local_profile_needs_no_kubernetes(command: Command) -> None:
     ("check", "changes", "words"),
     [
         ("Ray", {"image": "heliostat/ray:2.1.0", "ray_version": "2.1.0"}, "but ray_version is 2.1.0"),
-        ("memory", {"head": {"memory": "9000Gi"}}, "head and least nodes are promised 9000.0Gi"),
+        ("memory", {"head": {"memory": "9000Gi"}}, "the head and the minimum of nodes have 9000.0Gi"),
         ("memory", {"groups": [{**GROUP, "memory": "9000Gi"}]}, "all groups at their max"),
-        ("storage", {"storage": {"uri": "./local-cluster.yaml/runs"}}, "no folder that can be written to"),
+        ("storage", {"storage": {"uri": "./local-cluster.yaml/runs"}}, "is not a writable folder"),
     ],
 )
 def test_what_a_machine_lacks_is_told(command: Command, check: str, changes: dict[str, Any], words: str) -> None:

@@ -231,7 +231,7 @@ def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started
 
         psutil.Process(run_of(second).pid).kill()
         wait_for(lambda: second.state().state == "failed", "the cluster to be known as failed", 5)
-        with pytest.raises(NotComing, match="the head of second has ended"):
+        with pytest.raises(NotComing, match="the head of second has exited"):
             list(second.wake())
         list(changed.up())
         assert second.state().state == "ready"

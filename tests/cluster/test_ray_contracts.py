@@ -77,7 +77,14 @@ def test_each_variable_that_is_set_is_one_that_ray_reads() -> None:
         pods.worker_group(find("gpu"), "x", find("gpu").groups[0], frozenset()),
     ]
     in_pods = {v["name"] for d in documents for c in d["template"]["spec"]["containers"] for v in c["env"]}
-    names = {*in_process.SETTINGS, *emulation.SETTINGS, *pods.SETTINGS, *in_pods, "AUTOSCALER_METRIC_PORT", emulation.MARK}
+    names = {
+        *in_process.SETTINGS,
+        *emulation.SETTINGS,
+        *pods.SETTINGS,
+        *in_pods,
+        "AUTOSCALER_METRIC_PORT",
+        emulation.CLUSTER_FOLDER,
+    }
     ours = {name for name in names if name.startswith("HELIOSTAT_") or name in ("CLUSTER", "IDLE_SECONDS", "NAMESPACE")}
     sought = {name.encode() for name in names - ours - {"GRPC_ENABLE_FORK_SUPPORT"}}
     for path in _sources():

@@ -166,7 +166,7 @@ def test_an_idle_cluster_suspends_itself_head_included_and_the_next_job_wakes_it
     done = place.command("submit", path, "--", "python", "-c", "print('awake')")
     assert done.code == 0, done.err
     assert "awake" in done.out
-    assert "wakes the cluster" in done.err
+    assert "resumes the cluster" in done.err
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 

@@ -242,7 +242,7 @@ def test_expired_credentials_are_named(
             base64.b64encode(b"0" * 64).decode(),
             ("rejected the token", "is not that of the pods of lost: heliostat down lost, then up"),
         ),
-        (None, ("/lost has no auth_token", "fix: give that Secret another name")),
+        (None, ("/lost has no auth_token", "fix: create that Secret with another name")),
     ],
     ids=["wrong", "missing"],
 )

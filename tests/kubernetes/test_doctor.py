@@ -172,7 +172,7 @@ def test_a_storage_class_whose_volumes_only_one_node_can_mount(place: Place) -> 
 @pytest.mark.parametrize(
     ("hard", "words"),
     [
-        ({"requests.memory": "1Gi"}, "the head and the least workers: requests.memory (3.625Gi needed, 1Gi left)"),
+        ({"requests.memory": "1Gi"}, "the head and the minimum of workers: requests.memory (3.625Gi needed, 1Gi left)"),
         ({f"requests.{GPU}": "0"}, f"no room for a worker of gpu: requests.{GPU} (1 needed, 0 left)"),
         ({"pods": "1"}, "no room for a worker of gpu: pods (2 needed, 1 left)"),
         ({"limits.cpu": "100"}, "pods without a CPU limit are refused"),

@@ -136,7 +136,7 @@ def test_a_run_whose_cluster_the_queue_takes_away_is_told_so(place: Place, queue
     queue.evict("queued-")
     err = process.communicate(timeout=180)[1]
     assert process.returncode == 1, err
-    assert "the queue team took the cluster of queued-" in err
+    assert "the queue team suspended queued-" in err
     assert "the same command resumes from the last checkpoint" in err
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
 

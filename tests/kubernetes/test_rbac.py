@@ -218,8 +218,10 @@ def test_without_a_right_to_events_a_cluster_is_still_shown(
     assert cluster.state().state == "absent"
     process = user.command.start("up", path)
     assert process.stderr is not None
-    assert any("stays unseen without the right to list events" in line for line in process.stderr)
-    assert "stays unseen without the right to list events" in " ".join(user.command("status", path).out.split())
+    assert any("without the right to list events, problems may stay undetected" in line for line in process.stderr)
+    assert "without the right to list events, problems may stay undetected" in " ".join(
+        user.command("status", path).out.split()
+    )
     assert process.wait(180) == 0, process.stderr.read()
     assert "unseen" not in user.command("status", path).out, "of a cluster that is ready there is nothing to explain"
     assert user.command("down", path, "--yes", "--no-wait").code == 0

@@ -247,7 +247,7 @@ def test_bad_input_is_told_at_once(command: Command, cluster: Cluster, tmp_path:
     refused = command("session", cluster.profile)
     secret.patch("fwd", {"data": {"auth_token": right}})
     assert absent.code == busy.code == refused.code == 2
-    assert "there is no cluster other" in absent.err
+    assert "the cluster other does not exist" in absent.err
     assert "heliostat up other" in absent.err
     assert f"local port {port} cannot be used" in busy.err
     assert "rejected the token" in refused.err

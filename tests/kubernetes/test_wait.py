@@ -89,7 +89,7 @@ def test_a_quota_that_was_raised_meanwhile_is_not_told_as_used_up(place: Place) 
         done = place.command("up", path, timeout=120)
         assert done.code == 0, done.err
         print(f"ready {time.time() - raised:.0f} s after the quota was raised")
-        assert "asks KubeRay to try again" in done.err
+        assert "makes KubeRay retry" in done.err
     finally:
         quotas.delete("small")
     assert place.command("down", path, "--yes", "--no-wait").code == 0
