@@ -32,7 +32,7 @@ NODES = (
 
 
 def told(found: CostReport) -> dict[str, tuple[int, float, float, float]]:
-    """Of each group its nodes, its GPU-hours, its cost and what it had cost always on."""
+    """For each group its nodes, GPU-hours, cost, and cost if always on."""
     return {g.name: (g.nodes, g.gpu_seconds / HOUR, g.cost, g.static) for g in found.groups}
 
 

@@ -1,4 +1,4 @@
-"""The doctor on this machine, and what it says of nodes and quotas that no test cluster has."""
+"""The doctor's checks of this machine, and of nodes and quotas that no test cluster has."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_local_profile_needs_no_kubernetes(command: Command) -> None:
         ("storage", {"storage": {"uri": "./local-cluster.yaml/runs"}}, "is not a writable folder"),
     ],
 )
-def test_what_a_machine_lacks_is_told(command: Command, check: str, changes: dict[str, Any], words: str) -> None:
+def test_what_a_machine_lacks_is_reported(command: Command, check: str, changes: dict[str, Any], words: str) -> None:
     code, found = examined(command, **changes)
     assert code == 1
     assert [name for name, each in found.items() if each["state"] == "problem"] == [check]

@@ -1,4 +1,4 @@
-"""The image cannot be built here, so it is read: it must be what the bundled profiles and the manifests take it for."""
+"""The image cannot be built here, so its Dockerfile is parsed: it must fit the bundled profiles and the manifests."""
 
 import re
 

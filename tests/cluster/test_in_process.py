@@ -31,7 +31,7 @@ print(json.dumps(seen))
 
 
 def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_path: Path) -> None:
-    """Ray is imported before the session here: the token mode must hold all the same."""
+    """Ray is imported before the session here; the token mode must still apply."""
     env = clean_environment(tmp_path)
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

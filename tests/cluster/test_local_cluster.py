@@ -1,4 +1,4 @@
-"""A profile's cluster on this machine: real Ray processes that come and go with the work, and leave nothing behind."""
+"""A profile's cluster on this machine: real Ray processes, which are added and removed with the work and leave nothing behind."""
 
 import json
 import subprocess
@@ -80,13 +80,13 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the user is when the cluster is started."""
+    """The working directory in which the cluster is started."""
     return tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture(scope="module")
 def cluster(env: dict[str, str], folder: Path) -> Iterator[LocalCluster]:
-    """A cluster that another process has started, which has ended."""
+    """A cluster that another process, which has exited, has started."""
     cluster = LocalCluster(profile_of("first", env={"COLOUR": "blue"}))
     try:
         command = [sys.executable, "-c", UP, cluster.profile.model_dump_json()]
@@ -208,14 +208,14 @@ def test_a_log_arrives_on_a_websocket(cluster: LocalCluster) -> None:
         socket.close()
 
 
-def test_a_ray_client_gets_in_at_once(cluster: LocalCluster, env: dict[str, str]) -> None:
-    """Ray's fork of its own server fails every third time, unless it is told not to mind gRPC (ray#63202)."""
+def test_a_ray_client_connects_at_once(cluster: LocalCluster, env: dict[str, str]) -> None:
+    """The fork of Ray's server fails every third time without GRPC_ENABLE_FORK_SUPPORT=0 (ray#63202)."""
     command = [sys.executable, "-c", CLIENT, cluster.client_address]
     done = subprocess.run(command, env={**env, **cluster.environment}, capture_output=True, text=True, timeout=60)
     assert done.stdout == "42\n", done.stderr
 
 
-def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started_anew(cluster: LocalCluster) -> None:
+def test_a_second_cluster_runs_next_to_the_first_is_replaced_crashes_and_is_restarted(cluster: LocalCluster) -> None:
     group = {"name": "cpu", "cpu": "1", "memory": "1Gi", "min": 1, "max": 1}
     second = LocalCluster(profile_of("second", groups=[group]))
     try:
@@ -295,7 +295,7 @@ def test_what_a_placement_group_reserves_counts_as_held() -> None:
 
 
 def until(cluster: LocalCluster, condition: Callable[[State], bool]) -> State:
-    """The first state that fulfils the condition."""
+    """Wait for the first state that satisfies the condition."""
     states: list[State] = []
 
     def holds() -> bool:

@@ -165,7 +165,7 @@ def test_workers_cannot_talk_to_the_api_server(profile: Profile, spec: Document)
 
 
 @over_all
-def test_no_node_autoscaler_takes_a_node_away_under_a_running_pod(profile: Profile, spec: Document) -> None:
+def test_no_node_autoscaler_removes_the_node_of_a_running_pod(profile: Profile, spec: Document) -> None:
     for template in templates(spec).values():
         annotations = template["metadata"]["annotations"]
         assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
@@ -275,7 +275,7 @@ def test_two_clusters_are_closed_to_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_everything_is_made_before_the_cluster_that_needs_it(name: str) -> None:
+def test_everything_is_created_before_the_cluster_that_needs_it(name: str) -> None:
     profile = find(name)
     kinds = [document["kind"] for document in documents(profile)]
     assert kinds[-3:] == ["ConfigMap", "NetworkPolicy", "RayCluster"]
@@ -291,7 +291,7 @@ def test_a_new_claim_can_be_mounted_by_many_nodes() -> None:
     )
 
 
-def test_the_head_knows_which_nodes_there_may_be_without_a_restart() -> None:
+def test_the_head_reads_the_possible_nodes_without_a_restart() -> None:
     profile = find("spot")
     files = manifests.head_files(profile)
     assert json.loads(files["data"]["nodes.json"]) == profile.capacity
@@ -407,7 +407,7 @@ def test_there_is_no_manifest_of_a_profile_that_is_gone() -> None:
     assert sorted(path.name for path in render.FOLDER.iterdir()) == [f"{name}.yaml" for name in PROFILES]
 
 
-def test_writing_the_manifests_anew_writes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_the_manifests_writes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "FOLDER", tmp_path)
     render.main()
     assert sorted(path.stem for path in tmp_path.iterdir()) == PROFILES

@@ -1,4 +1,4 @@
-"""What the Watchdog says; the texts are those that Kubernetes 1.34 and KubeRay 1.6.1 were seen to write."""
+"""Problems and status lines of the Watchdog, from texts that Kubernetes 1.34 and KubeRay 1.6.1 have written."""
 
 from typing import Any
 
@@ -140,7 +140,7 @@ FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
 
 
 @pytest.mark.parametrize(("snapshot", "seconds", "what", "fix"), FAULTS.values(), ids=FAULTS)
-def test_what_will_not_come_is_explained_with_its_cure(snapshot: Snapshot, seconds: float, what: str, fix: str) -> None:
+def test_a_problem_is_explained_with_its_fix(snapshot: Snapshot, seconds: float, what: str, fix: str) -> None:
     error, after, said = watch(snapshot, 900)
     assert error is not None
     assert what in error.what
@@ -150,7 +150,7 @@ def test_what_will_not_come_is_explained_with_its_cure(snapshot: Snapshot, secon
     assert all(what in line for line in said)
 
 
-def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a_cluster_autoscaler() -> None:
+def test_without_another_group_an_impossible_pod_gets_the_time_of_one_check_of_a_cluster_autoscaler() -> None:
     error, after, _ = watch(seen(WORKER_OF_5, nodes=[node(2)]), 900, fixed("gpu"))
     assert error is not None
     assert after == 12
@@ -194,14 +194,14 @@ def test_why_no_node_takes_a_pod(message: str, nodes: list[Document] | None, wha
     assert "preemption:" not in problem.what or nodes is None
 
 
-def test_a_refusal_from_before_the_last_apply_is_not_believed() -> None:
+def test_a_refusal_from_before_the_last_apply_is_ignored() -> None:
     old = event("InvalidRayClusterSpec", "worker group gpu has minReplicas 3 greater than maxReplicas 1", at=BEFORE)
     error, _, said = watch(seen(events=[old]), 60)
     assert error is None
     assert said[0] == "waits for the head's pod"
 
 
-def test_a_refusal_of_another_cluster_of_the_same_name_is_not_believed() -> None:
+def test_a_refusal_of_another_cluster_of_the_same_name_is_ignored() -> None:
     assert watch(seen(events=[event("InvalidRayClusterSpec", "no", uid="u-deleted")]), 60)[0] is None
 
 
@@ -254,7 +254,7 @@ def unobserved() -> Document:
         (seen(pod(conditions=READY), pod("gpu", conditions=READY)), "ready"),
     ],
 )
-def test_what_is_waited_for(snapshot: Snapshot, said: str) -> None:
+def test_the_status_line_of_a_wait(snapshot: Snapshot, said: str) -> None:
     assert watch(snapshot, 0)[2] == [said]
 
 
@@ -293,7 +293,7 @@ def test_only_an_apply_is_a_decision() -> None:
     assert applied_at(cluster()) == event_time(event("x", at=APPLIED))
 
 
-def test_the_gravest_comes_first() -> None:
+def test_the_most_severe_problem_comes_first() -> None:
     found: list[Problem] = list(
         problems(
             seen(pod("gpu", conditions=unschedulable(NO_GPU)), cluster=failure("FailedCreateHeadPod", QUOTA)), find("spot")

@@ -265,7 +265,7 @@ def test_a_new_profile_is_explained_line_by_line_and_right(
     assert capsys.readouterr().out == "mine: ok\n"
 
 
-def test_a_comment_tells_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comment_has_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "init", "mine"]) == 0
     (line,) = [line for line in (folder / "mine.yaml").read_text().splitlines() if "idle_seconds:" in line]
     assert line.endswith("(default: 120)")

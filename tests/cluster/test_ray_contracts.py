@@ -155,7 +155,7 @@ class FakeNode:
         self.ended = True
 
 
-def test_each_node_of_a_local_cluster_has_a_folder_of_its_own_which_goes_with_it(
+def test_each_node_of_a_local_cluster_has_its_own_folder_which_is_deleted_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flags = inspect.signature(ray._private.node.Node.__init__).parameters

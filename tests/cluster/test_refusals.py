@@ -1,4 +1,4 @@
-"""What an API server or a dashboard answers, and what a user is told then; the texts are those that were seen."""
+"""Error responses of an API server or a dashboard, as observed, and the message that a user gets."""
 
 import json
 from typing import Any
@@ -13,7 +13,7 @@ SERVER = "https://10.0.0.1:6443"
 
 
 def status(message: str, reason: str = "", **details: str) -> str:
-    """An answer of the API server itself."""
+    """A response of the API server itself."""
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "details": details}
     return json.dumps(body, separators=(",", ":"))
 
@@ -109,7 +109,7 @@ SESSION = {
     ],
     ids=["failed", "a Ray Client session", "not started"],
 )  # fmt: skip
-def test_a_job_as_the_dashboard_tells_of_it(answer: dict[str, Any], job: Job) -> None:
+def test_a_job_as_the_dashboard_reports_it(answer: dict[str, Any], job: Job) -> None:
     assert Job.of(answer) == job
 
 

@@ -1,4 +1,4 @@
-"""Each rule of the operator is broken once: what KubeRay would refuse only by an event does not get to the API server."""
+"""Each rule of the operator is violated once: what KubeRay would reject only by an event is not sent."""
 
 import copy
 from typing import Any
@@ -35,7 +35,7 @@ def cluster_spec() -> Document:
 
 
 def good(kind: str) -> Document:
-    """A document that the operator takes, with little in it."""
+    """A minimal document that the operator accepts."""
     job = {"entrypoint": "python train.py", "rayClusterSpec": cluster_spec()}
     specs = {
         "RayCluster": cluster_spec(),

@@ -38,7 +38,7 @@ def shuffled(value: Any, dice: random.Random) -> Any:
 
 @settings(deadline=None)
 @given(anything)
-def test_what_is_the_same_has_no_difference(value: Any) -> None:
+def test_equal_documents_have_no_difference(value: Any) -> None:
     assert list(difference(value, copy.deepcopy(value))) == []
 
 
@@ -56,7 +56,7 @@ def test_no_difference_means_the_same_but_for_the_order_of_named_things(old: Any
 
 @settings(deadline=None)
 @given(anything, anything)
-def test_the_way_back_is_the_same_way_turned_round(old: Any, new: Any) -> None:
+def test_the_difference_in_the_other_direction_has_the_values_swapped(old: Any, new: Any) -> None:
     there = {(change.path, repr(change.old), repr(change.new)) for change in difference(old, new)}
     back = {(change.path, repr(change.new), repr(change.old)) for change in difference(new, old)}
     assert there == back

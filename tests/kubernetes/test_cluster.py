@@ -130,7 +130,7 @@ def test_storage_that_the_nodes_do_not_share_is_refused_before_a_gpu_is_taken(pl
     assert "/mnt/heliostat" in done.err
 
 
-def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_goes_on(place: Place, gpu: Path, here: Command) -> None:
+def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_resumes(place: Place, gpu: Path, here: Command) -> None:
     arguments = ["train", DIGITS, "--on", str(gpu), "--set", "name=stopped", "--set", "epochs=400"]
     process = here.start(*arguments)
     _until(process, "step    100")

@@ -114,7 +114,7 @@ def test_an_api_server_that_is_stopped_for_a_while_costs_no_line_of_the_output(f
     assert_whole(text + out)
 
 
-def test_a_line_that_is_cut_for_a_while_is_told_and_taken_up_again(far: Place, line: Line, path: Path) -> None:
+def test_a_connection_lost_for_a_while_is_reported_and_continued(far: Place, line: Line, path: Path) -> None:
     process = far.command.start("submit", path, *JOB)
     text = until(process, "line 5\n")
     line.cut()
@@ -142,7 +142,7 @@ def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_the_job_
     assert_whole(done.out)
 
 
-def test_a_line_that_is_cut_while_a_cluster_comes_up_is_waited_for(far: Place, line: Line) -> None:
+def test_a_connection_lost_while_a_cluster_starts_is_waited_for(far: Place, line: Line) -> None:
     path = far.profile("late", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     process = far.command.start("up", path)
     assert process.stderr
@@ -156,7 +156,7 @@ def test_a_line_that_is_cut_while_a_cluster_comes_up_is_waited_for(far: Place, l
     assert far.command("down", path, "--yes", "--no-wait").code == 0
 
 
-def test_an_ephemeral_job_whose_end_nobody_saw_is_told_by_its_rayjob(place: Place, far: Place, line: Line) -> None:
+def test_the_result_of_an_ephemeral_job_after_lost_contact_comes_from_its_rayjob(place: Place, far: Place, line: Line) -> None:
     """Its cluster goes while the line is cut; the operator knows how the job ended."""
     path = far.profile("unseen", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     for code, told in ((0, ""), (3, "failed")):
@@ -246,7 +246,7 @@ def test_expired_credentials_are_named(
     ],
     ids=["wrong", "missing"],
 )
-def test_a_secret_without_the_token_of_the_cluster_is_told_before_anything_is_sent(
+def test_a_secret_without_the_token_of_the_cluster_is_reported_before_anything_is_sent(
     place: Place, path: Path, token: str | None, words: tuple[str, ...]
 ) -> None:
     secrets = place.kube.objects("Secret")
@@ -262,9 +262,7 @@ def test_a_secret_without_the_token_of_the_cluster_is_told_before_anything_is_se
     assert "0" * 64 not in done.err
 
 
-def test_a_client_with_another_ray_than_the_cluster_is_told_before_anything_is_sent(
-    place: Place, path: Path, tmp_path: Path
-) -> None:
+def test_a_client_with_an_untested_ray_is_refused_before_anything_is_sent(place: Place, path: Path, tmp_path: Path) -> None:
     other = tmp_path / "ray-2.59.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.59.0\n")
@@ -275,7 +273,7 @@ def test_a_client_with_another_ray_than_the_cluster_is_told_before_anything_is_s
     assert 'fix: pip install "ray[default,train,tune,client]==2.60.0"' in done.err
 
 
-def test_a_profile_with_another_ray_than_the_cluster_is_told_before_anything_is_sent(place: Place, path: Path) -> None:
+def test_a_profile_with_another_ray_than_the_cluster_is_refused_before_anything_is_sent(place: Place, path: Path) -> None:
     image = IMAGE.partition(":")[0] + ":test"
     done = place.command("submit", path, "--set", f"image={image}", "--set", "ray_version=2.59.0", *JOB)
     assert done.code == 1

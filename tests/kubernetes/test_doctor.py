@@ -155,7 +155,7 @@ def test_a_claim_that_only_one_node_can_mount(place: Place) -> None:
     assert "ReadWriteMany" in told
 
 
-def test_a_claim_that_nobody_makes_and_one_of_no_class(place: Place) -> None:
+def test_a_claim_that_is_not_created_and_one_without_a_class(place: Place) -> None:
     assert "set storage.size" in examined(place, place.profile(storage={"claim": "ghost"})).only_problem("storage")
     path = place.profile(storage={"claim": "new", "size": "1Gi", "storage_class": "nowhere"})
     assert "storage class nowhere, which does not exist" in examined(place, path).only_problem("storage")
@@ -219,7 +219,7 @@ def test_a_document_that_the_api_server_does_not_take(place: Place) -> None:
     assert "immutable" in found.all("problem", "documents")[0]["what"]
 
 
-def test_an_image_that_cannot_be_pulled_or_that_nobody_has_tried(place: Place) -> None:
+def test_an_image_that_cannot_be_pulled_or_has_not_been(place: Place) -> None:
     api, image = place.kube.api, "heliostat/nowhere:2.60.0"
     path = place.profile(image=image)
     assert f"no pod and no node has {image} yet" in examined(place, path).all("unknown", "image")[0]["what"]

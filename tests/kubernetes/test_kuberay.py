@@ -136,7 +136,7 @@ def test_each_kind_of_refusal_is_an_exception_of_its_own(place: Place, document:
         nobody.clusters.list()
 
 
-def test_a_job_can_be_made_listed_suspended_and_deleted(place: Place) -> None:
+def test_a_job_can_be_created_listed_suspended_and_deleted(place: Place) -> None:
     profile = find(str(place.profile("job", queue="nowhere", groups=[group(min=1, max=1)], idle_shutdown_seconds=None)))
     jobs = place.kube.jobs
     made = jobs.create(ray_job(profile, "queued", place.kube.api.features))
@@ -148,7 +148,7 @@ def test_a_job_can_be_made_listed_suspended_and_deleted(place: Place) -> None:
     assert not jobs.delete("queued")
 
 
-def test_twenty_clusters_are_made_seen_and_deleted_over_one_watch(place: Place, document: Document) -> None:
+def test_twenty_clusters_are_created_seen_and_deleted_over_one_watch(place: Place, document: Document) -> None:
     clusters = place.kube.clusters
     names = [f"many-{number}" for number in range(20)]
     requests: list[str] = []
@@ -181,7 +181,7 @@ def test_twenty_clusters_are_made_seen_and_deleted_over_one_watch(place: Place, 
         time.sleep(0.3)
 
 
-def test_a_watch_tells_of_what_is_made_changed_and_deleted(place: Place, document: Document) -> None:
+def test_a_watch_reports_what_is_created_changed_and_deleted(place: Place, document: Document) -> None:
     seen: list[str] = []
 
     def look() -> None:

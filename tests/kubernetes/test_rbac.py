@@ -128,7 +128,7 @@ def test_the_role_opens_nothing_else(user: Place, path: Path) -> None:
     assert KubernetesCluster(find(str(path)), user.kube).observer.nodes() is None
 
 
-def test_nobody_gives_away_more_than_the_role_has(user: Place) -> None:
+def test_a_user_cannot_grant_more_than_the_role_has(user: Place) -> None:
     """Nightly runs need a right to make Roles; Kubernetes itself keeps that from becoming a way to more."""
     more = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}
     with pytest.raises(Forbidden, match="permissions not currently held"):
@@ -195,9 +195,7 @@ def other(place: Place) -> KubernetesCluster:
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=str)
-def test_each_right_is_missed_by_name_when_it_is_taken_away(
-    place: Place, user: Place, other: KubernetesCluster, right: Right
-) -> None:
+def test_each_missing_right_is_named(place: Place, user: Place, other: KubernetesCluster, right: Right) -> None:
     place.kube.objects("Role").patch(NAME, {"rules": granting(tuple(each for each in RIGHTS if each != right))})
     wait_for(lambda: missing(user.kube.api) == [right], f"the right to {right} to be missed", 10)
     with pytest.raises(Forbidden) as refused:
@@ -223,5 +221,5 @@ def test_without_a_right_to_events_a_cluster_is_still_shown(
         user.command("status", path).out.split()
     )
     assert process.wait(180) == 0, process.stderr.read()
-    assert "unseen" not in user.command("status", path).out, "of a cluster that is ready there is nothing to explain"
+    assert "undetected" not in user.command("status", path).out, "of a cluster that is ready there is nothing to explain"
     assert user.command("down", path, "--yes", "--no-wait").code == 0

@@ -176,7 +176,7 @@ def test_a_client_that_ends_its_direction_first_gets_the_whole_answer(cluster: C
         assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"success")
 
 
-def test_a_port_on_which_nobody_listens_is_an_error_and_not_an_empty_answer(cluster: Cluster) -> None:
+def test_a_port_without_a_listener_is_an_error_and_not_an_empty_response(cluster: Cluster) -> None:
     with Forward(cluster.api, "fwd", {9: 0}) as forward, socket.create_connection(("127.0.0.1", forward.ports[9])) as sock:
         sock.settimeout(20)
         with pytest.raises(ConnectionResetError):
@@ -232,7 +232,7 @@ def test_a_user_with_nothing_but_a_few_rights_and_a_token(cluster: Cluster, tmp_
         assert answers(f"http://127.0.0.1:{forward.ports[8265]}")
 
 
-def test_bad_input_is_told_at_once(command: Command, cluster: Cluster, tmp_path: Path) -> None:
+def test_bad_input_is_reported_at_once(command: Command, cluster: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(cluster.profile.read_text().replace("name: fwd\n", "name: other\n", 1))
     taken = socket.create_server(("127.0.0.1", free_port()))
@@ -254,7 +254,7 @@ def test_bad_input_is_told_at_once(command: Command, cluster: Cluster, tmp_path:
     assert "0" * 64 not in refused.out + refused.err
 
 
-def test_a_suspended_cluster_is_told_of_before_and_during_a_session(command: Command, cluster: Cluster) -> None:
+def test_a_suspended_cluster_is_reported_before_and_during_a_session(command: Command, cluster: Cluster) -> None:
     with session(command, cluster) as running:
         cluster.target.kube.clusters.suspend("fwd")
         assert running.process.stderr is not None

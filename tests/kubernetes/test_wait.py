@@ -32,7 +32,7 @@ def counted(api: Api) -> Iterator[Counter[str]]:
         api.raw = raw  # type: ignore[method-assign]
 
 
-def test_a_silent_job_is_looked_at_without_a_list_of_events_or_nodes(place: Place, tmp_path: Path) -> None:
+def test_a_quiet_job_is_polled_without_lists_of_events_or_nodes(place: Place, tmp_path: Path) -> None:
     path = place.profile("silent", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     assert place.command("up", path).code == 0
     cluster = KubernetesCluster(find(str(path)), place.kube)
@@ -74,7 +74,7 @@ def test_a_wait_for_a_node_lists_events_and_nodes_now_and_then(place: Place) -> 
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 
-def test_a_quota_that_was_raised_meanwhile_is_not_told_as_used_up(place: Place) -> None:
+def test_a_quota_that_was_raised_meanwhile_is_not_reported_as_used_up(place: Place) -> None:
     path, quotas = place.profile("raised"), place.kube.objects("ResourceQuota")
     quotas.create({"metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": "1Gi"}}})
     try:
@@ -95,7 +95,7 @@ def test_a_quota_that_was_raised_meanwhile_is_not_told_as_used_up(place: Place) 
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 
-def test_a_quota_that_is_still_used_up_is_told_again(place: Place) -> None:
+def test_a_quota_that_is_still_used_up_is_reported_again(place: Place) -> None:
     path, quotas = place.profile("still"), place.kube.objects("ResourceQuota")
     quotas.create({"metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": "1Gi"}}})
     try:
