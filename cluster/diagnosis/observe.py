@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from heliostat.cluster.diagnosis.snapshot import Snapshot, calm, homeless
+from heliostat.cluster.diagnosis.snapshot import Snapshot, all_ready, any_unschedulable
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
@@ -38,9 +38,9 @@ class Observer:
         chosen = job.get("status", {}).get("rayClusterName") if job else self.name
         cluster = self.kube.clusters.find(chosen) if chosen else None
         seen = Snapshot(cluster, self._pods(chosen) if chosen else [], [], job, [])
-        if not calm(seen):
+        if not all_ready(seen):
             seen = replace(seen, events=self.events())
-        return replace(seen, nodes=self.nodes()) if homeless(seen) else seen
+        return replace(seen, nodes=self.nodes()) if any_unschedulable(seen) else seen
 
     def events(self) -> list[Document] | None:
         """The events about the cluster and its objects; None without the right to list them."""

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, event_time, group_of, mark_of, marks, statuses
+from heliostat.cluster.diagnosis.snapshot import (
+    Snapshot,
+    amount,
+    event_time,
+    group_of,
+    statuses,
+    template_hash,
+    template_hashes,
+)
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, WorkerGroup, cpus
@@ -109,7 +117,7 @@ def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
 
 def is_current(pod: Document, cluster: Document | None) -> bool:
     """Whether a pod has the current template of its group, not one from before a change."""
-    return cluster is not None and marks(cluster).get(group_of(pod)) == mark_of(pod["metadata"])
+    return cluster is not None and template_hashes(cluster).get(group_of(pod)) == template_hash(pod["metadata"])
 
 
 def _preempted(pod: Document) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from heliostat.cluster.diagnosis.pod_problems import Problem, crashed_before, is_current, of_containers, of_node, of_volumes
-from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, leaving
+from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, terminating
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import QUEUE_LABEL, SUSPENDED, Document
 from heliostat.cluster.profile import Profile
@@ -33,7 +33,7 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
         yield from of_volumes(pod, snapshot.events or [])
     for pod in snapshot.pods:
         # The operator deletes a crashed pod at once (autoscaler v2), so most crashes show on terminating pods.
-        if leaving(pod) and is_current(pod, snapshot.cluster):
+        if terminating(pod) and is_current(pod, snapshot.cluster):
             yield from crashed_before(pod, snapshot.head)
 
 

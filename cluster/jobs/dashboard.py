@@ -96,7 +96,7 @@ class Dashboard:
     """Requests to one dashboard.
 
     Args:
-        way: how to reach it.
+        endpoint: how to reach it.
         name: the cluster's name, for messages.
     """
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from heliostat.cluster.diagnosis.checks import check_claim, check_head, check_image, check_operator, check_queue
 from heliostat.cluster.diagnosis.observe import Observer
-from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
+from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, pod_ready, template_hash, template_hashes, terminating
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.documents.ownership import decided
@@ -18,7 +18,7 @@ from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
 from heliostat.cluster.kube.kuberay import KubeRay
-from heliostat.cluster.names import AGAIN, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.names import RETRY, TEMPLATE, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.status import State
@@ -73,11 +73,11 @@ class KubernetesCluster:
 
     def outdated(self, steps: list[Step]) -> list[str]:
         """The pods that must be replaced so that these steps, or earlier ones, take effect."""
-        wanted = marks(next(step.document for step in steps if step.document["kind"] == "RayCluster"))
+        wanted = template_hashes(next(step.document for step in steps if step.document["kind"] == "RayCluster"))
         return [
             pod["metadata"]["name"]
             for pod in self.snapshot().pods
-            if not leaving(pod) and wanted.get(group_of(pod)) not in (None, mark_of(pod["metadata"]))
+            if not terminating(pod) and wanted.get(group_of(pod)) not in (None, template_hash(pod["metadata"]))
         ]
 
     def up(self, steps: list[Step], old: list[str], force: bool = False) -> Iterator[str]:
@@ -150,7 +150,7 @@ class KubernetesCluster:
             self.kube.clusters.resume(self.name)
         elif condition(live, "ReplicaFailure").get("status") == "True":
             yield "makes KubeRay retry"
-            self.kube.clusters.patch(self.name, {"metadata": {"annotations": {AGAIN: secrets.token_hex(4)}}})
+            self.kube.clusters.patch(self.name, {"metadata": {"annotations": {RETRY: secrets.token_hex(4)}}})
 
     @property
     def _slowest(self) -> int:
@@ -246,7 +246,7 @@ class KubernetesCluster:
         cluster = snapshot.cluster
         if cluster is None or not snapshot.head or not ready(cluster) or not pod_ready(snapshot.head):
             return False
-        if old & {pod["metadata"]["name"] for pod in snapshot.pods if not leaving(pod)}:
+        if old & {pod["metadata"]["name"] for pod in snapshot.pods if not terminating(pod)}:
             return False
         enough = all(sum(map(pod_ready, snapshot.workers(group.name))) >= group.min for group in self.profile.groups)
         return enough and self.answers()

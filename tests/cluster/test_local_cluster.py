@@ -1,4 +1,4 @@
-"""A profile's cluster on this machine: real Ray processes, which are added and removed with the work and leave nothing behind."""
+"""A profile's cluster on this machine: real Ray processes, added and removed with the work, leave nothing behind."""
 
 import json
 import subprocess

@@ -363,7 +363,7 @@ def test_a_queued_job_waits_suspended_for_kueue_and_is_of_a_fixed_size() -> None
 # The mark of a template tells which pods a change would replace.
 
 
-def marks(profile: Profile) -> dict[str, str]:
+def template_hashes(profile: Profile) -> dict[str, str]:
     found = templates(ray_cluster(profile)["spec"])
     return {name: template["metadata"]["annotations"][TEMPLATE] for name, template in found.items()}
 
@@ -387,7 +387,7 @@ def marks(profile: Profile) -> dict[str, str]:
     ],
 )
 def test_a_change_marks_exactly_the_pods_that_it_replaces(overrides: list[str], replaced: set[str]) -> None:
-    before, after = marks(find("gpu")), marks(find("gpu", overrides))
+    before, after = template_hashes(find("gpu")), template_hashes(find("gpu", overrides))
     assert {name for name in before if before[name] != after[name]} == replaced
 
 

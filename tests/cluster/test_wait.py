@@ -154,7 +154,7 @@ def test_workers_of_a_head_that_is_gone_have_not_crashed() -> None:
     assert watch(seen(same, *old), 900)[1] == 0, "two crashed beside the head that they had from the start"
 
 
-def leaving(ended_at: str | None, mark: str = "now") -> Document:
+def terminating(ended_at: str | None, mark: str = "now") -> Document:
     """A worker deleted at 09:01:00, with 30 s of grace."""
     document = pod("gpu", containerStatuses=ended("ray-worker", 1))
     document["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = ended_at
@@ -166,10 +166,10 @@ def leaving(ended_at: str | None, mark: str = "now") -> Document:
 @pytest.mark.parametrize(
     ("worker", "seconds"),
     [
-        (leaving("2026-11-24T09:00:59Z"), 60),
-        (leaving("2026-11-24T09:01:01Z"), None),
-        (leaving(None), None),
-        (leaving("2026-11-24T09:00:59Z", mark="before"), None),
+        (terminating("2026-11-24T09:00:59Z"), 60),
+        (terminating("2026-11-24T09:01:01Z"), None),
+        (terminating(None), None),
+        (terminating("2026-11-24T09:00:59Z", mark="before"), None),
     ],
     ids=["it crashed, and the operator deletes it", "it ended because it was asked to", "nobody knows", "of an older template"],
 )

@@ -70,7 +70,7 @@ def stopped_api_server(place: Place, line: Line) -> Iterator[None]:
     if not listening:
         line.cut()
         yield
-        line.mend()
+        line.restore()
         return
     process = psutil.Process(listening[0].pid)
     process.suspend()
@@ -119,7 +119,7 @@ def test_a_connection_lost_for_a_while_is_reported_and_continued(far: Place, lin
     text = until(process, "line 5\n")
     line.cut()
     time.sleep(8)
-    line.mend()
+    line.restore()
     out, err = rest(process)
     assert process.returncode == 0, err
     assert "contact lost for" in err
@@ -136,7 +136,7 @@ def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_the_job_
     assert process.returncode == 75, err
     assert "which may still run" in err
     again = err.partition("follow it again: heliostat ")[2].strip().splitlines()[0]
-    line.mend()
+    line.restore()
     done = far.command(*again.split())
     assert done.code == 0, done.err
     assert_whole(done.out)
@@ -149,7 +149,7 @@ def test_a_connection_lost_while_a_cluster_starts_is_waited_for(far: Place, line
     assert any("waits for the head: " in text for text in process.stderr)
     line.cut()
     time.sleep(8)
-    line.mend()
+    line.restore()
     out, err = rest(process)
     assert process.returncode == 0, err
     assert "late is ready" in out
@@ -169,7 +169,7 @@ def test_the_result_of_an_ephemeral_job_after_lost_contact_comes_from_its_rayjob
         wait_for(lambda: statuses(place) in (["SUCCEEDED"], ["FAILED"]), "the job to end")
         name = place.kube.jobs.list()[0]["status"]["rayClusterName"]
         place.kube.clusters.delete(name, timeout=60)
-        line.mend()
+        line.restore()
         err = rest(process)[1]
         assert process.returncode == (1 if code else 0), err
         assert told in err
