@@ -26,7 +26,7 @@ COMMANDS = {
     "logs": "show what a job prints",
     "stop": "stop a job, with a checkpoint",
     "session": "open a cluster's dashboard and Ray Client on this machine",
-    "cron": "list and delete scheduled runs (heliostat train --cron makes them)",
+    "cron": "list and delete scheduled runs (train --cron creates them)",
     "down": "delete a cluster; the runs stay",
     "render": "print a profile's Kubernetes documents",
 }
