@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.profile import find
+from heliostat.config import differences
 from heliostat.difference import ABSENT, KEYS, Change, difference
 
 plain = st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "b", "2Gi"])
@@ -124,4 +125,14 @@ def test_an_environment_variable_that_is_changed_inside_is_named() -> None:
         Change("spec.containers[ray].env[A]", {"name": "A", "value": "1"}, ABSENT),
         Change("spec.containers[ray].env[B].value", "2", "0"),
         Change("spec.containers[ray].env[C]", ABSENT, {"name": "C", "value": "3"}),
+    ]
+
+
+def test_a_config_differs_by_the_order_of_a_list_and_by_keys_that_one_side_lacks() -> None:
+    stored = {"optimizer": {"lr": 0.1, "name": "sgd"}, "phases": [{"name": "a"}, {"name": "b"}]}
+    current = {"optimizer": {"lr": 0.2}, "phases": [{"name": "b"}, {"name": "a"}]}
+    assert differences(stored, current) == [
+        "optimizer.lr: 0.1 there, 0.2 now",
+        "optimizer.name: sgd there, absent now",
+        "phases: [{'name': 'a'}, {'name': 'b'}] there, [{'name': 'b'}, {'name': 'a'}] now",
     ]
