@@ -73,7 +73,7 @@ def silent() -> Iterator[str]:
         ("127.0.0.1:99999", 2, "RAY_ADDRESS is 127.0.0.1:99999, which cannot be used"),
         ("127.0.0.1:1", 75, "no Ray answers at 127.0.0.1:1"),
         ("ray://127.0.0.1:1", 75, "no Ray answers at ray://127.0.0.1:1"),
-        ("{silent}", 75, "it takes connections, but says nothing"),
+        ("{silent}", 75, "it accepts connections, but does not respond"),
     ],
 )
 def test_a_ray_address_that_is_wrong_or_does_not_answer_is_named(

@@ -132,7 +132,7 @@ def heads(*ends: tuple[float, int], last: str = "") -> Callable[[float], Snapsho
 def test_the_first_crash_of_a_head_is_shown_and_waited_through() -> None:
     error, _, said = watch(heads((10, 1), last="ready"), 900, log=TIMED_OUT.format("07"))
     assert error is None
-    assert said[20] == "head: the pod gpu-head-0 ended (exit code 1): " + TIMED_OUT.format("07")
+    assert said[20] == "head: the pod gpu-head-0 exited (exit code 1): " + TIMED_OUT.format("07")
     before = " (before: gpu-head-0 ended: exit code 1: " + TIMED_OUT.format("07") + ")"
     assert said[25] == "waits for the head's pod" + before
     assert said[-1] == "ready"
@@ -144,7 +144,7 @@ def test_the_second_crash_of_a_head_for_the_same_reason_ends_the_wait() -> None:
     assert error is not None
     assert after == 40, "at once"
     last = f"  | {TIMED_OUT.format(1)}"
-    assert error.what == f"head: the pod gpu-head-1 ended (exit code 1), 2 crashes in a row, its last lines:\n{last}"
+    assert error.what == f"head: the pod gpu-head-1 exited (exit code 1), 2 crashes in a row, its last lines:\n{last}"
     assert said[-1].startswith("waits for the head: starting (before: gpu-head-0 ended: exit code 1")
 
 
@@ -196,8 +196,8 @@ def test_a_container_that_is_started_again_in_its_pod_is_waited_for_until_the_ku
     error, after, said = watch(look, 900)
     assert error is not None
     assert after == 200
-    assert "head: ray-head crashes again and again" in error.what
-    assert said[30] == "head: ray-head of gpu-head-x starts again after it ended (exit code 1)"
+    assert "head: ray-head crashes repeatedly" in error.what
+    assert said[30] == "head: ray-head of gpu-head-x restarts after it exited (exit code 1)"
 
 
 def test_a_container_that_crashes_twice_in_its_pod_is_a_fault_before_the_kubelet_says_so() -> None:
