@@ -44,7 +44,7 @@ def draining() -> dict[str, int]:
     return nodes
 
 
-def settled(resources: Resources, workers: int, nodes: Nodes | None, said: str = "") -> Resources:
+def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, said: str = "") -> Resources:
     """What each of the workers gets, ``auto`` decided.
 
     Args:
@@ -57,12 +57,12 @@ def settled(resources: Resources, workers: int, nodes: Nodes | None, said: str =
         UserError: so many never fit.
     """
     if resources.gpu == "auto":
-        gpu = int(room(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
+        gpu = int(capacity(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
         resources = resources.model_copy(update={"gpu": gpu})
     if nodes is None:
         return resources
     each = {"CPU": resources.cpu, "GPU": int(resources.gpu)}
-    most = room(nodes, each)
+    most = capacity(nodes, each)
     fix = f"set workers to {most}, or give each less" if most else "give each worker less than one node has"
     for kind, per_worker in each.items():
         there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
@@ -85,8 +85,8 @@ def _nodes(text: str) -> Nodes:
     return nodes
 
 
-def room(nodes: Nodes, each: Mapping[str, float]) -> int:
-    """How many workers of this size the nodes hold."""
+def capacity(nodes: Nodes, each: Mapping[str, float]) -> int:
+    """How many workers of this size the nodes hold when they run nothing else."""
     total = 0.0
     for node in nodes:
         total += min(node.get(kind, 0) // amount for kind, amount in each.items() if amount) * node.get("nodes", 1)

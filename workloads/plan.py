@@ -1,5 +1,7 @@
 """What a run will do, worked out and checked before anything is started or written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, join
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.nodes import Nodes, room, settled
+from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
+from heliostat.workloads.run.lease import Lease, hold
 from heliostat.workloads.run.record import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
 
 
@@ -45,6 +48,17 @@ class Plan:
         """The run folder."""
         return Folder.at(self.uri)
 
+    @contextmanager
+    def claim(self) -> Iterator[tuple[Lease, RunRecord, Result | None]]:
+        """Be the run's only driver, and `commit`: the lease, the run's record, and its result if it is finished.
+
+        Raises:
+            UserError: see `commit`; another process drives the run.
+            JobFailed: the lease was taken over by another process.
+        """
+        with hold(self.folder) as owner:
+            yield owner, *self.commit()
+
     def commit(self) -> tuple[RunRecord, Result | None]:
         """Build the dataset if need be, claim the run folder, and return its record; with it the result if it is finished.
 
@@ -62,14 +76,14 @@ class Plan:
 
 
 def prepare(
-    config: TrainConfig, available: Nodes | None = None, base: str | Path | None = None, elsewhere: bool = False
+    config: TrainConfig, nodes: Nodes | None = None, storage_base: str | Path | None = None, elsewhere: bool = False
 ) -> Plan:
     """Check a config against the tasks, the data and, where they are known, the resources there are.
 
     Args:
         config: what to run.
-        available: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
-        base: the path or URI that a relative storage is relative to; by default what the cluster says, else the working
+        nodes: this machine, or the nodes of a cluster at its limits; None if they are not known.
+        storage_base: the path or URI that a relative storage is relative to; by default what the cluster says, else the working
             directory, or in a submitted job, where that is deleted afterwards, the home directory.
         elsewhere: the storage cannot be seen from here, so that nothing in it is opened: the job itself will look.
 
@@ -78,9 +92,9 @@ def prepare(
     """
     cls = task.find(config.task)
     validate(config.model, cls.Options, "model")
-    resources = settled(config.resources, config.least_workers, available, _shown(config))
+    resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
     config = config.model_copy(update={"resources": resources})
-    storage = absolute(config.storage, base or default_base())
+    storage = absolute(config.storage, storage_base or default_base())
     config = config.model_copy(update={"storage": storage})
     source, uri = _dataset(config, storage, elsewhere)
     if source:
@@ -96,9 +110,9 @@ def prepare(
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
     most = config.most_workers
-    if available is not None:
-        most = min(most, room(available, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
-    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, available)
+    if nodes is not None:
+        most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
+    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, nodes)
 
 
 def _shown(config: TrainConfig) -> str:

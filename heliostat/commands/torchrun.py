@@ -42,10 +42,10 @@ def run(args: argparse.Namespace) -> int:
     if args.on:
         return _there(script, args)
     from heliostat.cluster import in_process
-    from heliostat.workloads.nodes import available, settled
+    from heliostat.workloads.nodes import available, resolve_resources
 
     def fitting(script: "Script", nodes: Any) -> "Script":
-        return script.model_copy(update={"resources": settled(script.resources, script.workers, nodes)})
+        return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes)})
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # what can be refused is refused before Ray is started
@@ -117,12 +117,12 @@ def _there(script: "Script", args: argparse.Namespace) -> int:
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands.live import line
     from heliostat.commands.there import HELIOSTAT, check_storage, inside
-    from heliostat.workloads.nodes import settled
+    from heliostat.workloads.nodes import resolve_resources
 
     profile = find(args.on)
     path = script.script if script.module else inside(script.script)
     check_storage(profile, script.storage)
-    settled(script.resources, script.workers, profile.capacity)
+    resolve_resources(script.resources, script.workers, profile.capacity)
     options = {
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,
         "max-restarts": script.max_restarts, "name": script.name, "storage": script.storage,

@@ -70,7 +70,7 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
         config = load(config, TrainConfig, overrides, {"name": Path(config).stem})
     if ray.util.client.ray.is_connected():
         return Result.model_validate(on_head(_drive, config))
-    return _claim_and_execute(prepare(config, available()), launched)
+    return _run(prepare(config, available()), launched)
 
 
 def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch = lambda records: None) -> Result:
@@ -78,9 +78,9 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
 
     Args:
         plan: what to do.
-        record: what `Plan.commit` returned.
+        record: the run's, see `Plan.claim`.
         launched: when the command began, in seconds since the epoch.
-        owner: this driver's lease on the run folder (`lease.hold`).
+        owner: this driver's lease on the run folder, see `Plan.claim`.
         watch: told of progress.
 
     Raises:
@@ -251,12 +251,11 @@ def _place(nodes: Nodes | None, config: TrainConfig) -> dict[str, Any]:
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
     plan = prepare(TrainConfig.model_validate(config), available(), base_there())
-    return _claim_and_execute(plan, time.time()).model_dump()
+    return _run(plan, time.time()).model_dump()
 
 
-def _claim_and_execute(plan: Plan, launched: float) -> Result:
-    with lease.hold(plan.folder) as owner:
-        record, finished = plan.commit()
+def _run(plan: Plan, launched: float) -> Result:
+    with plan.claim() as (owner, record, finished):
         return finished or execute(plan, record, launched, owner)
 
 

@@ -42,7 +42,7 @@ ELASTIC = {
 }
 
 
-def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
+def free_slots(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
     """How many workers of this size would fit now into what is free on the nodes that stay.
 
     Args:
@@ -100,7 +100,7 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside
                 raise Stopped("stopped while it waited to start its workers; the same command goes on")
         if time.monotonic() < attempts.of(self._run).not_before:
             return _later()
-        self._room = fitting = min(room(self._each, self._held), self._most)
+        self._room = fitting = min(free_slots(self._each, self._held), self._most)
         if self._least == self._most:
             return self._start(self._most)
         now = time.monotonic()
@@ -119,7 +119,7 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside
         if now - max(self._looked, worker_group_state.start_time) >= self._grow_seconds:
             self._looked = now
             running = worker_group_state.num_workers
-            if running < self._most and room(self._each) > 0:
+            if running < self._most and free_slots(self._each) > 0:
                 # The workers save, leave, and are started again with what there is then.
                 with suppress(*UNAVAILABLE):
                     Folder.at(self._run).write(GROW, b"")

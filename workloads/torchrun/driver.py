@@ -62,7 +62,7 @@ def execute(script: Script, run: str, write: Write) -> None:
     """Run a script on the connected Ray.
 
     Args:
-        script: what, with its resources settled.
+        script: what, with its resources resolved.
         run: the path or URI of its run folder, which only a script that saves checkpoints makes.
         write: gets each line that a rank prints.
 
