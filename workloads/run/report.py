@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
@@ -19,8 +18,10 @@ from heliostat.folder import Folder
 from heliostat.workloads.run.figures import band, curve
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
 from heliostat.workloads.run.journal import Record, read_journal
+from heliostat.workloads.run.page import render
 from heliostat.workloads.run.record import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 ENDS = {
     "evaluated": "finished", "stopped": "stopped", "diverged": "diverged", "drain": "left nodes that went away",
     "grow": "made room for more workers",
@@ -41,10 +42,8 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
     metrics, events = read_journal(folder, METRICS), read_journal(folder, EVENTS)
     evaluation = json.loads(folder.read(EVALUATION)) if folder.exists(EVALUATION) else {}
     dataset = open_dataset(folder, record)
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    ).get_template("report.html.j2")
-    html = page.render(
+    html = render(
+        TEMPLATE,
         result=result,
         record=record,
         data_name=record.config.dataset.source or record.dataset.uri,
