@@ -1,9 +1,10 @@
 """The train config: what a YAML file in ``workloads/configs`` says."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
 
@@ -22,6 +23,17 @@ def _name(value: Any) -> Any:
 
 
 Name = Annotated[str, BeforeValidator(_name)]
+
+
+def _task(value: str) -> str:
+    """Version 0.1 named our own modules without ``heliostat.``; its configs and runs are still accepted."""
+    module = value.partition(":")[0]
+    moved = module.startswith(("workloads.tasks.", "workloads.examples."))
+    ours = Path(__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
+    return f"heliostat.{value}" if moved and ours.is_file() else value
+
+
+TaskName = Annotated[str, AfterValidator(_task)]
 
 
 class DatasetConfig(Config):
@@ -79,7 +91,7 @@ class TrainConfig(Config):
     """Everything that decides a run; its YAML may leave out what has a default."""
 
     name: Name = Field(description="a folder's name, such as digits-2")
-    task: str = Field(description="a task in workloads/tasks, or module:Class of your own")
+    task: TaskName = Field(description="a task in workloads/tasks, or module:Class of your own")
     model: dict[str, Any] = Field({}, description="the task's own options")
     dataset: DatasetConfig = Field(description="a mapping such as {source: digits}")
     global_batch: int = Field(64, ge=1, description="samples a step over all workers, at least 1")

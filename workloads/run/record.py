@@ -166,9 +166,12 @@ def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
     # Here, because a script for torchrun, which gets its checkpoints by this module, may have another `datasets`.
     from heliostat.datasets import Dataset
 
-    beside = str(Path(folder.path).parent / ".datasets" / record.dataset.uri.rpartition("/")[2])
-    moved = folder.is_local and not Folder.at(record.dataset.uri).exists() and Folder.at(beside).exists()
-    dataset = Dataset.open(beside if moved else record.dataset.uri)
+    uri = record.dataset.uri
+    if folder.is_local and not Folder.at(uri).exists():
+        # The run is storage/NAME, a sweep's trial storage/SWEEP/trials/NAME.
+        moved = (place / ".datasets" / uri.rpartition("/")[2] for place in list(Path(folder.path).parents)[:3])
+        uri = next((str(place) for place in moved if place.is_dir()), uri)
+    dataset = Dataset.open(uri)
     if dataset.index.fingerprint != record.dataset.fingerprint:
         raise UserError(f"dataset {dataset.folder} is not the one that the run learnt from", "restore it")
     return dataset
