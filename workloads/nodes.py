@@ -1,4 +1,7 @@
-"""The nodes that work can have, and whether its workers fit on them."""
+"""The nodes that work can have, and whether its workers fit on them.
+
+What is private in Ray's view of its nodes (Ray 2.60) is here, and checked by tests/workloads/test_nodes.py.
+"""
 
 import json
 import os
@@ -37,11 +40,19 @@ def group_here() -> str:
 
 
 def draining() -> dict[str, int]:
-    """The nodes that are about to go away, with their deadlines in milliseconds since the epoch, 0 if unknown."""
+    """The IDs of the nodes that are being drained, with their deadlines in milliseconds since the epoch, 0 if unknown."""
     import ray._private.state
 
-    nodes: dict[str, int] = ray._private.state.state.get_draining_nodes() or {}
+    nodes: dict[str, int] = ray._private.state.state.get_draining_nodes()
     return nodes
+
+
+def free_resources() -> dict[str, dict[str, float]]:
+    """What no task or actor holds now, by node ID and resource."""
+    import ray._private.state
+
+    free: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()
+    return free
 
 
 def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, said: str = "") -> Resources:

@@ -1,14 +1,21 @@
-"""The contract with the inside of Ray Train, so that a new Ray that changes it fails here and not in a run."""
+"""The contract with the private parts of Ray Train: a new Ray that changes them fails here and not in a run."""
 
 import inspect
 import time
 from pathlib import Path
 
 import pytest
+import ray
+import ray._private.worker
 import ray.train.v2._internal.execution.controller.controller as controller
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    NoopDecision,
+    ScalingPolicy,
+)
+from ray.train.v2._internal.execution.worker_group import ActorMetadata, WorkerGroup, WorkerGroupState
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -74,8 +81,30 @@ def test_our_policies_answer_every_question_that_there_is() -> None:
 
 
 def test_the_states_that_are_recorded_have_these_names() -> None:
-    states = {"SchedulingState", "RunningState", "FinishedState", "ErroredState"}
+    states = {"SchedulingState", "RunningState", "FinishedState", "ErroredState", "AbortedState"}
     assert states <= vars(controller).keys()
+    assert controller.SchedulingState(NoopDecision()).scaling_decision == NoopDecision()
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (ScalingPolicy, {"after_controller_start", "after_controller_state_update", "_maybe_send_resource_request"}),
+        (FixedScalingPolicy, {"after_controller_start", "_maybe_send_resource_request"}),
+        (ScalingConfig, {"_resources_per_worker_not_none"}),
+        (controller.TrainController, {"run", "get_result", "worker_group_cls"}),
+        (WorkerGroupState, {"num_workers", "workers", "start_time"}),
+        (ActorMetadata, {"node_id"}),
+        (DataParallelTrainer, {"_create_default_callbacks", "_initialize_and_run_controller"}),
+    ],
+)
+def test_what_our_policies_and_trainer_override_or_read_exists(owner: type, names: set[str]) -> None:
+    assert names <= {*dir(owner), *getattr(owner, "__dataclass_fields__", {})}
+
+
+def test_a_controller_can_be_placed_on_its_drivers_node() -> None:
+    assert ray._raylet.RAY_NODE_ID_KEY == "ray.io/node-id"
+    assert isinstance(ray._private.worker.SCRIPT_MODE, int)
 
 
 def test_rays_own_policy_still_asks_for_more_than_the_nodes_can_give() -> None:
@@ -94,7 +123,10 @@ def test_the_workers_to_be_replaced_still_hold_their_room_while_the_new_size_is_
 
 
 def test_our_errors_are_found_inside_of_rays() -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
     from ray.train.v2.api.exceptions import ControllerError
 
-    failure = JobFailed("told")
+    failure = JobFailed("the cause")
     assert unwrapped(ControllerError(failure)) is failure
+    assert unwrapped(UserExceptionWithTraceback(failure, "")) is failure
+    assert unwrapped(WorkerHealthCheckFailedError("", failure)) is failure

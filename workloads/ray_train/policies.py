@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import ray
-import ray._private.state
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
@@ -22,7 +20,7 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from heliostat.errors import HeliostatError, Stopped
 from heliostat.folder import Folder
-from heliostat.workloads.nodes import draining
+from heliostat.workloads.nodes import draining, free_resources
 from heliostat.workloads.ray_train.failures import Failures
 from heliostat.workloads.ray_train.trainer import PATIENCE, WATCHER
 from heliostat.workloads.run import attempts, checkpoint
@@ -50,11 +48,10 @@ def free_slots(each: Mapping[str, float], held: Mapping[str, int] | None = None)
         held: the workers whose resources will be free, by node.
     """
     leaving = draining()
-    free = ray._private.state.available_resources_per_node()
     wanted = {kind: amount for kind, amount in each.items() if amount}
     return sum(
         int(min(there.get(kind, 0.0) // amount for kind, amount in wanted.items())) + (held or {}).get(node, 0)
-        for node, there in free.items()
+        for node, there in free_resources().items()
         if node not in leaving
     )
 
