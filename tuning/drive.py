@@ -17,7 +17,7 @@ from heliostat.tuning.plan import SweepPlan, plan_sweep, read_sweep
 from heliostat.tuning.results.table import SweepResult, failed_because, result_of, write_result
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
-from heliostat.workloads.ray_train.client import base_there, on_head
+from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
 from heliostat.workloads.run import lease
 
 
@@ -41,7 +41,7 @@ def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> Sw
     if not isinstance(config, SweepConfig):
         config = load(config, SweepConfig, overrides, {"name": Path(config).stem})
     if ray.util.client.ray.is_connected():
-        return SweepResult.model_validate(on_head(_drive, config))
+        return SweepResult.model_validate(run_on_head(_drive, config))
     return drive(plan_sweep(config, available()))
 
 
@@ -96,4 +96,4 @@ def finished(plan: SweepPlan) -> SweepResult | None:
 
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
-    return drive(plan_sweep(SweepConfig.model_validate(config), available(), base_there())).model_dump()
+    return drive(plan_sweep(SweepConfig.model_validate(config), available(), head_storage_base())).model_dump()

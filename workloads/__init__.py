@@ -1,6 +1,6 @@
-"""What runs: the training loop, tasks and models, evaluation, the report."""
+"""What runs: tasks, the training loop, runs on Ray Train and torchrun, evaluation, reports."""
 
-# The root of a clone may be on a search path, as Ray puts it there: nothing of ours is loaded under a second name.
+# Ray may put a clone's root on the search path: our modules must not be loaded under a second name.
 if __name__ != "heliostat.workloads":
     raise ModuleNotFoundError(
         f"no module {__name__!r}; Heliostat's is heliostat.workloads. Write from heliostat import Task, train, "

@@ -14,12 +14,12 @@ from heliostat.errors import UserError
 from heliostat.workloads.config import Resources
 
 Nodes = Sequence[Mapping[str, Any]]
-"""Each entry has the ``CPU`` and ``GPU`` of a node, how many such ``nodes`` there may be, and maybe its ``group`` and
-its ``price`` an hour."""
+"""Each entry has the ``CPU`` and ``GPU`` of a node, the number of such ``nodes`` (1 by default), and where they are known its
+``group`` and its ``price`` an hour."""
 
 
 def available() -> Nodes | None:
-    """The nodes that the connected cluster can have; None if it can grow and does not say how far."""
+    """The nodes that the connected cluster can have; None if it can scale up and its limits are not known."""
     import ray
 
     if NODES in os.environ:
@@ -32,7 +32,7 @@ def available() -> Nodes | None:
 
 
 def group_here() -> str:
-    """The worker group of the node that this process of Ray is on; empty where nodes have none."""
+    """The worker group of this process's node; empty where nodes have none."""
     import ray
 
     labels: dict[str, str] = ray.get_runtime_context().get_node_labels() or {}
@@ -55,17 +55,17 @@ def free_resources() -> dict[str, dict[str, float]]:
     return free
 
 
-def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, said: str = "") -> Resources:
-    """What each of the workers gets, ``auto`` decided.
+def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, shown: str = "") -> Resources:
+    """Replaces ``auto`` by a number of GPUs, and checks that the workers fit.
 
     Args:
-        resources: what each shall get.
-        workers: how many there must be at least.
-        nodes: all that there can be; None if nobody knows.
-        said: how the user has said ``workers``, if not as a number.
+        resources: of each worker.
+        workers: the smallest number of workers.
+        nodes: all nodes that the cluster can have; None if they are not known.
+        shown: ``workers`` as the user wrote it, if not as a number.
 
     Raises:
-        UserError: so many never fit.
+        UserError: the workers can never fit.
     """
     if resources.gpu == "auto":
         gpu = int(capacity(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
@@ -79,12 +79,12 @@ def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, s
         there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
         if workers * per_worker > there:
             raise UserError(
-                f"workers is {said or workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
+                f"workers is {shown or workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
                 fix if there else f"give each worker 0 {kind}, or use a larger machine",
             )
     if most < workers:
         raise UserError(
-            f"workers is {said or workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, "
+            f"workers is {shown or workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, "
             f"but the nodes have room for {most}",
             fix,
         )

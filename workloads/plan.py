@@ -1,4 +1,4 @@
-"""What a run will do, worked out and checked before anything is started or written."""
+"""Plans a run: resolves and checks its config before anything is started or written."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,24 +21,24 @@ from heliostat.workloads.run.record import DatasetRecord, Result, RunRecord, ope
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked config with its places resolved; `commit` is the first thing that writes."""
+    """A checked config with its URIs resolved; `commit` is the first method that writes."""
 
     config: TrainConfig
     uri: str
     dataset_uri: str
     source: Source | None
-    """What the dataset will be built from; None if it is there."""
+    """What the dataset will be built from; None if it exists."""
     lanes: int
     most_workers: int
-    """The most workers that it can ever have: what is wanted, or what the nodes have room for."""
+    """The most workers that it can have: the config's, or as many as fit on the nodes."""
     elsewhere: bool = False
-    """Whether its storage cannot be seen from here."""
+    """Whether its storage cannot be read from this machine."""
     nodes: Nodes | None = None
-    """What it can have, if that is known."""
+    """The nodes that it can have, if they are known."""
 
     @property
     def total_steps(self) -> int | None:
-        """The steps of the whole run; None while the dataset is not built."""
+        """The steps of the whole run; None before the dataset is built."""
         if self.config.steps or not Folder.at(self.dataset_uri).exists(INDEX):
             return self.config.steps
         return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri), self.lanes))
@@ -50,7 +50,7 @@ class Plan:
 
     @contextmanager
     def claim(self) -> Iterator[tuple[Lease, RunRecord, Result | None]]:
-        """Be the run's only driver, and `commit`: the lease, the run's record, and its result if it is finished.
+        """Holds the run's lease, and commits: the lease, the run's record, and its result if it is finished.
 
         Raises:
             UserError: see `commit`; another process drives the run.
@@ -60,10 +60,10 @@ class Plan:
             yield owner, *self.commit()
 
     def commit(self) -> tuple[RunRecord, Result | None]:
-        """Build the dataset if need be, claim the run folder, and return its record; with it the result if it is finished.
+        """Builds the dataset if needed and writes the run's record; returns it, and the result if the run is finished.
 
         Raises:
-            UserError: storage cannot be written; the name is taken by another config; the dataset does not fit.
+            UserError: storage cannot be written; a run of this name has another config; the dataset does not fit.
         """
         dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
         _check_dataset(self.config, dataset)
@@ -78,17 +78,17 @@ class Plan:
 def prepare(
     config: TrainConfig, nodes: Nodes | None = None, storage_base: str | Path | None = None, elsewhere: bool = False
 ) -> Plan:
-    """Check a config against the tasks, the data and, where they are known, the resources there are.
+    """Checks a config against the tasks, the data and, where they are known, the nodes.
 
     Args:
         config: what to run.
         nodes: this machine, or the nodes of a cluster at its limits; None if they are not known.
-        storage_base: the path or URI that a relative storage is relative to; by default what the cluster says, else the working
-            directory, or in a submitted job, where that is deleted afterwards, the home directory.
-        elsewhere: the storage cannot be seen from here, so that nothing in it is opened: the job itself will look.
+        storage_base: the path or URI that a relative storage is relative to; by default the cluster's, else the working
+            directory, or in a submitted job, whose working directory is deleted afterwards, the home directory.
+        elsewhere: the storage cannot be read from this machine; the job itself checks what is in it.
 
     Raises:
-        UserError: something does not fit; nothing has been written.
+        UserError: the config is invalid; nothing has been written.
     """
     cls = task.find(config.task)
     validate(config.model, cls.Options, "model")
@@ -135,7 +135,7 @@ def order_of(config: TrainConfig, dataset: Dataset, lanes: int) -> Order:
 
 
 def steps_of(config: TrainConfig, order: Order) -> int:
-    """The steps of a whole run."""
+    """The steps of the whole run."""
     return config.steps or (config.epochs or 0) * order.epoch_steps
 
 

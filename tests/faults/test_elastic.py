@@ -22,7 +22,7 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     assert code == 0, told
     sizes = [len(start["workers"]) for start in run.starts]
     assert [size for n, size in enumerate(sizes) if sizes[n - 1 : n] != [size]][-3:] == [2, 1, 2]
-    assert re.search("was lost with its node|does not answer any more", told)
+    assert re.search("was lost with its node|does not respond", told)
     assert "there is room for more workers" in told
     expected = samples_by_step(undisturbed.folder.parent.parent / "samples")
     assert samples_by_step(tmp_path) == expected
@@ -83,7 +83,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(breakable: Breakable) 
     code, told = ended(breakable.train("owned", "model.seconds=0.05"))
     assert code == 2
     assert f"run 'owned' is being driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in told
-    assert "last sign of life" in told
+    assert "last heartbeat" in told
     assert "Traceback" not in told
     code, told = ended(process)
     assert code == 0, told

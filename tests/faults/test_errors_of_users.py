@@ -44,7 +44,7 @@ def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: 
 def test_a_worker_that_does_not_come_back_is_named(project: Command) -> None:
     code, told = train(project, "hung", "model.hang_at=30", "hang_minutes=0.1", "max_failures=0")
     assert code == 1
-    assert "the workers waited for each other in vain after step 30; silent rank: 1" in told
+    assert "a collective timed out after step 30; ranks that did not reach it: 1" in told
     assert "Traceback" not in told
 
 

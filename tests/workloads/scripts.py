@@ -29,7 +29,7 @@ def without_rank(out: str) -> list[str]:
 
 def errors(err: str) -> list[str]:
     """The lines but that which a slow machine has."""
-    return [line for line in err.splitlines() if not re.fullmatch(r"heliostat: waits for \d workers to start", line)]
+    return [line for line in err.splitlines() if not re.fullmatch(r"heliostat: waiting for \d workers to start", line)]
 
 
 def script(command: Command, name: str, text: str) -> str:

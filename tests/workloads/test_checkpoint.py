@@ -131,9 +131,9 @@ def test_checkpoints_come_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.M
         def monotonic() -> float:
             return float(loop.progress.step)
 
-    loop.saver._since = 0.0
+    loop.checkpointer._since = 0.0
     monkeypatch.setattr(checkpointer, "time", Clock)
-    monkeypatch.setattr(loop_module, "TALK_SECONDS", 1e9)
+    monkeypatch.setattr(loop_module, "SYNC_SECONDS", 1e9)
     loop.run()
     assert steps(loop.folder) == [6, 12, 18, 20]
 
@@ -162,7 +162,7 @@ def test_if_no_checkpoint_is_whole_the_run_is_refused_and_not_begun_anew(tmp_pat
         damage(Path(str(folder)) / f"checkpoints/step-{step:08d}", harm)
     with pytest.raises(UserError, match=r"no checkpoint of run .*run can be used:\n.*step-00000010 is damaged") as refused:
         train(config(tmp_path, steps=10))
-    assert "start anew under another name" in refused.value.fix
+    assert "start a new run under another name" in refused.value.fix
 
 
 def damage(place: Path, harm: str) -> None:
@@ -222,7 +222,7 @@ def test_storage_that_is_away_for_a_while_delays_the_checkpoint_and_not_the_trai
 
     def watched(batch: Any) -> None:
         if loop.progress.step == 6:
-            loop.saver.finish()
+            loop.checkpointer.finish()
             place.rename(aside)
             place.write_text("")
         if loop.progress.step == 12:
@@ -234,7 +234,7 @@ def test_storage_that_is_away_for_a_while_delays_the_checkpoint_and_not_the_trai
     delayed = events(loop.folder, "checkpoint_delayed")
     assert delayed[0]["step"] == 10
     assert "cannot be written" in delayed[0]["error"]
-    assert "training goes on" in delayed[0]["told"]
+    assert "training continues" in delayed[0]["told"]
     assert steps(loop.folder) == [15, 20]
     assert losses(loop.folder) == losses(Folder.at(tmp_path / "calm" / "run"))
 
@@ -256,7 +256,7 @@ def test_a_full_disk_delays_checkpoints_and_records_and_loses_none(tmp_path: Pat
 
     def watched(batch: Any) -> None:
         if loop.progress.step == 31:
-            loop.saver.finish()
+            loop.checkpointer.finish()
             fill(small_disk / "other")
         if loop.progress.step == 85:
             assert steps(loop.folder) == [30], "training has gone on without it"

@@ -20,7 +20,7 @@ from tests.conftest import wait_for
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW", 0.1)
-    monkeypatch.setattr(lease, "DEAD", 2.0)
+    monkeypatch.setattr(lease, "EXPIRY", 2.0)
 
 
 def hold_for_ever(path: str) -> None:
@@ -45,7 +45,7 @@ def test_a_living_owner_is_named_and_a_killed_one_is_followed_at_once(tmp_path: 
     process = held_by_another(tmp_path)
     try:
         with (
-            pytest.raises(UserError, match=rf"process {process.pid} on .* last sign of life \d+ s ago"),
+            pytest.raises(UserError, match=rf"process {process.pid} on .* last heartbeat \d+ s ago"),
             lease.hold(Folder.at(tmp_path)),
         ):
             pass
@@ -53,7 +53,7 @@ def test_a_living_owner_is_named_and_a_killed_one_is_followed_at_once(tmp_path: 
         process.join()
         began = time.monotonic()
         with lease.hold(Folder.at(tmp_path)):
-            assert time.monotonic() - began < lease.DEAD / 2
+            assert time.monotonic() - began < lease.EXPIRY / 2
     finally:
         process.kill()
         process.join()
@@ -66,7 +66,7 @@ def test_an_owner_elsewhere_is_dead_when_it_stops_renewing_whatever_its_clock_sa
     )
     began = time.monotonic()
     with lease.hold(Folder.at(tmp_path)):
-        assert time.monotonic() - began >= lease.DEAD
+        assert time.monotonic() - began >= lease.EXPIRY
 
 
 @pytest.mark.usefixtures("fast")

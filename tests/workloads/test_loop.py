@@ -95,7 +95,7 @@ def test_a_request_to_stop_ends_with_a_checkpoint_and_the_run_goes_on(tmp_path: 
 
     def ask(metrics: dict[str, float]) -> None:
         folder.write("stop", b"")
-        wait_for(lambda: loop.notices is not None and loop.notices.state == "stopped", "the request to be noticed")
+        wait_for(lambda: loop.signals is not None and loop.signals.state == "stopped", "the request to be noticed")
 
     loop = Loop(folder, record, Ranks.of_this_process(), time.time(), ask)
     stopped = loop.run()
@@ -211,7 +211,7 @@ def test_a_metric_that_is_nan_for_a_while_is_never_the_best(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("tasks")
 def test_a_task_whose_metric_is_not_measured_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'acuracy', but it measures"):
+    with pytest.raises(UserError, match="'acuracy', but its metrics are"):
         train(config(tmp_path, task="strange:Missing", model={}))
 
 

@@ -21,8 +21,8 @@ from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import JobFailed, Stopped
 from heliostat.folder import Folder
-from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrapped
-from heliostat.workloads.ray_train.trainer import CONTROLLERS, Fixed, Group, Trainer
+from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrap
+from heliostat.workloads.ray_train.trainer import CONTROLLER_VARIABLES, Fixed, Group, Trainer
 from heliostat.workloads.run.attempts import of
 from heliostat.workloads.run.signals import STOP
 
@@ -40,7 +40,7 @@ def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypa
     """Otherwise it would be a process of its own, started anew, instead of one that Ray has ready."""
     assert "self.worker_group_cls.create(" in inspect.getsource(controller.TrainController)
     assert "self._get_worker_runtime_env(" in inspect.getsource(WorkerGroup)
-    for name in CONTROLLERS:
+    for name in CONTROLLER_VARIABLES:
         monkeypatch.setenv(name, "1")
     assert WorkerGroup._get_worker_runtime_env({})["env_vars"].keys() >= ENVIRONMENT.keys() | ELASTIC.keys()
     assert Group._get_worker_runtime_env({}) == {}
@@ -127,6 +127,6 @@ def test_our_errors_are_found_inside_of_rays() -> None:
     from ray.train.v2.api.exceptions import ControllerError
 
     failure = JobFailed("the cause")
-    assert unwrapped(ControllerError(failure)) is failure
-    assert unwrapped(UserExceptionWithTraceback(failure, "")) is failure
-    assert unwrapped(WorkerHealthCheckFailedError("", failure)) is failure
+    assert unwrap(ControllerError(failure)) is failure
+    assert unwrap(UserExceptionWithTraceback(failure, "")) is failure
+    assert unwrap(WorkerHealthCheckFailedError("", failure)) is failure

@@ -124,7 +124,7 @@ def test_the_rank_that_fails_first_is_the_one_that_is_told(command: Command) -> 
     assert done.err.count("Traceback") == 1, done.err
     assert "[rank 1] RuntimeError: this rank is broken\n" in done.err
     assert "[rank 0] " not in done.err
-    assert done.err.endswith("heliostat: rank 1 of fails.py ended with exit code 1\n")
+    assert done.err.endswith("heliostat: rank 1 of fails.py exited with code 1\n")
     gone(command.env)
 
 
@@ -132,7 +132,7 @@ def test_the_exit_code_is_the_scripts_and_the_others_are_not_waited_for(command:
     script(command, "fails.py", FAILS)
     done = command("torchrun", "--workers", "2", "fails.py", "3", "sleep", timeout=200)
     assert done.code == 3, done.err
-    assert errors(done.err) == ["heliostat: rank 1 of fails.py ended with exit code 3"]
+    assert errors(done.err) == ["heliostat: rank 1 of fails.py exited with code 3"]
     assert sorted(done.out.splitlines()) == ["[rank 0] ready", "[rank 1] ready"]
     gone(command.env)
 
@@ -149,8 +149,8 @@ def test_a_killed_rank_goes_on_from_its_checkpoint_with_the_same_losses(command:
     finally:
         end_group(process)
     assert process.returncode == 0, err
-    assert f"heliostat: rank 1 of {args[0]} was ended by SIGKILL (is the memory full?); restart 1 of 1" in err
-    assert len(re.findall(r"\[rank 0\] heliostat: goes on from step \d+, ", err)) == 1
+    assert f"heliostat: rank 1 of {args[0]} was killed by SIGKILL (out of memory?); restart 1 of 1" in err
+    assert len(re.findall(r"\[rank 0\] heliostat: resumes from step \d+, ", err)) == 1
     shutil.rmtree(command.cwd / "runs")
     # An epoch that was printed, but not saved, is printed again, and is the same.
     assert sorted(set(without_rank(out))) == torchrun(command, *args)
@@ -191,13 +191,13 @@ def test_lines_arrive_while_it_runs_and_ctrl_c_ends_it_with_a_checkpoint(command
     printed = [int(number) for number in re.findall(r"^\[rank 0\] step (\d+)$", "".join(first) + rest, re.MULTILINE)]
     last = max(printed)
     assert printed == list(range(1, last + 1)), "each line once, in order"
-    assert f"heliostat: step {last} is saved, and the script ends, as it was asked to" in err
-    assert "the same command goes on from the last" in err
+    assert f"heliostat: step {last} is saved, and the script exits, as requested" in err
+    assert "the same command resumes from the last" in err
     gone(command.env)
     with command.python("steps.py") as again:
         assert again.stderr
         assert again.stdout
-        assert f"goes on from step {last}, " in again.stderr.readline()
+        assert f"resumes from step {last}, " in again.stderr.readline()
         assert again.stdout.readline() == f"step {last + 1}\n"
         again.terminate()
         again.communicate(timeout=60)

@@ -64,7 +64,7 @@ def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(c
             "[rank 0] place 0 0 2",
             "[rank 1] place 1 1 2",
         }
-        assert "rank 0 of placed.py ended with exit code 5" in done.out + done.err
+        assert "rank 0 of placed.py exited with code 5" in done.out + done.err
         (made,) = command.cwd.rglob("placed/checkpoints/step-00000003/manifest.json")
         assert made.is_relative_to(command.cwd / "storage"), "a relative storage is on the cluster's"
         never = command("torchrun", "--on", "pair.yaml", "--workers", "3", "--gpu", "1", "placed.py")

@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from heliostat.workloads.torchrun.hub import MOST, Hub
+from heliostat.workloads.torchrun.hub import MAX_LINES, Hub
 from heliostat.workloads.torchrun.output import HOLD, TRACEBACK, Output
 from heliostat.workloads.torchrun.worker import CHILD
 from tests.conftest import Command, end_group, wait_for
@@ -48,7 +48,7 @@ def test_the_same_command_goes_on_and_two_checkpoints_stay(counts: Command) -> N
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
     again = python(counts, "counts.py", "4")
     assert again.stdout == "has 4.0 {'of': 4}\n"
-    assert f"heliostat: goes on from step 4, {run}/checkpoints/step-00000004" in again.stderr
+    assert f"heliostat: resumes from step 4, {run}/checkpoints/step-00000004" in again.stderr
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "deleted", "manifest"])
@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(counts: Co
     again = python(counts, "counts.py", "4")
     assert again.returncode == 0, again.stderr
     assert "step-00000004 is damaged" in again.stderr
-    assert "the one before is taken" in again.stderr
+    assert "the one before is used" in again.stderr
     assert again.stdout == "step 4 4.0 4\nhas 4.0 {'of': 4}\n"
 
 
@@ -76,7 +76,7 @@ def test_the_checkpoints_of_other_arguments_are_refused(counts: Command) -> None
     assert python(counts, "counts.py", "2").returncode == 0
     other = python(counts, "counts.py", "3")
     assert other.returncode == 2
-    assert "made with the arguments ['2'], and these are ['3']" in other.stderr
+    assert "saved with the arguments ['2'], but the arguments are ['3']" in other.stderr
     assert "--name" in other.stderr
     assert "Traceback" not in other.stderr
     (counts.cwd / "runs/counts/script.json").unlink()
@@ -97,7 +97,7 @@ def test_what_could_not_be_read_back_is_refused_when_it_is_saved(command: Comman
     )
     done = python(command, "bad.py")
     assert done.returncode == 1
-    assert "a part to save has an object that is not plain" in done.stderr
+    assert "a part to save holds an object that cannot be loaded again" in done.stderr
     assert "vars(args) instead of args" in done.stderr
     assert not list(command.cwd.rglob("manifest.json"))
 
@@ -118,7 +118,7 @@ def test_sigterm_ends_it_after_the_next_save_and_a_second_one_is_kept_out(counts
             end_group(process)
     last = len(out.splitlines())
     assert process.returncode == 128 + signal.SIGTERM
-    assert f"heliostat: step {last} is saved, and the script ends, as it was asked to" in err
+    assert f"heliostat: step {last} is saved, and the script exits, as requested" in err
     assert (counts.cwd / f"runs/counts/checkpoints/step-{last:08d}/manifest.json").exists()
     assert not (counts.cwd / "runs/counts/lease.json").exists()
 
@@ -201,22 +201,22 @@ def test_the_hub_holds_printers_back_and_forgets_the_attempt_before() -> None:
         await hub.attempt(1, 2)
         one = asyncio.create_task(hub.join(1, 1, {"rank": 1}))
         assert await hub.join(1, 0, {"rank": 0}) == [{"rank": 0}, {"rank": 1}] == await one
-        flood = asyncio.create_task(hub.tell(1, 0, [("stdout", "x")] * MOST))
+        flood = asyncio.create_task(hub.send(1, 0, [("stdout", "x")] * MAX_LINES))
         await asyncio.sleep(0.01)
         assert not flood.done(), "the script waits while nobody reads"
-        assert len(await hub.take(1)) == MOST
+        assert len(await hub.take(1)) == MAX_LINES
         assert await flood == ""
         first = asyncio.create_task(hub.ended(1, 1, 3))
         await asyncio.sleep(0.01)
         assert not first.done(), "who fails first waits, so that the others end in order"
-        assert await hub.tell(1, 0, []) == "failed"
+        assert await hub.send(1, 0, []) == "failed"
         await hub.ended(1, 0, -15)
         await first
         assert await hub.take(1) == [(1, "exit", 3), (0, "exit", -15)]
         await hub.attempt(2, 2)
-        assert await hub.tell(1, 0, [("stdout", "late")]) == "failed"
+        assert await hub.send(1, 0, [("stdout", "late")]) == "failed"
         assert await hub.take(0) == []
         await hub.order("stop")
-        assert await hub.tell(2, 0, []) == "stop"
+        assert await hub.send(2, 0, []) == "stop"
 
     asyncio.run(scene())

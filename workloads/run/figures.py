@@ -45,7 +45,7 @@ def curve(
     title: str, train: list[Record], key: str, evaluations: list[Record], best_step: int | None, log: bool = False,
     zero: bool = False,
 ) -> dict[str, str]:  # fmt: skip
-    """A metric over the steps, of training and of the evaluations; ``log`` and ``zero`` are about the y axis."""
+    """A metric over the steps, of training and of the evaluations; ``log`` and ``zero`` set the y axis."""
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     figure, axes = new_figure(height=2.7, title=title)
@@ -74,12 +74,12 @@ def curve(
 
 
 def band(account: Goodput) -> dict[str, str]:
-    """The workers over time, in bands of what their time went into, with the losses and resizes marked by their numbers."""
+    """The workers over time, stacked by what their time was spent on, with numbered marks of failures and resizes."""
     spans = account.spans
     begin, end = spans[0].begin, spans[-1].end
     unit, seconds = next(((u, s) for u, s in (("hours", 3600.0), ("minutes", 60.0)) if end - begin > 2 * s), ("seconds", 1.0))
     edges = np.linspace(begin, end, BINS + 1)
-    title = "workers, and what their time went into"
+    title = "workers by what their time was spent on"
     figure, axes = new_figure(width=11.2, title=title)
     kinds = [kind for kind in KINDS if kind != "idle" and any(span.kind == kind and span.workers for span in spans)]
     heights = [_mean_workers([span for span in spans if span.kind == kind], edges) for kind in kinds]
@@ -102,7 +102,7 @@ def band(account: Goodput) -> dict[str, str]:
 
 
 def _mean_workers(spans: Sequence[Span], edges: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The workers in each bin of time, the mean over the bin."""
+    """The mean number of workers in each bin of time."""
     total = np.zeros(len(edges) - 1)
     for span in spans:
         overlap = np.minimum(edges[1:], span.end) - np.maximum(edges[:-1], span.begin)
