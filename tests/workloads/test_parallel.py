@@ -188,5 +188,5 @@ def test_a_compiled_run_has_the_curve_of_the_plain_one_and_goes_on_plain(tmp_pat
 def test_without_a_compiler_compile_is_refused(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match=r"compile is true, but there is none of c\+\+, g\+\+, clang\+\+"):
+    with pytest.raises(UserError, match=r"compile is true, but this machine has none of c\+\+, g\+\+, clang\+\+"):
         train(config(tmp_path, texts, compile=True))

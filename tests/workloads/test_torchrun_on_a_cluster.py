@@ -88,9 +88,10 @@ def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
     )
     for name in files.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (command.cwd / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, command.cwd / name)
+        source, target = ROOT / name, command.cwd / name
+        if (source.is_file() or source.is_symlink()) and not name.startswith("tests/"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target, follow_symlinks=False)
     command = Command(command.cwd, {**command.env, "PYTHONPATH": str(command.cwd)})
     blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs/migrating.md").read_text(), re.MULTILINE | re.DOTALL)
     lines = [line for language, block in blocks if not language for line in block.splitlines()]

@@ -88,7 +88,7 @@ def test_other_parts_than_were_saved_are_refused(counts: Command) -> None:
     (counts.cwd / "counts.py").write_text(COUNTS.replace("resume(model=model, best=best)", "resume(model=model)"))
     other = python(counts, "counts.py", "2")
     assert other.returncode == 2
-    assert "has model, best, and the script resumes model" in other.stderr
+    assert "has model, best, but the script resumes model" in other.stderr
 
 
 def test_what_could_not_be_read_back_is_refused_when_it_is_saved(command: Command) -> None:

@@ -169,7 +169,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(digits: Command) -> None
     assert page.foreign == []
     assert page.tags.count("svg") == 5
     for heading in (
-        "Curves", "Confusion matrix", "Most confident mistakes", "Where the time went", "What ran where, and how long",
+        "Curves", "Confusion matrix", "Most confident mistakes", "Goodput", "Attempts",
     ):  # fmt: skip
         assert heading in text
     cells = re.findall(r"<td style=[^>]*>(\d*)</td>", text)
