@@ -15,7 +15,7 @@ TORCHRUN = Path(sys.executable).parent / "torchrun"
 
 
 def torchrun(command: Command, *args: str | Path) -> list[str]:
-    """What the script prints under the real torchrun with two processes, sorted, for the order of ranks is chance."""
+    """What the script prints under the real torchrun with two processes, sorted, as the order of ranks is random."""
     line = [str(TORCHRUN), "--standalone", "--nproc-per-node=2", *map(str, args)]
     env = {**command.env, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(line, cwd=command.cwd, env=env, capture_output=True, text=True, timeout=300)
@@ -28,7 +28,7 @@ def without_rank(out: str) -> list[str]:
 
 
 def errors(err: str) -> list[str]:
-    """The lines but that which a slow machine has."""
+    """The lines without the one that only a slow machine prints."""
     return [line for line in err.splitlines() if not re.fullmatch(r"heliostat: waiting for \d workers to start", line)]
 
 

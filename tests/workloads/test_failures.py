@@ -144,7 +144,7 @@ def test_a_timeout_names_the_ranks_that_did_not_reach_the_collective() -> None:
         ("Worker exit type: NODE_OUT_OF_MEMORY", "its node ran out of memory"),
     ],
 )
-def test_what_ray_says_of_a_dead_worker_is_one_line(text: str, meaning: str) -> None:
+def test_what_ray_reports_of_a_dead_worker_is_one_line(text: str, meaning: str) -> None:
     assert meaning in Failures(most=9).decide({3: RuntimeError(text)}, saved=0).reason
 
 

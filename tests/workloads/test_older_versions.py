@@ -1,4 +1,4 @@
-"""What version 0.1 has written opens: runs, datasets, sweeps, checkpoints of scripts, profiles (``tests/fixtures/v0.1``)."""
+"""What version 0.1 wrote still opens: runs, datasets, sweeps, checkpoints of scripts, profiles (``tests/fixtures/v0.1``)."""
 
 import json
 import shutil
@@ -52,7 +52,7 @@ def test_a_run_predicts_and_its_report_is_made_again(storage: Path) -> None:
     assert "<title>breast-cancer" in folder.read("report.html").decode()
 
 
-def test_the_same_config_goes_on_with_the_run(storage: Path) -> None:
+def test_the_same_config_resumes_the_run(storage: Path) -> None:
     """A config file that names the task as version 0.1 did, or as it is named now, is that of the run."""
     record = read_record(Folder.at(storage / "breast-cancer"))
     for task in (TASK, f"heliostat.{TASK}"):
@@ -76,7 +76,7 @@ def test_a_sweep_is_shown(storage: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.mark.parametrize("module", ["heliostat.torchrun", "workloads.legacy"])
-def test_a_script_goes_on_from_its_checkpoint_or_is_told_the_new_name(storage: Path, tmp_path: Path, module: str) -> None:
+def test_a_script_resumes_from_its_checkpoint_or_gets_the_new_name(storage: Path, tmp_path: Path, module: str) -> None:
     (tmp_path / "counts.py").write_text(
         f"from {module} import resume\ntotal = {{}}\nprint(resume(total=total), total['sum'])\n"
     )

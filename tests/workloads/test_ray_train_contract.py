@@ -37,7 +37,7 @@ def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> N
 
 
 def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise it would be a process of its own, started anew, instead of one that Ray has ready."""
+    """Otherwise it would be a new process, instead of one of Ray's idle ones."""
     assert "self.worker_group_cls.create(" in inspect.getsource(controller.TrainController)
     assert "self._get_worker_runtime_env(" in inspect.getsource(WorkerGroup)
     for name in CONTROLLER_VARIABLES:
@@ -51,8 +51,8 @@ def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypa
     }  # fmt: skip
 
 
-def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
-    """What Ray Train would ask besides starts a process, and waits for it; the policy must do without what it then lacks."""
+def test_a_fixed_size_is_requested_by_its_placement_group_alone() -> None:
+    """Ray Train's other request starts a process and waits for it; the policy must work without it."""
     policy = ElasticScaling(ScalingConfig(num_workers=2), "runs/x", 2, 2, 0.0, 60.0)
     assert policy._coordinator_client is None
     policy.before_controller_abort()
@@ -60,7 +60,7 @@ def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
     assert "if self._coordinator_client is None" in inspect.getsource(ScalingPolicy._cancel_resource_request)
 
 
-def test_a_request_to_stop_is_heard_while_the_next_start_is_put_off(tmp_path: Path) -> None:
+def test_a_request_to_stop_is_seen_during_a_back_off(tmp_path: Path) -> None:
     policy = ElasticScaling(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
     of(str(tmp_path)).not_before = time.monotonic() + 1000
     assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
@@ -69,7 +69,7 @@ def test_a_request_to_stop_is_heard_while_the_next_start_is_put_off(tmp_path: Pa
         policy.make_decision_for_non_running_worker_group()
 
 
-def test_our_policies_answer_every_question_that_there_is() -> None:
+def test_our_policies_implement_every_abstract_method() -> None:
     assert ScalingPolicy.__abstractmethods__ == {
         "make_decision_for_non_running_worker_group",
         "make_decision_for_running_worker_group",
@@ -114,15 +114,15 @@ def test_rays_own_policy_still_asks_for_more_than_the_nodes_can_give() -> None:
     assert ElasticScaling(scaling, "runs/x", 1, 2, 0.0, 60.0)._get_num_workers_for_resource_request() == 2
 
 
-def test_the_workers_to_be_replaced_still_hold_their_room_while_the_new_size_is_decided() -> None:
-    """`ElasticScaling` counts their room as free; if Ray lets go of them first, that would count it twice."""
+def test_the_workers_to_be_replaced_still_hold_resources_while_the_new_size_is_decided() -> None:
+    """`ElasticScaling` counts their resources as free; if Ray released them first, it would count them twice."""
     decide = inspect.getsource(controller.TrainController._make_and_handle_scaling_decision_for_non_running_worker_group)
     resize = inspect.getsource(controller.TrainController._execute_resize_decision)
     assert "_shutdown_worker_group()" not in decide
     assert resize.index("_shutdown_worker_group()") < resize.index("_start_worker_group(")
 
 
-def test_our_errors_are_found_inside_of_rays() -> None:
+def test_our_errors_are_unwrapped_from_rays() -> None:
     from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
     from ray.train.v2.api.exceptions import ControllerError
 

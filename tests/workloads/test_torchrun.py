@@ -23,7 +23,7 @@ def test_an_example_prints_what_it_prints_under_torchrun(command: Command) -> No
     gone(command.env)
 
 
-def test_a_script_with_its_own_arguments_and_snapshot_goes_on_from_it(command: Command) -> None:
+def test_a_script_with_its_own_arguments_and_snapshot_resumes_from_it(command: Command) -> None:
     line = ["torchrun", "--workers", "2", str(EXAMPLES / "snapshots.py")]
     assert command(*line, "2", "1", "--batch_size", "64").code == 0
     done = command(*line, "4", "1", "--batch_size", "64")
@@ -59,7 +59,7 @@ if os.environ["WORLD_SIZE"] == "2":
 
 
 def test_a_script_finds_what_python_and_torchrun_give_it(command: Command, tmp_path: Path) -> None:
-    """Its place, its arguments untouched, its modules not hidden by ours, and the variables."""
+    """Its working directory, its unchanged arguments, its modules not shadowed by ours, and the variables."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/datasets.py").write_text("THEIRS = True")
     (command.cwd / "folder").mkdir()
@@ -116,8 +116,8 @@ time.sleep(1000)
 """
 
 
-def test_the_rank_that_fails_first_is_the_one_that_is_told(command: Command) -> None:
-    """The other one, which loses its connection in the midst of a collective, has a traceback as well."""
+def test_the_rank_that_failed_first_is_the_one_that_is_reported(command: Command) -> None:
+    """The other one, which loses its connection during a collective, has a traceback as well."""
     script(command, "fails.py", FAILS)
     done = command("torchrun", "--workers", "2", "fails.py", "raise", "reduce")
     assert done.code == 1
@@ -137,7 +137,7 @@ def test_the_exit_code_is_the_scripts_and_the_others_are_not_waited_for(command:
     gone(command.env)
 
 
-def test_a_killed_rank_goes_on_from_its_checkpoint_with_the_same_losses(command: Command) -> None:
+def test_a_killed_rank_resumes_from_its_checkpoint_with_the_same_losses(command: Command) -> None:
     name = "digits_resumes.py"
     args = [str(EXAMPLES / name), "--epochs", "12"]
     process = command.start("torchrun", "--workers", "2", "--max-restarts", "1", *args)
@@ -171,7 +171,7 @@ for step in range(resume(total=total), 100000):
 
 
 def test_lines_arrive_while_it_runs_and_ctrl_c_ends_it_with_a_checkpoint(command: Command) -> None:
-    """Also a script that catches nothing ends; after that, plain Python goes on from the same checkpoint."""
+    """Also of a script that catches nothing; then plain Python resumes from the same checkpoint."""
     script(command, "steps.py", STEPS)
     process = command.start("torchrun", "--workers", "2", "steps.py")
     try:
@@ -227,7 +227,7 @@ def test_a_killed_command_takes_its_scripts_with_it(command: Command) -> None:
     gone(command.env)
 
 
-def test_nobody_reads_on(command: Command) -> None:
+def test_a_closed_standard_output_stops_the_command(command: Command) -> None:
     """As with ``| head -1``."""
     script(command, "steps.py", STEPS)
     with command.start("torchrun", "steps.py") as process:

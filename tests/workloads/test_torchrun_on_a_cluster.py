@@ -10,7 +10,7 @@ import time
 from heliostat.environment import NODES
 from tests.conftest import ROOT, Command, Head, end_group, gone, wait_for
 from tests.workloads.scripts import EXAMPLES, ranks_of, script
-from tests.workloads.test_ways_in import submit
+from tests.workloads.test_jobs_and_client import submit
 
 
 def test_a_submitted_job_shows_the_ranks_and_ends_as_the_script_does(ray_head: Head) -> None:
@@ -18,7 +18,7 @@ def test_a_submitted_job_shows_the_ranks_and_ends_as_the_script_does(ray_head: H
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[rank 1] rank 1 of 2 is here\n" in done.stdout
     assert "accuracy on the training data 0.9" in done.stdout
-    assert "cost" not in done.stdout + done.stderr, "nobody knows prices there"
+    assert "cost" not in done.stdout + done.stderr, "no prices are known"
     bad = submit(ray_head, "python", "-m", "heliostat", "torchrun", "workloads/examples/digits.py", "--epochs", "few")
     assert "exit code 2" in bad.stdout + bad.stderr
     assert "argument --epochs: invalid int value: 'few'" in bad.stdout

@@ -1,4 +1,4 @@
-"""The parts of ``heliostat torchrun`` by themselves: what is shown of the output, and the three lines without Ray."""
+"""The parts of ``heliostat torchrun`` alone: the merged output, the hub, and checkpoints without Ray."""
 
 import asyncio
 import signal
@@ -42,7 +42,7 @@ def python(command: Command, *args: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_same_command_goes_on_and_two_checkpoints_stay(counts: Command) -> None:
+def test_the_same_command_resumes_and_two_checkpoints_are_kept(counts: Command) -> None:
     assert python(counts, "counts.py", "4").returncode == 0
     run = counts.cwd / "runs/counts"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
@@ -52,7 +52,7 @@ def test_the_same_command_goes_on_and_two_checkpoints_stay(counts: Command) -> N
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "deleted", "manifest"])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(counts: Command, how: str) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(counts: Command, how: str) -> None:
     assert python(counts, "counts.py", "4").returncode == 0
     newest = counts.cwd / "runs/counts/checkpoints/step-00000004"
     (state,) = [path for path in newest.iterdir() if path.suffix == ".pt"]
@@ -91,7 +91,7 @@ def test_other_parts_than_were_saved_are_refused(counts: Command) -> None:
     assert "has model, best, but the script resumes model" in other.stderr
 
 
-def test_what_could_not_be_read_back_is_refused_when_it_is_saved(command: Command) -> None:
+def test_what_cannot_be_loaded_again_is_refused_when_it_is_saved(command: Command) -> None:
     (command.cwd / "bad.py").write_text(
         "import argparse\nfrom heliostat.torchrun import save\nsave(1, extra={'args': argparse.Namespace(a=1)})\n"
     )
@@ -123,7 +123,7 @@ def test_sigterm_ends_it_after_the_next_save_and_a_second_one_is_kept_out(counts
     assert not (counts.cwd / "runs/counts/lease.json").exists()
 
 
-def test_a_full_disk_is_waited_for(counts: Command, small_disk: Path) -> None:
+def test_a_save_is_retried_while_the_disk_is_full(counts: Command, small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"\0" * (2 << 20))
     counts = Command(counts.cwd, {**counts.env, "HELIOSTAT_RUN": str(small_disk / "run")})
@@ -182,7 +182,7 @@ def test_of_several_tracebacks_that_of_the_first_failure_is_shown() -> None:
     assert lines == [f"stderr: [rank 1] {TRACEBACK}:", "stderr: [rank 1] Error 1"]
 
 
-def test_a_traceback_that_was_survived_is_shown_after_a_while_or_at_the_end() -> None:
+def test_a_handled_traceback_is_shown_after_a_while_or_at_the_end() -> None:
     output, lines = shown()
     output.line(0, "stderr", TRACEBACK, 0)
     output.tick(HOLD / 2)
@@ -195,7 +195,7 @@ def test_a_traceback_that_was_survived_is_shown_after_a_while_or_at_the_end() ->
     assert lines[1:] == ["stderr: [rank 0] on", f"stderr: [rank 1] {TRACEBACK}"]
 
 
-def test_the_hub_holds_printers_back_and_forgets_the_attempt_before() -> None:
+def test_the_hub_blocks_when_it_is_full_and_ignores_earlier_attempts() -> None:
     async def scene() -> None:
         hub = Hub()
         await hub.attempt(1, 2)
@@ -203,7 +203,7 @@ def test_the_hub_holds_printers_back_and_forgets_the_attempt_before() -> None:
         assert await hub.join(1, 0, {"rank": 0}) == [{"rank": 0}, {"rank": 1}] == await one
         flood = asyncio.create_task(hub.send(1, 0, [("stdout", "x")] * MAX_LINES))
         await asyncio.sleep(0.01)
-        assert not flood.done(), "the script waits while nobody reads"
+        assert not flood.done(), "the script blocks while nothing reads"
         assert len(await hub.take(1)) == MAX_LINES
         assert await flood == ""
         first = asyncio.create_task(hub.ended(1, 1, 3))
