@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,6 +109,11 @@ def _check_there(script: "Script") -> None:
         beside = [str(path) for path in Path(script.script).parent.glob("*.py")]
         fix = nearest(script.script, beside) if beside else "give the path of a Python file"
         raise UserError(f"the script {script.script} does not exist", fix)
+    elif re.search(r"^\s*(from|import) workloads\.legacy\b", Path(script.script).read_text(errors="replace"), re.MULTILINE):
+        raise UserError(
+            f"{script.script} imports workloads.legacy, the name of heliostat.torchrun in version 0.1",
+            "write from heliostat.torchrun import resume, save",
+        )
 
 
 def _there(script: "Script", args: argparse.Namespace) -> int:

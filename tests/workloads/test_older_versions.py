@@ -88,6 +88,15 @@ def test_a_script_resumes_from_its_checkpoint_or_gets_the_new_name(storage: Path
         assert "from heliostat.torchrun import resume, save" in done.stderr.splitlines()[-1]
 
 
+def test_a_script_with_the_old_import_is_refused_with_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("old.py").write_text("from workloads.legacy import resume, save\n")
+    assert main(["torchrun", "old.py"]) == 2
+    assert "from heliostat.torchrun import resume, save" in capsys.readouterr().err
+
+
 def test_a_profile_renders(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["render", str(OLD / "gpu.yaml")]) == 0
     assert "kind: RayCluster" in capsys.readouterr().out

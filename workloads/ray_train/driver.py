@@ -211,7 +211,7 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
 def work(spec: dict[str, Any]) -> dict[str, Any]:
     """Runs one Ray Train worker; returns the outcome as plain values."""
     from heliostat.workloads.training.distributed import Ranks, join
-    from heliostat.workloads.training.hangs import ranks_not_waiting, report_timeout
+    from heliostat.workloads.training.hangs import missing_ranks, report_timeout
     from heliostat.workloads.training.loop import Loop
 
     enter(spec["working_dir"])
@@ -237,7 +237,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         kind = kind_of(error)
         if kind == "peer_lost":
             report_timeout()
-        raise worker_failed(error, rank, step, time.time(), ranks_not_waiting() if kind == "timeout" else None) from None
+        raise worker_failed(error, rank, step, time.time(), missing_ranks() if kind == "timeout" else None) from None
     if outcome.state in ("drain", "grow"):
         raise RestartRequested(outcome.state, outcome.step)
     return outcome.model_dump()

@@ -16,7 +16,7 @@ def report_timeout() -> None:
         _store().set(str(dist.get_rank()), "")
 
 
-def ranks_not_waiting() -> list[int]:
+def missing_ranks() -> list[int]:
     """The ranks that have not reported a timeout, because they never reached the collective. Takes `SETTLE` seconds."""
     if not dist.is_initialized():
         return []
