@@ -253,8 +253,8 @@ def _outcome(script: Script, ended: list[Record], error: BaseException | None) -
     rank, failure = min(error.worker_failures.items())
     if user := next((f for f in error.worker_failures.values() if isinstance(f, UserError)), None):
         return _Outcome(user)
-    gone = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
-    return _Outcome(JobFailed(f"the worker of rank {rank} was lost: {_short(failure)}"), uncharged=gone)
+    preempted = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
+    return _Outcome(JobFailed(f"the worker of rank {rank} was lost: {_short(failure)}"), uncharged=preempted)
 
 
 def _failure(script: Script, rank: int, code: int) -> ScriptFailed:
