@@ -2,9 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-# The root of a clone may be on a search path, as Ray puts it there: nothing of ours is loaded under a second name.
-if __name__ != "heliostat.cluster":
-    raise ModuleNotFoundError(f"no module {__name__!r}; Heliostat's is heliostat.cluster", name=__name__)
+if __name__ != "heliostat.cluster":  # the clone's root is on the search path, as Ray puts it there
+    from heliostat.modules import step_aside
+
+    step_aside(__name__, "from heliostat.cluster import KubeRay")
 
 if TYPE_CHECKING:
     from heliostat.cluster.kube.kuberay import KubeRay

@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
@@ -11,19 +12,26 @@ from pathlib import Path
 
 import psutil
 
-from heliostat.errors import JobFailed, UserError
+from heliostat.errors import JobFailed, NoAnswer, UserError
 from heliostat.modules import alone
 
 TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
-HELPERS = ("dashboard", "DashboardAgent", "log_monitor", "monitor.py")
-"""Ray's processes on which no worker waits, by a part of their command line."""
+ANSWER_SECONDS = 10.0
+"""How long a Ray that runs already may take for its first answer."""
+HELPERS = ("dashboard/dashboard.py", "dashboard/agent.py", "_private/log_monitor.py", "autoscaler/_private/monitor.py")
+"""The scripts of Ray's processes on which no worker waits, in Ray's own folder."""
+HELPER_TITLES = ("ray::DashboardAgent",)
+"""What such processes call themselves later."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # Every second look costs the workers of a small machine speed, and every late look the user time.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
     # Ray's workers yield to all other processes by default; here training is what the machine is for.
     "RAY_worker_niceness": "0",
+    # Ray lets the kernel end its workers first for want of memory (1000), whichever program takes it: a browser would outlive
+    # every training. A little stays, because a worker's end is survived, and that of the command or of the raylet is not.
+    "RAY_worker_oom_score_adjustment": "50",
     # What Ray does beside: on two cores it took a tenth of the training speed. Nobody collects metrics here.
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
@@ -121,14 +129,33 @@ def _stand_back(processes: list[psutil.Process]) -> None:
 
     On two cores with two workers that is a tenth of the training speed and more: when one waits, both do.
     """
+    if not hasattr(os, "SCHED_IDLE"):
+        return
+    helpers = []
     for process in processes:
+        with suppress(psutil.Error):  # it has ended meanwhile
+            helpers += [process] * is_helper(process.cmdline())
+    for process in _tree(helpers):
         try:
-            if any(name in " ".join(process.cmdline()) for name in HELPERS) and hasattr(os, "SCHED_IDLE"):
-                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
-        except (psutil.NoSuchProcess, ProcessLookupError):
-            continue  # it has ended meanwhile
+            os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+        except ProcessLookupError:
+            continue
         except PermissionError:
             return  # a sandbox that forbids it; training is right all the same, only slower
+
+
+def is_helper(command: list[str]) -> bool:
+    """Whether a command line is that of a process on which no worker waits.
+
+    It is told by its program alone: the raylet, which must not be one, because its workers inherit what it is, has the whole
+    command line of the dashboard's agent among its arguments.
+    """
+    import ray
+
+    if command[:1] and command[0].startswith(HELPER_TITLES):
+        return True
+    script = next((part for part in command[1:] if not part.startswith("-")), "")
+    return command[:1] == [sys.executable] and script in {str(Path(ray.__file__).parent / name) for name in HELPERS}
 
 
 @contextmanager
@@ -136,7 +163,8 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
     """Connect to the Ray that runs at an address, for example in a submitted job, and disconnect.
 
     Raises:
-        UserError: the address is not one, or nobody answers there.
+        UserError: the address is none, or that of another version of Ray.
+        NoAnswer: no Ray answers there.
     """
     import ray
 
@@ -145,11 +173,14 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
             f"RAY_ADDRESS is {address}, which is for jobs", "unset it, or use ray job submit -- python -m heliostat"
         )
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    fix = "start one (ray start --head), or unset RAY_ADDRESS"
     try:
         _knock(address)
         context = ray.init(address=address, log_to_driver=verbose, logging_level="info" if verbose else "error")
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"no Ray answers at {address}: {error}", "start one (ray start --head), or unset RAY_ADDRESS") from None
+    except OSError as error:
+        raise NoAnswer(f"no Ray answers at {address}: {error}", fix) from None
+    except (ValueError, RuntimeError) as error:
+        raise UserError(f"RAY_ADDRESS is {address}, which cannot be used: {error}", fix) from None
     try:
         yield f"http://{context.dashboard_url}"
     finally:
@@ -157,10 +188,25 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
 
 
 def _knock(address: str) -> None:
-    """Fail within seconds if nobody listens: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), timeout=5).close()
+    """Raise `OSError` within seconds if no Ray answers: Ray tries for minutes, and then ends this process (Ray 2.60)."""
+    import grpc  # type: ignore[import-untyped]
+    from ray._private.grpc_utils import init_grpc_channel
+
+    place = address.removeprefix("ray://")
+    host, _, port = place.rpartition(":")
+    if not host or not port.isdigit():
+        return
+    if int(port) >= 1 << 16:
+        raise ValueError(f"there is no port {port}")
+    socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
+    # The system takes connections also for a process that is stopped; a gRPC channel needs its answer.
+    channel = init_grpc_channel(place)
+    try:
+        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
+    except grpc.FutureTimeoutError:
+        raise TimeoutError(f"it takes connections, but says nothing for {ANSWER_SECONDS:.0f} s") from None
+    finally:
+        channel.close()
 
 
 def _has_token() -> bool:

@@ -1,8 +1,9 @@
 """What training reads: Arrow shards, the global order of samples, sources, the loader."""
 
-# The root of a clone may be on a search path, as Ray puts it there: nothing of ours is loaded under a second name.
-if __name__ != "heliostat.datasets":
-    raise ModuleNotFoundError(f"no module {__name__!r}; Heliostat's is heliostat.datasets", name=__name__)
+if __name__ != "heliostat.datasets":  # the clone's root is on the search path, as Ray puts it there
+    from heliostat.modules import step_aside
+
+    step_aside(__name__, "import heliostat.datasets")
 
 from heliostat.datasets.build import build
 from heliostat.datasets.format import Dataset, Field, Index, Shard

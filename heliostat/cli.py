@@ -36,7 +36,7 @@ EXAMPLE = "example: heliostat train workloads/configs/digits.yaml --set optimize
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command and return its exit code: 0 done, 2 bad input, 1 failed, 130 stopped."""
+    """Run one command and return its exit code: 0 done, 2 bad input, 1 failed, 130 stopped, 75 contact lost."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(
         prog="heliostat",

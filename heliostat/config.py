@@ -36,6 +36,14 @@ def load(path: str | Path, kind: type[C], overrides: Iterable[str] = (), default
     return validate(data, kind)
 
 
+def config_path(config: str, folder: str) -> str:
+    """The path of a config: as given, or of the one in the package that is called so, such as ``digits``."""
+    name = Path(config).stem
+    place = Path(__file__).parent / folder / f"{name}.yaml"
+    is_bundled = config in (name, f"{folder}/{name}.yaml") and not Path(config).exists() and place.is_file()
+    return str(place) if is_bundled else config
+
+
 def read_mapping(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds, at a path or a URI."""
     try:

@@ -43,6 +43,24 @@ class JobFailed(HeliostatError):
     """The work itself failed; the message says where and what can be tried."""
 
 
+class Diverged(JobFailed):
+    """The loss became NaN or infinite: the same config does so again.
+
+    Args:
+        what: at which step, and what is saved.
+        advice: what to change in the config.
+        step: the step with that loss.
+        epoch: its pass over the dataset.
+    """
+
+    def __init__(self, what: str, advice: str, step: int, epoch: int) -> None:
+        super().__init__(what, advice, step, epoch)
+        self.what, self.advice, self.step, self.epoch = what, advice, step, epoch
+
+    def __str__(self) -> str:
+        return f"{self.what}\n  {self.advice}"
+
+
 class Stopped(HeliostatError):
     """Somebody asked for the end (Ctrl-C, SIGTERM); the message says how to go on."""
 
@@ -50,9 +68,15 @@ class Stopped(HeliostatError):
 
 
 class ContactLost(HeliostatError):
-    """Nobody can be reached, but the work may go on; the message says how to follow it again."""
+    """The job does not answer, but may still run; the message says how to follow it again."""
 
     exit_code = 75
+
+
+class NoAnswer(WithFix):
+    """A server that the command needs does not answer: the same command may work later."""
+
+    exit_code = ContactLost.exit_code
 
 
 def short_traceback(error: BaseException, frames: int = 4) -> str:

@@ -110,6 +110,11 @@ class Folder:
             raise UserError(f"{self} is a file, but must be a folder", "give a folder") from None
         return sorted(info.base_name for info in infos)
 
+    def stamps(self) -> dict[str, tuple[int, int]]:
+        """The size and the modification time (ns) of each file in it, by name: what changes when a file is written again."""
+        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+        return {info.base_name: (info.size, info.mtime_ns or 0) for info in infos if info.is_file}
+
     def read(self, name: str) -> bytes:
         with self.filesystem.open_input_stream(self._join(name)) as stream:
             return bytes(stream.read())

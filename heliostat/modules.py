@@ -7,11 +7,13 @@ user's would replace the standard library's, and the folders of Heliostat's own 
 import os
 import sys
 import sysconfig
+from importlib.machinery import PathFinder
+from importlib.util import module_from_spec
 from pathlib import Path
 
 import heliostat
 
-ROOT = Path(heliostat.__file__).absolute().parent.parent
+ROOT = Path(heliostat.__file__).resolve().parent.parent
 """The folder that holds the package: a clone, a job's package, or the installed packages."""
 FOLDER = "work"
 """The folder of a job's package that holds the user's working directory, so that Ray does not put it on the search path."""
@@ -20,8 +22,8 @@ FOLDER = "work"
 def settle() -> None:
     """Make the working directory importable, after everything that is installed; the same for a clone of Heliostat."""
     installed = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
-    last = [str(Path.cwd()), *([] if os.path.realpath(ROOT) in installed else [str(ROOT)])]
-    sys.path[:] = [place for place in sys.path if os.path.abspath(place or ".") not in last] + list(dict.fromkeys(last))
+    last = list(dict.fromkeys([os.path.realpath("."), *([] if str(ROOT) in installed else [str(ROOT)])]))
+    sys.path[:] = [place for place in sys.path if os.path.realpath(place or ".") not in last] + last
 
 
 def enter(working_dir: str) -> None:
@@ -34,6 +36,22 @@ def enter(working_dir: str) -> None:
     if place:
         os.chdir(place)
     settle()
+
+
+def step_aside(name: str, instead: str) -> None:
+    """Load the installed package of that name, such as Hugging Face's ``datasets``, in the place of a clone's folder.
+
+    Python takes what a module has left in ``sys.modules`` under its name.
+
+    Raises:
+        ModuleNotFoundError: there is none; the message says how Heliostat's is imported.
+    """
+    elsewhere = [place for place in sys.path if os.path.realpath(place) != str(ROOT)]
+    spec = PathFinder.find_spec(name, elsewhere)
+    if spec is None or spec.loader is None:
+        raise ModuleNotFoundError(f"no module {name!r}; Heliostat's is heliostat.{name}: {instead}", name=name)
+    sys.modules[name] = module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
 
 
 def alone(folder: Path) -> str:

@@ -1,5 +1,6 @@
 """Many runs at once: search spaces, sweeps, their results."""
 
-# The root of a clone may be on a search path, as Ray puts it there: nothing of ours is loaded under a second name.
-if __name__ != "heliostat.tuning":
-    raise ModuleNotFoundError(f"no module {__name__!r}; it is heliostat.tuning: from heliostat import sweep", name=__name__)
+if __name__ != "heliostat.tuning":  # the clone's root is on the search path, as Ray puts it there
+    from heliostat.modules import step_aside
+
+    step_aside(__name__, "from heliostat import sweep")

@@ -12,7 +12,6 @@ from heliostat.errors import JobFailed, UserError
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.cost import most_expensive
 from heliostat.tuning.executors import ActorPlace, Executor, Placement, TrainPlace
-from heliostat.tuning.journal import Journal
 from heliostat.tuning.plan import RecordMaker, SweepPlan, key_of
 from heliostat.tuning.retention import Kept
 from heliostat.tuning.schedulers import open_scheduler
@@ -21,6 +20,7 @@ from heliostat.tuning.trials import Trial, Trials
 from heliostat.tuning.worker import GO_ON, PAUSE, STOP, Event
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.run.cost import price_of
+from heliostat.workloads.run.journal import Journal
 from heliostat.workloads.run.signals import STOP as STOP_FILE
 
 Watch = Callable[[Trials], None]
@@ -95,7 +95,6 @@ class Controller:
             for place in places:
                 place.close()
             self._note(event="closed", reason=self._stopping)
-            self._journal.flush()
         self._watch(self.trials)
         return self._stopping
 

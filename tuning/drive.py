@@ -2,23 +2,27 @@
 
 import asyncio
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
 from heliostat.config import load
+from heliostat.console import err
 from heliostat.errors import JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.controller import Controller, Watch
-from heliostat.tuning.journal import Journal, read_journal
+from heliostat.tuning.journal import open_journal, read_journal
 from heliostat.tuning.plan import SweepPlan, plan_sweep, read_sweep
 from heliostat.tuning.results.table import SweepResult, failed_because, result_of, write_result
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
 from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
 from heliostat.workloads.run import lease
+from heliostat.workloads.run.retry import with_retry
+from heliostat.workloads.run.writer import LINGER
 
 
 def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:
@@ -55,7 +59,7 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
     """
     with lease.hold(plan.folder) as owner:
         maker = plan.commit()
-        journal = Journal(plan.folder)
+        journal = open_journal(plan.folder, _delayed)
         with interrupts() as received:
 
             def asked() -> int:
@@ -65,7 +69,13 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
                 controller = Controller(plan, maker, journal, watch)
                 return controller.trials, await controller.run(asked)
 
-            trials, stopped = asyncio.run(work())
+            try:
+                trials, stopped = asyncio.run(work())
+                if not owner.lost:
+                    timeout = plan.train.config.storage_timeout
+                    with_retry(partial(journal.flush, timeout), lambda error: None, timeout)
+            finally:
+                journal.close(0.0 if owner.lost else LINGER)
     if stopped == "interrupted":
         counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
         raise Stopped(f"stopped with {counts}\n  the same command goes on from there")
@@ -75,6 +85,11 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
     if over and all(trial.state in ("failed", "diverged") for trial in over):
         raise JobFailed(failed_because(over))
     return result
+
+
+def _delayed(error: str) -> None:
+    text = f"{error}; the sweep continues, and its journal waits in memory until storage is back"
+    err.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 def finished(plan: SweepPlan) -> SweepResult | None:

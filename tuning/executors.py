@@ -14,10 +14,11 @@ from typing import Any, Protocol, TypedDict
 
 import ray
 
-from heliostat.errors import HeliostatError, Stopped, UserError, short_traceback
+from heliostat.errors import Diverged, HeliostatError, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.tuning.journal import plain
 from heliostat.tuning.worker import GO_ON, STOP, Event, Worker
+from heliostat.workloads.nodes import alive
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.run import lease
 from heliostat.workloads.run.cost import cost
@@ -57,11 +58,13 @@ class ActorPlace:
         options = {"num_cpus": cpu, "num_gpus": gpu, "max_restarts": 0}
         self._make = ray.remote(Worker).options(**options).remote
         self._actor: Any = None
+        self._node = ""
 
     async def ready(self) -> Placement:
         if self._actor is None:
             self._actor = self._make(str(Path.cwd()))
         where: Placement = await self._actor.where.remote()
+        self._node = where["node"]
         return where
 
     async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
@@ -71,7 +74,9 @@ class ActorPlace:
                 event = await self._actor.go_on.remote(answer(event))
         except ray.exceptions.RayActorError as error:
             self._actor = None
-            return {"event": "fail", "message": f"its worker died: {_reason(error)}", "final": False, "lost": _node_lost(error)}
+            # A node that went away is not the trial's fault. The control store counts it as dead before its actors (Ray 2.60).
+            lost = error.preempted or self._node not in alive()
+            return {"event": "fail", "message": f"its worker died: {_reason(error)}", "final": False, "lost": lost}
         if event["event"] == "fail":
             self.close()  # CUDA may be in a state in which nothing else works
         return event
@@ -137,10 +142,13 @@ class TrainPlace:
             if last != STOP:
                 return {"event": "pause"}
             result = Result(name=record.config.name, run=str(plan.folder), state="stopped", step=0, epoch=0)
+        except Diverged as error:
+            place, end = {"name": record.config.name, "run": str(plan.folder)}, {"step": error.step, "epoch": error.epoch}
+            result = Result.model_validate({**place, **end, "state": "diverged", "message": error.what})
         except UserError as error:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
-            return {"event": "fail", "message": str(error), "final": "NaN or infinite" in str(error)}
+            return {"event": "fail", "message": str(error), "final": False}
         except Exception as error:  # whatever Ray Train raises: the table must say it, and the others go on
             return {"event": "fail", "message": short_traceback(error), "final": False}
         result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - began, 3)}}})
@@ -160,8 +168,3 @@ def _end(result: Result, folder: Folder) -> Event:
 def _reason(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if "exit" in line.lower() or "died" in line.lower()), lines[0] if lines else "unknown")
-
-
-def _node_lost(error: ray.exceptions.RayActorError) -> bool:
-    """Whether the node went away, which is not the trial's fault; the text is that of Ray 2.60's control store."""
-    return bool(getattr(error, "preempted", False)) or "its node has died" in str(error)

@@ -1,9 +1,6 @@
 """What runs: tasks, the training loop, runs on Ray Train and torchrun, evaluation, reports."""
 
-# Ray may put a clone's root on the search path: our modules must not be loaded under a second name.
-if __name__ != "heliostat.workloads":
-    raise ModuleNotFoundError(
-        f"no module {__name__!r}; Heliostat's is heliostat.workloads. Write from heliostat import Task, train, "
-        "or in a script for torchrun from heliostat.torchrun import resume, save",
-        name=__name__,
-    )
+if __name__ != "heliostat.workloads":  # the clone's root is on the search path, as Ray puts it there
+    from heliostat.modules import step_aside
+
+    step_aside(__name__, "from heliostat import Task, or in a script for torchrun from heliostat.torchrun import resume, save")

@@ -31,6 +31,13 @@ def available() -> Nodes | None:
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
+def alive() -> set[str]:
+    """The ids of the nodes that the connected cluster has now."""
+    import ray
+
+    return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+
 def group_here() -> str:
     """The worker group of this process's node; empty where nodes have none."""
     import ray

@@ -1,5 +1,6 @@
 """Why a pod does not come up: its containers, the node that it does not find, its volumes."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -42,6 +43,17 @@ MOUNTED = ("Pulling", "Pulled", "Created", "Started")
 
 
 @dataclass(frozen=True)
+class Crash:
+    """A container with Ray that has ended by itself."""
+
+    pod: str
+    restarts: int
+    """How often it had been started again in that pod before this end."""
+    why: str
+    """Its exit code, in words."""
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something in the way; it counts as final when it has been there for ``patience`` seconds."""
 
@@ -51,6 +63,8 @@ class Problem:
     patience: float = 0.0
     pod: str = ""
     """Whose log tells more."""
+    crash: Crash | None = None
+    """Another pod or container is started after it; so the wait ends only when that crashes, too."""
 
 
 def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
@@ -73,26 +87,60 @@ def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterat
         elif reason in CREATE:
             yield Problem(f"create {group}", f"{group}: a container cannot be made: {message}", _missing_fix(message), 8)
         elif reason == "CrashLoopBackOff":
-            yield Problem(
-                f"crash {group}", f"{group}: {status['name']} crashes again and again, its last lines:", _CRASH_FIX, 0, name
-            )
-        elif ended.get("exitCode") and not _taken_away(pod) and not _lost_its_head(status["name"], ended, snapshot.head):
-            yield _crash(pod, status["name"], ended)
+            # The kubelet starts a container again at once after its first crash, and backs off from the second one on.
+            yield Problem(f"crash {group}", f"{group}: {status['name']} crashes again and again", _CRASH_FIX, 0, name)
+        elif _crashed(pod, status["name"], ended, snapshot.head):
+            yield _crash(pod, status, ended)
+        elif not status.get("ready") and _crashed(pod, status["name"], before := _run_before(status), snapshot.head):
+            yield _restarted(pod, status, before)
 
 
 _CRASH_FIX = "mend what the lines tell: often the image (another Ray or Python), a Ray parameter or the environment"
 
 
-def _crash(pod: Document, container: str, ended: Mapping[str, Any]) -> Problem:
-    name, group = pod["metadata"]["name"], group_of(pod)
-    memory = ended.get("reason") == "OOMKilled"
-    why = "not enough memory" if memory else f"exit code {ended['exitCode']}"
-    patience = 0 if group == "head" else 60
-    if not container.startswith("ray-"):
+SECONDS_TO_REPLACE = 60
+"""By then the operator has replaced a pod whose Ray has ended; it takes seconds."""
+
+
+def _crashed(pod: Document, container: str, ended: Mapping[str, Any], head: Document | None) -> bool:
+    """Whether a container ended by itself, and not because of what happened to its node or its head."""
+    return bool(ended.get("exitCode")) and not _taken_away(pod) and not _lost_its_head(container, ended, head)
+
+
+def _crash(pod: Document, status: Mapping[str, Any], ended: Mapping[str, Any]) -> Problem:
+    name, group, container = pod["metadata"]["name"], group_of(pod), status["name"]
+    why = _why(ended)
+    if container not in (HEAD, WORKER):
         what = f"{group}: the container {container} of {name} ended ({why})"
+        # Beside a head that runs nothing starts it again: restartPolicy is Never, and the operator looks at Ray's container.
+        patience = 0 if group == "head" else SECONDS_TO_REPLACE
         return Problem(f"crash {group} {container}", what, f"kubectl logs {name} -c {container} tells more", patience)
-    fix = "give it more memory in the profile" if memory else _CRASH_FIX
-    return Problem(f"crash {group}", f"{group}: the pod {name} ended ({why}), its last lines:", fix, patience, name)
+    crash = Crash(name, status.get("restartCount", 0), why)
+    what = f"{group}: the pod {name} ended ({why})"
+    return Problem(f"crash {group}", what, _crash_fix(ended), SECONDS_TO_REPLACE, name, crash)
+
+
+def _restarted(pod: Document, status: Mapping[str, Any], ended: Mapping[str, Any]) -> Problem:
+    """A container that runs again after a crash, in the same pod, and is not ready yet: its log is that of the new run."""
+    name, group = pod["metadata"]["name"], group_of(pod)
+    crash = Crash(name, status.get("restartCount", 1) - 1, _why(ended))
+    what = f"{group}: {status['name']} of {name} starts again after it ended ({crash.why})"
+    return Problem(f"crash {group}", what, _crash_fix(ended), math.inf, crash=crash)
+
+
+def _run_before(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the run of a container with Ray before this one ended; empty if this is the first, or it does not run."""
+    running = status["name"] in (HEAD, WORKER) and "running" in status.get("state", {})
+    found: Mapping[str, Any] = status.get("lastState", {}).get("terminated") or {} if running else {}
+    return found
+
+
+def _why(ended: Mapping[str, Any]) -> str:
+    return "not enough memory" if ended.get("reason") == "OOMKilled" else f"exit code {ended['exitCode']}"
+
+
+def _crash_fix(ended: Mapping[str, Any]) -> str:
+    return "give it more memory in the profile" if ended.get("reason") == "OOMKilled" else _CRASH_FIX
 
 
 def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
@@ -101,10 +149,9 @@ def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
     asked = end - pod["metadata"].get("deletionGracePeriodSeconds", 0)
     for status in pod.get("status", {}).get("containerStatuses", []):
         ended = status.get("state", {}).get("terminated") or {}
-        itself = not _taken_away(pod) and not _lost_its_head(status["name"], ended, head)
-        crashed = ended.get("exitCode") and status["name"].startswith("ray-") and itself
+        crashed = status["name"] in (HEAD, WORKER) and _crashed(pod, status["name"], ended, head)
         if crashed and (at := ended.get("finishedAt")) and datetime.fromisoformat(at).timestamp() <= asked:
-            yield _crash(pod, status["name"], ended)
+            yield _crash(pod, status, ended)
 
 
 def is_current(pod: Document, cluster: Document | None) -> bool:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 
+from heliostat.cluster.diagnosis.crashes import Crashes, Seen, quoted
 from heliostat.cluster.diagnosis.pod_problems import Problem
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import Snapshot, event_time, group_of, pod_ready, pod_state
@@ -13,10 +14,10 @@ from heliostat.cluster.profile import Profile
 from heliostat.errors import NotComing
 
 POLL = 0.5
+READY = "ready"
+"""What is waited for when it is there."""
 SILENT_SECONDS = 30
 """How long the API server may be silent while something is waited for."""
-CRASHES_SECONDS = 600
-"""Two pods of a group that crash within that time are no chance."""
 
 
 class Watchdog:
@@ -29,9 +30,9 @@ class Watchdog:
     """
 
     def __init__(self, profile: Profile, log: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
-        self.profile, self.log, self.clock = profile, log, clock
+        self.profile, self.clock = profile, clock
         self.first_seen: dict[str, float] = {}
-        self.crashed: dict[str, dict[str, float]] = {}
+        self.crashes = Crashes(log)
         self._queued = False
 
     def look(self, snapshot: Snapshot) -> str:
@@ -44,23 +45,28 @@ class Watchdog:
         found = list(problems(snapshot, self.profile))
         keys = {problem.key for problem in found}
         self.first_seen = {key: at for key, at in self.first_seen.items() if key in keys}
+        pods = frozenset(pod["metadata"]["name"] for pod in snapshot.pods)
         for problem in found:
             since = now - self.first_seen.setdefault(problem.key, now)
-            # A crashed worker is replaced, and work goes on; when the next one crashes too, it is the group.
-            crashed = self.crashed.setdefault(problem.key, {})
-            if problem.pod:
-                crashed.setdefault(problem.pod, now)
-            if since >= problem.patience or sum(now - at < CRASHES_SECONDS for at in crashed.values()) > 1:
-                raise NotComing(problem.what + self._tail(problem), problem.fix)
-        return found[0].what.replace("\n", " ") if found else progress(snapshot, self.profile)
+            crash = self.crashes.note(problem, pods, now) if problem.crash else None
+            if since >= problem.patience or (crash and crash.final):
+                raise NotComing(problem.what + self._more(problem, crash), problem.fix)
+        if found:
+            return self._line(found[0], pods, now)
+        line, before = progress(snapshot, self.profile), self.crashes.last(now)
+        return f"{line} (before: {before})" if before and line != READY else line
 
     def in_queue(self) -> bool:
         """Whether it waited in a queue when it was last looked at: nobody knows for how long."""
         return self._queued
 
-    def _tail(self, problem: Problem) -> str:
-        text = self.log(problem.pod) if problem.pod else ""
-        return "".join(f"\n  | {line}" for line in text.strip().splitlines()[-12:])
+    def _line(self, problem: Problem, pods: frozenset[str], now: float) -> str:
+        last = self.crashes.note(problem, pods, now).last_line[:200] if problem.crash else ""
+        return ": ".join(filter(None, (problem.what.replace("\n", " "), last)))
+
+    def _more(self, problem: Problem, crash: Seen | None) -> str:
+        times = f", {crash.number} crashes in a row" if crash and crash.number > 1 else ""
+        return times + quoted((crash.log if crash else "") or self.crashes.tail(problem.pod))
 
 
 def progress(snapshot: Snapshot, profile: Profile) -> str:
@@ -82,7 +88,7 @@ def _awaited(snapshot: Snapshot, profile: Profile) -> str:
     if not pod_ready(snapshot.head):
         return f"waits for the head: {pod_state(snapshot.head)}"
     waiting = [f"{group_of(pod)}: {pod_state(pod)}" for pod in snapshot.workers() if not pod_ready(pod)]
-    return f"waits for workers: {', '.join(waiting[:4])}" if waiting else "ready"
+    return f"waits for workers: {', '.join(waiting[:4])}" if waiting else READY
 
 
 def queued(snapshot: Snapshot, profile: Profile) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from heliostat.cluster.errors import Forbidden, Unauthorized, Unreachable
+from heliostat.cluster.errors import Forbidden, KubernetesError, Unauthorized, Unreachable
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 
@@ -44,7 +44,8 @@ def examine(profile: Profile | None) -> Found:
     """Look at everything that a profile needs, or without one at what all of them do.
 
     Raises:
-        UserError: there is no usable kubeconfig, its credentials are not valid, or nobody answers.
+        UserError: there is no usable kubeconfig, or its credentials are not valid.
+        Unreachable: the API server does not answer.
     """
     if profile and profile.platform == "local":
         from heliostat.cluster.doctor.machine import CHECKS
@@ -73,9 +74,7 @@ def _tried(check: Callable[[T], Found], subject: T) -> Found:
         yield from check(subject)
     except (Unauthorized, Unreachable):
         raise
-    except UserError as error:
-        # A quota or an admission rule forbids, too; a missing right is told in these words, whatever the API server asks.
-        if isinstance(error, Forbidden) and " cannot " in error.what:
-            yield unknown(f"no right to look: {error.what}", "ask somebody who has it to run heliostat doctor")
-        else:
-            yield problem(error.what, error.fix)
+    except Forbidden as error:
+        yield unknown(f"no right to look: {error.what}", "ask somebody who has it to run heliostat doctor")
+    except (UserError, KubernetesError) as error:
+        yield problem(error.what, error.fix)

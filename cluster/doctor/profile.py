@@ -165,7 +165,7 @@ def _cluster(site: Site) -> Found:
     if snapshot.cluster is None:
         yield ok(f"{name} is not there; heliostat up {name} makes it")
         return
-    lasting = [each for each in problems(snapshot, site.profile) if each.patience < PATIENCE]
+    lasting = [each for each in problems(snapshot, site.profile) if each.patience < PATIENCE or each.crash]
     for each in lasting:
         yield problem(each.what, each.fix)
     if not lasting:

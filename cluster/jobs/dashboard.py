@@ -7,6 +7,7 @@ certificate; this needs neither. Every answer that is not the expected one is an
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -137,11 +138,8 @@ class Dashboard:
         body = {
             "submission_id": job_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env), "metadata": dict(metadata),
         }  # fmt: skip
-        try:
+        with suppress(Conflict):
             self._json("POST", "/api/jobs/", json.dumps(body).encode())
-        except KubernetesError as error:
-            if "already exists" not in error.what:
-                raise
 
     def stop(self, job_id: str) -> bool:
         """Ask a job to stop; False if it had ended already."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,11 +17,22 @@ from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.stream.ws_client import websocket_proxycare
 
-from heliostat.cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubernetesError,
+    NotAdmitted,
+    NotFound,
+    Unauthorized,
+    Unreachable,
+)
 from heliostat.cluster.kube.credentials import expired
 from heliostat.errors import UserError
 
 CONFLICTING = ("AlreadyExists", "Conflict")
+NO_RIGHT = r'User "[^"]*" cannot |RBAC permissions not currently held'
+"""What only the API server's authorizers write; it answers 403 with the same reason for quotas and admission rules (1.34)."""
 TIMEOUT = 30
 
 
@@ -224,12 +236,7 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
     if status == 401:
         return Unauthorized(f"{server} does not know these credentials (HTTP 401)", "log in again, or use another KUBECONFIG")
     if status == 403:
-        fix = (
-            "ask for more quota, or use fewer resources"
-            if "exceeded quota" in message or "failed quota" in message
-            else "heliostat render --rbac prints the rights to ask for"
-        )
-        return Forbidden(message, fix)
+        return _refused(message, by_rule=bool(answer) and not re.search(NO_RIGHT, message))
     if status == 404 and details.get("kind") == "namespaces":
         return NotFound(message, f"kubectl create namespace {details.get('name')}, or set namespace in the profile")
     if status == 404:
@@ -242,6 +249,14 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
     if status >= 500 or status == 429:
         return Unreachable(f"{server} answered {status}: {message[:300]}", "try again; heliostat doctor")
     return KubernetesError(f"{server} answered {status}: {message[:500]}", "mend what it names")
+
+
+def _refused(message: str, by_rule: bool) -> KubernetesError:
+    if not by_rule:
+        return Forbidden(message, "heliostat render --rbac prints the rights to ask for")
+    quota = re.search("exceeded quota|failed quota", message)
+    fix = "ask for more quota, or use fewer resources" if quota else "change what the rule names, or ask its owner"
+    return NotAdmitted(message, fix)
 
 
 def _no_answer(server: str, error: urllib3.exceptions.HTTPError) -> KubernetesError:

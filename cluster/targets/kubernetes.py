@@ -226,13 +226,14 @@ class KubernetesCluster:
         return base64.b64decode(found[TOKEN_KEY]).decode()
 
     def log(self, pod: str, lines: int = 12, container: str = "") -> str:
-        """The last lines that a pod's Ray container has printed; empty if there are none."""
+        """The last lines that a pod's Ray container has printed; empty if there are none.
+
+        Raises:
+            KubernetesError: they cannot be read, for example because the pod is gone.
+        """
         head = f"{self.name}-head-" in pod
         query = {"tailLines": str(lines), "container": container or ("ray-head" if head else "ray-worker")}
-        try:
-            return self.api.raw("GET", f"{self.api.path('Pod', pod)}/log", query=query).data.decode(errors="replace")
-        except KubernetesError as error:
-            return f"(its log cannot be read: {error.what})"
+        return self.api.raw("GET", f"{self.api.path('Pod', pod)}/log", query=query).data.decode(errors="replace")
 
     def _step(self, document: Document) -> Step:
         objects = self.kube.objects(document["kind"])

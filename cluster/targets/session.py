@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from heliostat.cluster.errors import Unreachable
+from heliostat.cluster.errors import KubernetesError, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.port_forward import Forward
@@ -142,6 +142,6 @@ def _condition(remote: KubernetesCluster, forward: Forward) -> tuple[str, str | 
         check_awake(remote)
     except Unreachable:
         return f"the API server {remote.api.server} does not answer; trying again", None
-    except UserError as error:
+    except (UserError, KubernetesError) as error:
         return f"{error.what}; fix: {error.fix}", None
     return f"the head of {remote.name} is away; the same ports work again when it is back", None

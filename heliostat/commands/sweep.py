@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.config import load
+    from heliostat.config import config_path, load
     from heliostat.errors import UserError
 
     if args.config == SHOW and args.name:
@@ -41,7 +41,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.name!r} comes after the config", "write heliostat sweep CONFIG, or heliostat sweep show NAME")
     from heliostat.tuning.config import SweepConfig
 
-    config = load(args.config, SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"})
+    config = load(
+        config_path(args.config, "tuning/configs"), SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"}
+    )
     if args.on:
         from heliostat.cluster.profile import find
         from heliostat.commands.there import run_sweep

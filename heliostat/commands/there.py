@@ -104,6 +104,8 @@ def _nightly(profile: Profile, config: Any, schedule: str, argv: list[str]) -> i
 def inside(config: str) -> str:
     """The config's path from the working directory, which is what is sent."""
     path = Path(config).resolve()
+    if not path.exists():
+        return config  # a bundled one, which the job finds by the same name
     if not path.is_relative_to(Path.cwd()):
         raise UserError(f"{config} is outside of the working directory, which is what is sent", "start from a folder above it")
     return str(path.relative_to(Path.cwd()))

@@ -12,7 +12,7 @@ from heliostat.commands.live import add_cron, add_where
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a config file, such as workloads/configs/digits.yaml")
+    parser.add_argument("config", help="a config file, or the name of a bundled one, such as digits")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
@@ -26,11 +26,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     launched = time.time()
-    from heliostat.config import load
+    from heliostat.config import config_path, load
     from heliostat.errors import UserError
     from heliostat.workloads.config import TrainConfig
 
-    config = load(args.config, TrainConfig, args.set, {"name": Path(args.config).stem})
+    config = load(config_path(args.config, "workloads/configs"), TrainConfig, args.set, {"name": Path(args.config).stem})
     if args.on:
         return _train_there(config, args)
     if args.cron or args.ephemeral:

@@ -102,11 +102,14 @@ def fixed(name: str) -> Profile:
 
 
 def watch(
-    snapshot: Snapshot | Callable[[float], Snapshot], seconds: float, profile: Profile | None = None, log: str = ""
+    snapshot: Snapshot | Callable[[float], Snapshot],
+    seconds: float,
+    profile: Profile | None = None,
+    log: str | Callable[[str], str] = "",
 ) -> tuple[NotComing | None, float, list[str]]:
     """Look twice a second for so long: how it ended, after how many seconds, and what was said on the way."""
     clock = Clock()
-    dog = Watchdog(profile or fixed("spot"), lambda _: log, clock)
+    dog = Watchdog(profile or fixed("spot"), log if callable(log) else lambda _: log, clock)
     said: list[str] = []
     while (passed := clock.now - Clock.now) <= seconds:
         try:

@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.errors import (
+    Conflict,
+    Forbidden,
+    Invalid,
+    KubernetesError,
+    NotAdmitted,
+    NotFound,
+    Unauthorized,
+    Unreachable,
+)
 from heliostat.cluster.jobs.dashboard import Job, _refused
 from heliostat.cluster.kube.api import refusal
 
@@ -22,6 +31,8 @@ NO_RIGHT = (
     'rayclusters.ray.io is forbidden: User "dev" cannot patch resource "rayclusters" in API group "ray.io" in the namespace "a"'
 )
 QUOTA = 'pods "x" is forbidden: exceeded quota: q, requested: requests.cpu=400m'
+SECURITY = 'pods "x" is forbidden: violates PodSecurity "restricted:latest": allowPrivilegeEscalation != false'
+ESCALATION = 'roles "r" is forbidden: user "dev" (groups=["a"]) is attempting to grant RBAC permissions not currently held'
 NOT_DECLARED = "failed to create typed patch object (a/gpu): .spec.networkPolicy: field not declared in schema"
 UNKNOWN = 'strict decoding error: unknown field "spec.workrGroupSpecs"'
 NO_NAMESPACE = status('namespaces "ghost" not found', "NotFound", kind="namespaces", name="ghost")
@@ -36,7 +47,10 @@ QUANTITY = "RayCluster.ray.io is invalid: should match '^(\\+|-)?…'"
     [
         (401, status("Unauthorized", "Unauthorized"), Unauthorized, SERVER, "log in again"),
         (403, status(NO_RIGHT, "Forbidden"), Forbidden, NO_RIGHT, "heliostat render --rbac"),
-        (403, status(QUOTA, "Forbidden"), Forbidden, "exceeded quota: q, requested: requests.cpu=400m", "more quota"),
+        (403, status(QUOTA, "Forbidden"), NotAdmitted, "exceeded quota: q, requested: requests.cpu=400m", "more quota"),
+        (403, status(SECURITY, "Forbidden"), NotAdmitted, "violates PodSecurity", "change what the rule names"),
+        (403, status(ESCALATION, "Forbidden"), Forbidden, "not currently held", "heliostat render --rbac"),
+        (403, "<html>denied</html>", Forbidden, "denied", "heliostat render --rbac"),
         (404, NO_NAMESPACE, NotFound, 'namespaces "ghost" not found', "kubectl create namespace ghost"),
         (404, NO_CLUSTER, NotFound, 'rayclusters.ray.io "gpu" not found', "heliostat status"),
         (409, status("the object has been modified", "Conflict"), Conflict, "has been modified", "look who else"),
@@ -57,6 +71,17 @@ def test_each_refusal_of_the_api_server_is_of_its_kind(code: int, text: str, kin
     assert type(error) is kind
     assert what in error.what
     assert fix in error.fix
+
+
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (KubernetesError, 1), (NotFound, 2), (Forbidden, 2), (NotAdmitted, 1), (Conflict, 1), (Invalid, 2), (Unauthorized, 2),
+        (Unreachable, 75),
+    ],
+)  # fmt: skip
+def test_the_exit_code_says_whether_to_change_something_to_try_again_or_neither(kind: type[KubernetesError], code: int) -> None:
+    assert kind("what", "fix").exit_code == code
 
 
 def test_a_page_of_html_does_not_flood_the_terminal() -> None:

@@ -9,7 +9,7 @@ import pytest
 from heliostat.cluster.diagnosis.fit import in_quota, on_nodes, shapes
 from heliostat.cluster.profile import Profile, find
 from heliostat.config import to_yaml
-from tests.conftest import Command
+from tests.conftest import Command, free_port
 
 GROUP = {"name": "gpu", "gpu": 1, "cpu": 1, "memory": "1Gi", "max": 2, "price_per_hour": 0}
 LOCAL = {"platform": "local", "head": {"memory": "1Gi"}, "groups": [GROUP], "storage": {"uri": "."}}
@@ -54,6 +54,21 @@ def test_without_kubernetes_a_profile_of_one_is_exit_2(command: Command) -> None
     done = without("doctor", "gpu")
     assert done.code == 2
     assert "KUBECONFIG: there is no file /nowhere" in done.err
+
+
+@pytest.mark.parametrize("words", [("status", "gpu"), ("up", "gpu"), ("doctor", "gpu"), ("submit", "gpu", "--", "true")])
+def test_an_api_server_that_does_not_answer_is_exit_75(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
+    """It is no mistake of the user: a script may try the same command again."""
+    server = f"https://127.0.0.1:{free_port()}"
+    cluster, context = {"name": "c", "cluster": {"server": server}}, {"name": "x", "context": {"cluster": "c", "user": "u"}}
+    users = [{"name": "u", "user": {"token": "t"}}]
+    document = {"clusters": [cluster], "users": users, "contexts": [context], "current-context": "x"}
+    (tmp_path / "kubeconfig").write_text(to_yaml(document))
+    done = Command(command.cwd, {**command.env, "KUBECONFIG": str(tmp_path / "kubeconfig")})(*words)
+    assert done.code == 75, done.err
+    assert f"the API server {server} does not answer" in done.err
+    assert "fix: check the network" in done.err
+    assert "Traceback" not in done.err
 
 
 def small(tmp_path: Path, **changes: Any) -> Profile:

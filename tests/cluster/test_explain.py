@@ -111,10 +111,10 @@ FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
         seen(pod(containerStatuses=waiting("CrashLoopBackOff"))), 0, "head: ray-head crashes again and again", "mend what",
     ),
     "a head that crashes and is never restarted": (
-        seen(pod(containerStatuses=ended("ray-head"))), 0, "head: the pod gpu-head-x ended (exit code 2)", "mend what",
+        seen(pod(containerStatuses=ended("ray-head"))), 60, "head: the pod gpu-head-x ended (exit code 2)", "mend what",
     ),
     "a head with too little memory": (
-        seen(pod(containerStatuses=ended("ray-head", 137, "OOMKilled"))), 0, "ended (not enough memory)", "more memory",
+        seen(pod(containerStatuses=ended("ray-head", 137, "OOMKilled"))), 60, "ended (not enough memory)", "more memory",
     ),
     "an autoscaler that crashes beside a head that runs": (
         seen(pod(containerStatuses=ended("autoscaler", 1))),

@@ -1,8 +1,10 @@
 import json
+import socket
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import pytest
 from tests.conftest import ROOT, Head, clean_environment, gone
 
 CODE = """
-import json, subprocess, urllib.error, urllib.request
+import contextlib, json, os, subprocess, urllib.error, urllib.request
+import psutil
 import ray
 from heliostat.cluster import local
 mine = subprocess.Popen(["sleep", "60"])
@@ -20,7 +23,15 @@ with local.session() as dashboard:
         urllib.request.urlopen(dashboard + "/api/jobs/")
     except urllib.error.HTTPError as error:
         seen["without a token"] = error.code
-    token = open(__import__("os").path.expanduser("~/.heliostat/ray-token")).read()
+    classes = {}
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            words = [os.path.basename(word) for word in process.cmdline()[:3]]
+            name = next((word for word in words if word.endswith(".py") or word.startswith("ray")), process.name())
+            classes[name] = os.sched_getscheduler(process.pid)
+    seen["idle"] = sorted(name for name, kind in classes.items() if kind == os.SCHED_IDLE)
+    seen["normal"] = sorted(name for name, kind in classes.items() if kind == os.SCHED_OTHER)
+    token = open(os.path.expanduser("~/.heliostat/ray-token")).read()
     request = urllib.request.Request(dashboard + "/api/jobs/", headers={"Authorization": "Bearer " + token})
     seen["with the token"] = urllib.request.urlopen(request).status
 seen["after"] = ray.is_initialized()
@@ -39,26 +50,42 @@ def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_p
     assert seen["without a token"] == 401
     assert seen["with the token"] == 200
     assert seen["cpus"] == seen["machine"]
+    assert {"dashboard.py", "log_monitor.py", "monitor.py", "ray-dashboard-JobHead-0"} <= set(seen["idle"])
+    assert {"raylet", "gcs_server", "sleep"} <= set(seen["normal"]), "what a worker waits for, and inherits from"
+    assert {"agent.py", "ray::DashboardAgent"} & set(seen["idle"])
     assert seen["after"] is False
     assert seen["mine"] is None, "what is not Ray's is left alone"
     gone(env)
 
 
+@pytest.fixture
+def silent() -> Iterator[str]:
+    """The address of a server that takes connections and never says a word, as a head does that is stopped."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
 @pytest.mark.parametrize(
-    ("address", "words"),
+    ("address", "code", "words"),
     [
-        ("http://127.0.0.1:8265", "which is for jobs"),
-        ("127.0.0.1:1", "no Ray answers at 127.0.0.1:1"),
-        ("nonsense", "nonsense"),
+        ("http://127.0.0.1:8265", 2, "which is for jobs"),
+        ("nonsense", 2, "RAY_ADDRESS is nonsense, which cannot be used"),
+        ("127.0.0.1:99999", 2, "RAY_ADDRESS is 127.0.0.1:99999, which cannot be used"),
+        ("127.0.0.1:1", 75, "no Ray answers at 127.0.0.1:1"),
+        ("ray://127.0.0.1:1", 75, "no Ray answers at ray://127.0.0.1:1"),
+        ("{silent}", 75, "it takes connections, but says nothing"),
     ],
 )
-def test_a_wrong_ray_address_is_named(tmp_path: Path, address: str, words: str) -> None:
-    env = {**clean_environment(tmp_path), "RAY_ADDRESS": address}
+def test_a_ray_address_that_is_wrong_or_does_not_answer_is_named(
+    tmp_path: Path, silent: str, address: str, code: int, words: str
+) -> None:
+    env = {**clean_environment(tmp_path), "RAY_ADDRESS": address.format(silent=silent)}
     config = str(ROOT / "workloads/configs/breast-cancer.yaml")
     command = [sys.executable, "-m", "heliostat", "train", config]
     done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == code, done.stderr
     assert words in done.stderr
+    assert "fix:" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
 

@@ -1,11 +1,13 @@
 """How long the Watchdog waits before it gives up: for nodes, for registries, for pods that crash."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from heliostat.cluster.diagnosis.snapshot import Snapshot
+from heliostat.cluster.errors import NotFound
 from heliostat.cluster.names import TEMPLATE, Document
 from tests.cluster.snapshots import (
     APPLIED,
@@ -25,6 +27,8 @@ from tests.cluster.snapshots import (
     waiting,
     watch,
 )
+
+READY = [{"type": "Ready", "status": "True"}]
 
 
 def test_the_last_lines_of_a_crashed_pod_are_shown() -> None:
@@ -106,6 +110,110 @@ def test_a_registry_that_nobody_asks_again_is_a_fault() -> None:
     assert watch(seen(pod("gpu", initContainerStatuses=failing)), 900)[1] == 13
 
 
+TIMED_OUT = "[12:00:{}] RuntimeError: Timed out waiting for node info"
+
+
+def heads(*ends: tuple[float, int], last: str = "") -> Callable[[float], Snapshot]:
+    """A head's pod ends at each of these times with that exit code, stays for 2 s, and the next one starts 3 s later."""
+
+    def look(passed: float) -> Snapshot:
+        there = []
+        for number, (at, code) in enumerate([*ends, (math.inf, 0)]):
+            began = ends[number - 1][0] + 5 if number else 0
+            if began <= passed < at + 2:
+                status = ended("ray-head", code) if passed >= at else waiting("ContainerCreating")
+                conditions = READY if last == "ready" and at == math.inf else []
+                there.append(pod(name=f"gpu-head-{number}", conditions=conditions, containerStatuses=status))
+        return seen(*there)
+
+    return look
+
+
+def test_the_first_crash_of_a_head_is_shown_and_waited_through() -> None:
+    error, _, said = watch(heads((10, 1), last="ready"), 900, log=TIMED_OUT.format("07"))
+    assert error is None
+    assert said[20] == "head: the pod gpu-head-0 ended (exit code 1): " + TIMED_OUT.format("07")
+    before = " (before: gpu-head-0 ended: exit code 1: " + TIMED_OUT.format("07") + ")"
+    assert said[25] == "waits for the head's pod" + before
+    assert said[-1] == "ready"
+
+
+def test_the_second_crash_of_a_head_for_the_same_reason_ends_the_wait() -> None:
+    logs = {f"gpu-head-{number}": TIMED_OUT.format(number) for number in range(2)}
+    error, after, said = watch(heads((10, 1), (40, 1)), 900, log=logs.__getitem__)
+    assert error is not None
+    assert after == 40, "at once"
+    last = f"  | {TIMED_OUT.format(1)}"
+    assert error.what == f"head: the pod gpu-head-1 ended (exit code 1), 2 crashes in a row, its last lines:\n{last}"
+    assert said[-1].startswith("waits for the head: starting (before: gpu-head-0 ended: exit code 1")
+
+
+@pytest.mark.parametrize(
+    ("ends", "logs", "seconds"),
+    [
+        (((10, 1), (40, 137)), ["a", "a"], None),
+        (((10, 1), (40, 1)), ["a", "b"], None),
+        (((10, 1), (40, 1)), ["a", None], 40),
+        (((10, 1), (40, 1), (70, 1)), ["a", "b", "c"], 70),
+        (((10, 1), (40, 137), (70, 1)), ["a", "b", "a"], 70),
+        (((10, 1), (700, 1)), ["a", "a"], None),
+    ],
+    ids=["another exit code", "another last line", "no log", "three reasons", "the first again", "long after"],
+)
+def test_which_crashes_of_a_head_are_the_same_in_a_row(
+    ends: tuple[tuple[float, int], ...], logs: list[str | None], seconds: float | None
+) -> None:
+    def log(pod: str) -> str:
+        text = logs[int(pod.rpartition("-")[2])]
+        if text is None:
+            raise NotFound(f"pods {pod} not found", "")
+        return text
+
+    error, after, _ = watch(heads(*ends, last="ready"), 900, log=log)
+    assert (after if error else None) == seconds
+
+
+def restarted(restarts: int, state: Document, code: int = 1) -> Document:
+    """A head whose container is started again in the same pod, as restartPolicy Always does it."""
+    before = {"terminated": {"exitCode": code, "reason": "Error"}}
+    status = {"name": "ray-head", "image": IMAGE, "ready": False, "restartCount": restarts, "state": state}
+    return pod(containerStatuses=[{**status, "lastState": before if restarts else {}}])
+
+
+def test_a_container_that_is_started_again_in_its_pod_is_waited_for_until_the_kubelet_backs_off() -> None:
+    running = {"running": {"startedAt": APPLIED}}
+    crashed = {"terminated": {"exitCode": 1, "reason": "Error"}}
+
+    back_off = {"waiting": {"reason": "CrashLoopBackOff"}}
+    states: list[tuple[float, int, Document]] = [
+        (10, 0, running), (11, 0, crashed), (200, 1, running), (math.inf, 1, back_off),
+    ]  # fmt: skip
+
+    def look(passed: float) -> Snapshot:
+        _, restarts, state = next(each for each in states if passed < each[0])
+        return seen(restarted(restarts, state))
+
+    error, after, said = watch(look, 900)
+    assert error is not None
+    assert after == 200
+    assert "head: ray-head crashes again and again" in error.what
+    assert said[30] == "head: ray-head of gpu-head-x starts again after it ended (exit code 1)"
+
+
+def test_a_container_that_crashes_twice_in_its_pod_is_a_fault_before_the_kubelet_says_so() -> None:
+    crashed = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    assert watch(lambda passed: seen(restarted(int(passed >= 10), crashed)), 900)[1] == 10
+
+
+def test_workers_that_crash_together_are_one_crash_and_their_successors_the_second() -> None:
+    def look(passed: float) -> Snapshot:
+        names = [f"gpu-gpu-{number}-{passed >= 20}" for number in range(2)]
+        crashed = 10 <= passed < 15 or passed >= 30
+        return seen(*(pod("gpu", name, containerStatuses=ended("ray-worker", 1) if crashed else []) for name in names))
+
+    assert watch(look, 900)[1] == 30
+
+
 def crashes(*times: float) -> Callable[[float], Snapshot]:
     """A worker crashes at each of these times, and its pod is replaced 5 s later."""
 
@@ -149,9 +257,9 @@ def test_workers_of_a_head_that_is_gone_have_not_crashed() -> None:
     assert watch(seen(*old), 900)[0] is None, "the new head is not there yet"
     for never in (None, "1970-01-01T00:00:00Z"):
         unstarted = [pod("gpu", f"p{n}", containerStatuses=ran("ray-worker", never, exitCode=128)) for n in range(2)]
-        assert watch(seen(new, *unstarted), 900)[1] == 0, "it could not be started at all"
+        assert watch(seen(new, *unstarted), 900)[1] == 60, "it could not be started at all"
     same = pod(phase="Running", containerStatuses=ran("ray-head", BEFORE))
-    assert watch(seen(same, *old), 900)[1] == 0, "two crashed beside the head that they had from the start"
+    assert watch(seen(same, *old), 900)[1] == 60, "two crashed beside the head that they had from the start"
 
 
 def leaving(ended_at: str | None, mark: str = "now") -> Document:

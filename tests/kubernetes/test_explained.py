@@ -6,12 +6,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from kubernetes import client
+from kubernetes.stream import stream
 
-from tests.conftest import Done
-from tests.kubernetes.conftest import IMAGE, Place, group
+from heliostat.cluster.diagnosis.pod_problems import HEAD
+from heliostat.cluster.diagnosis.snapshot import statuses
+from tests.conftest import Done, end_group, wait_for
+from tests.kubernetes.conftest import IMAGE, Place, Running, group, ray_pods
 
 SECONDS = 15
 """After the truth is visible; before that, Kubernetes itself takes its time."""
+SUCCESSOR = 10
+"""Seconds until the operator has replaced a pod that has crashed."""
 OWN_WORD = 12
 """Seconds until Kubernetes shows the slowest of these faults, a container that ends soon after its start."""
 
@@ -98,10 +104,39 @@ def test_a_namespace_that_does_not_exist(place: Place) -> None:
     assert "kubectl create namespace" in message
 
 
-def test_a_head_that_crashes_shows_its_last_lines(place: Place) -> None:
-    message = refused(place, "crash", place.profile("crash", env={"PYTHONHOME": "/nowhere"}))
-    assert "ended (exit code 1), its last lines:" in message
+def test_a_head_that_crashes_twice_shows_its_last_lines(place: Place) -> None:
+    path = place.profile("crash", env={"PYTHONHOME": "/nowhere"})
+    message = refused(place, "crash", path, limit=SECONDS + 2 * OWN_WORD + SUCCESSOR)
+    assert "ended (exit code 1), 2 crashes in a row, its last lines:" in message
     assert "No module named 'encodings'" in message
+
+
+def test_a_head_that_crashes_once_is_shown_and_waited_for(place: Place) -> None:
+    running = Running(place, "up", place.profile("once", groups=[group(min=0)]))
+    try:
+        running.says("waits for the head: starting")
+        wait_for(lambda: killed(place, "gcs_server"), "the first process of a head to kill")
+        told = running.says(r"head: the pod once-head-\w+ ended \(exit code \d+\): .*")
+        running.says(r"waits for the head.* \(before: once-head-\w+ ended: exit code \d+")
+        assert running.end() == 0, "".join(running.lines)
+        print(told[0])
+    finally:
+        end_group(running.process)
+        place.command("down", "once.yaml", "--yes", "--no-wait")
+
+
+def killed(place: Place, program: str) -> bool:
+    """Kill a program in the container of a head; whether one was there."""
+    api = client.CoreV1Api(place.kube.api.client)
+    for pod in ray_pods(place, "head"):
+        if not any("running" in status["state"] for status in statuses(pod) if status["name"] == HEAD):
+            continue
+        answer = stream(
+            api.connect_get_namespaced_pod_exec, pod["metadata"]["name"], place.namespace, container="ray-head",
+            command=["sh", "-c", f"pkill -9 -f [/]{program} && echo killed"], stdout=True, stderr=True,
+        )  # fmt: skip
+        return "killed" in answer
+    return False
 
 
 def test_an_image_with_another_ray_than_the_profile_says(place: Place) -> None:

@@ -128,6 +128,21 @@ def test_trials_with_two_workers_are_stopped_early_and_leave_nothing(folder: Pat
     assert trials_of(folder).all[1].step < 100
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_diverged_trial_is_not_a_failed_one_and_is_not_tried_again(folder: Path, config: Make, workers: int) -> None:
+    bad = {"optimizer": {"lr": 1e30, "warmup_steps": 0, "clip_norm": None}}
+    space = {"model.level": {"choice": [0.5]}}
+    with pytest.raises(JobFailed, match=r"no trial succeeded; 1 of 1 ended so:[\s\S]*NaN or infinite at step"):
+        run(config(space=space, train={"workers": workers, **bad}))
+    (row,) = rows(folder)
+    assert (row["state"], row["failures"]) == ("diverged", 0)
+    assert row["message"].startswith("the loss became NaN or infinite at step")
+    assert "optimizer.lr" not in row["message"], "advice for a run is none for a trial"
+    found = read_result(Folder.at(folder / "runs/sweep/trials/0000"))
+    assert found is not None
+    assert (found.state, found.step) == ("diverged", row["step"])
+
+
 def test_resources_are_given_back_when_no_trial_is_left_for_them(folder: Path, config: Make) -> None:
     free: list[float] = []
 

@@ -1,16 +1,18 @@
 """The journal, and what its records come to."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.tuning.cost import most_expensive, trial_capacity
-from heliostat.tuning.journal import CHUNK, Journal, read_journal
+from heliostat.tuning.journal import open_journal, read_journal
 from heliostat.tuning.trials import Trial, Trials, best, front
+from heliostat.workloads.run.journal import CHUNK, Journal
+from tests.store import Store
 
 
 def records(journal: Journal, count: int) -> None:
@@ -18,36 +20,89 @@ def records(journal: Journal, count: int) -> None:
         journal.append(event="trial", trial=number, params={}, key="", twin=None)
 
 
-def test_a_line_that_a_kill_cut_off_is_left_out_and_nothing_after_it_is_lost(tmp_path: Path) -> None:
-    folder = Folder.at(tmp_path)
-    records(Journal(folder), 3)
-    (file,) = (tmp_path / "journal").iterdir()
-    file.write_text(file.read_text()[:-10])
-    records(Journal(folder), 1)
-    assert [record["trial"] for record in read_journal(folder)] == [0, 1, 0]
+def trials_in(folder: Folder) -> list[int]:
+    return [record["trial"] for record in read_journal(folder)]
 
 
-def test_a_damaged_journal_is_refused_and_named(tmp_path: Path) -> None:
+def test_a_write_that_was_interrupted_at_any_byte_costs_that_record_and_no_other(tmp_path: Path) -> None:
+    whole = Folder.at(tmp_path / "whole")
+    records(open_journal(whole), 3)
+    data = (whole / "journal").read("000000.jsonl")
     folder = Folder.at(tmp_path)
-    records(Journal(folder), 3)
+    for cut in range(1, len(data.splitlines(keepends=True)[-1]) + 1):
+        (folder / "journal").write("000000.jsonl", data[:-cut])
+        assert trials_in(folder) == [0, 1]
+        records(open_journal(folder), 1)
+        assert trials_in(folder) == [0, 1, 0], f"{cut} bytes were missing"
+
+
+@pytest.mark.parametrize("harm", ["shortened", "changed"])
+def test_a_damaged_journal_is_refused_and_named(tmp_path: Path, harm: str) -> None:
+    folder = Folder.at(tmp_path)
+    records(open_journal(folder), 3)
     (file,) = (tmp_path / "journal").iterdir()
     lines = file.read_text().splitlines()
-    file.write_text("\n".join([lines[0], lines[1][:20], lines[2], ""]))
-    with pytest.raises(UserError, match=r"000000\.jsonl is damaged at line 2"):
+    lines[1] = lines[1][:20] if harm == "shortened" else lines[1].replace('"trial": 1', '"trial": 7')
+    file.write_text("\n".join([*lines, ""]))
+    for use in (read_journal, open_journal):
+        with pytest.raises(UserError, match=r"000000\.jsonl is damaged at line 2"):
+            use(folder)
+    assert file.read_text().splitlines() == lines, "nothing was changed"
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda data: None, r"000001\.jsonl is missing"),
+        (lambda data: data[:-10], rf"000001\.jsonl is damaged at line {CHUNK}"),
+    ],
+)
+def test_a_file_in_the_middle_that_is_not_whole_is_refused(harm: Callable[[bytes], bytes | None], message: str) -> None:
+    store = Store()
+    folder = store.folder()
+    journal = open_journal(folder)
+    records(journal, 2 * CHUNK + 1)
+    journal.flush()
+    data, at = store.objects.pop("run/journal/000001.jsonl")
+    if harmed := harm(data):
+        store.objects["run/journal/000001.jsonl"] = harmed, at
+    with pytest.raises(UserError, match=message):
         read_journal(folder)
 
 
-def test_in_an_object_store_no_file_becomes_long_and_ends_are_written_at_once(tmp_path: Path) -> None:
-    folder = Folder(fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), "sweep")
-    assert not folder.is_local
-    journal = Journal(folder)
+def test_in_an_object_store_no_file_becomes_long_and_ends_are_written_at_once() -> None:
+    store = Store()
+    folder = store.folder()
+    journal = open_journal(folder)
     for number in range(CHUNK + 10):
         journal.append(lazily=number % 50 != 0, event="report", trial=0, step=number, progress=0.1, metrics={})
     journal.append(event="end", trial=0)
     found = read_journal(folder)
     assert [record["step"] for record in found[:-1]] == list(range(CHUNK + 10))
     assert found[-1]["event"] == "end"
-    assert len((folder / "journal").names()) >= 2
+    assert (folder / "journal").names() == ["000000.jsonl", "000001.jsonl"]
+
+
+OLD = {
+    "000000.jsonl": '{"time": 1.5, "event": "session", "slots": 2}\n{"time": 2.5, "event": "trial", "trial": 0}\n{"time": 3',
+    "000001.jsonl": '{"time": 4.5, "event": "session", "slots": 2}\n{"time": 5.5, "event": "trial", "trial": 1}\n',
+    "000002.jsonl": "",
+}
+"""As earlier versions wrote it: a file a session, no checksums, a line that a kill has left incomplete."""
+
+
+@pytest.mark.parametrize("place", ["disk", "object store"])
+def test_a_journal_of_an_earlier_version_is_continued(tmp_path: Path, place: str) -> None:
+    folder = Folder.at(tmp_path) if place == "disk" else Store().folder()
+    for name, text in OLD.items():
+        (folder / "journal").write(name, text.encode())
+    assert [record["time"] for record in read_journal(folder)] == [1.5, 2.5, 4.5, 5.5]
+    journal = open_journal(folder)
+    assert [record["time"] for record in journal.records] == [1.5, 2.5, 4.5, 5.5]
+    records(journal, 1)
+    journal.flush()
+    assert [record["event"] for record in read_journal(folder)] == ["session", "trial", "session", "trial", "trial"]
+    assert (folder / "journal").names() == list(OLD)
 
 
 def at(time: float, **record: Any) -> dict[str, Any]:

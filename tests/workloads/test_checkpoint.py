@@ -24,6 +24,7 @@ from heliostat.workloads.training import checkpointer
 from heliostat.workloads.training import loop as loop_module
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
+from tests.store import Store
 from tests.workloads.group import in_group
 from tests.workloads.test_loop import config, losses, record_of, train
 
@@ -206,6 +207,25 @@ def test_an_object_store_holds_checkpoints_too(tmp_path: Path) -> None:
     assert events(folder, "start")[-1]["step"] == 10
     assert losses(folder) == losses(Folder.at(tmp_path / "calm" / "run"))
     assert not (there / "checkpoints").names()
+
+
+def test_a_checkpoint_in_an_object_store_has_the_records_of_all_its_steps_beside_it(tmp_path: Path) -> None:
+    """Wherever a kill comes, no step that is not computed again is without its record."""
+    store, found = Store(), []
+    folder = store.folder()
+    _, record = record_of(config(tmp_path))
+
+    def look(path: str) -> None:
+        if path.endswith("manifest.json"):
+            found.append([r["step"] for r in read_journal(folder, METRICS) if r["kind"] == "train"])
+
+    store.after_write = look
+    Loop(folder, record, Ranks.of_this_process(), time.time()).run()
+    logged = [r["step"] for r in read_journal(folder, METRICS) if r["kind"] == "train"]
+    committed = [event["step"] for event in events(folder, "checkpoint")]
+    assert len(found) == len(committed) >= 2
+    for step, there in zip(committed, found, strict=True):
+        assert [s for s in logged if s <= step] == [s for s in there if s <= step]
 
 
 def test_unavailable_storage_delays_the_checkpoint_and_not_the_training(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``heliostat torchrun`` on this machine: real scripts, real processes, real kills."""
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -45,6 +46,7 @@ print(json.dumps({
     "env": {key: os.environ.get(key) for key in keys}, "argv": sys.argv, "name": __name__, "path": sys.path[0],
     "cwd": os.getcwd(), "main": sys.modules["__main__"].__file__, "theirs": datasets.THEIRS, "stdin": sys.stdin.read(),
     "master": [os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"], os.environ["TORCHELASTIC_RUN_ID"]],
+    "scheduling": os.sched_getscheduler(0), "nice": os.nice(0), "oom": int(open("/proc/self/oom_score_adj").read()),
 }))
 print("a line of errors", file=sys.stderr)
 if os.environ["RANK"] == "1":
@@ -59,7 +61,7 @@ if os.environ["WORLD_SIZE"] == "2":
 
 
 def test_a_script_finds_what_python_and_torchrun_give_it(command: Command, tmp_path: Path) -> None:
-    """Its working directory, its unchanged arguments, its modules not shadowed by ours, and the variables."""
+    """Its working directory, arguments, modules not shadowed by ours, variables, and its share of the machine."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/datasets.py").write_text("THEIRS = True")
     (command.cwd / "folder").mkdir()
@@ -85,6 +87,8 @@ def test_a_script_finds_what_python_and_torchrun_give_it(command: Command, tmp_p
         assert about["cwd"] == str(command.cwd)
         assert Path(about["main"]) == command.cwd / "folder/seen.py"
         assert about["theirs"] is True
+        assert (about["scheduling"], about["nice"]) == (os.SCHED_OTHER, 0), "it yields to no other program"
+        assert about["oom"] < 100, "it is not the first to go when another program takes the memory"
         assert about["stdin"] == ""
     assert seen["[rank 0]"]["master"] == seen["[rank 1]"]["master"]
 

@@ -17,7 +17,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
-from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.modules import enter
@@ -85,6 +85,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
 
     Raises:
         UserError: storage cannot be written or is not shared.
+        Diverged: the loss became NaN or infinite.
         JobFailed: the training failed.
         Stopped: it was stopped, with a checkpoint.
     """
@@ -106,7 +107,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         **outcome,
     )
     if result.state == "diverged":
-        raise JobFailed(_diverged(result, plan.config))
+        raise Diverged(result.message, _advice(plan.config), result.step, result.epoch)
     if result.state == "lost":
         raise lease.taken_over(plan.folder, owner)
     if result.state == "stopped":
@@ -270,8 +271,9 @@ def _user_error(error: BaseException) -> BaseException:
     return inner if isinstance(inner, HeliostatError) else error
 
 
-def _diverged(result: Result, config: TrainConfig) -> str:
+def _advice(config: TrainConfig) -> str:
+    """What to try after a run has diverged."""
     return (
-        f"{result.message}\n  try another name with a smaller learning rate (--set name={config.name}-2 "
+        f"try another name with a smaller learning rate (--set name={config.name}-2 "
         f"--set optimizer.lr={config.optimizer.lr / 10:g}), more warm-up steps, or a smaller optimizer.clip_norm"
     )

@@ -1,19 +1,25 @@
 """``attempts.jsonl``: what Ray Train's controller did with the workers, and when; the driver prints it, `goodput` counts it."""
 
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
 from heliostat.folder import Folder
 from heliostat.workloads.run.journal import Journal
+from heliostat.workloads.run.retry import UNAVAILABLE
 
 ATTEMPTS = "attempts.jsonl"
+WAIT = 1.0
+"""Seconds that Ray Train's controller waits for an object store to have an event."""
+LAST = 10.0
+"""The same of the last event, after which its process may end at any moment."""
 
 
 class Attempts:
     """Writes the events ``launched``, ``waiting``, ``starting``, ``running``, ``left``, ``failed`` and ``ended``."""
 
     def __init__(self, folder: Folder) -> None:
-        self._journal = Journal(folder, ATTEMPTS)
+        self._journal = Journal(folder, ATTEMPTS, wait=WAIT)
         self._last = ""
         self.not_before = 0.0
         """The `time.monotonic` before which the next attempt must not start, after a back-off."""
@@ -22,6 +28,9 @@ class Attempts:
         """Adds an event; a state that is reported again is recorded once."""
         if event != self._last or event in ("left", "failed"):
             self._journal.append(event=event, **details)
+        if event == "ended":
+            with suppress(*UNAVAILABLE):
+                self._journal.flush(LAST)
         self._last = event
 
 

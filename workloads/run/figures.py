@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.goodput import KINDS, Goodput, Span
-from heliostat.workloads.run.journal import Record
 
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
 COLOURS = dict(

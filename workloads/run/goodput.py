@@ -106,12 +106,12 @@ class Running:
     """Counts the goodput of a run while it trains, from that of its earlier attempts.
 
     Args:
-        run: the run folder.
+        before: the goodput of the earlier attempts.
         workers: how many are running now.
     """
 
-    def __init__(self, run: Folder, workers: int) -> None:
-        self._totals, self._workers, self._since = goodput(run).worker_seconds, workers, time.time()
+    def __init__(self, before: Goodput, workers: int) -> None:
+        self._totals, self._workers, self._since = before.worker_seconds, workers, time.time()
         self._before = sum(self._totals.values())
 
     def add(self, kind: str, seconds: float) -> None:

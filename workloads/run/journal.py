@@ -1,85 +1,194 @@
-"""Files of JSON records, one a line, each with its checksum (``crc``), with a single writer and any number of readers."""
+"""Journals of JSON records, one a line, each with its checksum (``crc``), with a single writer and any number of readers.
+
+`chunks` describes their files. Runs and sweeps use the same journal, and differ in what a damaged line means: a run drops that
+record and reports it, a sweep is refused, because finished trials would run again.
+"""
 
 import json
 import math
 import os
 import threading
 import time
-import zlib
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import takewhile
 from typing import Any
 
 from heliostat.folder import Folder
+from heliostat.workloads.run.background import Background
+from heliostat.workloads.run.chunks import Chunk, Record, file_of, numbers_in, parse, read_chunks, refuse_damage, sealed
 from heliostat.workloads.run.retry import UNAVAILABLE, reason
 
-Record = dict[str, Any]
+CHUNK = 200
+"""RunWriter in a file of an object store. Only the last file is written again, so this bounds what each record costs."""
+LAZY = 5.0
+"""Seconds that records which may wait do so before they are written to an object store."""
 REMOTE_POLL = 5.0
-"""Seconds between two looks at a journal in an object store, where each look reads all of it."""
+"""Seconds between two looks at a journal in an object store."""
 
 
 class Journal:
     """The writer's side, for any number of threads.
 
-    Appends where the filesystem can; object stores cannot, so there the whole file is written anew. While storage is away,
-    records wait in memory, and each new one tries again.
+    On a local filesystem a record is appended before `append` returns. In an object store a thread writes, so that a slow one
+    delays nothing. While storage is away, records wait in memory, in order.
 
     Args:
         folder: where it is.
-        name: the file's.
+        name: of its first file; without one, all its files are numbers.
         delayed: called with the error when storage goes away.
+        strict: whether damage is refused; otherwise the damaged lines are counted and removed.
+        wait: seconds that `append` waits for an object store to have a record that is not lazy.
+
+    Raises:
+        UserError: it is strict and damaged.
+        OSError, NotWritable: storage is away.
     """
 
-    def __init__(self, folder: Folder, name: str, delayed: Callable[[str], None] = lambda error: None) -> None:
-        self.folder, self.name, self._delayed = folder, name, delayed
+    def __init__(
+        self,
+        folder: Folder,
+        name: str,
+        delayed: Callable[[str], None] = lambda error: None,
+        *,
+        strict: bool = False,
+        wait: float = 0.0,
+    ) -> None:
+        self.folder, self.name, self._delayed, self._wait = folder, name, delayed, wait
         self._lock = threading.RLock()
         self._behind = False
-        data = folder.read(name) if folder.exists(name) else b""
-        self._lines = [_sealed(record) for record in _records(data)]
-        self.damaged = data.count(b"\n") - len(self._lines)
+        self._background = None if folder.is_local else Background(self._catch_up, delayed, LAZY)
+        self._chunks = _open(folder, name, strict)
+        self.damaged = sum(len(chunk.damaged) for chunk in self._chunks)
         """The lines that were no records, and are gone."""
-        self._rewrite()  # without a last line that a kill has cut off
+        self._repair()
 
     def __len__(self) -> int:
-        return len(self._lines)
+        return sum(len(chunk.lines) for chunk in self._chunks)
 
-    def append(self, **record: Any) -> None:
-        """Add a record; the time is added to it."""
-        line = _sealed(finite({"time": round(time.time(), 3), **record}))
+    @property
+    def records(self) -> list[Record]:
+        """All records, also those that are not on storage yet."""
         with self._lock:
-            self._lines.append(line)
-            try:
-                self._write(line)
-            except UNAVAILABLE as error:
-                told, self._behind = self._behind, True
-                if not told:
-                    self._delayed(reason(error))
+            return _records(self._chunks)
 
-    def flush(self) -> None:
+    def append(self, lazily: bool = False, **record: Any) -> Record:
+        """Add a record, with the time; the record as it can be read again.
+
+        Args:
+            lazily: whether it may wait for others before it is written to an object store.
+            record: what to add.
+        """
+        line = sealed(finite({"time": round(time.time(), 3), **record}))
+        with self._lock:
+            self._last.lines.append(line)
+        if self._background:
+            self._background.request(urgent=not lazily)
+            if self._wait and not lazily:
+                self._background.settle(self._wait)
+        else:
+            self._append_here()
+        return _record(line)
+
+    def flush(self, seconds: float | None = None) -> None:
         """Write what has waited.
 
         Raises:
-            OSError, NotWritable: storage is still away.
+            OSError, NotWritable: storage is still away, or an object store has not answered for so many seconds.
         """
-        with self._lock:
-            if self._behind:
-                self._rewrite()
+        if self._background:
+            self._background.finish(seconds)
+        else:
+            self._catch_up()
 
     def rewind(self, step: int) -> None:
-        """Forget what was recorded after a step."""
+        """Forget what was recorded after a step, before any other thread adds to it again."""
+        self.flush()
         with self._lock:
-            self._lines = [line for line in self._lines if json.loads(line).get("step", 0) <= step]
-            self._rewrite()
+            # The last one first: whenever this is interrupted, what is left is a beginning of the journal.
+            for chunk in reversed(self._chunks):
+                kept = [line for line in chunk.lines if _record(line).get("step", 0) <= step]
+                if len(kept) == len(chunk.lines):
+                    continue
+                if kept or chunk.number == 0 or chunk is not self._chunks[-1]:
+                    self._replace(chunk, kept)
+                else:
+                    self.folder.delete(file_of(self.name, chunk.number))
+                    self._chunks.pop()
 
-    def _write(self, line: str) -> None:
-        if self._behind or not self.folder.is_local:
-            self._rewrite()  # what failed may have left a part of a line
+    def close(self, seconds: float) -> None:
+        """Write what has waited if storage takes it within so many seconds, and write no more."""
+        with suppress(*UNAVAILABLE):
+            if seconds:
+                self.flush(seconds)
+        if self._background:
+            self._background.close()
+
+    @property
+    def _last(self) -> Chunk:
+        """The chunk that takes the next record."""
+        last = self._chunks[-1]
+        if not self.folder.is_local and len(last.lines) >= CHUNK:
+            self._chunks.append(Chunk(last.number + 1))
+        return self._chunks[-1]
+
+    def _append_here(self) -> None:
+        with self._lock:
+            try:
+                self._catch_up()
+                return
+            except UNAVAILABLE as error:
+                known, self._behind, why = self._behind, True, reason(error)
+        if not known:
+            self._delayed(why)
+
+    def _catch_up(self) -> None:
+        """Write the lines that storage does not have."""
+        if self.folder.is_local:
+            with self._lock:
+                self._write_here(self._chunks[-1])
             return
-        with self.folder.told(), open(f"{self.folder.path}/{self.name}", "a") as file:
-            file.write(line + "\n")
+        with self._lock:
+            waiting = [*takewhile(lambda chunk: chunk.written < len(chunk.lines), reversed(self._chunks))][::-1]
+            contents = [list(chunk.lines) for chunk in waiting]
+        for chunk, lines in zip(waiting, contents, strict=True):
+            self.folder.write(file_of(self.name, chunk.number), b"".join(lines))
+            chunk.written = len(lines)
 
-    def _rewrite(self) -> None:
-        self.folder.write(self.name, "".join(line + "\n" for line in self._lines).encode())
-        self._behind = False
+    def _write_here(self, chunk: Chunk) -> None:
+        if chunk.written == len(chunk.lines):
+            return
+        if self._behind:
+            self._cut(chunk)
+        with self.folder.told(), open(self._path(chunk), "ab") as file:
+            file.write(b"".join(chunk.lines[chunk.written :]))
+        chunk.written, self._behind = len(chunk.lines), False
+
+    def _cut(self, chunk: Chunk) -> None:
+        """Make the local file end where the last whole write ended."""
+        name = file_of(self.name, chunk.number)
+        written = b"".join(chunk.lines[: chunk.written])
+        size = self.folder.size(name)
+        if size > len(written):
+            with self.folder.told():
+                os.truncate(self._path(chunk), len(written))
+        elif size < len(written) or not self.folder.exists(name):
+            self.folder.write(name, written)
+
+    def _repair(self) -> None:
+        """Remove from the files what is no record, so that the next one is not joined to it."""
+        for chunk in self._chunks:
+            if chunk.damaged or (chunk.torn and not self.folder.is_local):
+                self._replace(chunk, chunk.lines)
+        if self.folder.is_local:
+            self._cut(self._chunks[-1])
+
+    def _replace(self, chunk: Chunk, lines: list[bytes]) -> None:
+        self.folder.write(file_of(self.name, chunk.number), b"".join(lines))
+        chunk.lines, chunk.written = lines, len(lines)
+
+    def _path(self, chunk: Chunk) -> str:
+        return f"{self.folder.path}/{file_of(self.name, chunk.number)}"
 
 
 class Tail:
@@ -89,7 +198,9 @@ class Tail:
         self.folder, self.name = folder, name
         self._since = time.time()
         self._looked = 0.0
+        self._file: str | None = None
         self._inode, self._offset = 0, 0
+        self._seen: dict[str, tuple[int, int]] = {}
 
     def new(self) -> list[Record]:
         """The records that have come since the last call."""
@@ -98,8 +209,12 @@ class Tail:
         return records
 
     def _local(self) -> list[Record]:
+        if self._file is None:
+            # Only the last file grows; there are others if the journal was copied from an object store.
+            numbers = numbers_in(self.folder.names(), self.name)
+            self._file = f"{self.folder.path}/{file_of(self.name, numbers[-1])}" if numbers else None
         try:
-            with open(f"{self.folder.path}/{self.name}", "rb") as file:
+            with open(self._file or "", "rb") as file:
                 # A journal that was rewritten is another file: its old offsets mean nothing.
                 inode = os.fstat(file.fileno()).st_ino
                 if inode != self._inode:
@@ -107,42 +222,52 @@ class Tail:
                 file.seek(self._offset)
                 whole, newline, _ = file.read().rpartition(b"\n")
         except FileNotFoundError:
+            self._file = None
             return []
         self._offset += len(whole + newline)
-        return _records(whole + newline)
+        return _records([parse(whole + newline)])
 
     def _remote(self) -> list[Record]:
+        """The records of the files that have changed."""
         if time.monotonic() - self._looked < REMOTE_POLL:
             return []
         self._looked = time.monotonic()
-        return read_journal(self.folder, self.name)
+        before, self._seen = self._seen, self.folder.stamps()
+        changed = [n for n in numbers_in(self._seen, self.name) if before.get(f := file_of(self.name, n)) != self._seen[f]]
+        return _records(read_chunks(self.folder, self.name, changed))
 
 
-def read_journal(folder: Folder, name: str) -> list[Record]:
-    """The records of a journal, without lines that are none: a last one that a kill cut off, or damaged ones."""
-    return _records(folder.read(name)) if folder.exists(name) else []
+def read_journal(folder: Folder, name: str, strict: bool = False) -> list[Record]:
+    """The records of a journal, without a last one that an interrupted write has left incomplete.
 
+    Args:
+        folder: where it is.
+        name: see `Journal`.
+        strict: whether damage is refused; otherwise the damaged lines are left out.
 
-def _records(data: bytes) -> list[Record]:
-    lines = data.decode(errors="replace").splitlines(keepends=True)
-    return [record for line in lines if line.endswith("\n") and (record := _record(line)) is not None]
-
-
-def _sealed(record: Record) -> str:
-    return json.dumps({**record, "crc": zlib.crc32(json.dumps(record).encode())})
-
-
-def _record(line: str) -> Record | None:
-    try:
-        record = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(record, dict):
-        return None
-    crc = record.pop("crc", None)
-    return record if crc is None or crc == zlib.crc32(json.dumps(record).encode()) else None
+    Raises:
+        UserError: it is strict and damaged.
+    """
+    return _records(_open(folder, name, strict))
 
 
 def finite(record: Record) -> Record:
     """JSON has no NaN: it becomes None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+
+
+def _open(folder: Folder, name: str, strict: bool) -> list[Chunk]:
+    chunks = read_chunks(folder, name, numbers_in(folder.names(), name))
+    if strict:
+        refuse_damage(folder, name, chunks)
+    return chunks or [Chunk(0)]
+
+
+def _records(chunks: list[Chunk]) -> list[Record]:
+    return [_record(line) for chunk in chunks for line in chunk.lines]
+
+
+def _record(line: bytes) -> Record:
+    record: Record = json.loads(line)
+    record.pop("crc", None)
+    return record

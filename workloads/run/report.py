@@ -15,9 +15,10 @@ from heliostat.config import dump
 from heliostat.console import duration
 from heliostat.datasets import Dataset
 from heliostat.folder import Folder
+from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.figures import band, curve
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
-from heliostat.workloads.run.journal import Record, read_journal
+from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.page import render
 from heliostat.workloads.run.record import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 

@@ -1,12 +1,18 @@
 """Writes the metrics, the events and the goodput of a run while it trains."""
 
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from heliostat.folder import Folder
-from heliostat.workloads.run.goodput import Running
-from heliostat.workloads.run.journal import Journal
+from heliostat.workloads.run.attempts import ATTEMPTS
+from heliostat.workloads.run.goodput import Running, account
+from heliostat.workloads.run.journal import Journal, read_journal
 from heliostat.workloads.run.record import EVENTS, METRICS
-from heliostat.workloads.run.retry import with_retry
+from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
+
+LINGER = 10.0
+"""Seconds that a checkpoint, or a worker that ends, gives to storage that does not answer."""
 
 
 class RunWriter:
@@ -46,7 +52,7 @@ class RunWriter:
     def metrics(self, kind: str, step: int, **values: Any) -> None:
         """Adds a record to the metrics; to those of an evaluation, also the goodput so far."""
         goodput = {"goodput": self._account.worker_seconds()} if self._account and kind == "eval" else {}
-        self._append(0, kind=kind, step=step, **values, **goodput)
+        self._append(0, lazily=True, kind=kind, step=step, **values, **goodput)
 
     def event(self, event: str, step: int, /, **details: Any) -> None:
         """Adds a record to the events."""
@@ -68,14 +74,27 @@ class RunWriter:
         """Starts to count the goodput, from that of earlier attempts."""
         if self._journals:
             # Retried like checkpoints while storage is unavailable.
-            self._account = with_retry(lambda: Running(self._folder, world), lambda error: None, self._timeout)
+            attempts = with_retry(partial(read_journal, self._folder, ATTEMPTS), lambda error: None, self._timeout)
+            metrics, events = (journal.records for journal in self._journals)
+            self._account = Running(account(attempts, events, metrics), world)
 
     def spent(self, kind: str, seconds: float) -> None:
         """Counts seconds that were not spent on training steps."""
         if self._account:
             self._account.add(kind, seconds)
 
+    def persist(self) -> None:
+        """Write what storage takes now: the steps up to a checkpoint are not computed and recorded again."""
+        for journal in self._journals:
+            with suppress(*UNAVAILABLE):
+                journal.flush(LINGER)
+
     def flush(self) -> None:
         """Writes the records that wait in memory."""
         for journal in self._journals:
-            with_retry(journal.flush, lambda error: None, self._timeout)
+            with_retry(partial(journal.flush, self._timeout), lambda error: None, self._timeout)
+
+    def close(self, lost: bool = False) -> None:
+        """Write what storage takes now, and no more; nothing if the run is ``lost`` to another driver."""
+        for journal in self._journals:
+            journal.close(0.0 if lost else LINGER)

@@ -48,9 +48,11 @@ class Checkpointer:
 
     def __init__(
         self, run: Folder, config: TrainConfig, task: Task, ranks: Ranks, model: nn.Module,
-        optimizer: torch.optim.Optimizer, record_event: RecordEvent,
+        optimizer: torch.optim.Optimizer, record_event: RecordEvent, persist: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.run, self.config, self.task, self.ranks, self.record_event = run, config, task, ranks, record_event
+        self._persist = persist
+        """Writes the records up to the step of a checkpoint, before it is committed."""
         self.model, self.optimizer = model, optimizer
         self._sharded = sharded(config, ranks)
         self._parts = ranks.world if self._sharded else 1
@@ -216,6 +218,7 @@ class Checkpointer:
                 name: file,
                 **{self._file(r): self._wait_for_part(step, folder, r, retrying) for r in range(1, self._parts)},
             }
+            self._persist()
             retrying(lambda: checkpoint.commit(folder, step, metrics, files))
         except UNAVAILABLE as error:
             with suppress(*UNAVAILABLE):  # the same storage; the first error is the one to raise

@@ -102,7 +102,8 @@ class Loop:
         self.model = self.task.model()
         self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
         self.writer = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
-        self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, self.step.optimizer, self.writer.event)
+        writer, optimizer = self.writer, self.step.optimizer
+        self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, writer.event, writer.persist)
         self.progress = Progress(**self.checkpointer.restore())
         self.meter = Meter(ranks, self.progress.logged)
         self.signals: Signals | None = None
@@ -116,6 +117,7 @@ class Loop:
             self.checkpointer.close()
             if self.signals:
                 self.signals.close()
+            self.writer.close(lost=self.signals is not None and self.signals.state == "lost")
 
     def _run(self) -> Outcome:
         lanes = lane_range(self.order.lanes, self.ranks.world, self.ranks.rank)

@@ -1,0 +1,108 @@
+"""Crashes of Ray's containers during a wait: one is waited through, because the next pod comes within seconds."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from heliostat.cluster.diagnosis.pod_problems import Problem
+from heliostat.cluster.errors import KubernetesError
+
+SECONDS = 600
+"""Crashes further apart than that are not in a row."""
+MOST = 3
+"""So many crashes in a row end the wait also if each has another reason."""
+TAIL = 12
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A crash as it was first seen."""
+
+    at: float
+    why: str
+    """Its exit code, in words."""
+    log: str
+    """The last lines of its log; empty if it could not be read."""
+    pods: frozenset[str]
+    """The pods that were there at that time, itself included."""
+    number: int = 1
+    """In its row."""
+    repeats: bool = False
+    """Whether one before it in its row had the same reason."""
+
+    @property
+    def final(self) -> bool:
+        """Whether the next one is expected to crash, too."""
+        return self.repeats or self.number >= MOST
+
+    @property
+    def last_line(self) -> str:
+        lines = self.log.strip().splitlines()
+        return lines[-1].strip() if lines else ""
+
+    def same_reason(self, other: "Seen") -> bool:
+        """Whether exit code and last line are the same, but for numbers, such as times; a line that is not known fits any."""
+        lines = {re.sub(r"0x[0-9a-f]+|\d+", "#", line) for line in (self.last_line, other.last_line) if line}
+        return self.why == other.why and len(lines) < 2
+
+
+class Crashes:
+    """The crashes of a wait, group by group.
+
+    Workers that crash together, such as those that all wait for the same head, are one crash in a row: only that of a pod that
+    came later, or of a container that was started again, follows it.
+
+    Args:
+        log: the last lines of a pod's log.
+    """
+
+    def __init__(self, log: Callable[[str], str]) -> None:
+        self._log = log
+        self._groups: dict[str, dict[tuple[str, int], Seen]] = {}
+
+    def note(self, problem: Problem, pods: frozenset[str], now: float) -> Seen:
+        """A crash that is visible now, as it was when it was first seen.
+
+        Args:
+            problem: what is visible of it.
+            pods: the names of all pods that are there.
+            now: by any clock that does not go back.
+        """
+        assert problem.crash
+        group = self._groups.setdefault(problem.key, {})
+        identity = (problem.crash.pod, problem.crash.restarts)
+        if identity not in group:
+            group[identity] = self._judged(problem, group, pods, now)
+        return group[identity]
+
+    def last(self, now: float) -> str:
+        """The newest crash of a row that is not over, in a line; empty if there is none."""
+        found = [(seen.at, pod, seen) for group in self._groups.values() for (pod, _), seen in group.items()]
+        at, pod, seen = max(found, key=lambda each: each[0], default=(-SECONDS + now, "", None))
+        return f"{pod} ended: {shown(seen)}" if seen and now - at < SECONDS else ""
+
+    def tail(self, pod: str) -> str:
+        """The last lines of a pod's log; empty if it cannot be read, as when the pod is gone."""
+        try:
+            return self._log(pod) if pod else ""
+        except KubernetesError:
+            return ""
+
+    def _judged(self, problem: Problem, group: dict[tuple[str, int], Seen], pods: frozenset[str], now: float) -> Seen:
+        assert problem.crash
+        pod, why = problem.crash.pod, problem.crash.why
+        row = [seen for (name, _), seen in group.items() if now - seen.at < SECONDS and (name == pod or pod not in seen.pods)]
+        crash = Seen(now, why, self.tail(problem.pod), pods)
+        number = 1 + max((seen.number for seen in row), default=0)
+        return replace(crash, number=number, repeats=any(map(crash.same_reason, row)))
+
+
+def shown(crash: Seen) -> str:
+    """Why, with the last line that it printed."""
+    return ": ".join(filter(None, (crash.why, crash.last_line[:200])))
+
+
+def quoted(log: str) -> str:
+    """The end of a message that shows the last lines of a log; empty if there are none."""
+    lines = log.strip().splitlines()[-TAIL:]
+    return ", its last lines:" + "".join(f"\n  | {line}" for line in lines) if lines else ""

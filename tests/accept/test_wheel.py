@@ -1,0 +1,58 @@
+"""The wheel, installed somewhere else: everything that a user needs is in it, and nothing but `heliostat`."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.accept.conftest import overlay
+from tests.conftest import ROOT, clean_environment
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("wheel")
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "-w", place, ROOT],
+        check=True,
+    )
+    return next(place.glob("heliostat-*.whl"))
+
+
+@pytest.fixture(scope="module")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return overlay(tmp_path_factory.mktemp("elsewhere") / "venv", "--no-deps", str(wheel))
+
+
+def test_a_wheel_has_one_top_level_package(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"heliostat"}
+    for needed in ("cluster/profiles/gpu.yaml", "datasets/bundled/digits.parquet", "tuning/configs/digits.yaml", "torchrun.py"):
+        assert f"heliostat/{needed}" in names
+
+
+def test_the_digits_are_trained_from_an_empty_folder(programs: Path, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    env = {key: value for key, value in clean_environment(tmp_path / "home").items() if key != "PYTHONPATH"}
+
+    def run(*args: str) -> str:
+        done = subprocess.run([programs / "heliostat", *args], cwd=work, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    result = json.loads(run("train", "digits", "--set", "epochs=3", "--json"))
+    assert result["metrics"]["test"]["accuracy"] > 0.5
+    assert "kind: RayCluster" in run("render", "gpu")
+    assert "trials" in run("sweep", "tuning/configs/digits.yaml", "--dry-run")
+    where = subprocess.run(
+        [programs / "python", "-c", "import heliostat; print(heliostat.__file__)"],
+        cwd=work,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(where.stdout.strip()).is_relative_to(programs.parent)
