@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 
 from heliostat.errors import JobFailed, NoAnswer, UserError
-from heliostat.modules import alone
+from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
@@ -82,7 +82,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     others = set(psutil.Process().children())
     # Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
     # replace the standard library's. Workers go to the user's directory by `modules.enter`.
-    with chdir(alone(Path(scratch))):
+    with chdir(heliostat_only(Path(scratch))):
         context = ray.init(
             address="local",
             object_store_memory=OBJECT_STORE,

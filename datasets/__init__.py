@@ -1,4 +1,4 @@
-"""What training reads: Arrow shards, the global order of samples, sources, the loader."""
+"""Datasets for training: Arrow shards, the global order of samples, sources, the loader."""
 
 if __name__ != "heliostat.datasets":  # the clone's root is on the search path, as Ray puts it there
     from heliostat.modules import step_aside

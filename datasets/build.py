@@ -1,4 +1,4 @@
-"""Source -> dataset: split by content, cut into shards, checksum, and last of all ``index.json``."""
+"""Builds a dataset from a source: splits by content, writes shards with checksums, and ``index.json`` last."""
 
 import hashlib
 import json
@@ -21,24 +21,24 @@ TEST, VALIDATION = 0.15, 0.15
 def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
-    Each shard appears under its name only when it is whole, and the index only after all shards, so a build that is
-    killed leaves nothing that `Dataset.open` takes. A finished dataset of the same content is left as it is.
+    Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
+    accepts. A finished dataset of the same content is not changed.
 
     Raises:
-        UserError: the source has no samples, or ``uri`` holds a dataset of other content.
+        UserError: the source has too few samples, or ``uri`` holds a dataset of other content.
     """
     folder = Folder.at(uri)
     finished = Dataset.open(uri) if folder.exists(INDEX) else None
-    # Beside a finished dataset nothing is written: the source is read only to see whether it is the same.
+    # With a finished dataset nothing is written: the source is read only to compare fingerprints.
     writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
     for chunk in source.chunks():
-        side = split_of(chunk.keys)
+        splits = split_of(chunk.keys)
         for split, writer in writers.items():
-            writer.add({name: values[side == split] for name, values in chunk.columns.items()}, source.fields)
+            writer.add({name: values[splits == split] for name, values in chunk.columns.items()}, source.fields)
     for split, writer in writers.items():
         writer.flush(source.fields)
         if not writer.shards:
-            raise UserError(f"the source has too few samples: none falls into the {split} split", "give it more data")
+            raise UserError(f"the source has too few samples: the {split} split would be empty", "add data")
     meta = source.meta()
     index = Index(
         fingerprint=_fingerprint(source.fields, meta, writers),
@@ -51,7 +51,7 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
     if finished:
         if finished.index.fingerprint != index.fingerprint:
             raise UserError(
-                f"{uri} already holds another dataset, of {finished.index.source}", "choose another folder, or delete it"
+                f"{uri} already holds another dataset, of {finished.index.source}", "choose another folder, or delete this one"
             )
         return finished
     folder.write(INDEX, index.model_dump_json(indent=2).encode())
@@ -59,10 +59,10 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
 
 
 def split_of(keys: list[bytes]) -> npt.NDArray[np.str_]:
-    """The split of each key: a fixed function of its bytes, so a sample never changes side."""
+    """The split of each key: a pure function of its bytes, so a sample never moves to another split."""
     hashes = np.array([int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") for key in keys], np.uint64)
-    place = hashes / 2.0**64
-    return np.where(place < TEST, "test", np.where(place < TEST + VALIDATION, "validation", "train"))
+    uniform = hashes / 2.0**64
+    return np.where(uniform < TEST, "test", np.where(uniform < TEST + VALIDATION, "validation", "train"))
 
 
 def _fingerprint(fields: dict[str, Field], meta: dict[str, Any], writers: dict[SplitName, "_SplitWriter"]) -> str:
@@ -74,7 +74,7 @@ def _fingerprint(fields: dict[str, Field], meta: dict[str, Any], writers: dict[S
 
 
 class _SplitWriter:
-    """Collects the samples of one split and writes a shard each time there are enough."""
+    """Collects the samples of one split, and writes a shard whenever they fill one."""
 
     def __init__(self, split: SplitName, folder: Folder | None, shard_bytes: int) -> None:
         self.split, self.folder, self.shard_bytes = split, folder, shard_bytes
@@ -115,14 +115,14 @@ class _SplitWriter:
 
 
 def _cuts(rows: int, most: int) -> Iterator[tuple[int, int]]:
-    """Cut ``rows`` into equal parts of at most ``most``."""
+    """Split ``rows`` into equal parts of at most ``most``."""
     parts = -(-rows // most)
     for part in range(parts):
         yield rows * part // parts, rows * (part + 1) // parts
 
 
 class _Statistics:
-    """Mean and standard deviation of each column over all axes but the first of a sample, in one pass."""
+    """Mean and standard deviation of each column over all axes but the first one of a sample, in one pass."""
 
     def __init__(self) -> None:
         self._sums: dict[str, tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}

@@ -1,4 +1,4 @@
-"""Shards of an object store on this node's disk, fetched once for all processes of a user here and memory-mapped by each."""
+"""The cache of shards from object stores on this node's disk, shared and memory-mapped by all processes of a user."""
 
 import fcntl
 import hashlib
@@ -13,39 +13,42 @@ from heliostat.environment import CACHE
 from heliostat.folder import Folder
 
 FREE = 0.2
-"""The share of the disk that stays free: kubelets take the pods of a node away when less than 15 % is (Kubernetes 1.34)."""
+"""The share of the disk that stays free: kubelets evict pods when less than 15 % is free (Kubernetes 1.34)."""
 
 
-def fetched(folder: Folder, name: str, sha256: str, size: int) -> pa.MemoryMappedFile | None:
-    """A file of a store, memory-mapped from its local copy; None where no copy can be kept, for want of room or of the right.
+def cached(folder: Folder, name: str, sha256: str, size: int) -> pa.MemoryMappedFile | None:
+    """Memory-map the local copy of a file of an object store, which is downloaded on first use.
 
-    Of the processes that ask for the same file at once one fetches it. A copy is found by its content, and stays.
+    Of concurrent processes that need the same file, one downloads it. Copies are keyed by content and are not evicted.
 
     Args:
-        folder: where the file is.
-        name: its name there.
+        folder: of the file.
+        name: of the file.
         sha256: its checksum.
-        size: its bytes.
+        size: in bytes.
+
+    Returns:
+        The file, or None if there is not enough disk space or no write permission for a copy.
 
     Raises:
-        OSError: it cannot be read, or its contents have another checksum.
+        OSError: the file cannot be read, or its checksum differs.
     """
-    place = Path(os.environ.get(CACHE) or Path(tempfile.gettempdir(), f"heliostat-cache-{os.getuid()}"))
+    cache = Path(os.environ.get(CACHE) or Path(tempfile.gettempdir(), f"heliostat-cache-{os.getuid()}"))
     try:
-        place.mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = (place / f"{sha256}.lock").open("w")
+        cache.mkdir(parents=True, exist_ok=True, mode=0o700)
+        lock = (cache / f"{sha256}.lock").open("w")
     except OSError:
         return None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        path = place / sha256
+        path = cache / sha256
         if not (path.exists() and path.stat().st_size == size):
-            disk = shutil.disk_usage(place)
+            disk = shutil.disk_usage(cache)
             if disk.free - size < FREE * disk.total:
                 return None
             data = folder.read(name)
             if hashlib.sha256(data).hexdigest() != sha256:
-                raise OSError(f"{name} has another checksum than the index says")
+                raise OSError(f"{name} has another checksum than in the index")
             try:
                 part = path.with_suffix(".part")
                 part.write_bytes(data)

@@ -1,7 +1,7 @@
 """The dataset on disk: ``index.json`` and Arrow IPC shards, each one record batch of fixed-size samples.
 
-A sample is a dictionary of arrays of fixed shape; column ``image`` of shape (1, 8, 8) is stored as a fixed-size
-list of 64 values, so that a whole shard is one contiguous array that is memory-mapped and never parsed.
+A sample is a dictionary of arrays of fixed shape; a column ``image`` of shape (1, 8, 8) is stored as a fixed-size
+list of 64 values, so that a whole shard is one contiguous array, which is memory-mapped and never parsed.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import pyarrow as pa
 import pydantic
 
 from heliostat.config import Config
-from heliostat.datasets.cache import fetched
+from heliostat.datasets.cache import cached
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 
@@ -37,7 +37,7 @@ class Field(Config):
 
 
 class Shard(Config):
-    """One file: its name, its rows, its size in bytes and the SHA-256 of the whole file."""
+    """One file: name, rows, size in bytes and SHA-256."""
 
     file: str
     rows: int
@@ -46,11 +46,11 @@ class Shard(Config):
 
 
 class Index(Config):
-    """All that is known of a dataset without opening a shard.
+    """The metadata of a dataset.
 
     ``fingerprint`` is a hash of the fields, ``meta`` and every value in order, so it does not depend on the version
-    of the file format's library. ``stats`` has the mean and the standard deviation of the train split over all axes
-    of a column but the first of a sample (channels of an image, features of a row).
+    of the Arrow library. ``stats`` has the mean and the standard deviation of each column of the train split over all axes
+    but the first one of a sample (channels of an image, features of a row).
     """
 
     format: Literal[1] = 1
@@ -66,7 +66,7 @@ class Index(Config):
 
     @property
     def classes(self) -> list[str]:
-        """The names of the classes that the column ``label`` counts; empty if there is none."""
+        """The names of the classes in the column ``label``; empty without such a column."""
         return list(self.meta.get("classes", []))
 
 
@@ -82,13 +82,13 @@ class Dataset:
         """Open the dataset at a path or URI.
 
         Raises:
-            UserError: it is missing, half-built, or of a format that this version does not read.
+            UserError: it does not exist, is incomplete, or has a format that this version does not read.
         """
         folder = Folder.at(uri)
         if not folder.exists():
             raise UserError(f"dataset {uri} does not exist", f"build it: heliostat dataset build SOURCE {uri}")
         if not folder.exists(INDEX):
-            raise UserError(f"dataset {uri} has no {INDEX}: its build did not finish", "build it again, it goes on")
+            raise UserError(f"dataset {uri} has no {INDEX}: its build did not finish", "build it again")
         try:
             return cls(folder, Index.model_validate_json(folder.read(INDEX), strict=False))
         except pydantic.ValidationError as error:
@@ -97,7 +97,7 @@ class Dataset:
             raise UserError(f"dataset {uri}: {INDEX} is damaged at {where!r}: {first['msg']}", "build it again") from None
 
     def columns(self, split: str, shard: int) -> Columns:
-        """The arrays of one shard, (rows, *shape), memory-mapped; of an object store where the node has room for a copy."""
+        """The arrays of one shard, (rows, *shape), memory-mapped; from an object store only if the node can cache them."""
         return self._shard(split, shard)
 
     def take(self, split: str, ids: npt.NDArray[np.int64]) -> Columns:
@@ -108,26 +108,26 @@ class Dataset:
         owner = np.searchsorted(ends, ids, side="right")
         taken = {k: np.empty((len(ids), *f.shape), f.dtype) for k, f in self.index.fields.items()}
         for number in np.unique(owner):
-            mine = owner == number
+            rows = owner == number
             start = ends[number] - self.index.splits[split][number].rows
             for name, values in self.columns(split, int(number)).items():
-                taken[name][mine] = values[ids[mine] - start]
+                taken[name][rows] = values[ids[rows] - start]
         return taken
 
     def verify(self) -> list[str]:
-        """Read every byte again; the list of what is wrong, empty if nothing is."""
-        wrong = []
+        """Read every byte, and return a list of the damage, empty if there is none."""
+        damage = []
         for split, shards in self.index.splits.items():
             for shard in shards:
                 if not self.folder.exists(shard.file):
-                    wrong.append(f"{split}: {shard.file} is missing")
+                    damage.append(f"{split}: {shard.file} is missing")
                     continue
                 data = self.folder.read(shard.file)
                 if len(data) != shard.bytes:
-                    wrong.append(f"{split}: {shard.file} has {len(data)} bytes, but must have {shard.bytes}")
+                    damage.append(f"{split}: {shard.file} has {len(data)} bytes, but must have {shard.bytes}")
                 elif hashlib.sha256(data).hexdigest() != shard.sha256:
-                    wrong.append(f"{split}: {shard.file} has another checksum than {INDEX} says")
-        return wrong
+                    damage.append(f"{split}: {shard.file} has another checksum than in {INDEX}")
+        return damage
 
     def _open_shard(self, split: str, number: int) -> Columns:
         shard = self.index.splits[split][number]
@@ -144,8 +144,8 @@ class Dataset:
         return {name: from_arrow(batch.column(name), field) for name, field in self.index.fields.items()}
 
     def _source(self, shard: Shard) -> pa.NativeFile:
-        kept = None if self.folder.is_local else fetched(self.folder, shard.file, shard.sha256, shard.bytes)
-        return kept or self.folder.open(shard.file)
+        copy = None if self.folder.is_local else cached(self.folder, shard.file, shard.sha256, shard.bytes)
+        return copy or self.folder.open(shard.file)
 
 
 def to_arrow(columns: Mapping[str, npt.NDArray[Any]], fields: Mapping[str, Field]) -> pa.RecordBatch:

@@ -1,4 +1,4 @@
-"""From the memory map to dictionaries of torch tensors, in the global order."""
+"""Reads batches of torch tensors from memory-mapped shards in the global order."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,11 +13,11 @@ Tensors = dict[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Batch:
-    """One worker's part of one global batch."""
+    """One worker's part of a global batch."""
 
     epoch: int
     consumed: int
-    """Samples consumed by the whole run once this batch is done."""
+    """Samples that the whole run has consumed after this batch."""
     global_size: int
     """Samples in the global batch, over all workers."""
     ids: Ids
@@ -26,7 +26,7 @@ class Batch:
 
 
 def batches(dataset: Dataset, order: Order, consumed: int, lanes: tuple[int, int]) -> Iterator[Batch]:
-    """The parts of the global batches of the train split that a range of lanes holds, for ever, from ``consumed`` on."""
+    """An endless iterator over the global batches of the train split from ``consumed`` on, restricted to a range of lanes."""
     while True:
         epoch, step = order.locate(consumed)
         ids = order.batch(epoch, step, lanes)

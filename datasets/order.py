@@ -1,10 +1,10 @@
-"""The global order of samples: a pure function that does not know how many workers there are.
+"""The global order of samples: a pure function that does not depend on the number of workers.
 
-For each epoch the shards are permuted; the sequence of samples that results is cut into L equal lanes; each lane is
-shuffled within windows, so that a lane never touches more shards than its window. Every global batch takes the same
+For each epoch the shards are permuted; the resulting sequence of samples is split into L equal lanes; each lane is
+shuffled within windows, so that a lane never reads more shards than its window. Every global batch takes the same
 number of samples from every lane, and a worker owns a contiguous range of lanes. So the global batch at a step is a
-pure function of (fingerprint, seed, epoch, L, step), whoever computes which part of it, and the place to resume is
-one number: the samples consumed. (The idea is that of the canonical nodes of MosaicML Streaming.)
+pure function of (fingerprint, seed, epoch, L, step), and the position to resume from is one number: the samples
+consumed. (The lanes correspond to the canonical nodes of MosaicML Streaming.)
 """
 
 import hashlib
@@ -35,11 +35,11 @@ class Order:
 
     Args:
         rows: the rows of each shard; samples are numbered through all shards, from 0.
-        fingerprint: the dataset's; other data gives another order.
-        seed: the run's.
-        global_batch: samples a step, a multiple of ``lanes``.
+        fingerprint: of the dataset; other data gives another order.
+        seed: of the run.
+        global_batch: samples per step, a multiple of ``lanes``.
         lanes: L, see above.
-        drop_last: leave out the last batch of an epoch if it is incomplete; otherwise it comes, smaller.
+        drop_last: drop the last batch of an epoch if it is incomplete; otherwise it is smaller.
     """
 
     rows: tuple[int, ...]
@@ -59,7 +59,7 @@ class Order:
 
     @cached_property
     def full_steps(self) -> int:
-        """Steps of an epoch in which every lane gives its whole share."""
+        """The steps of an epoch with complete global batches."""
         return self.total // self.lanes // self._share
 
     @property
@@ -71,12 +71,12 @@ class Order:
         return -(-self.epoch_samples // self.global_batch)
 
     def locate(self, consumed: int) -> tuple[int, int]:
-        """(epoch, step within it) of the batch that comes after ``consumed`` samples."""
+        """(epoch, step within it) of the batch after ``consumed`` samples."""
         epoch, within = divmod(consumed, self.epoch_samples)
         return epoch, within // self.global_batch
 
     def consumed(self, steps: int) -> int:
-        """Samples consumed after so many steps from the beginning."""
+        """The samples consumed after ``steps`` steps from the start of the run."""
         epochs, within = divmod(steps, self.epoch_steps)
         return epochs * self.epoch_samples + min(within * self.global_batch, self.epoch_samples)
 
@@ -96,14 +96,14 @@ class Order:
 
     def _lane_part(self, epoch: int, step: int, lane: int) -> Ids:
         share, size = self._share, self._window_rows
-        begin = step * share
-        # The last, incomplete batch takes all that every lane has left, which is at most one share each.
-        end = begin + share if step < self.full_steps else self._lane_rows(lane)
-        first, last = begin // size, -(-end // size)
+        start = step * share
+        # The last, incomplete batch takes the rest of every lane, which is at most one share.
+        end = start + share if step < self.full_steps else self._lane_rows(lane)
+        first, last = start // size, -(-end // size)
         if last - first == 1:
-            return _window(self, epoch, lane, first)[begin - first * size : end - first * size]
+            return _window(self, epoch, lane, first)[start - first * size : end - first * size]
         parts = [
-            _window(self, epoch, lane, window)[max(begin - window * size, 0) : end - window * size]
+            _window(self, epoch, lane, window)[max(start - window * size, 0) : end - window * size]
             for window in range(first, last)
         ]
         return np.concatenate(parts) if parts else np.empty(0, np.int64)
@@ -116,15 +116,15 @@ class Order:
         return WINDOW_SHARDS * max(self.rows)
 
 
-def _random(order: Order, *place: int | str) -> np.random.RandomState:
-    """A generator for one place. RandomState, because NumPy promises that its streams never change (NEP 19)."""
-    text = "/".join(map(str, (order.fingerprint, order.seed, *place)))
+def _random(order: Order, *key: int | str) -> np.random.RandomState:
+    """A generator seeded by a key. RandomState, because NumPy guarantees that its streams do not change (NEP 19)."""
+    text = "/".join(map(str, (order.fingerprint, order.seed, *key)))
     return np.random.RandomState(np.frombuffer(hashlib.blake2b(text.encode(), digest_size=32).digest(), np.uint32))
 
 
 @lru_cache(maxsize=4)
 def _sequence(order: Order, epoch: int) -> tuple[Ids, Ids]:
-    """The permuted shards: where each ends in the epoch's sequence, and what to add to get a sample's number."""
+    """The permuted shards: the end of each in the epoch's sequence, and the offset from positions to sample numbers."""
     permuted = _random(order, epoch, "shards").permutation(len(order.rows))
     rows = np.array(order.rows, np.int64)
     starts = np.cumsum(rows) - rows
@@ -135,10 +135,10 @@ def _sequence(order: Order, epoch: int) -> tuple[Ids, Ids]:
 @lru_cache(maxsize=CACHED_WINDOWS)
 def _window(order: Order, epoch: int, lane: int, window: int) -> Ids:
     """The sample numbers of one window of one lane, shuffled."""
-    begin, end = order.total * lane // order.lanes, order.total * (lane + 1) // order.lanes
+    start, end = order.total * lane // order.lanes, order.total * (lane + 1) // order.lanes
     size = order._window_rows
-    places = np.arange(begin + window * size, min(begin + (window + 1) * size, end), dtype=np.int64)
+    positions = np.arange(start + window * size, min(start + (window + 1) * size, end), dtype=np.int64)
     ends, offsets = _sequence(order, epoch)
-    ids: Ids = places + offsets[np.searchsorted(ends, places, side="right")]
+    ids: Ids = positions + offsets[np.searchsorted(ends, positions, side="right")]
     _random(order, epoch, lane, window).shuffle(ids)
     return ids

@@ -2,7 +2,8 @@
 
     from heliostat import train, sweep, load_run, Task
 
-Each name is loaded on first use, so that it costs only what it needs. `heliostat.cluster` has the client for KubeRay.
+Each name is imported on first use, so that ``import heliostat`` imports neither torch nor Ray. `heliostat.cluster` has the
+client for KubeRay.
 """
 
 import importlib
@@ -29,20 +30,22 @@ PUBLIC = {
     "sweep": "heliostat.tuning.drive",
     "train": "heliostat.workloads.ray_train.driver",
 }
+"""The module of each public name."""
 
-_lost = [name for name in ("cluster", "datasets", "tuning", "workloads") if not Path(__file__).with_name(name).is_dir()]
-if _lost:
+_missing = [name for name in ("cluster", "datasets", "tuning", "workloads") if not Path(__file__).with_name(name).is_dir()]
+if _missing:
     raise ImportError(
-        f"heliostat/{_lost[0]} is not a folder: in the repository it is a symbolic link to ../{_lost[0]}, which this copy has "
-        "lost (a source zip, or git without core.symlinks). Install the wheel, or clone with git on a filesystem with links."
+        f"heliostat/{_missing[0]} is not a folder: in the repository it is a symbolic link to ../{_missing[0]}, which this "
+        "copy lacks (a source zip, or git without core.symlinks). Install the wheel, or clone on a filesystem with links."
     )
 
+if not TYPE_CHECKING:  # else type checkers would accept any name
 
-def __getattr__(name: str) -> Any:
-    if name not in PUBLIC:
-        raise AttributeError(f"module 'heliostat' has no attribute {name!r}")
-    return getattr(importlib.import_module(PUBLIC[name]), name)
+    def __getattr__(name: str) -> Any:
+        if name not in PUBLIC:
+            raise AttributeError(f"module 'heliostat' has no attribute {name!r}")
+        return getattr(importlib.import_module(PUBLIC[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *PUBLIC])
+    return [*__all__, "__version__"]

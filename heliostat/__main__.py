@@ -1,4 +1,4 @@
-"""``python -m heliostat``: the same command, for places where only the working directory is known."""
+"""``python -m heliostat``: the same command without an installed script."""
 
 import sys
 

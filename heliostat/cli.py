@@ -1,4 +1,4 @@
-"""The front door: a table of commands, each loaded only when it is the one asked for."""
+"""The command line: a table of commands, each of which is loaded only when it is used."""
 
 import argparse
 import importlib
@@ -6,31 +6,34 @@ import sys
 
 from heliostat import __version__
 from heliostat.errors import HeliostatError
-from heliostat.modules import settle
+from heliostat.modules import order_search_path
 
 COMMANDS = {
     "train": "train the model that a config file describes",
     "torchrun": "run a script for torchrun, unchanged, on Ray workers",
-    "sweep": "search for the best config with many trials, or show them",
+    "sweep": "search for the best config with many trials",
     "evaluate": "measure a finished run on a split of its dataset",
     "predict": "apply a finished run to new input",
     "runs": "list the runs in a storage folder",
     "dataset": "build, show and verify datasets",
     "profile": "write, show and check the profiles of clusters",
-    "up": "bring up the cluster of a profile, or change it",
+    "up": "create or update the cluster of a profile",
     "diff": "show what up would change",
     "status": "show a cluster's groups, nodes, jobs and cost",
-    "cost": "show what a cluster's nodes have cost so far",
-    "doctor": "check everything that a cluster needs, and say how to mend it",
+    "cost": "show the cost of a cluster's nodes so far",
+    "doctor": "check everything that a cluster needs, with fixes",
     "submit": "run any command as a job on a cluster",
-    "logs": "show what a job prints",
-    "stop": "stop a job, with a checkpoint",
+    "logs": "show the output of a job",
+    "stop": "stop a job after a checkpoint",
     "session": "open a cluster's dashboard and Ray Client on this machine",
-    "cron": "list and delete nightly runs (heliostat train --cron makes them)",
-    "down": "delete a cluster; the runs stay",
+    "cron": "list and delete scheduled runs (made by train --cron)",
+    "down": "delete a cluster; its runs stay in storage",
     "render": "print a profile's Kubernetes documents",
 }
-"""A line a command; ``heliostat/commands/NAME.py`` has its ``configure(parser)`` and ``run(args)``."""
+"""The help line of each command; ``heliostat/commands/NAME.py`` has its ``configure(parser)`` and ``run(args)``."""
+
+SUBCOMMANDS = {"sweep": {"show": "show the trials of a sweep, live while it runs"}}
+"""Second words of commands that also work without one; ``heliostat/commands/NAME_WORD.py`` has their functions."""
 
 EXAMPLE = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01"
 
@@ -48,11 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     for name, help_line in COMMANDS.items():
         command = commands.add_parser(name, help=help_line, description=help_line)
         if name in argv[:1]:
-            module = importlib.import_module(f"heliostat.commands.{name}")
-            module.configure(command)
-            command.set_defaults(run=module.run)
-    args = parser.parse_args(argv)
-    settle()
+            _configure(command, name, *argv[1:2])
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:
+        args.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    order_search_path()
     try:
         return int(args.run(args))
     except HeliostatError as error:
@@ -61,3 +64,14 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("heliostat: stopped", file=sys.stderr)
         return 130
+
+
+def _configure(parser: argparse.ArgumentParser, name: str, word: str = "") -> None:
+    """Add the options of a command to its parser, or those of the subcommand that ``word`` names."""
+    module = name
+    if help_line := SUBCOMMANDS.get(name, {}).get(word):
+        parser = parser.add_subparsers().add_parser(word, description=help_line)
+        module = f"{name}_{word}"
+    loaded = importlib.import_module(f"heliostat.commands.{module}")
+    loaded.configure(parser)
+    parser.set_defaults(run=loaded.run, parser=parser)

@@ -1,4 +1,4 @@
-"""Config files: YAML 1.2 in, frozen typed values out; every mistake named with its fix."""
+"""Config files: reads YAML 1.2 as frozen typed values; each error names the field, the value and the fix."""
 
 import difflib
 import hashlib
@@ -16,7 +16,7 @@ from heliostat.errors import UserError
 
 
 class Config(BaseModel):
-    """The base of every config type: unknown keys are errors, values keep their type and never change."""
+    """The base of every config type: unknown keys are errors, types are not coerced, values are immutable."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
@@ -50,8 +50,8 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         data = YAML(typ="safe", pure=True).load(_text(str(path)))
     except FileNotFoundError:
         folder, name = Path(path).parent, Path(path).name
-        beside = difflib.get_close_matches(name, _yaml_files(folder), n=1, cutoff=0.4)
-        hint = f"did you mean {folder / beside[0]}?" if beside else "give the path of a YAML file"
+        near = difflib.get_close_matches(name, _yaml_files(folder), n=1, cutoff=0.4)
+        hint = f"did you mean {folder / near[0]}?" if near else "give the path of a YAML file"
         raise UserError(f"config file {path} does not exist", hint) from None
     except OSError as error:
         reason = error.strerror or error
@@ -60,7 +60,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
         raise UserError(f"config file {path} is not text", "give the path of a YAML file") from None
     except (YAMLError, ValueError) as error:
         detail = " ".join(str(error).split())
-        raise UserError(f"config file {path} is not valid YAML: {detail}", "mend the line that it names") from None
+        raise UserError(f"config file {path} is not valid YAML: {detail}", "correct that line") from None
     if not isinstance(data, dict):
         kind = "empty" if data is None else f"a {type(data).__name__}"
         raise UserError(f"config file {path} is {kind}, but must be a mapping", "write it as lines of `key: value`")
@@ -70,7 +70,7 @@ def read_mapping(path: str | Path) -> dict[str, Any]:
 def _text(path: str) -> str:
     if "://" not in path:
         return Path(path).read_text()
-    # Here, because pyarrow takes a tenth of a second, and few configs are in an object store.
+    # Imported here: pyarrow takes 0.1 s, and few configs are in an object store.
     from heliostat.folder import Folder, split
 
     folder, name = split(path)
@@ -78,7 +78,7 @@ def _text(path: str) -> str:
 
 
 def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:
-    """``data`` as ``kind``; ``prefix`` is the key that holds it in the file, for messages."""
+    """Validate ``data`` as ``kind``; ``prefix`` is its key in the file, for messages."""
     try:
         return kind.model_validate(data)
     except ValidationError as error:
@@ -86,7 +86,7 @@ def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:
 
 
 def assignments(overrides: Iterable[str]) -> dict[str, Any]:
-    """``key=value`` texts as a mapping."""
+    """Parse ``key=value`` texts into a mapping."""
     data: dict[str, Any] = {}
     for override in overrides:
         _override(data, override)
@@ -99,10 +99,10 @@ def dump(config: Config) -> str:
 
 
 def to_yaml(data: Mapping[str, Any]) -> str:
-    """Plain data as YAML, in its own order."""
+    """Plain data as YAML, in its order."""
     yaml = YAML()
     yaml.default_flow_style = False
-    yaml.width = 1 << 20  # a folded line would come back with other spaces
+    yaml.width = 1 << 20  # folded lines would change spaces
     text = io.StringIO()
     yaml.dump(dict(data), text)
     return text.getvalue()
@@ -114,7 +114,7 @@ def digest(data: Any) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """How to mend a name that is not known: the nearest one, or the list of them."""
+    """The fix for an unknown name: the nearest known one, or the list of them."""
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(known)}"
@@ -136,27 +136,27 @@ def _override(data: dict[str, Any], override: str) -> None:
     while parents:
         parent = parents.pop(0)
         child = data.get(parent)
-        # Copies, so that the caller's defaults stay as they are.
+        # Copies, so that the caller's defaults are not changed.
         if isinstance(child, list) and parents:
             data[parent] = [dict(item) if isinstance(item, dict) else item for item in child]
-            data = _named(data[parent], parents.pop(0), override)
+            data = _item_named(data[parent], parents.pop(0), override)
         else:
             data[parent] = dict(child) if isinstance(child, dict) else {}
             data = data[parent]
     data[key] = value
 
 
-def _named(items: list[Any], name: str, override: str) -> dict[str, Any]:
+def _item_named(items: list[Any], name: str, override: str) -> dict[str, Any]:
     """The item of a list that has this name: ``--set groups.gpu.max=4``."""
     named = {item["name"]: item for item in items if isinstance(item, dict) and "name" in item}
     if name not in named:
-        raise UserError(f"--set {override!r}: nothing there is named {name}", nearest(name, named))
+        raise UserError(f"--set {override!r}: no item has the name {name}", nearest(name, named))
     found: dict[str, Any] = named[name]
     return found
 
 
 def _explain(error: Any, data: Any, kind: type[BaseModel], prefix: str) -> UserError:
-    """One pydantic error as a message with the field, the value and the fix."""
+    """Convert a pydantic error into a message with the field, the value and the fix."""
     path = _path(error["loc"], kind)
     shown = _with_names(error["loc"], data)[: len(path)]
     name = ".".join([prefix, *shown] if prefix else shown) or "the config"
@@ -174,19 +174,19 @@ def _explain(error: Any, data: Any, kind: type[BaseModel], prefix: str) -> UserE
 
 
 def _with_names(loc: Iterable[Any], data: Any) -> list[str]:
-    """An error's place with the names of a list's items instead of their numbers."""
-    place = []
+    """An error's location, with the names of list items instead of their numbers."""
+    names = []
     for part in loc:
         inside = (isinstance(data, dict) and part in data) or (
             isinstance(data, list) and isinstance(part, int) and part < len(data)
         )
         data = data[part] if inside else None
-        place.append(str(data["name"] if isinstance(part, int) and isinstance(data, dict) and "name" in data else part))
-    return place
+        names.append(str(data["name"] if isinstance(part, int) and isinstance(data, dict) and "name" in data else part))
+    return names
 
 
 def _path(loc: Iterable[Any], kind: type[BaseModel]) -> list[str]:
-    """The keys of an error's place, without the branch of a union that pydantic adds after the last key."""
+    """The keys of an error's location, without the branch of a union that pydantic adds after the last key."""
     path: list[str] = []
     for part in map(str, loc):
         field = _owner(kind, path[:-1]).model_fields.get(path[-1]) if path else None
@@ -198,7 +198,7 @@ def _path(loc: Iterable[Any], kind: type[BaseModel]) -> list[str]:
 
 
 def _owner(kind: type[BaseModel], path: list[str]) -> type[BaseModel]:
-    """The config type that holds the last key of a path, as far as the path leads through config types."""
+    """The config type that has the last key of a path, as far as the path leads through config types."""
     for part in path:
         field = kind.model_fields.get(part)
         options = [field.annotation, *get_args(field.annotation)] if field else []

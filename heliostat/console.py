@@ -1,4 +1,4 @@
-"""What commands print: results on standard output, progress and remarks on standard error."""
+"""Output of the commands: results on standard output, progress and remarks on standard error."""
 
 import json
 import sys
@@ -14,12 +14,12 @@ err = Console(stderr=True)
 
 
 def print_json(document: Any) -> None:
-    """One JSON document, alone on standard output."""
+    """Write one JSON document to standard output."""
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table; numbers stand on the right."""
+    """Print a table; columns of numbers are right-aligned."""
     rows = [list(row) for row in rows]
     table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
     for number, column in enumerate(columns):
@@ -31,12 +31,12 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 
 def numbers(metrics: Mapping[str, float | None]) -> str:
-    """Metrics in one line; None stands for what is not a finite number."""
+    """Metrics in one line; None is shown as NaN."""
     return "  ".join(f"{name} {'NaN' if value is None else f'{value:.4f}'}" for name, value in metrics.items())
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them: 42 s, 3 min 20 s, 2 h 5 min."""
+    """Seconds as readable text: 42 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 60:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

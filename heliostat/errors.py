@@ -1,16 +1,16 @@
-"""What can go wrong for a user, each kind with the exit code that scripts see."""
+"""The errors that users see, each kind with its exit code."""
 
 import traceback
 
 
 class HeliostatError(Exception):
-    """An ending that is told in one message, without a traceback."""
+    """An error that is shown as one message, without a traceback."""
 
     exit_code = 1
 
 
 class WithFix(HeliostatError):
-    """An ending whose cure is known.
+    """An error with a known fix.
 
     Args:
         what: what is wrong.
@@ -32,15 +32,15 @@ class UserError(WithFix):
 
 
 class NotWritable(UserError):
-    """A place cannot be written: no space, no right, no folder. It may pass, so that work in progress waits for it."""
+    """Storage cannot be written: no space, no permission, no folder. It may be temporary, so work in progress retries."""
 
 
 class NotComing(WithFix):
-    """Something outside went wrong; ``what`` tells what was waited for or tried, and the reason why it cannot be."""
+    """A failure outside of Heliostat; ``what`` says what was waited for or tried, and why it cannot succeed."""
 
 
 class JobFailed(HeliostatError):
-    """The work itself failed; the message says where and what can be tried."""
+    """The work itself failed; the message says where, and what can be tried."""
 
 
 class Diverged(JobFailed):
@@ -62,7 +62,7 @@ class Diverged(JobFailed):
 
 
 class Stopped(HeliostatError):
-    """Somebody asked for the end (Ctrl-C, SIGTERM); the message says how to go on."""
+    """The user stopped it (Ctrl-C, SIGTERM); the message says how to resume."""
 
     exit_code = 130
 

@@ -1,4 +1,4 @@
-"""A folder on any filesystem that pyarrow knows: a local path, s3://, gs://, hdfs://."""
+"""A folder on any filesystem that pyarrow supports: a local path, s3://, gs://, hdfs://."""
 
 import errno
 import os
@@ -23,14 +23,14 @@ NOT_WRITABLE = {
 
 
 def default_base() -> str | Path:
-    """What a relative storage is relative to in this process: the cluster's, or the working directory, or in a job home."""
+    """What a relative storage is relative to: the cluster's storage, else the home in a job, else the working directory."""
     if STORAGE in os.environ:
         return os.environ[STORAGE]
     return Path.home() if IN_A_JOB in os.environ else Path.cwd()
 
 
 def join(uri: str, name: str) -> str:
-    """The URI or path of something in a folder; what follows a ``?`` stays at the end."""
+    """The path or URI of an entry of a folder; a query (``?...``) stays at the end."""
     parts = urlsplit(uri)
     if "://" not in uri:
         return f"{uri.rstrip('/')}/{name}"
@@ -38,7 +38,7 @@ def join(uri: str, name: str) -> str:
 
 
 def split(uri: str) -> tuple[str, str]:
-    """The folder and the name that `join` has put together."""
+    """The inverse of `join`: the folder and the name."""
     if "://" not in uri:
         return os.path.split(uri)
     parts = urlsplit(uri)
@@ -47,7 +47,7 @@ def split(uri: str) -> tuple[str, str]:
 
 
 def absolute(place: str, base: str | Path) -> str:
-    """A path made absolute from ``base``, a path or a URI, with ``~`` expanded; a URI as it is."""
+    """An absolute path, relative to ``base`` (a path or a URI) and with ``~`` expanded; a URI unchanged."""
     if "://" in place:
         return place
     if "://" in str(base) and not os.path.isabs(os.path.expanduser(place)):
@@ -57,7 +57,7 @@ def absolute(place: str, base: str | Path) -> str:
 
 @dataclass(frozen=True)
 class Folder:
-    """Reads and writes whole files; a reader never sees half of one."""
+    """Reads and writes whole files atomically."""
 
     filesystem: fs.FileSystem
     path: str
@@ -71,13 +71,13 @@ class Folder:
         """
         text = str(uri)
         if "\0" in text:
-            raise UserError(f"{text!r} is not a path: it has a null character", "give a path or a URI")
+            raise UserError(f"{text!r} is not a path: it contains a null character", "give a path or a URI")
         if "://" not in text:
             return cls(fs.LocalFileSystem(), absolute(text, Path.cwd()))
         try:
             filesystem, path = fs.FileSystem.from_uri(text)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise UserError(f"{text} is not a place that can be opened: {error}", "use a path, s3:// or gs://") from None
+            raise UserError(f"{text} cannot be opened: {error}", "use a path, s3:// or gs://") from None
         return cls(filesystem, path.rstrip("/"))
 
     def __truediv__(self, name: str) -> "Folder":
@@ -99,7 +99,7 @@ class Folder:
         return bool(kind != fs.FileType.NotFound)
 
     def size(self, name: str) -> int:
-        """The bytes of a file; 0 if it does not exist."""
+        """The size of a file in bytes; 0 if it does not exist."""
         return int(self.filesystem.get_file_info(self._join(name)).size or 0)
 
     def names(self) -> list[str]:
@@ -120,38 +120,38 @@ class Folder:
             return bytes(stream.read())
 
     def open(self, name: str) -> pa.NativeFile:
-        """A file to read at random: memory-mapped where it is local."""
+        """Open a file for random access; a local file is memory-mapped."""
         path = self._join(name)
         return pa.memory_map(path) if self.is_local else self.filesystem.open_input_file(path)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write a file, which appears under its name only when it is complete.
+        """Write a file atomically: it appears under its name when it is complete.
 
         Raises:
-            NotWritable: the place cannot be written: no space, no right, no folder.
+            NotWritable: no space, no permission, or a parent is not a folder.
         """
         with self.writing(name) as file:
             file.write(data)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """A file to write piece by piece, which appears under its name only when the block ends without an error.
+        """Open a file for writing; it appears under its name when the block ends without an error.
 
         Raises:
             NotWritable: see `write`.
         """
         target, temporary = self._join(name), f"{self._join(name)}.{uuid.uuid4().hex[:8]}.tmp"
-        with self.told():
+        with self.write_errors():
             self.filesystem.create_dir(self.path, recursive=True)
             if not self.is_local:
-                # An object store shows an object only when its stream is closed, but that also happens after an error.
+                # An object store shows an object when its stream is closed, which also happens after an error.
                 with self.filesystem.open_output_stream(target) as stream:
                     yield stream
                 return
             try:
                 with open(temporary, "wb") as file:
                     yield file
-                    # Without it, a machine that loses power may keep the name and lose the contents.
+                    # Without it, a power failure may keep the name and lose the contents.
                     file.flush()
                     os.fsync(file.fileno())
                 os.replace(temporary, target)
@@ -160,8 +160,8 @@ class Folder:
                     os.unlink(temporary)
 
     @contextmanager
-    def told(self) -> Iterator[None]:
-        """Tell that this place cannot be written as a message to the user: it is not the program's fault."""
+    def write_errors(self) -> Iterator[None]:
+        """Raise NotWritable for the OS errors that mean that this folder cannot be written."""
         try:
             yield
         except OSError as error:
@@ -173,7 +173,7 @@ class Folder:
             ) from None
 
     def delete(self, name: str = "") -> None:
-        """Delete a file or a folder with all that is in it; nothing happens if it is not there."""
+        """Delete a file or a folder with its contents, if it exists."""
         kind = self.filesystem.get_file_info(self._join(name)).type
         if kind == fs.FileType.Directory:
             self.filesystem.delete_dir(self._join(name))

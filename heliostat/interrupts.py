@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as something that is looked at, not as an exception from anywhere."""
+"""Receives Ctrl-C and SIGTERM as values to poll instead of exceptions."""
 
 import signal
 import threading
@@ -8,10 +8,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
-    """The Ctrl-Cs and SIGTERMs that arrive meanwhile; they interrupt nothing.
+    """Collect the SIGINTs and SIGTERMs that arrive in the block in a list; they interrupt nothing.
 
-    Python raises KeyboardInterrupt wherever it is, and when that is in a finalizer, such as that of a connection, it is lost.
-    Outside of the main thread, which alone gets signals, there are none.
+    Python raises KeyboardInterrupt at any instruction; in a finalizer, such as that of a connection, it is lost.
+    Outside of the main thread, which is the only one to get signals, the list stays empty.
     """
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

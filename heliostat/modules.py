@@ -1,7 +1,7 @@
-"""Where modules are found: the user's come after the standard library and the installed packages, in every process of ours.
+"""The module search path of our processes: the user's modules come after the standard library and installed packages.
 
 Ray puts the working directory of a command or a job first on the search path of its processes. There a ``types.py`` of the
-user's would replace the standard library's, and the folders of Heliostat's own clone Hugging Face's ``datasets``.
+user would replace the standard library's, and the ``datasets`` folder of a clone of Heliostat would replace Hugging Face's.
 """
 
 import os
@@ -19,23 +19,23 @@ FOLDER = "work"
 """The folder of a job's package that holds the user's working directory, so that Ray does not put it on the search path."""
 
 
-def settle() -> None:
-    """Make the working directory importable, after everything that is installed; the same for a clone of Heliostat."""
+def order_search_path() -> None:
+    """Move the working directory, and the root of a clone of Heliostat, to the end of the search path."""
     installed = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
     last = list(dict.fromkeys([os.path.realpath("."), *([] if str(ROOT) in installed else [str(ROOT)])]))
     sys.path[:] = [place for place in sys.path if os.path.realpath(place or ".") not in last] + last
 
 
-def enter(working_dir: str) -> None:
-    """Make a command's working directory the current one in a worker, and `settle`.
+def enter_working_dir(working_dir: str) -> None:
+    """Change to a command's working directory in a worker, and call `order_search_path`.
 
-    On another node it is where Ray has unpacked the job's package; without a package the worker stays where it is.
+    On another node it is the folder into which Ray has unpacked the job's package; without one the worker's stays.
     """
     unpacked = Path.cwd() / FOLDER
     place = next((place for place in (Path(working_dir), unpacked) if place.is_dir()), None)
     if place:
         os.chdir(place)
-    settle()
+    order_search_path()
 
 
 def step_aside(name: str, instead: str) -> None:
@@ -54,8 +54,8 @@ def step_aside(name: str, instead: str) -> None:
     spec.loader.exec_module(sys.modules[name])
 
 
-def alone(folder: Path) -> str:
-    """A folder in which only Heliostat is found, made in ``folder``: what may stand first on a search path."""
+def heliostat_only(folder: Path) -> str:
+    """Create a folder, in ``folder``, from which only ``heliostat`` can be imported, to be first on a search path."""
     place = folder / "heliostat-only"
     place.mkdir()
     (place / "heliostat").symlink_to(ROOT / "heliostat", target_is_directory=True)

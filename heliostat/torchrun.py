@@ -1,4 +1,4 @@
-"""Checkpoints for a script that torchrun or ``heliostat torchrun`` runs, in three lines::
+"""Checkpoints for a script under torchrun or ``heliostat torchrun``, in three lines::
 
     from heliostat.torchrun import resume, save
     for epoch in range(resume(model=model, optimizer=optimizer), epochs):

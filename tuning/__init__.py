@@ -1,4 +1,4 @@
-"""Many runs at once: search spaces, sweeps, their results."""
+"""Hyperparameter sweeps: search spaces, algorithms, schedulers, executors, results."""
 
 if __name__ != "heliostat.tuning":  # the clone's root is on the search path, as Ray puts it there
     from heliostat.modules import step_aside

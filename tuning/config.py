@@ -1,4 +1,4 @@
-"""The sweep config: what a YAML file in ``tuning/configs`` says."""
+"""The sweep config: the schema of the YAML files in ``tuning/configs``."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -11,7 +11,7 @@ from heliostat.workloads.config import Name
 
 Mode = Literal["max", "min"]
 MAY_CHANGE = {"trials", "seconds", "budget", "concurrency", "retries", "keep", "storage"}
-"""Keys that say how much and where, not what is searched: they may change when a sweep goes on."""
+"""Keys for limits and places, not for what is searched: they may change when a sweep is resumed."""
 BASE = "base"
 
 
@@ -21,9 +21,9 @@ class SchedulerConfig(Config):
     kind: Literal["none", "asha", "hyperband", "median", "pbt"] = Field(
         "asha", description="one of none, asha, hyperband, median, pbt"
     )
-    grace: float = Field(0.1, gt=0, lt=1, description="the share of its run that every trial may make, from 0 to 1")
-    reduction: float = Field(3, gt=1, description="of so many trials one goes on beyond a rung, a number above 1")
-    samples: int = Field(3, ge=1, description="median: other trials that must have come as far, at least 1")
+    grace: float = Field(0.1, gt=0, lt=1, description="the share of its run that no trial is stopped in, from 0 to 1")
+    reduction: float = Field(3, gt=1, description="one of so many trials continues beyond a rung, a number above 1")
+    samples: int = Field(3, ge=1, description="median: other trials that must have reached the same step, at least 1")
     every: int = Field(1, ge=1, description="pbt: evaluations between two exchanges, at least 1")
     quantile: float = Field(0.25, gt=0, le=0.5, description="pbt: the share of the population that copies, up to 0.5")
     resample: float = Field(0.25, ge=0, le=1, description="pbt: the probability of a new value instead of a changed one")
@@ -34,7 +34,7 @@ def _named(value: Any) -> Any:
 
 
 class SweepConfig(Config):
-    """Everything that decides a sweep; its YAML may leave out what has a default."""
+    """Everything that defines a sweep; keys with a default may be left out."""
 
     name: Name = Field(description="a folder's name, such as digits-sweep")
     train: dict[str, Any] = Field(description="keys of a train config; base: names the file to start from")
@@ -46,9 +46,9 @@ class SweepConfig(Config):
     )
     mode: Mode | None = Field(None, description="max or min")
     trials: int | None = Field(None, ge=1, description="a whole number of trials, at least 1")
-    seconds: float | None = Field(None, gt=0, description="the time after which no work is done, in seconds")
-    budget: float | None = Field(None, gt=0, description="the money after which no work is done, in the prices' currency")
-    concurrency: int | None = Field(None, ge=1, description="trials at once at most, by default what there is room for")
+    seconds: float | None = Field(None, gt=0, description="the time after which the sweep stops, in seconds")
+    budget: float | None = Field(None, gt=0, description="the cost at which the sweep stops, in the prices' currency")
+    concurrency: int | None = Field(None, ge=1, description="the most concurrent trials, by default as many as fit")
     algorithm: Literal["random", "grid", "tpe", "cmaes", "nsga2", "bohb"] = Field(
         "tpe", description="one of random, grid, tpe, cmaes, nsga2, bohb"
     )
@@ -56,53 +56,52 @@ class SweepConfig(Config):
         SchedulerConfig(), description="none, asha, hyperband, median or pbt, or a mapping with kind and its options"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
-    retries: int = Field(1, ge=0, description="how often a trial is tried again after it failed, at least 0")
+    retries: int = Field(1, ge=0, description="how often a failed trial is retried, at least 0")
     keep: Literal["best", "all"] = Field("best", description="whose checkpoints are kept: best or all")
     storage: str | None = Field(None, min_length=1, description="the folder or URI of the sweep, by default train's")
 
     @model_validator(mode="after")
-    def _ends(self) -> Self:
+    def _check_limits(self) -> Self:
         if not self.space:
             raise ValueError("space is empty; write space: {optimizer.lr: {loguniform: [1e-4, 1e-1]}}")
         if self.algorithm != "grid" and not (self.trials or self.seconds or self.budget):
-            raise ValueError("a sweep needs an end: trials, seconds or budget; set trials: 20")
+            raise ValueError("a sweep needs a limit: trials, seconds or budget; set trials: 20")
         return self
 
     @model_validator(mode="after")
-    def _fits(self) -> Self:
+    def _check_combination(self) -> Self:
         kind = self.scheduler.kind
         if isinstance(self.metric, dict):
             if self.mode:
-                raise ValueError("metric has its modes already; remove mode")
+                raise ValueError("metric includes its modes; remove mode")
             if len(self.metric) > 1 and kind != "none":
-                raise ValueError(
-                    f"scheduler is {kind}, but with several metrics no trial is the better one half-way; set scheduler: none"
-                )
+                raise ValueError(f"scheduler is {kind}, but several metrics do not rank unfinished trials; set scheduler: none")
             if len(self.metric) > 1 and self.algorithm not in ("tpe", "nsga2", "random", "grid"):
-                raise ValueError(f"algorithm is {self.algorithm}, which knows one metric; set algorithm: tpe, or nsga2")
+                raise ValueError(f"algorithm is {self.algorithm}, which supports one metric; set algorithm: tpe, or nsga2")
         if self.algorithm == "bohb" and kind != "hyperband":
-            raise ValueError(f"algorithm bohb goes with scheduler hyperband, not {kind}; set scheduler: hyperband")
+            raise ValueError(f"algorithm bohb needs scheduler hyperband, but got {kind}; set scheduler: hyperband")
         if kind == "pbt" and (self.algorithm != "random" or not self.trials):
             raise ValueError("scheduler pbt starts from a random population; set algorithm: random, and trials to its size")
         if self.algorithm in ("grid", "cmaes"):
-            self._only_some_kinds()
+            self._check_kinds()
         return self
 
-    def _only_some_kinds(self) -> None:
+    def _check_kinds(self) -> None:
         for name, parameter in self.space.items():
             if self.algorithm == "grid" and parameter.values is None:
                 raise ValueError(
-                    f"space.{name} is {parameter.kind}, which has no end of values for algorithm grid; "
-                    "use choice, integer or quniform, or set algorithm: random"
+                    f"space.{name} is {parameter.kind}, which has infinitely many values, but algorithm grid needs finitely "
+                    "many; use choice, integer or quniform, or set algorithm: random"
                 )
             if self.algorithm == "cmaes" and (parameter.choice is not None or parameter.when):
                 raise ValueError(
-                    f"space.{name} is a choice or has a condition, but algorithm cmaes searches numbers; set algorithm: tpe"
+                    f"space.{name} is a choice or has a condition, but algorithm cmaes searches only unconditional numbers; "
+                    "set algorithm: tpe"
                 )
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the sweep searches: two sweeps of one name must agree in it."""
+        """The keys that define what is searched: two sweeps of the same name must agree in them."""
         return self.model_dump(mode="json", exclude=MAY_CHANGE)
 
     @property

@@ -1,4 +1,4 @@
-"""Drives a sweep: slots take trials, every report is answered, and the journal is told of everything first."""
+"""The event loop of a sweep: slots run trials, and every event is written to the journal before it takes effect."""
 
 import asyncio
 import math
@@ -11,37 +11,36 @@ from ray.exceptions import RayActorError
 from heliostat.errors import JobFailed, UserError
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.cost import most_expensive
-from heliostat.tuning.executors import ActorPlace, Executor, Placement, TrainPlace
+from heliostat.tuning.executors import ActorExecutor, Executor, Placement, TrainExecutor
 from heliostat.tuning.plan import RecordMaker, SweepPlan, key_of
-from heliostat.tuning.retention import Kept
+from heliostat.tuning.retention import Retention
 from heliostat.tuning.schedulers import open_scheduler
-from heliostat.tuning.schedulers.pbt import Population
-from heliostat.tuning.trials import Trial, Trials
-from heliostat.tuning.worker import GO_ON, PAUSE, STOP, Event
+from heliostat.tuning.trials import Decision, Trial, Trials
+from heliostat.tuning.worker import Event
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.run.cost import price_of
 from heliostat.workloads.run.journal import Journal
 from heliostat.workloads.run.signals import STOP as STOP_FILE
 
 Watch = Callable[[Trials], None]
-"""Called several times a second."""
+"""Called with the trials several times a second."""
 TICK = 0.2
 LOSSES = 20
-"""Nodes that may go away under a trial before it counts as failed."""
+"""Nodes that a trial may lose before it counts as failed."""
 STARTS = 5
-"""Times in a row that a worker may die while it starts."""
-PATIENCE = 30.0
-"""Seconds that running trials have to save a checkpoint when the sweep must stop."""
+"""Attempts to start a worker that dies as it starts."""
+SAVE_SECONDS = 30.0
+"""Seconds that running trials have to save a checkpoint when the sweep stops."""
 
 
 class Controller:
-    """One session of a sweep, from its journal to its last trial.
+    """One session of a sweep: restores the state from the journal and runs the trials that are left.
 
     Args:
-        plan: what to do.
+        plan: of the sweep.
         maker: makes the run record of each trial.
-        journal: the sweep's journal, from which it goes on.
-        watch: told of progress.
+        journal: the sweep's journal.
+        watch: called with the progress.
     """
 
     def __init__(self, plan: SweepPlan, maker: RecordMaker, journal: Journal, watch: Watch) -> None:
@@ -50,85 +49,90 @@ class Controller:
         self.trials = Trials(journal.records)
         self._note(event="session", slots=plan.slots)
         self._algorithm = open_algorithm(config, plan.base, plan.objectives, plan.folder, self.trials.all)
-        self._scheduler = open_scheduler(config, plan.metric, plan.mode)
-        self._population = Population(config, plan, self.trials, self._note) if config.scheduler.kind == "pbt" else None
-        self._waiting = [trial for trial in self.trials.all if trial.state == "waiting" and trial.twin is None]
-        if self._population:
-            self._waiting = [trial for trial in self._waiting if trial.generation <= self.trials.generations]
+        self._scheduler = open_scheduler(plan, self.trials, self._note)
+        self._waiting = [
+            trial
+            for trial in self.trials.all
+            if trial.state == "waiting" and trial.duplicate_of is None and trial.generation <= self.trials.generations
+        ]
         self._running: dict[int, Trial] = {}
         self._plans: dict[int, Plan] = {}
-        """Of trials that wait, for the first time that they run."""
-        self._first = {trial.key: trial.number for trial in reversed(self.trials.all) if trial.key}
-        self._twins = [trial for trial in self.trials.all if trial.twin is not None and not trial.over]
-        self._kept = Kept(plan)
-        self._no_more = False
+        """The plans of the trials that have not run yet."""
+        self._first_with_key = {trial.key: trial.number for trial in reversed(self.trials.all) if trial.key}
+        self._duplicates = [trial for trial in self.trials.all if trial.duplicate_of is not None and not trial.done]
+        self._retention = Retention(plan)
+        self._exhausted = False
         self._stopping = ""
         self._changed = asyncio.Condition()
         for trial in self.trials.all:
             self._replay(trial)
+        self._finish_duplicates()  # of trials that were done when the last driver was killed
 
     async def run(self, interrupted: Callable[[], int]) -> str:
-        """Work until nothing is left to do or it must stop; why it stopped, or nothing.
+        """Run trials until none is left or the sweep must stop.
 
         Args:
-            interrupted: how often the user has asked for the end: once to stop with checkpoints, twice to stop at once.
+            interrupted: the number of requests to stop: 1 stops with checkpoints, 2 stops at once.
+
+        Returns:
+            Why the sweep stopped: interrupted, time or budget; empty if no trial is left.
         """
-        places = [self._place() for _ in range(self._plan.slots)]
-        slots = [asyncio.create_task(self._slot(place)) for place in places]
-        patience = PATIENCE
+        executors = [self._executor() for _ in range(self._plan.slots)]
+        slots = [asyncio.create_task(self._slot(executor)) for executor in executors]
+        seconds = SAVE_SECONDS
         try:
-            # Slots that still wait for a node when all work is done wait in vain.
-            while not self._over and patience > 0 and interrupted() < 2 and not all(slot.done() for slot in slots):
+            # When all trials are done, slots that still wait for a node are cancelled.
+            while not self._all_done and seconds > 0 and interrupted() < 2 and not all(slot.done() for slot in slots):
                 await asyncio.wait(
                     [slot for slot in slots if not slot.done()], timeout=TICK, return_when=asyncio.FIRST_EXCEPTION
                 )
                 for error in (slot.exception() for slot in slots if slot.done()):
                     if error:
                         raise error
-                await self._look_at_limits(interrupted())
-                patience -= TICK if self._stopping else 0
+                await self._check_limits(interrupted())
+                seconds -= TICK if self._stopping else 0
                 self._watch(self.trials)
         finally:
             for slot in slots:
                 slot.cancel()
             await asyncio.gather(*slots, return_exceptions=True)
-            for place in places:
-                place.close()
+            for executor in executors:
+                executor.close()
             self._note(event="closed", reason=self._stopping)
         self._watch(self.trials)
         return self._stopping
 
     # --- slots ------------------------------------------------------------------------------------------------
 
-    def _place(self) -> Executor:
+    def _executor(self) -> Executor:
         each = self._plan.train.config.resources
-        return TrainPlace() if self._plan.workers > 1 else ActorPlace(float(each.cpu), float(each.gpu))
+        return TrainExecutor() if self._plan.workers > 1 else ActorExecutor(float(each.cpu), float(each.gpu))
 
-    async def _slot(self, place: Executor) -> None:
-        """Take one trial after the other, and give the resources back as soon as none is left."""
+    async def _slot(self, executor: Executor) -> None:
+        """Run one trial after the other, and release the resources as soon as none is left."""
         try:
-            where = await _ready(place)
+            await _ready(executor)
             while trial := await self._next():
-                where = await _ready(place)
-                await self._run(trial, place, where)
+                placement = await _ready(executor)
+                await self._run(trial, executor, placement)
                 async with self._changed:
                     self._changed.notify_all()
         finally:
-            place.close()
+            executor.close()
 
     async def _next(self) -> Trial | None:
-        """The next trial to run, as soon as there is one; None when there will be none."""
+        """Wait for the next trial to run; None if there will be none."""
         async with self._changed:
             while not self._stopping:
                 if trial := self._take():
                     self._running[trial.number] = trial
                     return trial
-                if self._over or (self._all_asked and not self._population):
+                if self._all_done or (self._all_asked and not self._scheduler.in_rounds):
                     return None
                 await self._changed.wait()
         return None
 
-    async def _run(self, trial: Trial, place: Executor, where: Placement) -> None:
+    async def _run(self, trial: Trial, executor: Executor, placement: Placement) -> None:
         try:
             plan = self._plans.pop(trial.number, None) or self._plan.trial(trial.number, trial.params)
             record = self._maker.record(plan)
@@ -137,62 +141,61 @@ class Controller:
             return
         each, count = plan.config.resources, plan.most_workers
         nodes, size = self._plan.nodes, (float(each.cpu), float(each.gpu))
-        # Placement nobody knows yet which nodes it will have: at most so much, and at its end what it was.
-        price = most_expensive(nodes, *size) if where["group"] is None else price_of(nodes, where["group"], *size)
+        # Where the nodes are not known yet, the highest price; the actual cost comes with the outcome.
+        price = most_expensive(nodes, *size) if placement["group"] is None else price_of(nodes, placement["group"], *size)
         price = None if price is None else price * count
         self._note(
-            event="start", trial=trial.number, where=where["node"], workers=count, gpus=count * int(each.gpu), price=price
+            event="start", trial=trial.number, where=placement["node"], workers=count, gpus=count * int(each.gpu), price=price
         )
-        event = await place.run(plan, record, lambda event: self._report(trial, event))
+        event = await executor.run(plan, record, lambda event: self._report(trial, event))
         del self._running[trial.number]
         {"end": self._end, "pause": self._pause, "fail": self._fail}[event["event"]](trial, event)
 
-    # --- what comes next --------------------------------------------------------------------------------------
+    # --- the next trial --------------------------------------------------------------------------------------
 
     @property
     def _all_asked(self) -> bool:
-        return self._no_more or len(self.trials.all) >= (self._plan.config.trials or math.inf)
+        return self._exhausted or len(self.trials.all) >= (self._plan.config.trials or math.inf)
 
     @property
-    def _over(self) -> bool:
+    def _all_done(self) -> bool:
         """Whether no trial runs and none will."""
         if self._running or (self._waiting and not self._stopping):
             return False
-        return bool(self._stopping) or (self._all_asked and (not self._population or self._population.over))
+        return bool(self._stopping) or (self._all_asked and all(trial.done for trial in self.trials.all))
 
     def _take(self) -> Trial | None:
-        # Trials that have a twin in work wait for it; not more of them than there are slots, so that an algorithm that
-        # asks for the same again and again learns first what came of it.
-        while not self._waiting and not self._all_asked and len(self._twins) < self._plan.slots:
+        # A duplicate waits for the trial that it repeats. Their number is limited to the slots, so that an algorithm that
+        # suggests the same config repeatedly learns its outcome first.
+        while not self._waiting and not self._all_asked and len(self._duplicates) < self._plan.slots:
             self._ask()
-        if not self._waiting and self._population and not self._running:
-            self._waiting = self._population.next_generation()
+        if not self._waiting and not self._running:
+            self._waiting = self._scheduler.next_round()
         return self._waiting.pop(0) if self._waiting else None
 
     def _ask(self) -> None:
         number = len(self.trials.all)
         params = self._algorithm.ask(number)
         if params is None:
-            self._no_more = True
+            self._exhausted = True
             return
         try:
             plan = self._plan.trial(number, params)
             key = key_of(plan)
         except UserError:
-            key = ""  # it fails with that message when it is its turn
-        twin = self._first.get(key) if key and not self._population else None
-        self._note(event="trial", trial=number, params=params, key=key, twin=twin)
+            key = ""  # it fails with that message when it is started
+        first = self._first_with_key.get(key) if key and not self._scheduler.in_rounds else None
+        self._note(event="trial", trial=number, params=params, key=key, twin=first)
         trial = self.trials.all[number]
-        if twin is None:
+        if first is None:
             if key:
-                self._first[key], self._plans[number] = number, plan
+                self._first_with_key[key], self._plans[number] = number, plan
             self._waiting.append(trial)
-        elif self.trials.all[twin].over:
-            self._as_twin(trial)
         else:
-            self._twins.append(trial)
+            self._duplicates.append(trial)
+            self._finish_duplicates()
 
-    async def _look_at_limits(self, interrupted: int) -> None:
+    async def _check_limits(self, interrupted: int) -> None:
         if self._stopping:
             return
         config, now = self._plan.config, time.time()
@@ -208,25 +211,25 @@ class Controller:
             async with self._changed:
                 self._changed.notify_all()
 
-    # --- what trials say --------------------------------------------------------------------------------------
+    # --- events of trials --------------------------------------------------------------------------------------
 
     def _note(self, lazily: bool = False, **record: Any) -> None:
-        """Write a record, then act as whoever reads it will."""
+        """Write a record to the journal and apply it."""
         self.trials.apply(self._journal.append(lazily, **record))
 
-    def _report(self, trial: Trial, event: Event) -> str:
+    def _report(self, trial: Trial, event: Event) -> Decision:
         self._note(lazily=True, **{**event, "trial": trial.number})
-        if self._scheduler.report(trial):
-            return STOP
-        return PAUSE if self._stopping or (self._population and self._population.at_exchange(trial)) else GO_ON
+        decision = self._scheduler.report(trial)
+        return Decision.PAUSE if self._stopping and decision == Decision.CONTINUE else decision
 
     def _end(self, trial: Trial, event: Event) -> None:
         self._ended(trial, event["state"], event["metrics"], event["step"], event["message"], event.get("cost"))
 
     def _pause(self, trial: Trial, event: Event) -> None:
-        exchange = self._population is not None and self._population.at_exchange(trial)
-        self._note(event="pause", trial=trial.number, generation=trial.generation + exchange)
-        if not exchange:
+        # Not every pause is the scheduler's: a sweep that stops pauses its trials, too.
+        round_over = bool(trial.reports) and self._scheduler.report(trial) == Decision.PAUSE
+        self._note(event="pause", trial=trial.number, generation=trial.generation + round_over)
+        if not round_over:
             self._waiting.append(trial)
 
     def _fail(self, trial: Trial, event: Event) -> None:
@@ -250,24 +253,33 @@ class Controller:
         self._running.pop(trial.number, None)
         values = self._values(trial, state, metrics or {})
         step = trial.step if step is None else step
-        said: dict[str, Any] = {"metrics": metrics or {}, "message": message, "cost": cost}
-        self._note(event="end", trial=trial.number, state=state, step=step, values=values, **said)
+        outcome: dict[str, Any] = {"metrics": metrics or {}, "message": message, "cost": cost}
+        self._note(event="end", trial=trial.number, state=state, step=step, values=values, **outcome)
         self._algorithm.tell(trial)
-        self._kept.judge(trial)
-        for twin in [twin for twin in self._twins if twin.twin == trial.number]:
-            self._twins.remove(twin)
-            self._as_twin(twin)
+        self._retention.update(trial)
+        self._finish_duplicates()
 
-    def _as_twin(self, trial: Trial) -> None:
-        """The trial does what an earlier one did: it has the same outcome, and cost nothing."""
-        first = self.trials.all[trial.twin or 0]
+    def _finish_duplicates(self) -> None:
+        """End the duplicates of the trials that are over."""
+        over = [trial for trial in self._duplicates if self._first_of(trial).done]
+        self._duplicates = [trial for trial in self._duplicates if not self._first_of(trial).done]
+        for trial in over:
+            self._finish_duplicate(trial)
+
+    def _first_of(self, trial: Trial) -> Trial:
+        assert trial.duplicate_of is not None
+        return self.trials.all[trial.duplicate_of]
+
+    def _finish_duplicate(self, trial: Trial) -> None:
+        """End a trial with the outcome of the first one with the same config; it was not run and cost nothing."""
+        first = self._first_of(trial)
         record: dict[str, Any] = {"state": first.state, "step": first.step, "values": first.values, "metrics": first.metrics}
         self._note(event="end", trial=trial.number, message=first.message, **record)
         trial.reports = first.reports
         self._algorithm.tell(trial)
 
     def _values(self, trial: Trial, state: str, metrics: dict[str, dict[str, float | None]]) -> dict[str, float]:
-        """The objectives of a trial: those of its best checkpoint, or if it was stopped, the best value that it reported."""
+        """The objectives of a trial: those of its best checkpoint, or the best value that a stopped trial reported."""
         if state == "finished":
             measured = {**metrics.get("validation", {}), **metrics.get("trial", {})}
             return {name: value for name in self._plan.objectives if (value := measured.get(name)) is not None}
@@ -276,30 +288,30 @@ class Controller:
         return {self._plan.metric: pick(reported)} if state == "stopped" and reported else {}
 
     def _replay(self, trial: Trial) -> None:
-        """Tell the scheduler what an earlier session heard."""
-        if trial.twin is not None:
-            trial.reports = self.trials.all[trial.twin].reports
+        """Feed the reports of an earlier session to the scheduler."""
+        if trial.duplicate_of is not None:
+            trial.reports = self._first_of(trial).reports
             return
         reports = trial.reports
         for count in range(len(reports)):
             trial.reports = reports[: count + 1]
             self._scheduler.report(trial)
         trial.reports = reports
-        if trial.over:
-            self._kept.judge(trial)
+        if trial.done:
+            self._retention.update(trial)
 
 
-async def _ready(place: Executor) -> Placement:
-    """Wait for a place's resources; a worker that dies as it starts is replaced a few times.
+async def _ready(executor: Executor) -> Placement:
+    """Wait for an executor's resources; a worker that dies as it starts is replaced up to `STARTS` times.
 
     Raises:
-        JobFailed: it dies again and again.
+        JobFailed: it died each time.
     """
     for _ in range(STARTS):
         try:
-            return await place.ready()
+            return await executor.ready()
         except RayActorError as error:
             reason = str(error)
-            place.close()
+            executor.close()
             await asyncio.sleep(1.0)
-    raise JobFailed(f"a worker of the sweep died {STARTS} times as it started: {reason}")
+    raise JobFailed(f"a worker of the sweep died {STARTS} times in a row while it started: {reason}")

@@ -1,4 +1,4 @@
-"""What a trial takes of the nodes, and what that costs."""
+"""How many trials fit on the nodes, and what they cost."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -13,7 +13,7 @@ def trial_capacity(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:
 
 
 def most_expensive(nodes: Nodes | None, cpu: float, gpu: float) -> float | None:
-    """The price of one worker an hour on the dearest node that it fits on, for estimates before anything runs."""
+    """The price of one worker per hour on the most expensive node that it fits on, for estimates before a trial runs."""
     prices = [
         price
         for node in nodes or ()

@@ -1,4 +1,4 @@
-"""A sweep from its plan to its result, on the Ray that this process is connected to."""
+"""Runs a sweep from its plan to its result, on the Ray that this process is connected to."""
 
 import asyncio
 from collections.abc import Iterable
@@ -16,7 +16,8 @@ from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.controller import Controller, Watch
 from heliostat.tuning.journal import open_journal, read_journal
 from heliostat.tuning.plan import SweepPlan, plan_sweep, read_sweep
-from heliostat.tuning.results.table import SweepResult, failed_because, result_of, write_result
+from heliostat.tuning.results.table import SweepResult, failed_because, result_of
+from heliostat.tuning.results.write import write_result
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
 from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
@@ -26,7 +27,7 @@ from heliostat.workloads.run.writer import LINGER
 
 
 def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:
-    """Search on the Ray that this process is connected to, and return what was found.
+    """Run a sweep on the Ray that this process is connected to, and return its result.
 
     Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the sweep is driven from
     the cluster's head, so that it does not depend on this process.
@@ -38,7 +39,7 @@ def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> Sw
     Raises:
         UserError: the input is wrong, or Ray is not connected.
         JobFailed: no trial succeeded.
-        Stopped: it was stopped; the same call goes on.
+        Stopped: it was stopped; the same call resumes it.
     """
     if not ray.is_initialized():
         raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat sweep')
@@ -50,12 +51,12 @@ def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> Sw
 
 
 def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
-    """Carry out a plan, or go on with it where an earlier call was stopped or killed.
+    """Carry out a plan, or resume it where an earlier call was stopped or killed.
 
     Raises:
-        UserError: the name is taken by another sweep, somebody else drives it, or storage cannot be written.
-        JobFailed: no trial succeeded; the message has the common cause.
-        Stopped: it was stopped, each running trial with a checkpoint.
+        UserError: another sweep has the name, another process drives the sweep, or storage cannot be written.
+        JobFailed: no trial succeeded; the message has the most frequent cause.
+        Stopped: it was stopped; each running trial has saved a checkpoint.
     """
     with lease.hold(plan.folder) as owner:
         maker = plan.commit()
@@ -78,10 +79,10 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
                 journal.close(0.0 if owner.lost else LINGER)
     if stopped == "interrupted":
         counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
-        raise Stopped(f"stopped with {counts}\n  the same command goes on from there")
+        raise Stopped(f"stopped with {counts}\n  the same command resumes the sweep")
     result = result_of(plan, trials, stopped)
     write_result(plan, trials, result)
-    over = [trial for trial in trials.all if trial.over]
+    over = [trial for trial in trials.all if trial.done]
     if over and all(trial.state in ("failed", "diverged") for trial in over):
         raise JobFailed(failed_because(over))
     return result
@@ -93,7 +94,7 @@ def _delayed(error: str) -> None:
 
 
 def finished(plan: SweepPlan) -> SweepResult | None:
-    """The result of a sweep for which nothing is left to do, or None."""
+    """The result of a sweep that has nothing left to do, or None."""
     record = read_sweep(plan.folder)
     if record is None or record.hash != plan.config.hash:
         return None
@@ -103,7 +104,7 @@ def finished(plan: SweepPlan) -> SweepResult | None:
     if (
         result is None
         or result.limits != plan.limits
-        or any(not trial.over for trial in trials.all)
+        or any(not trial.done for trial in trials.all)
         or len(trials.all) < wanted
     ):
         return None

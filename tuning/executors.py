@@ -1,7 +1,7 @@
-"""Placement a trial runs: a reused actor for one worker, a Train run of its own for more. The sweep sees no difference.
+"""Executors run the trials of a sweep: a reused actor for one worker, a Ray Train run of its own for more.
 
-No trial holds anything while it waits for something, so none can block another: an actor has its resources before it gets a
-trial, and the workers of a Train run are placed all together or not at all, while what drives them holds nothing.
+No trial holds resources while it waits for others, so sweeps cannot deadlock: an actor has its resources before it gets a
+trial, and the workers of a Train run are gang-scheduled, while the thread that drives them holds no resources.
 """
 
 import asyncio
@@ -17,7 +17,8 @@ import ray
 from heliostat.errors import Diverged, HeliostatError, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.tuning.journal import plain
-from heliostat.tuning.worker import GO_ON, STOP, Event, Worker
+from heliostat.tuning.trials import Decision
+from heliostat.tuning.worker import Event, Worker
 from heliostat.workloads.nodes import alive
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.run import lease
@@ -25,36 +26,36 @@ from heliostat.workloads.run.cost import cost
 from heliostat.workloads.run.record import RESULT, Result, RunRecord, read_result, write_record
 from heliostat.workloads.run.signals import STOP as STOP_FILE
 
-Answer = Callable[[Event], str]
-"""Takes a report, gives GO_ON, STOP or PAUSE."""
+Decide = Callable[[Event], Decision]
+"""Called with each report of a trial."""
 
 
 class Placement(TypedDict):
-    """Placement a slot is."""
+    """Where the worker of a slot runs."""
 
     node: str
     group: str | None
-    """Of the node; None if that is not known before a trial runs."""
+    """The worker group of the node; None if it is not known before a trial runs."""
 
 
 class Executor(Protocol):
     """One slot of a sweep."""
 
     async def ready(self) -> Placement:
-        """Wait until there are resources for it; the node it is on."""
+        """Wait until its resources are available."""
 
-    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
-        """Run a trial until it ends, pauses or fails."""
+    async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
+        """Run a trial until it ends, pauses or fails, and return that event."""
 
     def close(self) -> None:
-        """Give its resources back."""
+        """Release its resources."""
 
 
-class ActorPlace:
-    """An actor that holds one worker's resources, and is replaced when it dies or a trial has failed in it."""
+class ActorExecutor:
+    """An actor that holds one worker's resources; it is replaced after it died or a trial failed in it."""
 
     def __init__(self, cpu: float, gpu: float) -> None:
-        # The threads of a trial are as many as those of a worker of `heliostat train`: so the sums are the same ones.
+        # With the same number of threads as a worker of `heliostat train`, floating-point sums are the same.
         options = {"num_cpus": cpu, "num_gpus": gpu, "max_restarts": 0}
         self._make = ray.remote(Worker).options(**options).remote
         self._actor: Any = None
@@ -63,22 +64,22 @@ class ActorPlace:
     async def ready(self) -> Placement:
         if self._actor is None:
             self._actor = self._make(str(Path.cwd()))
-        where: Placement = await self._actor.where.remote()
-        self._node = where["node"]
-        return where
+        placement: Placement = await self._actor.placement.remote()
+        self._node = placement["node"]
+        return placement
 
-    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+    async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         try:
-            event: Event = await self._actor.begin.remote(plan.uri, record.model_dump(mode="json"), time.time())
+            event: Event = await self._actor.start.remote(plan.uri, record.model_dump(mode="json"), time.time())
             while event["event"] == "report":
-                event = await self._actor.go_on.remote(answer(event))
+                event = await self._actor.decide.remote(decide(event))
         except ray.exceptions.RayActorError as error:
             self._actor = None
             # A node that went away is not the trial's fault. The control store counts it as dead before its actors (Ray 2.60).
             lost = error.preempted or self._node not in alive()
             return {"event": "fail", "message": f"its worker died: {_reason(error)}", "final": False, "lost": lost}
         if event["event"] == "fail":
-            self.close()  # CUDA may be in a state in which nothing else works
+            self.close()  # CUDA may be in a state in which the next trial would fail
         return event
 
     def close(self) -> None:
@@ -87,8 +88,8 @@ class ActorPlace:
             self._actor = None
 
 
-class TrainPlace:
-    """A Ray Train run for each trial, driven from a thread here, on the head; only its workers take resources."""
+class TrainExecutor:
+    """A Ray Train run for each trial, driven from a thread of this process; only its workers hold resources."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -96,8 +97,8 @@ class TrainPlace:
     async def ready(self) -> Placement:
         return {"node": "", "group": None}
 
-    async def run(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
-        # A thread of its own and not one of asyncio's few, for which it would wait at the end, whatever happens.
+    async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
+        # A daemon thread: asyncio would wait for one of its own when the loop closes.
         outcome: asyncio.Future[Event] = self._loop.create_future()
 
         def over(event: Event) -> None:
@@ -105,41 +106,41 @@ class TrainPlace:
                 outcome.set_result(event)
 
         def drive() -> None:
-            event = self._drive(plan, record, answer)
-            with suppress(RuntimeError):  # the sweep has ended meanwhile, and its loop with it
+            event = self._drive(plan, record, decide)
+            with suppress(RuntimeError):  # the sweep has ended, and its event loop is closed
                 self._loop.call_soon_threadsafe(over, event)
 
         threading.Thread(target=drive, name=f"trial {record.config.name}", daemon=True).start()
         return await outcome
 
     def close(self) -> None:
-        """It holds nothing between two trials."""
+        """Nothing to release: it holds no resources between trials."""
 
-    def _drive(self, plan: Plan, record: RunRecord, answer: Answer) -> Event:
+    def _drive(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         from heliostat.workloads.ray_train.driver import execute
 
         if result := read_result(plan.folder):
             return _end(result, plan.folder)
         write_record(plan.folder, record)
-        last = GO_ON
+        last = Decision.CONTINUE
         total = plan.total_steps or 1
 
         def watch(records: list[dict[str, Any]]) -> None:
             nonlocal last
             for found in records:
-                if found.get("kind") == "eval" and last == GO_ON and found["step"] < total:
+                if found.get("kind") == "eval" and last == Decision.CONTINUE and found["step"] < total:
                     event = {"event": "report", "step": found["step"], "progress": found["step"] / total,
                              "metrics": plain(found["metrics"])}  # fmt: skip
-                    last = asyncio.run_coroutine_threadsafe(_call(answer, event), self._loop).result()
-                    if last != GO_ON:
+                    last = asyncio.run_coroutine_threadsafe(_call(decide, event), self._loop).result()
+                    if last != Decision.CONTINUE:
                         plan.folder.write(STOP_FILE, b"")
 
-        began = time.time()
+        start = time.time()
         try:
             with lease.hold(plan.folder) as owner:
                 result = execute(plan, record, time.time(), owner, watch)
         except Stopped:
-            if last != STOP:
+            if last != Decision.STOP:
                 return {"event": "pause"}
             result = Result(name=record.config.name, run=str(plan.folder), state="stopped", step=0, epoch=0)
         except Diverged as error:
@@ -149,15 +150,15 @@ class TrainPlace:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
             return {"event": "fail", "message": str(error), "final": False}
-        except Exception as error:  # whatever Ray Train raises: the table must say it, and the others go on
+        except Exception as error:  # whatever Ray Train raises goes into the table, and the other trials continue
             return {"event": "fail", "message": short_traceback(error), "final": False}
-        result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - began, 3)}}})
+        result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - start, 3)}}})
         plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
         return _end(result, plan.folder)
 
 
-async def _call(answer: Answer, event: Event) -> str:
-    return answer(event)
+async def _call(decide: Decide, event: Event) -> Decision:
+    return decide(event)
 
 
 def _end(result: Result, folder: Folder) -> Event:

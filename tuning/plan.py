@@ -1,4 +1,4 @@
-"""What a sweep will do, worked out and checked before anything is started or written."""
+"""The plan of a sweep, checked before anything is started or written."""
 
 import dataclasses
 import time
@@ -29,15 +29,15 @@ from heliostat.workloads.task import create
 
 SWEEP, TRIALS = "sweep.yaml", "trials"
 MEASURED: dict[str, Mode] = {"seconds": "min", "parameters": "min"}
-"""What every trial measures besides the task's own metrics."""
+"""The metrics that every trial measures in addition to the task's own."""
 FIXED = ("name", "storage", "resources", "max_failures")
-"""Keys that a trial cannot choose."""
+"""Keys that cannot be searched."""
 AT_ONCE = 8
-"""Trials at once where nobody knows how far the cluster can grow."""
+"""Concurrent trials where the maximum size of the cluster is not known."""
 
 
 class SweepRecord(Config):
-    """``sweep.yaml``: the config as it was resolved."""
+    """``sweep.yaml``: the resolved config."""
 
     config: SweepConfig
     hash: str
@@ -47,16 +47,16 @@ class SweepRecord(Config):
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """A checked sweep with its places resolved; `commit` is the first thing that writes."""
+    """A checked sweep with its paths resolved; nothing is written before `check` and `commit`."""
 
     config: SweepConfig
     base: dict[str, Any]
     """The train config that all trials start from, as plain data."""
     train: Plan
-    """The plan of that config: its dataset, its lanes, what each worker gets."""
+    """The plan of that config: dataset, lanes, resources of each worker."""
     uri: str
     slots: int
-    """Trials at once."""
+    """Concurrent trials."""
     workers: int
     """Workers of the largest trial."""
     nodes: Nodes | None
@@ -75,7 +75,7 @@ class SweepPlan:
 
     @property
     def metric(self) -> str:
-        """The first objective, by which schedulers judge."""
+        """The first objective, which schedulers compare."""
         return next(iter(self.objectives))
 
     @property
@@ -84,7 +84,7 @@ class SweepPlan:
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What ends it."""
+        """The limits that end the sweep."""
         return self.config.model_dump(include={"trials", "seconds", "budget"})
 
     def trial(self, number: int, params: Params) -> Plan:
@@ -101,13 +101,13 @@ class SweepPlan:
         return dataclasses.replace(plan, config=config, uri=join(self.uri, f"{TRIALS}/{config.name}"))
 
     def check(self) -> SweepRecord | None:
-        """What can be refused only when the dataset is there, which is built if need be; nothing else is written.
+        """Check what needs the dataset, which is built if it does not exist; nothing else is written.
 
         Returns:
-            The record of the sweep that is there, with which this one goes on.
+            The record of the existing sweep that this one resumes.
 
         Raises:
-            UserError: storage cannot be written; the name is taken by another sweep; the task does not report the metric.
+            UserError: storage cannot be written; another sweep has the name; the task does not report the metric.
         """
         dataset = (
             build(self.train.source, self.train.dataset_uri) if self.train.source else Dataset.open(self.train.dataset_uri)
@@ -118,7 +118,7 @@ class SweepPlan:
             lines = "\n    ".join(difference(found.config.identity, self.config.identity))
             raise UserError(
                 f"sweep {self.config.name!r} exists in {self.folder} with another config:\n    {lines}",
-                "give this one another name (--set name=...), or delete the folder of the other",
+                "choose another name (--set name=...), or delete that folder",
             )
         return found
 
@@ -136,16 +136,18 @@ class SweepPlan:
 
 
 class RecordMaker:
-    """Makes the run record of each trial; datasets are looked at once."""
+    """Makes the run record of each trial; each dataset is opened once."""
 
     def __init__(self, plan: SweepPlan) -> None:
         self._plan = plan
         self._datasets: dict[str, DatasetRecord] = {}
-        self._like = open_record(plan.train.config, plan.folder / TRIALS / "none", self._dataset(plan.train), plan.train.lanes)
+        self._template = open_record(
+            plan.train.config, plan.folder / TRIALS / "none", self._dataset(plan.train), plan.train.lanes
+        )
 
     def record(self, plan: Plan) -> RunRecord:
-        """What ``config.yaml`` of a trial will say."""
-        return self._like.model_copy(update={
+        """The content of ``config.yaml`` of a trial."""
+        return self._template.model_copy(update={
             "config": plan.config, "hash": plan.config.hash, "lanes": plan.lanes,
             "dataset": self._dataset(plan), "created": time.time(),
         })  # fmt: skip
@@ -160,7 +162,7 @@ class RecordMaker:
 def plan_sweep(
     config: SweepConfig, nodes: Nodes | None = None, storage_base: str | Path | None = None, elsewhere: bool = False
 ) -> SweepPlan:
-    """Check a sweep against the tasks, the data and, where they are known, the resources there are.
+    """Check a sweep against the task, the data and, where they are known, the resources.
 
     Args:
         config: what to search.
@@ -169,7 +171,7 @@ def plan_sweep(
         elsewhere: the storage cannot be seen from here.
 
     Raises:
-        UserError: something does not fit; nothing has been written.
+        UserError: the config is wrong; nothing has been written.
     """
     base = base_of(config)
     base["storage"] = config.storage or base.get("storage") or "runs"
@@ -187,13 +189,11 @@ def plan_sweep(
         config, base, train, join(train.config.storage, config.name), slots, workers, nodes, storage_base, elsewhere
     )
     if config.scheduler.kind == "pbt" and workers > 1:
-        raise UserError(f"workers is {workers}, but scheduler pbt is for trials with one", "set train.workers to 1")
+        raise UserError(f"workers is {workers}, but scheduler pbt needs trials with one worker", "set train.workers to 1")
     if not elsewhere and not train.source:
         _check_metrics(config.metric, train.config, Dataset.open(train.dataset_uri))
     if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
-        raise UserError(
-            f"budget is {config.budget:g}, but nobody knows what a node costs here", "set seconds, or use --on PROFILE"
-        )
+        raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
     _ = plan.objectives
     return plan
 
@@ -210,7 +210,7 @@ def read_sweep(folder: Folder) -> SweepRecord | None:
 
 
 def key_of(plan: Plan) -> str:
-    """Equal for trials that would do the same."""
+    """A hash that is equal for trials with the same config."""
     return digest(plan.config.model_dump(mode="json", exclude={"name", "storage"}))
 
 
@@ -226,18 +226,18 @@ def _check_keys(config: SweepConfig) -> None:
     for name in config.space:
         if name.partition(".")[0] in FIXED:
             raise UserError(
-                f"space.{name} is searched, but {name} says where a trial runs, not what it learns",
+                f"space.{name} is searched, but {name} does not change what a trial learns",
                 f"remove it, or set train.{name}",
             )
         if config.scheduler.kind == "pbt" and not (name.startswith("optimizer.") or name.endswith("dropout")):
             raise UserError(
-                f"space.{name} is searched, but scheduler pbt changes keys while a run goes on, and {name} cannot change then",
+                f"space.{name} is searched, but scheduler pbt changes keys during a run, and {name} cannot change during a run",
                 "search keys of optimizer or a dropout, or use another scheduler",
             )
 
 
 def _check_space(config: SweepConfig, base: Mapping[str, Any]) -> None:
-    """Every end of every range must make a valid train config."""
+    """Check that both ends of every range make a valid train config."""
     for name, parameter in config.space.items():
         conditions = {key: value[0] if isinstance(value, list) else value for key, value in parameter.when.items()}
         for value in parameter.ends:
@@ -262,13 +262,15 @@ def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:
     }
     mode = config.mode or modes.get(metric)
     if mode is None:
-        raise UserError(f"mode is missing: nobody says whether more {metric} is better", "set mode: max, or mode: min")
+        raise UserError(
+            f"mode is missing, and the task does not define whether a higher {metric} is better", "set mode: max, or mode: min"
+        )
     return {metric: mode}
 
 
 @torch.no_grad()
 def _check_metrics(metric: str | Mapping[str, Mode] | None, config: TrainConfig, dataset: Dataset) -> None:
-    """Raise a UserError if the task does not report a metric; the task's own metric is believed, others are tried."""
+    """Raise a UserError if the task does not report a metric; all but the task's own metric are tried on one sample."""
     names = [metric] if isinstance(metric, str) else list(metric or ())
     asked = [name for name in names if name not in MEASURED and name != task.find(config.task).metric]
     if not asked:

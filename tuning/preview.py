@@ -1,4 +1,4 @@
-"""What ``--dry-run`` tells of a sweep."""
+"""The output of ``heliostat sweep --dry-run``."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ FIRST = 5
 
 
 def preview(plan: SweepPlan) -> dict[str, Any]:
-    """The first trials, what each takes, the most at once, and the cost as far as it can be known."""
+    """The first trials, their resources and concurrency, and the cost as far as it is known."""
     config, each = plan.config, plan.train.config.resources
     cpu, gpu = plan.workers * each.cpu, plan.workers * int(each.gpu)
     price = most_expensive(plan.nodes, float(each.cpu), float(each.gpu))
@@ -25,13 +25,13 @@ def preview(plan: SweepPlan) -> dict[str, Any]:
     known = "not known before a trial has run"
     says = {
         "objective": ", ".join(f"{metric} ({mode})" for metric, mode in plan.objectives.items()),
-        "search": f"{config.algorithm}, scheduler {config.scheduler.kind}, ends after {_ends(plan)}",
+        "search": f"{config.algorithm}, scheduler {config.scheduler.kind}, until {_limits(plan)}",
         "each trial": f"{plan.workers} worker{'s' * (plan.workers > 1)}, {cpu} CPU and {gpu} GPU",
-        "at once": f"at most {plan.slots}" + (f", you asked for {config.concurrency}" if config.concurrency else ""),
+        "at once": f"at most {plan.slots}" + (f", concurrency is {config.concurrency}" if config.concurrency else ""),
         "cost": ("no prices are known" if hour is None else f"at most {hour:.2f} an hour")
         + (f", about {cost:.2f} in all" if cost is not None else ""),
         "time": known if seconds is None else f"about {seconds:.0f} s",
-        "folder": f"{plan.uri} ({'is there: the sweep goes on' if not plan.elsewhere and plan.folder.exists() else 'new'})",
+        "folder": f"{plan.uri} ({'exists: the sweep is resumed' if not plan.elsewhere and plan.folder.exists() else 'new'})",
     }
     return {
         "first_trials": first,
@@ -46,10 +46,10 @@ def preview(plan: SweepPlan) -> dict[str, Any]:
     }
 
 
-def _ends(plan: SweepPlan) -> str:
+def _limits(plan: SweepPlan) -> str:
     config = plan.config
-    ends = [f"{config.trials} trials"] * bool(config.trials) + [f"{config.seconds} s"] * bool(config.seconds)
-    return " or ".join(ends + [f"{config.budget} spent"] * bool(config.budget)) or "all combinations"
+    limits = [f"{config.trials} trials"] * bool(config.trials) + [f"{config.seconds} s"] * bool(config.seconds)
+    return " or ".join(limits + [f"{config.budget} spent"] * bool(config.budget)) or "all combinations"
 
 
 def _first(plan: SweepPlan) -> list[Params]:
@@ -66,13 +66,13 @@ def _first(plan: SweepPlan) -> list[Params]:
 
 
 def _estimate(plan: SweepPlan, hour: float | None) -> tuple[float | None, float | None]:
-    """Seconds and money that are still to be spent, from the trials that there are already, or from the limits."""
+    """The seconds and the cost that are left, estimated from the trials so far or from the limits."""
     config = plan.config
     seconds = None
     if not plan.elsewhere:
         trials = Trials(read_journal(plan.folder))
         trials.slots = plan.slots
-        seconds = trials.left(config.trials, 0.0)
+        seconds = trials.remaining_seconds(config.trials, 0.0)
     limits = [limit for limit in (seconds, config.seconds) if limit is not None]
     seconds = min(limits) if limits else None
     cost = None if hour is None or seconds is None else hour * seconds / 3600

@@ -1,11 +1,11 @@
-"""Which trials keep their checkpoints."""
+"""Deletes the checkpoints of trials that are no longer the best."""
 
 from heliostat.tuning.plan import SweepPlan
-from heliostat.tuning.trials import Trial, best, front
+from heliostat.tuning.trials import Trial, best, pareto_front
 
 
-class Kept:
-    """The best of the trials that are over; with several objectives, those that nothing else beats.
+class Retention:
+    """Keeps the checkpoints of the best trial, or with several objectives of the Pareto front.
 
     Args:
         plan: of the sweep; with ``keep: all`` every trial keeps its checkpoints.
@@ -15,13 +15,13 @@ class Kept:
         self._plan = plan
         self._best: list[Trial] = []
 
-    def judge(self, trial: Trial) -> None:
-        """Take in a trial that is over, and delete the checkpoints of whatever is not among the best now."""
+    def update(self, trial: Trial) -> None:
+        """Add a trial that is done, and delete the checkpoints of those that are not among the best now."""
         if self._plan.config.keep == "all":
             return
         candidates, objectives = [*self._best, trial], self._plan.objectives
         if len(objectives) > 1:
-            self._best = front(candidates, objectives)
+            self._best = pareto_front(candidates, objectives)
         else:
             found = best(candidates, self._plan.metric, self._plan.mode)
             self._best = [found] if found else []

@@ -1,5 +1,7 @@
-"""Search spaces: which values a key of the train config may take."""
+"""Search spaces: the values that keys of the train config may take."""
 
+import math
+import random
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Self
 
@@ -10,15 +12,15 @@ from heliostat.errors import UserError
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Params = dict[str, Any]
-"""Values by the dotted name of their key in the train config."""
+"""Dotted key of the train config -> value."""
 
 
 class Parameter(Config):
-    """The values of one key: exactly one kind, and under which values of other keys it is there at all."""
+    """The values of one key, of exactly one kind, and the values of other keys under which it is active."""
 
     choice: Annotated[list[Any], Field(min_length=1)] | None = Field(None, description="a list of values, such as [16, 32]")
     uniform: Pair | None = Field(None, description="[low, high], any number between them")
-    loguniform: Pair | None = Field(None, description="[low, high] above 0, evenly on a logarithmic scale")
+    loguniform: Pair | None = Field(None, description="[low, high] above 0, uniform on a logarithmic scale")
     quniform: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
         None, description="[low, high, step], low plus a multiple of step"
     )
@@ -37,11 +39,11 @@ class Parameter(Config):
             )
         if self.choice is not None:
             if any(self.choice.index(value) < at for at, value in enumerate(self.choice)):
-                raise ValueError(f"choice is {self.choice}, which has a value twice; leave one out")
+                raise ValueError(f"choice is {self.choice}, which has a value twice; remove one")
             return self
         low, high = self.range[:2]
         if not low < high:
-            fix = f"write {kinds[0]}: [{high}, {low}]" if low > high else "give it two different ends"
+            fix = f"write {kinds[0]}: [{high}, {low}]" if low > high else "write two different ends"
             raise ValueError(f"{kinds[0]} is {self.range}, an empty range; {fix}")
         if self.loguniform and low <= 0:
             raise ValueError(
@@ -57,13 +59,13 @@ class Parameter(Config):
 
     @property
     def range(self) -> list[Any]:
-        """What stands behind the kind."""
+        """The value of the kind: [low, high], [low, high, step] or the choices."""
         found: list[Any] = getattr(self, self.kind)
         return found
 
     @property
     def ends(self) -> list[Any]:
-        """The values that show whether the whole range is valid: all of a choice, both ends of the others."""
+        """The values to check to know that the whole range is valid: all choices, or both ends."""
         return list(self.choice) if self.choice is not None else self.range[:2]
 
     @property
@@ -85,7 +87,7 @@ Suggest = Callable[[str, Parameter], Any]
 
 
 def flatten(space: Any) -> Any:
-    """``{optimizer: {lr: {uniform: ...}}}`` as ``{optimizer.lr: {uniform: ...}}``; other things as they are."""
+    """``{optimizer: {lr: {uniform: ...}}}`` as ``{optimizer.lr: {uniform: ...}}``; anything else unchanged."""
     if not isinstance(space, dict):
         return space
     flat: dict[str, Any] = {}
@@ -99,10 +101,10 @@ def flatten(space: Any) -> Any:
 
 
 def ordered(space: Space) -> list[str]:
-    """The names, each after those that its ``when`` looks at.
+    """The names in an order in which each comes after those that its ``when`` depends on.
 
     Raises:
-        UserError: two wait for each other.
+        UserError: the conditions have a cycle.
     """
     order: list[str] = []
     left = list(space)
@@ -120,8 +122,8 @@ def sample(space: Space, base: Mapping[str, Any], suggest: Suggest) -> Params:
 
     Args:
         space: the parameters.
-        base: the train config that keys outside of the space come from.
-        suggest: gives a value for a name and its parameter; called only for those that are there.
+        base: the train config with the keys outside of the space.
+        suggest: returns a value for a name and its parameter; called only for active parameters.
     """
     params: Params = {}
     for name in ordered(space):
@@ -133,6 +135,16 @@ def sample(space: Space, base: Mapping[str, Any], suggest: Suggest) -> Params:
 
 def _holds(wanted: Any, value: Any) -> bool:
     return value in wanted if isinstance(wanted, list) else bool(value == wanted)
+
+
+def draw(parameter: Parameter, source: random.Random) -> Any:
+    """One value of a parameter."""
+    if (values := parameter.values) is not None:
+        return source.choice(values)
+    low, high = parameter.range
+    if parameter.loguniform:
+        return min(max(math.exp(source.uniform(math.log(low), math.log(high))), low), high)
+    return source.uniform(low, high)
 
 
 def get(data: Mapping[str, Any], key: str) -> Any:
@@ -155,15 +167,15 @@ def assign(data: Mapping[str, Any], params: Params) -> dict[str, Any]:
 
 
 def check_conditions(space: Space, base: Mapping[str, Any]) -> None:
-    """Raise a UserError if a ``when`` looks at a key that is neither searched nor in the train config."""
+    """Raise a UserError if a ``when`` depends on a key that is neither searched nor in the train config."""
     for name, parameter in space.items():
         for key, wanted in parameter.when.items():
             if key not in space and get(base, key) is None:
-                raise UserError(f"space.{name}.when looks at {key}, which the config does not set", nearest(key, space))
+                raise UserError(f"space.{name}.when depends on {key}, which the config does not set", nearest(key, space))
             possible = space[key].values if key in space else None
             wanted = wanted if isinstance(wanted, list) else [wanted]
             if possible is not None and not [value for value in wanted if value in possible]:
                 raise UserError(
-                    f"space.{name}.when wants {key} to be {wanted}, but it is one of {possible}", "name one of those values"
+                    f"space.{name}.when needs {key} to be {wanted}, but it is one of {possible}", "use one of those values"
                 )
     ordered(space)

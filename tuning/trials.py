@@ -1,22 +1,33 @@
-"""The trials of a sweep as its journal tells of them: applying its records in order gives the state, at any moment."""
+"""The state of a sweep's trials: the records of its journal, applied in order."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, NamedTuple
 
 from heliostat.tuning.space import Params
 
-OVER = ("finished", "stopped", "failed", "diverged")
-"""States from which a trial does not come back."""
+DONE = ("finished", "stopped", "failed", "diverged")
+"""Final states."""
+
+
+class Decision(StrEnum):
+    """The answer to a report of a trial."""
+
+    CONTINUE = "continue"
+    STOP = "stop"
+    """The trial ends."""
+    PAUSE = "pause"
+    """It saves a checkpoint, from which it is resumed later."""
 
 
 class Report(NamedTuple):
-    """What a trial measured on the validation split at a step."""
+    """Metrics of a trial on the validation split at a step."""
 
     step: int
     progress: float
-    """The step as a share of the whole run."""
+    """The share of the whole run, from 0 to 1."""
     metrics: dict[str, float | None]
     time: float
 
@@ -28,84 +39,85 @@ class Report(NamedTuple):
 
 @dataclass(slots=True)
 class Trial:
-    """One point of the search space and what came of it."""
+    """One point of the search space and its outcome."""
 
     number: int
     params: Params
     state: str = "waiting"
-    """waiting, running, or one of `OVER`."""
+    """waiting, running, or one of `DONE`."""
     key: str = ""
-    """Equal for trials that do the same."""
-    twin: int | None = None
-    """The earlier trial with the same key, whose outcome is this one's."""
+    """Equal for trials with the same config."""
+    duplicate_of: int | None = None
+    """The first trial with the same key, whose outcome this one gets without being run."""
     reports: list[Report] = field(default_factory=list)
     values: dict[str, float] = field(default_factory=dict)
-    """The objectives, once it is over and if it has them."""
+    """The objectives of a trial that is done, if it has them."""
     metrics: dict[str, dict[str, float | None]] = field(default_factory=dict)
-    """All metrics by split, once it is over."""
+    """All metrics by split of a trial that is done."""
     step: int = 0
     seconds: float = 0.0
-    """The time that its workers were taken."""
+    """The time that it held its workers."""
     spans: list[tuple[float, float]] = field(default_factory=list)
-    """When they were taken, from and to, in seconds since the epoch."""
+    """When it held them, from and to, in seconds since the epoch."""
     failures: int = 0
     losses: int = 0
-    """Times that a node went away under it."""
+    """Nodes that it lost while it ran."""
     message: str = ""
-    where: str = ""
+    node: str = ""
+    """The node that it ran on last; empty for several workers."""
     workers: int = 1
     gpus: int = 0
-    """Of all its workers."""
+    """GPUs of all its workers."""
     price: float | None = None
-    """Of its workers, an hour."""
-    paid: float | None = None
-    """What it has cost, where that is known better than by its price."""
+    """Of all its workers, per hour."""
+    actual_cost: float | None = None
+    """The cost from the timeline of its nodes, which takes precedence over the price."""
     generation: int = 0
-    """Exchanges of Population Based Training that it has been through."""
+    """Exchanges of Population Based Training that it has taken part in."""
     donor: int | None = None
-    """The trial whose weights it took last."""
+    """The trial whose weights it copied last."""
     started: float | None = None
-    """Since when it is running."""
+    """When it was started; None if it is not running."""
 
     @property
     def name(self) -> str:
         return f"{self.number:04d}"
 
     @property
-    def over(self) -> bool:
-        return self.state in OVER
+    def done(self) -> bool:
+        return self.state in DONE
 
     def curve(self, metric: str) -> Iterator[tuple[int, float]]:
-        """The steps and values of a metric, where it was finite."""
+        """The steps and the finite values of a metric."""
         return ((r.step, v) for r in self.reports if math.isfinite(v := r.value(metric)))
 
-    def taken(self, now: float) -> float:
-        """Seconds that its workers have been taken until now."""
+    def elapsed(self, now: float) -> float:
+        """Seconds that it has held its workers until now."""
         return self.seconds + (now - self.started if self.started else 0.0)
 
     def cost(self, now: float = 0.0) -> float | None:
-        """Money spent on it, or None where nobody knows the price."""
-        if self.paid is not None:
-            return self.paid
-        return None if self.price is None else self.taken(now or (self.started or 0.0)) * self.price / 3600
+        """Its cost so far, or None where prices are not known."""
+        if self.actual_cost is not None:
+            return self.actual_cost
+        return None if self.price is None else self.elapsed(now or (self.started or 0.0)) * self.price / 3600
 
 
 class Trials:
-    """All trials by number, and how long the sweep has been worked on."""
+    """All trials by number, and the sessions of the sweep."""
 
     def __init__(self, records: Iterable[dict[str, Any]] = ()) -> None:
         self.all: list[Trial] = []
         self.sessions: list[list[float]] = []
-        """From and to of each time that somebody drove the sweep."""
+        """Start and end of each session, in seconds since the epoch."""
         self.slots = 1
-        """Trials at once, in the last session."""
+        """Concurrent trials in the last session."""
         self.exchanges: list[dict[str, Any]] = []
         self.generations = 0
         for record in records:
             self.apply(record)
 
     def apply(self, record: dict[str, Any]) -> None:
-        """Take in one record of the journal."""
+        """Apply one record of the journal."""
         kind, time = record["event"], record["time"]
         if kind == "session":
             self._interrupted()
@@ -114,7 +126,7 @@ class Trials:
         elif self.sessions:
             self.sessions[-1][1] = time
         if kind == "trial":
-            self.all.append(Trial(record["trial"], record["params"], key=record["key"], twin=record["twin"]))
+            self.all.append(Trial(record["trial"], record["params"], key=record["key"], duplicate_of=record["twin"]))
         elif kind == "exchanged":
             self.generations = record["generation"]
         elif "trial" in record:
@@ -122,37 +134,37 @@ class Trials:
 
     def _start(self, trial: Trial, record: dict[str, Any]) -> None:
         trial.state, trial.started = "running", record["time"]
-        trial.where, trial.price = record["where"], record["price"]
+        trial.node, trial.price = record["where"], record["price"]
         trial.workers, trial.gpus = record["workers"], record["gpus"]
 
     def _report(self, trial: Trial, record: dict[str, Any]) -> None:
-        # A trial that goes on from a checkpoint makes some reports again.
+        # A trial that is resumed from a checkpoint makes some reports again.
         while trial.reports and trial.reports[-1].step >= record["step"]:
             trial.reports.pop()
         trial.reports.append(Report(record["step"], record["progress"], record["metrics"], record["time"]))
         trial.step = record["step"]
 
     def _pause(self, trial: Trial, record: dict[str, Any]) -> None:
-        self._leaves(trial, "waiting", record["time"])
+        self._release(trial, "waiting", record["time"])
         trial.generation = record.get("generation", trial.generation)
 
     def _fail(self, trial: Trial, record: dict[str, Any]) -> None:
-        self._leaves(trial, "waiting", record["time"])
+        self._release(trial, "waiting", record["time"])
         trial.message = record["message"] or trial.message
         trial.losses += record["lost"]
         trial.failures += not record["lost"]
 
     def _end(self, trial: Trial, record: dict[str, Any]) -> None:
-        self._leaves(trial, record["state"], record["time"])
+        self._release(trial, record["state"], record["time"])
         trial.values, trial.metrics, trial.step = record["values"], record["metrics"], record["step"]
         trial.message = record["message"] or trial.message
-        trial.paid = record.get("cost")
+        trial.actual_cost = record.get("cost")
 
     def _exchange(self, trial: Trial, record: dict[str, Any]) -> None:
         trial.params, trial.donor = record["params"], record["donor"]
         self.exchanges.append(record)
 
-    def _leaves(self, trial: Trial, state: str, time: float) -> None:
+    def _release(self, trial: Trial, state: str, time: float) -> None:
         trial.state = state
         if trial.started is not None:
             trial.spans.append((trial.started, time))
@@ -160,33 +172,33 @@ class Trials:
             trial.started = None
 
     def _interrupted(self) -> None:
-        """A driver was killed: what ran then ran until the last that was heard of it."""
+        """The last driver was killed: trials that ran then count as running until their last report."""
         for trial in self.all:
             if trial.state == "running" and trial.started is not None:
-                heard = trial.reports[-1].time if trial.reports else trial.started
-                self._leaves(trial, "waiting", max(heard, trial.started))
+                last = trial.reports[-1].time if trial.reports else trial.started
+                self._release(trial, "waiting", max(last, trial.started))
 
     def seconds(self, now: float) -> float:
-        """How long the sweep has been worked on, all sessions together; the last one lasts until now."""
+        """The total time of all sessions, the last one until now."""
         ended = sum(until - since for since, until in self.sessions[:-1])
         return ended + (now - self.sessions[-1][0] if self.sessions else 0.0)
 
     def cost(self, now: float = 0.0) -> float | None:
-        """Money spent on all trials, or None where nobody knows the price."""
+        """The cost of all trials so far, or None where prices are not known."""
         costs = [cost for trial in self.all if (cost := trial.cost(now)) is not None]
         return sum(costs) if costs else None
 
-    def left(self, wanted: int | None, now: float) -> float | None:
-        """An estimate of the seconds until all wanted trials are over; None if nobody can tell."""
-        over = [trial.seconds for trial in self.all if trial.over and trial.twin is None]
-        if wanted is None or not over:
+    def remaining_seconds(self, wanted: int | None, now: float) -> float | None:
+        """An estimate of the seconds until all wanted trials are done; None if there is no basis for one."""
+        done = [trial.seconds for trial in self.all if trial.done and trial.duplicate_of is None]
+        if wanted is None or not done:
             return None
-        open_seconds = (wanted - sum(trial.over for trial in self.all)) * sum(over) / len(over)
-        done = sum(trial.taken(now) for trial in self.all if not trial.over)
-        return max(0.0, open_seconds - done) / self.slots
+        open_seconds = (wanted - sum(trial.done for trial in self.all)) * sum(done) / len(done)
+        spent = sum(trial.elapsed(now) for trial in self.all if not trial.done)
+        return max(0.0, open_seconds - spent) / self.slots
 
     def states(self) -> dict[str, int]:
-        """How many trials are in which state."""
+        """The number of trials in each state."""
         counts: dict[str, int] = {}
         for trial in self.all:
             counts[trial.state] = counts.get(trial.state, 0) + 1
@@ -194,24 +206,24 @@ class Trials:
 
 
 def best(trials: Iterable[Trial], metric: str, mode: str) -> Trial | None:
-    """The finished trial with the best value, the first of equals; if none finished, the best of those that were stopped."""
-    found = [trial for trial in trials if math.isfinite(trial.values.get(metric, math.nan)) and trial.twin is None]
+    """The finished trial with the best value, the first of equals; if none finished, the best of the stopped ones."""
+    found = [trial for trial in trials if math.isfinite(trial.values.get(metric, math.nan)) and trial.duplicate_of is None]
     finished = [trial for trial in found if trial.state == "finished"] or found
     sign = 1 if mode == "max" else -1
     return max(finished, key=lambda trial: (sign * trial.values[metric], -trial.number), default=None)
 
 
-def front(trials: Iterable[Trial], objectives: Mapping[str, str]) -> list[Trial]:
-    """The Pareto front: finished trials than which no other is at least as good in all objectives and better in one."""
+def pareto_front(trials: Iterable[Trial], objectives: Mapping[str, str]) -> list[Trial]:
+    """The finished trials that no other one dominates, being at least as good in all objectives and better in one."""
     signs = {metric: 1 if mode == "max" else -1 for metric, mode in objectives.items()}
     points = [
         (tuple(signs[m] * t.values[m] for m in signs), t)
         for t in trials
-        if t.state == "finished" and t.twin is None and all(math.isfinite(t.values.get(m, math.nan)) for m in signs)
+        if t.state == "finished" and t.duplicate_of is None and all(math.isfinite(t.values.get(m, math.nan)) for m in signs)
     ]
     points.sort(key=lambda point: (tuple(-value for value in point[0]), point[1].number))
-    kept: list[tuple[tuple[float, ...], Trial]] = []
+    front: list[tuple[tuple[float, ...], Trial]] = []
     for values, trial in points:
-        if not any(all(a >= b for a, b in zip(other, values, strict=True)) for other, _ in kept):
-            kept.append((values, trial))
-    return [trial for _, trial in kept]
+        if not any(all(a >= b for a, b in zip(other, values, strict=True)) for other, _ in front):
+            front.append((values, trial))
+    return [trial for _, trial in front]

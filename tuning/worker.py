@@ -1,7 +1,7 @@
-"""The actor that runs one-worker trials, one after the other: the training loop in a thread, which waits for each answer.
+"""The actor that runs one-worker trials, one after the other; the training loop runs in a thread.
 
-`begin` starts a trial and `go_on` answers its last report; both return the next thing that happens: a report, or its end.
-So a trial that must stop has stopped when it is told so, and its resources are free for the next one.
+`Worker.start` starts a trial and `Worker.decide` answers its last report; both return the next event: a report, or the end.
+So a trial that must stop has stopped when the call returns, and its resources are free for the next one.
 """
 
 import gc
@@ -18,15 +18,13 @@ import torch
 from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
-from heliostat.modules import enter
+from heliostat.modules import enter_working_dir
 from heliostat.tuning.journal import plain
+from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
-
-GO_ON, STOP, PAUSE = "go on", "stop", "pause"
-"""What a report can be answered with: stop is for ever, pause is with a checkpoint from which the trial can go on."""
 
 Event = dict[str, Any]
 
@@ -36,30 +34,30 @@ class Ended(Exception):
 
 
 class Worker:
-    """One slot of a sweep; it is reused for trial after trial."""
+    """The worker of one slot of a sweep, reused from trial to trial."""
 
     def __init__(self, working_dir: str) -> None:
-        enter(working_dir)
+        enter_working_dir(working_dir)
         self._frozen = False
         self._opened: tuple[DatasetRecord, Dataset] | None = None
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
-        # One thread for all trials, because OpenMP keeps a pool of its own for each thread that has used it.
+        self._decisions: queue.SimpleQueue[Decision] = queue.SimpleQueue()
+        # One thread for all trials: OpenMP keeps a pool for each thread that has used it.
         threading.Thread(target=self._run, name="trials", daemon=True).start()
 
-    def where(self) -> dict[str, str]:
-        """The node that this is on."""
+    def placement(self) -> dict[str, str]:
+        """The node of this actor and its worker group."""
         return {"node": ray.get_runtime_context().get_node_id(), "group": group_here()}
 
-    def begin(self, run: str, record: dict[str, Any], launched: float) -> Event:
-        """Start the trial whose run folder is at ``run``, or go on with it; its first event."""
+    def start(self, run: str, record: dict[str, Any], launched: float) -> Event:
+        """Start or resume the trial whose run folder is at ``run``, and return its first event."""
         self._work.put(partial(self._trial, Folder.at(run), record, launched))
         return self._events.get()
 
-    def go_on(self, answer: str) -> Event:
-        """Answer the last report; the next event."""
-        self._answers.put(answer)
+    def decide(self, decision: Decision) -> Event:
+        """Answer the last report and return the next event."""
+        self._decisions.put(decision)
         return self._events.get()
 
     def _run(self) -> None:
@@ -68,65 +66,65 @@ class Worker:
 
     def _trial(self, folder: Folder, record: dict[str, Any], launched: float) -> Event:
         try:
-            return self._learn(folder, RunRecord.model_validate(record), launched)
+            return self._train(folder, RunRecord.model_validate(record), launched)
         except UserError as error:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
             return {"event": "fail", "message": str(error), "final": False}
-        except Exception as error:  # the user's task can fail in any way; the table must say how, and the others go on
+        except Exception as error:  # any failure of the user's task goes into the table, and the other trials continue
             return {"event": "fail", "message": short_traceback(error), "final": False}
         finally:
-            self._forget()
+            self._collect_garbage()
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _forget(self) -> None:
-        """The model of a trial must be gone before the next one needs the memory, although it is in cycles of references."""
+    def _collect_garbage(self) -> None:
+        """Free the model of a trial, which is in reference cycles, before the next one needs the memory."""
         gc.collect()
         if not self._frozen:
-            # Looking through all that torch has loaded takes a tenth of a second, and it never goes away.
+            # Traversing what torch has loaded takes 0.1 s each time, and none of it is ever freed.
             gc.freeze()
             self._frozen = True
 
     def _dataset(self, record: DatasetRecord) -> Dataset:
-        """The dataset of a trial; most trials have the one of the trial before, with its shards open."""
+        """The dataset of a trial; that of the last trial is kept open, as most trials have the same one."""
         if self._opened is None or self._opened[0] != record:
             self._opened = record, Dataset.open(record.uri)
         return self._opened[1]
 
-    def _learn(self, folder: Folder, record: RunRecord, launched: float) -> Event:
+    def _train(self, folder: Folder, record: RunRecord, launched: float) -> Event:
         if result := read_result(folder):
-            # It had ended, and the driver was killed before it wrote that down.
+            # The trial is done, but the driver was killed before it wrote that to the journal.
             return _end(result)
         write_record(folder, record)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
-        answer = GO_ON
+        decision = Decision.CONTINUE
 
         def report(metrics: dict[str, float]) -> None:
-            nonlocal answer
+            nonlocal decision
             step = loop.progress.step
             self._events.put({"event": "report", "step": step, "progress": step / loop.total_steps, "metrics": plain(metrics)})
-            answer = self._answers.get()
-            if answer == PAUSE:
+            decision = self._decisions.get()
+            if decision == Decision.PAUSE:
                 loop.save(metrics, wait=True)
-            if answer != GO_ON and step < loop.total_steps:
+            if decision != Decision.CONTINUE and step < loop.total_steps:
                 raise Ended
 
-        began = time.time()
+        started = time.time()
         loop = Loop(folder, record, ranks, launched, report, dataset=self._dataset(record.dataset))
         parameters = sum(parameter.numel() for parameter in loop.model.parameters())
         try:
             outcome = loop.run()
         except Ended:
-            if answer == PAUSE:
+            if decision == Decision.PAUSE:
                 return {"event": "pause"}
             epoch = loop.order.locate(loop.progress.consumed)[0]
             result = Result(name=record.config.name, run=str(folder), state="stopped", step=loop.progress.step, epoch=epoch)
         else:
             if outcome.state not in ("finished", "diverged"):
-                return {"event": "pause"}  # by a file in its folder
+                return {"event": "pause"}  # requested by a file in its folder
             result = Result(name=record.config.name, run=str(folder), **outcome.model_dump())
-        measured = {"seconds": round(time.time() - began, 3), "parameters": float(parameters)}
+        measured = {"seconds": round(time.time() - started, 3), "parameters": float(parameters)}
         result = result.model_copy(update={"metrics": {**result.metrics, "trial": measured}})
         folder.write(RESULT, result.model_dump_json(indent=2).encode())
         return _end(result)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets import Field, Index
 from heliostat.errors import UserError, short_traceback
-from heliostat.modules import settle
+from heliostat.modules import order_search_path
 
 Batch = dict[str, Tensor]
 TASKS = Path(__file__).parent / "tasks"
@@ -95,7 +95,7 @@ def find(name: str) -> type[Task]:
         module = f"heliostat.workloads.tasks.{name.replace('-', '_')}"
         cls_name = name.title().replace("-", "")
     else:
-        settle()
+        order_search_path()
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:

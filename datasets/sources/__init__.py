@@ -1,4 +1,4 @@
-"""Where datasets come from. A source yields chunks of samples in a fixed order; `heliostat.datasets.build` does the rest."""
+"""The sources of datasets. A source yields chunks of samples in a fixed order; `heliostat.datasets.build` writes them."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -18,26 +18,26 @@ SOURCES = {
     "images": "images:Images",
     "table": "table:Table",
 }
-"""The name of each source and where its class is, loaded only when it is asked for."""
+"""The module and class of each source, imported on first use."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples: arrays (n, *shape) and, for each, the bytes that decide which split it belongs to."""
+    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split."""
 
     keys: list[bytes]
     columns: Columns
 
 
 class Source(Protocol):
-    """What a source must offer. ``fields`` and ``meta()`` may be known only after the chunks have been read."""
+    """The interface of a source. ``fields`` and ``meta()`` may be known only after the chunks have been read."""
 
     fields: dict[str, Field]
 
     def chunks(self) -> Iterator[Chunk]: ...
 
     def meta(self) -> dict[str, Any]:
-        """What tasks need to know: the class names, the vocabulary."""
+        """Metadata for tasks: the class names, the vocabulary."""
         ...
 
     def description(self) -> dict[str, Any]:
@@ -45,12 +45,12 @@ class Source(Protocol):
         ...
 
     def identity(self) -> dict[str, Any]:
-        """The description and what shows that the files are the same without reading them: two with one are equal."""
+        """The description and the paths, sizes and times of the files: sources with equal identities have equal content."""
         ...
 
 
 class Base:
-    """What all sources share: options that are checked, a description of themselves."""
+    """The base of all sources: validated options, a description, an identity."""
 
     class Options(Config):
         pass
@@ -77,7 +77,7 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
     """The source of that name, with its options checked.
 
     Raises:
-        UserError: there is no such source, or an option does not fit.
+        UserError: the source does not exist, or an option is wrong.
     """
     if name not in SOURCES:
         raise UserError(f"dataset.source is {name!r}, which is not a source", nearest(name, SOURCES))

@@ -1,4 +1,4 @@
-"""The data sets that come with the package (see ``datasets/bundled/README.md``)."""
+"""The datasets in the package (see ``datasets/bundled/README.md``)."""
 
 from collections.abc import Iterator
 from pathlib import Path

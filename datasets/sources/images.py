@@ -1,4 +1,4 @@
-"""A folder per class, image files in each."""
+"""Image files in a folder per class."""
 
 import os
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ CHUNK = 1024
 class Images(Base):
     """Column ``image``: uint8 (channels, size, size), scaled with its longer side to ``size`` and padded with black.
 
-    The classes are the names of the folders, in the order of the alphabet. What counts as a sample is the pixels, so
-    the same picture under two names is on one side of the split.
+    The classes are the names of the folders in alphabetical order. The split is determined by the pixels, so copies of an
+    image under two names are in the same split.
     """
 
     name = "images"
@@ -66,7 +66,7 @@ class Images(Base):
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """An image file as uint8 of that shape, (channels, height, width), its proportions kept.
+    """Read an image file as uint8 of ``shape`` (channels, height, width), with its aspect ratio preserved.
 
     Raises:
         UserError: the file is not an image that Pillow reads.
@@ -83,7 +83,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """An image of 8 bits a channel, without transparency: what can be seen through becomes black."""
+    """Convert an image to 8 bits per channel; transparent pixels become black."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):

@@ -1,4 +1,4 @@
-"""A table in a csv or Parquet file, with one column named as the target."""
+"""A table in a CSV or Parquet file, one of whose columns is the target."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +23,9 @@ TEXTS = (pa.types.is_string, pa.types.is_large_string)
 
 
 class Table(Base):
-    """Numbers become features as they are, texts become one feature per category; the target becomes ``label``.
+    """Numbers become features unchanged, texts are one-hot encoded; the target becomes ``label``.
 
-    A target of floating-point numbers becomes the column ``target`` instead, for tasks of your own.
+    A target of floating-point numbers becomes the column ``target`` instead, for your own regression tasks.
     """
 
     name = "table"
@@ -84,7 +84,7 @@ class Table(Base):
         return narrow
 
     def _encode_target(self, name: str, column: pa.ChunkedArray) -> npt.NDArray[Any]:
-        """The target as numbers; sets its field, and the classes if it has some."""
+        """Encode the target as numbers; sets its field, and the classes of a categorical one."""
         kind = column.type
         if pa.types.is_floating(kind):
             self.fields["target"] = Field(dtype="float32")
@@ -92,7 +92,9 @@ class Table(Base):
         if pa.types.is_dictionary(kind):
             column = pc.cast(column, kind.value_type)
         if not any(test(column.type) for test in (pa.types.is_integer, pa.types.is_boolean, *TEXTS)):
-            raise UserError(f"target {name!r} is of type {kind}", "turn it into texts, whole numbers or numbers first")
+            raise UserError(
+                f"target {name!r} is of type {kind}", "convert it to texts, integers or floating-point numbers first"
+            )
         values = sorted(pc.unique(column).to_pylist())
         if not 2 <= len(values) <= MAX_CLASSES:
             raise UserError(
@@ -108,9 +110,9 @@ class Table(Base):
         try:
             table = pq.read_table(path) if path.endswith(".parquet") else pyarrow.csv.read_csv(path)
         except FileNotFoundError:
-            raise UserError(f"dataset.options.path {path} does not exist", "give the path of a csv or Parquet file") from None
+            raise UserError(f"dataset.options.path {path} does not exist", "give the path of a CSV or Parquet file") from None
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} cannot be read as a table: {error}", "give a csv or Parquet file") from None
+            raise UserError(f"{path} cannot be read as a table: {error}", "give a CSV or Parquet file") from None
         return table
 
     def _encode(self, name: str, column: pa.ChunkedArray) -> dict[str, npt.NDArray[Any]]:
@@ -122,7 +124,9 @@ class Table(Base):
         if pa.types.is_dictionary(kind):
             column = pc.cast(column, kind.value_type)
         if not any(test(column.type) for test in TEXTS):
-            raise UserError(f"column {name!r} is of type {kind}, which is no feature", "turn it into numbers or texts first")
+            raise UserError(
+                f"column {name!r} is of type {kind}, which cannot be a feature", "convert it to numbers or texts first"
+            )
         values = sorted(pc.unique(column).to_pylist())
         if len(values) > MAX_CATEGORIES:
             raise UserError(f"column {name!r} has {len(values)} different texts", "drop it, or group them into fewer")

@@ -1,4 +1,4 @@
-"""A folder of text files as sequences of tokens: bytes, or byte-pair encoding."""
+"""Text files of a folder as sequences of tokens: bytes, or byte-pair encoding."""
 
 import hashlib
 import os
@@ -21,8 +21,8 @@ from heliostat.errors import UserError
 class Text(Base):
     """Column ``tokens``: sequences of ``length`` tokens that overlap by one, so that each token is predicted once.
 
-    A file is on one side of the split as a whole. Its last sequence is moved back so that it is complete; a file
-    shorter than one sequence is left out and counted in ``meta``.
+    A file is in one split as a whole. Its last sequence is shifted back so that it is complete; a file shorter than one
+    sequence is skipped and counted in ``meta``.
     """
 
     name = "text"
@@ -105,7 +105,7 @@ class Text(Base):
 
 
 class PythonStdlib(Text):
-    """The Python standard library's own source, which every machine has, without its tests."""
+    """The source code of Python's standard library, without its tests."""
 
     name = "python-stdlib"
     LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
@@ -119,7 +119,7 @@ class PythonStdlib(Text):
         super().__init__(Text.Options(path=sysconfig.get_paths()["stdlib"], pattern="**/*.py", **options.model_dump()))
 
     def description(self) -> dict[str, Any]:
-        # Not the path: the same library at another place is the same source.
+        # Without the path: the same library in another folder is the same source.
         return {"name": self.name, **self.options.model_dump(mode="json", exclude={"path", "pattern"})}
 
     def _wanted(self, path: Path) -> bool:
@@ -127,14 +127,14 @@ class PythonStdlib(Text):
 
 
 def decode(tokens: list[int], tokenizer: str) -> str:
-    """Tokens as text, by the tokenizer that the dataset's ``meta`` holds."""
+    """Decode tokens with the tokenizer in the dataset's ``meta``."""
     if tokenizer == "byte":
         return bytes(tokens).decode(errors="replace")
     return str(_load(tokenizer).decode(tokens))
 
 
 def encode(text: str, tokenizer: str) -> list[int]:
-    """Text as tokens, by the tokenizer that the dataset's ``meta`` holds."""
+    """Encode text with the tokenizer in the dataset's ``meta``."""
     return list(text.encode()) if tokenizer == "byte" else list(_load(tokenizer).encode(text).ids)
 
 

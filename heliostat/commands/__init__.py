@@ -9,10 +9,10 @@ RUN_HELP = "a run's name, or its folder or URI"
 
 
 def run_folder(run: str, storage: str) -> "Folder":
-    """The folder of a run that is given by name or by place.
+    """The folder of a run that is given by its name, folder or URI.
 
     Raises:
-        UserError: there is no such run; the nearest name is shown.
+        UserError: the run does not exist; the message has the nearest name.
     """
     from heliostat.config import nearest
     from heliostat.errors import UserError
@@ -21,8 +21,8 @@ def run_folder(run: str, storage: str) -> "Folder":
     storage = absolute(storage, default_base())
     folder = Folder.at(run) if "/" in run else Folder.at(storage) / run
     if not folder.exists("config.yaml"):
-        there = [name for name in Folder.at(storage).names() if (Folder.at(storage) / name).exists("config.yaml")]
+        known = [name for name in Folder.at(storage).names() if (Folder.at(storage) / name).exists("config.yaml")]
         raise UserError(
-            f"there is no run {run!r} in {storage}", nearest(run, there) if there else "train one, or give --storage"
+            f"run {run!r} does not exist in {storage}", nearest(run, known) if known else "train one, or give --storage"
         )
     return folder

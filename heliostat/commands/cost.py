@@ -1,4 +1,4 @@
-"""heliostat cost: what a cluster's nodes have cost, and what they would have cost always on."""
+"""heliostat cost: the cost of a cluster's nodes, compared with the same groups always at their maximum."""
 
 import argparse
 import dataclasses
@@ -14,9 +14,9 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument(
-        "--since", metavar="TIME", help="so long ago, such as 90m, 2h or 7d, or a time (default: the head's start)"
+        "--since", metavar="TIME", help="the start, as an age such as 90m, 2h or 7d, or as a time (default: the head's start)"
     )
-    parser.add_argument("--until", metavar="TIME", help="the same for the end (default: now)")
+    parser.add_argument("--until", metavar="TIME", help="the end, given in the same way (default: now)")
     parser.add_argument("--json", action="store_true", help="print one JSON document, with each node")
     parser.epilog = "example: heliostat cost gpu --since 8h"
 
@@ -29,11 +29,11 @@ def run(args: argparse.Namespace) -> int:
     now = time.time()
     since, until = _moment("--since", args.since, now), _moment("--until", args.until, now)
     if (until or now) > now or (since is not None and since >= (until or now)):
-        raise UserError("no time lies between --since and --until", "give --since before --until, and both in the past")
+        raise UserError("--since and --until are not a period in the past", "give --since before --until, and both in the past")
     target = target_of(args)
     if (state := target.state().state) in ("absent", "suspended"):
         raise UserError(
-            f"{target.name} is {state}, and what its nodes have cost went with its head", f"heliostat up {target.name}"
+            f"{target.name} is {state}, and the record of its nodes was deleted with its head", f"heliostat up {target.name}"
         )
     found = bill(target.profile, lives(target.dashboard()), now, since, until)
     if args.json:
@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
 def _show(name: str, found: Any) -> None:
     from heliostat.console import duration, out, print_table
 
-    begin, end = (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for at in (found.since, found.until))
-    out.print(f"{name}, {begin} to {end} ({duration(found.until - found.since)})", highlight=False, markup=False)
+    since, until = (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for at in (found.since, found.until))
+    out.print(f"{name}, {since} to {until} ({duration(found.until - found.since)})", highlight=False, markup=False)
     rows = [(g.name, g.nodes, g.node_seconds / 3600, g.gpu_seconds / 3600, g.price, g.cost, g.static) for g in found.groups]
     columns = ("group", "nodes", "node-hours", "GPU-hours", "$/h a node", "cost $", "always at max $")
     print_table(columns, [*rows, ("all", "", "", "", "", found.cost, found.static)])
@@ -57,7 +57,7 @@ def _show(name: str, found: Any) -> None:
 
 
 def _moment(flag: str, text: str | None, now: float) -> float | None:
-    """Seconds since the epoch of a time, or of so long ago."""
+    """A time, or an age such as 2h, in seconds since the epoch."""
     from datetime import datetime
 
     from heliostat.errors import UserError
@@ -70,5 +70,5 @@ def _moment(flag: str, text: str | None, now: float) -> float | None:
         return datetime.fromisoformat(text).timestamp()
     except ValueError:
         raise UserError(
-            f"{flag} is {text}, which is no time", "say how long ago, such as 90m, 2h or 7d, or when, such as 2026-11-25T12:00"
+            f"{flag} is {text}, which is not a time", "give an age such as 90m, 2h or 7d, or a time such as 2026-11-25T12:00"
         ) from None

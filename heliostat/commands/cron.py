@@ -1,4 +1,4 @@
-"""heliostat cron: the nightly runs of a profile."""
+"""heliostat cron: the scheduled runs of a profile."""
 
 import argparse
 
@@ -7,9 +7,9 @@ from heliostat.commands.live import add_profile
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("--delete", metavar="NAME", help="delete these nightly runs, also one that runs now")
+    parser.add_argument("--delete", metavar="NAME", help="delete these scheduled runs, including a running one")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = 'heliostat train CONFIG --on PROFILE --cron "0 2 * * *" makes them'
+    parser.epilog = 'heliostat train CONFIG --on PROFILE --cron "0 2 * * *" creates them'
 
 
 def run(args: argparse.Namespace) -> int:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(rows)
     elif not rows:
-        err.print(f"{profile.name} has no nightly runs", highlight=False)
+        err.print(f"{profile.name} has no scheduled runs", highlight=False)
     else:
         columns = ("name", "schedule", "suspended", "last")
         print_table(columns, [[row[column] for column in columns] for row in rows])

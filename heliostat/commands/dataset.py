@@ -1,4 +1,4 @@
-"""heliostat dataset build|info|verify."""
+"""heliostat dataset build|info|verify: builds, describes and verifies datasets."""
 
 import argparse
 from typing import Any
@@ -13,7 +13,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the source, such as path=photos"
     )
     build.epilog = "example: heliostat dataset build table data/wine --set path=wine.csv --set target=quality"
-    for verb, help_line in (("info", "show what a dataset holds"), ("verify", "read every byte and compare the checksums")):
+    for verb, help_line in (
+        ("info", "show the samples, fields and size of a dataset"),
+        ("verify", "read every byte and compare the checksums"),
+    ):
         verbs.add_parser(verb, help=help_line, description=help_line).add_argument("out", metavar="DATASET")
     for verb_parser in verbs.choices.values():
         verb_parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -64,5 +67,5 @@ def _verify(dataset: Any, args: argparse.Namespace) -> int:
     if args.json:
         print_json({"uri": args.out, "ok": not wrong, "wrong": wrong})
     else:
-        out.print("\n".join(wrong) or f"{args.out} is as it was built", highlight=False, markup=False, soft_wrap=True)
+        out.print("\n".join(wrong) or f"{args.out} is undamaged", highlight=False, markup=False, soft_wrap=True)
     return 1 if wrong else 0

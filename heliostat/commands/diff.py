@@ -1,4 +1,4 @@
-"""heliostat diff: what `up` would change."""
+"""heliostat diff: shows what `up` would change."""
 
 import argparse
 
@@ -8,7 +8,9 @@ from heliostat.commands.live import add_profile, target_of
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = "What the API server fills in and what the autoscaler owns is not shown: right after `up` there is nothing."
+    parser.epilog = (
+        "Defaults of the API server and fields of the autoscaler are not shown: right after `up` there is no difference."
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
     if old:
         out.print(f"pods that would be replaced: {', '.join(old)}", highlight=False, soft_wrap=True)
     if not lines and not old:
-        err.print(f"{target.name} is as the profile says", highlight=False)
+        err.print(f"{target.name} matches the profile", highlight=False)
     return 0

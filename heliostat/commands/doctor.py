@@ -1,4 +1,4 @@
-"""heliostat doctor: everything that a cluster needs, and how to mend what is wrong."""
+"""heliostat doctor: checks everything that a cluster needs, with a fix for each problem."""
 
 import argparse
 import dataclasses
@@ -9,13 +9,13 @@ STYLES = {"ok": "green", "problem": "bold red", "unknown": "yellow"}
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "profile", nargs="?", help="a name in cluster/profiles, or the path of a file; without it only what all need"
+        "profile", nargs="?", help="a name in cluster/profiles, or the path of a file; without it only what all profiles need"
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as groups.gpu.max=4"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = "It exits with 0 if there is no problem, else with 1. example: heliostat doctor gpu"
+    parser.epilog = "exit code: 0 without problems, else 1; example: heliostat doctor gpu"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,5 +57,5 @@ def _show(findings: list[Any], problems: int) -> None:
         table.add_row(Text(finding.state, STYLES[finding.state]), Text(finding.check), Text(what))
     out.print(table)
     unknown = sum(finding.state == "unknown" for finding in findings)
-    hidden = f", and {unknown} unknown: not to be seen from here" if unknown else ""
+    hidden = f", and {unknown} unknown: cannot be checked from here" if unknown else ""
     out.print(f"\n{problems or 'no'} problem{'s' * (problems > 1)}{hidden}", highlight=False)

@@ -1,14 +1,14 @@
-"""heliostat down: delete a cluster; the runs stay."""
+"""heliostat down: deletes a cluster; its runs stay in storage."""
 
 import argparse
 
-from heliostat.commands.live import add_profile, agreed, line, target_of
+from heliostat.commands.live import add_profile, confirm, line, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("--yes", action="store_true", help="also if that stops running jobs")
-    parser.add_argument("--no-wait", action="store_true", help="do not wait until all pods are gone")
+    parser.add_argument("--yes", action="store_true", help="do not ask, even if jobs are running")
+    parser.add_argument("--no-wait", action="store_true", help="do not wait until all pods are deleted")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -16,9 +16,9 @@ def run(args: argparse.Namespace) -> int:
 
     target = target_of(args)
     if not args.yes and (running := [job.id for job in target.state().jobs if not job.done]):
-        agreed(f"{target.name} still runs {len(running)} jobs: {', '.join(running)}", args.yes)
+        confirm(f"{target.name} still runs {len(running)} jobs: {', '.join(running)}", args.yes)
     with line() as shown:
-        shown.say(f"deletes {target.name}")
+        shown.say(f"deleting {target.name}")
         deleted = target.down(0 if args.no_wait else 120)
-    out.print(f"deleted {', '.join(deleted)}" if deleted else f"there was no cluster {target.name}", highlight=False)
+    out.print(f"deleted {', '.join(deleted)}" if deleted else f"cluster {target.name} does not exist", highlight=False)
     return 0

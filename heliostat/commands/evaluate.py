@@ -1,4 +1,4 @@
-"""heliostat evaluate: the metrics of a finished run on a split."""
+"""heliostat evaluate: computes the metrics of a finished run on a split."""
 
 import argparse
 

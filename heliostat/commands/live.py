@@ -1,4 +1,4 @@
-"""What the cluster commands share: the profile's arguments, and the one live line of a wait."""
+"""Arguments and the live status line that the cluster commands share."""
 
 import argparse
 import sys
@@ -11,14 +11,16 @@ from heliostat.console import err
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
     """The profile, and overrides of its keys."""
-    parser.add_argument("profile", help="a name, such as gpu, in cluster/profiles or here, or the path of a file")
+    parser.add_argument(
+        "profile", help="a name, such as gpu, in cluster/profiles or the working directory, or the path of a file"
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as groups.gpu.max=4"
     )
 
 
-def add_where(parser: argparse.ArgumentParser, what: str) -> None:
-    """The options of a command that can run as a job on a cluster; ``what`` is what it runs."""
+def add_cluster_options(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add the options of a command that can run as a job on a cluster; ``what`` is a run or a sweep."""
     parser.add_argument("--on", metavar="PROFILE", help="run it on the cluster of a profile, such as gpu")
     parser.add_argument(
         "--ephemeral", action="store_true", help=f"with --on: make a cluster for this {what} alone, and delete it afterwards"
@@ -26,7 +28,7 @@ def add_where(parser: argparse.ArgumentParser, what: str) -> None:
 
 
 def add_cron(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it again and again, such as at "0 2 * * *"')
+    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it on a schedule, such as "0 2 * * *"')
 
 
 def target_of(args: argparse.Namespace) -> Any:
@@ -38,7 +40,7 @@ def target_of(args: argparse.Namespace) -> Any:
 
 
 class Line:
-    """One line that says what is waited for: live on a terminal, else one for each change."""
+    """A status line of a wait: live on a terminal, else a line for each change."""
 
     def __init__(self) -> None:
         self._status: Any = None
@@ -61,7 +63,7 @@ class Line:
             self._status.start()
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Remove the line."""
         if self._status is not None:
             self._status.stop()
             self._status = None
@@ -69,7 +71,7 @@ class Line:
 
 @contextmanager
 def line() -> Iterator[Line]:
-    """A live line that is gone afterwards."""
+    """A live line that is removed afterwards."""
     shown = Line()
     try:
         yield shown
@@ -78,24 +80,24 @@ def line() -> Iterator[Line]:
 
 
 def show(lines: Iterable[str]) -> None:
-    """Show what a wait yields until it is over."""
+    """Show the status texts of a wait until it ends."""
     with line() as shown:
         for text in lines:
             shown.say(text)
 
 
-def agreed(question: str, yes: bool) -> None:
-    """Ask, unless the answer was given.
+def confirm(question: str, yes: bool) -> None:
+    """Ask for confirmation, unless ``yes`` is set.
 
     Raises:
-        UserError: the answer is no, or there is nobody to ask.
+        UserError: the answer is no, or standard input is not a terminal.
     """
     from heliostat.errors import UserError
 
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UserError(question, "add --yes if that is what you want")
-    err.print(f"{question}\nGo on? [y/N] ", end="", highlight=False, markup=False)
+        raise UserError(question, "add --yes to confirm")
+    err.print(f"{question}\nContinue? [y/N] ", end="", highlight=False, markup=False)
     if input().strip().lower() not in ("y", "yes"):
-        raise UserError("nothing was changed", "answer y, or add --yes")
+        raise UserError("not confirmed; nothing was changed", "answer y, or add --yes")

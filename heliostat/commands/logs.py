@@ -1,4 +1,4 @@
-"""heliostat logs: what a job prints."""
+"""heliostat logs: shows the output of a job."""
 
 import argparse
 
@@ -7,8 +7,8 @@ from heliostat.commands.live import add_profile, line, target_of
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("job", nargs="?", help="a job's id; by default the job that was submitted last")
-    parser.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended, and exit as it does")
+    parser.add_argument("job", nargs="?", help="a job's id (default: the latest job)")
+    parser.add_argument("-f", "--follow", action="store_true", help="follow until the job ends, and exit with its result")
     parser.epilog = "example: heliostat logs gpu -f"
 
 

@@ -1,4 +1,4 @@
-"""heliostat predict: what a finished run says of new input."""
+"""heliostat predict: applies a finished run to new input."""
 
 import argparse
 

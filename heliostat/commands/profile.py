@@ -1,4 +1,4 @@
-"""heliostat profile init|show|check: the files that describe clusters."""
+"""heliostat profile init|show|check: creates, shows and checks the files that describe clusters."""
 
 import argparse
 import re
@@ -9,20 +9,20 @@ from heliostat.commands.live import add_profile
 
 WORDS = {
     "platform": "kubernetes, or local for Ray processes on this machine",
-    "head": "the pod that schedules and drives; no task that asks for a CPU runs there",
-    "groups": "pods of one kind each, as many as the work needs",
+    "head": "the pod of Ray's head; tasks that need a CPU do not run there",
+    "groups": "worker groups: identical pods each, as many as the work needs",
     "name": "the group's name, as in --set groups.NAME.max=4",
-    "market": "on-demand, or spot for cheaper pods that may be taken away",
-    "max": "the most pods, which limits what it can cost",
-    "idle_seconds": "a pod goes when it has had no work for so long",
-    "tolerations": "which taints of nodes are no obstacle",
+    "market": "on-demand, or spot for cheaper pods that can be preempted",
+    "max": "the most pods, which limits the cost",
+    "idle_seconds": "a pod is deleted after so many seconds without work",
+    "tolerations": "taints of nodes on which its pods may run",
     "storage": "where runs are kept: {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}",
     "uri": "a folder, or an object store such as s3://bucket/team",
-    "idle_shutdown_seconds": "after so long without work the cluster is suspended, head included; null: never",
+    "idle_shutdown_seconds": "seconds without work after which the cluster is suspended, head included; null: never",
 }
-"""What the keys of a new file mean, where their own description is for a message."""
+"""Comments on the keys of a new file, where the field's own description is only for messages."""
 COLUMN = 36
-"""Where the comments stand, after all but the longest lines."""
+"""The column of the comments, except after longer lines."""
 KEY = re.compile(r"(?P<indent> *)(?P<item>- )?(?P<key>\w+):")
 
 
@@ -30,18 +30,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="init|show|check", required=True)
     init = verbs.add_parser("init", help="write a new profile", description="Write a new profile, with a comment on each line.")
     init.add_argument(
-        "name", metavar="NAME", help="the cluster's name; the file is NAME.yaml, in cluster/profiles if there is one"
+        "name", metavar="NAME", help="the cluster's name; the file is NAME.yaml, in cluster/profiles if that folder exists"
     )
     init.add_argument(
         "--from",
         dest="source",
         default="gpu",
         metavar="PROFILE",
-        help="what to start from: gpu, spot, research or local (default: gpu)",
+        help="the profile to copy: gpu, spot, research or local (default: gpu)",
     )
     for verb, help_line in (
         ("show", "show a profile with all its defaults, and what it costs an hour"),
-        ("check", "check a profile, as the operator would"),
+        ("check", "check a profile by the operator's rules"),
     ):
         add_profile(verbs.add_parser(verb, help=help_line, description=help_line))
     verbs.choices["show"].add_argument("--json", action="store_true", help="print one JSON document")
@@ -60,7 +60,7 @@ def _init(args: argparse.Namespace) -> int:
 
     bundled = {path.stem: path for path in BUNDLED.glob("*.yaml")}
     if args.source not in bundled:
-        raise UserError(f"--from is {args.source}, which is no bundled profile", nearest(args.source, bundled))
+        raise UserError(f"--from is {args.source}, which is not a bundled profile", nearest(args.source, bundled))
     validate({**find(str(bundled[args.source])).model_dump(), "name": args.name}, Profile)
     folder = Path("cluster/profiles")
     path = folder / f"{args.name}.yaml" if folder.is_dir() else Path(f"{args.name}.yaml")
@@ -68,7 +68,7 @@ def _init(args: argparse.Namespace) -> int:
         with path.open("x") as file:
             file.write(commented(bundled[args.source].read_text()))
     except FileExistsError:
-        raise UserError(f"{path} exists already, and is left as it is", "give another name") from None
+        raise UserError(f"{path} already exists; it was not changed", "choose another name") from None
     out.print(
         f"wrote {path}: adapt it, then\n  heliostat profile check {args.name}\n  heliostat up {args.name}", highlight=False
     )
@@ -76,7 +76,7 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def commented(text: str) -> str:
-    """A profile's text with a comment at each key: what it means, and its default."""
+    """A profile's text with a comment at each key: its meaning and its default."""
     from heliostat.cluster.profile import Head, Profile, Storage, WorkerGroup
 
     owners: dict[str, Any] = {"head": Head, "groups": WorkerGroup, "storage": Storage}

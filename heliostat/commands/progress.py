@@ -1,4 +1,4 @@
-"""The live display of a run on standard error: a bar on a terminal, lines in a job, which somebody may follow."""
+"""The progress of a run on standard error: a bar on a terminal, lines in a job."""
 
 import os
 import time
@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from heliostat.console import err, numbers
 
 LINE_SECONDS = 5.0
-"""At most so often a job tells of its progress."""
+"""Seconds between two lines of progress in a job, at least."""
 GOODPUT_SECONDS = 30.0
-"""So often the goodput is worked out anew: that reads all that the run has written down."""
+"""Seconds between two computations of the goodput, which read all journals of the run."""
 SHOWN = {"waiting": "waiting for nodes", "starting": "starting workers", "running": "training"}
-LEFT = {"drain": "a node goes away", "grow": "there is room for more workers"}
+LEFT = {"drain": "a node is being drained", "grow": "more workers fit"}
 
 
 class Display:
@@ -48,16 +48,16 @@ class Display:
         self._progress.stop()
 
     def connected(self, dashboard: str) -> None:
-        """Ray is there; say where to look."""
+        """Ray is connected: print the run's folder and the dashboard."""
         if self._lines:
-            there = "goes on in" if self._plan.folder.exists("checkpoints") else "in"
-            _say(f"{self._plan.config.name} {there} {self._plan.uri}")
+            where = "resumes in" if self._plan.folder.exists("checkpoints") else "in"
+            _say(f"{self._plan.config.name} {where} {self._plan.uri}")
         if err.is_terminal:
             err.print(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)", highlight=False)
         self._progress.update(self._bar, description="starting workers", total=self._plan.total_steps)
 
     def update(self, records: list[dict[str, Any]]) -> None:
-        """New records of ``metrics.jsonl`` and ``attempts.jsonl``, and those of ``events.jsonl`` that are to be ``told``."""
+        """Show new records of ``metrics.jsonl`` and ``attempts.jsonl``, and the ``told`` texts of ``events.jsonl``."""
         for record in records:
             if "told" in record:
                 _say(record["told"])
@@ -76,7 +76,7 @@ class Display:
                 self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False)
 
     def _attempt(self, record: dict[str, Any]) -> None:
-        """What became of the workers: told whether or not somebody watches the bar."""
+        """Print a change of the workers, also without a terminal."""
         event = record["event"]
         if event in SHOWN:
             self._progress.update(self._bar, description=SHOWN[event])
@@ -86,11 +86,11 @@ class Display:
             _say(f"{LEFT[record['reason']]}; saved at step {record['saved']}")
         elif event == "failed" and record["again"]:
             wait = f" in {record['wait']:g} s" if record["wait"] else ""
-            goes_on = f"goes on{wait} from step {record['saved']} (failure {record['failures']} of {record['most']})"
-            _say(f"{record['reason']}; {goes_on}")
+            resumes = f"resumes{wait} from step {record['saved']} (failure {record['failures']} of {record['most']})"
+            _say(f"{record['reason']}; {resumes}")
 
     def _productive(self) -> str:
-        """The productive share of all workers' time so far; nothing at first, when all goes into starting."""
+        """The goodput so far; empty for the first seconds, in which workers only start."""
         if time.monotonic() > self._next_goodput:
             from heliostat.workloads.run.goodput import goodput
 
@@ -99,9 +99,9 @@ class Display:
         return self._goodput
 
     def _room(self, record: dict[str, Any]) -> str:
-        return f"there is room for {record['room']} of at least {record['workers']} workers"
+        return f"{record['room']} of at least {record['workers']} workers fit"
 
 
 def _say(text: str) -> None:
-    """A line for people, as it is: errors are full of brackets, which rich would take for its own."""
+    """Print a line without markup: rich would take brackets in error messages for tags."""
     err.print(text, highlight=False, markup=False, soft_wrap=True)

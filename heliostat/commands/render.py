@@ -1,4 +1,4 @@
-"""heliostat render: a profile's Kubernetes documents, for kubectl, GitOps or reading."""
+"""heliostat render: prints a profile's Kubernetes documents, for kubectl, GitOps or review."""
 
 import argparse
 import shlex
@@ -12,9 +12,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--kuberay",
         choices=["1.6", "1.7"],
         default="1.6",
-        help="the operator's version; what is for 1.6 is right for both, with 1.7 spot groups are filled first (default: 1.6)",
+        help="the operator's version; 1.6 works with both, with 1.7 spot groups are filled first (default: 1.6)",
     )
-    parser.add_argument("--rbac", action="store_true", help="print the rights that users need instead: a Role and its binding")
+    parser.add_argument(
+        "--rbac", action="store_true", help="print the permissions that users need instead: a Role and its binding"
+    )
     parser.epilog = "example: heliostat render gpu --set groups.gpu.max=4 | kubectl apply --server-side -f -"
 
 

@@ -1,4 +1,4 @@
-"""heliostat runs: what is in a storage folder."""
+"""heliostat runs: lists the runs in a storage folder."""
 
 import argparse
 from typing import Any

@@ -1,4 +1,4 @@
-"""heliostat session: a cluster's dashboard and Ray Client on this machine, until Ctrl-C."""
+"""heliostat session: forwards a cluster's dashboard and Ray Client to this machine until Ctrl-C."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("--port", type=int, default=0, help="the local port of the dashboard (default: any free one)")
     parser.add_argument("--client-port", type=int, default=0, help="the local port of Ray Client (default: any free one)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document, and go on until Ctrl-C")
+    parser.add_argument("--json", action="store_true", help="print one JSON document, and keep the session open until Ctrl-C")
     parser.epilog = "example: heliostat session gpu --port 8265"
 
 
@@ -39,19 +39,19 @@ def _run(target: Any, args: argparse.Namespace) -> None:
     from heliostat.console import err
     from heliostat.interrupts import interrupts
 
-    def tell(text: str) -> None:
+    def say(text: str) -> None:
         err.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    # Ctrl-C, and SIGTERM, by which programs say it, is the normal end of a session.
+    # Ctrl-C, or SIGTERM from a program, is the normal end of a session.
     with interrupts() as received, line() as shown, opened(target, shown.say, args.port, args.client_port) as parts:
         session, forward, version = parts
         shown.say("")
         _show(session, args)
         if version != installed_ray():
-            tell(f"the cluster has Ray {version}, and this machine {installed_ray()}: Ray Client needs the same on both")
-        tell("Ctrl-C ends the session; the cluster goes on")
+            say(f"the cluster has Ray {version}, and this machine {installed_ray()}: Ray Client needs the same on both")
+        say("Ctrl-C ends the session; the cluster keeps running")
         for text in watch(target, forward, lambda: bool(received)):
-            tell(f"{time.strftime('%H:%M:%S')} {text}")
+            say(f"{time.strftime('%H:%M:%S')} {text}")
 
 
 def _show(session: Any, args: argparse.Namespace) -> None:
@@ -62,7 +62,7 @@ def _show(session: Any, args: argparse.Namespace) -> None:
     else:
         parts = [f"dashboard   {session.dashboard}"]
         if path := session.environment.get("RAY_AUTH_TOKEN_PATH"):
-            parts.append(f"            it asks for the token, which is in {path}")
+            parts.append(f"            its token is in {path}")
         parts += [f"Ray Client  {session.client}", f"\nin a shell:\n\n{session.shell}", f"\nin Python:\n\n{session.python}\n"]
         out.print("\n".join(parts), highlight=False, markup=False, soft_wrap=True)
-    sys.stdout.flush()  # whoever reads it from a pipe shall not wait for the end
+    sys.stdout.flush()  # a reader of a pipe must not wait for the end of the session

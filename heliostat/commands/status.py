@@ -1,4 +1,4 @@
-"""heliostat status: a cluster's groups, nodes and jobs, and what they cost."""
+"""heliostat status: shows a cluster's groups, nodes, jobs and price."""
 
 import argparse
 import dataclasses
@@ -12,7 +12,7 @@ EVERY = 2.0
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("--watch", action="store_true", help="show it anew every two seconds, until Ctrl-C")
+    parser.add_argument("--watch", action="store_true", help="refresh every two seconds, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
@@ -42,7 +42,7 @@ def _watch(target: Any) -> None:
 
     page = _page(target.state())
     try:
-        # Drawn when there is something new, and not in between: a terminal over a slow line would flicker.
+        # Refreshed only with new data: on a slow connection the terminal would flicker.
         with Live(page, console=out, auto_refresh=False) as live:
             while True:
                 live.update(Group(page, Text(f"at {time.strftime('%H:%M:%S')}; Ctrl-C ends it", style="dim")), refresh=True)
@@ -50,7 +50,7 @@ def _watch(target: Any) -> None:
                 try:
                     page = _page(target.state())
                 except Unreachable as error:  # it may answer again
-                    live.update(Group(page, Text(f"not of now: {error.what}", style="bold red")), refresh=True)
+                    live.update(Group(page, Text(f"outdated: {error.what}", style="bold red")), refresh=True)
     except KeyboardInterrupt:
         return
 
@@ -66,7 +66,7 @@ def _page(state: Any) -> Any:
     if state.dashboard:
         parts.append(Text(f"  dashboard {state.dashboard}"))
     if state.state == "absent":
-        return Group(*parts, Text(f"  heliostat up {state.name} makes it"))
+        return Group(*parts, Text(f"  create it: heliostat up {state.name}"))
     rows = [(g.name, g.desired, g.ready, g.idle, f"{g.min} to {g.max}", f"{g.price:.2f}") for g in state.groups]
     parts.append(_table(("group", "desired", "ready", "idle", "limits", "$/h a node"), rows))
     if state.nodes:
@@ -76,7 +76,7 @@ def _page(state: Any) -> Any:
     jobs = sorted(state.jobs, key=lambda job: -(job.started or 0))[:8]
     if jobs:
         parts.append(_table(("job", "status", "for", "what"), [_job(job) for job in jobs]))
-        parts += [Text(f"{job.id} says: {job.said}") for job in jobs if job.said]
+        parts += [Text(f"{job.id}: {job.said}") for job in jobs if job.said]
     parts.append(Text(f"GPUs {state.gpus_used:g} used of {state.gpus_paid} paid for; now ${state.price:.2f} an hour"))
     return Group(*parts)
 

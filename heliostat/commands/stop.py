@@ -1,4 +1,4 @@
-"""heliostat stop: end a job, with a checkpoint."""
+"""heliostat stop: stops a job after a checkpoint."""
 
 import argparse
 
@@ -7,7 +7,7 @@ from heliostat.commands.live import add_profile, line, target_of
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("job", nargs="?", help="a job's id; by default the job that was submitted last")
+    parser.add_argument("job", nargs="?", help="a job's id (default: the latest job)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,10 +18,10 @@ def run(args: argparse.Namespace) -> int:
     dashboard = target_of(args).dashboard()
     job = latest(dashboard, args.job, args.profile)
     if job.done or not dashboard.stop(job.id):
-        out.print(f"{job.id} had ended before: {dashboard.job(job.id).status}", highlight=False)
+        out.print(f"{job.id} has already ended: {dashboard.job(job.id).status}", highlight=False)
         return 0
     with line() as shown:
-        shown.say(f"waits for {job.id} to write its checkpoint")
+        shown.say(f"waiting for {job.id} to write its checkpoint")
         ended = follow(dashboard, job.id, lambda text: None, shown.say)
     out.print(f"{job.id}: {ended.status}", highlight=False)
     return 0

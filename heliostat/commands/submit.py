@@ -1,4 +1,4 @@
-"""heliostat submit: any command as a job on a profile's cluster."""
+"""heliostat submit: runs any command as a job on a profile's cluster."""
 
 import argparse
 from pathlib import Path
@@ -8,9 +8,9 @@ from heliostat.commands.live import add_profile, line
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("entrypoint", nargs="+", metavar="COMMAND", help="what to run there, after --")
-    parser.add_argument("--ephemeral", action="store_true", help="make a cluster for this job alone, and delete it afterwards")
-    parser.add_argument("--detach", action="store_true", help="print the job's id and do not wait for its end")
+    parser.add_argument("entrypoint", nargs="+", metavar="COMMAND", help="the command to run, after --")
+    parser.add_argument("--ephemeral", action="store_true", help="create a cluster for this job only, and delete it afterwards")
+    parser.add_argument("--detach", action="store_true", help="print the job's id, and do not wait for the job")
     parser.epilog = "example: heliostat submit gpu -- python -m heliostat evaluate digits"
 
 
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     profile = find(args.profile, args.set)
     work = Work(new_job_id("job"), args.entrypoint, Path.cwd())
     if args.detach and args.ephemeral:
-        raise UserError("--detach with --ephemeral would leave nobody to delete the cluster", "leave one of them out")
+        raise UserError("--detach with --ephemeral would leave the cluster running", "remove one of them")
     with line() as shown:
         if args.detach:
             target = open_target(profile)

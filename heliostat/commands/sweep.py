@@ -1,4 +1,4 @@
-"""heliostat sweep: many trials of one config, and the best of them."""
+"""heliostat sweep: searches for the best config with many trials."""
 
 import argparse
 import os
@@ -8,22 +8,18 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cron, add_where
-
-SHOW = "show"
+from heliostat.commands.live import add_cluster_options, add_cron
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "heliostat sweep CONFIG [options]\n       heliostat sweep show NAME [--storage DIR] [--json]"
     parser.add_argument("config", metavar="CONFIG", help="a sweep's config file, such as tuning/configs/digits.yaml")
-    parser.add_argument("name", metavar="NAME", nargs="?", help="after `show`: a sweep's name, or its folder or URI")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as trials=50 or train.epochs=3"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the first trials and what they take, and start nothing")
-    add_where(parser, "sweep")
+    parser.add_argument("--dry-run", action="store_true", help="print the first trials and their resources, and start nothing")
+    add_cluster_options(parser, "sweep")
     add_cron(parser)
-    parser.add_argument("--storage", default="runs", help="with show: where the sweeps are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
     parser.epilog = "example: heliostat sweep tuning/configs/digits.yaml --set trials=40 --set scheduler=median --dry-run"
@@ -32,23 +28,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from heliostat.config import config_path, load
     from heliostat.errors import UserError
-
-    if args.config == SHOW and args.name:
-        from heliostat.commands.trials import show_sweep
-
-        return show_sweep(args.name, args.storage, args.json)
-    if args.name:
-        raise UserError(f"{args.name!r} comes after the config", "write heliostat sweep CONFIG, or heliostat sweep show NAME")
     from heliostat.tuning.config import SweepConfig
 
     config = load(
         config_path(args.config, "tuning/configs"), SweepConfig, args.set, {"name": f"{Path(args.config).stem}-sweep"}
     )
     if args.on:
-        from heliostat.cluster.profile import find
-        from heliostat.commands.there import run_sweep
-
-        return int(run_sweep(find(args.on), config, args))
+        return _sweep_on_cluster(config, args)
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
@@ -56,13 +42,34 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.tuning.plan import plan_sweep
 
     if args.dry_run:
-        show_plan(plan_sweep(config, None if address else in_process.machine()), args.json)
+        _show_plan(plan_sweep(config, None if address else in_process.machine()), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr):
         result = _sweep(config, address, args.verbose)
     _show_result(result, args.json)
     return 0
+
+
+def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
+    """Submit the same command as a job on the profile's cluster: the sweep's driver runs on the head and holds no GPU.
+
+    Raises:
+        UserError: config and cluster do not fit together; nothing has been sent.
+    """
+    from heliostat.cluster.profile import find
+    from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.tuning.plan import plan_sweep
+
+    profile = find(args.on)
+    path = relative_path(args.config)
+    path = "./show" if path == "show" else path  # not the subcommand
+    plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
+    check_storage(profile, plan.base["storage"])
+    if args.dry_run:
+        _show_plan(plan, args.json)
+        return 0
+    return send(profile, config, args, ["sweep", path])
 
 
 def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
@@ -92,8 +99,8 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
         return drive(plan, display.update)
 
 
-def show_plan(plan: Any, as_json: bool) -> None:
-    """What a sweep would do: the first trials, what each takes, how many at once, and what that costs."""
+def _show_plan(plan: Any, as_json: bool) -> None:
+    """Show the first trials of a sweep, their resources, concurrency and cost."""
     from heliostat.console import out, print_json, print_table
     from heliostat.tuning.preview import preview
 
@@ -120,10 +127,10 @@ def _show_result(result: Any, as_json: bool) -> None:
 
     counts = ", ".join(f"{count} {state}" for state, count in result.states.items())
     if result.already:
-        say(f"{result.name} is over already ({counts}); for more, raise trials, or give another name (--set name=...)")
+        say(f"{result.name} is already finished ({counts}); for more, raise trials, or choose another name (--set name=...)")
     else:
-        why = {"time": ", its time was up", "budget": ", its budget was spent"}.get(result.ended, "")
-        say(f"{result.name} is over after {duration(result.seconds)}{why}: {counts}")
+        why = {"time": ", at its time limit", "budget": ", at its budget"}.get(result.ended, "")
+        say(f"{result.name} finished after {duration(result.seconds)}{why}: {counts}")
     spent = f"{duration(result.worker_seconds)} of workers"
     spent += f", {duration(result.gpu_seconds)} of GPUs" if result.gpu_seconds else ""
     say(f"  spent      {spent}" + ("" if result.cost is None else f", cost {result.cost:.2f}"))
@@ -131,7 +138,7 @@ def _show_result(result: Any, as_json: bool) -> None:
         say(f"  best       trial {result.best}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.values.items()))
         for name, value in result.params.items():
             say(f"             {name} = {value:.6g}" if isinstance(value, float) else f"             {name} = {value}")
-        say(f"  again      heliostat train {shlex.quote(str(result.best_config))}")
+        say(f"  reproduce  heliostat train {shlex.quote(str(result.best_config))}")
     if result.front:
         say(f"  front      trials {', '.join(map(str, result.front))}")
     say(f"  report     {result.report}")

@@ -1,4 +1,4 @@
-"""heliostat torchrun: a script that torchrun or python runs, unchanged, on Ray workers."""
+"""heliostat torchrun: runs a script for torchrun or python, unchanged, on Ray workers."""
 
 import argparse
 import importlib.util
@@ -8,28 +8,37 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliostat.commands.live import add_where
+from heliostat.commands.live import add_cluster_options
 
 if TYPE_CHECKING:
     from heliostat.workloads.torchrun.config import Script
 
-PLACES = ("nproc-per-node", "nnodes", "node-rank", "master-addr", "master-port", "rdzv-backend", "rdzv-endpoint", "rdzv-id")
-"""Options of torchrun that say where processes run, which is the cluster's business here."""
+PLACEMENT_OPTIONS = (
+    "nproc-per-node",
+    "nnodes",
+    "node-rank",
+    "master-addr",
+    "master-port",
+    "rdzv-backend",
+    "rdzv-endpoint",
+    "rdzv-id",
+)
+"""Options of torchrun for the placement of processes, which the cluster decides here."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "heliostat torchrun [options] SCRIPT [the script's arguments]"
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, on all nodes together (default: 1)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on all nodes together (default: 1)")
     parser.add_argument("--cpu", type=int, default=1, metavar="N", help="CPUs a worker (default: 1)")
     parser.add_argument("--gpu", default="auto", metavar="N", help="GPUs a worker: 0, 1, or auto (1 where there are enough)")
-    parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help="times that it is started again (default: 0)")
+    parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help="restarts after a failure (default: 0)")
     parser.add_argument("--name", help="the run's name, for its checkpoints (default: the script's)")
     parser.add_argument(
         "--storage", default="runs", metavar="URI", help="the folder or URI that holds the runs (default: runs)"
     )
-    add_where(parser, "run")
+    add_cluster_options(parser, "run")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module's name, as with python -m")
-    for name in PLACES:
+    for name in PLACEMENT_OPTIONS:
         parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=name, help=argparse.SUPPRESS)
     parser.add_argument("script", metavar="SCRIPT", help="a Python file")
     parser.add_argument(
@@ -41,7 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     script = _script(args)
     if args.on:
-        return _there(script, args)
+        return _run_on_cluster(script, args)
     from heliostat.cluster import in_process
     from heliostat.workloads.nodes import available, resolve_resources
 
@@ -49,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
         return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes)})
 
     address = os.environ.get("RAY_ADDRESS")
-    if not address:  # what can be refused is refused before Ray is started
+    if not address:  # checked before Ray is started
         script = fitting(script, in_process.machine())
     with in_process.connection(address) if address else in_process.session():
         from heliostat.folder import absolute, default_base, join
@@ -67,26 +76,26 @@ def _write(stream: str, line: str) -> None:
     except BrokenPipeError:
         from heliostat.errors import Stopped
 
-        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python tries again when it ends
-        raise Stopped("stopped, as nobody reads its output any more") from None
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python fails when it flushes at exit
+        raise Stopped("stopped, because the reader of its output has closed the pipe") from None
 
 
 def _script(args: argparse.Namespace) -> "Script":
-    """The arguments, checked.
+    """The checked arguments.
 
     Raises:
-        UserError: one of them is wrong, or the script is not there.
+        UserError: an argument is wrong, or the script does not exist.
     """
     from heliostat.config import validate
     from heliostat.errors import UserError
     from heliostat.workloads.torchrun.config import Script
 
-    for name in PLACES:
+    for name in PLACEMENT_OPTIONS:
         if (value := getattr(args, name)) is not None:
             workers = value if name == "nproc-per-node" and value.isdigit() else "N"
             raise UserError(
-                f"--{name} is {value}, but where the processes run is up to the cluster here",
-                f"give the number of all processes instead: --workers {workers}",
+                f"--{name} is {value}, but the cluster decides where processes run",
+                f"give the total number of processes instead: --workers {workers}",
             )
     if args.ephemeral and not args.on:
         raise UserError("--ephemeral needs a cluster", "add --on PROFILE, such as --on gpu")
@@ -94,20 +103,20 @@ def _script(args: argparse.Namespace) -> "Script":
     resources = {"cpu": args.cpu, "gpu": int(args.gpu) if args.gpu.isdigit() else args.gpu}
     values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "workers", "max_restarts")}
     script = validate({**values, "name": args.name or stem, "resources": resources}, Script)
-    _check_there(script)
+    _check_script(script)
     return script
 
 
-def _check_there(script: "Script") -> None:
+def _check_script(script: "Script") -> None:
     from heliostat.config import nearest
     from heliostat.errors import UserError
 
     if script.module:
         if importlib.util.find_spec(script.script.partition(".")[0]) is None:
-            raise UserError(f"there is no module {script.script}", "start from the folder that has it, or install it")
+            raise UserError(f"module {script.script} does not exist", "start from the folder that contains it, or install it")
     elif not Path(script.script).is_file():
-        beside = [str(path) for path in Path(script.script).parent.glob("*.py")]
-        fix = nearest(script.script, beside) if beside else "give the path of a Python file"
+        scripts = [str(path) for path in Path(script.script).parent.glob("*.py")]
+        fix = nearest(script.script, scripts) if scripts else "give the path of a Python file"
         raise UserError(f"the script {script.script} does not exist", fix)
     elif re.search(r"^\s*(from|import) workloads\.legacy\b", Path(script.script).read_text(errors="replace"), re.MULTILINE):
         raise UserError(
@@ -116,17 +125,17 @@ def _check_there(script: "Script") -> None:
         )
 
 
-def _there(script: "Script", args: argparse.Namespace) -> int:
-    """The same command as a job on a cluster; what can be refused is refused before anything is sent."""
+def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
+    """Submit the same command as a job on the profile's cluster, after all checks that can be made here."""
     from heliostat.cluster.jobs.follow import Work, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands.live import line
-    from heliostat.commands.there import HELIOSTAT, check_storage, inside
+    from heliostat.commands.on_cluster import HELIOSTAT, check_storage, relative_path
     from heliostat.workloads.nodes import resolve_resources
 
     profile = find(args.on)
-    path = script.script if script.module else inside(script.script)
+    path = script.script if script.module else relative_path(script.script)
     check_storage(profile, script.storage)
     resolve_resources(script.resources, script.workers, profile.capacity)
     options = {

@@ -1,4 +1,4 @@
-"""heliostat train: a config in, a run folder out."""
+"""heliostat train: trains the model that a config describes."""
 
 import argparse
 import os
@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cron, add_where
+from heliostat.commands.live import add_cluster_options, add_cron
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,8 +16,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print what would be done, and start nothing")
-    add_where(parser, "run")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan, and start nothing")
+    add_cluster_options(parser, "run")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
@@ -32,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load(config_path(args.config, "workloads/configs"), TrainConfig, args.set, {"name": Path(args.config).stem})
     if args.on:
-        return _train_there(config, args)
+        return _train_on_cluster(config, args)
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
@@ -49,13 +49,24 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _train_there(config: Any, args: argparse.Namespace) -> int:
-    """The same command as a job on a cluster; what can be refused is refused before anything is sent."""
+def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
+    """Submit the same command as a job on the profile's cluster.
+
+    Raises:
+        UserError: config and cluster do not fit together; nothing has been sent.
+    """
     from heliostat.cluster.profile import find
-    from heliostat.commands.there import run_train
+    from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.workloads.plan import prepare
 
     profile = find(args.on)
-    return run_train(profile, config, args)
+    path = relative_path(args.config)
+    check_storage(profile, config.storage)
+    plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
+    if args.dry_run:
+        _show_plan(plan, args.json)
+        return 0
+    return send(profile, config, args, ["train", path])
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
@@ -102,10 +113,10 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         print_json(document)
         return
     out.print(dump(config), end="", highlight=False, markup=False)
-    built = "will be built if it is not there" if plan.elsewhere else "will be built" if plan.source else "is there"
+    built = "will be built if it does not exist" if plan.elsewhere else "will be built" if plan.source else "exists"
     least, most = config.least_workers, config.most_workers
     workers = str(most) if least == most else f"{least} to {most}"
-    known = {None: "seen by the job", True: "is there: the run goes on", False: "new"}
+    known = {None: "checked by the job", True: "exists: the run is resumed", False: "new"}
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
         "batch": f"{config.global_batch} samples a step in {plan.lanes} lanes",
@@ -126,7 +137,7 @@ def _show_result(result: Any, as_json: bool) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     if result.already:
-        say(f"{result.name} is finished already; to train anew, give another name: --set name={result.name}-2")
+        say(f"{result.name} is already finished; to train again, choose another name: --set name={result.name}-2")
     else:
         say(f"{result.name} finished at step {result.step} in {duration(result.seconds['total'])}")
     for split, metrics in result.metrics.items():

@@ -1,4 +1,4 @@
-"""The table of a sweep's trials: live while it runs, or from its folder afterwards."""
+"""The table of a sweep's trials, and its live display."""
 
 import os
 import time
@@ -13,14 +13,14 @@ from rich.text import Text
 from heliostat.console import duration, err
 
 LINE_SECONDS = 5.0
-"""At most so often a job tells of its progress."""
+"""Seconds between two lines of progress in a job, at least."""
 SHOWN = 12
-"""Rows of the live table."""
+"""The most rows of the live table."""
 REDRAW = 0.5
 
 
 class Display:
-    """What ``heliostat sweep`` shows on standard error: a table on a terminal, lines in a job, which somebody may follow."""
+    """The progress of ``heliostat sweep`` on standard error: a table on a terminal, lines in a job."""
 
     def __init__(self, plan: Any) -> None:
         from heliostat.environment import IN_A_JOB
@@ -41,12 +41,12 @@ class Display:
             self._live.stop()
 
     def connected(self, dashboard: str) -> None:
-        """Ray is there; say where to look."""
+        """Ray is connected: print the sweep's folder."""
         if self._lines or self._live:
             err.print(f"{self._plan.config.name} in {self._plan.uri}", highlight=False, soft_wrap=True)
 
     def update(self, trials: Any) -> None:
-        """The state of the sweep; shown now and then."""
+        """Show the state of the sweep, at most at the intervals above."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + (REDRAW if self._live else LINE_SECONDS)
@@ -57,18 +57,18 @@ class Display:
 
 
 def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None = None) -> str:
-    """Progress, the best, what runs, the time left and the cost so far, in one line."""
+    """The progress, the best trial, the time left and the cost so far in one line."""
     from heliostat.tuning.trials import best
 
     now = now or time.time()
     states = trials.states()
-    over = sum(trial.over for trial in trials.all)
-    parts = [f"{over} of {wanted} trials over" if wanted else f"{over} trials over", f"{states.get('running', 0)} running"]
+    done = sum(trial.done for trial in trials.all)
+    parts = [f"{done} of {wanted} trials done" if wanted else f"{done} trials done", f"{states.get('running', 0)} running"]
     parts += [f"{states[state]} {state}" for state in ("stopped", "failed", "diverged") if state in states]
     metric, mode = next(iter(objectives.items()))
     if top := best(trials.all, metric, mode):
         parts.append(f"best {metric} {top.values[metric]:.4f} (trial {top.number})")
-    if (left := trials.left(wanted, now)) is not None and over < (wanted or 0):
+    if (left := trials.remaining_seconds(wanted, now)) is not None and done < (wanted or 0):
         parts.append(f"about {duration(left)} left")
     if (cost := trials.cost(now)) is not None:
         parts.append(f"cost {cost:.2f}")
@@ -101,72 +101,21 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
     """One row of the table."""
     now = time.time()
     value = trial.values.get(metric, trial.reports[-1].value(metric) if trial.reports else None)
-    state = f"as {trial.twin}" if trial.twin is not None else trial.state
+    state = f"as {trial.duplicate_of}" if trial.duplicate_of is not None else trial.state
     cost = trial.cost(now)
     return [
         str(trial.number),
         state,
         "" if value is None else f"{value:.4f}",
         str(trial.step),
-        f"{trial.taken(now):.1f}",
+        f"{trial.elapsed(now):.1f}",
         *(["" if cost is None else f"{cost:.3f}"] if priced else []),
         *(_short(trial.params.get(key)) for key in keys),
     ]
 
 
-def show_sweep(name: str, storage: str, as_json: bool) -> int:
-    """The table of a sweep, from its folder: once, or on a terminal for as long as it runs."""
-    from heliostat.console import out, print_json
-    from heliostat.tuning.journal import read_journal
-    from heliostat.tuning.plan import read_sweep
-    from heliostat.tuning.results.table import SweepResult, row
-    from heliostat.tuning.trials import Trials
-    from heliostat.workloads.run.lease import read_lease
-
-    folder = _folder(name, storage)
-    record = read_sweep(folder)
-    assert record is not None
-    objectives, wanted = record.objectives, record.config.trials
-    trials = Trials(read_journal(folder))
-    if as_json:
-        result = SweepResult.read(folder)
-        rows = [row(trial, dict(objectives)) for trial in trials.all]
-        print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
-        return 0
-    if out.is_terminal and read_lease(folder):
-        with Live(console=out, auto_refresh=False) as live:
-            while read_lease(folder):
-                live.update(rendered(Trials(read_journal(folder)), objectives, wanted), refresh=True)
-                time.sleep(1.0)
-            live.update(rendered(Trials(read_journal(folder)), objectives, wanted), refresh=True)
-        return 0
-    out.print(rendered(trials, objectives, wanted, most=50), soft_wrap=True)
-    for trial in trials.all:
-        if trial.state == "failed":
-            out.print(
-                f"\ntrial {trial.number} failed:\n  " + trial.message.replace("\n", "\n  "), highlight=False, markup=False
-            )
-            break
-    return 0
-
-
-def _folder(name: str, storage: str) -> Any:
-    from heliostat.config import nearest
-    from heliostat.errors import UserError
-    from heliostat.folder import Folder, absolute, default_base
-    from heliostat.tuning.plan import SWEEP
-
-    place = Folder.at(absolute(storage, default_base()))
-    folder = Folder.at(name) if "/" in name else place / name
-    if not folder.exists(SWEEP):
-        there = [other for other in place.names() if (place / other).exists(SWEEP)]
-        hint = nearest(name, there) if there else "run one (heliostat sweep CONFIG), or give --storage"
-        raise UserError(f"there is no sweep {name!r} in {place}", hint)
-    return folder
-
-
 def _last(key: str, keys: list[str]) -> str:
-    """The last part of a dotted key, if no other has the same."""
+    """The last part of a dotted key, or the whole key if another one has the same last part."""
     last = key.rpartition(".")[2]
     return key if [other.rpartition(".")[2] for other in keys].count(last) > 1 else last
 

@@ -1,14 +1,14 @@
-"""heliostat up: a profile in, a cluster that is ready out."""
+"""heliostat up: creates or updates the cluster of a profile, and waits until it is ready."""
 
 import argparse
 
-from heliostat.commands.live import add_profile, agreed, show, target_of
+from heliostat.commands.live import add_profile, confirm, show, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("--yes", action="store_true", help="replace pods without asking, where a change needs that")
-    parser.add_argument("--force", action="store_true", help="take over fields that somebody else has set")
+    parser.add_argument("--yes", action="store_true", help="replace pods without asking, where a change requires it")
+    parser.add_argument("--force", action="store_true", help="take over fields that another manager has set")
     parser.epilog = "example: heliostat up gpu --set groups.gpu.max=4"
 
 
@@ -25,8 +25,8 @@ def run(args: argparse.Namespace) -> int:
                 out.print(f"{step.title}: {change}", highlight=False, markup=False, soft_wrap=True)
         if old := target.outdated(steps):
             jobs = [job.id for job in target.state().jobs if not job.done]
-            ends = f", which ends {', '.join(jobs)}" if jobs else ""
-            agreed(f"for this change {len(old)} pods must be replaced ({', '.join(old)}){ends}", args.yes)
+            stops = f", which stops {', '.join(jobs)}" if jobs else ""
+            confirm(f"this change replaces {len(old)} pods ({', '.join(old)}){stops}", args.yes)
         show(target.up(steps, old, args.force))
     out.print(f"{target.name} is ready", highlight=False)
     out.print(f"  heliostat train CONFIG --on {args.profile}     heliostat status {args.profile}", highlight=False)

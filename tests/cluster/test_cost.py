@@ -74,10 +74,10 @@ def test_what_cannot_be_known_is_refused(
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
-        (("--since", "yesterday"), "--since is yesterday, which is no time\n  fix: say how long ago, such as 90m"),
-        (("--since", "1h", "--until", "2h"), "no time lies between --since and --until"),
-        (("--until", "2999-01-01"), "no time lies between"),
-        ((), "mine is absent, and what its nodes have cost went with its head\n  fix: heliostat up mine"),
+        (("--since", "yesterday"), "--since is yesterday, which is not a time\n  fix: give an age such as 90m"),
+        (("--since", "1h", "--until", "2h"), "--since and --until are not a period in the past"),
+        (("--until", "2999-01-01"), "--since and --until are not a period in the past"),
+        ((), "mine is absent, and the record of its nodes was deleted with its head\n  fix: heliostat up mine"),
     ],
 )
 def test_no_time_and_no_cluster_are_named(command: Command, flags: tuple[str, ...], words: str) -> None:

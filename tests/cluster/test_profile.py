@@ -192,7 +192,7 @@ def test_a_group_is_overridden_by_its_name() -> None:
 @pytest.mark.parametrize(
     ("override", "what", "fix"),
     [
-        ("groups.gpus.max=4", "nothing there is named gpus", "did you mean gpu?"),
+        ("groups.gpus.max=4", "no item has the name gpus", "did you mean gpu?"),
         ("groups.gpu.maximum=4", "groups.gpu.maximum", "did you mean max?"),
         ("groups.gpu.max=none", "groups.gpu.max is 'none'", "a whole number from 1 to 10000"),
         ("groups.gpu.max", "groups.gpu.max", "write it as --set"),
@@ -275,7 +275,7 @@ def test_a_comment_tells_the_default(folder: Path, capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["mine"], "mine.yaml exists already, and is left as it is"),
+        (["mine"], "mine.yaml already exists; it was not changed"),
         (["other", "--from", "gpus"], "did you mean gpu?"),
         (["Not/A name"], "'Not/A name' cannot be a cluster's name"),
     ],

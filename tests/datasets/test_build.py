@@ -53,7 +53,7 @@ def test_taking_samples_across_shards_gives_the_samples_asked_for(tmp_path: Path
         assert (whole.take("train", ids)[name] == cut.take("train", ids)[name]).all()
 
 
-def test_a_sample_never_changes_side_when_others_come(tmp_path: Path) -> None:
+def test_a_sample_stays_in_its_split_when_others_are_added(tmp_path: Path) -> None:
     def table(rows: int) -> Dataset:
         data = {"x": [float(i) for i in range(rows)], "y": ["a", "b"] * (rows // 2)}
         pq.write_table(pa.table(data), tmp_path / f"{rows}.parquet")
@@ -72,7 +72,7 @@ def test_splits_have_their_sizes() -> None:
     assert [round(float((sides == split).mean()), 2) for split in SPLITS] == [0.70, 0.15, 0.15]
 
 
-def test_a_build_killed_at_any_moment_leaves_nothing_that_looks_finished_and_can_be_done_again(tmp_path: Path) -> None:
+def test_a_build_killed_at_any_moment_leaves_nothing_that_looks_finished_and_can_be_repeated(tmp_path: Path) -> None:
     for number in range(40):
         lines = "\n".join(f"document {number} line {line} {'x' * 200}" for line in range(300))
         (tmp_path / f"{number}.txt").write_text(lines)
@@ -126,7 +126,7 @@ def test_text_covers_every_token_once(tmp_path: Path) -> None:
     assert 2 < dataset.index.meta["unigram_entropy"] < np.log(28)
 
 
-def test_bpe_reads_back_what_it_wrote(tmp_path: Path) -> None:
+def test_bpe_decodes_what_it_encoded(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(40):
         (tmp_path / "in" / f"{number}.txt").write_text(
@@ -154,8 +154,8 @@ def test_images_keep_their_class_their_pixels_and_their_proportions(tmp_path: Pa
     assert dataset.index.classes == ["blue", "red"]
     for image, label in zip(rows["image"], rows["label"], strict=True):
         colour = 0 if label == 1 else 2
-        assert image[colour, 2:6].min() >= 100, "the picture is in the middle"
-        assert image[:, :2].max() == image[:, 6:].max() == 0, "a wide picture has bars above and below"
+        assert image[colour, 2:6].min() >= 100, "the image is in the middle"
+        assert image[:, :2].max() == image[:, 6:].max() == 0, "a wide image has bars above and below"
         assert np.delete(image, colour, 0).max() == 0
 
 
@@ -197,7 +197,7 @@ def write(path: Path, text: str) -> str:
         ("text", {"path": "~nobody-of-this-name/x"}, ("dataset.options.path", "~nobody")),
     ],
 )
-def test_bad_input_is_named(
+def test_bad_input_is_reported_with_its_field(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, options: dict[str, object], names: tuple[str, ...]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -215,7 +215,7 @@ def test_bad_input_is_named(
     assert sorted(os.listdir()) == before
 
 
-def test_a_dataset_is_not_touched_by_the_build_of_another(tmp_path: Path) -> None:
+def test_a_dataset_is_not_changed_by_the_build_of_another(tmp_path: Path) -> None:
     options = {"path": str(tmp_path / "t.csv"), "target": "y"}
     write(tmp_path / "t.csv", "x,y\n" + "\n".join(f"{i},{'ab'[i % 2]}" for i in range(100)))
     first = build(open_source("table", options), str(tmp_path / "d"))
@@ -228,7 +228,7 @@ def test_a_dataset_is_not_touched_by_the_build_of_another(tmp_path: Path) -> Non
     assert build(open_source("table", options), str(tmp_path / "d")).index.fingerprint == first.index.fingerprint
 
 
-def test_a_source_whose_files_have_changed_is_another(tmp_path: Path) -> None:
+def test_a_source_with_changed_files_has_another_identity(tmp_path: Path) -> None:
     options = {"path": str(tmp_path / "t.csv"), "target": "y"}
     write(tmp_path / "t.csv", "x,y\n1,a\n2,b\n")
     before = open_source("table", options).identity()
@@ -237,7 +237,7 @@ def test_a_source_whose_files_have_changed_is_another(tmp_path: Path) -> None:
     assert open_source("table", options).identity() != before
 
 
-def test_a_picture_is_read_as_one_sees_it(tmp_path: Path) -> None:
+def test_an_image_is_read_as_viewers_show_it(tmp_path: Path) -> None:
     ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
     assert abs(float(read_image(tmp_path / "deep.png", (1, 64, 64)).mean()) - 127) < 1
@@ -252,7 +252,7 @@ def test_a_picture_is_read_as_one_sees_it(tmp_path: Path) -> None:
     assert read_image(tmp_path / "clear.png", (3, 8, 8)).max() == 0
 
 
-def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+def test_opening_a_wrong_dataset_reports_the_reason(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         Dataset.open(str(tmp_path / "d"))
     build(open_source("digits", {}), str(tmp_path / "d"))

@@ -1,4 +1,4 @@
-"""Shards of a store that is not this machine's disk are fetched once for all who read them here."""
+"""Shards of an object store are downloaded once for all processes on a node."""
 
 import gc
 import os
@@ -35,7 +35,7 @@ print(dataset.take("train", np.arange(5))["label"].tolist())
 
 @dataclass(frozen=True)
 class Store(Folder):
-    """A store that takes its time, and remembers what it was asked for."""
+    """A slow store that records its reads."""
 
     asked: list[str] = field(default_factory=list)
 
@@ -79,7 +79,7 @@ def test_a_damaged_shard_is_never_kept(tmp_path: Path, cache: Path) -> None:
     path = tmp_path / "data" / local.index.splits["train"][0].file
     whole = path.read_bytes()
     path.write_bytes(whole[:-5] + b"x" + whole[-4:])
-    with pytest.raises(UserError, match=f"{path.name} cannot be read: .* has another checksum than the index says"):
+    with pytest.raises(UserError, match=f"{path.name} cannot be read: .* has another checksum than in the index"):
         Dataset(store, local.index).columns("train", 0)
     assert [kept.suffix for kept in cache.iterdir()] == [".lock"]
     path.write_bytes(whole)
@@ -95,7 +95,7 @@ def test_a_copy_that_was_cut_short_is_fetched_again(tmp_path: Path, cache: Path)
     assert store.asked == [shard.file, shard.file]
 
 
-def test_a_full_disk_and_one_that_is_not_ours_are_read_past(
+def test_without_disk_space_or_write_permission_shards_are_read_without_a_copy(
     small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, local = stored(tmp_path)

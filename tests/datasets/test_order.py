@@ -1,4 +1,4 @@
-"""The promises of `heliostat.datasets.order`, held for many sizes."""
+"""The properties of `heliostat.datasets.order`, for many sizes."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_any_number_of_workers_makes_the_same_global_batches(order: Order, epoch
 
 
 @given(orders(), st.integers(0, 40))
-def test_the_samples_consumed_are_all_that_is_needed_to_resume(order: Order, steps: int) -> None:
+def test_the_samples_consumed_determine_the_position_to_resume_from(order: Order, steps: int) -> None:
     if order.epoch_steps == 0:
         return
     epoch, step, consumed = 0, 0, 0
@@ -75,7 +75,7 @@ def test_every_lane_gives_the_same_share_to_a_full_batch(order: Order) -> None:
 
 @settings(max_examples=20)
 @given(st.integers(0, 100))
-def test_epochs_seeds_and_data_have_orders_of_their_own(seed: int) -> None:
+def test_epochs_seeds_and_data_have_different_orders(seed: int) -> None:
     def order(fingerprint: str, seed: int) -> Order:
         return Order((40, 60), fingerprint, seed, 10, 5)
 
@@ -86,7 +86,7 @@ def test_epochs_seeds_and_data_have_orders_of_their_own(seed: int) -> None:
     assert one != epoch_of(order("b", seed), 0)
 
 
-def test_a_lane_never_touches_more_shards_at_once_than_its_window() -> None:
+def test_a_lane_never_reads_more_shards_at_once_than_its_window() -> None:
     order = Order((10,) * 100, "a", 0, 4, 2)
     for lane in range(2):
         samples = [s for step in range(order.epoch_steps) for s in order.batch(0, step, (lane, lane + 1)).tolist()]
@@ -97,7 +97,7 @@ def test_a_lane_never_touches_more_shards_at_once_than_its_window() -> None:
 GOLDEN = [18, 16, 11, 7, 9, 1, 35, 31, 41]
 
 
-def test_the_order_of_the_first_batch_is_the_same_for_ever() -> None:
+def test_the_order_of_a_batch_never_changes() -> None:
     """A stored run must resume with a later NumPy and a later Heliostat: if this fails, bump the dataset format."""
     assert Order((10, 20, 15), "fingerprint", 7, 9, 3).batch(2, 1).tolist() == GOLDEN
 

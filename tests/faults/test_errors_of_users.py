@@ -36,7 +36,7 @@ def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: 
     assert code == 1
     assert "the same step failed 3 times in this way" in told
     assert told[told.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
-    assert told.count(" from step 25 (failure") == 2  # the second after a pause, "goes on in 1 s from"
+    assert told.count(" from step 25 (failure") == 2  # the second after a pause, "resumes in 1 s from"
     run = Seen(project.cwd / "runs/thrice")
     assert [start["step"] for start in run.starts] == [0, 25, 25]
 

@@ -55,7 +55,7 @@ def back_to_zero(place: Place) -> None:
 def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
     done = place.command("diff", gpu)
     assert (done.code, done.out) == (0, "")
-    assert "as the profile says" in done.err
+    assert "matches the profile" in done.err
 
 
 def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(place: Place, gpu: Path, here: Command) -> None:
@@ -149,7 +149,7 @@ def test_a_changed_maximum_needs_no_restart_and_another_image_asks_first(place: 
     assert status(place.command, grown)["groups"][0]["max"] == 3
     refused = place.command("up", grown, "--set", "head.memory=3500Mi")
     assert refused.code == 2
-    assert "1 pods must be replaced" in refused.err
+    assert "this change replaces 1 pods" in refused.err
     assert "--yes" in refused.err
     assert [node["name"] for node in status(place.command, grown)["nodes"]] == [node["name"] for node in before]
     gpu_profile(place)

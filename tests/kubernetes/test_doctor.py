@@ -90,7 +90,7 @@ def test_a_good_namespace_and_profile_have_no_problem(place: Place) -> None:
     assert seconds < SECONDS
     shown = place.command("doctor", path)
     assert shown.code == 0
-    assert shown.out.endswith("not to be seen from here\n" if found.all("unknown") else "no problem\n")
+    assert shown.out.endswith("cannot be checked from here\n" if found.all("unknown") else "no problem\n")
 
 
 def test_without_a_profile_only_what_all_of_them_need(place: Place) -> None:

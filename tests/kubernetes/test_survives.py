@@ -27,8 +27,8 @@ FAULTS = int(os.environ.get("SOAK_FAULTS", "1"))
 STEPS = 200 + 200 * FAULTS
 SCRIPT_STEPS = 400
 TRAINS = r"^step +\d+ +loss"
-NOTICE = r"a node goes away; saved at step [1-9]"
-LOSS = r"; goes on .*\(failure \d+ of 20\)"
+NOTICE = r"a node is being drained; saved at step [1-9]"
+LOSS = r"; resumes .*\(failure \d+ of 20\)"
 GONE = rf"(was lost with its node|does not respond|lost its connection to another worker).*{LOSS}"
 KINDS = ("pod", "node", "driver", "worker", "raylet", "head", "drain")
 KILL = """
@@ -174,7 +174,7 @@ def test_from_two_nodes_to_one_and_back_with_the_same_samples_in_each_step(
         elastic.says(TRAINS, after=len(elastic.lines))
     finally:
         machines.bring(node)
-    elastic.says("there is room for more workers")
+    elastic.says("more workers fit")
     elastic.result()
     run, samples = fetch(place, cluster, "elastic")
     assert [len(start["workers"]) for start in run.starts][-3:] == [2, 1, 2]

@@ -41,7 +41,7 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     assert worker_pods(place) == []
     began = time.time()
     running = Running(place, "sweep", sweep.name, "--on", profile, "--json")
-    running.says(r"^[3-6] trials over · 2 running")
+    running.says(r"^[3-6] trials done · 2 running")
     lost = time.time()
     machines.replace(node_of_workers(place))
     result = running.result()

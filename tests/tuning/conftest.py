@@ -1,4 +1,4 @@
-"""A Ray for the sweeps of a module, and tasks that fail, wait and count on demand."""
+"""A Ray cluster for the sweeps of a module, and a task that fails and waits on demand."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +32,7 @@ HERE = Path(__file__).parent
 
 
 class Toy(Task):
-    """Its accuracy is ``level`` times the share of the run that is done; it can fail, kill its worker and take its time."""
+    """Its accuracy is ``level`` times the progress of the run; it can fail, kill its worker and be slow."""
 
     metric, better = "accuracy", "higher"
 
@@ -65,7 +65,7 @@ class Toy(Task):
         level = self.options.level * model.steps / 100
         return {"loss": 1 - level, "accuracy": level}
 '''
-"""100 steps, reported each 10; trials are told apart by ``model.level``."""
+"""100 steps with a report every 10; ``model.level`` identifies a trial."""
 
 SWEEP: dict[str, Any] = {
     "train": {
@@ -83,7 +83,7 @@ SWEEP: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The home of a user who has never used Ray, who this process is."""
+    """The empty home of a user, for this process."""
     home = tmp_path_factory.mktemp("sweep-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
@@ -115,7 +115,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def config() -> Make:
-    """A sweep over the toy task, with changes; ``level`` is what its trials are to reach."""
+    """Makes the config of a sweep over the toy task; ``levels`` are the accuracies of its trials."""
 
     def make(*levels: float, **changes: Any) -> SweepConfig:
         train = {**SWEEP["train"], **changes.pop("train", {})}
@@ -126,17 +126,17 @@ def config() -> Make:
 
 
 def run(config: SweepConfig, watch: Callable[[Trials], None] = lambda trials: None) -> SweepResult:
-    """Carry a sweep out, on two CPUs."""
+    """Run a sweep on two CPUs."""
     return drive(plan_sweep(config, [{"CPU": 2.0, "GPU": 0.0}]), watch)
 
 
 def trials_of(folder: Path, name: str = "sweep") -> Trials:
-    """The trials of a sweep in a working directory, as its journal has them."""
+    """The trials of a sweep in a working directory, from its journal."""
     return Trials(read_journal(Folder.at(folder / "runs" / name)))
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """The rows of its table."""
+    """The rows of a sweep's table."""
     found: list[dict[str, Any]] = pq.read_table(folder / "runs" / "sweep" / "trials.parquet").to_pylist()
     return found
 

@@ -1,4 +1,4 @@
-"""A sweep goes on after anything: kill -9 at any moment, Ctrl-C, another driver, a finished one."""
+"""A sweep is resumed after kill -9 at any moment and after Ctrl-C; two drivers, failures, dry runs."""
 
 import json
 import os
@@ -60,10 +60,10 @@ def test_kill_9_at_any_moment_loses_no_trial_and_runs_none_again(sweep: Command)
     for kill in range(KILLS):
         process = sweep.start("sweep", "levels.yaml")
         try:
-            # From the very beginning, when nothing is written yet, to the middle of many trials.
+            # From the start, before anything is written, to the middle of many trials.
             if kill:
                 more = len(records(sweep)) + source.randint(0, 12)
-                wait_for(partial(heard, sweep, process, more), "signs of life", 180)
+                wait_for(partial(heard, sweep, process, more), "more records", 180)
             time.sleep(source.uniform(0, 0.3 if kill else 2))
         finally:
             end_group(process)
@@ -84,17 +84,17 @@ def test_kill_9_at_any_moment_loses_no_trial_and_runs_none_again(sweep: Command)
             assert record["trial"] not in ended, "a finished trial was started again"
         if record["event"] == "end":
             ended.add(record["trial"])
-    assert sum(record["event"] == "start" for record in found) > 12, "some were killed in the middle"
+    assert sum(record["event"] == "start" for record in found) > 12, "some were killed while they ran"
     values = [trial.values["accuracy"] for trial in Trials(found).all]
     assert values == pytest.approx(LEVELS), "no step twice, no step lost"
-    # What was computed is there once: a trial that had ended has one result, written once.
+    # A trial that had ended is not evaluated again.
     for trial in range(12):
         events = (sweep.cwd / f"runs/levels-sweep/trials/{trial:04d}/events.jsonl").read_text().splitlines()
         assert sum(json.loads(line)["event"] == "evaluated" for line in events) <= 2
     gone(sweep.env)
 
 
-def test_ctrl_c_stops_with_checkpoints_and_the_same_command_goes_on(sweep: Command) -> None:
+def test_ctrl_c_stops_with_checkpoints_and_the_same_command_resumes(sweep: Command) -> None:
     process = sweep.start("sweep", "levels.yaml")
     try:
         wait_for(lambda: sum(r["event"] == "report" for r in records(sweep)) >= 3 or process.poll() is not None, "reports", 180)
@@ -103,7 +103,7 @@ def test_ctrl_c_stops_with_checkpoints_and_the_same_command_goes_on(sweep: Comma
     finally:
         end_group(process)
     assert process.returncode == 130, err
-    assert "the same command goes on from there" in err
+    assert "the same command resumes the sweep" in err
     assert "Traceback" not in err
     paused = [r["trial"] for r in records(sweep) if r["event"] == "pause"]
     assert paused, "what ran was saved"
@@ -116,7 +116,7 @@ def test_ctrl_c_stops_with_checkpoints_and_the_same_command_goes_on(sweep: Comma
     events = (sweep.cwd / f"runs/levels-sweep/trials/{paused[0]:04d}/events.jsonl").read_text().splitlines()
     starts = [json.loads(line)["step"] for line in events if json.loads(line)["event"] == "start"]
     assert len(starts) == 2
-    assert starts[1] > 0, "it went on from its checkpoint"
+    assert starts[1] > 0, "it resumed from its checkpoint"
     gone(sweep.env)
 
 
@@ -152,10 +152,10 @@ def test_the_best_config_gives_the_same_numbers(command: Command, tmp_path: Path
     gone(command.env)
 
 
-def test_a_sweep_in_which_all_fail_exits_1_and_a_wrong_one_2(sweep: Command) -> None:
+def test_a_sweep_without_a_successful_trial_exits_1_and_a_wrong_config_2(sweep: Command) -> None:
     failed = sweep("sweep", "levels.yaml", "--set", "train.model.failing=build", "--set", "trials=2")
     assert failed.code == 1
-    assert "no trial succeeded; 2 of 2 ended so" in failed.err
+    assert "no trial succeeded; 2 of 2 failed with" in failed.err
     assert "ArithmeticError: this model cannot be built" in failed.err
     assert "Traceback" not in failed.err.splitlines()[0]
     for override, says in {

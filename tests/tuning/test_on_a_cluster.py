@@ -1,4 +1,4 @@
-"""A sweep on an autoscaling cluster of processes: from no GPU node and back, with the price of each trial."""
+"""A sweep on an autoscaling cluster of processes: from zero GPU nodes and back, with the cost of each trial."""
 
 import json
 import shutil
@@ -35,8 +35,8 @@ def cluster(command: Command) -> Iterator[Command]:
     """The command in a folder with a cluster that is up, and the code that a job gets."""
     (command.cwd / "laptop.yaml").write_text(PROFILE)
     (command.cwd / "lr.yaml").write_text(SWEEP)
-    for room in ("heliostat", "cluster", "workloads", "datasets", "tuning"):
-        shutil.copytree(ROOT / room, command.cwd / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in ("heliostat", "cluster", "workloads", "datasets", "tuning"):
+        shutil.copytree(ROOT / package, command.cwd / package, ignore=shutil.ignore_patterns("__pycache__"))
     done = command("up", "laptop.yaml")
     assert done.code == 0, done.err
     yield command
@@ -50,7 +50,7 @@ def drivers(command: Command) -> list[psutil.Process]:
     return [process for process in here if "--on" not in process.cmdline() and process.cmdline()[0].endswith("python")]
 
 
-def test_a_sweep_from_no_gpu_survives_its_driver_and_goes_back_to_none(cluster: Command) -> None:
+def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(cluster: Command) -> None:
     def ends() -> int:
         records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
         return sum(record["event"] == "end" for record in records)

@@ -1,4 +1,4 @@
-"""Which trials the schedulers stop, also against Ray Tune's own on the same reports."""
+"""The trials that the schedulers stop, compared with Ray Tune's own schedulers on the same reports."""
 
 import random
 from types import SimpleNamespace
@@ -9,7 +9,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 
 from heliostat.tuning.schedulers.asha import Asha
 from heliostat.tuning.schedulers.median import Median
-from heliostat.tuning.trials import Report, Trial
+from heliostat.tuning.trials import Decision, Report, Trial
 
 STEPS = 81
 
@@ -40,13 +40,13 @@ def stopped(scheduler: Any, mode: str, seed: int) -> set[int]:
             continue
         trial = trials.setdefault(number, Trial(number, {}, state="running"))
         trial.reports.append(Report(step, step / STEPS, {"m": value if mode == "max" else -value}, 0.0))
-        if scheduler.report(trial):
+        if scheduler.report(trial) == Decision.STOP:
             over.add(number)
     return over
 
 
 def stopped_by_tune(scheduler: Any, mode: str, seed: int, best: bool = False) -> set[int]:
-    """The trials that Ray Tune's scheduler stops, told what each reports or the ``best`` that it has reported so far."""
+    """The trials that Ray Tune's scheduler stops, given each report or, with ``best``, the best report so far."""
     scheduler.set_search_properties("m", mode)
     trials: dict[int, Any] = {}
     tops: dict[int, float] = {}
@@ -69,7 +69,7 @@ def stopped_by_tune(scheduler: Any, mode: str, seed: int, best: bool = False) ->
 
 
 class TrialStub:
-    """As much of a Tune trial as its schedulers look at."""
+    """The attributes of a Tune trial that its schedulers use."""
 
     def __init__(self, number: int) -> None:
         self.trial_id = str(number)
@@ -78,7 +78,7 @@ class TrialStub:
 @pytest.mark.parametrize("mode", ["max", "min"])
 @pytest.mark.parametrize("seed", range(5))
 def test_asha_stops_the_trials_that_ray_tunes_stops(mode: Any, seed: int) -> None:
-    """If Tune's is told the best so far, by which ours judges."""
+    """If Tune's gets the best report so far, which ours compares."""
     ours = stopped(Asha("m", mode, grace=1 / STEPS, reduction=3), mode, seed)
     theirs = stopped_by_tune(
         AsyncHyperBandScheduler(time_attr="step", max_t=STEPS, reduction_factor=3, stop_last_trials=False),
@@ -99,49 +99,49 @@ def test_median_stops_the_trials_that_ray_tunes_stops(mode: Any, seed: int) -> N
     assert 5 <= len(ours) < 40
 
 
-def test_a_report_that_is_made_again_after_a_restart_is_judged_alike() -> None:
+def test_a_repeated_report_after_a_restart_gets_the_same_decision() -> None:
     scheduler = Asha("m", "max", grace=1 / 9, reduction=3)
     for number in range(6):
         scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 9, {"m": number}, 0.0)]))
     good = Trial(9, {}, reports=[Report(1, 1 / 9, {"m": 10.0}, 0.0)])
     bad = Trial(8, {}, reports=[Report(1, 1 / 9, {"m": -1.0}, 0.0)])
     for _ in range(3):
-        assert not scheduler.report(good)
-        assert scheduler.report(bad)
+        assert scheduler.report(good) == Decision.CONTINUE
+        assert scheduler.report(bad) == Decision.STOP
 
 
-def test_a_trial_is_judged_once_at_a_rung() -> None:
+def test_a_trial_is_compared_once_at_a_rung() -> None:
     scheduler = Asha("m", "max", grace=1 / 9, reduction=3)
     trial = Trial(0, {}, reports=[Report(1, 1 / 9, {"m": 1.0}, 0.0)])
-    assert not scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.CONTINUE
     for number in range(1, 6):
         scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 9, {"m": 5.0}, 0.0)]))
     trial.reports.append(Report(2, 0.2, {"m": 1.0}, 0.0))
-    assert not scheduler.report(trial), "it was judged when it came there"
+    assert scheduler.report(trial) == Decision.CONTINUE, "it was compared when it reached the rung"
     trial.reports.append(Report(3, 1 / 3, {"m": 1.0}, 0.0))
-    assert not scheduler.report(trial), "the first at its rung"
+    assert scheduler.report(trial) == Decision.CONTINUE, "the first at its rung"
 
 
-def test_a_trial_is_worth_the_best_that_it_has_reported() -> None:
+def test_a_trial_is_compared_by_its_best_report() -> None:
     scheduler = Asha("m", "min", grace=1 / 3, reduction=3)
     for number in range(6):
         scheduler.report(Trial(number, {}, reports=[Report(3, 1 / 3, {"m": 0.5 + number}, 0.0)]))
     reports = [Report(1, 0.1, {"m": 0.1}, 0.0), Report(2, 0.2, {"m": float("nan")}, 0.0), Report(3, 0.4, {"m": 9.0}, 0.0)]
-    assert not scheduler.report(Trial(8, {}, reports=reports))
-    assert scheduler.report(Trial(9, {}, reports=reports[1:]))
+    assert scheduler.report(Trial(8, {}, reports=reports)) == Decision.CONTINUE
+    assert scheduler.report(Trial(9, {}, reports=reports[1:])) == Decision.STOP
 
 
-def test_no_trial_is_stopped_when_it_is_all_but_through() -> None:
+def test_no_trial_is_stopped_shortly_before_its_end() -> None:
     scheduler = Asha("m", "max", grace=0.1, reduction=3)
     for number in range(6):
         scheduler.report(Trial(number, {}, reports=[Report(9, 0.95, {"m": 5.0}, 0.0)]))
     trial = Trial(9, {}, reports=[Report(1, 0.35, {"m": 6.0}, 0.0)])
-    assert not scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.CONTINUE
     trial.reports.append(Report(9, 0.95, {"m": 0.0}, 0.0))
-    assert not scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.CONTINUE
 
 
-def test_hyperband_judges_most_trials_early_and_some_late() -> None:
+def test_hyperband_compares_most_trials_early_and_some_late() -> None:
     scheduler = Asha("m", "max", grace=1 / 27, reduction=3, brackets=True)
     counts = [[scheduler.bracket(number) for number in range(51)].count(bracket) for bracket in range(3)]
     assert counts[0] > counts[1] > counts[2] > 0
@@ -150,6 +150,6 @@ def test_hyperband_judges_most_trials_early_and_some_late() -> None:
         if scheduler.bracket(number) == 2 and number != late:
             scheduler.report(Trial(number, {}, reports=[Report(1, 1 / 3, {"m": 1.0}, 0.0)]))
     trial = Trial(late, {}, reports=[Report(1, 1 / 27, {"m": 0.0}, 0.0)])
-    assert not scheduler.report(trial), "too early in its bracket"
+    assert scheduler.report(trial) == Decision.CONTINUE, "too early in its bracket"
     trial.reports.append(Report(9, 1 / 3, {"m": 0.0}, 0.0))
-    assert scheduler.report(trial)
+    assert scheduler.report(trial) == Decision.STOP

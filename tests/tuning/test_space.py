@@ -1,4 +1,4 @@
-"""Search spaces: what they give, and what they refuse."""
+"""Search spaces: what they sample, and what they refuse."""
 
 import random
 from typing import Any
@@ -9,10 +9,10 @@ from heliostat.config import validate
 from heliostat.errors import UserError
 from heliostat.tuning.algorithms.grid import Grid
 from heliostat.tuning.algorithms.optuna import Optuna
-from heliostat.tuning.algorithms.random import Random, draw
+from heliostat.tuning.algorithms.random import Random
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.schedulers.pbt import perturbed
-from heliostat.tuning.space import Parameter, assign, check_conditions, flatten, sample
+from heliostat.tuning.space import Parameter, assign, check_conditions, draw, flatten, sample
 from heliostat.tuning.trials import Trial, Trials
 
 SPACE: dict[str, Any] = {
@@ -41,16 +41,16 @@ def test_samples_stay_in_their_ranges_and_conditions_hold(algorithm: str) -> Non
         assert 0 <= params["optimizer.weight_decay"] <= 0.5
     assert {params["model.layers"] for params in seen if params} == {0, 1, 2}
     below = sum(params["optimizer.lr"] < 10**-2.5 for params in seen if params)
-    assert 15 <= below <= 45, "as many in each decade"
+    assert 15 <= below <= 45, "uniform on a logarithmic scale"
 
 
-def test_random_trials_are_the_same_whenever_they_are_asked_for() -> None:
+def test_random_trials_do_not_depend_on_the_order_of_requests() -> None:
     first, again, other = (Random(config(seed=seed), {}) for seed in (1, 1, 2))
     assert [first.ask(n) for n in range(5)] == [again.ask(n) for n in reversed(range(5))][::-1]
     assert first.ask(0) != other.ask(0)
 
 
-def test_a_grid_has_each_combination_once_also_with_conditions() -> None:
+def test_a_grid_has_each_combination_once_with_conditions_too() -> None:
     space = {"a": {"integer": [0, 2]}, "b": {"choice": ["x", "y"], "when": {"a": [1, 2]}}, "c": {"quniform": [0, 1, 0.5]}}
     grid = Grid(config(space=space, algorithm="grid"), {})
     points: list[dict[str, Any]] = []
@@ -62,7 +62,7 @@ def test_a_grid_has_each_combination_once_also_with_conditions() -> None:
     assert points[:3] == [{"a": 0, "c": 0.0}, {"a": 0, "c": 0.5}, {"a": 0, "c": 1.0}]
 
 
-def test_a_condition_can_look_at_a_key_that_is_not_searched() -> None:
+def test_a_condition_can_depend_on_a_key_that_is_not_searched() -> None:
     space = {"b": Parameter(choice=[1, 2], when={"model.kind": "big"})}
     assert sample(space, {"model": {"kind": "big"}}, lambda name, _: 1) == {"b": 1}
     assert sample(space, {"model": {"kind": "small"}}, lambda name, _: 1) == {}
@@ -96,7 +96,7 @@ def test_assign_changes_a_copy() -> None:
         ({"choise": [1]}, "did you mean choice"),
     ],
 )
-def test_a_wrong_parameter_is_named_with_its_cure(parameter: dict[str, Any], says: str) -> None:
+def test_a_wrong_parameter_is_named_with_its_fix(parameter: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says) as caught:
         config(space={"optimizer.lr": parameter})
     assert "space.optimizer.lr" in str(caught.value)
@@ -106,27 +106,27 @@ def test_a_wrong_parameter_is_named_with_its_cure(parameter: dict[str, Any], say
     ("changes", "says"),
     [
         ({"space": {}}, "space is empty"),
-        ({"trials": None}, "needs an end: trials, seconds or budget"),
-        ({"algorithm": "grid"}, "which has no end of values for algorithm grid"),
-        ({"algorithm": "cmaes"}, "algorithm cmaes searches numbers"),
+        ({"trials": None}, "needs a limit: trials, seconds or budget"),
+        ({"algorithm": "grid"}, "which has infinitely many values, but algorithm grid needs finitely many"),
+        ({"algorithm": "cmaes"}, "algorithm cmaes searches only unconditional numbers"),
         ({"metric": {"loss": "min", "seconds": "min"}}, "set scheduler: none"),
-        ({"metric": {"loss": "min"}, "mode": "min"}, "metric has its modes already"),
+        ({"metric": {"loss": "min"}, "mode": "min"}, "metric includes its modes"),
         ({"algorithm": "bohb"}, "set scheduler: hyperband"),
         ({"scheduler": "pbt"}, "set algorithm: random"),
         ({"scheduler": {"kind": "asha", "reduction": 1}}, "scheduler.reduction is 1"),
         ({"concurrency": 0}, "concurrency is 0"),
     ],
 )
-def test_settings_that_do_not_fit_together_are_refused(changes: dict[str, Any], says: str) -> None:
+def test_contradictory_settings_are_refused(changes: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError, match=says):
         config(**changes)
 
 
 def test_conditions_are_checked() -> None:
     space = {"a": Parameter(choice=[1, 2]), "b": Parameter(choice=[1], when={"a": 3})}
-    with pytest.raises(UserError, match=r"wants a to be \[3\], but it is one of \[1, 2\]"):
+    with pytest.raises(UserError, match=r"needs a to be \[3\], but it is one of \[1, 2\]"):
         check_conditions(space, {})
-    with pytest.raises(UserError, match=r"looks at aa, which the config does not set\n  fix: did you mean a\?"):
+    with pytest.raises(UserError, match=r"depends on aa, which the config does not set\n  fix: did you mean a\?"):
         check_conditions({"a": space["a"], "b": Parameter(choice=[1], when={"aa": 1})}, {})
     circle = {"a": Parameter(choice=[1], when={"b": 1}), "b": Parameter(choice=[1], when={"a": 1})}
     with pytest.raises(UserError, match="depend on each other"):
@@ -147,7 +147,7 @@ def ended(number: int, params: dict[str, Any], value: float) -> Trial:
 
 
 @pytest.mark.parametrize("algorithm", ["tpe", "cmaes"])
-def test_what_is_told_moves_the_search(algorithm: str) -> None:
+def test_outcomes_guide_the_search(algorithm: str) -> None:
     space = {"optimizer.lr": {"uniform": [0, 1]}, "optimizer.beta1": {"uniform": [0, 0.99]}}
     search = Optuna(config(space=space, algorithm=algorithm), {}, {"loss": "min"}, None, [])
     for number in range(60):
@@ -157,7 +157,7 @@ def test_what_is_told_moves_the_search(algorithm: str) -> None:
     assert sum(abs(lr - 0.3) < 0.15 for lr in late) >= 7
 
 
-def test_a_search_that_goes_on_knows_the_earlier_trials(tmp_path: Any) -> None:
+def test_a_resumed_search_knows_the_earlier_trials(tmp_path: Any) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
@@ -174,5 +174,5 @@ def test_a_search_that_goes_on_knows_the_earlier_trials(tmp_path: Any) -> None:
     study = optuna.load_study(
         study_name="s", storage=optuna.storages.JournalStorage(JournalFileBackend(str(tmp_path / "optuna.log")))
     )
-    assert study.best_trial.params == {"optimizer.lr": 0.31}, "what optuna-dashboard would show"
+    assert study.best_trial.params == {"optimizer.lr": 0.31}, "what optuna-dashboard shows"
     assert len(study.trials) == 41

@@ -1,4 +1,4 @@
-"""Whole sweeps on a real Ray: what is run, what is stopped, what is retried, what is left."""
+"""Complete sweeps on a real Ray: runs, early stopping, retries, released resources."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from tests.tuning.conftest import Make, rows, run, trials_of
 pytestmark = pytest.mark.usefixtures("ray_here", "nothing_left")
 
 
-def test_every_combination_is_run_and_the_best_one_found(folder: Path, config: Make) -> None:
+def test_every_combination_is_run_and_the_best_one_is_found(folder: Path, config: Make) -> None:
     result = run(config(0.5, 0.9, 0.7))
     assert (result.states, result.best, result.ended) == ({"finished": 3}, 1, "done")
     assert result.values == {"accuracy": pytest.approx(0.9)}
@@ -54,7 +54,7 @@ def test_identical_trials_are_run_once(folder: Path, config: Make) -> None:
         assert (row["seconds"] == 0) == (row["same_as"] is not None)
 
 
-def test_a_bad_trial_is_stopped_and_its_place_is_used_at_once(folder: Path, config: Make) -> None:
+def test_a_bad_trial_is_stopped_and_its_slot_is_reused_at_once(folder: Path, config: Make) -> None:
     scheduler = {"kind": "asha", "grace": 0.1, "reduction": 2}
     result = run(config(0.9, 0.8, 0.1, 0.2, 0.3, 0.4, scheduler=scheduler, train={"log_every": 1}))
     assert result.states["stopped"] >= 3
@@ -63,24 +63,24 @@ def test_a_bad_trial_is_stopped_and_its_place_is_used_at_once(folder: Path, conf
         last = json.loads((folder / "runs/sweep/trials" / trial.name / "metrics.jsonl").read_text().splitlines()[-1])
         if trial.state == "stopped":
             assert trial.step < 100
-            assert last["step"] == trial.step, "not one step after it was told to stop"
+            assert last["step"] == trial.step, "no step after the decision to stop"
     found = read_result(Folder.at(folder / "runs/sweep/trials/0002"))
     assert found is not None
     assert found.state == "stopped"
 
 
-def test_a_failing_trial_is_in_the_table_with_its_traceback_and_the_others_go_on(folder: Path, config: Make) -> None:
+def test_a_failing_trial_is_in_the_table_with_its_traceback_and_the_others_continue(folder: Path, config: Make) -> None:
     space = {"model.level": {"choice": [0.5, 0.9]}, "model.failing": {"choice": ["", "build"], "when": {"model.level": 0.9}}}
     result = run(config(space=space))
     assert result.states == {"finished": 2, "failed": 1}
     (failed,) = [row for row in rows(folder) if row["state"] == "failed"]
     assert "ArithmeticError: this model cannot be built" in failed["message"]
     assert "toy.py" in failed["message"], "where it failed"
-    assert failed["failures"] == 1, "it was tried again"
+    assert failed["failures"] == 1, "it was retried"
 
 
 @pytest.mark.parametrize("failing", ["once", "kill"])
-def test_a_trial_that_fails_once_goes_on_from_its_checkpoint(folder: Path, config: Make, failing: str) -> None:
+def test_a_trial_that_fails_once_resumes_from_its_checkpoint(folder: Path, config: Make, failing: str) -> None:
     # Written at once: else the kill five steps later may come before the checkpoint counts.
     result = run(config(0.9, train={"model": {"failing": failing}, "keep": {"last": 20}, "checkpoint_async": False}))
     assert result.states == {"finished": 1}
@@ -93,13 +93,13 @@ def test_a_trial_that_fails_once_goes_on_from_its_checkpoint(folder: Path, confi
     assert starts == [0, 20]
 
 
-def test_a_sweep_in_which_all_fail_has_the_common_cause(folder: Path, config: Make) -> None:
-    with pytest.raises(JobFailed, match=r"no trial succeeded; 2 of 2 ended so:[\s\S]*this model cannot be built"):
+def test_a_sweep_in_which_all_trials_fail_reports_the_most_frequent_cause(folder: Path, config: Make) -> None:
+    with pytest.raises(JobFailed, match=r"no trial succeeded; 2 of 2 failed with:[\s\S]*this model cannot be built"):
         run(config(0.5, 0.9, retries=0, train={"model": {"failing": "build"}}))
     assert [row["state"] for row in rows(folder)] == ["failed", "failed"]
 
 
-def test_a_combination_that_is_wrong_fails_alone(folder: Path, config: Make) -> None:
+def test_an_invalid_combination_fails_without_the_others(folder: Path, config: Make) -> None:
     space = {"global_batch": {"choice": [32, 64]}, "lanes": {"choice": [32, 64]}}
     result = run(config(space=space))
     assert result.states == {"finished": 3, "failed": 1}
@@ -107,8 +107,8 @@ def test_a_combination_that_is_wrong_fails_alone(folder: Path, config: Make) -> 
     assert "lanes is 64, which does not divide global_batch 32" in failed["message"]
 
 
-def test_trials_that_want_the_whole_machine_take_turns(folder: Path, config: Make) -> None:
-    """Two workers each on two CPUs, and four at once asked for: nothing can get stuck."""
+def test_trials_that_need_the_whole_machine_take_turns(folder: Path, config: Make) -> None:
+    """Two workers each on two CPUs with concurrency 4: no deadlock."""
     plan = plan_sweep(config(0.5, 0.9, 0.7, concurrency=4, train={"workers": 2}), [{"CPU": 2.0, "GPU": 0.0, "price": 7200.0}])
     assert plan.slots == 1
     result = drive(plan)
@@ -143,7 +143,7 @@ def test_a_diverged_trial_is_not_a_failed_one_and_is_not_tried_again(folder: Pat
     assert (found.state, found.step) == ("diverged", row["step"])
 
 
-def test_resources_are_given_back_when_no_trial_is_left_for_them(folder: Path, config: Make) -> None:
+def test_resources_are_released_when_no_trial_is_left_for_them(folder: Path, config: Make) -> None:
     free: list[float] = []
 
     def watch(trials: Trials) -> None:
@@ -154,7 +154,7 @@ def test_resources_are_given_back_when_no_trial_is_left_for_them(folder: Path, c
     space = {"model.level": {"choice": [0.5, 0.6, 0.9]}, "model.seconds": {"choice": [0.08], "when": {"model.level": 0.9}}}
     run(config(space=space), watch)
     assert free
-    assert free[-1] >= ray.cluster_resources()["CPU"] - 1, "the last trial holds one CPU, and nobody the others"
+    assert free[-1] >= ray.cluster_resources()["CPU"] - 1, "the last trial holds one CPU, and the others are free"
 
 
 def test_population_based_training_copies_weights_and_beats_its_members_alone(folder: Path, config: Make) -> None:
@@ -169,7 +169,7 @@ def test_population_based_training_copies_weights_and_beats_its_members_alone(fo
     together = run(config(name="together", **common, scheduler={"kind": "pbt", "quantile": 0.34}))
     assert together.states == {"finished": 6}
     values = {name: sorted(t.values["accuracy"] for t in trials_of(folder, name).all) for name in ("alone", "together")}
-    assert values["together"][0] > 2 * values["alone"][0], "the worst members have taken over weights that learn"
+    assert values["together"][0] > 2 * values["alone"][0], "the worst members have copied weights that learn"
     trials = trials_of(folder, "together")
     assert trials.generations == 3
     exchange = trials.exchanges[0]
@@ -192,7 +192,7 @@ def test_several_objectives_give_a_front(folder: Path, config: Make) -> None:
     assert "Pareto front" in (folder / "runs/sweep/report.html").read_text()
 
 
-def test_a_time_limit_pauses_what_runs_and_a_longer_one_goes_on(folder: Path, config: Make) -> None:
+def test_a_time_limit_pauses_running_trials_and_a_longer_one_resumes_them(folder: Path, config: Make) -> None:
     slow = {"log_every": 1, "model": {"seconds": 0.05}}
     first = run(config(0.5, 0.6, 0.7, 0.9, train=slow, seconds=3.0))
     assert first.ended == "time"
@@ -212,7 +212,7 @@ def test_a_budget_ends_a_sweep_and_the_table_has_the_cost_of_each_trial(folder: 
     assert result.cost >= 6.0
     for row in rows(folder):
         assert row["cost"] is None or row["cost"] == pytest.approx(row["seconds"], abs=0.01)
-    with pytest.raises(UserError, match="budget is 6, but nobody knows what a node costs"):
+    with pytest.raises(UserError, match="budget is 6, but the nodes here have no prices"):
         plan_sweep(config(0.5, budget=6.0), [{"CPU": 2.0}])
 
 
@@ -223,7 +223,7 @@ def test_the_same_name_with_another_space_is_refused_and_shown(folder: Path, con
 
 
 def test_a_killed_worker_process_ends_one_attempt_only(folder: Path, config: Make) -> None:
-    """kill -9 of the actors themselves, again and again, from outside."""
+    """Repeated kill -9 of the actors from outside."""
     killed: list[int] = []
     over = threading.Event()
 

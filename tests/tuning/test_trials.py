@@ -1,5 +1,6 @@
-"""The journal, and what its records come to."""
+"""The journal, and the state that its records give."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,13 @@ import pytest
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.tuning.cost import most_expensive, trial_capacity
+from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import open_journal, read_journal
-from heliostat.tuning.trials import Trial, Trials, best, front
+from heliostat.tuning.plan import plan_sweep
+from heliostat.tuning.trials import Trial, Trials, best, pareto_front
 from heliostat.workloads.run.journal import CHUNK, Journal
 from tests.store import Store
+from tests.tuning.conftest import Make
 
 
 def records(journal: Journal, count: int) -> None:
@@ -109,7 +113,7 @@ def at(time: float, **record: Any) -> dict[str, Any]:
     return {"time": time, **record}
 
 
-def test_what_was_interrupted_waits_and_its_time_counts_until_it_was_last_heard_of() -> None:
+def test_an_interrupted_trial_waits_and_its_time_counts_until_its_last_report() -> None:
     start = {"where": "n", "workers": 2, "gpus": 2, "price": 36.0}
     trials = Trials([
         at(0, event="session", slots=2),
@@ -127,18 +131,31 @@ def test_what_was_interrupted_waits_and_its_time_counts_until_it_was_last_heard_
     assert (first.state, second.state) == ("running", "waiting")
     assert [(report.step, report.value("loss")) for report in first.reports] == [(10, 1.0), (20, 0.5)]
     assert first.seconds == 6
-    assert first.taken(111) == 16
+    assert first.elapsed(111) == 16
     assert first.cost(111) == pytest.approx(16 * 36 / 3600)
     assert second.seconds == 0
     assert trials.seconds(110) == 8 + 10
 
 
-def test_the_best_is_a_finished_trial_and_twins_do_not_count() -> None:
+def test_a_duplicate_is_over_too_when_the_driver_was_killed_right_after_its_first_trial(folder: Path, config: Make) -> None:
+    records = [
+        at(0, event="session", slots=1),
+        at(1, event="trial", trial=0, params={"model.level": 0.5}, key="k", twin=None),
+        at(1, event="trial", trial=1, params={"model.level": 0.5}, key="k", twin=0),
+        at(2, event="start", trial=0, where="n", workers=1, gpus=0, price=None),
+        at(3, event="end", trial=0, state="finished", step=100, values={"accuracy": 0.5}, metrics={}, message="", cost=None),
+    ]
+    plan = plan_sweep(config(0.5, algorithm="random", trials=2), [{"CPU": 1.0, "GPU": 0.0}])
+    (plan.folder / "journal").write("000000.jsonl", "".join(json.dumps(record) + "\n" for record in records).encode())
+    assert drive(plan).states == {"finished": 2}
+
+
+def test_the_best_is_a_finished_trial_and_duplicates_do_not_count() -> None:
     trials = [
         Trial(0, {}, state="stopped", values={"m": 9.0}),
         Trial(1, {}, state="finished", values={"m": 2.0}),
         Trial(2, {}, state="finished", values={"m": 3.0}),
-        Trial(3, {}, state="finished", values={"m": 3.0}, twin=2),
+        Trial(3, {}, state="finished", values={"m": 3.0}, duplicate_of=2),
         Trial(4, {}, state="failed"),
     ]
     assert best(trials, "m", "max") is trials[2]
@@ -147,11 +164,11 @@ def test_the_best_is_a_finished_trial_and_twins_do_not_count() -> None:
     assert best(trials[4:], "m", "max") is None
 
 
-def test_the_pareto_front_has_what_nothing_else_beats() -> None:
+def test_the_pareto_front_has_the_trials_that_no_other_dominates() -> None:
     points = [(1, 5), (2, 4), (2, 6), (3, 3), (3, 4), (0, 9)]
     trials = [Trial(n, {}, state="finished", values={"a": a, "b": b}) for n, (a, b) in enumerate(points)]
-    assert [trial.number for trial in front(trials, {"a": "max", "b": "min"})] == [3]
-    assert sorted(trial.number for trial in front(trials, {"a": "max", "b": "max"})) == [2, 4, 5]
+    assert [trial.number for trial in pareto_front(trials, {"a": "max", "b": "min"})] == [3]
+    assert sorted(trial.number for trial in pareto_front(trials, {"a": "max", "b": "max"})) == [2, 4, 5]
 
 
 NODES = [
@@ -160,7 +177,7 @@ NODES = [
 ]
 
 
-def test_an_estimate_takes_the_dearest_node_that_a_worker_fits_on() -> None:
+def test_an_estimate_uses_the_most_expensive_node_that_a_worker_fits_on() -> None:
     assert most_expensive(NODES, 1, 1) == 4.0
 
 

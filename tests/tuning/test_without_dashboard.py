@@ -1,4 +1,4 @@
-"""Trials with several workers on a Ray without a dashboard, whose State API Ray Train asks for its placement groups."""
+"""Trials with several workers on a Ray without a dashboard, whose State API Ray Train uses for its placement groups."""
 
 import json
 import tempfile

@@ -243,7 +243,7 @@ def test_a_closed_standard_output_stops_the_command(command: Command) -> None:
             err = process.stderr.read()
         finally:
             end_group(process)
-    assert err.endswith("heliostat: stopped, as nobody reads its output any more\n")
+    assert err.endswith("heliostat: stopped, because the reader of its output has closed the pipe\n")
     assert "Traceback" not in err
     gone(command.env)
 

@@ -89,7 +89,7 @@ def test_the_same_command_again_says_that_it_is_finished_and_starts_nothing(digi
     before = (digits.cwd / "runs" / "digits" / "result.json").read_bytes()
     done = digits("train", DIGITS)
     assert done.code == 0
-    assert "digits is finished already" in done.out
+    assert "digits is already finished" in done.out
     assert (digits.cwd / "runs" / "digits" / "result.json").read_bytes() == before
 
 

@@ -1,4 +1,4 @@
-"""The search algorithms, one a file, behind two calls: `ask` for the next trial, `tell` how it ended."""
+"""The search algorithms, one a file, with two methods: `ask` for the next trial, `tell` its outcome."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -10,26 +10,26 @@ from heliostat.tuning.trials import Trial
 
 
 class Algorithm(Protocol):
-    """Placement the parameters of trials come from."""
+    """Suggests the parameters of trials."""
 
     def ask(self, number: int) -> Params | None:
-        """The parameters of the trial with that number, counted from 0; None if there are no more."""
+        """The parameters of the trial with that number, counted from 0; None if the search space is exhausted."""
 
     def tell(self, trial: Trial) -> None:
-        """A trial has ended."""
+        """Report a trial that is done."""
 
 
 def open_algorithm(
     config: SweepConfig, base: Mapping[str, Any], objectives: Mapping[str, Mode], folder: Folder, trials: Sequence[Trial]
 ) -> Algorithm:
-    """The algorithm of a sweep, knowing the trials that there are already.
+    """The algorithm of a sweep, with the state that earlier trials have led to.
 
     Args:
         config: the sweep.
         base: the train config that all trials start from.
         objectives: metric -> mode.
         folder: the sweep's folder.
-        trials: those of earlier sessions, in the order of their numbers.
+        trials: the trials of earlier sessions, in the order of their numbers.
     """
     if config.algorithm == "random":
         from heliostat.tuning.algorithms.random import Random

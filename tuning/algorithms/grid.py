@@ -1,4 +1,4 @@
-"""Grid search: every combination once, the last parameter changing first."""
+"""Grid search: every combination once; the last parameter changes fastest."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from heliostat.tuning.trials import Trial
 
 
 class Grid:
-    """All points of a finite space; combinations that differ only in keys that are not there are one."""
+    """All points of a finite space; combinations that differ only in inactive parameters count as one."""
 
     def __init__(self, config: SweepConfig, base: Mapping[str, Any]) -> None:
         self._config, self._base = config, base
@@ -25,15 +25,15 @@ class Grid:
         return self._asked[number]
 
     def tell(self, trial: Trial) -> None:
-        """What came of a trial changes nothing."""
+        """Ignored: the points do not depend on outcomes."""
 
     def _all(self, fixed: Params) -> Iterator[Params]:
-        """The points that have these values: the first parameter that is there and has none yet takes all of its own."""
+        """The points with these values; the first active parameter without a value takes each of its values in turn."""
         space = self._config.space
-        there = sample(space, self._base, lambda name, _: fixed.get(name, _MISSING))
-        free = next((name for name in ordered(space) if there.get(name) is _MISSING), None)
+        point = sample(space, self._base, lambda name, _: fixed.get(name, _MISSING))
+        free = next((name for name in ordered(space) if point.get(name) is _MISSING), None)
         if free is None:
-            yield there
+            yield point
             return
         for value in space[free].values or []:
             yield from self._all({**fixed, free: value})

@@ -1,7 +1,7 @@
-"""The samplers of Optuna: TPE (also for several objectives), CMA-ES, NSGA-II, and TPE as BOHB has it.
+"""The samplers of Optuna: TPE (also for several objectives), CMA-ES, NSGA-II, and TPE for BOHB.
 
-The study lives in ``optuna.log`` in the sweep's folder, which optuna-dashboard opens. It is made anew from the sweep's own
-journal whenever a sweep goes on, so the two never disagree.
+The study is stored as ``optuna.log`` in the sweep's folder, which optuna-dashboard opens. It is rebuilt from the sweep's own
+journal whenever a sweep is resumed, so the two never disagree.
 """
 
 import json
@@ -23,11 +23,11 @@ from heliostat.tuning.trials import Trial
 
 STUDY = "optuna.log"
 REMOTE_WRITE = 10.0
-"""Seconds between two writes of the study to an object store, where each write is a write of all of it."""
+"""Seconds between two writes of the study to an object store, where each write is a write of the whole file."""
 
 
 class Optuna:
-    """An Optuna study that is asked and told."""
+    """An Optuna study with its ask-and-tell interface."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Optuna:
             )
             self._study.set_metric_names(self._metrics)
         for trial in trials:
-            self._again(trial)
+            self._restore(trial)
 
     def ask(self, number: int) -> Params:
         trial = self._study.ask()
@@ -68,29 +68,29 @@ class Optuna:
         asked.set_user_attr("state", trial.state)
         self._study.tell(asked, values, state)
 
-    def _again(self, trial: Trial) -> None:
-        """A trial of an earlier session: as if it had been asked for, and if it has ended, told of."""
+    def _restore(self, trial: Trial) -> None:
+        """Add a trial of an earlier session to the study, with its outcome if it is done."""
         self._study.enqueue_trial(trial.params)
         asked = self._study.ask()
         sample(self._space, self._base, lambda name, parameter: suggest(asked, name, parameter))
         self._asked[trial.number] = asked
-        if trial.over:
+        if trial.done:
             self.tell(trial)
 
 
 def sampler(config: SweepConfig, trials: int) -> BaseSampler:
-    """The sampler of a sweep; one that goes on draws other numbers than it did at its beginning."""
+    """The sampler of a sweep; a resumed sweep gets another seed, so that it does not draw the same numbers again."""
     seed = config.seed + 7919 * trials
     if config.algorithm == "cmaes":
         return CmaEsSampler(seed=seed)
     if config.algorithm == "nsga2":
         return NSGAIISampler(seed=seed)
-    # Constant liar: what runs already counts as bad, so that trials at the same time are not all alike.
+    # Constant liar: running trials count as bad, so that concurrent trials differ.
     return TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
 
 
 def suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
-    """The value that the sampler gives a parameter."""
+    """The value that the sampler suggests for a parameter."""
     if parameter.choice is not None:
         return trial.suggest_categorical(name, parameter.choice)
     if parameter.integer is not None:
@@ -100,7 +100,7 @@ def suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
 
 
 class StudyFile(BaseJournalBackend):
-    """Optuna's journal with one writer, who knows what he wrote: no locks, nothing torn, and on any filesystem."""
+    """Optuna's journal with a single writer that keeps its records in memory: no locks, no torn reads, any filesystem."""
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -115,12 +115,12 @@ class StudyFile(BaseJournalBackend):
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         self._logs += [json.loads(line) for line in lines]
         if self._folder.is_local:
-            with self._folder.told(), open(f"{self._folder.path}/{STUDY}", "a") as file:
+            with self._folder.write_errors(), open(f"{self._folder.path}/{STUDY}", "a") as file:
                 file.write("".join(line + "\n" for line in lines))
         elif time.monotonic() - self._written > REMOTE_WRITE:
             self.flush()
 
     def flush(self) -> None:
-        """Write all of it."""
+        """Write the whole file."""
         self._folder.write(STUDY, "".join(json.dumps(log) + "\n" for log in self._logs).encode())
         self._written = time.monotonic()

@@ -1,1 +1,1 @@
-"""What a sweep found: its table, its report, its figures."""
+"""The result of a sweep: table, report, figures."""

@@ -1,4 +1,4 @@
-"""The pictures of a sweep's report, each as an SVG text; an empty text where there is nothing to show."""
+"""The figures of a sweep's report as SVG texts, empty where there is nothing to show."""
 
 import itertools
 import math
@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 
 from heliostat.tuning.space import Parameter, Space
-from heliostat.tuning.trials import Trial, Trials
+from heliostat.tuning.trials import Trial, Trials, pareto_front
 from heliostat.workloads.run.figures import ACCENT, GREY, INK, new_figure, svg
 
 MOST_LINES = 300
-"""Trials that a picture with a line for each shows: the best, and an even choice of the others."""
+"""The most trials in a figure with a line for each: the best, and an even sample of the others."""
 COLOURS = {"finished": INK, "stopped": ACCENT, "failed": "#b3261e", "diverged": "#7a3ea8", "running": GREY, "waiting": GREY}
 
 
 def thinned(trials: list[Trial], metric: str, mode: str) -> list[Trial]:
-    """The best tenth of what a picture can show, and an even choice of the others."""
+    """At most `MOST_LINES` trials: a tenth of them the best, the others an even sample of the rest."""
     ranked = sorted(trials, key=lambda trial: trial.values[metric], reverse=mode == "max")
     best, others = ranked[: MOST_LINES // 10], ranked[MOST_LINES // 10 :]
     return best + others[:: -(-len(others) // (MOST_LINES - len(best)))]
 
 
 def best_so_far(trials: list[Trial], all_trials: Trials, metric: str, mode: str, over: str) -> str:
-    """The best value that finished trials had, over time, or over money or the workers' time spent."""
+    """The best value of finished trials over time, or over cost, or without prices over workers' time."""
     ended = sorted((trial for trial in trials if trial.spans), key=lambda trial: trial.spans[-1][1])
     finished = [trial for trial in ended if trial.state == "finished"]
     if not finished:
@@ -52,8 +52,8 @@ def best_so_far(trials: list[Trial], all_trials: Trials, metric: str, mode: str,
     return svg(figure)
 
 
-def curves(trials: list[Trial], metric: str, mode: str) -> str:
-    """The metric of each trial over its run; the best one in front."""
+def learning_curves(trials: list[Trial], metric: str, mode: str) -> str:
+    """Learning curves: the metric of each trial over its run; the best one in front."""
     lines = [(trial, [(r.progress, v) for r in trial.reports if math.isfinite(v := r.value(metric))]) for trial in trials]
     lines = [(trial, points) for trial, points in lines if points]
     if not lines:
@@ -74,21 +74,21 @@ def curves(trials: list[Trial], metric: str, mode: str) -> str:
     return svg(figure)
 
 
-def bars(shares: Mapping[str, float]) -> str:
-    """A bar for each parameter."""
+def importance_bars(shares: Mapping[str, float]) -> str:
+    """The importance of each parameter as a bar."""
     if not shares:
         return ""
     figure, axes = new_figure()
     names = list(reversed(list(shares)[:12]))
     axes.barh(names, [shares[name] for name in names], color=INK, height=0.6)
     axes.set_xlim(0, 1.02)
-    axes.set_xlabel("share of what tells good from bad trials", color=GREY)
+    axes.set_xlabel("importance", color=GREY)
     axes.grid(axis="y", visible=False)
     return svg(figure)
 
 
 def in_use(trials: list[Trial], gpus: bool) -> str:
-    """GPUs, or workers where there are none, that trials held at each moment."""
+    """The GPUs, or without GPUs the workers, that trials held over time."""
     steps: list[tuple[float, int]] = []
     for trial in trials:
         held = trial.gpus if gpus else trial.workers
@@ -106,9 +106,9 @@ def in_use(trials: list[Trial], gpus: bool) -> str:
     return svg(figure)
 
 
-def endings(trials: list[Trial]) -> str:
-    """For each trial when it ended, and how far it had come."""
-    ended = [trial for trial in trials if trial.over and trial.spans]
+def end_times(trials: list[Trial]) -> str:
+    """When each trial ended, and at which share of its run."""
+    ended = [trial for trial in trials if trial.done and trial.spans]
     if not ended:
         return ""
     start = min(trial.spans[0][0] for trial in ended)
@@ -126,12 +126,10 @@ def endings(trials: list[Trial]) -> str:
 
 
 def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
-    """The first two objectives of all trials, and the front."""
-    from heliostat.tuning.trials import front
-
+    """The first two objectives of all trials, and the Pareto front."""
     (a, _), (b, _) = list(objectives.items())[:2]
     shown = [trial for trial in trials if a in trial.values and b in trial.values]
-    best = sorted(front(shown, objectives), key=lambda trial: trial.values[a])
+    best = sorted(pareto_front(shown, objectives), key=lambda trial: trial.values[a])
     if not best:
         return ""
     figure, axes = new_figure()
@@ -147,7 +145,7 @@ def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
 
 
 def parallel(trials: list[Trial], space: Space, metric: str, mode: str) -> str:
-    """A line for each trial through its parameters to its value; the better, the darker."""
+    """Parallel coordinates: a line for each trial through its parameters to its value; better ones are darker."""
     if not trials or not space:
         return ""
     from matplotlib.collections import LineCollection
@@ -181,7 +179,7 @@ def parallel(trials: list[Trial], space: Space, metric: str, mode: str) -> str:
 
 
 def position(parameter: Parameter, value: Any) -> float:
-    """A value as a place between 0 and 1 of its range; -0.2 if the parameter was not there."""
+    """The position of a value in its range, from 0 to 1; -0.2 if the parameter was inactive."""
     if value is None:
         return -0.2
     if parameter.choice is not None:
@@ -195,16 +193,16 @@ def position(parameter: Parameter, value: Any) -> float:
 def _marks(parameter: Parameter) -> list[tuple[float, str]]:
     values: Sequence[Any] = parameter.choice if parameter.choice is not None else parameter.range[:2]
     marks = [(position(parameter, value), f"{value:.4g}" if isinstance(value, float) else str(value)[:14]) for value in values]
-    return [*marks, (-0.2, "not there")] if parameter.when else marks
+    return [*marks, (-0.2, "inactive")] if parameter.when else marks
 
 
 def _worked(trials: Trials, at: float) -> float:
-    """Seconds that the sweep had been worked on at a moment: the time between two sessions does not count."""
+    """Seconds of the sweep's sessions until a moment; the time between sessions does not count."""
     return sum(min(until, at) - since for since, until in trials.sessions if since < at)
 
 
 def _window(axes: Any, values: Sequence[float], mode: str) -> None:
-    """Leave out the worst tenth of the values, which would hide what the others do."""
+    """Crop the worst tenth of the values, which would compress the rest."""
     if len(values) < 10:
         return
     low, high = np.percentile(values, [10, 100] if mode == "max" else [0, 90])

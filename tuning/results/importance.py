@@ -1,4 +1,4 @@
-"""How much each parameter matters for being among the best: PED-ANOVA (Watanabe et al., IJCAI 2023), as Optuna has it."""
+"""Importance of the parameters: PED-ANOVA (Watanabe et al., IJCAI 2023), by Optuna."""
 
 import warnings
 
@@ -11,11 +11,11 @@ from heliostat.tuning.space import Parameter, Space
 from heliostat.tuning.trials import Trial
 
 LEAST, MOST = 8, 2000
-"""With fewer trials nothing can be said, and more say nothing new."""
+"""Fewer trials are not enough for an estimate; more only make it slower."""
 
 
 def importance(trials: list[Trial], space: Space, metric: str, mode: Mode) -> dict[str, float]:
-    """Parameter -> its share, the largest first; empty where nothing can be said."""
+    """Parameter -> importance, the largest first, summing to 1; empty where there are too few trials."""
     trials = trials[:: max(1, len(trials) // MOST)]
     if len(trials) < LEAST or len({trial.values[metric] for trial in trials}) == 1:
         return {}
@@ -25,14 +25,14 @@ def importance(trials: list[Trial], space: Space, metric: str, mode: Mode) -> di
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study = optuna.create_study(direction="maximize" if mode == "max" else "minimize")
         for trial in trials:
-            there = {name: distributions[name] for name in trial.params}
-            study.add_trial(optuna.trial.create_trial(params=trial.params, distributions=there, value=trial.values[metric]))
+            active = {name: distributions[name] for name in trial.params}
+            study.add_trial(optuna.trial.create_trial(params=trial.params, distributions=active, value=trial.values[metric]))
         shares = get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     return dict(shares)
 
 
 def distribution(parameter: Parameter) -> BaseDistribution:
-    """A parameter as Optuna has it."""
+    """A parameter as a distribution of Optuna."""
     if parameter.choice is not None:
         return CategoricalDistribution(parameter.choice)
     if parameter.integer is not None:

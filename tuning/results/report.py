@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page about a sweep, made from its journal."""
+"""Writes ``report.html``: one self-contained page about a sweep."""
 
 import time
 from collections.abc import Sequence
@@ -16,12 +16,12 @@ from heliostat.workloads.run.page import render
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 ROWS = 100
-"""Trials in the page's table; ``trials.parquet`` has all."""
+"""The most trials in the page's table; ``trials.parquet`` has all of them."""
 
 
 def write_report(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
     """Write ``report.html`` into the sweep's folder."""
-    own = [trial for trial in trials.all if trial.twin is None]
+    own = [trial for trial in trials.all if trial.duplicate_of is None]
     html = render(
         TEMPLATE,
         result=result,
@@ -46,8 +46,8 @@ def _tiles(plan: SweepPlan, trials: Trials, result: SweepResult) -> list[tuple[s
     tiles = [(f"best {name}", f"{value:.4f}") for name, value in result.values.items()]
     tiles += [("trials", str(len(trials.all))), ("stopped early", str(result.states.get("stopped", 0)))]
     tiles += [("failed", str(count)) for state in ("failed", "diverged") if (count := result.states.get(state))]
-    twins = sum(trial.twin is not None for trial in trials.all)
-    tiles += [("not run twice", str(twins))] * bool(twins)
+    duplicates = sum(trial.duplicate_of is not None for trial in trials.all)
+    tiles += [("duplicates", str(duplicates))] * bool(duplicates)
     tiles += [("time", duration(result.seconds)), ("workers' time", duration(result.worker_seconds))]
     tiles += [("GPUs' time", duration(result.gpu_seconds))] * bool(result.gpu_seconds)
     tiles += [] if result.cost is None else [("cost", f"{result.cost:.2f}")]
@@ -57,14 +57,14 @@ def _tiles(plan: SweepPlan, trials: Trials, result: SweepResult) -> list[tuple[s
 
 
 def _saved(trials: Sequence[Trial]) -> float:
-    """The share of workers' time that the stopped trials would have taken besides, had they gone on at their speed."""
+    """The share of workers' time that stopping saved: what the stopped trials would have taken to their ends at their speed."""
     spent = sum(trial.seconds for trial in trials)
     whole = [trial.reports[-1].progress for trial in trials if trial.state == "finished" and trial.reports]
-    length = sum(whole) / len(whole) if whole else 1.0  # runs can end before their last step, too
+    length = sum(whole) / len(whole) if whole else 1.0  # early stopping inside a run may end it before its last step
     spared = sum(
         trial.seconds * max(0.0, length / trial.reports[-1].progress - 1)
         for trial in trials
-        if trial.state == "stopped" and trial.reports and trial.twin is None
+        if trial.state == "stopped" and trial.reports and trial.duplicate_of is None
     )
     return spared / (spent + spared) if spared else 0.0
 
@@ -81,10 +81,10 @@ def _figures(plan: SweepPlan, own: list[Trial], trials: Trials) -> list[tuple[st
         *front,
         (f"Best {metric} over time", figures.best_so_far(valued, trials, metric, mode, "time")),
         (f"Best {metric} over cost", figures.best_so_far(valued, trials, metric, mode, "cost")),
-        ("Which parameters matter", figures.bars(shares)),
-        ("Learning curves", figures.curves(kept, metric, mode)),
+        ("Which parameters matter", figures.importance_bars(shares)),
+        ("Learning curves", figures.learning_curves(kept, metric, mode)),
         ("GPUs in use" if gpus else "Workers in use", figures.in_use(own, gpus)),
-        ("When trials ended", figures.endings(own)),
+        ("When trials ended", figures.end_times(own)),
     ]
 
 
@@ -101,5 +101,5 @@ def _failures(own: Sequence[Trial]) -> list[tuple[int, str]]:
 
 
 def shown(value: object) -> str:
-    """A parameter's value in a table."""
+    """A parameter's value as a cell of the table."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""The result of a sweep: ``trials.parquet``, ``best.yaml``, ``result.json``; ``report.html`` comes from `report`."""
+"""The result of a sweep and the table of its trials, for ``result.json`` and ``trials.parquet``."""
 
 import io
 import json
@@ -10,17 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from heliostat.config import Config, to_yaml
+from heliostat.config import Config
 from heliostat.folder import Folder, join
 from heliostat.tuning.plan import SweepPlan
-from heliostat.tuning.trials import Trial, Trials, best, front
-from heliostat.workloads.config import TrainConfig
+from heliostat.tuning.trials import Trial, Trials, best, pareto_front
 
 RESULT, TABLE, BEST, REPORT = "result.json", "trials.parquet", "best.yaml", "report.html"
 
 
 class SweepResult(Config):
-    """``result.json``: what came of a sweep."""
+    """``result.json``: the result of a sweep."""
 
     name: str
     sweep: str
@@ -28,7 +27,7 @@ class SweepResult(Config):
     objectives: dict[str, str]
     """Metric -> max or min."""
     states: dict[str, int]
-    """How many trials ended how."""
+    """The number of trials in each state."""
     best: int | None
     """The number of the best trial by the first objective."""
     values: dict[str, float]
@@ -38,36 +37,36 @@ class SweepResult(Config):
     front: list[int]
     """With several objectives, the trials of the Pareto front."""
     seconds: float
-    """That somebody worked on it, all sessions together."""
+    """The total time of all sessions."""
     worker_seconds: float
-    """That trials held their workers, summed over the trials."""
+    """The time that trials held their workers, summed over the trials."""
     gpu_seconds: float
     cost: float | None
-    """Money, or None where nobody knows prices."""
+    """The cost of all trials, or None where prices are not known."""
     ended: str
     """Why it ended: done, time or budget."""
     limits: dict[str, Any]
     already: bool = False
-    """True when nothing was left to do."""
+    """Whether the sweep was finished before this call."""
 
     @property
     def report(self) -> str:
-        """Placement the report is."""
+        """The path or URI of the report."""
         return join(self.sweep, REPORT)
 
     @property
     def best_config(self) -> str | None:
-        """Placement the config of the best trial is, which ``heliostat train`` takes."""
+        """The path or URI of the best trial's config, for ``heliostat train``."""
         return None if self.best is None else join(self.sweep, BEST)
 
     @classmethod
     def read(cls, folder: Folder) -> "SweepResult | None":
-        """The result in a sweep's folder, if there is one."""
+        """The result in a sweep's folder; None if the sweep is not finished."""
         return cls.model_validate_json(folder.read(RESULT)) if folder.exists(RESULT) else None
 
 
 def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
-    """What the trials come to."""
+    """The result of the trials so far."""
     objectives = plan.objectives
     top = best(trials.all, plan.metric, plan.mode)
     now = max((until for _, until in trials.sessions), default=0.0)
@@ -79,7 +78,7 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
         best=top.number if top else None,
         values=top.values if top else {},
         params=top.params if top else {},
-        front=[trial.number for trial in front(trials.all, objectives)] if len(objectives) > 1 else [],
+        front=[trial.number for trial in pareto_front(trials.all, objectives)] if len(objectives) > 1 else [],
         seconds=round(trials.seconds(now), 3),
         worker_seconds=round(sum(trial.seconds for trial in trials.all), 3),
         gpu_seconds=round(sum(trial.seconds * trial.gpus for trial in trials.all), 3),
@@ -89,31 +88,8 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
     )
 
 
-def write_result(plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
-    """Write the table, the best config, the report and, last, the result."""
-    from heliostat.tuning.results.report import write_report
-
-    plan.folder.write(TABLE, table(trials.all, plan.objectives))
-    if result.best is not None:
-        plan.folder.write(BEST, best_config(plan, trials.all[result.best]).encode())
-    write_report(plan.folder, plan, trials, result)
-    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
-
-
-def best_config(plan: SweepPlan, trial: Trial) -> str:
-    """The train config of a trial, for a run of its own beside the sweep."""
-    config = plan.trial(trial.number, trial.params).config
-    config = config.model_copy(update={"name": f"{plan.config.name}-best", "storage": plan.train.config.storage})
-    head = f"# Trial {trial.number} of sweep {plan.config.name}: " + ", ".join(f"{k} {v:.6g}" for k, v in trial.values.items())
-    if plan.config.scheduler.kind == "pbt":
-        head += "\n# Its hyperparameters changed while it trained, and these are the last: a new run will not be the same."
-    defaults = TrainConfig.model_fields
-    data = {k: v for k, v in config.model_dump(mode="json").items() if k in config.model_fields_set or v != defaults[k].default}
-    return f"{head}\n{to_yaml(data)}"
-
-
 def table(trials: Iterable[Trial], objectives: Mapping[str, str]) -> bytes:
-    """All trials as Parquet: params as ``param.KEY``, metrics as ``SPLIT.METRIC``, and what each cost."""
+    """All trials as Parquet, with columns such as ``param.KEY``, ``SPLIT.METRIC``, ``seconds`` and ``cost``."""
     rows = [row(trial, objectives) for trial in trials]
     names = list(dict.fromkeys(name for found in rows for name in found))
     columns = {name: _column([found.get(name) for found in rows]) for name in names}
@@ -131,25 +107,25 @@ def row(trial: Trial, objectives: Mapping[str, str]) -> dict[str, Any]:
         **{f"param.{name}": value for name, value in trial.params.items()},
         "step": trial.step,
         "began": trial.spans[0][0] if trial.spans else trial.started,
-        "ended": trial.spans[-1][1] if trial.over and trial.spans else None,
+        "ended": trial.spans[-1][1] if trial.done and trial.spans else None,
         "seconds": round(trial.seconds, 3),
         "gpu_seconds": round(trial.seconds * trial.gpus, 3),
         "cost": trial.cost(),
-        "same_as": trial.twin,
+        "same_as": trial.duplicate_of,
         "failures": trial.failures,
         "losses": trial.losses,
         "message": trial.message,
-        "node": trial.where,
+        "node": trial.node,
         **{f"{split}.{name}": value for split, found in trial.metrics.items() for name, value in found.items()},
     }
 
 
 def failed_because(trials: Iterable[Trial]) -> str:
-    """Why no trial succeeded: the most frequent cause, with how often it was seen."""
+    """Why no trial succeeded: the most frequent message, with its count."""
     messages = Counter(_last_line(trial.message) or trial.state for trial in trials)
     cause, count = messages.most_common(1)[0]
     whole = next((trial.message for trial in trials if _last_line(trial.message) == cause), cause)
-    return f"no trial succeeded; {count} of {sum(messages.values())} ended so:\n  " + whole.replace("\n", "\n  ")
+    return f"no trial succeeded; {count} of {sum(messages.values())} failed with:\n  " + whole.replace("\n", "\n  ")
 
 
 def _last_line(message: str) -> str:

@@ -1,34 +1,31 @@
-"""The schedulers, one a file: each report of a running trial is answered with whether it goes on."""
+"""The schedulers, one a file: each decides at every report of a trial whether the trial continues."""
 
-from typing import Protocol
+from collections.abc import Callable
 
-from heliostat.tuning.config import Mode, SweepConfig
-from heliostat.tuning.trials import Trial
-
-
-class Scheduler(Protocol):
-    """Which trials stop early. It is fed the reports of all trials, of earlier sessions too, each possibly twice."""
-
-    def report(self, trial: Trial) -> bool:
-        """The trial has made its last report in ``trial.reports``; true if it must stop."""
+from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.schedulers.base import Scheduler
+from heliostat.tuning.trials import Trials
 
 
-class RunAll:
-    """No trial is stopped."""
+def open_scheduler(plan: SweepPlan, trials: Trials, note: Callable[..., None]) -> Scheduler:
+    """The scheduler of a sweep.
 
-    def report(self, trial: Trial) -> bool:
-        return False
-
-
-def open_scheduler(config: SweepConfig, metric: str, mode: Mode) -> Scheduler:
-    """The scheduler of a sweep; Population Based Training is not one of them, see `heliostat.tuning.schedulers.pbt`."""
-    options = config.scheduler
+    Args:
+        plan: of the sweep.
+        trials: all trials of the sweep, which the controller keeps up to date.
+        note: writes a record to the sweep's journal and applies it to ``trials``.
+    """
+    options = plan.config.scheduler
     if options.kind in ("asha", "hyperband"):
         from heliostat.tuning.schedulers.asha import Asha
 
-        return Asha(metric, mode, options.grace, options.reduction, brackets=options.kind == "hyperband")
+        return Asha(plan.metric, plan.mode, options.grace, options.reduction, brackets=options.kind == "hyperband")
     if options.kind == "median":
         from heliostat.tuning.schedulers.median import Median
 
-        return Median(metric, mode, options.grace, options.samples)
-    return RunAll()
+        return Median(plan.metric, plan.mode, options.grace, options.samples)
+    if options.kind == "pbt":
+        from heliostat.tuning.schedulers.pbt import PopulationBasedTraining
+
+        return PopulationBasedTraining(plan, trials, note)
+    return Scheduler()

@@ -3,24 +3,25 @@
 import numpy as np
 
 from heliostat.tuning.config import Mode
-from heliostat.tuning.trials import Trial
+from heliostat.tuning.schedulers.base import Scheduler
+from heliostat.tuning.trials import Decision, Trial
 
 TOLERANCE = 1e-9
-"""A third of a ninth is not quite a twenty-seventh."""
+"""For rounding: 1/9 divided by 3 is not exactly 1/27."""
 
 
-class Asha:
-    """Stops a trial at a rung unless it is among the best 1/reduction of those that came there.
+class Asha(Scheduler):
+    """Stops a trial at a rung unless it is among the best 1/reduction of the trials that have reached it.
 
-    It is judged by the best that it has reported so far, not by what it reports there: what a trial comes to is its best
-    checkpoint, and on small validation splits a good one's loss goes up and down.
+    A trial is compared by its best report so far, not by the one at the rung: the outcome of a trial is its best checkpoint,
+    and on small validation splits the loss of a good trial is noisy.
 
     Rungs are at 1/reduction, 1/reduction^2, ... of a whole run, down to grace: shares, so that runs of different lengths
-    compare, and counted from the end, so that no trial is stopped when it is all but through.
-    No trial waits for another: nothing can get stuck, and a stopped trial's resources are free at once.
+    compare, and counted from the end, so that no trial is stopped shortly before its end.
+    No trial waits for another, so there is no deadlock, and the resources of a stopped trial are free at once.
 
-    With ``brackets``, trials are dealt out to brackets whose grace is 1, reduction, reduction^2, ... times as long, as many
-    to each as HyperBand (Li et al., 2018) has: some are judged early, some late, in case early reports say little.
+    With ``brackets``, trials are assigned to brackets whose grace is 1, reduction, reduction^2, ... times as long, in the
+    proportions of HyperBand (Li et al., 2018): some trials are compared early, some late, in case early reports say little.
     """
 
     def __init__(self, metric: str, mode: Mode, grace: float, reduction: float, brackets: bool = False) -> None:
@@ -29,7 +30,7 @@ class Asha:
         while rungs[0] / reduction >= grace * (1 - TOLERANCE):
             rungs.insert(0, rungs[0] / reduction)
         rungs[0] = max(rungs[0], grace)
-        # For each bracket its rungs, the highest first, and what came there: trial -> (progress, value).
+        # For each bracket its rungs, the highest first, and the trials that have reached them: trial -> (progress, value).
         first = range(len(rungs)) if brackets else range(1)
         self._brackets: list[list[tuple[float, dict[int, tuple[float, float]]]]] = [
             [(at, {}) for at in reversed(rungs[s:])] for s in first
@@ -37,17 +38,19 @@ class Asha:
         sizes = [int(np.ceil(len(rungs) / (len(rungs) - s) * reduction ** (len(rungs) - 1 - s))) for s in first]
         self._deal = np.cumsum(sizes)
 
-    def report(self, trial: Trial) -> bool:
+    def report(self, trial: Trial) -> Decision:
         last = trial.reports[-1]
-        for rung, came in self._brackets[self.bracket(trial.number)]:
+        for rung, reached in self._brackets[self.bracket(trial.number)]:
             if last.progress >= rung * (1 - TOLERANCE):
-                if came.get(trial.number, (last.progress,))[0] != last.progress:
-                    return False  # it was judged here by an earlier report
+                if reached.get(trial.number, (last.progress,))[0] != last.progress:
+                    break  # an earlier report was compared at this rung
                 value = max((self._sign * value for _, value in trial.curve(self._metric)), default=np.nan)
-                others = [other for number, (_, other) in came.items() if number != trial.number]
-                came[trial.number] = last.progress, value
-                return bool(others and value < np.nanpercentile(others, (1 - 1 / self._reduction) * 100))
-        return False
+                others = [other for number, (_, other) in reached.items() if number != trial.number]
+                reached[trial.number] = last.progress, value
+                if others and value < np.nanpercentile(others, (1 - 1 / self._reduction) * 100):
+                    return Decision.STOP
+                break
+        return Decision.CONTINUE
 
     def bracket(self, number: int) -> int:
         """The bracket of a trial."""

@@ -3,31 +3,32 @@
 import numpy as np
 
 from heliostat.tuning.config import Mode
-from heliostat.tuning.trials import Report, Trial
+from heliostat.tuning.schedulers.base import Scheduler
+from heliostat.tuning.trials import Decision, Report, Trial
 
 
-class Median:
-    """Stops a trial whose best value so far is worse than the median of the other trials' mean values up to there.
+class Median(Scheduler):
+    """Stops a trial whose best value so far is worse than the median of the other trials' mean values up to the same step.
 
-    Others count once they have come as far; with fewer than ``samples`` of them nothing is stopped.
+    Only trials that have reached that step count; with fewer than ``samples`` of them nothing is stopped.
     """
 
     def __init__(self, metric: str, mode: Mode, grace: float, samples: int) -> None:
         self._metric, self._sign, self._grace, self._samples = metric, 1.0 if mode == "max" else -1.0, grace, samples
         self._reports: dict[int, list[Report]] = {}
 
-    def report(self, trial: Trial) -> bool:
+    def report(self, trial: Trial) -> Decision:
         self._reports[trial.number] = trial.reports
         here = trial.reports[-1].progress
         if here < self._grace:
-            return False
+            return Decision.CONTINUE
         means = [self._mean(reports, here) for number, reports in self._reports.items()
                  if number != trial.number and reports[-1].progress >= here]  # fmt: skip
         means = [mean for mean in means if np.isfinite(mean)]
         if len(means) < self._samples:
-            return False
+            return Decision.CONTINUE
         best = max(self._sign * report.value(self._metric) for report in trial.reports)
-        return bool(best < np.median(means))
+        return Decision.STOP if best < np.median(means) else Decision.CONTINUE
 
     def _mean(self, reports: list[Report], until: float) -> float:
         values = [self._sign * r.value(self._metric) for r in reports if self._grace <= r.progress <= until]

@@ -1,7 +1,7 @@
-"""Population Based Training (Jaderberg et al., 2017), in step: all members train for an interval, then the worst take over.
+"""Population Based Training (Jaderberg et al., 2017), synchronous: all members train for an interval, then they exchange.
 
-Each of the worst copies weights and optimizer of one of the best, changes its hyperparameters a little, and trains on.
-An exchange is a pure function of the journal, so one that was interrupted is simply made again.
+Each of the worst members copies weights and optimizer of one of the best, perturbs its hyperparameters, and continues.
+An exchange is a pure function of the journal, so an interrupted one is repeated with the same outcome.
 """
 
 import math
@@ -11,42 +11,38 @@ from typing import Any
 
 from pyarrow import fs
 
-from heliostat.tuning.algorithms.random import draw
-from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.plan import SweepPlan
-from heliostat.tuning.space import Parameter, Params
-from heliostat.tuning.trials import Trial, Trials
+from heliostat.tuning.schedulers.base import Scheduler
+from heliostat.tuning.space import Parameter, Params, draw
+from heliostat.tuning.trials import Decision, Trial, Trials
 from heliostat.workloads.run import checkpoint
 
 FACTORS = (0.8, 1.25)
-"""What a number is multiplied with; 0.8 and 1.25 undo each other."""
+"""A number is multiplied with one of them; they are each other's inverse."""
 
 
-class Population:
-    """The trials as a population."""
+class PopulationBasedTraining(Scheduler):
+    """All trials are one population; they are paused for an exchange every ``scheduler.every`` evaluations."""
 
-    def __init__(self, config: SweepConfig, plan: SweepPlan, trials: Trials, note: Callable[..., None]) -> None:
-        self._config, self._plan, self._trials, self._note = config, plan, trials, note
+    in_rounds = True
 
-    @property
-    def over(self) -> bool:
-        """Whether all members are through."""
-        return all(trial.over for trial in self._trials.all)
+    def __init__(self, plan: SweepPlan, trials: Trials, note: Callable[..., None]) -> None:
+        self._config, self._plan, self._trials, self._note = plan.config, plan, trials, note
 
-    def at_exchange(self, trial: Trial) -> bool:
-        """Whether a trial has made the last report of its interval, and not of its whole run."""
+    def report(self, trial: Trial) -> Decision:
+        """Pause a trial that has made the last report of its interval, unless it is the last of its run."""
         due = (trial.generation + 1) * self._config.scheduler.every
-        return len(trial.reports) >= due and trial.reports[-1].progress < 1
+        return Decision.PAUSE if len(trial.reports) >= due and trial.reports[-1].progress < 1 else Decision.CONTINUE
 
-    def next_generation(self) -> list[Trial]:
-        """Exchange, and return the members that train on; none if all are through. Called when no member runs."""
-        members = [trial for trial in self._trials.all if not trial.over]
+    def next_round(self) -> list[Trial]:
+        """Exchange weights and hyperparameters between the trials that are not over, and return those trials."""
+        members = [trial for trial in self._trials.all if not trial.done]
         if not members:
             return []
         generation = self._trials.generations + 1
         source = random.Random(f"{self._config.seed}-{generation}")
         for member, donor in pairs(members, self._plan.metric, self._plan.mode, self._config.scheduler.quantile, source):
-            params = {name: self._changed(name, donor.params, source) for name in donor.params}
+            params = {name: self._explored(name, donor.params, source) for name in donor.params}
             step = donor.reports[-1].step
             self._note(
                 event="exchange", trial=member.number, donor=donor.number, params=params, generation=generation, step=step
@@ -55,7 +51,7 @@ class Population:
         self._note(event="exchanged", generation=generation)
         return members
 
-    def _changed(self, name: str, params: Params, source: random.Random) -> Any:
+    def _explored(self, name: str, params: Params, source: random.Random) -> Any:
         parameter = self._config.space[name]
         if source.random() < self._config.scheduler.resample:
             return draw(parameter, source)
@@ -64,15 +60,15 @@ class Population:
     def _copy(self, donor: Trial, member: Trial) -> None:
         trials = self._plan.folder / "trials"
         last = checkpoint.committed(trials / donor.name)[-1].folder
-        there = trials / member.name / "checkpoints"
-        there.delete()
-        target = there / last.name
+        checkpoints = trials / member.name / "checkpoints"
+        checkpoints.delete()
+        target = checkpoints / last.name
         target.filesystem.create_dir(target.path, recursive=True)
         fs.copy_files(last.path, target.path, source_filesystem=last.filesystem, destination_filesystem=target.filesystem)
 
 
 def pairs(members: list[Trial], metric: str, mode: str, quantile: float, source: random.Random) -> list[tuple[Trial, Trial]]:
-    """Who copies whom: each of the worst share of the members one of the best share, drawn at random."""
+    """The exchange: each of the worst ``quantile`` of the members, with one of the best, drawn at random, which it copies."""
     sign = 1 if mode == "max" else -1
     ranked = sorted(members, key=lambda trial: (_score(trial, metric, sign), -trial.number))
     count = min(math.ceil(len(ranked) * quantile), len(ranked) // 2)
@@ -80,7 +76,7 @@ def pairs(members: list[Trial], metric: str, mode: str, quantile: float, source:
 
 
 def perturbed(parameter: Parameter, value: Any, source: random.Random) -> Any:
-    """A value near another: the neighbour in a list of values, or the number times one of `FACTORS`, within the range."""
+    """A value near another: a neighbour in the list of values, or the number times one of `FACTORS`, within the range."""
     if (values := parameter.values) is not None:
         at = values.index(value) if value in values else 0
         return values[min(max(at + source.choice((-1, 1)), 0), len(values) - 1)]

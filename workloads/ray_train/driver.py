@@ -20,7 +20,7 @@ from heliostat.config import load
 from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
-from heliostat.modules import enter
+from heliostat.modules import enter_working_dir
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
@@ -215,7 +215,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     from heliostat.workloads.training.hangs import missing_ranks, report_timeout
     from heliostat.workloads.training.loop import Loop
 
-    enter(spec["working_dir"])
+    enter_working_dir(spec["working_dir"])
     folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
     if not folder.exists(CONFIG):
         host = socket.gethostname()

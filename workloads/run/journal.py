@@ -160,7 +160,7 @@ class Journal:
             return
         if self._behind:
             self._cut(chunk)
-        with self.folder.told(), open(self._path(chunk), "ab") as file:
+        with self.folder.write_errors(), open(self._path(chunk), "ab") as file:
             file.write(b"".join(chunk.lines[chunk.written :]))
         chunk.written, self._behind = len(chunk.lines), False
 
@@ -170,7 +170,7 @@ class Journal:
         written = b"".join(chunk.lines[: chunk.written])
         size = self.folder.size(name)
         if size > len(written):
-            with self.folder.told():
+            with self.folder.write_errors():
                 os.truncate(self._path(chunk), len(written))
         elif size < len(written) or not self.folder.exists(name):
             self.folder.write(name, written)

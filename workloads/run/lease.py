@@ -105,7 +105,7 @@ def read_lease(folder: Folder) -> dict[str, Any] | None:
         UserError: the run folder cannot exist there.
     """
     try:
-        with folder.told():
+        with folder.write_errors():
             found = json.loads(folder.read(LEASE))
     except (FileNotFoundError, ValueError):
         return None

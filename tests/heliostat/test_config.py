@@ -51,10 +51,10 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("name: a", ["inner.lr"], "--set", "inner.lr", "write it as --set"),
         ("name: a", ["inner..lr=1"], "--set", "inner..lr=1", "write it as --set"),
         ("name: a", ["inner.lr=[1"], "--set", "[1", "quotes"),
-        ("name: a\nname: b", [], "c.yaml", "duplicate", "mend"),
+        ("name: a\nname: b", [], "c.yaml", "duplicate", "correct that line"),
         ("- a\n- b", [], "c.yaml", "list", "key: value"),
         ("", [], "c.yaml", "empty", "key: value"),
-        ("name: [", [], "c.yaml", "not valid YAML", "mend"),
+        ("name: [", [], "c.yaml", "not valid YAML", "correct that line"),
     ],
 )
 def test_each_mistake_names_the_field_the_value_and_the_fix(
@@ -75,7 +75,7 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
         load(tmp_path / "digit.yaml", Outer)
 
 
-def test_a_folder_and_a_binary_file_are_no_configs(tmp_path: Path) -> None:
+def test_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "b.yaml").write_bytes(b"\xff\xfe\x00")
     for path in (tmp_path, tmp_path / "b.yaml"):
         with pytest.raises(UserError, match="config file"):

@@ -23,7 +23,7 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
     assert (folder.names(), folder.read("a"), folder.size("a")) == (["a"], b"whole", 5)
 
 
-def test_writing_again_replaces(tmp_path: Path) -> None:
+def test_writing_again_replaces_the_file(tmp_path: Path) -> None:
     folder = Folder.at(f"file://{tmp_path}")
     folder.write("a", b"1")
     folder.write("a", b"22")
@@ -49,12 +49,12 @@ def test_an_unknown_filesystem_is_the_users_error() -> None:
         ),
     ],
 )
-def test_what_follows_a_question_mark_stays_at_the_end(uri: str, joined: str) -> None:
+def test_the_query_of_a_uri_stays_at_the_end(uri: str, joined: str) -> None:
     assert join(uri, "c") == joined
     assert split(joined) == (uri.rstrip("/"), "c")
 
 
-def test_a_file_is_no_folder(tmp_path: Path) -> None:
+def test_a_file_as_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("")
     with pytest.raises(UserError, match="is a file"):
         Folder.at(tmp_path / "f").names()

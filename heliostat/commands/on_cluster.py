@@ -1,0 +1,110 @@
+"""heliostat train and sweep --on PROFILE: submits the same command as a job on a cluster."""
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from heliostat.cluster.jobs.follow import Work, to_stream
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.targets.run import new_job_id, run_there
+from heliostat.commands.live import line
+from heliostat.console import print_json
+from heliostat.errors import JobFailed, UserError
+
+HELIOSTAT = ("python", "-P", "-m", "heliostat")
+"""The command in a job; with -P a ``types.py`` in the working directory does not replace Python's own."""
+
+
+def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
+    """Submit a command as a job with the options of this one, or with ``--cron`` as a scheduled job; follow the job to its end.
+
+    Args:
+        profile: of the cluster.
+        config: of the run or the sweep; its name becomes the job's.
+        args: the arguments of this command.
+        command: the words of the command, with paths from the working directory.
+    """
+    argv = [*HELIOSTAT, *command]
+    argv += [part for override in args.set for part in ("--set", override)]
+    argv += ["--json"] * args.json + ["--verbose"] * args.verbose
+    if args.cron:
+        return _schedule(profile, config, args.cron, argv)
+    work = Work(new_job_id(config.name.lower()), argv, Path.cwd(), isolated=True)
+    printed: list[str] = []
+    write = to_stream(sys.stderr if args.json else sys.stdout)
+
+    def keep(text: str) -> None:
+        printed.append(text)
+        write(text)
+
+    with line() as shown:
+        again = f"heliostat logs {args.on} {work.job_id} -f"
+        run_there(profile, work, keep, shown.say, args.ephemeral, again)
+    if args.json:
+        print_json(_document("".join(printed)))
+    return 0
+
+
+def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
+    """Create the documents that run this command on a schedule, each time under a new name."""
+    from heliostat.cluster.jobs.packaging import isolated, packages
+    from heliostat.cluster.targets import scheduled
+    from heliostat.cluster.targets.kubernetes import KubernetesCluster
+    from heliostat.console import out
+
+    if profile.platform == "local":
+        raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
+    target = KubernetesCluster(profile)
+    target.check()
+    command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
+    code = packages(Path.cwd(), isolated=True)
+    for document in [
+        *target.claims(),
+        *scheduled.documents(profile, config.name, schedule, command, code, target.api.features),
+    ]:
+        target.kube.objects(document["kind"]).apply(document)
+    out.print(f"{config.name} will run at {schedule}; list or delete it with heliostat cron {profile.name}", highlight=False)
+    return 0
+
+
+def relative_path(config: str) -> str:
+    """The path of a file relative to the working directory, which the job gets a copy of.
+
+    Raises:
+        UserError: the file is outside of it.
+    """
+    path = Path(config).resolve()
+    if not path.exists():
+        return config  # a bundled one, which the job finds by the same name
+    if not path.is_relative_to(Path.cwd()):
+        raise UserError(
+            f"{config} is outside of the working directory, which the job gets a copy of",
+            "start from a folder that contains it",
+        )
+    return str(path.relative_to(Path.cwd()))
+
+
+def check_storage(profile: Profile, storage: str) -> None:
+    """Raise a UserError if the cluster's nodes do not share the storage."""
+    remote = "://" in storage and not storage.startswith("file:")
+    if remote or not Path(storage).expanduser().is_absolute() or profile.platform == "local":
+        return
+    root = profile.storage.root
+    if not Path(storage).is_relative_to(root):
+        raise UserError(
+            f"storage is {storage}, which the nodes of {profile.name} do not share",
+            f"set storage to a relative path (it is then on {root}), to a folder in {root}, or to s3:// or gs://",
+        )
+
+
+def _document(printed: str) -> Any:
+    """The JSON document at the end of a job's output, which may contain other text."""
+    start = printed.rfind("\n{\n") + 1
+    try:
+        document, _ = json.JSONDecoder().raw_decode(printed[start:])
+    except ValueError:
+        raise JobFailed("the job succeeded, but its output has no result, see above") from None
+    return document

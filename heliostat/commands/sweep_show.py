@@ -1,0 +1,93 @@
+"""heliostat sweep show: prints the trials of a sweep, live while it runs."""
+
+import argparse
+import time
+from typing import Any
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", metavar="NAME", help="a sweep's name, or its folder or URI")
+    parser.add_argument("--storage", metavar="DIR", default="runs", help="where the sweeps are (default: runs)")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.epilog = (
+        "example: heliostat sweep show digits-sweep (to run a config file with the name show: heliostat sweep ./show)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.console import out
+    from heliostat.workloads.run.lease import read_lease
+
+    folder = _folder(args.name, args.storage)
+    if args.json:
+        _print_json(folder)
+    elif out.is_terminal and read_lease(folder):
+        _follow(folder)
+    else:
+        _print(folder)
+    return 0
+
+
+def _print_json(folder: Any) -> None:
+    from heliostat.console import print_json
+    from heliostat.tuning.results.table import SweepResult, row
+
+    trials, record = _read(folder)
+    result = SweepResult.read(folder)
+    rows = [row(trial, dict(record.objectives)) for trial in trials.all]
+    print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
+
+
+def _follow(folder: Any) -> None:
+    from rich.live import Live
+
+    from heliostat.console import out
+    from heliostat.workloads.run.lease import read_lease
+
+    with Live(console=out, auto_refresh=False) as live:
+        driven = True
+        while driven:
+            driven = bool(read_lease(folder))  # before the trials are read, so that the last ones are shown
+            live.update(_rendered(folder), refresh=True)
+            time.sleep(1.0 if driven else 0.0)
+
+
+def _print(folder: Any) -> None:
+    from heliostat.console import out
+
+    out.print(_rendered(folder, most=50), soft_wrap=True)
+    failed = next((trial for trial in _read(folder)[0].all if trial.state == "failed"), None)
+    if failed:
+        message = failed.message.replace("\n", "\n  ")
+        out.print(f"\ntrial {failed.number} failed:\n  {message}", highlight=False, markup=False)
+
+
+def _rendered(folder: Any, most: int | None = None) -> Any:
+    from heliostat.commands.trials import SHOWN, rendered
+
+    trials, record = _read(folder)
+    return rendered(trials, record.objectives, record.config.trials, most or SHOWN)
+
+
+def _read(folder: Any) -> tuple[Any, Any]:
+    """The trials of a sweep, and its record."""
+    from heliostat.tuning.journal import read_journal
+    from heliostat.tuning.plan import read_sweep
+    from heliostat.tuning.trials import Trials
+
+    return Trials(read_journal(folder)), read_sweep(folder)
+
+
+def _folder(name: str, storage: str) -> Any:
+    from heliostat.config import nearest
+    from heliostat.errors import UserError
+    from heliostat.folder import Folder, absolute, default_base
+    from heliostat.tuning.plan import SWEEP
+
+    sweeps = Folder.at(absolute(storage, default_base()))
+    folder = Folder.at(name) if "/" in name else sweeps / name
+    if not folder.exists(SWEEP):
+        known = [other for other in sweeps.names() if (sweeps / other).exists(SWEEP)]
+        fix = nearest(name, known) if known else "run one (heliostat sweep CONFIG), or give --storage"
+        raise UserError(f"sweep {name!r} does not exist in {sweeps}", fix)
+    return folder
