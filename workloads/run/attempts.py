@@ -10,9 +10,9 @@ from heliostat.workloads.run.retry import UNAVAILABLE
 
 ATTEMPTS = "attempts.jsonl"
 WAIT = 1.0
-"""Seconds that Ray Train's controller waits for an object store to have an event."""
+"""Seconds for which Ray Train's controller waits until an object store has an event."""
 LAST = 10.0
-"""The same of the last event, after which its process may end at any moment."""
+"""The same for the last event, after which its process may exit at any moment."""
 
 
 class Attempts:

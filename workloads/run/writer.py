@@ -12,7 +12,7 @@ from heliostat.workloads.run.record import EVENTS, METRICS
 from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 
 LINGER = 10.0
-"""Seconds that a checkpoint, or a worker that ends, gives to storage that does not answer."""
+"""Seconds for which a checkpoint, or a worker that exits, waits for storage that does not respond."""
 
 
 class RunWriter:
@@ -84,7 +84,7 @@ class RunWriter:
             self._account.add(kind, seconds)
 
     def persist(self) -> None:
-        """Write what storage takes now: the steps up to a checkpoint are not computed and recorded again."""
+        """Writes the records that wait in memory, if storage is available: those of the steps before a checkpoint."""
         for journal in self._journals:
             with suppress(*UNAVAILABLE):
                 journal.flush(LINGER)
@@ -95,6 +95,6 @@ class RunWriter:
             with_retry(partial(journal.flush, self._timeout), lambda error: None, self._timeout)
 
     def close(self, lost: bool = False) -> None:
-        """Write what storage takes now, and no more; nothing if the run is ``lost`` to another driver."""
+        """Writes the records that wait in memory if storage is available, and stops; nothing if another driver has the run."""
         for journal in self._journals:
             journal.close(0.0 if lost else LINGER)
