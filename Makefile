@@ -45,7 +45,7 @@ bench-kube: setup  ## compare with kubectl, on the cluster of KUBECONFIG
 
 soak: setup  ## a run and a sweep, broken at random moments; SOAK_FAULTS and SOAK_SEED say how often and when
 	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s tests/faults/test_soak.py
-	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s tests/kubernetes/test_survives.py
+	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s tests/kubernetes/test_survival.py
 	SOAK_KILLS=10 $(BIN)/python -m pytest -s tests/tuning/test_continue.py -k kill_9
 
 clean:  ## remove .venv and the caches; runs stay

@@ -1,4 +1,4 @@
-"""Where it runs: profiles, the Kubernetes and laptop clusters that they describe, and the jobs on them."""
+"""Clusters: profiles, the Kubernetes and local clusters that they describe, and the jobs on them."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ __all__ = ["KubeRay"]
 
 
 def __getattr__(name: str) -> Any:
-    """`KubeRay` on first use: the local Ray must not wait for a Kubernetes library."""
+    """Import `KubeRay` on first use, so that a local run does not wait for the Kubernetes library."""
     if name == "KubeRay":
         from heliostat.cluster.kube.kuberay import KubeRay
 

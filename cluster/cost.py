@@ -1,9 +1,8 @@
-"""What a cluster has cost: how long each of its nodes was there, at the profile's prices.
+"""The cost of a cluster: the lifetime of each node at the profile's prices.
 
-The timeline is that of Ray's head (``/api/v0/nodes``, Ray 2.60), the same on Kubernetes and on a laptop: it keeps when a node
-joined and when it was gone, also of those that are gone. It is the head's memory: a head that was started anew, after a
-suspension or a crash, knows nothing of before; and it keeps the last thousand nodes that are gone. What a machine costs before
-Ray runs on it and after is not in it.
+The lifetimes come from Ray's head (``/api/v0/nodes``, Ray 2.60) on Kubernetes and locally; it keeps when each node joined and
+left. A head that restarted, after a suspension or a crash, has lost the nodes from before, and only the last thousand dead
+nodes are kept. The time of a machine before Ray starts and after it stops is not included.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,13 +12,13 @@ from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 
-KEPT = 1000
+DEAD_NODES_KEPT = 1000
 """Ray's ``maximum_gcs_dead_node_cached_count``."""
 
 
 @dataclass(frozen=True)
 class NodeLifetime:
-    """A node from when it joined to when it was gone, in seconds since the epoch; ``end`` is None while it is there."""
+    """A node from when it joined until it left, in seconds since the epoch; ``end`` is None while it is alive."""
 
     node: str
     group: str
@@ -28,29 +27,29 @@ class NodeLifetime:
     end: float | None = None
 
     def seconds(self, since: float, until: float) -> float:
-        """How long it was there in that time."""
+        """Seconds that it was alive in that interval."""
         return max(0.0, min(until, self.end or until) - max(since, self.begin))
 
 
 @dataclass(frozen=True)
 class GroupCost:
-    """What one group has cost."""
+    """The cost of one group."""
 
     name: str
     nodes: int
-    """How many different ones there were."""
+    """The number of different nodes."""
     node_seconds: float
     gpu_seconds: float
     price: float
-    """Of a node, an hour."""
+    """Per node and hour."""
     cost: float
     static: float
-    """What it would have cost with all its ``max`` nodes there all the time."""
+    """The cost with ``max`` nodes all the time."""
 
 
 @dataclass(frozen=True)
 class CostReport:
-    """What a cluster has cost from ``since`` to ``until``, in seconds since the epoch, and the nodes that were there."""
+    """The cost of a cluster from ``since`` to ``until``, in seconds since the epoch, and its nodes."""
 
     since: float
     until: float
@@ -59,17 +58,17 @@ class CostReport:
 
     @property
     def cost(self) -> float:
-        """Of all groups."""
+        """The sum over all groups."""
         return sum(group.cost for group in self.groups)
 
     @property
     def static(self) -> float:
-        """What the same groups would have cost at their maximum all the time."""
+        """The cost of the same groups at their maximum all the time."""
         return sum(group.static for group in self.groups)
 
 
-def lives(dashboard: Dashboard) -> list[NodeLifetime]:
-    """All nodes that the head remembers, in the order in which they joined."""
+def node_lifetimes(dashboard: Dashboard) -> list[NodeLifetime]:
+    """The lifetimes of all nodes that the head has kept, in the order in which they joined."""
     answer = dashboard.get("/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
     found = [
         NodeLifetime(
@@ -83,51 +82,51 @@ def lives(dashboard: Dashboard) -> list[NodeLifetime]:
     return sorted(found, key=lambda life: life.begin)
 
 
-def bill(
+def cost_report(
     profile: Profile, nodes: Sequence[NodeLifetime], now: float, since: float | None = None, until: float | None = None
 ) -> CostReport:
-    """What these nodes have cost; all times are in seconds since the epoch.
+    """The cost of these nodes; all times are in seconds since the epoch.
 
     Args:
-        profile: has the prices.
-        nodes: all that the head remembers.
-        now: the time of the head's answer.
-        since: the beginning; by default as far back as the head remembers.
+        profile: the prices.
+        nodes: all that the head has kept.
+        now: the time at which the head was asked.
+        since: the start; by default as far back as the head has kept nodes.
         until: the end; by default now.
 
     Raises:
-        UserError: the head does not remember that time, or had nodes of a group that the profile does not have.
+        UserError: the head has not kept that time, or had nodes of a group that is not in the profile.
     """
     remembered = _remembered(profile, nodes)
     since, until = remembered if since is None else since, until or now
     if since < remembered - 1 or until <= since:
         raise UserError(
-            f"the head of {profile.name} remembers its nodes since {now - remembered:.0f} s ago, and not all of the time from "
+            f"the head of {profile.name} has the nodes of the last {now - remembered:.0f} s only, not of all the time from "
             f"{now - since:.0f} to {now - until:.0f} s ago",
-            f"leave --since out, or say --since {int(now - remembered)}s",
+            f"leave --since out, or use --since {int(now - remembered)}s",
         )
-    there = [life for life in nodes if life.seconds(since, until) > 0]
-    if unknown := {life.group for life in there} - {"head", *(group.name for group in profile.groups)}:
+    alive = [life for life in nodes if life.seconds(since, until) > 0]
+    if unknown := {life.group for life in alive} - {"head", *(group.name for group in profile.groups)}:
         raise UserError(
             f"{profile.name} had nodes of group {', '.join(sorted(unknown))}, which has no price in its profile",
-            "use the profile that it was brought up with, or ask for the time after that group with --since",
+            "use the profile that it was started with, or a --since after the last node of that group",
         )
     kinds = [("head", profile.head.price, 0, 1), *((g.name, g.price, g.gpu, g.max) for g in profile.groups)]
-    return CostReport(since, until, [_share(*kind, there, since, until) for kind in kinds], there)
+    return CostReport(since, until, [_group_cost(*kind, alive, since, until) for kind in kinds], alive)
 
 
-def _share(
-    name: str, price: float, gpus: int, most: int, there: Iterable[NodeLifetime], since: float, until: float
+def _group_cost(
+    name: str, price: float, gpus: int, most: int, nodes: Iterable[NodeLifetime], since: float, until: float
 ) -> GroupCost:
-    times = [life.seconds(since, until) for life in there if life.group == name]
+    times = [life.seconds(since, until) for life in nodes if life.group == name]
     hours = (until - since) / 3600
     return GroupCost(name, len(times), sum(times), sum(times) * gpus, price, sum(times) / 3600 * price, hours * most * price)
 
 
 def _remembered(profile: Profile, nodes: Sequence[NodeLifetime]) -> float:
-    """The beginning of the time of which the head knows all nodes."""
+    """The start of the time of which the head has all nodes."""
     heads = [life.begin for life in nodes if life.group == "head"]
     if not heads:
         raise UserError(f"the head of {profile.name} has only just started", "try again in a few seconds")
-    gone = [life.end for life in nodes if life.end is not None]
-    return max(*heads, min(gone)) if len(gone) >= KEPT else max(heads)
+    ended = [life.end for life in nodes if life.end is not None]
+    return max(*heads, min(ended)) if len(ended) >= DEAD_NODES_KEPT else max(heads)

@@ -1,4 +1,4 @@
-"""Ray on this machine, started for one command and stopped with it."""
+"""Starts Ray on this machine for one command, and stops it afterwards; or connects to a running one."""
 
 import os
 import secrets
@@ -12,44 +12,45 @@ from pathlib import Path
 
 import psutil
 
+from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, NoAnswer, UserError
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
 ANSWER_SECONDS = 10.0
-"""How long a Ray that runs already may take for its first answer."""
+"""Seconds until the first response of a running Ray."""
 HELPERS = ("dashboard/dashboard.py", "dashboard/agent.py", "_private/log_monitor.py", "autoscaler/_private/monitor.py")
-"""The scripts of Ray's processes on which no worker waits, in Ray's own folder."""
+"""The scripts of Ray's processes that no worker waits for, in Ray's own folder."""
 HELPER_TITLES = ("ray::DashboardAgent",)
-"""What such processes call themselves later."""
+"""The titles that such processes take later."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    # Every second look costs the workers of a small machine speed, and every late look the user time.
+    # More frequent checks slow down the workers of a small machine, less frequent ones delay the user.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # Ray's workers yield to all other processes by default; here training is what the machine is for.
+    # Ray's workers have a low priority by default; here training is the main work of the machine.
     "RAY_worker_niceness": "0",
-    # Ray lets the kernel end its workers first for want of memory (1000), whichever program takes it: a browser would outlive
-    # every training. A little stays, because a worker's end is survived, and that of the command or of the raylet is not.
+    # By default Ray's workers are the first that the kernel kills when memory is short (1000), whichever program takes it: a
+    # browser would outlive every training. A little stays: a worker's death is survived, that of the command or raylet is not.
     "RAY_worker_oom_score_adjustment": "50",
-    # What Ray does beside: on two cores it took a tenth of the training speed. Nobody collects metrics here.
+    # Ray's metrics, which nothing collects here, took a tenth of the training speed on two cores.
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "10000",
     "REPORTER_UPDATE_INTERVAL_MS": "10000",
-    # Nobody drains a laptop, and it is one process fewer.
+    # A single machine is never drained, and it is one process fewer.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Workers keep the user's working directory, so relative paths mean what they say.
+    # Workers keep the user's working directory, so that relative paths work.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
-# Ray prints these, of ten lines each, whatever its log level; a run tells of the same in one. Read when ray is imported.
+# Ray prints these with ten lines each at every log level; a run reports the same in one. Read when ray is imported.
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed while executing|The node with node id")
 
 
 def machine() -> list[dict[str, float]]:
-    """The one node that this machine is: the CPUs and GPUs that this process may use."""
+    """The CPUs and GPUs that this process may use, as the only node."""
     import ray
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
@@ -60,12 +61,13 @@ def machine() -> list[dict[str, float]]:
 
 @contextmanager
 def session(verbose: bool = False) -> Iterator[str]:
-    """Start Ray with its dashboard, yield the dashboard's URL, and stop everything that was started.
+    """Start Ray with its dashboard, yield the dashboard's URL, and stop everything afterwards.
 
-    The dashboard asks for a token, as everything in this Ray does: it is in ``~/.heliostat/ray-token``. A mode or a
-    token that the environment names goes first.
+    All of this Ray requires a token, which is in ``~/.heliostat/ray-token``. A mode or a token in the environment takes
+    precedence.
     """
-    # Here, because the other ways to a cluster need this module, but not the second that Ray takes to import.
+    check_ray()
+    # Here, because other users of this module need not wait a second for the import of Ray.
     import ray
     from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
 
@@ -73,11 +75,11 @@ def session(verbose: bool = False) -> Iterator[str]:
         os.environ.setdefault(name, value)
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
-    # A folder of its own: Ray's parts find each other by a file in there, and the usual one, /tmp/ray, may hold the
-    # address of another Ray, alive or dead; then its State API, and Train's shutdown with it, hang (seen on 2.60).
+    # A folder of its own: Ray's processes find each other by a file there, and the default, /tmp/ray, may hold the
+    # address of another Ray, alive or dead; then its State API, and with it Train's shutdown, hang (seen on 2.60).
     scratch = tempfile.mkdtemp(prefix="heliostat-ray-", dir="/tmp")
     os.environ["RAY_TMPDIR"] = scratch
-    # Ray 2.60 reads the mode when it is imported; this is how its own ray.init() makes it look again.
+    # Ray 2.60 reads the mode when it is imported; this makes it read it again.
     RayConfig.initialize("")
     others = set(psutil.Process().children())
     # Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
@@ -93,7 +95,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     own = [process for process in psutil.Process().children() if process not in others]
     try:
         Path(scratch, "ray", "ray_current_cluster").write_text(context.address_info["gcs_address"])
-        _stand_back(_tree(own))
+        _lower_priority(_tree(own))
         yield f"http://{context.dashboard_url}"
     except JobFailed as error:
         error.add_note(f"Ray's logs are in {scratch}/ray/session_latest/logs")
@@ -102,14 +104,14 @@ def session(verbose: bool = False) -> Iterator[str]:
     finally:
         started = _tree(own)
         ray.shutdown()
-        _end(started)
+        _kill(started)
         del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """They, and what they have started, at any remove."""
+    """These processes and all their descendants."""
     found = [*processes]
     for process in processes:
         with suppress(psutil.NoSuchProcess):
@@ -117,17 +119,17 @@ def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def _end(processes: list[psutil.Process]) -> None:
-    """Kill what Ray has left behind: now and then one of its workers waits for itself in its last moments (seen on 2.60)."""
+def _kill(processes: list[psutil.Process]) -> None:
+    """Kill the processes that Ray has left: a worker sometimes deadlocks during shutdown (seen on 2.60)."""
     for process in processes:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _stand_back(processes: list[psutil.Process]) -> None:
-    """Let Ray's helpers run only when a core is idle, so that they never push a training worker from its core.
+def _lower_priority(processes: list[psutil.Process]) -> None:
+    """Let Ray's helpers run only on an idle core, so that they never preempt a training worker.
 
-    On two cores with two workers that is a tenth of the training speed and more: when one waits, both do.
+    On two cores with two workers this gains a tenth of the training speed and more: when one waits, both do.
     """
     if not hasattr(os, "SCHED_IDLE"):
         return
@@ -141,7 +143,7 @@ def _stand_back(processes: list[psutil.Process]) -> None:
         except ProcessLookupError:
             continue
         except PermissionError:
-            return  # a sandbox that forbids it; training is right all the same, only slower
+            return  # a sandbox forbids it; training is slower, but correct
 
 
 def is_helper(command: list[str]) -> bool:
@@ -160,11 +162,11 @@ def is_helper(command: list[str]) -> bool:
 
 @contextmanager
 def connection(address: str, verbose: bool = False) -> Iterator[str]:
-    """Connect to the Ray that runs at an address, for example in a submitted job, and disconnect.
+    """Connect to a running Ray, for example in a submitted job, yield its dashboard's URL, and disconnect.
 
     Raises:
-        UserError: the address is none, or that of another version of Ray.
-        NoAnswer: no Ray answers there.
+        UserError: the address is invalid, or that of another version of Ray.
+        NoAnswer: no Ray responds there.
     """
     import ray
 
@@ -172,10 +174,11 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
         raise UserError(
             f"RAY_ADDRESS is {address}, which is for jobs", "unset it, or use ray job submit -- python -m heliostat"
         )
+    check_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     fix = "start one (ray start --head), or unset RAY_ADDRESS"
     try:
-        _knock(address)
+        _probe(address)
         context = ray.init(address=address, log_to_driver=verbose, logging_level="info" if verbose else "error")
     except OSError as error:
         raise NoAnswer(f"no Ray answers at {address}: {error}", fix) from None
@@ -187,8 +190,8 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raise `OSError` within seconds if no Ray answers: Ray tries for minutes, and then ends this process (Ray 2.60)."""
+def _probe(address: str) -> None:
+    """Raise `OSError` within seconds if no Ray responds: Ray retries for minutes, and then exits this process (Ray 2.60)."""
     import grpc  # type: ignore[import-untyped]
     from ray._private.grpc_utils import init_grpc_channel
 
@@ -199,12 +202,12 @@ def _knock(address: str) -> None:
     if int(port) >= 1 << 16:
         raise ValueError(f"there is no port {port}")
     socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-    # The system takes connections also for a process that is stopped; a gRPC channel needs its answer.
+    # The system accepts connections also for a process that is stopped; a gRPC channel needs a response.
     channel = init_grpc_channel(place)
     try:
         grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
     except grpc.FutureTimeoutError:
-        raise TimeoutError(f"it takes connections, but says nothing for {ANSWER_SECONDS:.0f} s") from None
+        raise TimeoutError(f"it accepts connections, but does not respond for {ANSWER_SECONDS:.0f} s") from None
     finally:
         channel.close()
 
@@ -214,9 +217,9 @@ def _has_token() -> bool:
 
 
 def own_token() -> Path:
-    """The file with the user's token for the Rays on this machine, made if there is none yet.
+    """The file with the user's token for Ray on this machine, created if it does not exist.
 
-    It is not Ray's, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
+    It is not Ray's own, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
     """
     path = TOKEN.expanduser()
     if not path.exists():
@@ -224,7 +227,7 @@ def own_token() -> Path:
         handle, scratch = tempfile.mkstemp(dir=path.parent)  # with mode 0600
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another command was faster, and its token holds
+        with suppress(FileExistsError):  # another command was faster, and its token is used
             os.link(scratch, path)
         os.unlink(scratch)
     return path

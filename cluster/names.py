@@ -1,21 +1,21 @@
-"""The names on which documents and those who read them agree."""
+"""Names shared by the code that writes Kubernetes documents and the code that reads them."""
 
 from typing import Any
 
 Document = dict[str, Any]
-"""An object of Kubernetes, as its API server has it."""
+"""A Kubernetes object as JSON."""
 
 API_VERSION = "ray.io/v1"
-CLUSTER_LABEL, CRON_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron"
+CLUSTER_LABEL, SCHEDULED_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 MANAGER = "heliostat"
-"""The field manager of what we write."""
-AGAIN = "heliostat.dev/again"
-"""The annotation by which the operator is asked to try again at once."""
+"""The field manager of our writes."""
+RETRY = "heliostat.dev/again"
+"""Annotation; a new value makes the operator retry at once."""
 TEMPLATE = "heliostat.dev/template"
-"""The annotation with the mark of a pod's template, by which old pods can be told."""
+"""Annotation with the hash of a pod's template; a pod with another hash is outdated."""
 SUSPENDED = "heliostat.dev/suspended"
-"""The annotation that says why a cluster is suspended."""
+"""Annotation with the reason why a cluster is suspended."""
 TOKEN_KEY = "auth_token"
 """The key of a cluster's token in its Secret."""
 PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}

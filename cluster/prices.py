@@ -1,10 +1,10 @@
-"""What a pod costs an hour when its profile does not say: typical list prices, in US dollars."""
+"""Default prices of a pod per hour: typical list prices, in US dollars."""
 
 from heliostat.config import nearest
 
 PER_CPU, PER_GIB = 0.033, 0.0045
 SPOT = 0.35
-"""A spot price as a share of the on-demand one: the clouds name discounts of 60 to 90 percent, and change them daily."""
+"""A spot price as a share of the on-demand one: clouds advertise discounts of 60 to 90 percent that change daily."""
 PER_GPU = {
     "T4": 0.35,
     "L4": 0.60,
@@ -17,7 +17,7 @@ PER_GPU = {
     "H200": 8.00,
     "B200": 11.00,
 }
-"""The GPU alone, on demand. A price that matters belongs into the profile, as ``price_per_hour``."""
+"""The GPU alone, on demand. Set ``price_per_hour`` in the profile for an exact price."""
 
 
 def price_per_hour(cpu: float, gib: float, gpus: int, gpu_type: str | None, market: str) -> float:

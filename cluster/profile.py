@@ -1,14 +1,13 @@
 """The profile: one short file that describes an autoscaling Ray cluster."""
 
 import re
-from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.cluster.prices import price_per_hour
+from heliostat.cluster.ray_version import TESTED
 from heliostat.config import Config, load, nearest
 from heliostat.errors import UserError
 
@@ -72,7 +71,7 @@ def size(quantity: str) -> int:
 
 
 class Toleration(Config):
-    """Which taint of a node is no obstacle."""
+    """A taint of nodes that pods tolerate."""
 
     key: str | None = Field(None, description="the taint's key, or null for every taint")
     operator: Literal["Exists", "Equal"] = "Exists"
@@ -81,7 +80,7 @@ class Toleration(Config):
 
 
 class Placement(Config):
-    """A pod's size and where it may run."""
+    """The size of a pod and its placement."""
 
     cpu: Cpu = Field("2", description="CPUs, such as 2 or 500m")
     memory: Memory = Field("8Gi", description="memory with its unit, such as 8Gi")
@@ -91,41 +90,41 @@ class Placement(Config):
 
 
 class Head(Placement):
-    """The head: it schedules and drives, and runs no task that asks for a CPU."""
+    """The head: it schedules and runs drivers, but no task that requests a CPU."""
 
-    price_per_hour: float | None = Field(None, ge=0, description="what the head costs an hour; null: from the price table")
+    price_per_hour: float | None = Field(None, ge=0, description="the price of the head per hour; null: from the price table")
     drivers: int = Field(64, ge=1, description="how many sweep trials may be driven at once, at least 1")
 
     @property
     def price(self) -> float:
-        """What the head costs an hour."""
+        """The price of the head per hour."""
         if self.price_per_hour is not None:
             return self.price_per_hour
         return price_per_hour(cpus(self.cpu), size(self.memory) / 2**30, 0, None, "on-demand")
 
 
 class Sidecar(Config):
-    """A small container beside the head."""
+    """A small container in the head's pod."""
 
     cpu: Cpu = Field("500m", description="CPUs, such as 500m")
     memory: Memory = Field("1Gi", description="memory with its unit, such as 1Gi")
 
 
 class WorkerGroup(Placement):
-    """Pods of one kind, as many as the work needs between ``min`` and ``max``."""
+    """Pods of one kind; the autoscaler keeps their number between ``min`` and ``max``."""
 
     name: GroupName = Field(description="a name such as gpu-spot")
     gpu: int = Field(0, ge=0, description="a whole number of GPUs a pod; Kubernetes cannot share one")
     gpu_type: str | None = Field(None, description="a GPU type of the price table, such as A100-80GB")
-    gpu_resource: str = Field("nvidia.com/gpu", description="the name that the nodes give their GPUs")
+    gpu_resource: str = Field("nvidia.com/gpu", description="the resource name of the GPUs on the nodes")
     market: Literal["on-demand", "spot"] = Field("on-demand", description="on-demand or spot")
     min: int = Field(0, ge=0, description="pods that always run, at least 0")
     max: int = Field(ge=1, le=10_000, description="the most pods, a whole number from 1 to 10000")
     idle_seconds: Seconds = 120
-    start_seconds: Seconds = Field(300, description="how long a pod of it may take to start, node included")
-    drain_seconds: Seconds = Field(25, description="how long a pod works on after its notice; a spot notice is often 30")
-    priority: int | None = Field(None, description="which group is filled first, the highest (KubeRay 1.7); null: spot first")
-    price_per_hour: float | None = Field(None, ge=0, description="what a pod costs an hour; null: from the price table")
+    start_seconds: Seconds = Field(300, description="the longest start of a pod in seconds, node included")
+    drain_seconds: Seconds = Field(25, description="the seconds of work after a preemption notice; spot nodes often get 30")
+    priority: int | None = Field(None, description="a number, the highest is filled first (KubeRay 1.7); null: spot first")
+    price_per_hour: float | None = Field(None, ge=0, description="the price of a pod per hour; null: from the price table")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -140,17 +139,17 @@ class WorkerGroup(Placement):
 
     @property
     def price(self) -> float:
-        """What a pod of this group costs an hour, in the price table's currency."""
+        """The price of a pod of this group per hour, in the currency of the price table."""
         if self.price_per_hour is not None:
             return self.price_per_hour
         return price_per_hour(cpus(self.cpu), size(self.memory) / 2**30, self.gpu, self.gpu_type, self.market)
 
 
 class Storage(Config):
-    """Where runs are kept: a ReadWriteMany claim, or an object store."""
+    """The storage of runs: a ReadWriteMany claim, or an object store."""
 
     claim: str | None = Field(None, description="the name of a ReadWriteMany claim")
-    size: Memory | None = Field(None, description="how big the claim is when it must be made; null: it is there already")
+    size: Memory | None = Field(None, description="the size of a claim to create; null: it exists")
     storage_class: str | None = Field(None, description="the storage class of a new claim; null: the default one")
     mount: str = Field("/mnt/heliostat", pattern=r"^/[\w./-]+$", description="the path of the claim in the pods")
     uri: str | None = Field(None, description="an object store, such as s3://bucket/team")
@@ -158,21 +157,19 @@ class Storage(Config):
 
     @property
     def root(self) -> str:
-        """What a relative storage of a run is relative to."""
+        """The base of a relative storage of a run."""
         return self.uri or self.mount
 
 
 class Profile(Config):
-    """One cluster; everything that has a default may be left out."""
+    """The description of one cluster."""
 
     name: ClusterName = Field(description="the cluster's name")
     platform: Literal["kubernetes", "local"] = Field("kubernetes", description="kubernetes or local")
     namespace: str | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
-    image: str = Field("heliostat/ray:2.60.0", description="a container image with its tag")
+    image: str = Field(f"heliostat/ray:{TESTED}", description="a container image with its tag")
     image_pull_secrets: list[str] = []
-    ray_version: str = Field(
-        "2.60.0", pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0"
-    )
+    ray_version: str = Field(TESTED, pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0")
     head: Head = Head()
     autoscaler: Sidecar = Sidecar()
     groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
@@ -180,9 +177,9 @@ class Profile(Config):
     storage: Storage = Field(description="a mapping such as {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}")
     queue: str | None = Field(None, description="a Kueue local queue; then every group needs min equal to max")
     idle_shutdown_seconds: Seconds | None = Field(
-        3600, ge=1, description="suspend the cluster, head included, after so long without work; null: never"
+        3600, ge=1, description="the seconds without work until the cluster, head included, is suspended; null: never"
     )
-    job_hours: float = Field(24, gt=0, description="the longest that a job with a cluster of its own may take")
+    job_hours: float = Field(24, gt=0, description="the time limit of a job with its own cluster")
     tls: bool = Field(False, description="encrypt the traffic in the cluster (KubeRay 1.7 with cert-manager)")
     env: Labels = Field({}, description="environment variables of all pods")
 
@@ -194,14 +191,14 @@ class Profile(Config):
         if self.platform == "kubernetes" and size(self.head.memory) < SMALLEST_HEAD:
             raise ValueError(
                 f"head.memory is {self.head.memory}, but a head that drives one run needs 3Gi: with less, Ray kills its actors "
-                "again and again; set head.memory to 3Gi or more"
+                "repeatedly; set head.memory to 3Gi or more"
             )
         _check_image(self.image, self.ray_version)
         _check_storage(self.storage, self.platform, self.name)
         if self.queue:
             if self.idle_shutdown_seconds:
                 raise ValueError(
-                    f"queue is {self.queue}, but then Kueue decides when the cluster is suspended; "
+                    f"queue is {self.queue}, but then Kueue decides when a cluster is suspended; "
                     "set idle_shutdown_seconds: null"
                 )
             for group in self.groups:
@@ -213,7 +210,7 @@ class Profile(Config):
         return self
 
     def group(self, name: str) -> WorkerGroup:
-        """The worker group of that name.
+        """The worker group with that name.
 
         Raises:
             UserError: there is none.
@@ -225,26 +222,26 @@ class Profile(Config):
 
     @property
     def capacity(self) -> list[dict[str, Any]]:
-        """Every group at its maximum: a node's ``CPU``, ``GPU`` and hourly ``price``, the ``group``, and how many ``nodes``."""
+        """Each group at its maximum: ``CPU``, ``GPU`` and hourly ``price`` of a node, the ``group``, how many ``nodes``."""
         return [{**ray_resources(g), "nodes": g.max, "group": g.name, "price": g.price} for g in self.groups]
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:
-    """The logical resources that KubeRay gives a pod of a group: CPUs are rounded up to whole ones."""
+    """The logical resources that KubeRay gives a pod of a group; CPUs are rounded up."""
     return {"CPU": float(-(-cpus(group.cpu) // 1)), "GPU": float(group.gpu)}
 
 
 def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
-    """A profile by its path, or by its name in ``./cluster/profiles``, here, or among the bundled ones.
+    """Load a profile by its path, or by its name from ``./cluster/profiles``, the working directory or the bundled ones.
 
     Raises:
-        UserError: there is none of that name, or it is wrong.
+        UserError: it does not exist or is invalid.
     """
     path = _path(name)
     try:
         return load(path, Profile, overrides, {"name": path.stem})
     except UserError as error:
-        if path.parent == Path() and str(path) != name:  # it may be a file that is meant for something else
+        if path.parent == Path() and str(path) != name:  # it may be a file of another kind
             raise UserError(f"{path}: {error.what}", error.fix) from None
         raise
 
@@ -252,11 +249,11 @@ def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
 def _path(name: str) -> Path:
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
-    kept = Path("cluster/profiles")
-    for folder in (kept, Path(), BUNDLED):
+    own = Path("cluster/profiles")
+    for folder in (own, Path(), BUNDLED):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = {path.stem for folder in (kept, BUNDLED) for path in folder.glob("*.yaml")}
+    known = {path.stem for folder in (own, BUNDLED) for path in folder.glob("*.yaml")}
     hint = nearest(name, known)
     hint += "" if hint.endswith("?") else "."
     raise UserError(f"there is no profile {name}", f"{hint} Or give a path, or write one: heliostat profile init {name}")
@@ -267,7 +264,7 @@ def _check_image(image: str, ray_version: str) -> None:
     if "@sha256:" in image and not tag:
         return
     if not tag or tag == "latest" or tag.startswith("nightly"):
-        raise ValueError(f"image is {image}, which means another one each day; give it the tag of a version")
+        raise ValueError(f"image is {image}, which changes over time; use a tag with a version")
     found = re.match(r"\d+\.\d+\.\d+", tag)
     if found and found[0] != ray_version:
         raise ValueError(f"image is {image}, but ray_version is {ray_version}; make the two agree")
@@ -280,23 +277,13 @@ def _check_storage(storage: Storage, platform: str, name: str) -> None:
         )
     if platform == "kubernetes" and storage.uri and re.match(r"file:|[^:]*$", storage.uri):
         raise ValueError(
-            f"storage.uri is {storage.uri}, which is another place on each node; "
+            f"storage.uri is {storage.uri}, which is a different place on each node; "
             "give a claim that is ReadWriteMany, or s3:// or gs://"
         )
     if storage.uri and (storage.size or storage.storage_class):
         raise ValueError("storage has a size or a storage_class, which belong to a claim; remove them")
     if storage.secret == name:
         raise ValueError(
-            f"storage.secret is {name}, but in the Secret of the cluster's name KubeRay keeps its token; "
+            f"storage.secret is {name}, but KubeRay stores the token in the Secret named like the cluster; "
             f"give the Secret another name, such as {name}-keys"
         )
-
-
-def differing(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """The keys in which two profiles differ, for messages."""
-    return sorted(key for key in there.keys() | here.keys() if there.get(key) != here.get(key))
-
-
-def installed_ray() -> str:
-    """The version of Ray on this machine, without importing it."""
-    return metadata.version("ray")

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from heliostat.difference import ABSENT, difference
 from heliostat.errors import UserError
 
 
@@ -214,13 +215,12 @@ def _describe(owner: type[BaseModel], path: list[str]) -> str:
     return described if field.is_required() or field.default is None else f"{described} (default: {field.default})"
 
 
-def difference(there: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """A line for each key, dotted where it is nested, in which two configs differ."""
-    lines = []
-    for key in sorted(there.keys() | now.keys()):
-        old, new, name = there.get(key), now.get(key), f"{prefix}{key}"
-        if isinstance(old, dict) and isinstance(new, dict):
-            lines += difference(old, new, f"{name}.")
-        elif old != new:
-            lines.append(f"{name}: {old} there, {new} now")
-    return lines
+def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[str]:
+    """A line for each key, dotted where it is nested, in which a config differs from the stored one."""
+    # The order of a list in a config has a meaning: nothing is matched by name.
+    changes = difference(stored, current, keys=())
+    return [f"{change.path}: {_value(change.old)} there, {_value(change.new)} now" for change in changes]
+
+
+def _value(value: Any) -> str:
+    return "absent" if value is ABSENT else str(value)

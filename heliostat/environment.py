@@ -1,4 +1,4 @@
-"""The environment variables by which a cluster and the work on it speak to each other."""
+"""What a cluster and the work on it agree on: environment variables, and the resource of the head node."""
 
 STORAGE = "HELIOSTAT_STORAGE"
 """Set in the pods of a cluster: the storage that all of its nodes share, which a relative storage is relative to."""
@@ -10,3 +10,5 @@ CACHE = "HELIOSTAT_CACHE"
 """A folder on each node for copies from object stores; by default one in the temporary folder."""
 RUN = "HELIOSTAT_RUN"
 """Set for a script under ``heliostat torchrun``: its run folder, for its checkpoints."""
+ON_HEAD = {"node:__internal_head__": 0.001}
+"""Resources that place a task or an actor on the head node, which alone has this one (Ray's HEAD_NODE_RESOURCE_NAME)."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from ruamel.yaml import YAML
 
-from heliostat.config import Config, difference, digest, nearest, to_yaml, validate
+from heliostat.config import Config, differences, digest, nearest, to_yaml, validate
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.loader import tensors
 from heliostat.errors import UserError
@@ -115,7 +115,7 @@ class SweepPlan:
         _check_metrics(self.config.metric, self.train.config, dataset)
         found = read_sweep(self.folder)
         if found and found.hash != self.config.hash:
-            lines = "\n    ".join(difference(found.config.identity, self.config.identity))
+            lines = "\n    ".join(differences(found.config.identity, self.config.identity))
             raise UserError(
                 f"sweep {self.config.name!r} exists in {self.folder} with another config:\n    {lines}",
                 "choose another name (--set name=...), or delete that folder",

@@ -1,1 +1,1 @@
-"""Why a cluster or a job does not come up, from what the API server shows."""
+"""Diagnosis of a cluster or a job that does not start, from the objects in the API server."""

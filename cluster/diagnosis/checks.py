@@ -1,4 +1,4 @@
-"""Whether a profile fits a Kubernetes, and its cluster the profile: what is refused before anything is made or sent."""
+"""Checks of a profile against a Kubernetes cluster, before anything is created or sent."""
 
 from heliostat.cluster.diagnosis import fit
 from heliostat.cluster.diagnosis.observe import Observer
@@ -11,15 +11,15 @@ from heliostat.errors import NotComing, UserError
 
 
 def check_claim(profile: Profile, kube: KubeRay) -> None:
-    """Raise `UserError` if the claim is not there, or not for several nodes."""
+    """Raise `UserError` if the claim does not exist, or only one node can mount it."""
     storage = profile.storage
     if not storage.claim:
         return
     claim = kube.objects("PersistentVolumeClaim").find(storage.claim)
     if claim is None and not storage.size:
         raise UserError(
-            f"storage.claim is {storage.claim}, which is not in namespace {kube.api.namespace}",
-            "set storage.size so that it is made, or create it",
+            f"storage.claim is {storage.claim}, which does not exist in namespace {kube.api.namespace}",
+            "set storage.size so that it is created, or create it",
         )
     modes = claim["spec"].get("accessModes", []) if claim else ["ReadWriteMany"]
     if "ReadWriteMany" not in modes:
@@ -30,7 +30,7 @@ def check_claim(profile: Profile, kube: KubeRay) -> None:
 
 
 def check_queue(profile: Profile, api: Api) -> None:
-    """Of a queue that is not there Kueue says nothing at all, and waits."""
+    """Raise `UserError` if the queue does not exist: Kueue reports nothing then, and waits."""
     queue = profile.queue
     if not queue:
         return
@@ -48,9 +48,9 @@ def check_queue(profile: Profile, api: Api) -> None:
 
 
 def check_head(profile: Profile, observer: Observer) -> None:
-    """Raise `UserError` if no node can take the head, and none that can may come."""
+    """Raise `UserError` if no node can hold the head, unless nodes are added automatically."""
     if profile.node_autoscaling:
-        return  # a node that is big enough may come
+        return  # a large enough node may be added
     nodes, head = observer.nodes(), profile.head
     for finding in fit.on_nodes(fit.shapes(profile)[:1], nodes or [], ""):
         if nodes and finding.state == "problem":
@@ -58,7 +58,7 @@ def check_head(profile: Profile, observer: Observer) -> None:
 
 
 def check_image(profile: Profile, version: str) -> None:
-    """Raise `NotComing` if a cluster's image has another Ray than its profile says."""
+    """Raise `NotComing` if the Ray version of a cluster's image differs from its profile."""
     if version != profile.ray_version:
         raise NotComing(
             f"the image {profile.image} has Ray {version}, but ray_version is {profile.ray_version}",
@@ -67,6 +67,6 @@ def check_image(profile: Profile, version: str) -> None:
 
 
 def check_operator(profile: Profile, features: frozenset[str]) -> None:
-    """Refuse what this KubeRay would leave out without a word."""
+    """Raise `UserError` for keys that this KubeRay would ignore silently."""
     for key, (value, what, instead) in unknown_to(profile, features).items():
         raise UserError(f"{key} is {value}, but this KubeRay has no {what}", f"upgrade KubeRay to 1.7, or {instead}")

@@ -1,23 +1,23 @@
-"""Whether nodes and quotas have what a profile's pods ask for: pure functions over documents."""
+"""Whether the pods of a profile fit on the nodes and into the quotas: pure functions over documents."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from heliostat.cluster.diagnosis.findings import Found, ok, problem, unknown
 from heliostat.cluster.diagnosis.snapshot import amount
-from heliostat.cluster.doctor import Found, ok, problem, unknown
 from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
 
 Amounts = Mapping[str, float]
 ROUNDING = 1e-9
-"""Sums of CPUs are not exact, and 0.3 + 0.1 must fit into 0.4."""
+"""Tolerance for sums of CPUs: 0.3 + 0.1 must fit into 0.4."""
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The pods of one kind: a worker group's, or the head's."""
+    """The pods of a worker group, or of the head."""
 
     name: str
     spec: Document
@@ -28,7 +28,7 @@ class Shape:
 
     @property
     def demand(self) -> Amounts:
-        """What one pod takes of a quota, by the names that quotas have for it."""
+        """What one pod uses of a quota, by the quota's resource names."""
         plain = {name: self.requests.get(name, 0.0) for name in ("cpu", "memory")}
         requests = {f"requests.{name}": value for name, value in self.requests.items()}
         limits = {f"limits.{name}": value for name, value in self.limits.items()}
@@ -36,7 +36,7 @@ class Shape:
 
 
 def shapes(profile: Profile) -> list[Shape]:
-    """The head, with the autoscaler in its pod, and the worker groups."""
+    """The shapes of the head, with the autoscaler in its pod, and of the worker groups."""
     spec = ray_cluster(profile)["spec"]
     autoscaler = {"resources": spec.get("autoscalerOptions", {}).get("resources", {})}
     head = shape("head", spec["headGroupSpec"]["template"]["spec"], [autoscaler])
@@ -44,14 +44,14 @@ def shapes(profile: Profile) -> list[Shape]:
     return [head, *(shape(group.name, s["template"]["spec"], [], group.min, group.max) for s, group in pairs)]
 
 
-def shape(name: str, spec: Document, beside: Iterable[Document] = (), least: int = 1, most: int = 1) -> Shape:
-    """The shape of a pod with this spec; ``beside`` are containers that it gets later."""
-    containers = [*spec["containers"], *beside]
+def shape(name: str, spec: Document, extra: Iterable[Document] = (), least: int = 1, most: int = 1) -> Shape:
+    """The shape of a pod with this spec; ``extra`` are containers that KubeRay adds."""
+    containers = [*spec["containers"], *extra]
     return Shape(name, spec, _sum(containers, "requests"), _sum(containers, "limits"), least, most)
 
 
-def on_nodes(pods: Iterable[Shape], nodes: list[Document], grower: str) -> Found:
-    """For each shape, which nodes could hold such a pod if they were empty; ``grower`` is what may add nodes, if anything."""
+def on_nodes(pods: Iterable[Shape], nodes: list[Document], autoscaler: str) -> Found:
+    """How many nodes could hold a pod of each shape if they were empty; ``autoscaler`` is what may add nodes, or empty."""
     for pod in pods:
         obstacles = [obstacle(node, pod) for node in nodes]
         if fitting := obstacles.count(None):
@@ -59,16 +59,18 @@ def on_nodes(pods: Iterable[Shape], nodes: list[Document], grower: str) -> Found
             yield ok(f"{pod.name}: {fitting} of {len(nodes)} nodes could hold such a pod{together}")
             continue
         reasons = Counter(each for each in obstacles if each).most_common()
-        told = "; ".join(f"{count} of {len(nodes)} {what}" for (what, _), count in reasons) or "there is no node"
-        if grower:
-            yield unknown(f"{pod.name}: no node could hold such a pod now: {told}", f"{grower} may add one: heliostat up tells")
+        shown = "; ".join(f"{count} of {len(nodes)} {what}" for (what, _), count in reasons) or "there is no node"
+        if autoscaler:
+            yield unknown(
+                f"{pod.name}: no node could hold such a pod now: {shown}", f"{autoscaler} may add one: heliostat up reports it"
+            )
         else:
             fixes = dict.fromkeys(fix for (_, fix), _ in reasons)
-            yield problem(f"{pod.name}: no node could hold such a pod: {told}", "; ".join(fixes) or "add nodes")
+            yield problem(f"{pod.name}: no node could hold such a pod: {shown}", "; ".join(fixes) or "add nodes")
 
 
 def obstacle(node: Document, pod: Shape) -> tuple[str, str] | None:
-    """Why a node could not hold such a pod even if it were empty, and how to mend that; None if it could."""
+    """Why an empty node could not hold such a pod, and the fix; None if it could."""
     place = "head" if pod.name == "head" else f"groups.{pod.name}"
     labels = node["metadata"].get("labels", {})
     for key, value in pod.spec.get("nodeSelector", {}).items():
@@ -81,13 +83,13 @@ def obstacle(node: Document, pod: Shape) -> tuple[str, str] | None:
     for name, wanted in pod.requests.items():
         has = amount(node["status"]["allocatable"].get(name, "0"))
         if has + ROUNDING < wanted:
-            what = f"have {_shown(name, has)} {name}, and it asks for {_shown(name, wanted)}"
+            what = f"have {_shown(name, has)} {name}, and it requests {_shown(name, wanted)}"
             return what, f"make the pods of {pod.name} smaller, or add nodes"
     return None
 
 
 def holds(node: Document, pod: Shape) -> int:
-    """How many such pods an empty node could hold, as many as there may be at most."""
+    """How many such pods an empty node could hold, at most the maximum of the group."""
     if obstacle(node, pod):
         return 0
     allocatable = node["status"]["allocatable"]
@@ -95,13 +97,13 @@ def holds(node: Document, pod: Shape) -> int:
 
 
 def in_quota(quota: Document, pods: list[Shape], held: Iterable[Shape]) -> Found:
-    """Whether a quota has room for the head and the least workers, and for how many more; ``held`` are pods of ours in it."""
+    """Whether the head and the minimum of workers fit into a quota, and how many more; ``held`` are our pods in it."""
     name, head, groups = f"quota {quota['metadata']['name']}", pods[0], pods[1:]
     left, least = _left(quota, held), _total((pod, pod.least) for pod in pods)
     if lacking := _short(left, least):
         yield problem(
-            f"{name} has no room for the head and the least workers: {lacking}",
-            "raise it, free what others use (heliostat status), or make head and workers smaller",
+            f"{name} has no room for the head and the minimum of workers: {lacking}",
+            "raise it, free resources of others (heliostat status), or make head and workers smaller",
         )
         return
     room = {pod.name: _room(left, least, pod) for pod in groups}
@@ -110,7 +112,7 @@ def in_quota(quota: Document, pods: list[Shape], held: Iterable[Shape]) -> Found
             lacking = _short(left, _total([(head, 1), (pod, 1)]))
             yield problem(
                 f"{name} has no room for a worker of {pod.name}: {lacking}",
-                f"raise it, free what others use (heliostat status), or make the pods of {pod.name} smaller",
+                f"raise it, free resources of others (heliostat status), or make the pods of {pod.name} smaller",
             )
     counts = ", ".join(f"{room[pod.name]} of {pod.most} {pod.name}" for pod in groups)
     lacking = _short(left, _total((pod, pod.most) for pod in pods))
@@ -118,25 +120,25 @@ def in_quota(quota: Document, pods: list[Shape], held: Iterable[Shape]) -> Found
 
 
 def counts_ours(quota: Document) -> bool:
-    """Whether a quota counts our pods, which have requests, no deadline and no priority class."""
+    """Whether our pods, with requests, no deadline and no priority class, are in the scope of a quota."""
     return "scopeSelector" not in quota["spec"] and set(quota["spec"].get("scopes", [])) <= {"NotTerminating", "NotBestEffort"}
 
 
 def _left(quota: Document, held: Iterable[Shape]) -> Amounts:
-    """What a quota has left, counting as free what our own pods hold."""
+    """What is left of a quota, with the share of our own pods counted as free."""
     used, ours = quota.get("status", {}).get("used", {}), _total((pod, 1) for pod in held)
     hard = quota["spec"].get("hard", {})
     return {name: amount(most) - amount(used.get(name, "0")) + ours.get(name, 0.0) for name, most in hard.items()}
 
 
 def _room(left: Amounts, least: Amounts, pod: Shape) -> int:
-    """How many pods of a shape there is room for, beside the least of the others."""
+    """How many pods of a shape fit, next to the minimum of the others."""
     more = [_times(value - least.get(name, 0), pod.demand[name]) for name, value in left.items() if pod.demand.get(name)]
     return min([pod.most, *(pod.least + count for count in more)])
 
 
 def _short(left: Amounts, demand: Amounts) -> str:
-    """What is not enough, in words; empty if all is."""
+    """The resources that are not enough, in words; empty if all are."""
     lacking = [name for name, value in left.items() if value + ROUNDING < demand.get(name, 0)]
     return ", ".join(f"{name} ({_shown(name, demand[name])} needed, {_shown(name, left[name])} left)" for name in lacking)
 
@@ -161,7 +163,7 @@ def _times(has: float, each: float) -> int:
 
 
 def _shown(name: str, value: float) -> str:
-    """An amount as people write it."""
+    """Format an amount, memory in Gi."""
     return f"{value / 2**30:.4g}Gi" if "memory" in name or "storage" in name else f"{value:g}"
 
 

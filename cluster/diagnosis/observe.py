@@ -1,36 +1,36 @@
-"""What the API server shows of a cluster, asked for as seldom as will do: a silent job is looked at every second for days."""
+"""Reads the state of a cluster from the API server, with few requests: a quiet job is polled every second for days."""
 
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from heliostat.cluster.diagnosis.snapshot import Snapshot, calm, homeless
+from heliostat.cluster.diagnosis.snapshot import Snapshot, all_ready, any_unschedulable
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
 
 EVENTS_SECONDS, NODES_SECONDS = 3.0, 10.0
-"""How old the lists of a whole namespace, and of a whole Kubernetes, may be; nodes are seen twice before a wait is given up."""
+"""The maximum age of namespace-wide and cluster-wide lists; nodes are listed twice before a wait is given up."""
 
 
 class Observer:
-    """Snapshots of one cluster.
+    """Takes snapshots of one cluster.
 
-    While all is well each costs two small requests. The events of the namespace are listed only while something is not
-    ready, and all nodes only while a pod finds none.
+    A snapshot of a healthy cluster costs two small requests. The events of the namespace are listed only while something is
+    not ready, and all nodes only while a pod is unschedulable.
 
     Args:
         kube: the namespace.
         name: of the RayCluster, or of the RayJob that makes one.
-        clock: seconds, for tests.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, kube: KubeRay, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.kube, self.name, self.clock = kube, name, clock
-        self._kept: dict[str, tuple[float, list[Document] | None]] = {}
+        self._cache: dict[str, tuple[float, list[Document] | None]] = {}
 
     def snapshot(self, job: Document | None = None) -> Snapshot:
-        """The cluster now, and what may explain it.
+        """The current state of the cluster, and the objects that may explain it.
 
         Args:
             job: the RayJob that it belongs to, of the same name; the operator then chooses that of the RayCluster.
@@ -38,19 +38,19 @@ class Observer:
         chosen = job.get("status", {}).get("rayClusterName") if job else self.name
         cluster = self.kube.clusters.find(chosen) if chosen else None
         seen = Snapshot(cluster, self._pods(chosen) if chosen else [], [], job, [])
-        if not calm(seen):
+        if not all_ready(seen):
             seen = replace(seen, events=self.events())
-        return replace(seen, nodes=self.nodes()) if homeless(seen) else seen
+        return replace(seen, nodes=self.nodes()) if any_unschedulable(seen) else seen
 
     def events(self) -> list[Document] | None:
-        """The events about the cluster and what belongs to it; None without the right to see them."""
+        """The events about the cluster and its objects; None without the right to list them."""
         events = self._listed("Event", EVENTS_SECONDS)
-        # Kueue's objects are called by the kind and the name of what is in the queue.
+        # Kueue names its objects after the kind and the name of the queued object.
         names = tuple(f"{kind}{self.name}" for kind in ("", "raycluster-", "rayjob-"))
         return events and [event for event in events if event["involvedObject"].get("name", "").startswith(names)]
 
     def nodes(self) -> list[Document] | None:
-        """All nodes; None without the right to see them."""
+        """All nodes; None without the right to list them."""
         return self._listed("Node", NODES_SECONDS)
 
     def _pods(self, cluster: str) -> list[Document]:
@@ -59,11 +59,11 @@ class Observer:
         return found
 
     def _listed(self, kind: str, seconds: float) -> list[Document] | None:
-        at, found = self._kept.get(kind, (float("-inf"), None))
+        at, found = self._cache.get(kind, (float("-inf"), None))
         if self.clock() - at >= seconds:
             try:
                 found = self.kube.api.request("GET", self.kube.api.path(kind))["items"]
             except Forbidden:
                 found = None
-            self._kept[kind] = (self.clock(), found)
+            self._cache[kind] = (self.clock(), found)
         return found

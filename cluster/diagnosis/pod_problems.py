@@ -1,4 +1,4 @@
-"""Why a pod does not come up: its containers, the node that it does not find, its volumes."""
+"""Problems of a pod that does not start: its containers, scheduling, volumes."""
 
 import math
 import re
@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, event_time, group_of, mark_of, marks, statuses
+from heliostat.cluster.diagnosis.snapshot import (
+    Snapshot,
+    amount,
+    event_time,
+    group_of,
+    statuses,
+    template_hash,
+    template_hashes,
+)
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, WorkerGroup, cpus
@@ -15,31 +23,31 @@ from heliostat.cluster.profile import Profile, WorkerGroup, cpus
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
 
 PULL_REASONS = (
-    ("not found", "there is no such image or tag", True),
-    ("no such host", "the node finds no such registry", True),
-    ("denied|unauthorized|forbidden|no basic auth", "the registry knows no such image, or wants a login", True),
-    ("timeout|timed out|deadline exceeded|refused|reset by peer", "the registry does not answer", False),
+    ("not found", "the image or tag does not exist", True),
+    ("no such host", "the node cannot resolve the registry", True),
+    ("denied|unauthorized|forbidden|no basic auth", "the registry does not have the image, or needs a login", True),
+    ("timeout|timed out|deadline exceeded|refused|reset by peer", "the registry does not respond", False),
 )  # fmt: skip
-"""What is in the message of a failed pull, what that means, and whether trying again is in vain."""
+"""A pattern in the message of a failed pull, its meaning, and whether a retry is useless."""
 
 CREATE = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 SECONDS_TO_RETRY = 13
-"""After so long a kubelet has tried a second time to pull an image."""
+"""Seconds until a kubelet has retried to pull an image."""
 
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
-"""Events of cluster autoscalers (the upstream one, Karpenter): a node for this pod is on its way."""
+"""Events of cluster autoscalers (upstream, Karpenter): a node for this pod is being added."""
 
 SECONDS_TO_SCALE_UP = 12
-"""A cluster autoscaler looks every ten seconds; without a sign of it after that, there is none."""
+"""A cluster autoscaler checks every ten seconds; without an event of it after that, there is none."""
 
 HEAD, WORKER = "ray-head", "ray-worker"
-"""The containers with Ray."""
+"""The names of the Ray containers."""
 EPOCH = "1970-01-01T00:00:00Z"
-"""When a container began that could not be started, by containerd."""
+"""The start time that containerd reports for a container that could not be started."""
 
 MOUNTED = ("Pulling", "Pulled", "Created", "Started")
-"""Events of a pod that come after its volumes."""
+"""Events of a pod after its volumes are mounted."""
 
 
 @dataclass(frozen=True)
@@ -55,20 +63,20 @@ class Crash:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the way; it counts as final when it has been there for ``patience`` seconds."""
+    """An obstacle; it counts as final when it has existed for ``patience`` seconds."""
 
     key: str
     what: str
     fix: str
     patience: float = 0.0
     pod: str = ""
-    """Whose log tells more."""
+    """The pod whose log explains it."""
     crash: Crash | None = None
-    """Another pod or container is started after it; so the wait ends only when that crashes, too."""
+    """A crash is followed by another pod or container, so that the wait ends only when that crashes, too."""
 
 
 def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
-    """Images that cannot be pulled, containers that cannot be made, and those that ended."""
+    """Images that cannot be pulled, containers that cannot be created, and containers that exited."""
     name, group = pod["metadata"]["name"], group_of(pod)
     images = {container["name"]: container["image"] for container in pod["spec"].get("containers", [])}
     for status in statuses(pod):
@@ -85,38 +93,38 @@ def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterat
                 2 if final else _start_seconds(profile, group) if _pulls(pod, snapshot.events or []) else SECONDS_TO_RETRY,
             )
         elif reason in CREATE:
-            yield Problem(f"create {group}", f"{group}: a container cannot be made: {message}", _missing_fix(message), 8)
+            yield Problem(f"create {group}", f"{group}: a container cannot be created: {message}", _missing_fix(message), 8)
         elif reason == "CrashLoopBackOff":
-            # The kubelet starts a container again at once after its first crash, and backs off from the second one on.
-            yield Problem(f"crash {group}", f"{group}: {status['name']} crashes again and again", _CRASH_FIX, 0, name)
+            # The kubelet restarts a container at once after its first crash, and backs off from the second one on.
+            yield Problem(f"crash {group}", f"{group}: {status['name']} crashes repeatedly", _CRASH_FIX, 0, name)
         elif _crashed(pod, status["name"], ended, snapshot.head):
             yield _crash(pod, status, ended)
-        elif not status.get("ready") and _crashed(pod, status["name"], before := _run_before(status), snapshot.head):
+        elif not status.get("ready") and _crashed(pod, status["name"], before := _previous_run(status), snapshot.head):
             yield _restarted(pod, status, before)
 
 
-_CRASH_FIX = "mend what the lines tell: often the image (another Ray or Python), a Ray parameter or the environment"
+_CRASH_FIX = "correct what these lines report: often the image (another Ray or Python), a Ray parameter or the environment"
 
 
 SECONDS_TO_REPLACE = 60
-"""By then the operator has replaced a pod whose Ray has ended; it takes seconds."""
+"""By then the operator has replaced a pod whose Ray has exited; it takes seconds."""
 
 
 def _crashed(pod: Document, container: str, ended: Mapping[str, Any], head: Document | None) -> bool:
-    """Whether a container ended by itself, and not because of what happened to its node or its head."""
-    return bool(ended.get("exitCode")) and not _taken_away(pod) and not _lost_its_head(container, ended, head)
+    """Whether a container exited by itself, and not because of its node or its head."""
+    return bool(ended.get("exitCode")) and not _preempted(pod) and not _of_earlier_head(container, ended, head)
 
 
 def _crash(pod: Document, status: Mapping[str, Any], ended: Mapping[str, Any]) -> Problem:
     name, group, container = pod["metadata"]["name"], group_of(pod), status["name"]
     why = _why(ended)
     if container not in (HEAD, WORKER):
-        what = f"{group}: the container {container} of {name} ended ({why})"
-        # Beside a head that runs nothing starts it again: restartPolicy is Never, and the operator looks at Ray's container.
+        what = f"{group}: the container {container} of {name} exited ({why})"
+        # Nothing restarts it beside a running head: restartPolicy is Never, and the operator checks Ray's container.
         patience = 0 if group == "head" else SECONDS_TO_REPLACE
-        return Problem(f"crash {group} {container}", what, f"kubectl logs {name} -c {container} tells more", patience)
+        return Problem(f"crash {group} {container}", what, f"see kubectl logs {name} -c {container}", patience)
     crash = Crash(name, status.get("restartCount", 0), why)
-    what = f"{group}: the pod {name} ended ({why})"
+    what = f"{group}: the pod {name} exited ({why})"
     return Problem(f"crash {group}", what, _crash_fix(ended), SECONDS_TO_REPLACE, name, crash)
 
 
@@ -124,12 +132,12 @@ def _restarted(pod: Document, status: Mapping[str, Any], ended: Mapping[str, Any
     """A container that runs again after a crash, in the same pod, and is not ready yet: its log is that of the new run."""
     name, group = pod["metadata"]["name"], group_of(pod)
     crash = Crash(name, status.get("restartCount", 1) - 1, _why(ended))
-    what = f"{group}: {status['name']} of {name} starts again after it ended ({crash.why})"
+    what = f"{group}: {status['name']} of {name} restarts after it exited ({crash.why})"
     return Problem(f"crash {group}", what, _crash_fix(ended), math.inf, crash=crash)
 
 
-def _run_before(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    """How the run of a container with Ray before this one ended; empty if this is the first, or it does not run."""
+def _previous_run(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    """How the previous run of a running Ray container ended; empty if there was none."""
     running = status["name"] in (HEAD, WORKER) and "running" in status.get("state", {})
     found: Mapping[str, Any] = status.get("lastState", {}).get("terminated") or {} if running else {}
     return found
@@ -144,7 +152,7 @@ def _crash_fix(ended: Mapping[str, Any]) -> str:
 
 
 def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
-    """Of a pod that leaves: a Ray container that had ended before anybody asked for that."""
+    """A Ray container of a terminating pod that had crashed before the pod was deleted."""
     end = datetime.fromisoformat(pod["metadata"]["deletionTimestamp"]).timestamp()
     asked = end - pod["metadata"].get("deletionGracePeriodSeconds", 0)
     for status in pod.get("status", {}).get("containerStatuses", []):
@@ -155,17 +163,17 @@ def crashed_before(pod: Document, head: Document | None) -> Iterator[Problem]:
 
 
 def is_current(pod: Document, cluster: Document | None) -> bool:
-    """Whether a pod has the template that its group has now, not one from before a change."""
-    return cluster is not None and marks(cluster).get(group_of(pod)) == mark_of(pod["metadata"])
+    """Whether a pod has the current template of its group, not one from before a change."""
+    return cluster is not None and template_hashes(cluster).get(group_of(pod)) == template_hash(pod["metadata"])
 
 
-def _taken_away(pod: Document) -> bool:
-    """Whether a pod ended because its node goes or its place is needed: another one comes, and nothing is wrong with it."""
+def _preempted(pod: Document) -> bool:
+    """Whether a pod was preempted or its node drained: it is replaced, and has no fault of its own."""
     return condition(pod, "DisruptionTarget").get("status") == "True"
 
 
-def _lost_its_head(container: str, ended: Mapping[str, Any], head: Document | None) -> bool:
-    """Whether a worker's Ray was that of a head before this one: it ends within a minute, and another pod comes."""
+def _of_earlier_head(container: str, ended: Mapping[str, Any], head: Document | None) -> bool:
+    """Whether a worker belonged to an earlier head: it exits within a minute, and is replaced."""
     began = datetime.fromisoformat(ended.get("startedAt") or EPOCH)
     if container != WORKER or began == datetime.fromisoformat(EPOCH):
         return False
@@ -174,13 +182,13 @@ def _lost_its_head(container: str, ended: Mapping[str, Any], head: Document | No
 
 
 def _pulls(pod: Document, events: list[Document]) -> bool:
-    """Whether an image is being pulled now; the pod's status shows the failure of the last time until the image is there."""
+    """Whether an image is being pulled now; the pod's status shows the last failure until the pull succeeds."""
     last = {reason: [event_time(e) for e in _about(pod, events) if e["reason"] == reason] for reason in ("Pulling", "Failed")}
     return max(last["Pulling"], default=0.0) > max(last["Failed"], default=0.0)
 
 
 def _pull_reason(reason: str, message: str) -> tuple[str, bool]:
-    """Why an image cannot be pulled, and whether it will stay so."""
+    """Why an image cannot be pulled, and whether that is final."""
     for pattern, meaning, final in PULL_REASONS:
         if re.search(pattern, message, re.IGNORECASE):
             return meaning, final
@@ -190,11 +198,11 @@ def _pull_reason(reason: str, message: str) -> tuple[str, bool]:
 def _missing_fix(message: str) -> str:
     if found := re.search(r'(secret|configmap) "([^"]+)" not found', message):
         return f"create the {found[1]} {found[2]}, or remove it from the profile"
-    return "mend what it names in the profile"
+    return "correct what it names in the profile"
 
 
 def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
-    """Why no node takes it."""
+    """Why a pod is unschedulable."""
     scheduled = condition(pod, "PodScheduled")
     if scheduled.get("reason") != "Unschedulable":
         return
@@ -202,8 +210,8 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
     if found := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
         yield Problem(
             f"claim {found[1]}",
-            f"{group}: there is no claim {found[1]}",
-            "set storage.size so that it is made, or correct storage.claim",
+            f"{group}: the claim {found[1]} does not exist",
+            "set storage.size so that it is created, or correct storage.claim",
             2,
         )
         return
@@ -217,7 +225,7 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
         return
     what, possible = _shortage(pod, group, message, snapshot.nodes)
     patience = SECONDS_TO_SCALE_UP if not possible else _start_seconds(profile, group)
-    # Without the right to see nodes or events, what is full and what is on its way cannot be told from what will never be.
+    # Without the right to list nodes or events, a full or growing cluster looks like an impossible request.
     unseen = snapshot.nodes is None or snapshot.events is None
     if unseen or profile.node_autoscaling or _node_is_coming(pod, snapshot.events or []) or _replaceable(profile, group):
         patience = _start_seconds(profile, group) + 60
@@ -225,27 +233,27 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
 
 
 def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | None) -> tuple[str, bool]:
-    """What no node has (left), and whether a node could have it."""
+    """The resources that no node has free, and whether some node has them at all."""
     wanted = _requests(pod)
     short = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", message)))
     asks = ", ".join(f"{name} {_readable(name, wanted[name])}" for name in short if name in wanted)
     if nodes is None:
-        return f"{group}: no node takes its pod: {message}", False
+        return f"{group}: no node accepts its pod: {message}", False
     if not asks:
-        return f"{group}: no node takes its pod: {_plain(message)}", False
+        return f"{group}: no node accepts its pod: {_plain(message)}", False
     fitting = [node for node in nodes if all(amount(node["status"]["allocatable"].get(n, "0")) >= a for n, a in wanted.items())]
     for name in short:
         having = [amount(node["status"]["allocatable"].get(name, "0")) for node in nodes]
         if max(having, default=0) < wanted.get(name, 0):
             many = sum(1 for most in having if most)
             return (
-                f"{group}: no node is big enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
+                f"{group}: no node is large enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
                 f"the largest {_readable(name, max(having, default=0))}",
                 False,
             )
     if not fitting:
-        return f"{group}: no node has together what its pod asks for ({asks}): {_plain(message)}", False
-    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use there", True
+        return f"{group}: no node has everything that its pod requests ({asks}): {_plain(message)}", False
+    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use", True
 
 
 def _shortage_fix(message: str, group: str) -> str:
@@ -253,7 +261,7 @@ def _shortage_fix(message: str, group: str) -> str:
         return f"add the taint that it names to groups.{group}.tolerations"
     if "affinity/selector" in message and "Insufficient" not in message:
         return f"correct groups.{group}.node_selector: kubectl get nodes --show-labels"
-    return f"make the pods of {group} smaller in the profile, free what others use (heliostat status), or add nodes"
+    return f"make the pods of {group} smaller in the profile, free resources of others (heliostat status), or add nodes"
 
 
 def _plain(message: str) -> str:
@@ -285,11 +293,11 @@ def _start_seconds(profile: Profile, group: str) -> float:
 
 
 def _replaceable(profile: Profile, group: str) -> bool:
-    """Whether another group can do the work when this one does not come: then the autoscaler turns to that one."""
-    return any(_stands_in(other, this) for this in profile.groups if this.name == group for other in profile.groups)
+    """Whether the autoscaler can use another group if pods of this one do not start."""
+    return any(_can_replace(other, this) for this in profile.groups if this.name == group for other in profile.groups)
 
 
-def _stands_in(other: WorkerGroup, this: WorkerGroup) -> bool:
+def _can_replace(other: WorkerGroup, this: WorkerGroup) -> bool:
     same_kind = bool(other.gpu) == bool(this.gpu) and other is not this
     return same_kind and other.gpu >= this.gpu and cpus(other.cpu) >= cpus(this.cpu)
 
@@ -298,7 +306,7 @@ def of_volumes(pod: Document, events: list[Document]) -> Iterator[Problem]:
     """Volumes that cannot be mounted."""
     waiting = {(status.get("state", {}).get("waiting") or {}).get("reason") for status in statuses(pod)}
     if pod.get("status", {}).get("phase") != "Pending" or not waiting <= {"ContainerCreating", "PodInitializing"}:
-        return  # what was in the way of the volumes is so no more
+        return  # the volumes have been mounted
     of_pod = _about(pod, events)
     if any(event["reason"] in MOUNTED for event in of_pod):
         return

@@ -1,7 +1,7 @@
-"""Why a cluster or a job does not come up: from what the API server shows to a reason and its cure.
+"""Why a cluster or a job does not start: derives problems with their fix from the objects in the API server.
 
-What is wrong shows in five places, and each kind of fault in another one: conditions of the RayCluster, events, conditions of
-pods, states of init containers and of containers. Which fault shows where, and when, was found by provoking each of them.
+Faults appear in five places, each kind in another one: conditions of the RayCluster, events, conditions of pods, states of init
+containers and of containers. Which fault appears where, and when, was found by provoking each of them.
 """
 
 from collections.abc import Iterator
@@ -9,17 +9,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from heliostat.cluster.diagnosis.pod_problems import Problem, crashed_before, is_current, of_containers, of_node, of_volumes
-from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, leaving
+from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, terminating
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import QUEUE_LABEL, SUSPENDED, Document
 from heliostat.cluster.profile import Profile
 
 SECONDS_TO_TRY_AGAIN = 20.0
-"""By then the operator has taken up a change, and said by an event that it cannot make a pod."""
+"""Seconds until the operator has processed a change, and reported by an event that it cannot create a pod."""
 
 
 def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
-    """Everything that is in the way, the gravest first."""
+    """All problems, the most severe first."""
     if snapshot.job:
         yield from _job_problems(snapshot.job)
         yield from _submitter(snapshot.job, snapshot.events or [])
@@ -32,20 +32,20 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
         yield from of_node(pod, snapshot, profile)
         yield from of_volumes(pod, snapshot.events or [])
     for pod in snapshot.pods:
-        # The operator deletes a crashed pod at once (autoscaler v2), so most crashes are seen on pods that leave.
-        if leaving(pod) and is_current(pod, snapshot.cluster):
+        # The operator deletes a crashed pod at once (autoscaler v2), so most crashes show on terminating pods.
+        if terminating(pod) and is_current(pod, snapshot.cluster):
             yield from crashed_before(pod, snapshot.head)
 
 
 def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:
-    """What the operator says only by an event."""
+    """Problems that the operator reports only by an event."""
     uid, since = cluster["metadata"]["uid"], applied_at(cluster)
     for event in events:
         if event["involvedObject"].get("uid") != uid or event_time(event) < since - 1:
             continue
         reason, message = event["reason"], event.get("message", "")
         if reason.startswith("Invalid"):
-            yield Problem(reason, f"KubeRay refuses the cluster: {message}", "mend the field that it names, then again")
+            yield Problem(reason, f"KubeRay rejects the cluster: {message}", "correct the field that it names, then retry")
         elif reason == "AutoscalerServiceAccountNotFound":
             yield Problem(
                 reason, f"the service account of the head is missing: {message}", "create it, or remove it from the template"
@@ -53,14 +53,14 @@ def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:
 
 
 def _suspended(cluster: Document) -> Iterator[Problem]:
-    """Somebody suspended it while it is waited for; Kueue does that to what is in a queue."""
+    """The cluster was suspended during the wait; in a queue Kueue does that."""
     if cluster["spec"].get("suspend") and QUEUE_LABEL not in cluster["metadata"].get("labels", {}):
-        why = cluster["metadata"].get("annotations", {}).get(SUSPENDED, "by somebody")
+        why = cluster["metadata"].get("annotations", {}).get(SUSPENDED, "by another client")
         yield Problem("suspended", f"the cluster was suspended: {why}", "raise idle_shutdown_seconds, or heliostat up again", 3)
 
 
 def _replica_failure(cluster: Document, events: list[Document]) -> Iterator[Problem]:
-    """The condition stays while the operator backs off, up to minutes: the event tells when it tried last."""
+    """The condition stays during the operator's backoff of up to minutes; the event has the time of the last try."""
     failure = condition(cluster, "ReplicaFailure")
     if failure.get("status") != "True":
         return
@@ -70,47 +70,45 @@ def _replica_failure(cluster: Document, events: list[Document]) -> Iterator[Prob
     for problem in _no_pod(failure.get("message", "")):
         at = f" (tried at {datetime.fromtimestamp(tried, UTC):%H:%M:%S} UTC)" if tried else ""
         if tried and tried < decided_at(cluster):
-            what = f"KubeRay is to try again; before{at}: {problem.what}"
+            what = f"waiting for KubeRay to retry; before{at}: {problem.what}"
             yield replace(problem, key="again", what=what, patience=SECONDS_TO_TRY_AGAIN)
         else:
             yield replace(problem, what=problem.what + at)
 
 
 def _no_pod(message: str) -> Iterator[Problem]:
-    what = f"no pod can be made: {message}"
+    what = f"no pod can be created: {message}"
     if "failed quota" in message:
-        fix = "ask for a LimitRange with a default limits.cpu: heliostat sets none, because it would throttle pods for nothing"
+        fix = "ask for a LimitRange with a default limits.cpu: heliostat sets no CPU limit, because it would throttle pods"
         yield Problem("limits", what, fix, 2)
     elif "exceeded quota" in message:
         yield Problem(
             "quota",
             f"the quota of the namespace is used up: {message}",
-            "free some (heliostat status, heliostat down), or raise it",
+            "free resources (heliostat status, heliostat down), or raise it",
             2,
         )
     elif "violates PodSecurity" in message:
-        yield Problem(
-            "security", what, "use an image that runs as a user other than root; heliostat's manifests fit the standard", 2
-        )
+        yield Problem("security", what, "use an image with a non-root user; heliostat's manifests comply with the standard", 2)
     elif "service account" in message.lower() or "serviceaccount" in message.lower():
         yield Problem("account", what, "create the service account that it names", 2)
     else:
-        yield Problem("replica", what, "mend what it names in the profile", 5)
+        yield Problem("replica", what, "correct what it names in the profile", 5)
 
 
 def _submitter(job: Document, events: list[Document]) -> Iterator[Problem]:
-    """The batch Job that KubeRay makes for a RayJob has its name."""
+    """The batch Job that KubeRay creates for a RayJob has the same name."""
     for event in events:
         about = (event["reason"], event["involvedObject"]["kind"], event["involvedObject"].get("name"))
         if about == ("FailedCreate", "Job", job["metadata"]["name"]) and event_time(event) >= applied_at(job) - 1:
             yield Problem(
-                "submitter", f"the submitter's pod cannot be made: {event.get('message', '')}", "mend what it names", 3
+                "submitter", f"the submitter's pod cannot be created: {event.get('message', '')}", "correct what it names", 3
             )
 
 
 def _job_problems(job: Document) -> Iterator[Problem]:
     status = job.get("status", {})
     if status.get("jobDeploymentStatus") == "ValidationFailed":
-        yield Problem("job", f"KubeRay refuses the job: {status.get('message', '')}", "mend the field that it names")
+        yield Problem("job", f"KubeRay rejects the job: {status.get('message', '')}", "correct the field that it names")
     if status.get("jobDeploymentStatus") == "Failed":
         yield Problem("job", f"the job failed ({status.get('reason', '')}): {status.get('message', '')}", "heliostat status")

@@ -1,4 +1,4 @@
-"""What the API server shows of a cluster at one moment, and how its pods are."""
+"""The objects of a cluster in the API server at one moment, and the state of its pods."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,36 +13,36 @@ from heliostat.cluster.names import MANAGER, TEMPLATE, Document
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that is known of one cluster at one moment."""
+    """The objects of one cluster at one moment."""
 
     cluster: Document | None
     pods: list[Document]
     events: list[Document] | None
-    """None: the user may not list events. Nobody asks for them while all is `calm`."""
+    """None: the user may not list events. They are not listed while it is `all_ready`."""
     job: Document | None = None
     """The RayJob that the cluster belongs to."""
     nodes: list[Document] | None = None
-    """None: the user may not list nodes. Nobody asks for them while no pod is `homeless`."""
+    """None: the user may not list nodes. They are not listed while no pod is unschedulable."""
 
     @property
     def head(self) -> Document | None:
         """The head's pod."""
-        return next((pod for pod in self.pods if group_of(pod) == "head" and not leaving(pod)), None)
+        return next((pod for pod in self.pods if group_of(pod) == "head" and not terminating(pod)), None)
 
     def workers(self, group: str | None = None) -> list[Document]:
         """The workers' pods, of one group or all."""
-        return [pod for pod in self.pods if group_of(pod) != "head" and not leaving(pod) and group in (None, group_of(pod))]
+        return [pod for pod in self.pods if group_of(pod) != "head" and not terminating(pod) and group in (None, group_of(pod))]
 
 
-def calm(seen: Snapshot) -> bool:
-    """Whether all is ready that there shall be: then events can explain nothing."""
+def all_ready(seen: Snapshot) -> bool:
+    """Whether the cluster and all its pods are ready, so that events explain nothing."""
     if seen.cluster is None or seen.head is None or not ready(seen.cluster):
         return False
-    return all(pod_ready(pod) for pod in seen.pods if not leaving(pod))
+    return all(pod_ready(pod) for pod in seen.pods if not terminating(pod))
 
 
-def homeless(seen: Snapshot) -> bool:
-    """Whether some pod finds no node."""
+def any_unschedulable(seen: Snapshot) -> bool:
+    """Whether a pod is unschedulable."""
     return any(condition(pod, "PodScheduled").get("reason") == "Unschedulable" for pod in seen.pods)
 
 
@@ -51,15 +51,15 @@ def pod_ready(pod: Document) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
 
 
-def leaving(pod: Document) -> bool:
+def terminating(pod: Document) -> bool:
     """Whether a pod is being deleted."""
     return "deletionTimestamp" in pod["metadata"]
 
 
 def pod_state(pod: Document) -> str:
-    """How a pod is, in a word or two."""
-    if leaving(pod):
-        return "leaving"
+    """The state of a pod, in a word or two."""
+    if terminating(pod):
+        return "terminating"
     if pod_ready(pod):
         return "ready"
     for status in statuses(pod):
@@ -83,7 +83,7 @@ def event_time(event: Document) -> float:
 
 
 def applied_at(document: Document) -> float:
-    """When somebody last decided about an object, by the API server's clock."""
+    """When an object was last applied, by the API server's clock."""
     times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("operation") == "Apply" and "time" in f]
     return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
 
@@ -100,17 +100,17 @@ def group_of(pod: Document) -> str:
     return "head" if labels.get("ray.io/node-type") == "head" else str(labels.get("ray.io/group", "?"))
 
 
-def mark_of(metadata: Mapping[str, Any]) -> str | None:
-    """The mark of the template that a pod or a template has (`heliostat.cluster.documents.manifests.TEMPLATE`)."""
+def template_hash(metadata: Mapping[str, Any]) -> str | None:
+    """The template hash in the annotations of a pod or a template (`heliostat.cluster.names.TEMPLATE`)."""
     mark: str | None = metadata.get("annotations", {}).get(TEMPLATE)
     return mark
 
 
-def marks(cluster: Document) -> dict[str, str | None]:
-    """The mark of each group's template as it is now; ``head`` for the head's."""
+def template_hashes(cluster: Document) -> dict[str, str | None]:
+    """The current template hash of each group; ``head`` for the head's."""
     spec = cluster["spec"]
     groups = {"head": spec.get("headGroupSpec", {}), **{g["groupName"]: g for g in spec.get("workerGroupSpecs", [])}}
-    return {name: mark_of(group.get("template", {}).get("metadata", {})) for name, group in groups.items()}
+    return {name: template_hash(group.get("template", {}).get("metadata", {})) for name, group in groups.items()}
 
 
 def statuses(pod: Document) -> list[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""Waits that end: a line for what is waited for, and the reason and the cure when it will not come."""
+"""Waits with a status line, which end with reason and fix when the awaited state cannot be reached."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -17,16 +17,16 @@ POLL = 0.5
 READY = "ready"
 """What is waited for when it is there."""
 SILENT_SECONDS = 30
-"""How long the API server may be silent while something is waited for."""
+"""Seconds without a response of the API server until a wait fails."""
 
 
 class Watchdog:
-    """Looks at snapshots, tells what is waited for, and ends the wait when a problem will not go away by itself.
+    """Checks snapshots: returns a status line, and ends the wait when a problem does not go away by itself.
 
     Args:
-        profile: what should be there.
+        profile: the desired cluster.
         log: the last lines of a pod's log.
-        clock: seconds, for tests.
+        clock: a monotonic clock in seconds.
     """
 
     def __init__(self, profile: Profile, log: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
@@ -36,10 +36,10 @@ class Watchdog:
         self._queued = False
 
     def look(self, snapshot: Snapshot) -> str:
-        """What is waited for, in one line.
+        """Check a snapshot; returns a status line.
 
         Raises:
-            NotComing: it will not come, with the reason and the fix.
+            NotComing: the state cannot be reached; with the reason and the fix.
         """
         now, self._queued = self.clock(), queued(snapshot, self.profile)
         found = list(problems(snapshot, self.profile))
@@ -57,7 +57,7 @@ class Watchdog:
         return f"{line} (before: {before})" if before and line != READY else line
 
     def in_queue(self) -> bool:
-        """Whether it waited in a queue when it was last looked at: nobody knows for how long."""
+        """Whether the last snapshot was in a queue, where the wait has no time limit."""
         return self._queued
 
     def _line(self, problem: Problem, pods: frozenset[str], now: float) -> str:
@@ -70,9 +70,9 @@ class Watchdog:
 
 
 def progress(snapshot: Snapshot, profile: Profile) -> str:
-    """What is waited for when nothing is wrong."""
-    if snapshot.events is None:  # they are asked for only when something is not ready
-        return f"{_awaited(snapshot, profile)} (why it may not come stays unseen without the right to list events)"
+    """The status line without a problem."""
+    if snapshot.events is None:  # they are listed only when something is not ready
+        return f"{_awaited(snapshot, profile)} (without the right to list events, problems may stay undetected)"
     return _awaited(snapshot, profile)
 
 
@@ -80,7 +80,7 @@ def _awaited(snapshot: Snapshot, profile: Profile) -> str:
     if queued(snapshot, profile):
         return f"waits in the queue {profile.queue}{_why_queued(snapshot.events or [])}"
     if snapshot.cluster is None:
-        return "waits for the operator to make the cluster"
+        return "waits for the operator to create the cluster"
     if snapshot.cluster["spec"].get("suspend"):
         return "suspended"
     if not snapshot.head:
@@ -92,13 +92,13 @@ def _awaited(snapshot: Snapshot, profile: Profile) -> str:
 
 
 def queued(snapshot: Snapshot, profile: Profile) -> bool:
-    """Whether Kueue keeps a cluster or a job back: both are suspended until there is room for them."""
+    """Whether a cluster or a job is queued: Kueue keeps it suspended until it is admitted."""
     waiting = snapshot.job or snapshot.cluster
     return bool(profile.queue and waiting and waiting["spec"].get("suspend"))
 
 
 def _why_queued(events: list[Document]) -> str:
-    """What Kueue (0.15) says of its Workload, which it makes for each object in a queue."""
+    """The last event of Kueue (0.15) about the Workload, which it creates for each queued object."""
     about = [event for event in events if event["involvedObject"].get("kind") == "Workload"]
     last = max(about, key=event_time, default=None)
     return f": {last['message'][:200]}" if last and last["reason"] == "Pending" else ""
@@ -111,17 +111,17 @@ def poll(
     name: str,
     queued: Callable[[], bool] = lambda: False,
 ) -> Iterator[str]:
-    """Look until it is so; yields what is waited for.
+    """Poll until a condition holds; yields status lines.
 
     Args:
-        look: what is waited for, in a line.
-        until: whether it is so.
-        seconds: how long it may take, without the time in a queue.
-        name: of what is waited for.
+        look: returns a status line, and raises `NotComing`.
+        until: the condition.
+        seconds: the timeout, without the time in a queue.
+        name: of the awaited object.
         queued: whether it is in a queue.
 
     Raises:
-        NotComing: it will not come, or did not in time.
+        NotComing: the condition cannot be reached, or was not in time.
     """
     deadline = time.monotonic() + seconds
     answered = time.monotonic()
@@ -132,7 +132,7 @@ def poll(
                 return
             said = look()
             answered = time.monotonic()
-        except Unreachable as error:  # one answer that is missing is no reason to give up
+        except Unreachable as error:  # a single missing response is not a reason to give up
             if time.monotonic() - answered > SILENT_SECONDS:
                 raise
             said = error.what

@@ -1,9 +1,10 @@
-"""The doctor: what a cluster needs, looked at piece by piece, each with what was found and how to mend it."""
+"""Checks everything that a cluster needs, and reports each finding with its fix."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TypeVar
 
+from heliostat.cluster.diagnosis.findings import Found, problem, unknown
 from heliostat.cluster.errors import Forbidden, KubernetesError, Unauthorized, Unreachable
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
@@ -11,41 +12,12 @@ from heliostat.errors import UserError
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What a check has found."""
-
-    state: Literal["ok", "problem", "unknown"]
-    what: str
-    fix: str = ""
-    check: str = ""
-    """The check's name in its table."""
-
-
-Found = Iterator[Finding]
-
-
-def ok(what: str) -> Finding:
-    """As it should be."""
-    return Finding("ok", what)
-
-
-def problem(what: str, fix: str) -> Finding:
-    """In the way, now or when the cluster grows."""
-    return Finding("problem", what, fix)
-
-
-def unknown(what: str, fix: str) -> Finding:
-    """Not to be seen from here; ``fix`` says how to find out."""
-    return Finding("unknown", what, fix)
-
-
 def examine(profile: Profile | None) -> Found:
-    """Look at everything that a profile needs, or without one at what all of them do.
+    """Check everything that a profile needs, or without one what all profiles need.
 
     Raises:
-        UserError: there is no usable kubeconfig, or its credentials are not valid.
-        Unreachable: the API server does not answer.
+        UserError: the kubeconfig is unusable, or its credentials are invalid.
+        Unreachable: the API server does not respond.
     """
     if profile and profile.platform == "local":
         from heliostat.cluster.doctor.machine import CHECKS
@@ -60,21 +32,22 @@ def examine(profile: Profile | None) -> Found:
 
 
 def results(checks: Mapping[str, Callable[[T], Found]], subject: T) -> Found:
-    """What the checks of a table find; a problem that one of them has told is not told again by another."""
-    told = set()
+    """Run the checks of a table; a problem that several of them find is reported once."""
+    reported = set()
     for name, check in checks.items():
-        for finding in _tried(check, subject):
-            if finding.state != "problem" or finding.what not in told:
+        for finding in _run(check, subject):
+            if finding.state != "problem" or finding.what not in reported:
                 yield replace(finding, check=name)
-            told.add(finding.what)
+            reported.add(finding.what)
 
 
-def _tried(check: Callable[[T], Found], subject: T) -> Found:
+def _run(check: Callable[[T], Found], subject: T) -> Found:
+    """Run a check, with its errors as findings."""
     try:
         yield from check(subject)
     except (Unauthorized, Unreachable):
         raise
     except Forbidden as error:
-        yield unknown(f"no right to look: {error.what}", "ask somebody who has it to run heliostat doctor")
+        yield unknown(f"no right to check it: {error.what}", "ask a user with this right to run heliostat doctor")
     except (UserError, KubernetesError) as error:
         yield problem(error.what, error.fix)

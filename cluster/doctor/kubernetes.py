@@ -1,6 +1,6 @@
-"""The doctor's checks of Kubernetes: what every cluster needs of it.
+"""Checks of Kubernetes for what every profile needs.
 
-A check is a function that yields what it has found, and a row of a table.
+A check is a function that yields findings, and a row of a table.
 """
 
 import re
@@ -13,26 +13,26 @@ from itertools import groupby
 
 from heliostat.cluster.diagnosis import fit
 from heliostat.cluster.diagnosis.checks import check_operator
+from heliostat.cluster.diagnosis.findings import Finding, Found, ok, problem, unknown
 from heliostat.cluster.diagnosis.snapshot import Snapshot, pod_ready
-from heliostat.cluster.doctor import Finding, Found, ok, problem, unknown
-from heliostat.cluster.documents.rbac import missing
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.conditions import observed
 from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.kube.rights import missing
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
 OLDEST = (1, 29)
 ANSWER_SECONDS = 5.0
-"""How long the API server, and a dashboard behind it, may take for its first answer."""
+"""Timeout of the first response of the API server, or of a dashboard behind it."""
 OBSERVE_SECONDS = 30.0
-"""How long KubeRay's operator may take to look at a change."""
+"""Seconds in which KubeRay's operator must process a change."""
 ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
 class Site:
-    """A namespace, and what a profile has there; each thing is asked for once, by the first check that needs it."""
+    """A namespace with the objects of a profile; each is requested once, by the first check that needs it."""
 
     def __init__(self, kube: KubeRay, profile: Profile | None) -> None:
         self.kube, self.api = kube, kube.api
@@ -44,7 +44,7 @@ class Site:
         return self.given
 
     @cached_property
-    def remote(self) -> KubernetesCluster:
+    def cluster(self) -> KubernetesCluster:
         return KubernetesCluster(self.profile, self.kube)
 
     @cached_property
@@ -57,12 +57,12 @@ class Site:
 
     @cached_property
     def pods(self) -> list[Document]:
-        """All pods of the namespace, also those of others."""
+        """All pods of the namespace, including those of others."""
         return self.all(self.api.path("Pod"))
 
     @cached_property
     def snapshot(self) -> Snapshot:
-        return self.remote.snapshot()
+        return self.cluster.snapshot()
 
     @property
     def head_is_ready(self) -> bool:
@@ -91,7 +91,7 @@ def _server(site: Site) -> Found:
         yield problem(f"Kubernetes {version} is too old", f"upgrade it to {OLDEST[0]}.{OLDEST[1]} or later")
         return
     review = site.api.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", {})
-    yield ok(f"Kubernetes {version} knows you as {review['status']['userInfo']['username']}")
+    yield ok(f"Kubernetes {version} authenticates you as {review['status']['userInfo']['username']}")
 
 
 def _kuberay(site: Site) -> Found:
@@ -105,7 +105,7 @@ def _kuberay(site: Site) -> Found:
 
 
 def _operator(site: Site) -> Found:
-    """The operator may run outside of the cluster, or where we may not look; then its work tells."""
+    """The operator may run outside of the cluster, or its pods may be hidden; then its work shows whether it runs."""
     with suppress(Forbidden):
         for deployment in site.all("/apis/apps/v1/deployments", "app.kubernetes.io/name in (kuberay-operator, kuberay)"):
             name, place = deployment["metadata"]["name"], deployment["metadata"]["namespace"]
@@ -125,22 +125,22 @@ def _works(site: Site) -> Finding:
         clusters = site.kube.clusters.list()
     for cluster in clusters:
         late = not observed(cluster) and time.time() - _changed(cluster) > OBSERVE_SECONDS
-        # One that the operator refuses stays as it is, but there is an event.
+        # The operator does not process an invalid one, but reports an event.
         if late and not site.events(cluster):
             return problem(
-                f"KubeRay's operator has not taken up RayCluster {_full_name(cluster)}",
-                "look whether it runs: kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator",
+                f"KubeRay's operator has not processed RayCluster {_full_name(cluster)}",
+                "check that it runs: kubectl get pods -A -l app.kubernetes.io/name=kuberay-operator",
             )
     for cluster in filter(observed, clusters):
-        return ok(f"it has taken up RayCluster {_full_name(cluster)}, as it is now")
+        return ok(f"it has processed the latest change of RayCluster {_full_name(cluster)}")
     return unknown(
-        "there is no pod of it to be seen, and no RayCluster that it has taken up",
-        "kubectl get deployments -A | grep kuberay; or heliostat up, which says within seconds if nobody takes it up",
+        "no pod of it is visible, and no RayCluster that it has processed",
+        "kubectl get deployments -A | grep kuberay; or heliostat up, which fails within seconds without an operator",
     )
 
 
 def _changed(document: Document) -> float:
-    """When an object was last changed, by the API server's clock."""
+    """The time of the last change of an object, by the API server's clock."""
     times = [field["time"] for field in document["metadata"].get("managedFields", []) if "time" in field]
     return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
 
@@ -155,33 +155,33 @@ def _rights(site: Site) -> Found:
     for (resource, why), rights in groupby(lacking, lambda right: (right.resource, right.why)):
         verbs = ", ".join(right.verb for right in rights)
         yield problem(
-            f"no right to {verbs} {resource}, which it takes to {why}", f"ask for it: heliostat render {profile} --rbac"
+            f"no right to {verbs} {resource}, which is needed to {why}", f"ask for it: heliostat render {profile} --rbac"
         )
     if not lacking:
-        yield ok("all that heliostat's commands need")
+        yield ok("all rights that heliostat's commands need")
 
 
 def _namespace(site: Site) -> Found:
     name = site.api.namespace
     namespace = site.api.request("GET", site.api.path("Namespace", name))
     if namespace["status"]["phase"] == "Terminating":
-        yield problem(f"namespace {name} is being deleted", "use another one, or wait and make it again")
+        yield problem(f"namespace {name} is being deleted", "use another one, or wait and create it again")
         return
     level = namespace["metadata"].get("labels", {}).get(ENFORCE, "privileged")
     yield ok(f"{name}; its pod-security level is {level}, and heliostat's pods fit all levels")
 
 
 def _dns(site: Site) -> Found:
-    """Workers find their head by its name, and so do autoscalers the API server."""
+    """Workers resolve the name of their head, and autoscalers that of the API server."""
     for service in site.all("/api/v1/namespaces/kube-system/services", "k8s-app=kube-dns"):
         yield ok(f"service {service['metadata']['name']} in namespace kube-system")
         return
     for pod in site.pods:
         if pod["metadata"].get("labels", {}).get("ray.io/node-type") == "worker" and pod_ready(pod):
-            yield ok(f"the worker {pod['metadata']['name']} has found its head")
+            yield ok(f"the worker {pod['metadata']['name']} has resolved its head")
             return
     yield unknown(
-        "there is no service with the label k8s-app=kube-dns in namespace kube-system",
+        "no service in namespace kube-system has the label k8s-app=kube-dns",
         "kubectl run dns --rm -it --restart=Never --image=busybox -- nslookup kubernetes.default",
     )
 

@@ -1,4 +1,4 @@
-"""The doctor's checks of this machine, for profiles of local clusters."""
+"""Checks of this machine for local profiles."""
 
 import os
 import socket
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from heliostat.cluster.doctor import Found, ok, problem
+from heliostat.cluster.diagnosis.findings import Found, ok, problem
 from heliostat.cluster.profile import Profile, size
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import PORTS
@@ -37,23 +37,23 @@ def _ports(profile: Profile) -> Found:
         with ExitStack() as stack:
             ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]
     except OSError as error:
-        yield problem(f"no free port at 127.0.0.1: {error}", "end programs that hold many of them, or a firewall's rule")
+        yield problem(f"no free port at 127.0.0.1: {error}", "stop programs that use many of them, or change the firewall")
     else:
-        yield ok(f"{len(ports)} free ones, as many as a head needs")
+        yield ok(f"{len(ports)} free ones, which a head needs")
 
 
 def _memory(profile: Profile) -> Found:
-    """Ray counts a node's memory and does not enforce it; but work that was promised so much will use it."""
+    """Ray counts the memory of nodes without enforcing it, but their work may use it."""
     free = psutil.virtual_memory().available
     least = size(profile.head.memory) + sum(group.min * size(group.memory) for group in profile.groups)
     most = size(profile.head.memory) + sum(group.max * size(group.memory) for group in profile.groups)
-    told = f"{free / 2**30:.1f}Gi free"
+    shown = f"{free / 2**30:.1f}Gi free"
     if least > free:
-        yield problem(f"{told}, but head and least nodes are promised {least / 2**30:.1f}Gi", "set memory or min lower")
+        yield problem(f"{shown}, but the head and the minimum of nodes have {least / 2**30:.1f}Gi", "set memory or min lower")
     elif most > free:
-        yield problem(f"{told}, but all groups at their max are promised {most / 2**30:.1f}Gi", "set memory or max lower")
+        yield problem(f"{shown}, but all groups at their max have {most / 2**30:.1f}Gi", "set memory or max lower")
     else:
-        yield ok(f"{told}, and at most {most / 2**30:.1f}Gi are promised to head and nodes")
+        yield ok(f"{shown}, and head and nodes have at most {most / 2**30:.1f}Gi")
 
 
 def _storage(profile: Profile) -> Found:
@@ -61,19 +61,17 @@ def _storage(profile: Profile) -> Found:
     if "://" in uri:
         yield ok(uri)
         return
-    there = next(path for path in (Path(uri), *Path(uri).parents) if path.exists())
-    if os.access(there, os.W_OK | os.X_OK) and there.is_dir():
+    existing = next(path for path in (Path(uri), *Path(uri).parents) if path.exists())
+    if os.access(existing, os.W_OK | os.X_OK) and existing.is_dir():
         yield ok(f"runs are kept in {uri}")
     else:
-        yield problem(
-            f"storage.uri is {uri}, but {there} is no folder that can be written to", "set storage.uri to one that can"
-        )
+        yield problem(f"storage.uri is {uri}, but {existing} is not a writable folder", "set storage.uri to one that is")
 
 
 def _cluster(profile: Profile) -> Found:
     state = LocalCluster(profile).state()
     if state.state == "failed":
-        yield problem(f"{state.name}: {state.detail}", f"heliostat up {state.name} starts it anew")
+        yield problem(f"{state.name}: {state.detail}", f"heliostat up {state.name} restarts it")
     else:
         yield ok(f"{state.name} is {state.state}" + (f": {state.detail}" if state.detail else ""))
 

@@ -1,4 +1,4 @@
-"""The doctor's checks of what a profile needs of its namespace, and of its cluster when that runs."""
+"""Checks of the namespace for what a profile needs, and of its cluster if it runs."""
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -6,19 +6,19 @@ from typing import Any
 
 from heliostat.cluster.diagnosis import fit
 from heliostat.cluster.diagnosis.checks import check_claim
+from heliostat.cluster.diagnosis.findings import Found, ok, problem, unknown
 from heliostat.cluster.diagnosis.pod_problems import PULL
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import group_of
 from heliostat.cluster.diagnosis.wait import progress
-from heliostat.cluster.doctor import Found, ok, problem, unknown
 from heliostat.cluster.doctor.kubernetes import ANSWER_SECONDS, Site
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.names import Document
-from heliostat.cluster.profile import installed_ray
+from heliostat.cluster.ray_version import installed_ray
 
-PATIENCE = 60.0
-"""What may take longer than this to go away by itself is work in progress, such as a node that starts."""
+PROGRESS_SECONDS = 60.0
+"""A problem that may last longer than this is work in progress, such as a node that starts."""
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"
 ONE_NODE = (
     "ebs.csi.aws.com", "kubernetes.io/aws-ebs", "pd.csi.storage.gke.io", "kubernetes.io/gce-pd", "disk.csi.azure.com",
@@ -36,7 +36,7 @@ def _quota(site: Site) -> Found:
         if "limits.cpu" in quota["spec"].get("hard", {}):
             yield from _cpu_limits(site, quota["metadata"]["name"])
     if not quotas:
-        yield ok("there is none")
+        yield ok("none")
 
 
 def _cpu_limits(site: Site, quota: str) -> Found:
@@ -44,16 +44,16 @@ def _cpu_limits(site: Site, quota: str) -> Found:
     if not any("cpu" in limit.get("default", {}) for each in ranges for limit in each["spec"]["limits"]):
         yield problem(
             f"quota {quota} limits limits.cpu, so pods without a CPU limit are refused, and heliostat's have none",
-            "remove limits.cpu from it (requests.cpu does the counting), or add a LimitRange with a default",
+            "remove limits.cpu from it (requests.cpu is sufficient), or add a LimitRange with a default",
         )
 
 
 def _nodes(site: Site) -> Found:
-    yield from fit.on_nodes(site.shapes, site.nodes, _grower(site))
+    yield from fit.on_nodes(site.shapes, site.nodes, _node_autoscaler(site))
 
 
-def _grower(site: Site) -> str:
-    """What adds nodes to this cluster when pods need them; empty if nothing is seen to."""
+def _node_autoscaler(site: Site) -> str:
+    """The node autoscaler of this cluster; empty if none is detected."""
     if any(group["name"] == "karpenter.sh" for group in site.api.request("GET", "/apis")["groups"]):
         return "Karpenter"
     with suppress(NotFound, Forbidden):
@@ -65,7 +65,7 @@ def _grower(site: Site) -> str:
 def _storage(site: Site) -> Found:
     storage = site.profile.storage
     if not storage.claim:
-        yield ok(f"{storage.uri}; pods reach it by themselves")
+        yield ok(f"{storage.uri}; pods access it directly")
         return
     check_claim(site.profile, site.kube)
     claim = site.kube.objects("PersistentVolumeClaim").find(storage.claim)
@@ -76,14 +76,14 @@ def _storage(site: Site) -> Found:
         yield problem(f"claim {storage.claim} has lost its volume", "restore the volume, or use another claim")
         return
     wanted = claim["spec"].get("storageClassName") if claim else storage.storage_class
-    yield from _storage_class(site, wanted, f"claim {storage.claim} {'waits for a volume' if claim else 'is to be made'}")
+    yield from _storage_class(site, wanted, f"claim {storage.claim} {'waits for a volume' if claim else 'will be created'}")
 
 
 def _storage_class(site: Site, name: str | None, claim: str) -> Found:
     classes = {each["metadata"]["name"]: each for each in site.all(site.api.path("StorageClass"))}
     defaults = [n for n, each in classes.items() if each["metadata"].get("annotations", {}).get(DEFAULT_CLASS) == "true"]
     chosen = name or next(iter(defaults), "")
-    listed = f"there is {', '.join(classes)}" if classes else "there is none"
+    listed = f"existing ones: {', '.join(classes) or 'none'}"
     if not chosen:
         yield problem(f"{claim}, but no storage class is the default one", f"set storage.storage_class; {listed}")
     elif chosen not in classes:
@@ -98,7 +98,7 @@ def _storage_class(site: Site, name: str | None, claim: str) -> Found:
 
 
 def _image(site: Site) -> Found:
-    """Nothing is pulled: pods and nodes tell whether somebody has done so already."""
+    """Nothing is pulled: pods and nodes show whether the image has been pulled before."""
     image, users = site.profile.image, []
     for pod in site.pods:
         for state, asked_for in _containers(pod):
@@ -118,7 +118,7 @@ def _image(site: Site) -> Found:
         if having := sum(any(name == image or name.endswith(f"/{image}") for name in names) for names in known):
             yield ok(f"{having} of {len(known)} nodes have {image}")
             return
-    yield unknown(f"no pod and no node has {image} yet", "heliostat up tells within seconds whether it can be pulled")
+    yield unknown(f"no pod and no node has {image} yet", "heliostat up reports within seconds if it cannot be pulled")
 
 
 def _containers(pod: Document) -> Iterator[tuple[dict[str, Any], str]]:
@@ -140,7 +140,7 @@ def _secrets(site: Site) -> Found:
         if secret is None:
             kind = "docker-registry" if key == "image_pull_secrets" else "generic"
             yield problem(
-                f"{key} names {name}, but namespace {site.api.namespace} has no such secret",
+                f"{key} names {name}, but namespace {site.api.namespace} does not have this secret",
                 f"kubectl create secret {kind} {name} -n {site.api.namespace} ..., or correct {key}",
             )
         elif key == "image_pull_secrets" and "docker" not in secret["type"]:
@@ -150,22 +150,22 @@ def _secrets(site: Site) -> Found:
         else:
             yield ok(f"{name} ({key})")
     if not named:
-        yield ok("the profile names none")
+        yield ok("none in the profile")
 
 
 def _documents(site: Site) -> Found:
     tried = documents(site.profile, site.api.features)
     for document in tried:
         site.kube.objects(document["kind"]).apply(document, force=True, dry_run=True)
-    yield ok(f"the API server would take all of them: {', '.join(document['kind'] for document in tried)}")
+    yield ok(f"the API server accepts all of them: {', '.join(document['kind'] for document in tried)}")
 
 
 def _cluster(site: Site) -> Found:
     snapshot, name = site.snapshot, site.profile.name
     if snapshot.cluster is None:
-        yield ok(f"{name} is not there; heliostat up {name} makes it")
+        yield ok(f"{name} does not exist; heliostat up {name} creates it")
         return
-    lasting = [each for each in problems(snapshot, site.profile) if each.patience < PATIENCE or each.crash]
+    lasting = [each for each in problems(snapshot, site.profile) if each.patience < PROGRESS_SECONDS or each.crash]
     for each in lasting:
         yield problem(each.what, each.fix)
     if not lasting:
@@ -177,7 +177,7 @@ def _token(site: Site) -> Found:
         return
     name = site.profile.name
     try:
-        # With the right to pass the API server, but without a token for the dashboard.
+        # With access through the API server, but without a token for the dashboard.
         path = f"{site.api.path('Service', f'{name}-head-svc:dashboard')}/proxy/api/version"
         site.api.raw("GET", path, timeout=ANSWER_SECONDS)
     except Unauthorized:
@@ -187,22 +187,22 @@ def _token(site: Site) -> Found:
         return
     else:
         yield problem(
-            f"the dashboard of {name} asks for no token: whoever reaches it can run programs there",
+            f"the dashboard of {name} requires no token: anyone with access to it can run programs there",
             f"heliostat up {name} --yes, which sets authOptions.mode: token and replaces the pods",
         )
         return
     try:
-        site.remote.dashboard().jobs()
+        site.cluster.dashboard().jobs()
     except (Unauthorized, NotFound) as error:
-        yield problem(error.what, f"heliostat down {name}, then up: its pods and its secret do not belong together")
+        yield problem(error.what, f"heliostat down {name}, then up: the token in its Secret is not that of its pods")
     else:
-        yield ok("the dashboard lets ours in, and nobody without one")
+        yield ok("the dashboard accepts the token, and requires one")
 
 
 def _version(site: Site) -> Found:
     wanted, here = site.profile.ray_version, installed_ray()
-    with suppress(Unauthorized, Unreachable, NotFound):  # what is in the way has been told
-        if site.head_is_ready and (there := site.remote.dashboard().version()) != wanted:
+    with suppress(Unauthorized, Unreachable, NotFound):  # another check reports these
+        if site.head_is_ready and (there := site.cluster.dashboard().version()) != wanted:
             yield problem(
                 f"the cluster runs Ray {there}, but ray_version is {wanted}",
                 f"set ray_version: {there} and an image with it, then heliostat up {site.profile.name}",
@@ -210,8 +210,8 @@ def _version(site: Site) -> Found:
             return
     if here != wanted:
         yield problem(
-            f"ray_version is {wanted}, but this machine has Ray {here}: a session's Ray Client needs the same on both sides",
-            f"pip install ray=={wanted} here, or use an image with {here}",
+            f"ray_version is {wanted}, but this machine has Ray {here}: Ray Client needs the same on both sides",
+            f"use an image with {here}, and set ray_version: {here}",
         )
     else:
         yield ok(f"Ray {here} here and in the profile{' and in the cluster' if site.head_is_ready else ''}")
@@ -222,10 +222,11 @@ def _policy(site: Site) -> Found:
         return
     name = site.profile.name
     if site.kube.objects("NetworkPolicy").find(name):
-        yield ok(f"{name} is there; whether it is enforced is up to the cluster's network")
+        yield ok(f"{name} exists; whether it is enforced depends on the cluster's network plugin")
     else:
         yield problem(
-            f"{name} has no network policy: every pod of Kubernetes reaches its ports", f"heliostat up {name} makes it"
+            f"{name} has no network policy: every pod in the Kubernetes cluster can access its ports",
+            f"heliostat up {name} creates it",
         )
 
 

@@ -1,1 +1,1 @@
-"""From a profile to Kubernetes documents: pure functions, and the operator's own rules."""
+"""Kubernetes documents of a profile, and the operator's validation rules: pure functions."""

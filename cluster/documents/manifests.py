@@ -1,7 +1,7 @@
-"""From a profile to Kubernetes documents: pure functions, nothing is sent and nothing is read.
+"""Kubernetes documents of a profile: pure functions without input or output.
 
-The documents hold no field that the autoscaler owns (``replicas``, ``workersToDelete``) and no default that the API server
-fills in; a value that is not set is not there, because to KubeRay an unset field and a zero are different things.
+The documents have no field that the autoscaler owns (``replicas``, ``workersToDelete``) and no default that the API server
+fills in. A value that is not set is left out, because KubeRay distinguishes an unset field from a zero.
 """
 
 import json
@@ -13,13 +13,13 @@ from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, PORTS, QUEUE_LAB
 from heliostat.cluster.profile import Profile
 
 FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
-"""What KubeRay versions know beyond the oldest that is supported; of a live cluster the API server's schema tells."""
+"""The fields of KubeRay versions beyond the oldest supported one; a live cluster has them in its API schema."""
 
-SCRIPT = Path(__file__).parents[1] / "in_pod/inside.py"
+PROGRAMS = Path(__file__).parents[1] / "in_pod"
 
 
 def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> list[Document]:
-    """Everything that a standing cluster needs, in the order in which it must be applied."""
+    """All documents of a standing cluster, in the order in which they must be applied."""
     return [
         *_claim(profile),
         head_files(profile),
@@ -29,13 +29,13 @@ def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> l
 
 
 def unknown_to(profile: Profile, features: frozenset[str]) -> dict[str, tuple[str, str, str]]:
-    """The keys of a profile that a KubeRay with these features would leave out: their value, what it lacks, what to do."""
+    """Keys of a profile that a KubeRay with these features would ignore: their value, the missing feature, the fix."""
     found = {}
     if profile.tls and "tlsOptions" not in features:
         found["tls"] = ("true", "TLS", "remove tls from the profile")
     for group in profile.groups:
         if group.priority and "priority" not in features:
-            instead = "remove priority: then equal groups are filled alike"
+            instead = "remove priority: then all groups have the same"
             found[f"groups.{group.name}.priority"] = (str(group.priority), "priorities", instead)
     return found
 
@@ -60,12 +60,12 @@ def ray_job(
     entrypoint: str | None = None,
     runtime_env: str | None = None,
 ) -> Document:
-    """A job with a cluster for itself, which is deleted with it.
+    """A job with its own cluster, which is deleted with it.
 
     Args:
         profile: the cluster.
         name: the job's name, at most 47 characters.
-        features: what the operator knows.
+        features: of the operator.
         entrypoint: the shell command, started by the operator; None: the client uploads the code and submits (InteractiveMode).
         runtime_env: Ray's runtime environment as YAML, with an entrypoint.
     """
@@ -75,7 +75,7 @@ def ray_job(
         "preRunningDeadlineSeconds": 600 + max(group.start_seconds for group in profile.groups),
         "activeDeadlineSeconds": int(profile.job_hours * 3600),
         # Not deletionRules: the webhook of Kueue (0.15), which every RayJob passes, makes the rule for a job that failed before
-        # it ran invalid. Without that rule its cluster would stay for ever.
+        # it ran invalid. Without that rule its cluster would never be deleted.
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 60,
         "rayClusterSpec": _cluster_spec(profile, name, features, standing=False),
@@ -84,16 +84,16 @@ def ray_job(
         spec |= {"entrypoint": entrypoint, "runtimeEnvYAML": runtime_env or "{}"}
     document: Document = {"apiVersion": API_VERSION, "kind": "RayJob", "metadata": metadata(profile, name), "spec": spec}
     if profile.queue:
-        # Kueue starts a job by lifting its suspension.
+        # Kueue starts a job by resuming it.
         spec["suspend"] = True
         document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
     return document
 
 
 def network_policy(profile: Profile, name: str) -> Document:
-    """Only the cluster's own pods reach its pods; all others, with the token, the dashboard.
+    """Admit only the cluster's own pods; the dashboard, which requires the token, is open to all.
 
-    The dashboard must be open for the operator and for the API server's proxy, which no selector can name.
+    The operator and the API server's proxy need it, and no selector matches the latter.
     """
     own = {"matchLabels": {CLUSTER_LABEL: name}}
     return {
@@ -136,7 +136,7 @@ def _autoscaling(profile: Profile) -> Document:
             "resources": resources(profile.autoscaler.cpu, profile.autoscaler.memory),
             "securityContext": RESTRICTED,
             "env": env({
-                # After so long a pod that is still Pending is given up, and another group of the same shape is asked.
+                # After this time a Pending pod is abandoned, and another group of the same shape is tried.
                 "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": max(group.start_seconds for group in profile.groups),
                 "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": 60,
                 "RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S": 300,
@@ -146,13 +146,18 @@ def _autoscaling(profile: Profile) -> Document:
 
 
 def head_files(profile: Profile) -> Document:
-    """What the head reads: the watcher's program, and the nodes that there may be, which change without a restart."""
+    """The files of the head: the idle watcher, and the possible nodes, which may change without a restart."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(profile, profile.name),
-        "data": {"inside.py": SCRIPT.read_text(), "nodes.json": json.dumps(profile.capacity)},
+        "data": {**program("idle"), "nodes.json": json.dumps(profile.capacity)},
     }
+
+
+def program(name: str) -> dict[str, str]:
+    """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
+    return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py")}
 
 
 def _claim(profile: Profile) -> list[Document]:
@@ -168,12 +173,12 @@ def _claim(profile: Profile) -> list[Document]:
         "metadata": metadata(profile, storage.claim),
         "spec": spec,
     }
-    del document["metadata"]["labels"][CLUSTER_LABEL]  # it may be shared by several clusters
+    del document["metadata"]["labels"][CLUSTER_LABEL]  # several clusters may share it
     return [document]
 
 
 def metadata(profile: Profile, name: str) -> Document:
-    """The name, the namespace and the labels of a document."""
+    """The metadata of a document: name, namespace and labels."""
     labels = {"app.kubernetes.io/managed-by": "heliostat", CLUSTER_LABEL: profile.name}
     document: Document = {"name": name, "labels": labels}
     if profile.namespace:

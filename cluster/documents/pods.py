@@ -1,4 +1,4 @@
-"""The groups of a cluster: their pods, and what Ray is told about them."""
+"""The head and worker groups of a cluster: pod templates, resources and labels."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from heliostat.config import digest
 from heliostat.environment import NODES_FILE, STORAGE
 
 HEAD_GRACE = 10
-"""The head does not end by SIGTERM, so each second of grace is a second of waiting (seen on KubeRay 1.6.1, Ray 2.60)."""
+"""The head does not exit on SIGTERM, so a longer grace period only delays its deletion (KubeRay 1.6.1, Ray 2.60)."""
 FILES = "/opt/heliostat"
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -17,20 +17,20 @@ RESTRICTED = {
     "runAsNonRoot": True,
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-"""What the pod-security standard "restricted" asks of every container."""
+"""What the pod-security standard "restricted" requires of every container."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # Ray Client's server dies of a fork now and then (Ray 2.60, ray#63202).
+    # Without it Ray Client's server sometimes crashes on a fork (Ray 2.60, ray#63202).
     "GRPC_ENABLE_FORK_SUPPORT": "0",
-    # In a pod of its own a worker has nobody to yield to.
+    # A worker has its pod to itself and needs no low priority.
     "RAY_worker_niceness": "0",
 }
 
 
 def head_group(profile: Profile, name: str, standing: bool) -> Document:
-    """The head; that of a standing cluster is also told which nodes there may be, and watched for idleness."""
+    """The head group; in a standing cluster it also has the list of possible nodes, and an idle watcher."""
     head = profile.head
     ray = _ray_container(profile, "ray-head", head)
     ray["ports"] = [{"containerPort": port, "name": port_name} for port_name, port in PORTS.items()]
@@ -46,17 +46,17 @@ def head_group(profile: Profile, name: str, standing: bool) -> Document:
         "resources": {"CPU": "0", "driver": str(head.drivers)},
         "template": _template(profile, name, head, containers, volumes, HEAD_GRACE),
     }
-    return _marked(document)
+    return _with_template_hash(document)
 
 
 def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str]) -> Document:
-    """A worker group."""
+    """The spec of a worker group."""
     container = _ray_container(profile, "ray-worker", group)
     container["env"] += env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds})
     if group.gpu:
         for kind in ("limits", "requests"):
             container["resources"][kind][group.gpu_resource] = str(group.gpu)
-    # Longer than the drain, so that a worker ends by itself and not by SIGKILL.
+    # Longer than the drain, so that a worker exits by itself and not by SIGKILL.
     template = _template(profile, name, group, [container], [], grace=group.drain_seconds + 20)
     template["spec"]["automountServiceAccountToken"] = False
     document: Document = {
@@ -67,7 +67,7 @@ def worker_group(profile: Profile, name: str, group: WorkerGroup, features: froz
         "rayStartParams": {},
         "template": template,
     }
-    _marked(document)
+    _with_template_hash(document)
     if profile.queue:
         return {**document, "replicas": group.max}
     document["idleTimeoutSeconds"] = group.idle_seconds
@@ -77,14 +77,14 @@ def worker_group(profile: Profile, name: str, group: WorkerGroup, features: froz
 
 
 def priority_of(group: WorkerGroup) -> int:
-    """Which group is filled first: what the profile says, else spot before on-demand."""
+    """The priority of a group, higher ones are filled first: from the profile, else spot before on-demand."""
     if group.priority is not None:
         return group.priority
     return 10 if group.market == "spot" else 0
 
 
 def ray_labels(group: WorkerGroup) -> dict[str, str]:
-    """The labels by which a task can ask for nodes of this group."""
+    """The labels by which a task can request nodes of this group."""
     labels: dict[str, str] = {"ray.io/market-type": group.market}
     if group.gpu_type:
         labels["ray.io/accelerator-type"] = group.gpu_type
@@ -101,7 +101,7 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
         "env": env({
             **SETTINGS,
             STORAGE: storage.root,
-            # A gang waits for its slowest pod; when Train gives up earlier, the autoscaler begins anew each time.
+            # A placement group waits for its slowest pod; if Train timed out earlier, the autoscaler would restart each time.
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300 + max(group.start_seconds for group in profile.groups),
             **profile.env,
         }),
@@ -143,7 +143,7 @@ def _template(
         "metadata": {
             "labels": labels,
             "annotations": {
-                # Ray's autoscaler decides when a pod goes; a node's must not take one away from a running job.
+                # Ray's autoscaler decides when a pod is removed; a node autoscaler must not evict one from a running job.
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                 "karpenter.sh/do-not-disrupt": "true",
             },
@@ -152,34 +152,42 @@ def _template(
     }
 
 
-def _marked(group: Document) -> Document:
-    """A group whose pods carry a mark of all that only a new pod takes over, so that old ones can be told."""
+def _with_template_hash(group: Document) -> Document:
+    """Annotate the pods of a group with a hash of everything that needs a new pod, so that outdated ones are recognized."""
     fixed = [group["template"]["spec"], group.get("resources"), group.get("labels")]
     group["template"]["metadata"]["annotations"][TEMPLATE] = digest(fixed)
     return group
 
 
 def _watcher(profile: Profile) -> Document:
-    """The container that suspends the cluster after a time without work; the head's service account may do that."""
+    """The container that suspends the cluster after a time without work, with the head's service account."""
     return {
         "name": "idle-watcher",
         "image": profile.image,
-        "command": ["python", "-u", f"{FILES}/inside.py", "idle"],
+        **run_program("idle"),
         "env": [
             *env({"CLUSTER": profile.name, "IDLE_SECONDS": profile.idle_shutdown_seconds}),
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
             {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": profile.name, "key": TOKEN_KEY}}},
         ],
+    }
+
+
+def run_program(name: str) -> Document:
+    """The fields of a container that runs a program of `heliostat.cluster.in_pod` from the volume ``files``."""
+    return {
+        "command": ["python", "-u", "-m", f"in_pod.{name}"],
+        "workingDir": FILES,
         "resources": resources("50m", "128Mi"),
         "securityContext": RESTRICTED,
-        "volumeMounts": [{"name": "files", "mountPath": FILES}],
+        "volumeMounts": [{"name": "files", "mountPath": f"{FILES}/in_pod"}],
     }
 
 
 def resources(cpu: str, memory: str) -> Document:
-    """Memory requests equal to limits, so that no pod is killed for what another one took.
+    """Memory requests equal to limits, so that no pod is killed for the memory of another one.
 
-    CPU has no limit: it would only slow a pod down while its node has cores to spare.
+    There is no CPU limit: it would throttle a pod while its node has idle cores.
     """
     return {"limits": {"memory": memory}, "requests": {"cpu": cpu, "memory": memory}}
 

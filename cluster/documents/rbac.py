@@ -1,29 +1,27 @@
-"""The rights that heliostat's commands need in a namespace, what each is for, and which of them a user lacks."""
+"""The rights that heliostat's commands need in a namespace, and what each is for."""
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from heliostat.cluster.kube.api import KINDS, Api
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
 
 NAME = "heliostat-user"
 USERS = "heliostat-users"
-"""The group of users that the binding names, unless another one is given."""
-ASKED_AT_ONCE = 8
-RBAC = KINDS["Role"].group
+"""The default group of users in the binding."""
+RBAC = "rbac.authorization.k8s.io"
+"""The API group of roles and their bindings."""
 
 
 @dataclass(frozen=True)
 class Right:
-    """To do something with objects of one kind."""
+    """A verb on objects of one kind."""
 
     group: str
     resource: str
-    """The plural of a kind, with a subresource perhaps: ``pods/log``."""
+    """The plural of a kind, or a subresource such as ``pods/log``."""
     verb: str
     why: str
-    """What fails without it."""
+    """What it is needed for."""
 
     def __str__(self) -> str:
         return f"{self.verb} {self.resource}"
@@ -32,55 +30,52 @@ class Right:
 RIGHTS = tuple(
     Right(group, resource, verb, why)
     for group, resource, verbs, why in (
-        # An apply is a patch, and where there is nothing yet a create, too; before it heliostat looks at what there is.
-        ("ray.io", "rayclusters", "get create patch", "bring a cluster up, wake it, and see how it is"),
-        ("ray.io", "rayclusters", "delete", "take a cluster down"),
-        ("ray.io", "rayclusters", "list", "see whether KubeRay's operator works (doctor)"),
-        ("ray.io", "rayjobs", "get create patch delete", "run a job on a cluster of its own (--ephemeral)"),
-        ("", "configmaps", "get create patch delete", "bring a cluster up and take it down, with the files of its head"),
-        ("networking.k8s.io", "networkpolicies", "get create patch delete", "close a cluster to pods that are not its own"),
-        ("", "persistentvolumeclaims", "get create patch", "make the claim where runs are kept"),
-        ("", "pods", "list", "show nodes, and explain what is wrong"),
-        ("", "pods", "delete", "replace pods, where a change of the profile needs that"),
+        # An apply is a patch, and of a new object also a create; heliostat gets the live object first.
+        ("ray.io", "rayclusters", "get create patch", "start, resume and show a cluster"),
+        ("ray.io", "rayclusters", "delete", "delete a cluster"),
+        ("ray.io", "rayclusters", "list", "check that KubeRay's operator works (doctor)"),
+        ("ray.io", "rayjobs", "get create patch delete", "run a job on its own cluster (--ephemeral)"),
+        ("", "configmaps", "get create patch delete", "start and delete a cluster, with the files of its head"),
+        ("networking.k8s.io", "networkpolicies", "get create patch delete", "isolate a cluster from other pods"),
+        ("", "persistentvolumeclaims", "get create patch", "create the claim for the storage of runs"),
+        ("", "pods", "list", "show nodes, and explain problems"),
+        ("", "pods", "delete", "replace pods after a change of the profile"),
         ("", "pods/log", "get", "show the last lines of a pod that crashed"),
-        # A port-forward is opened by a GET; since Kubernetes 1.35 that needs the right to create, too.
+        # A port-forward is opened by a GET; since Kubernetes 1.35 that also needs the right to create.
         ("", "pods/portforward", "get create", "open a session: the dashboard and Ray Client on this machine"),
         # The verb follows from the HTTP method of a request to the dashboard: GET, POST and PUT.
-        ("", "services/proxy", "get", "show jobs, what they print, and how busy nodes are"),
+        ("", "services/proxy", "get", "show jobs, their output, and the usage of nodes"),
         ("", "services/proxy", "create", "submit and stop jobs"),
         ("", "services/proxy", "update", "upload a job's code"),
-        # Of the whole namespace: the operator chooses the name of an ephemeral cluster, which is that of its secret.
-        ("", "secrets", "get", "read a cluster's token, without which its dashboard is closed"),
-        ("", "events", "list", "explain what is wrong: some faults show nowhere else"),
-        ("batch", "cronjobs", "get list create patch delete", "make, list and delete nightly runs"),
-        ("ray.io", "rayjobs", "list", "delete nightly runs, also one that runs now"),
-        # What starts a nightly run gets an account and a role of its own. Kubernetes lets nobody give more than he has.
-        ("", "serviceaccounts", "get create patch delete", "make and delete nightly runs"),
-        (RBAC, "roles", "get create patch delete", "make and delete nightly runs"),
-        (RBAC, "rolebindings", "get create patch delete", "make and delete nightly runs"),
-        ("kueue.x-k8s.io", "localqueues", "get", "see that the queue of a profile is there"),
-        ("", "resourcequotas", "list", "tell how many workers the quota has room for (doctor)"),
-        # That of a namespace itself belongs to the namespace: no right for the whole cluster is needed.
-        ("", "namespaces", "get", "see the namespace's pod-security level (doctor)"),
+        # For the whole namespace: the operator chooses the name of an ephemeral cluster, which is also its secret's.
+        ("", "secrets", "get", "read a cluster's token for its dashboard"),
+        ("", "events", "list", "explain problems that are reported by events only"),
+        ("batch", "cronjobs", "get list create patch delete", "create, list and delete scheduled runs"),
+        ("ray.io", "rayjobs", "list", "delete scheduled runs, including a running one"),
+        # The launcher of scheduled runs has its own account and role; Kubernetes lets a user grant no right that he lacks.
+        ("", "serviceaccounts", "get create patch delete", "create and delete scheduled runs"),
+        (RBAC, "roles", "get create patch delete", "create and delete scheduled runs"),
+        (RBAC, "rolebindings", "get create patch delete", "create and delete scheduled runs"),
+        ("kueue.x-k8s.io", "localqueues", "get", "check that the queue of a profile exists"),
+        ("", "resourcequotas", "list", "check how many workers fit into the quota (doctor)"),
+        # The right to get a namespace can be granted in it: no cluster-wide right is needed.
+        ("", "namespaces", "get", "check the namespace's pod-security level (doctor)"),
     )
     for verb in verbs.split()
 )
-"""All of them. What heliostat reads of the whole cluster, nodes and storage classes, it can do without."""
+"""All rights that are needed. Cluster-wide ones, to read nodes and storage classes, are optional."""
 
 
 def role(profile: Profile, users: str = USERS) -> list[Document]:
-    """A Role with exactly these rights, and its binding to a group of users, for the profile's namespace."""
-    version = KINDS["Role"].api_version
+    """A Role with exactly these rights, and its binding to a group of users, in the profile's namespace."""
     metadata: Document = {"name": NAME, "labels": {"app.kubernetes.io/managed-by": "heliostat"}}
     if profile.namespace:
         metadata["namespace"] = profile.namespace
-    note = {
-        "kubernetes.io/description": "Who may use heliostat here: put your own groups, users or service accounts in subjects."
-    }
+    note = {"kubernetes.io/description": "Who may use heliostat here: set subjects to your groups, users or service accounts."}
     return [
-        {"apiVersion": version, "kind": "Role", "metadata": metadata, "rules": granting(RIGHTS)},
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": granting(RIGHTS)},
         {
-            "apiVersion": version,
+            "apiVersion": f"{RBAC}/v1",
             "kind": "RoleBinding",
             "metadata": {**metadata, "annotations": note},
             "roleRef": {"apiGroup": RBAC, "kind": "Role", "name": NAME},
@@ -90,7 +85,7 @@ def role(profile: Profile, users: str = USERS) -> list[Document]:
 
 
 def granting(rights: tuple[Right, ...]) -> list[Document]:
-    """The rules of a Role that grants these rights, as few as can be."""
+    """The shortest list of rules for a Role that grants these rights."""
     verbs: dict[tuple[str, str], list[str]] = {}
     for right in rights:
         verbs.setdefault((right.group, right.resource), []).append(right.verb)
@@ -98,14 +93,3 @@ def granting(rights: tuple[Right, ...]) -> list[Document]:
     for (group, resource), allowed in verbs.items():
         resources.setdefault((group, tuple(allowed)), []).append(resource)
     return [{"apiGroups": [group], "resources": names, "verbs": list(allowed)} for (group, allowed), names in resources.items()]
-
-
-def missing(api: Api) -> list[Right]:
-    """The rights that the user of a connection lacks in its namespace; asking needs none."""
-
-    def may(right: Right) -> bool:
-        resource, _, subresource = right.resource.partition("/")
-        return api.may(right.verb, resource, right.group, subresource)
-
-    with ThreadPoolExecutor(ASKED_AT_ONCE) as threads:
-        return [right for right, granted in zip(RIGHTS, threads.map(may, RIGHTS), strict=True) if not granted]

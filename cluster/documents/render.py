@@ -1,6 +1,6 @@
-"""A profile's Kubernetes documents as text, for ``kubectl apply``, for GitOps and for reading.
+"""Kubernetes documents of a profile as YAML, for ``kubectl apply``, GitOps and reading.
 
-``python -m heliostat.cluster.documents.render`` writes those of the bundled profiles anew, into ``cluster/manifests/``.
+``python -m heliostat.cluster.documents.render`` writes those of the bundled profiles to ``cluster/manifests/``.
 """
 
 import io
@@ -19,15 +19,15 @@ from heliostat.errors import UserError
 
 FOLDER = Path(__file__).parents[1] / "manifests"
 OLDEST = min(FEATURES)
-"""The KubeRay whose documents every supported one takes."""
+"""The KubeRay version whose documents all supported ones accept."""
 PLAIN = re.compile(r"(?!(y|n|yes|no|on|off|true|false|null)$)[a-z/][\w./@-]*(:[\w./@-]+)*", re.IGNORECASE)
-"""Texts that need no quotes, also for a reader of YAML 1.1, as kubectl is one, to whom ``on`` and ``12:30`` are no texts."""
+"""Strings that need no quotes, even in YAML 1.1, as kubectl reads it, where ``on`` and ``12:30`` are not strings."""
 BLOCK = re.compile(r"\S[^\r\x85\u2028\u2029]*\n[^\r\x85\u2028\u2029]*")
-"""Texts that every reader takes from a block as they are."""
+"""Strings that every parser reads unchanged from a block."""
 
 
 def text(documents: Iterable[Document], made_by: str) -> str:
-    """The documents as a YAML stream, in their own order, without anchors; ``made_by`` is the command that gives it."""
+    """Dump documents as a YAML stream, with keys in order and no anchors; ``made_by`` is the command that prints it."""
     yaml = YAML()
     yaml.Representer = _Representer
     yaml.width = 1 << 20
@@ -43,7 +43,7 @@ def rendered(profile: Profile, version: str = OLDEST) -> list[Document]:
     """The documents of a profile for a KubeRay version.
 
     Raises:
-        UserError: the profile has none, or wants what that KubeRay cannot do.
+        UserError: the profile is a local one, or needs a newer KubeRay.
     """
     if profile.platform == "local":
         raise UserError(f"platform of {profile.name} is local: it has no Kubernetes documents", "use another profile")
@@ -53,7 +53,7 @@ def rendered(profile: Profile, version: str = OLDEST) -> list[Document]:
 
 
 class _Representer(RoundTripRepresenter):
-    """Texts of many lines as blocks, and the same part written out each time."""
+    """Represents multi-line strings as blocks, and repeats equal parts instead of aliases."""
 
     def ignore_aliases(self, data: object) -> bool:
         return True
@@ -67,7 +67,7 @@ _Representer.add_representer(str, _Representer.text)
 
 
 def main() -> None:
-    """Write the documents of the bundled profiles anew."""
+    """Write the documents of the bundled profiles."""
     for path in sorted(BUNDLED.glob("*.yaml")):
         profile = find(str(path))
         if profile.platform == "kubernetes":

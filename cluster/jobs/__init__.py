@@ -1,1 +1,1 @@
-"""Ray's dashboard: what runs on a cluster, and how jobs get there and are followed."""
+"""Ray's dashboard: submits, follows and lists jobs, and reports the usage of nodes."""

@@ -1,7 +1,7 @@
-"""A Ray cluster's dashboard: jobs, packages and nodes over HTTP, whichever way leads there.
+"""Client of a Ray dashboard: jobs, packages and nodes over HTTP.
 
-Ray's own ``JobSubmissionClient`` needs Ray of the same version, and cannot go through the API server's proxy with a client
-certificate; this needs neither. Every answer that is not the expected one is an exception of `heliostat.cluster.errors`.
+Ray's own ``JobSubmissionClient`` needs the same Ray version, and cannot pass the API server's proxy with a client certificate;
+this one needs neither. Every unexpected response is an exception of `heliostat.cluster.errors`.
 """
 
 import json
@@ -19,11 +19,11 @@ from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFo
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
 UPLOAD = urllib3.Timeout(connect=600, read=600)
-"""urllib3 sends a body under the time limit of the connection (2.8)."""
+"""urllib3 (2.8) applies the connect timeout while it sends a body."""
 
 
 class Socket(Protocol):
-    """A websocket, as the package ``websocket-client`` has it."""
+    """A websocket of the package ``websocket-client``."""
 
     def recv(self) -> str | bytes: ...
     def settimeout(self, seconds: float) -> None: ...
@@ -32,17 +32,17 @@ class Socket(Protocol):
 
 @dataclass(frozen=True)
 class Endpoint:
-    """How to reach a dashboard: its URL, the headers that open it, and a connection pool that trusts it."""
+    """How to reach a dashboard: its URL, the headers with its token, and the connection pool."""
 
     url: str
     headers: Callable[[], dict[str, str]]
     pool: urllib3.PoolManager
     open_socket: Callable[[str], Socket]
-    """A websocket to a path of the dashboard."""
+    """Opens a websocket to a path of the dashboard."""
 
 
 def by_port(port: int, token: str) -> Endpoint:
-    """The way to a dashboard at a port of this machine, behind a token."""
+    """The endpoint of a dashboard with token authentication at a local port."""
     headers = {"Authorization": f"Bearer {token}"}
 
     def open_socket(path: str) -> Socket:
@@ -54,7 +54,7 @@ def by_port(port: int, token: str) -> Endpoint:
 
 @dataclass(frozen=True)
 class Job:
-    """A job as the dashboard tells of it; times are in seconds since the epoch."""
+    """A job as the dashboard reports it; times are in seconds since the epoch."""
 
     id: str
     status: str
@@ -65,12 +65,12 @@ class Job:
     started: float | None = None
     ended: float | None = None
     kind: str = "SUBMISSION"
-    """SUBMISSION, or DRIVER: a Ray Client session or another process that has joined the cluster."""
+    """SUBMISSION, or DRIVER: a Ray Client session or another process that has connected to the cluster."""
     metadata: Mapping[str, str] = field(default_factory=dict)
     node: str = ""
-    """The node that it is driven from."""
+    """The node of its driver."""
     said: str = ""
-    """The newest line that it has printed, where that was asked for."""
+    """The last line that it has printed; only from `Dashboard.jobs_with_last_line`."""
 
     @property
     def done(self) -> bool:
@@ -97,44 +97,42 @@ class Dashboard:
     """Requests to one dashboard.
 
     Args:
-        way: how to reach it.
+        endpoint: how to reach it.
         name: the cluster's name, for messages.
     """
 
-    def __init__(self, way: Endpoint, name: str) -> None:
-        self.way, self.name = way, name
+    def __init__(self, endpoint: Endpoint, name: str) -> None:
+        self.endpoint, self.name = endpoint, name
 
     def version(self) -> str:
         """The version of Ray in the cluster."""
         return str(self._json("GET", "/api/version")["ray_version"])
 
     def jobs(self) -> list[Job]:
-        """The submitted jobs, and the other drivers that are or were connected."""
+        """List the submitted jobs, and other drivers that are or were connected."""
         return [Job.of(answer) for answer in self._json("GET", "/api/jobs/")]
 
-    def speaking(self) -> list[Job]:
-        """The jobs, those that run with the newest line that they have printed."""
-        return [
-            replace(job, said=self._newest_line(job)) if job.status == "RUNNING" and job.node else job for job in self.jobs()
-        ]
+    def jobs_with_last_line(self) -> list[Job]:
+        """List the jobs, running ones with the last line that they have printed."""
+        return [replace(job, said=self._last_line(job)) if job.status == "RUNNING" and job.node else job for job in self.jobs()]
 
-    def _newest_line(self, job: Job) -> str:
+    def _last_line(self, job: Job) -> str:
         query = f"node_id={job.node}&filename=job-driver-{job.id}.log&lines=1"
-        answer = self._request("GET", f"/api/v0/logs/file?{query}", ok=(200, 404, 500))
-        # Ray says 500 for a log that is not there yet.
-        lines = answer.data.decode(errors="replace").splitlines() if answer.status == 200 else []
+        response = self._request("GET", f"/api/v0/logs/file?{query}", ok=(200, 404, 500))
+        # Ray responds with 500 for a log that does not exist yet.
+        lines = response.data.decode(errors="replace").splitlines() if response.status == 200 else []
         return lines[-1].strip() if lines else ""
 
     def job(self, job_id: str) -> Job:
-        """One submitted job.
+        """Get a submitted job.
 
         Raises:
-            NotFound: there is none of that id; after a restart of the head, none that was submitted before.
+            NotFound: no job has that id; a restarted head has none of the earlier jobs.
         """
         return Job.of(self._json("GET", f"/api/jobs/{job_id}"))
 
     def submit(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
-        """Start a job on the head. Submitting the same id again changes nothing."""
+        """Start a job on the head; does nothing if a job with that id exists."""
         body = {
             "submission_id": job_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env), "metadata": dict(metadata),
         }  # fmt: skip
@@ -142,7 +140,7 @@ class Dashboard:
             self._json("POST", "/api/jobs/", json.dumps(body).encode())
 
     def stop(self, job_id: str) -> bool:
-        """Ask a job to stop; False if it had ended already."""
+        """Request that a job stops; False if it has finished already."""
         return bool(self._json("POST", f"/api/jobs/{job_id}/stop")["stopped"])
 
     def has_package(self, uri: str) -> bool:
@@ -154,19 +152,19 @@ class Dashboard:
         self._request("PUT", f"/api/packages/{uri.replace('://', '/')}", data, timeout=UPLOAD)
 
     def get(self, path: str) -> Any:
-        """The JSON document at a path."""
+        """Get the JSON document at a path."""
         return self._json("GET", path)
 
     def logs(self, job_id: str) -> str:
-        """All that a job has printed so far."""
+        """Get the output of a job so far."""
         return str(self._json("GET", f"/api/jobs/{job_id}/logs")["logs"])
 
     def tail(self, job_id: str) -> Socket:
-        """A websocket on which everything arrives that a job prints, from its first line on."""
-        return self.way.open_socket(f"/api/jobs/{job_id}/logs/tail")
+        """Open a websocket that sends the output of a job, from its first line on."""
+        return self.endpoint.open_socket(f"/api/jobs/{job_id}/logs/tail")
 
-    def answers(self, within: float) -> Iterator[KubernetesError | None]:
-        """Knock until somebody answers: yields what is in the way each time, and None at last."""
+    def retry(self, within: float) -> Iterator[KubernetesError | None]:
+        """Retry until the dashboard responds: yields the error of each attempt, then None."""
         deadline = time.monotonic() + within
         while True:
             try:
@@ -181,12 +179,12 @@ class Dashboard:
                 return
 
     def _json(self, method: str, path: str, body: bytes | None = None) -> Any:
-        answer = self._request(method, path, body)
+        response = self._request(method, path, body)
         try:
-            return json.loads(answer.data)
+            return json.loads(response.data)
         except ValueError:
             raise Unreachable(
-                f"the dashboard of {self.name} answered {method} {path} with something else than JSON", "heliostat doctor"
+                f"the dashboard of {self.name} responded to {method} {path} with something other than JSON", "heliostat doctor"
             ) from None
 
     def _request(
@@ -197,38 +195,38 @@ class Dashboard:
         ok: tuple[int, ...] = (200,),
         timeout: urllib3.Timeout = TIMEOUT,
     ) -> urllib3.BaseHTTPResponse:
-        headers = {**self.way.headers(), "Content-Type": "application/json"}
+        headers = {**self.endpoint.headers(), "Content-Type": "application/json"}
         try:
-            answer = self.way.pool.request(
-                method, f"{self.way.url}{path}", body=body, headers=headers, timeout=timeout, retries=False
+            response = self.endpoint.pool.request(
+                method, f"{self.endpoint.url}{path}", body=body, headers=headers, timeout=timeout, retries=False
             )
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"the dashboard of {self.name} does not answer: {error}", "heliostat doctor says why") from None
-        if answer.status in ok:
-            return answer
-        raise _refused(self.name, answer.status, answer.data.decode(errors="replace").strip())
+        if response.status in ok:
+            return response
+        raise _refused(self.name, response.status, response.data.decode(errors="replace").strip())
 
 
 def _refused(name: str, status: int, text: str) -> KubernetesError:
-    """What an HTTP status of a dashboard, or of the API server before it, means."""
+    """The exception for an error response of a dashboard, or of the API server's proxy in front of it."""
     if "authentication token" in text:
         return Unauthorized(
-            f"the dashboard of {name} refused the token: {text[:200]}",
-            f"the pods of {name} and its Secret do not belong together: heliostat down {name}, then up",
+            f"the dashboard of {name} rejected the token: {text[:200]}",
+            f"the token in the Secret is not that of the pods of {name}: heliostat down {name}, then up",
         )
-    if '"kind":"Status"' in text:  # the API server's own words, from the proxy in front of the dashboard
+    if '"kind":"Status"' in text:  # a response of the API server, from the proxy in front of the dashboard
         message = json.loads(text).get("message", text)
         if status == 401:
-            return Unauthorized(f"the API server before {name} does not know these credentials", "log in again")
+            return Unauthorized(f"the API server in front of {name} rejects these credentials", "log in again")
         if status == 403:
             return Forbidden(
                 f"no right to reach the dashboard of {name}: {message}", "heliostat render --rbac lists the rights"
             )
-        return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status says how it is")
+        return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status shows its state")
     if status == 404:
-        return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs there are")
+        return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs")
     if status in (502, 503, 504):
-        return Unreachable(f"the dashboard of {name} answered {status}: {text[:200]}", "heliostat status says how it is")
+        return Unreachable(f"the dashboard of {name} answered {status}: {text[:200]}", "heliostat status shows its state")
     if "already exists" in text:
-        return Conflict(f"the job exists already: {text[-300:]}", "give another name")
-    return KubernetesError(f"the dashboard of {name} answered {status}: {text[-600:]}", "mend what it names")
+        return Conflict(f"the job exists already: {text[-300:]}", "use another name")
+    return KubernetesError(f"the dashboard of {name} answered {status}: {text[-600:]}", "correct what it names")

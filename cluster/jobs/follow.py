@@ -1,4 +1,4 @@
-"""A job on a cluster, from its submission to its end, whatever happens on the way."""
+"""Submits a job and follows it until it has finished, across lost connections."""
 
 import shlex
 import sys
@@ -18,28 +18,28 @@ from heliostat.errors import ContactLost, JobFailed, Stopped
 
 POLL = 1.0
 LOST_SECONDS = 60.0
-"""How long nobody may answer before following a job is given up; the job itself goes on."""
+"""Seconds without a response until following a job is given up; the job itself continues."""
 CLOSE_SECONDS = 3.0
-"""How long Ray takes at most to send the rest of a log after the job's end; it reads once a second."""
-BEGINNING = 256
-"""How many characters of its beginning tell a log from another one."""
+"""Seconds that Ray needs at most to send the rest of a log after the job has finished; it reads once a second."""
+PREFIX = 256
+"""Characters at the start of a log by which it is recognized after a reconnect."""
 STOP_SECONDS = 60
-"""How long a job that is asked to stop may take for its last checkpoint."""
+"""Seconds that a stopping job has for its last checkpoint."""
 
 Look = Callable[[], str]
-"""Looks at the cluster: what a job waits for, in a line; raises `NotComing` if that will not come."""
+"""Checks the cluster: returns what a job waits for, in a line; raises `NotComing` if it will not come."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be run, and where its code is."""
+    """A command to run, and the directory of its code."""
 
     job_id: str
     argv: list[str]
     working_dir: Path
     env: Mapping[str, str] = field(default_factory=dict)
     isolated: bool = False
-    """Whether the working directory is kept off the search path of Ray's processes, see `packaging`."""
+    """Whether the working directory stays off the search path of Ray's processes, see `packaging`."""
 
     @property
     def entrypoint(self) -> str:
@@ -49,11 +49,11 @@ class Work:
 
 
 def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) -> None:
-    """Send the code and start the job; ``code`` is what `packages` has made of the working directory.
+    """Upload the code and start the job; ``code`` are the `packages` of the working directory.
 
     Raises:
         UserError: the working directory is too big.
-        KubernetesError: the cluster does not take it.
+        KubernetesError: the cluster refuses it.
     """
     code = code or packages(work.working_dir, work.isolated)
     upload(dashboard, code)
@@ -69,25 +69,24 @@ def follow(
     look: Look = lambda: "",
     again: str = "heliostat logs",
     interrupted: Callable[[], bool] = lambda: False,
-    otherwise: Callable[[], Job | None] = lambda: None,
+    fallback: Callable[[], Job | None] = lambda: None,
 ) -> Job:
-    """Print what a job prints until it has ended, and return how.
+    """Print the output of a job until it has finished, and return its final state.
 
-    The end comes from the polled status, never from the log, which is only a stream that may break; it is taken up where it
-    broke.
+    The final state comes from the polled status, never from the log stream, which is reconnected when it breaks.
 
     Args:
         dashboard: of the cluster.
         job_id: the job.
-        write: gets the job's output, in pieces.
-        say: told in one line what is waited for, empty when nothing is.
-        look: looks at the cluster while the job has not begun to print.
+        write: called with the job's output, in pieces.
+        say: called with a line that says what the job waits for, empty if for nothing.
+        look: checks the cluster while the job prints nothing.
         again: the command that follows the job again, for messages.
-        interrupted: whether somebody wants the end; then the cluster is looked at also while the job prints.
-        otherwise: how the job has ended by what another witness says, asked when the dashboard does not answer; None: not yet.
+        interrupted: whether the user has interrupted; then the cluster is also checked while the job prints.
+        fallback: the final state from another source, asked when the dashboard does not respond; None: not finished.
 
     Raises:
-        ContactLost: nobody answers for a minute; the job may go on.
+        ContactLost: no response for a minute; the job may continue.
         JobFailed: the cluster has lost the job.
         NotComing: what the job waits for will not come.
     """
@@ -96,51 +95,50 @@ def follow(
     try:
         while True:
             try:
-                job = _known(dashboard, job_id)
+                job = _job(dashboard, job_id)
                 if job.done:
                     return job
-                say("" if log.flows() and not interrupted() else look())
+                say("" if log.active() and not interrupted() else look())
                 answered = time.monotonic()
             except KubernetesError as error:
-                if ended := _witnessed(otherwise):
+                if ended := _final_state(fallback):
                     return ended
-                silent = time.monotonic() - answered
-                if silent > LOST_SECONDS or interrupted():
+                silence = time.monotonic() - answered
+                if silence > LOST_SECONDS or interrupted():
                     raise ContactLost(
                         f"lost contact with job {job_id}, which may still run: {error.what}\n  follow it again: {again}"
                     ) from None
-                say(f"contact lost for {silent:.0f} s; trying again")
+                say(f"contact lost for {silence:.0f} s; retrying")
             time.sleep(POLL)
     finally:
         log.finish()
 
 
-def _witnessed(otherwise: Callable[[], Job | None]) -> Job | None:
+def _final_state(fallback: Callable[[], Job | None]) -> Job | None:
     try:
-        return otherwise()
+        return fallback()
     except KubernetesError:
-        return None  # nobody answers at all
+        return None  # this source does not respond either
 
 
-def _known(dashboard: Dashboard, job_id: str) -> Job:
+def _job(dashboard: Dashboard, job_id: str) -> Job:
     try:
         return dashboard.job(job_id)
     except NotFound:
         raise JobFailed(
-            f"the cluster does not know job {job_id} any more: its head was restarted\n"
-            "  the same command again goes on from the last checkpoint"
+            f"the cluster has lost job {job_id}: its head was restarted\n  the same command resumes from the last checkpoint"
         ) from None
 
 
 def check(job: Job, name: str) -> None:
-    """Raise what a job's end means; nothing if it succeeded.
+    """Raise an exception unless the job succeeded.
 
     Raises:
         JobFailed: it failed; its exit code is the job's own.
-        Stopped: somebody stopped it.
+        Stopped: it was stopped.
     """
     if job.status == "STOPPED":
-        raise Stopped(f"{name} was stopped; the same command goes on from the last checkpoint")
+        raise Stopped(f"{name} was stopped; the same command resumes from the last checkpoint")
     if job.status == "FAILED":
         error = JobFailed(_why(job))
         error.exit_code = job.exit_code or 1
@@ -155,24 +153,24 @@ def _why(job: Job) -> str:
 
 
 class _Log:
-    """A job's output: a thread reads it from a websocket, and takes it up again where that broke."""
+    """The output of a job: a thread reads it from a websocket, and continues after a reconnect where it broke."""
 
     def __init__(self, dashboard: Dashboard, job_id: str, write: Callable[[str], Any]) -> None:
         self._dashboard, self._job_id, self._write = dashboard, job_id, write
-        self._written, self._beginning = 0, ""
+        self._written, self._prefix = 0, ""
         self._last = time.monotonic()
-        self._over, self._closed = threading.Event(), threading.Event()
+        self._stop, self._closed = threading.Event(), threading.Event()
         self._socket: Any = None
         self._refused: websocket.WebSocketBadStatusException | None = None
         self._unwritable: OSError | None = None
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def flows(self) -> bool:
-        """Whether something was printed in the last seconds: then nobody needs to say what is waited for.
+    def active(self) -> bool:
+        """Whether the job has printed something in the last seconds: then it waits for nothing.
 
         Raises:
-            Forbidden: the output is kept from us.
+            Forbidden: the output is refused.
         """
         if self._unwritable:
             raise self._unwritable
@@ -181,32 +179,32 @@ class _Log:
         return time.monotonic() - self._last < 3 and self._written > 0
 
     def finish(self) -> None:
-        """Stop reading, and write what has not come through the websocket."""
+        """Stop reading, and write the output that the websocket has not delivered."""
         try:
             text = self._dashboard.logs(self._job_id)
         except KubernetesError:
-            text = ""  # the end is known, and the rest of the output is out of reach
+            text = ""  # the final state is known, and the rest of the output cannot be read
         if len(text) < self._written:
-            # The log was rotated: what was in the old file comes by the websocket that is open, or not at all.
+            # The log was rotated: the rest of the old file comes through the open websocket only.
             self._closed.wait(CLOSE_SECONDS)
-        self._over.set()
+        self._stop.set()
         if self._socket is not None:
             self._socket.settimeout(0.1)
         self._thread.join(5)
         self._take(text[self._skipped(text) :])
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._stop.is_set():
             try:
                 self._read()
             except websocket.WebSocketBadStatusException as error:
                 if error.status_code in (401, 403):
                     self._refused = error
                     return
-                self._over.wait(POLL)
+                self._stop.wait(POLL)
             except (KubernetesError, OSError, websocket.WebSocketException):
-                # The status tells how it ends; the stream is only taken up again.
-                self._over.wait(POLL)
+                # The final state comes from the status; the stream is only reconnected.
+                self._stop.wait(POLL)
 
     def _read(self) -> None:
         self._socket = self._dashboard.tail(self._job_id)
@@ -214,15 +212,15 @@ class _Log:
         skip: int | None = None
         try:
             self._socket.settimeout(0.5)
-            while not self._over.is_set():
+            while not self._stop.is_set():
                 try:
                     piece = self._socket.recv()
                 except websocket.WebSocketTimeoutException:
                     continue
                 text = piece if isinstance(piece, str) else piece.decode(errors="replace")
-                if not text:  # all has come
+                if not text:  # the end of the log
                     self._closed.set()
-                    self._over.wait(POLL)
+                    self._stop.wait(POLL)
                     return
                 skip = self._skipped(text) if skip is None else skip
                 self._take(text[skip:])
@@ -231,26 +229,26 @@ class _Log:
             self._socket.close()
 
     def _skipped(self, text: str) -> int:
-        """How much has been written of a log that begins so: nothing of one that begins otherwise, as after a rotation."""
-        compared = min(len(text), len(self._beginning))
-        if text[:compared] != self._beginning[:compared]:
-            self._written, self._beginning = 0, ""
+        """How much of the log with this start has been written: 0 if it is another one, as after a rotation."""
+        compared = min(len(text), len(self._prefix))
+        if text[:compared] != self._prefix[:compared]:
+            self._written, self._prefix = 0, ""
         return self._written
 
     def _take(self, text: str) -> None:
         if text:
             self._written += len(text)
-            self._beginning += text[: BEGINNING - len(self._beginning)]
+            self._prefix += text[: PREFIX - len(self._prefix)]
             self._last = time.monotonic()
             try:
                 self._write(text)
-            except OSError as error:  # the reader of our output has gone, or its disk is full
+            except OSError as error:  # the reader has closed the pipe, or the disk is full
                 self._unwritable = error
-                self._over.set()
+                self._stop.set()
 
 
 def to_stream(stream: Any = None) -> Callable[[str], None]:
-    """A writer to a stream, standard output by default, that shows each piece at once."""
+    """A function that writes to a stream, standard output by default, and flushes."""
     target = stream or sys.stdout
 
     def write(text: str) -> None:

@@ -1,8 +1,8 @@
-"""What a job takes with it: the user's working directory, and Heliostat itself.
+"""The packages of a job: the user's working directory, and Heliostat itself.
 
-Ray puts a job's package first on the search path of all its processes. So the commands of Heliostat are *isolated*: the working
-directory is a folder in the package, and a ``types.py`` of the user's cannot replace the standard library's. Other programs
-get the working directory as ``ray job submit`` sends it.
+Ray puts a job's package first on the search path of all its processes. Commands of Heliostat are therefore *isolated*: the
+working directory is a folder in the package, so that a ``types.py`` of the user's does not replace the standard library's.
+Other programs get the working directory as ``ray job submit`` sends it.
 """
 
 import hashlib
@@ -16,39 +16,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Ray's own way of packing a working directory (2.60), so that what is left out is the same as with `ray job submit`.
+# Ray's private functions (2.60), so that the same files are left out as with `ray job submit`.
 from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
 
 from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.errors import UserError
 from heliostat.modules import FOLDER, ROOT
 
-logging.getLogger("ray._private.runtime_env.packaging").setLevel("WARNING")  # it names every file that it leaves out
+logging.getLogger("ray._private.runtime_env.packaging").setLevel("WARNING")  # it logs every file that it leaves out
 
 LARGEST = 99 << 20
-"""Bytes of a package: Ray's dashboard takes no request of more than 100 MiB (2.60)."""
+"""Bytes of a package: Ray's dashboard (2.60) rejects requests of more than 100 MiB."""
 NEVER = [".git", ".venv", "venv", "__pycache__", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"]
 
 
 @dataclass(frozen=True)
 class Package:
-    """A zip file under the name that its content gives it."""
+    """A zip file with a content-addressed URI."""
 
     uri: str
     data: bytes
 
 
 def runtime_env(packages: list[Package], env: dict[str, str]) -> dict[str, Any]:
-    """The runtime environment of a job that runs in these packages, the working directory first."""
+    """The runtime environment of a job with these packages, the working directory first."""
     modules = {"py_modules": [package.uri for package in packages[1:]]} if packages[1:] else {}
     return {"working_dir": packages[0].uri, **modules, "env_vars": env}
 
 
 def packages(working_dir: Path, isolated: bool = False) -> list[Package]:
-    """The packages of a job that is submitted from a directory; what ``.gitignore`` and ``.rayignore`` name is left out.
+    """Build the packages of a job from a directory, without what ``.gitignore`` and ``.rayignore`` exclude.
 
     Raises:
-        UserError: the directory is too big to be sent.
+        UserError: the directory is too large.
     """
     is_clone = (working_dir / "heliostat" / "cli.py").is_file()
     if isolated:
@@ -57,12 +57,12 @@ def packages(working_dir: Path, isolated: bool = False) -> list[Package]:
 
 
 def isolated(command: str) -> str:
-    """The shell command that runs another one in the working directory of an isolated package."""
+    """Wrap a shell command so that it runs in the working directory of an isolated package."""
     return f"cd {FOLDER} && exec {command}"
 
 
 def upload(dashboard: Dashboard, packages: list[Package]) -> int:
-    """Send the packages that the cluster does not have; returns how many bytes that were."""
+    """Upload the packages that the cluster does not have; returns the number of bytes sent."""
     sent = 0
     for package in packages:
         if not dashboard.has_package(package.uri):
@@ -81,13 +81,13 @@ def _directory(directory: Path, excludes: Sequence[str] = ()) -> Package:
         if size > LARGEST:
             raise UserError(
                 f"the working directory {directory} is {size >> 20} MB packed, and at most {LARGEST >> 20} MB can be sent",
-                "start from the project's folder, keep data on the storage, or name what is big in .gitignore or .rayignore",
+                "run from the project's folder, keep data on the storage, or exclude large files in .gitignore or .rayignore",
             )
         return Package(uri, target.read_bytes())
 
 
 def _nested(package: Package) -> Package:
-    """The same files, in `FOLDER`."""
+    """Repack a package with all files in `FOLDER`."""
     box = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(package.data)) as flat, zipfile.ZipFile(box, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(zipfile.ZipInfo(f"{FOLDER}/"), b"")  # also when the directory is empty
@@ -105,14 +105,14 @@ def _heliostat() -> Package:
     box = io.BytesIO()
     with zipfile.ZipFile(box, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in _own_files():
-            # A fixed time, so that the same content is the same package.
+            # A fixed time, so that the same content gives the same package.
             archive.writestr(zipfile.ZipInfo(str(path.relative_to(ROOT))), path.read_bytes(), zipfile.ZIP_DEFLATED)
     data = box.getvalue()
     return Package(_uri(data), data)
 
 
 def _own_files() -> Iterator[Path]:
-    """In a clone the packages are links, which `Path.rglob` would not follow."""
+    """The files of Heliostat; in a clone its packages are links, which `Path.rglob` does not follow."""
     for folder, below, names in os.walk(ROOT / "heliostat", followlinks=True):
         below[:] = sorted(name for name in below if name != "__pycache__")
         yield from (Path(folder, name) for name in sorted(names))

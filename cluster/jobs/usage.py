@@ -1,13 +1,13 @@
-"""What each node of a Ray cluster does at this moment, by its dashboard alone, wherever that is.
+"""The current usage of each node of a Ray cluster, from its dashboard alone.
 
-What Ray 2.60 tells where, tried with autoscaler v2:
+Where Ray 2.60 reports what, tested with autoscaler v2:
 
-- ``/nodes?view=summary`` has it all, in some 10 ms: ``instanceId`` (on Kubernetes the pod's name), ``nodeTypeName`` (the worker
-  group), the totals, and in ``nodeLogicalResources`` what is used, as text. Its ``stateSnapshot`` says ACTIVE and idle for 0 ms
-  for ever, dead nodes stay in the list without a group, and without ``nocache=1`` it may be two seconds old.
-- ``/api/component_activities`` tells when the last driver ended. How long a node has been idle stands nowhere, and an actor
-  that asks for no resource keeps its node but shows nowhere.
-- ``/api/v0/nodes?detail=1`` has neither the pod's name nor what is used, and ``/api/cluster_status`` is empty.
+- ``/nodes?view=summary`` has everything, in about 10 ms: ``instanceId`` (on Kubernetes the pod's name), ``nodeTypeName`` (the
+  worker group), the totals, and in ``nodeLogicalResources`` the used resources as text. Its ``stateSnapshot`` is always ACTIVE
+  and idle for 0 ms, dead nodes stay in the list without a group, and without ``nocache=1`` it may be two seconds old.
+- ``/api/component_activities`` has the end of the last driver. The idle time of a node is not reported anywhere, and an actor
+  that requests no resource keeps its node alive but does not show.
+- ``/api/v0/nodes?detail=1`` has neither the pod's name nor the used resources, and ``/api/cluster_status`` is empty.
 """
 
 import re
@@ -25,22 +25,22 @@ USED = re.compile(
 
 @dataclass(frozen=True)
 class NodeUsage:
-    """A node that is alive: its resources, and how much of them some work holds."""
+    """A live node: its resources, and how much of them is in use."""
 
     name: str
     """The pod on Kubernetes."""
     group: str
-    """The worker group; of the head Ray's own word."""
+    """The worker group; Ray's own name for the head's."""
     cpus: float
     gpus: float
     cpus_used: float
     gpus_used: float
     idle_seconds: float | None
-    """Nothing has held it for at least so long; 0 while other nodes work, None while something does."""
+    """Lower bound of the idle time; 0 while other nodes are busy, None while this one is."""
 
 
 def usage(dashboard: Dashboard) -> dict[str, NodeUsage]:
-    """All nodes that are alive, by name."""
+    """Get all live nodes, by name."""
     data = dashboard.get("/nodes?view=summary&nocache=1")["data"]
     activity = dashboard.get("/api/component_activities")["driver"]
     alive = [node["raylet"] for node in data["summary"] if node["raylet"].get("state") == "ALIVE"]
@@ -49,9 +49,9 @@ def usage(dashboard: Dashboard) -> dict[str, NodeUsage]:
 
 
 def held(text: str) -> dict[str, float]:
-    """What some work holds of each resource, reservations of placement groups included.
+    """The amount of each resource in use, including reservations of placement groups.
 
-    Ray's text counts as used only what a task holds inside of a placement group; but what is reserved is not free.
+    Ray's text counts only what a task uses inside of a placement group, but reserved resources are not free.
     """
     found = {}
     for line in USED.finditer(text):
@@ -62,7 +62,7 @@ def held(text: str) -> dict[str, float]:
 def _node(raylet: dict[str, Any], text: str, activity: dict[str, Any]) -> NodeUsage:
     used, totals = held(text), raylet.get("resourcesTotal", {})
     idle_since = max(activity["last_activity_at"] or 0.0, float(raylet["startTimeMs"]) / 1000)
-    quiet = max(0.0, activity["timestamp"] - idle_since) if activity["is_active"] == "INACTIVE" else 0.0
+    idle = max(0.0, activity["timestamp"] - idle_since) if activity["is_active"] == "INACTIVE" else 0.0
     return NodeUsage(
         name=raylet.get("instanceId") or raylet["nodeId"],
         group=raylet.get("nodeTypeName", ""),
@@ -70,5 +70,5 @@ def _node(raylet: dict[str, Any], text: str, activity: dict[str, Any]) -> NodeUs
         gpus=totals.get("GPU", 0.0),
         cpus_used=used.get("CPU", 0.0),
         gpus_used=used.get("GPU", 0.0),
-        idle_seconds=quiet if used and not any(used.values()) else None,
+        idle_seconds=idle if used and not any(used.values()) else None,
     )

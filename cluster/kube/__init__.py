@@ -1,1 +1,1 @@
-"""The Kubernetes API server: objects, the client for KubeRay, port-forwarding."""
+"""Client of the Kubernetes API server: objects, KubeRay, port-forwarding."""

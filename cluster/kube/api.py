@@ -1,4 +1,4 @@
-"""The Kubernetes API server: one connection, and errors that say what kind of refusal they are."""
+"""A connection to the Kubernetes API server, with an exception type for each kind of refusal."""
 
 import json
 import os
@@ -38,7 +38,7 @@ TIMEOUT = 30
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object and where the API server keeps it."""
+    """A kind of object and its place in the API."""
 
     name: str
     plural: str
@@ -108,28 +108,28 @@ class Api:
 
     @property
     def pool(self) -> urllib3.PoolManager:
-        """The connections to the API server, which trust it and bring the client's certificate."""
+        """The connection pool, with the CA and the client's certificate."""
         pool: urllib3.PoolManager = self.client.rest_client.pool_manager
         return pool
 
     def authenticate(self, token: str) -> None:
-        """Be the owner of a bearer token, such as a service account, instead of the kubeconfig's user."""
+        """Authenticate with a bearer token, such as that of a service account, instead of the kubeconfig's user."""
         self.configuration.cert_file = self.configuration.key_file = None
         self.configuration.refresh_api_key_hook = None
-        # The name of this setting has changed between versions of the package.
+        # The key of this setting differs between versions of the package.
         self.configuration.api_key = {"BearerToken": token, "authorization": token}
         self.configuration.api_key_prefix = {"BearerToken": "Bearer", "authorization": "Bearer"}
         self.client = client.ApiClient(self.configuration)
 
     def headers(self) -> dict[str, str]:
-        """What authenticates a request beside the certificate; a token is renewed when it has run out."""
+        """The authentication header, empty with a client certificate; an expired token is renewed."""
         header = self.configuration.get_api_key_with_prefix("BearerToken", alias="authorization")
         return {"authorization": header} if header else {}
 
     def websocket(self, path: str, headers: Mapping[str, str], timeout: float = TIMEOUT) -> websocket.WebSocket:
-        """A websocket to a path of the API server.
+        """Open a websocket to a path of the API server.
 
-        The package's own ``create_websocket`` sends no header but those of the API server itself (kubernetes 37).
+        ``create_websocket`` of the package sends no additional headers (kubernetes 37).
         """
         settings = self.configuration
         trust: dict[str, Any] = {"cert_reqs": ssl.CERT_NONE}
@@ -159,13 +159,12 @@ class Api:
         content_type: str = "application/json",
         timeout: float = TIMEOUT,
     ) -> Any:
-        """A request with a JSON answer.
+        """Send a request and return the JSON of the response.
 
         Raises:
-            KubernetesError: the subclass says what kind of refusal it is.
+            KubernetesError: the request failed; the subclass says how.
         """
-        answer = self.raw(method, path, body, query, content_type, timeout)
-        return json.loads(answer.data)
+        return json.loads(self.raw(method, path, body, query, content_type, timeout).data)
 
     def raw(
         self,
@@ -177,31 +176,31 @@ class Api:
         timeout: float | urllib3.Timeout = TIMEOUT,
         stream: bool = False,
     ) -> urllib3.BaseHTTPResponse:
-        """A request; the answer as it is."""
+        """Send a request and return the response."""
         from urllib.parse import urlencode
 
         url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body).encode()
         headers = {**self.headers(), "Content-Type": content_type, "Accept": "application/json"}
         try:
-            answer = self.pool.request(
+            response = self.pool.request(
                 method, url, body=data, headers=headers, timeout=timeout, retries=False, preload_content=not stream
             )
         except urllib3.exceptions.HTTPError as error:
             raise _no_answer(self.server, error) from None
-        if answer.status < 300:
-            return answer
-        if answer.status == 401:
-            what = f"{self.server} does not know these credentials (HTTP 401){expired(self.configuration)}"
+        if response.status < 300:
+            return response
+        if response.status == 401:
+            what = f"{self.server} rejects these credentials (HTTP 401){expired(self.configuration)}"
             raise Unauthorized(what, f"log in again, or use another KUBECONFIG (this is its context {self.context})")
-        raise refusal(answer.status, answer.data.decode(errors="replace"), self.server)
+        raise refusal(response.status, response.data.decode(errors="replace"), self.server)
 
     @cached_property
     def features(self) -> frozenset[str]:
-        """Which of the younger KubeRay fields this cluster's API server declares.
+        """The newer KubeRay fields that this cluster's API server declares.
 
         Raises:
-            UserError: KubeRay is not there.
+            UserError: KubeRay is not installed.
         """
         try:
             schema = self.request("GET", "/openapi/v3/apis/ray.io/v1")
@@ -215,7 +214,7 @@ class Api:
         return frozenset({*spec, *group} & {"priority", "tlsOptions", "networkPolicy"})
 
     def may(self, verb: str, resource: str, group: str = "", subresource: str = "", namespace: str | None = None) -> bool:
-        """Whether the user of this connection has a right; asking needs none."""
+        """Whether the user of this connection has a right; the check needs no rights."""
         attributes = {"verb": verb, "resource": resource, "group": group, "namespace": namespace or self.namespace}
         if subresource:
             attributes["subresource"] = subresource
@@ -225,7 +224,7 @@ class Api:
 
 
 def refusal(status: int, text: str, server: str = "") -> KubernetesError:
-    """The exception for an answer of the API server that is an error."""
+    """The exception for an error response of the API server."""
     try:
         answer = json.loads(text)
     except ValueError:
@@ -234,21 +233,21 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
     message = answer.get("message") or text.strip() or f"HTTP {status}"
     reason, details = answer.get("reason", ""), answer.get("details") or {}
     if status == 401:
-        return Unauthorized(f"{server} does not know these credentials (HTTP 401)", "log in again, or use another KUBECONFIG")
+        return Unauthorized(f"{server} rejects these credentials (HTTP 401)", "log in again, or use another KUBECONFIG")
     if status == 403:
         return _refused(message, by_rule=bool(answer) and not re.search(NO_RIGHT, message))
     if status == 404 and details.get("kind") == "namespaces":
         return NotFound(message, f"kubectl create namespace {details.get('name')}, or set namespace in the profile")
     if status == 404:
-        return NotFound(message, "heliostat status lists what there is")
+        return NotFound(message, "heliostat status lists what exists")
     if status == 409 or reason in CONFLICTING:
-        return Conflict(message, "look who else works on it, then try again")
-    # An apply with an unknown field is answered with 500 and no reason (Kubernetes 1.34, kubernetes#139253).
+        return Conflict(message, "find out which other client changes it, then retry")
+    # An apply with an unknown field gets status 500 and no reason (Kubernetes 1.34, kubernetes#139253).
     if status in (400, 422) or "field not declared in schema" in message:
-        return Invalid(message, "mend the field that it names; heliostat doctor says which KubeRay this is")
+        return Invalid(message, "correct the field that it names; heliostat doctor shows the KubeRay version")
     if status >= 500 or status == 429:
-        return Unreachable(f"{server} answered {status}: {message[:300]}", "try again; heliostat doctor")
-    return KubernetesError(f"{server} answered {status}: {message[:500]}", "mend what it names")
+        return Unreachable(f"{server} answered {status}: {message[:300]}", "retry; heliostat doctor")
+    return KubernetesError(f"{server} answered {status}: {message[:500]}", "correct what it names")
 
 
 def _refused(message: str, by_rule: bool) -> KubernetesError:
@@ -261,14 +260,14 @@ def _refused(message: str, by_rule: bool) -> KubernetesError:
 
 def _no_answer(server: str, error: urllib3.exceptions.HTTPError) -> KubernetesError:
     text = str(error)
-    # An end in the middle of a handshake is no matter of certificates: the server, or the line to it, went away.
+    # An EOF during the handshake is not a certificate error: the server or the connection failed.
     if any(word in text for word in ("CERTIFICATE", "ALERT", "WRONG_VERSION")):
-        return Unauthorized(f"the TLS connection to {server} failed: {text}", "mend the certificates in the kubeconfig")
+        return Unauthorized(f"the TLS connection to {server} failed: {text}", "correct the certificates in the kubeconfig")
     return Unreachable(f"the API server {server} does not answer: {text}", "check the network, the VPN and KUBECONFIG")
 
 
 def _configuration(kubeconfig: str | None, context: str | None) -> tuple[client.Configuration, str, str]:
-    """The configuration, the context's name and its namespace."""
+    """Load the configuration; returns it with the name and the namespace of the context."""
     path = kubeconfig or os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
     configuration = client.Configuration()
     if not kubeconfig and not os.path.exists(path.split(os.pathsep)[0]) and "KUBERNETES_SERVICE_HOST" in os.environ:
@@ -276,9 +275,9 @@ def _configuration(kubeconfig: str | None, context: str | None) -> tuple[client.
         with open("/var/run/secrets/kubernetes.io/serviceaccount/namespace") as file:
             return configuration, "in-cluster", file.read()
     fix = "set KUBECONFIG to the kubeconfig of your cluster"
-    with _told(path, fix):
+    with _readable(path, fix):
         if not any(os.path.exists(part) for part in path.split(os.pathsep)):
-            raise UserError(f"KUBECONFIG: there is no file {path}", fix)
+            raise UserError(f"KUBECONFIG: the file {path} does not exist", fix)
         config.load_kube_config(path, context, configuration, persist_config=False)  # type: ignore[no-untyped-call]
         contexts, active = config.list_kube_config_contexts(path)  # type: ignore[no-untyped-call]
         chosen = next((c for c in contexts if c["name"] == context), active)
@@ -286,12 +285,13 @@ def _configuration(kubeconfig: str | None, context: str | None) -> tuple[client.
 
 
 @contextmanager
-def _told(path: str, fix: str) -> Iterator[None]:
+def _readable(path: str, fix: str) -> Iterator[None]:
+    """Report every error of loading a kubeconfig as a `UserError`."""
     try:
         yield
     except UserError:
         raise
     except ConfigException as error:
         raise UserError(f"KUBECONFIG {path} cannot be used: {error}", fix) from None
-    except Exception as error:  # the loader lets through whatever its parsers, its files and its plugins raise
+    except Exception as error:  # the loader passes on whatever its parsers and plugins raise
         raise UserError(f"KUBECONFIG {path} is broken: {type(error).__name__}: {str(error)[:200]}", fix) from None

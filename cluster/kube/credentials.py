@@ -1,4 +1,4 @@
-"""Why an API server may not know the credentials of a kubeconfig any more: they end."""
+"""Expiry of the credentials in a kubeconfig."""
 
 import base64
 import json
@@ -11,28 +11,28 @@ from kubernetes.client import Configuration
 
 
 def expired(configuration: Configuration) -> str:
-    """Which of the credentials have ended and when, as a clause for a message; empty if none is seen to have."""
+    """Which credential has expired and when, as a clause for a message; empty if none has."""
     now = datetime.now(UTC)
-    for what, end in _ends(configuration):
-        if end < now:
-            return f": the {what} in the kubeconfig expired at {end:%Y-%m-%d %H:%M} UTC"
+    for what, expiry in _expiries(configuration):
+        if expiry < now:
+            return f": the {what} in the kubeconfig expired at {expiry:%Y-%m-%d %H:%M} UTC"
     return ""
 
 
-def _ends(configuration: Configuration) -> Iterator[tuple[str, datetime]]:
+def _expiries(configuration: Configuration) -> Iterator[tuple[str, datetime]]:
     if configuration.cert_file:
         certificate = load_pem_x509_certificate(Path(configuration.cert_file).read_bytes())
         yield "client certificate", certificate.not_valid_after_utc
     for token in (configuration.api_key or {}).values():
-        if (end := _end_of(token)) is not None:
-            yield "token", end
+        if (expiry := _token_expiry(token)) is not None:
+            yield "token", expiry
 
 
-def _end_of(token: str) -> datetime | None:
-    """When a JSON web token ends; None for one without an end, or of another kind."""
+def _token_expiry(token: str) -> datetime | None:
+    """The expiry of a JSON web token; None for one without, or for another kind of token."""
     try:
         payload = token.split(".")[1]
-        end = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
-        return datetime.fromtimestamp(end, UTC)
+        expiry = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"]
+        return datetime.fromtimestamp(expiry, UTC)
     except (IndexError, ValueError, KeyError, TypeError):
         return None

@@ -1,4 +1,4 @@
-"""A client for KubeRay: create, get, list, apply, patch, scale, suspend, resume, delete, wait and watch.
+"""Client for KubeRay: create, get, list, apply, patch, scale, suspend, resume, delete, wait and watch.
 
     from heliostat.cluster import KubeRay
 
@@ -7,7 +7,7 @@
     kube.clusters.wait(["gpu"], ready, timeout=300)
     kube.clusters.scale("gpu", "workers", 4)
 
-Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `heliostat.cluster.errors`.
+Documents are plain dictionaries. Every refusal is an exception of `heliostat.cluster.errors`.
 """
 
 from heliostat.cluster.documents import validation
@@ -22,10 +22,10 @@ class Clusters(Objects):
     """RayClusters."""
 
     def scale(self, name: str, group: str, replicas: int) -> Document:
-        """Set how many replicas a worker group has; with autoscaling the autoscaler goes on from there.
+        """Set the replicas of a worker group; an autoscaler continues from there.
 
         Raises:
-            UserError: there is no such group, or the number is outside of its limits.
+            UserError: the group does not exist, or the number is outside its limits.
         """
         live = self.get(name)
         groups = live["spec"].get("workerGroupSpecs", [])
@@ -39,7 +39,7 @@ class Clusters(Objects):
                 f"replicas is {replicas}, but {group} has {least} to {most}", "change min or max in the profile first"
             )
         place = f"/spec/workerGroupSpecs/{index}"
-        # The test makes sure that the list is still the one that was read.
+        # The test operation fails if the list has changed since it was read.
         patch = [
             {"op": "test", "path": f"{place}/groupName", "value": group},
             {"op": "add", "path": f"{place}/replicas", "value": replicas},
@@ -48,29 +48,29 @@ class Clusters(Objects):
         return scaled
 
     def suspend(self, name: str, why: str = "by hand") -> Document:
-        """Delete the pods of a cluster, head included, and keep the object."""
+        """Delete the pods of a cluster, including the head, and keep the object."""
         return self.patch(name, {"metadata": {"annotations": {SUSPENDED: why}}, "spec": {"suspend": True}})
 
     def resume(self, name: str) -> Document:
-        """Bring a suspended cluster back; its head knows nothing of what was before."""
+        """Resume a suspended cluster; the new head has no jobs or history from before."""
         return self.patch(name, {"metadata": {"annotations": {SUSPENDED: None}}, "spec": {"suspend": False}})
 
 
 class Suspendable(Objects):
-    """Objects that can be put off: RayJobs and RayCronJobs."""
+    """Objects that can be suspended: RayJobs and RayCronJobs."""
 
     def suspend(self, name: str) -> Document:
-        """Stop it: a job and its cluster go, and `resume` starts it from the beginning; a cron starts no more jobs.
+        """Suspend it: a job stops, its cluster is deleted and `resume` restarts it; a cron creates no more jobs.
 
         Raises:
-            Invalid: the operator would not take it, as of a job that does not shut its cluster down.
+            Invalid: the operator would reject it, such as for a job that does not shut down its cluster.
         """
         live = self.get(name)
         validation.check({**live, "spec": {**live["spec"], "suspend": True}})
         return self.patch(name, {"spec": {"suspend": True}})
 
     def resume(self, name: str) -> Document:
-        """Let it go on."""
+        """Resume a suspended object."""
         return self.patch(name, {"spec": {"suspend": False}})
 
 
@@ -78,10 +78,10 @@ class Jobs(Suspendable):
     """RayJobs."""
 
     def wait_finished(self, name: str, timeout: float) -> Document:
-        """Wait until a job has ended for good: succeeded, failed with no retry left, or refused.
+        """Wait until a job has finished: succeeded, failed without a retry left, or rejected.
 
         Raises:
-            NotComing: it is not over after ``timeout`` seconds, or it did not succeed; the message says why.
+            NotComing: it has not finished after ``timeout`` seconds, or did not succeed; the message says why.
         """
         job = self.wait([name], finished, timeout)[name]
         status = job["status"]
@@ -113,7 +113,7 @@ class KubeRay:
         self.services = Objects(self.api, "RayService")
 
     def objects(self, kind: str) -> Objects:
-        """The objects of any kind that heliostat works with, such as ``ConfigMap``."""
+        """The objects of a kind that heliostat works with, such as ``ConfigMap``."""
         own = {each.kind: each for each in (self.clusters, self.jobs, self.crons, self.services)}
         return own.get(kind) or Objects(self.api, KINDS[kind].name)
 

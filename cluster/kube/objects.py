@@ -1,9 +1,8 @@
-"""The objects of one kind in a namespace: create, get, list, apply, patch, delete, watch and wait.
+"""Objects of one kind in a namespace: create, get, list, apply, patch, delete, watch and wait.
 
-Documents are plain dictionaries, as the API server has them. Every refusal is an exception of `heliostat.cluster.errors`.
+Documents are plain dictionaries. Every refusal is an exception of `heliostat.cluster.errors`.
 """
 
-import copy
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,19 +11,14 @@ from typing import Any
 import urllib3
 
 from heliostat.cluster.documents import validation
+from heliostat.cluster.documents.ownership import carried_over, decided, only_with_carried
 from heliostat.cluster.errors import Conflict, NotFound, Unreachable
 from heliostat.cluster.kube.api import Api
-from heliostat.cluster.names import MANAGER, QUEUE_LABEL, Document
+from heliostat.cluster.names import MANAGER, Document
 from heliostat.errors import NotComing
 
 APPLY, MERGE, JSON_PATCH = "application/apply-patch+yaml", "application/merge-patch+json", "application/json-patch+json"
 STRICT = {"fieldValidation": "Strict"}
-AUTOSCALER = "python-requests"
-"""As whom Ray's autoscaler patches (Ray 2.60): it sets ``replicas``, and owns the whole list of worker groups from then on."""
-KUEUE = "kueue"
-"""As whom Kueue (0.15) writes; what it has set is carried over, as what the autoscaler has."""
-OWNED = ("replicas", "scaleStrategy")
-"""What belongs to the autoscaler in a worker group."""
 TRIES = 20
 
 Condition = Callable[[Document], bool]
@@ -40,45 +34,43 @@ class Objects:
         """Create an object.
 
         Raises:
-            Conflict: there is one of that name.
-            Invalid: the API server or the operator would not take it.
+            Conflict: an object with that name exists.
+            Invalid: the API server or the operator rejects it.
         """
         validation.check(document)
         created: Document = self.api.request("POST", self._path(document=document), document, STRICT)
         return created
 
     def get(self, name: str) -> Document:
-        """One object; raises `NotFound`."""
+        """Get an object; raises `NotFound`."""
         found: Document = self.api.request("GET", self._path(name))
         return found
 
     def find(self, name: str) -> Document | None:
-        """One object, or None if there is none."""
+        """Get an object, or None if it does not exist."""
         try:
             return self.get(name)
         except NotFound:
             return None
 
     def list(self, selector: str = "") -> list[Document]:
-        """All objects, or those with the labels of a selector such as ``team=vision``."""
+        """List all objects, or those that match a selector such as ``team=vision``."""
         found: list[Document] = self._list(selector)["items"]
         return found
 
     def apply(self, document: Document, seen: Document | None = None, force: bool = False, dry_run: bool = False) -> Document:
-        """Create or change an object by server-side apply, and return it.
-
-        What the autoscaler has set meanwhile stays as it is.
+        """Create or change an object by server-side apply, and return it; values set by the autoscaler are kept.
 
         Args:
-            document: what there shall be.
-            seen: the live object on which the decision to apply was made; if somebody but the autoscaler has changed it
-                since, that is a `Conflict`.
-            force: take over fields that somebody else has set.
-            dry_run: change nothing, and return what would be.
+            document: the desired object.
+            seen: the live object that the decision to apply is based on; a change since then, except by the autoscaler, is a
+                `Conflict`.
+            force: take over fields that other managers own.
+            dry_run: change nothing, and return the object as it would be.
 
         Raises:
-            Conflict: somebody else owns a field, or has changed the object since it was seen.
-            Invalid: the API server or the operator would not take it.
+            Conflict: another manager owns a field, or the object has changed since ``seen``.
+            Invalid: the API server or the operator rejects it.
         """
         validation.check(document)
         name = document["metadata"]["name"]
@@ -86,23 +78,23 @@ class Objects:
             live = self.find(name)
             if live and seen and decided(live) != decided(seen):
                 raise Conflict(
-                    f"{self.kind} {name} was changed by somebody else meanwhile",
-                    f"look at it (heliostat diff {name}), then again",
+                    f"{self.kind} {name} was changed by another client meanwhile",
+                    f"check it (heliostat diff {name}), then retry",
                 )
             try:
                 return self._apply(document, live, force, dry_run)
             except Conflict as error:
                 if "has been modified" not in error.what:
                     raise
-        raise Conflict(f"{self.kind} {name} changes faster than it can be applied", "stop what changes it, then again")
+        raise Conflict(f"{self.kind} {name} changes faster than it can be applied", "stop what changes it, then retry")
 
     def patch(self, name: str, patch: Mapping[str, Any]) -> Document:
-        """Merge a patch into an object; null deletes a key."""
+        """Apply a merge patch to an object; null deletes a key."""
         patched: Document = self.api.request("PATCH", self._path(name), patch, {**STRICT, "fieldManager": MANAGER}, MERGE)
         return patched
 
     def delete(self, name: str, timeout: float = 0) -> bool:
-        """Delete an object, and wait so many seconds until it is gone; False if there was none."""
+        """Delete an object and wait up to ``timeout`` seconds until it is deleted; False if it did not exist."""
         try:
             self.api.request("DELETE", self._path(name), {"propagationPolicy": "Background"})
         except NotFound:
@@ -112,15 +104,15 @@ class Objects:
             if time.monotonic() > deadline:
                 holding = ", ".join(left["metadata"].get("finalizers", [])) or "its pods"
                 raise NotComing(
-                    f"{self.kind} {name} is still there after {timeout:.0f} s: held by {holding}", "remove what holds it"
+                    f"{self.kind} {name} still exists after {timeout:.0f} s: held by {holding}", "remove what holds it"
                 )
             time.sleep(0.3)
         return True
 
     def watch(self, selector: str = "", timeout: float = 3600) -> Iterator[tuple[str, Document]]:
-        """What there is and each change, as (ADDED, MODIFIED or DELETED, object), over one connection.
+        """Yield existing objects and each change, as (ADDED, MODIFIED or DELETED, object), over one connection.
 
-        It starts with every object there is, also after a connection was lost: then some come twice.
+        After a lost connection it starts again with every existing object, so that some come twice.
         """
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
@@ -130,10 +122,10 @@ class Objects:
             yield from self._stream(selector, listed["metadata"]["resourceVersion"], deadline)
 
     def wait(self, names: Iterable[str], until: Condition, timeout: float) -> dict[str, Document]:
-        """Wait until all of these objects are so, by one watch.
+        """Wait by one watch until the condition holds for all of these objects.
 
         Raises:
-            NotComing: they are not, after ``timeout`` seconds.
+            NotComing: it does not hold for all after ``timeout`` seconds.
         """
         missing, found = set(names), dict[str, Document]()
         if not missing:
@@ -147,7 +139,7 @@ class Objects:
                     return found
         left = ", ".join(sorted(missing))
         raise NotComing(
-            f"{self.kind} {left}: not so after {timeout:.0f} s", "heliostat status and heliostat doctor say how it is"
+            f"{self.kind} {left}: not ready after {timeout:.0f} s", "heliostat status and heliostat doctor show its state"
         )
 
     def _apply(self, document: Document, live: Document | None, force: bool, dry_run: bool) -> Document:
@@ -157,7 +149,7 @@ class Objects:
         try:
             applied: Document = self.api.request("PATCH", path, body, {**query, "force": str(force).lower()}, APPLY)
         except Conflict as error:
-            if "conflict" not in error.what or not _only_with_carried(error.what):
+            if "conflict" not in error.what or not only_with_carried(error.what):
                 raise
             applied = self.api.request("PATCH", path, body, {**query, "force": "true"}, APPLY)
         return applied
@@ -174,7 +166,7 @@ class Objects:
             try:
                 for line in _lines(self.api.raw("GET", self._path(), query=query, timeout=limits, stream=True)):
                     change = json.loads(line)
-                    if change["type"] == "ERROR":  # the version is too old by now: begin anew
+                    if change["type"] == "ERROR":  # the version has expired: list again
                         return
                     version = change["object"]["metadata"]["resourceVersion"]
                     yield change["type"], change["object"]
@@ -185,70 +177,6 @@ class Objects:
     def _path(self, name: str = "", document: Document | None = None) -> str:
         namespace = document["metadata"].get("namespace") if document else None
         return self.api.path(self.kind, name, namespace)
-
-
-def carried_over(document: Document, live: Document | None) -> Document:
-    """A document with what the autoscaler and Kueue have set in the live object, and only valid for that version of it.
-
-    An apply replaces the whole list of worker groups, and an absent ``replicas`` means 0 then.
-    """
-    if live is None:
-        return document
-    body = copy.deepcopy(document)
-    body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
-    if document["kind"] != "RayCluster":
-        return body
-    live_groups = _groups(live)
-    for name, group in _groups(body).items():
-        there = live_groups.get(name, {})
-        if document["spec"].get("enableInTreeAutoscaling"):
-            group |= {key: there[key] for key in OWNED if key in there}
-        if QUEUE_LABEL in document["metadata"].get("labels", {}) and "template" in there:
-            _admitted(group["template"], there["template"])
-    return body
-
-
-def _groups(cluster: Document) -> dict[str, Document]:
-    """The groups of a cluster by name; the head's is ``head``, which no other may have."""
-    spec = cluster["spec"]
-    workers = {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
-    return {"head": spec["headGroupSpec"], **workers} if "headGroupSpec" in spec else workers
-
-
-def _admitted(template: Document, there: Document) -> None:
-    """Keep what Kueue (0.15) adds to a template when it admits a cluster: its own marks, and the nodes of the flavor.
-
-    It takes them away again when it suspends the cluster; without them it would do that at once.
-    """
-    metadata, was = template.setdefault("metadata", {}), there.get("metadata", {})
-    for kind in ("labels", "annotations"):
-        if marks := {key: value for key, value in (was.get(kind) or {}).items() if "kueue.x-k8s.io/" in key}:
-            metadata[kind] = {**marks, **metadata.get(kind, {})}
-    spec, was = template["spec"], there["spec"]
-    if selector := {**was.get("nodeSelector", {}), **spec.get("nodeSelector", {})}:
-        spec["nodeSelector"] = selector
-    if added := [each for each in was.get("tolerations", []) if each not in spec.get("tolerations", [])]:
-        spec["tolerations"] = [*spec.get("tolerations", []), *added]
-
-
-def decided(document: Document) -> Any:
-    """What somebody has decided about an object: all but its status, the autoscaler's part and the books of the API server."""
-    spec = copy.deepcopy({key: value for key, value in document.items() if key not in ("status", "metadata")})
-    for group in (spec.get("spec") or {}).get("workerGroupSpecs", []):
-        for key in OWNED:
-            group.pop(key, None)
-    # Suspending and waking change nothing that a profile decides.
-    (spec.get("spec") or {}).pop("suspend", None)
-    return {**spec, "labels": document["metadata"].get("labels")}
-
-
-def _only_with_carried(message: str) -> bool:
-    """Whether a conflict of an apply is with nobody but those whose part is carried over.
-
-    The message has a line for each: ``conflict with "MANAGER" using VERSION: FIELD``, or for several fields a list.
-    """
-    managers = {part.split('"')[1] for part in message.split("conflict")[1:] if "with " in part and '"' in part}
-    return bool(managers) and managers <= {AUTOSCALER, KUEUE}
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Local ports that lead into the head of a cluster, whichever pod that is at the moment; no kubectl is needed."""
+"""Port-forward to the head of a cluster, which follows the head to a new pod; does not need kubectl."""
 
 import select
 import socket
@@ -17,19 +17,19 @@ from heliostat.cluster.kube.tunnel import PROTOCOL, Tunnel, reset
 from heliostat.cluster.names import Document
 from heliostat.errors import UserError
 
-PATIENCE = 15.0
+HEAD_SECONDS = 15.0
 """How long a new connection waits for a head."""
 POLL = 0.5
 CLOSE_SECONDS = 5.0
 
 
 class Forward:
-    """Ports of this machine that lead to ports of a cluster's head, while the context lasts.
+    """Forwards local ports to ports of a cluster's head, while the context is open.
 
     Args:
         api: the API server.
         cluster: the RayCluster's name.
-        ports: for each port of the head the local one, 0 for any that is free; later `ports` has those that were taken.
+        ports: the local port for each port of the head, 0 for any free one; `ports` then has the actual ones.
 
     Raises:
         UserError: a local port is in use.
@@ -39,8 +39,8 @@ class Forward:
     def __init__(self, api: Api, cluster: str, ports: Mapping[int, int]) -> None:
         self.api, self.cluster, self.ports = api, cluster, dict(ports)
         self.last_error: str | None = None
-        """Why the last connection that failed did so."""
-        self._over = threading.Event()
+        """The error of the last connection that failed."""
+        self._closing = threading.Event()
         self._connections: set[threading.Thread] = set()
 
     def __enter__(self) -> Self:
@@ -54,23 +54,23 @@ class Forward:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._closing.set()
         self._wake.send(b"x")
         self._acceptor.join()
         for thread in list(self._connections):
-            # Only a handshake with an API server that is silent takes longer; it goes on alone and keeps nobody.
+            # Only a handshake with an unresponsive API server takes longer; its daemon thread ends alone.
             thread.join(CLOSE_SECONDS)
         self._sockets.close()
 
     def head(self) -> str | None:
-        """The name of the pod that is the head now and can be used, None if there is none."""
+        """The name of the head's pod if it is usable, else None."""
         query = {"labelSelector": f"ray.io/cluster={self.cluster},ray.io/node-type=head"}
         pods = self.api.request("GET", self.api.path("Pod"), query=query)["items"]
         return next((pod["metadata"]["name"] for pod in pods if usable(pod)), None)
 
     def _check_rights(self) -> None:
         self.head()
-        # The way is opened by a GET; since Kubernetes 1.35 that needs the right to create, too.
+        # A port-forward is opened by a GET; since Kubernetes 1.35 that also needs the right to create.
         for verb in ("get", "create"):
             if not self.api.may(verb, "pods", subresource="portforward"):
                 raise Forbidden(
@@ -79,9 +79,9 @@ class Forward:
                 )
 
     def _accept(self, listeners: Mapping[socket.socket, int], wake: socket.socket) -> None:
-        while not self._over.is_set():
+        while not self._closing.is_set():
             for listener in select.select([*listeners, wake], [], [])[0]:
-                with suppress(OSError):  # the client has gone again
+                with suppress(OSError):  # the client has disconnected
                     if listener is not wake:
                         self._start(self._serve, listener.accept()[0], listeners[listener])
 
@@ -107,20 +107,20 @@ class Forward:
                 return
             with remote:
                 tunnel = Tunnel(local, remote)
-                tunnel.run(self._over)
+                tunnel.run(self._closing)
                 self.last_error = tunnel.error or self.last_error
 
     def _connect(self, port: int) -> socket.socket:
-        """A way to the head, as soon as there is one."""
-        deadline = time.monotonic() + PATIENCE
+        """Connect to the head as soon as it is usable."""
+        deadline = time.monotonic() + HEAD_SECONDS
         while True:
             try:
                 if pod := self.head():
                     return self._open(pod, port)
-                error: KubernetesError = Unreachable(f"{self.cluster} has no head that is ready", "heliostat status says why")
+                error: KubernetesError = Unreachable(f"{self.cluster} has no ready head", "heliostat status says why")
             except (Unreachable, NotFound) as problem:
                 error = problem
-            if time.monotonic() > deadline or self._over.wait(POLL):
+            if time.monotonic() > deadline or self._closing.wait(POLL):
                 raise error
 
     def _open(self, pod: str, port: int) -> socket.socket:
@@ -132,18 +132,18 @@ class Forward:
             text = error.resp_body or b""
             raise refusal(error.status_code, text.decode(errors="replace"), self.api.server) from None
         except (OSError, WebSocketException) as error:
-            raise Unreachable(f"{self.api.server} opens no way to {pod}: {error}", "heliostat doctor says why") from None
-        # websocket-client reads the handshake byte by byte: all that follows it is still in the socket.
+            raise Unreachable(f"{self.api.server} cannot forward to {pod}: {error}", "heliostat doctor says why") from None
+        # websocket-client reads the handshake byte by byte, so no later data is in its buffer.
         assert opened.sock is not None
         return opened.sock
 
 
 def usable(pod: Document) -> bool:
-    """Whether a head's pod runs and Ray in it is ready, whatever its other containers are."""
+    """Whether a head's pod runs and its Ray container is ready; other containers do not matter."""
     if "deletionTimestamp" in pod["metadata"] or pod["status"].get("phase") != "Running":
         return False
     ready = condition(pod, "Ready")
-    # That of a lost node has no reason, and its containers are still listed as ready.
+    # On a lost node there is no reason, and the containers are still listed as ready.
     if ready.get("status") != "True" and ready.get("reason") != "ContainersNotReady":
         return False
     ray = pod["spec"]["containers"][0]["name"]
@@ -154,8 +154,6 @@ def _listen(port: int) -> socket.socket:
     try:
         listener = socket.create_server(("127.0.0.1", port))
     except (OSError, OverflowError) as error:
-        raise UserError(
-            f"local port {port} cannot be used: {error}", "leave it out for any free one, or name another"
-        ) from None
+        raise UserError(f"local port {port} cannot be used: {error}", "leave it out for any free one, or use another") from None
     listener.setblocking(False)
     return listener

@@ -1,1 +1,1 @@
-"""Where a profile's cluster runs: Kubernetes, this machine, a cluster for one job, a schedule."""
+"""Targets of a profile: Kubernetes, this machine, a cluster for one job, scheduled runs."""

@@ -1,4 +1,4 @@
-"""A cluster for one job: a RayJob whose code comes from here, and which is deleted with its cluster."""
+"""A cluster for one job: a RayJob with code from this machine, deleted together with its cluster."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,41 +15,41 @@ from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.errors import ContactLost, JobFailed
 
 START_SECONDS = 900
-"""How long the cluster may take to come up, once it is out of the queue."""
+"""Timeout of the start of the cluster, without the time in a queue."""
 
 
 class Ephemeral:
-    """The cluster of a RayJob; the operator chooses its name, and another one when a queue admits the job again."""
+    """The cluster of a RayJob; the operator chooses its name, and a new one when a queue admits the job again."""
 
     def __init__(self, target: KubernetesCluster, name: str) -> None:
         self.target, self.name = target, name
         self.observer = Observer(target.kube, name)
-        self.watchdog = Watchdog(target.profile, lambda pod: self.remote().log(pod))
-        self._remote: KubernetesCluster | None = None
+        self.watchdog = Watchdog(target.profile, lambda pod: self.cluster().log(pod))
+        self._cluster: KubernetesCluster | None = None
         self.job_id = ""
         """Empty until the job was submitted."""
 
-    def remote(self) -> KubernetesCluster:
+    def cluster(self) -> KubernetesCluster:
         """The RayCluster.
 
         Raises:
-            NotFound: the operator has not made it yet.
+            NotFound: the operator has not created it yet.
         """
         chosen = self._ray_job().get("status", {}).get("rayClusterName")
         if not chosen:
             raise NotFound(f"{self.name} has no cluster yet", "wait")
-        if self._remote is None or self._remote.name != chosen:
-            self._remote = KubernetesCluster(self.target.profile, self.target.kube, chosen)
-        return self._remote
+        if self._cluster is None or self._cluster.name != chosen:
+            self._cluster = KubernetesCluster(self.target.profile, self.target.kube, chosen)
+        return self._cluster
 
     def look(self) -> str:
-        """What is waited for; raises `NotComing` if that will not come."""
+        """A status line; raises `NotComing` if the cluster cannot start."""
         return self.watchdog.look(self.observer.snapshot(self._ray_job()))
 
     def answers(self) -> bool:
-        """Whether the dashboard answers."""
+        """Whether the dashboard responds."""
         try:
-            self.remote().dashboard().version()
+            self.cluster().dashboard().version()
         except (NotFound, Unreachable):
             return False
         return True
@@ -58,37 +58,37 @@ class Ephemeral:
         return self.target.kube.jobs.get(self.name)
 
     def started(self, job_id: str) -> None:
-        """Tell the operator which job this RayJob is about: its end is the RayJob's end."""
+        """Set the id of the submitted job, so that the RayJob finishes with it."""
         self.target.kube.jobs.patch(self.name, {"spec": {"jobId": job_id}})
         self.job_id = job_id
 
     def ended(self) -> Job | None:
-        """How the operator saw the job end, which it tells also when the cluster is gone; None if it did not.
+        """The final state of the job from its RayJob, which outlives the cluster; None while it has not finished.
 
         Raises:
-            JobFailed: the job will not end by itself, because somebody took its cluster away.
+            JobFailed: the job has lost its cluster.
         """
         try:
             job = self._ray_job()
         except NotFound:
-            raise JobFailed(f"somebody deleted RayJob {self.name}, and its cluster with it{_AGAIN}") from None
+            raise JobFailed(f"RayJob {self.name} was deleted, and its cluster with it{_RESUME_HINT}") from None
         status = job.get("status", {})
         if status.get("jobStatus") in DONE:
             return Job(self.job_id, status["jobStatus"], "", status.get("message", ""))
         if job["spec"].get("suspend"):
-            by = f"the queue {self.target.profile.queue}" if self.target.profile.queue else "somebody"
-            raise JobFailed(f"{by} took the cluster of {self.name} away{_AGAIN}")
+            by = f"the queue {self.target.profile.queue}" if self.target.profile.queue else "another client"
+            raise JobFailed(f"{by} suspended {self.name}, and its cluster was deleted{_RESUME_HINT}")
         if status.get("jobDeploymentStatus") == "Failed":
             return Job(self.job_id, "FAILED", "", f"{status.get('reason', '')}: {status.get('message', '')}")
         return None
 
 
-_AGAIN = "\n  the same command again goes on from the last checkpoint"
+_RESUME_HINT = "\n  the same command resumes from the last checkpoint"
 
 
 @contextmanager
 def own_cluster(target: KubernetesCluster, job_id: str, say: Callable[[str], Any]) -> Iterator[Ephemeral]:
-    """Make a cluster for one job, and delete it at the end, unless contact was lost: then its time limits do that."""
+    """Create a cluster for one job, and delete it afterwards; after a lost contact its time limits do that."""
     target.check()
     name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"
     kube = target.kube
@@ -98,12 +98,12 @@ def own_cluster(target: KubernetesCluster, job_id: str, say: Callable[[str], Any
         kube.objects("NetworkPolicy").create(_owned(network_policy(target.profile, name), created))
         for document in target.claims():
             kube.objects(document["kind"]).apply(document)
-        say(f"makes the cluster {name}")
+        say(f"creates the cluster {name}")
         for line in poll(cluster.look, cluster.answers, START_SECONDS, name, cluster.watchdog.in_queue):
             say(line)
         yield cluster
     except (ContactLost, KubernetesError):
-        keep = bool(cluster.job_id)  # it may still run: its own time limits end it
+        keep = bool(cluster.job_id)  # it may still run: its time limits delete it
         raise
     finally:
         if not keep:
@@ -111,15 +111,15 @@ def own_cluster(target: KubernetesCluster, job_id: str, say: Callable[[str], Any
 
 
 def _delete(kube: KubeRay, name: str, say: Callable[[str], Any]) -> None:
-    """Delete the job; that this fails must not hide how the job ended."""
+    """Delete the RayJob; a failure must not hide the result of the job."""
     try:
         kube.jobs.delete(name)
     except KubernetesError as error:
-        say(f"{name} could not be deleted, and goes by its own time limits: {error.what}")
+        say(f"{name} could not be deleted, and is deleted by its own time limits: {error.what}")
 
 
 def _owned(document: Document, owner: Document) -> Document:
-    """A document that is deleted together with its owner."""
+    """Set the owner of a document, with which it is deleted."""
     reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
     document["metadata"]["ownerReferences"] = [{**reference, "uid": owner["metadata"]["uid"]}]
     return document

@@ -1,4 +1,4 @@
-"""A profile's standing cluster on Kubernetes: up, what it is like, and down."""
+"""The standing cluster of a profile on Kubernetes: start, status, deletion."""
 
 import base64
 import secrets
@@ -8,32 +8,32 @@ from functools import cached_property
 
 from heliostat.cluster.diagnosis.checks import check_claim, check_head, check_image, check_operator, check_queue
 from heliostat.cluster.diagnosis.observe import Observer
-from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, leaving, mark_of, marks, pod_ready
+from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, pod_ready, template_hash, template_hashes, terminating
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import documents
+from heliostat.cluster.documents.ownership import decided
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Job, Socket
 from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
-from heliostat.cluster.kube.diff import ABSENT, Change, difference
 from heliostat.cluster.kube.kuberay import KubeRay
-from heliostat.cluster.kube.objects import decided
-from heliostat.cluster.names import AGAIN, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.names import RETRY, TEMPLATE, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.targets.overview import overview
+from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.status import State
+from heliostat.difference import ABSENT, Change, difference
 from heliostat.errors import UserError
 
 UP_SECONDS = 600
-"""How long a cluster may take to come up, beside what its slowest group needs to start."""
+"""Timeout of the start of a cluster, plus the start time of its slowest group."""
 WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap")
-"""What `down` deletes; the claim with the runs stays."""
+"""The kinds that `down` deletes; the claim with the runs is kept."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A document to apply, the live object that it was compared with, and what applying it changes."""
+    """A document to apply, the live object, and the changes."""
 
     document: Document
     live: Document | None
@@ -45,7 +45,7 @@ class Step:
 
     @property
     def shown(self) -> list[Change]:
-        """The changes that a person wants to see: the mark of a template changes with the template, which is shown."""
+        """The changes without template hashes, which only follow from other changes."""
         return [change for change in self.changes if not change.path.endswith(TEMPLATE)]
 
 
@@ -63,7 +63,7 @@ class KubernetesCluster:
         return self.kube.api
 
     def plan(self) -> list[Step]:
-        """What `up` would apply; every step is tried on the API server, and nothing is changed.
+        """The steps that `up` would apply; each is validated by a dry run on the API server.
 
         Raises:
             UserError: the profile does not fit this Kubernetes.
@@ -72,37 +72,37 @@ class KubernetesCluster:
         return [self._step(document) for document in documents(self.profile, self.api.features)]
 
     def outdated(self, steps: list[Step]) -> list[str]:
-        """The pods that must be replaced for these steps, or for earlier ones, to take effect."""
-        wanted = marks(next(step.document for step in steps if step.document["kind"] == "RayCluster"))
+        """The pods that must be replaced so that these steps, or earlier ones, take effect."""
+        wanted = template_hashes(next(step.document for step in steps if step.document["kind"] == "RayCluster"))
         return [
             pod["metadata"]["name"]
             for pod in self.snapshot().pods
-            if not leaving(pod) and wanted.get(group_of(pod)) not in (None, mark_of(pod["metadata"]))
+            if not terminating(pod) and wanted.get(group_of(pod)) not in (None, template_hash(pod["metadata"]))
         ]
 
     def up(self, steps: list[Step], old: list[str], force: bool = False) -> Iterator[str]:
-        """Apply, wake, replace pods, and wait: yields what is waited for, and ends when the cluster is ready.
+        """Apply the steps, resume, replace pods, and wait until the cluster is ready; yields status lines.
 
         Args:
-            steps: what `plan` said.
-            old: the pods to replace, as `outdated` named them before the apply, which makes them look new.
-            force: take over fields that somebody else has set.
+            steps: of `plan`.
+            old: the pods to replace, from `outdated` before the apply, after which they look current.
+            force: take over fields that other managers own.
 
         Raises:
-            NotComing: it does not come up; with the reason and the fix.
-            Conflict: somebody else works on it.
-            UserError: pods must be replaced that Kueue has admitted: it would put the old marks back on the new ones (0.15).
+            NotComing: it cannot start; with the reason and the fix.
+            Conflict: another client changes it at the same time.
+            UserError: pods must be replaced that Kueue has admitted: it would restore their old template (0.15).
         """
         if old and self.profile.queue:
             what = (
                 f"for this change the pods of {self.name} must be replaced, which the queue {self.profile.queue} has admitted"
             )
-            raise UserError(what, f"heliostat down {self.name}, then up: it waits in the queue anew")
+            raise UserError(what, f"heliostat down {self.name}, then up: it waits in the queue again")
         for step in steps:
             if step.changes or step.live is None:
                 yield f"applies {step.title}"
                 self.kube.objects(step.document["kind"]).apply(step.document, step.live, force)
-        yield from self._stirred(self.kube.clusters.get(self.name))
+        yield from self._resume_or_retry(self.kube.clusters.get(self.name))
         for pod in old:
             yield f"replaces {pod}"
             self.api.request("DELETE", self.api.path("Pod", pod), {})
@@ -111,55 +111,55 @@ class KubernetesCluster:
         check_image(self.profile, self.dashboard().version())
 
     def wait(self, until: Callable[[Snapshot], bool], seconds: float) -> Iterator[str]:
-        """Look at the cluster until it is so; yields what is waited for.
+        """Poll until a condition on the snapshot holds; yields status lines.
 
         Raises:
-            NotComing: it will not come, or did not in time.
+            NotComing: it cannot be reached, or was not in time.
         """
-        watchdog, seen = Watchdog(self.profile, self.log), list[Snapshot]()
+        watchdog, last = Watchdog(self.profile, self.log), list[Snapshot]()
 
-        def is_so() -> bool:
-            seen[:] = [self.snapshot()]
-            return until(seen[0])
+        def holds() -> bool:
+            last[:] = [self.snapshot()]
+            return until(last[0])
 
-        # What was not so is what is looked at: all of it is asked for once a round.
-        yield from poll(lambda: watchdog.look(seen[0]), is_so, seconds + self._slowest, self.name, watchdog.in_queue)
+        # The watchdog checks the same snapshot, so that each round takes only one.
+        yield from poll(lambda: watchdog.look(last[0]), holds, seconds + self._slowest, self.name, watchdog.in_queue)
 
-    def awake(self) -> Iterator[str]:
-        """Wake the cluster if it is suspended, and wait until its head answers; yields what is waited for.
+    def wake(self) -> Iterator[str]:
+        """Resume the cluster if it is suspended, and wait until its dashboard responds; yields status lines.
 
         Raises:
-            UserError: there is no such cluster.
-            NotComing: it does not come up.
+            UserError: the cluster does not exist.
+            NotComing: it cannot start.
         """
         live = self.kube.clusters.find(self.name)
         if live is None:
             raise UserError(
-                f"there is no cluster {self.name} in namespace {self.api.namespace}",
+                f"the cluster {self.name} does not exist in namespace {self.api.namespace}",
                 f"heliostat up {self.name}, or --ephemeral for one that is deleted afterwards",
             )
-        yield from self._stirred(live)
+        yield from self._resume_or_retry(live)
         watchdog = Watchdog(self.profile, self.log)
         look = self.look(watchdog)
         yield from poll(look, self.answers, UP_SECONDS + self._slowest, self.name, watchdog.in_queue)
 
-    def _stirred(self, live: Document) -> Iterator[str]:
-        """Wake a cluster that sleeps, and the operator where it waits before it tries again."""
+    def _resume_or_retry(self, live: Document) -> Iterator[str]:
+        """Resume a suspended cluster, and make the operator retry at once if it is in a backoff."""
         if live["spec"].get("suspend") and not self.profile.queue:
-            yield "wakes the cluster"
+            yield "resumes the cluster"
             self.kube.clusters.resume(self.name)
         elif condition(live, "ReplicaFailure").get("status") == "True":
-            yield "asks KubeRay to try again"
-            self.kube.clusters.patch(self.name, {"metadata": {"annotations": {AGAIN: secrets.token_hex(4)}}})
+            yield "makes KubeRay retry"
+            self.kube.clusters.patch(self.name, {"metadata": {"annotations": {RETRY: secrets.token_hex(4)}}})
 
     @property
     def _slowest(self) -> int:
         return max(group.start_seconds for group in self.profile.groups)
 
     def look(self, watchdog: Watchdog | None = None) -> Callable[[], str]:
-        """A look at the cluster: what is waited for; it raises `NotComing` if that will not come."""
-        dog = watchdog or Watchdog(self.profile, self.log)
-        return lambda: dog.look(self.snapshot())
+        """A function that returns a status line, and raises `NotComing` if the cluster cannot start."""
+        chosen = watchdog or Watchdog(self.profile, self.log)
+        return lambda: chosen.look(self.snapshot())
 
     def check(self) -> None:
         """Raise `UserError` if the profile does not fit this Kubernetes."""
@@ -173,7 +173,7 @@ class KubernetesCluster:
         return [d for d in documents(self.profile, self.api.features) if d["kind"] == "PersistentVolumeClaim"]
 
     def down(self, timeout: float = 0) -> list[str]:
-        """Delete the cluster and what belongs to it, but not the runs; the titles of what was deleted."""
+        """Delete the cluster and its objects, but not the runs; returns the titles of the deleted objects."""
         deleted = []
         for document in reversed(documents(self.profile, self.api.features)):
             kind, name = document["kind"], document["metadata"]["name"]
@@ -182,26 +182,26 @@ class KubernetesCluster:
         return deleted
 
     def snapshot(self) -> Snapshot:
-        """All that the API server shows of this cluster now."""
+        """The current objects of this cluster."""
         return self.observer.snapshot()
 
     def state(self) -> State:
-        """The cluster at this moment, with its nodes, groups and jobs."""
+        """The current status, with nodes, groups and jobs."""
         snapshot = self.snapshot()
-        return overview(self.profile, self.name, snapshot, *self._ray(snapshot))
+        return kubernetes_state(self.profile, self.name, snapshot, *self._ray(snapshot))
 
     def dashboard(self) -> Dashboard:
-        """The dashboard, through the API server's proxy: no port is opened, and a new head needs no new way.
+        """The dashboard through the API server's proxy, without open ports and also after a restart of the head.
 
         Raises:
-            NotFound: there is no cluster, or it has no token yet.
+            NotFound: the cluster does not exist, or has no token yet.
         """
         service = f"{self.name}-head-svc:dashboard"
         path = f"{self.api.path('Service', service)}/proxy"
         token = self.token
 
         def headers() -> dict[str, str]:
-            # Not Authorization, which is for the API server.
+            # The header Authorization is for the API server.
             return {**self.api.headers(), "X-Ray-Authorization": f"Bearer {token}"}
 
         def open_socket(place: str) -> Socket:
@@ -211,25 +211,25 @@ class KubernetesCluster:
 
     @cached_property
     def token(self) -> str:
-        """The cluster's token. It is for headers and files that only the user reads, never for a message or a command line.
+        """The cluster's token, for headers and private files only, never for a message or a command line.
 
         Raises:
-            NotFound: there is none yet.
-            UserError: somebody else's Secret has its name.
+            NotFound: it does not exist yet.
+            UserError: another Secret has its name.
         """
         found = self.kube.objects("Secret").get(self.name).get("data") or {}
         if TOKEN_KEY not in found:
             raise UserError(
-                f"Secret {self.api.namespace}/{self.name} has no {TOKEN_KEY}: it is in the place of the cluster's token",
-                "give that Secret another name, delete this one, and try again: KubeRay makes it",
+                f"Secret {self.api.namespace}/{self.name} has no {TOKEN_KEY}, but the name of the cluster's token Secret",
+                "create that Secret with another name, delete this one, and retry: KubeRay creates it",
             )
         return base64.b64decode(found[TOKEN_KEY]).decode()
 
     def log(self, pod: str, lines: int = 12, container: str = "") -> str:
-        """The last lines that a pod's Ray container has printed; empty if there are none.
+        """The last lines of the output of a pod's Ray container.
 
         Raises:
-            KubernetesError: they cannot be read, for example because the pod is gone.
+            KubernetesError: they cannot be read, for example because the pod does not exist any more.
         """
         head = f"{self.name}-head-" in pod
         query = {"tailLines": str(lines), "container": container or ("ray-head" if head else "ray-worker")}
@@ -247,13 +247,13 @@ class KubernetesCluster:
         cluster = snapshot.cluster
         if cluster is None or not snapshot.head or not ready(cluster) or not pod_ready(snapshot.head):
             return False
-        if old & {pod["metadata"]["name"] for pod in snapshot.pods if not leaving(pod)}:
+        if old & {pod["metadata"]["name"] for pod in snapshot.pods if not terminating(pod)}:
             return False
         enough = all(sum(map(pod_ready, snapshot.workers(group.name))) >= group.min for group in self.profile.groups)
         return enough and self.answers()
 
     def answers(self) -> bool:
-        """Whether the dashboard of a ready head answers."""
+        """Whether the dashboard responds."""
         try:
             self.dashboard().version()
         except (Unreachable, NotFound):
@@ -261,11 +261,11 @@ class KubernetesCluster:
         return True
 
     def _ray(self, snapshot: Snapshot) -> tuple[dict[str, NodeUsage], list[Job]]:
-        """What Ray knows; nothing while nobody answers."""
+        """The usage and the jobs of Ray; empty while the dashboard does not respond."""
         if not snapshot.head or not pod_ready(snapshot.head):
             return {}, []
         try:
             dashboard = self.dashboard()
-            return usage(dashboard), dashboard.speaking()
+            return usage(dashboard), dashboard.jobs_with_last_line()
         except KubernetesError:
-            return {}, []  # the head says nothing; its pods are there to be seen, and to be deleted
+            return {}, []  # without the head, the pods are still listed

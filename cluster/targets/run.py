@@ -1,4 +1,4 @@
-"""Where a profile's cluster runs: one way to use it, on Kubernetes and on this machine."""
+"""Runs jobs on the cluster of a profile, on Kubernetes or on this machine."""
 
 import json
 import secrets
@@ -13,7 +13,8 @@ from heliostat.cluster.jobs.follow import Look, Work, check, follow, submit
 from heliostat.cluster.jobs.packaging import packages
 from heliostat.cluster.jobs.usage import usage
 from heliostat.cluster.names import CLUSTER_LABEL
-from heliostat.cluster.profile import Profile, installed_ray
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.ray_version import check_ray, installed_ray
 from heliostat.environment import NODES
 from heliostat.errors import NotComing, Stopped, UserError
 from heliostat.interrupts import interrupts
@@ -26,22 +27,22 @@ Say = Callable[[str], Any]
 
 
 @dataclass(frozen=True)
-class _Reached:
-    """A cluster for a job."""
+class _Connection:
+    """A cluster that is ready for a job."""
 
     dashboard: Dashboard
     look: Look
     started: Callable[[str], None] = lambda job_id: None
-    """To be called with the job's id when it has been submitted."""
+    """Called with the job's id after its submission."""
     ended: Callable[[], Job | None] = lambda: None
-    """How the job ended, as somebody else than the dashboard knows."""
+    """The final state of the job from another source than the dashboard."""
 
 
 def open_target(profile: Profile) -> "KubernetesCluster | LocalCluster":
     """The cluster of a profile, which need not exist yet.
 
     Raises:
-        UserError: there is no usable kubeconfig.
+        UserError: the kubeconfig is unusable.
     """
     if profile.platform == "local":
         from heliostat.cluster.targets.local import LocalCluster
@@ -53,37 +54,38 @@ def open_target(profile: Profile) -> "KubernetesCluster | LocalCluster":
 
 
 def new_job_id(stem: str) -> str:
-    """An id for a job, of its name, the time and chance."""
+    """A job id: the stem, the time and random digits."""
     return f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
 def run_there(
     profile: Profile, work: Work, write: Callable[[str], Any], say: Say, ephemeral: bool = False, again: str = ""
 ) -> Job:
-    """Run a job on a profile's cluster, or on one of its own that is deleted afterwards, and follow it to its end.
+    """Run a job on the cluster of a profile, or on its own one that is deleted afterwards, and follow it.
 
     Raises:
-        UserError: there is no such cluster.
-        ContactLost: nobody answers; the job may go on.
+        UserError: the cluster does not exist.
+        ContactLost: no response; the job may continue.
         JobFailed: it failed.
         Stopped: it was stopped.
-        NotComing: what it waits for will not come; then it has been stopped.
+        NotComing: it waits for something that cannot come, and has been stopped.
     """
+    check_ray()
     work = replace(work, env={NODES: json.dumps(profile.capacity), **work.env})
-    # Before a cluster is made or Ctrl-C is put off: packing may take long, and may find that it is too much.
+    # Before a cluster is created or Ctrl-C is deferred: packing may take long, or fail because of the size.
     code = packages(work.working_dir, work.isolated)
     if ephemeral:
         again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
-    with interrupts() as received, _reached(profile, work.job_id, say, ephemeral, received) as there:
-        submit(there.dashboard, work, code)
-        there.started(work.job_id)
-        job = _followed(there, work.job_id, write, say, again, received)
+    with interrupts() as received, _connected(profile, work.job_id, say, ephemeral, received) as connection:
+        submit(connection.dashboard, work, code)
+        connection.started(work.job_id)
+        job = _follow(connection, work.job_id, write, say, again, received)
     check(job, work.job_id)
     return job
 
 
 def unless_busy(dashboard: Dashboard, look: Look) -> Look:
-    """A look that gives nothing up while some worker works: then the job runs, and would only have liked more of them."""
+    """Wrap a look so that it does not raise while a worker is busy: then the job runs, with fewer workers than it could use."""
 
     def guarded() -> str:
         try:
@@ -96,21 +98,23 @@ def unless_busy(dashboard: Dashboard, look: Look) -> Look:
     return guarded
 
 
-def _followed(there: _Reached, job_id: str, write: Callable[[str], Any], say: Say, again: str, received: list[int]) -> Job:
-    """Follow a job; the first Ctrl-C stops it, the second does not wait for that."""
-    dashboard, look, asked = there.dashboard, unless_busy(there.dashboard, there.look), False
+def _follow(
+    connection: _Connection, job_id: str, write: Callable[[str], Any], say: Say, again: str, received: list[int]
+) -> Job:
+    """Follow a job; the first Ctrl-C stops it, the second one does not wait for that."""
+    dashboard, look, stopping = connection.dashboard, unless_busy(connection.dashboard, connection.look), False
 
-    def look_out() -> str:
-        nonlocal asked
+    def look_or_stop() -> str:
+        nonlocal stopping
         if len(received) > 1:
-            raise Stopped(f"job {job_id} was asked to stop, and may still write its checkpoint")
-        if received and not asked:
+            raise Stopped(f"job {job_id} is stopping, and may still write its checkpoint")
+        if received and not stopping:
             dashboard.stop(job_id)
-            asked = True
-        return "stopping; the last checkpoint is being written" if asked else look()
+            stopping = True
+        return "stopping; the last checkpoint is being written" if stopping else look()
 
     try:
-        return follow(dashboard, job_id, write, say, look_out, again, lambda: bool(received), there.ended)
+        return follow(dashboard, job_id, write, say, look_or_stop, again, lambda: bool(received), connection.ended)
     except NotComing as error:
         dashboard.stop(job_id)
         error.add_note(f"job {job_id} was stopped")
@@ -118,53 +122,53 @@ def _followed(there: _Reached, job_id: str, write: Callable[[str], Any], say: Sa
 
 
 @contextmanager
-def _reached(profile: Profile, name: str, say: Say, ephemeral: bool, received: list[int]) -> Iterator[_Reached]:
-    """A cluster whose dashboard answers, and takes what is sent from here."""
+def _connected(profile: Profile, name: str, say: Say, ephemeral: bool, received: list[int]) -> Iterator[_Connection]:
+    """Connect to a cluster with a matching Ray version."""
     target = open_target(profile)
 
-    def told(line: str) -> None:
+    def report(line: str) -> None:
         say(line)
         if received:
             raise Stopped("stopped before the job was submitted")
 
     if ephemeral:
         if profile.platform == "local":
-            raise UserError("--ephemeral is for Kubernetes, and this profile is local", "leave it out")
+            raise UserError("--ephemeral needs Kubernetes, but this profile is local", "leave it out")
         from heliostat.cluster.targets.ephemeral import own_cluster
         from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
         assert isinstance(target, KubernetesCluster)
-        with own_cluster(target, name, told) as own:
-            dashboard = own.remote().dashboard()
+        with own_cluster(target, name, report) as own:
+            dashboard = own.cluster().dashboard()
             _check_ray(profile, dashboard)
-            yield _Reached(dashboard, own.look, own.started, own.ended)
+            yield _Connection(dashboard, own.look, own.started, own.ended)
         return
-    for line in target.awake():
-        told(line)
+    for line in target.wake():
+        report(line)
     dashboard = target.dashboard()
     _check_ray(profile, dashboard)
-    yield _Reached(dashboard, target.look())
+    yield _Connection(dashboard, target.look())
 
 
 def _check_ray(profile: Profile, dashboard: Dashboard) -> None:
-    """Refuse a cluster whose Ray is not the one that the code, which comes from here, is made for."""
-    there, here = dashboard.version(), installed_ray()
+    """Raise `UserError` if the cluster has another minor version of Ray than this machine, whose code it runs."""
+    version, here = dashboard.version(), installed_ray()
     if profile.platform == "kubernetes":
         from heliostat.cluster.diagnosis.checks import check_image
 
-        check_image(profile, there)
-    if there.split(".")[:2] != here.split(".")[:2]:
+        check_image(profile, version)
+    if version.split(".")[:2] != here.split(".")[:2]:
         raise UserError(
-            f"{dashboard.name} has Ray {there}, and this machine {here}: the code that is sent from here is made for {here}",
-            f"pip install ray=={there} here, or use an image with Ray {here}",
+            f"{dashboard.name} has Ray {version}, and this machine {here}, which the code from here needs",
+            f"use an image with Ray {here}, and set ray_version: {here} in the profile",
         )
 
 
 def latest(dashboard: Dashboard, job_id: str | None, name: str) -> Job:
-    """The job of that id, or the one that was submitted last.
+    """The job with an id, or the one that was submitted last.
 
     Raises:
-        UserError: there is none.
+        UserError: it does not exist.
     """
     jobs = [job for job in dashboard.jobs() if job.kind == "SUBMISSION"]
     if job_id is None:

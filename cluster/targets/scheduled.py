@@ -1,7 +1,7 @@
-"""Nightly runs: a CronJob that makes a RayJob with a cluster of its own, its code in a ConfigMap.
+"""Scheduled runs: a CronJob that creates a RayJob with its own cluster, and the code in a ConfigMap.
 
-KubeRay's own RayCronJob is behind a gate that is off by default, which no client can see; a CronJob is there everywhere, and
-has time zones, suspension and a history.
+KubeRay's RayCronJob needs a feature gate that is off by default and that clients cannot detect; a CronJob exists everywhere,
+and has time zones, suspension and a history.
 """
 
 import base64
@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from heliostat.cluster.documents.manifests import SCRIPT, metadata, network_policy, ray_job
-from heliostat.cluster.documents.pods import FILES, RESTRICTED, env, resources
+from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
+from heliostat.cluster.documents.pods import FILES, env, run_program
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
-from heliostat.cluster.names import CLUSTER_LABEL, CRON_LABEL, Document
+from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.config import nearest, to_yaml
 from heliostat.environment import NODES
@@ -25,37 +25,37 @@ from heliostat.errors import UserError
 
 CODE = "/opt/heliostat-code"
 LARGEST = 900_000
-"""Bytes: a ConfigMap holds a mebibyte."""
+"""Bytes: a ConfigMap holds at most 1 MiB."""
 KEEP = 3
 LONGEST_NAME = 30
-"""With a time behind it a RayJob's name must stay below 47 characters, and its cluster's below 53."""
+"""With the time appended, a RayJob's name must stay below 47 characters, and its cluster's below 53."""
 FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code: Sequence[Package], features: frozenset[str],
               time_zone: str | None = None) -> list[Document]:  # fmt: skip
-    """Everything that nightly runs need, in the order in which it must be applied.
+    """All documents of scheduled runs, in the order in which they must be applied.
 
     Args:
-        profile: the cluster that each run makes for itself.
-        name: of the runs; they are called so with the time behind it.
-        schedule: five fields as cron has them, such as ``0 2 * * *``.
+        profile: of the cluster that each run creates.
+        name: of the runs, to which each appends the time.
+        schedule: five fields of cron, such as ``0 2 * * *``.
         entrypoint: the shell command of the job.
-        code: the packages that it runs in, the working directory first.
-        features: what the operator knows.
+        code: its packages, the working directory first.
+        features: of the operator.
         time_zone: such as ``Europe/Berlin``; by default that of the cluster's control plane.
 
     Raises:
-        UserError: the name or the schedule is wrong, or the code too big.
+        UserError: the name or the schedule is invalid, or the code too large.
     """
     code = [_deflated(package) for package in code]
     _check(profile, name, schedule, code)
-    here = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
+    mounted = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
-    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(here, variables)))
-    job["metadata"]["labels"][CRON_LABEL] = name
+    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(mounted, variables)))
+    job["metadata"]["labels"][SCHEDULED_LABEL] = name
     _mount_code(job["spec"]["rayClusterSpec"], name)
-    files = {"inside.py": SCRIPT.read_text(), "job.json": json.dumps(job)}
+    files = {**program("launch"), "job.json": json.dumps(job)}
     binaries = {_file(package): base64.b64encode(package.data).decode() for package in code}
     parts = [
         {"apiVersion": "v1", "kind": "ConfigMap", "data": files, "binaryData": binaries},
@@ -78,7 +78,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
 
 
 def find(kube: KubeRay, profile: Profile) -> list[dict[str, Any]]:
-    """The nightly runs of a profile: name, schedule, whether suspended, when last."""
+    """List the scheduled runs of a profile: name, schedule, whether suspended, time of the last one."""
     found = kube.objects("CronJob").list(f"{CLUSTER_LABEL}={profile.name}")
     return [
         {
@@ -92,29 +92,29 @@ def find(kube: KubeRay, profile: Profile) -> list[dict[str, Any]]:
 
 
 def delete(kube: KubeRay, profile: Profile, name: str) -> None:
-    """Delete nightly runs, also one that runs now.
+    """Delete scheduled runs, including a running one.
 
     Raises:
-        UserError: there are none of that name.
+        UserError: none have that name.
     """
     known = [cron["name"] for cron in find(kube, profile)]
     if name not in known:
-        raise UserError(f"{profile.name} has no nightly runs {name}", nearest(name, known) if known else "there are none")
+        raise UserError(f"{profile.name} has no scheduled runs {name}", nearest(name, known) if known else "there are none")
     for kind in ("CronJob", "RoleBinding", "Role", "ServiceAccount", "ConfigMap", "NetworkPolicy"):
         kube.objects(kind).delete(name)
-    for job in kube.jobs.list(f"{CRON_LABEL}={name}"):
+    for job in kube.jobs.list(f"{SCHEDULED_LABEL}={name}"):
         kube.jobs.delete(job["metadata"]["name"])
 
 
 def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) -> None:
     if name == profile.name:
         raise UserError(
-            f"{name} is the name of the cluster too", f"give the nightly runs another one: --set name={name}-nightly"
+            f"{name} is also the name of the cluster", f"give the scheduled runs another name: --set name={name}-scheduled"
         )
     if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", name):
         raise UserError(
-            f"{name} cannot be the name of nightly runs",
-            f"use up to {LONGEST_NAME} small letters, digits and '-': --set name=...",
+            f"{name} cannot be the name of scheduled runs",
+            f"use up to {LONGEST_NAME} lowercase letters, digits and '-': --set name=...",
         )
     fields = schedule.split()
     if len(fields) != 5 or not all(_field(text, *limits) for text, limits in zip(fields, FIELDS, strict=False)):
@@ -123,13 +123,13 @@ def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) 
         )
     if (total := sum(len(package.data) for package in code)) > LARGEST:
         raise UserError(
-            f"the working directory is {total >> 10} kB packed, and nightly runs can take {LARGEST >> 10} kB with them",
-            "name what is not code in .gitignore or .rayignore, or build it into the image and start from an empty folder",
+            f"the working directory is {total >> 10} kB packed, but scheduled runs are limited to {LARGEST >> 10} kB",
+            "exclude what is not code in .gitignore or .rayignore, or build it into the image and run from an empty folder",
         )
 
 
 def _field(text: str, least: int, most: int) -> bool:
-    """Whether a field of a schedule is one: ``*``, ``*/5``, ``1-5``, ``1,3`` or a number."""
+    """Whether a field of a schedule is valid: ``*``, ``*/5``, ``1-5``, ``1,3`` or a number."""
     for part in text.split(","):
         match = re.fullmatch(r"(\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", part)
         numbers = [int(number) for number in (match.groups()[1:3] if match else ()) if number]
@@ -142,14 +142,11 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
     container = {
         "name": "launch",
         "image": profile.image,
-        "command": ["python", "-u", f"{FILES}/inside.py", "launch"],
+        **run_program("launch"),
         "env": [
-            *env({"CRON": name, "KEEP": KEEP, "DOCUMENT": f"{FILES}/job.json"}),
+            *env({"CRON": name, "KEEP": KEEP, "DOCUMENT": f"{FILES}/in_pod/job.json"}),
             {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
         ],
-        "resources": resources("50m", "128Mi"),
-        "securityContext": RESTRICTED,
-        "volumeMounts": [{"name": "files", "mountPath": FILES}],
     }
     pod: Document = {
         "restartPolicy": "Never",
@@ -171,7 +168,7 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
 
 
 def _mount_code(cluster: Document, name: str) -> None:
-    """Let every pod of a cluster see the code."""
+    """Mount the code in every pod of a cluster."""
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         spec = group["template"]["spec"]
         spec.setdefault("volumes", []).append({"name": "code", "configMap": {"name": name}})
@@ -179,11 +176,11 @@ def _mount_code(cluster: Document, name: str) -> None:
 
 
 def _deflated(package: Package) -> Package:
-    """The same package, compressed: Ray's are not, and a ConfigMap is small."""
+    """Compress a package: Ray does not, and a ConfigMap is small."""
     target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(package.data)) as there, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as here:
-        for item in there.infolist():
-            here.writestr(item, there.read(item), zipfile.ZIP_DEFLATED)
+    with zipfile.ZipFile(io.BytesIO(package.data)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
+        for item in source.infolist():
+            out.writestr(item, source.read(item), zipfile.ZIP_DEFLATED)
     return replace(package, data=target.getvalue())
 
 

@@ -1,4 +1,4 @@
-"""A cluster's dashboard and Ray Client on this machine: where they are, what to paste, and how the head is."""
+"""Sessions: the dashboard and Ray Client of a cluster on local ports, and the commands to use them."""
 
 import json
 import os
@@ -22,13 +22,13 @@ from heliostat.errors import UserError
 
 TOKENS = Path("~/.heliostat/tokens")
 ANSWER_SECONDS = 30.0
-"""How long the dashboard of a head that is ready may take to answer."""
+"""Timeout of the first response of the dashboard of a ready head."""
 POLL = 1.0
 
 
 @dataclass(frozen=True)
 class Session:
-    """Where a cluster can be reached from this machine, and the environment that Ray needs for it."""
+    """The local addresses of a cluster, and the environment that Ray needs for them."""
 
     cluster: str
     dashboard: str
@@ -37,95 +37,97 @@ class Session:
 
     @property
     def shell(self) -> str:
-        """What to paste into a shell, for ``ray job submit`` and Ray's other commands."""
-        # What the shell may hold already would win: RAY_API_SERVER_ADDRESS over --address, RAY_AUTH_TOKEN over a path.
+        """Shell commands for ``ray job submit`` and Ray's other commands."""
+        # Existing variables would win: RAY_API_SERVER_ADDRESS over --address, RAY_AUTH_TOKEN over a path.
         variables = {"RAY_API_SERVER_ADDRESS": self.dashboard, **self.environment}
         exports = " ".join(f"{name}={shlex.quote(value)}" for name, value in variables.items())
         return f"unset RAY_AUTH_TOKEN; export {exports}\nray job submit --working-dir . -- python my_script.py"
 
     @property
     def python(self) -> str:
-        """What to paste into a notebook or a script, for Ray Client."""
+        """Python code that connects a notebook or a script by Ray Client."""
         return "\n".join((
             "import os",
             'os.environ.pop("RAY_AUTH_TOKEN", None)',
             *(f'os.environ["{name}"] = {json.dumps(value)}' for name, value in self.environment.items()),
-            "import ray  # after that, because it reads them only once",
+            "import ray  # after that, because it reads them on import",
             f'ray.init("{self.client}", runtime_env={{"working_dir": "."}})',
         ))  # fmt: skip
 
     @property
     def document(self) -> dict[str, Any]:
-        """All of it, for programs."""
+        """All fields, for programs."""
         return {**asdict(self), "shell": self.shell, "python": self.python}
 
 
 @contextmanager
 def opened(
-    remote: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0
+    cluster: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0
 ) -> Iterator[tuple[Session, Forward, str]]:
-    """Bring a cluster's dashboard and Ray Client to this machine: where they are, what keeps them there, Ray's version.
+    """Forward the dashboard and Ray Client of a cluster; yields the session, the port-forward and Ray's version.
 
     Args:
-        remote: the cluster.
-        say: told in a line what is waited for.
+        cluster: the cluster.
+        say: called with status lines.
         port: the local port of the dashboard, 0 for any that is free.
         client_port: that of Ray Client.
 
     Raises:
-        UserError: there is no such cluster, it is suspended, it refuses its token, or a local port is in use.
-        NotComing: its head does not come up.
+        UserError: the cluster does not exist, is suspended or rejects its token, or a local port is in use.
+        NotComing: its head cannot start.
     """
-    check_awake(remote)
-    with Forward(remote.api, remote.name, {PORTS["dashboard"]: port, PORTS["client"]: client_port}) as forward:
-        for line in remote.wait(lambda _: forward.head() is not None, UP_SECONDS):
+    check_awake(cluster)
+    with Forward(cluster.api, cluster.name, {PORTS["dashboard"]: port, PORTS["client"]: client_port}) as forward:
+        for line in cluster.wait(lambda _: forward.head() is not None, UP_SECONDS):
             say(line)
-        path = write_token(remote.api, remote.name, remote.token)
+        path = write_token(cluster.api, cluster.name, cluster.token)
         url = f"http://127.0.0.1:{forward.ports[PORTS['dashboard']]}"
-        # To a wrong token Ray Client says nothing for half a minute (Ray 2.60), and the dashboard at once what is wrong.
-        dashboard = Dashboard(by_port(forward.ports[PORTS["dashboard"]], remote.token), remote.name)
-        for trouble in dashboard.answers(ANSWER_SECONDS):
-            say(trouble.what if trouble else "")
+        # With a wrong token Ray Client waits for half a minute (Ray 2.60); the dashboard reports it at once.
+        dashboard = Dashboard(by_port(forward.ports[PORTS["dashboard"]], cluster.token), cluster.name)
+        for error in dashboard.retry(ANSWER_SECONDS):
+            say(error.what if error else "")
         dashboard.jobs()
         client = f"ray://127.0.0.1:{forward.ports[PORTS['client']]}"
         environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-        yield Session(remote.name, url, client, environment), forward, dashboard.version()
+        yield Session(cluster.name, url, client, environment), forward, dashboard.version()
 
 
-def check_awake(remote: KubernetesCluster) -> None:
-    """Raise `UserError` if there is no cluster, or a suspended one."""
-    live = remote.kube.clusters.find(remote.name)
+def check_awake(cluster: KubernetesCluster) -> None:
+    """Raise `UserError` if the cluster does not exist or is suspended."""
+    live = cluster.kube.clusters.find(cluster.name)
     if live is None:
-        raise UserError(f"there is no cluster {remote.name} in namespace {remote.api.namespace}", f"heliostat up {remote.name}")
-    if live["spec"].get("suspend") and remote.profile.queue:
         raise UserError(
-            f"{remote.name} waits in the queue {remote.profile.queue}", f"heliostat up {remote.name} waits until it is ready"
+            f"the cluster {cluster.name} does not exist in namespace {cluster.api.namespace}", f"heliostat up {cluster.name}"
+        )
+    if live["spec"].get("suspend") and cluster.profile.queue:
+        raise UserError(
+            f"{cluster.name} waits in the queue {cluster.profile.queue}", f"heliostat up {cluster.name} waits until it is ready"
         )
     if live["spec"].get("suspend"):
-        raise UserError(f"{remote.name} is suspended", f"heliostat up {remote.name}")
+        raise UserError(f"{cluster.name} is suspended", f"heliostat up {cluster.name}")
 
 
-def watch(remote: KubernetesCluster, forward: Forward, over: Callable[[], bool]) -> Iterator[str]:
-    """Look after a session until it is over: yields a line whenever it changes how the head is."""
+def watch(cluster: KubernetesCluster, forward: Forward, stopped: Callable[[], bool]) -> Iterator[str]:
+    """Monitor the head during a session; yields a line when its state changes."""
     said, head = "", forward.head()
-    while not over():
-        now, found = _condition(remote, forward)
+    while not stopped():
+        now, found = _condition(cluster, forward)
         if found and found != head:
-            # A cluster that was deleted and made again has another token.
-            write_token(remote.api, remote.name, KubernetesCluster(remote.profile, remote.kube, remote.name).token)
+            # A cluster that was deleted and created again has another token.
+            write_token(cluster.api, cluster.name, KubernetesCluster(cluster.profile, cluster.kube, cluster.name).token)
             head = found
         if now != said:
-            yield now or f"the head of {remote.name} is back"
+            yield now or f"the head of {cluster.name} is back"
             said = now
         time.sleep(POLL)
 
 
 def write_token(api: Api, cluster: str, token: str) -> Path:
-    """Write a token, in one step, to a file that only the user can read; returns its path."""
+    """Write a token atomically to a file that only the user can read; returns its path."""
     folder = TOKENS.expanduser()
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.chmod(0o700)
-    # A separator that no quoted part holds.
+    # A separator that does not occur in quoted parts.
     path = folder / "+".join(quote(part, safe="") for part in (api.context, api.namespace, cluster))
     handle, scratch = tempfile.mkstemp(dir=folder)  # with mode 0600
     with os.fdopen(handle, "w") as file:
@@ -134,14 +136,14 @@ def write_token(api: Api, cluster: str, token: str) -> Path:
     return path
 
 
-def _condition(remote: KubernetesCluster, forward: Forward) -> tuple[str, str | None]:
-    """What is wrong with the head, empty if nothing is, and its name."""
+def _condition(cluster: KubernetesCluster, forward: Forward) -> tuple[str, str | None]:
+    """The problem of the head, empty if it is ready, and its name."""
     try:
         if head := forward.head():
             return "", head
-        check_awake(remote)
+        check_awake(cluster)
     except Unreachable:
-        return f"the API server {remote.api.server} does not answer; trying again", None
+        return f"the API server {cluster.api.server} does not respond; retrying", None
     except (UserError, KubernetesError) as error:
         return f"{error.what}; fix: {error.fix}", None
-    return f"the head of {remote.name} is away; the same ports work again when it is back", None
+    return f"the head of {cluster.name} is down; the same ports work again when it is back", None

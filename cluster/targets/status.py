@@ -1,4 +1,4 @@
-"""What `heliostat status` tells about a cluster, wherever it runs."""
+"""The status of a cluster, local or on Kubernetes, as `heliostat status` shows it."""
 
 from dataclasses import dataclass, field
 
@@ -7,27 +7,27 @@ from heliostat.cluster.jobs.dashboard import Job
 
 @dataclass(frozen=True)
 class Node:
-    """A pod on Kubernetes, a Ray process on a laptop."""
+    """A pod on Kubernetes, or the processes of a node of a local cluster."""
 
     name: str
     group: str
     """The worker group; ``head`` for the head."""
     host: str
     state: str
-    """starting, ready, or what is in the way, in a word or two."""
+    """starting, ready, or a problem in a word or two."""
     gpus: int = 0
     gpus_used: float = 0.0
     cpus: float = 0.0
     cpus_used: float = 0.0
     idle_seconds: float | None = None
-    """How long nothing has run on it; None while something does, or while that is not known."""
+    """None while something runs on it, or while that is unknown."""
     price: float = 0.0
-    """What it costs an hour."""
+    """Per hour."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """A worker group: how many nodes there may be, should be, and are."""
+    """A worker group: limits, desired and actual number of nodes."""
 
     name: str
     min: int
@@ -57,15 +57,15 @@ class State:
 
     @property
     def gpus_used(self) -> float:
-        """GPUs that some work holds."""
+        """GPUs in use."""
         return sum(node.gpus_used for node in self.nodes)
 
     @property
     def gpus_paid(self) -> int:
-        """GPUs of all nodes that run or start."""
+        """GPUs of all running and starting nodes."""
         return sum(node.gpus for node in self.nodes)
 
     @property
     def price(self) -> float:
-        """What all nodes together cost an hour."""
+        """The price of all nodes per hour."""
         return sum(node.price for node in self.nodes)

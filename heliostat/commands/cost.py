@@ -22,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.cluster.cost import bill, lives
+    from heliostat.cluster.cost import cost_report, node_lifetimes
     from heliostat.console import print_json
     from heliostat.errors import UserError
 
@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"{target.name} is {state}, and the record of its nodes was deleted with its head", f"heliostat up {target.name}"
         )
-    found = bill(target.profile, lives(target.dashboard()), now, since, until)
+    found = cost_report(target.profile, node_lifetimes(target.dashboard()), now, since, until)
     if args.json:
         print_json({"name": target.name, **dataclasses.asdict(found), "cost": found.cost, "static": found.static})
     else:

@@ -19,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     if target.profile.platform == "local":
         changes = target.changes()
-        lines = [f"~ {change}" for change in changes]
+        lines = [str(change) for change in changes]
         old: list[str] = [target.name] if changes else []
     else:
         steps = target.plan()

@@ -25,16 +25,16 @@ def run(args: argparse.Namespace) -> int:
         if args.port or args.client_port:
             raise UserError(
                 "--port and --client-port are for Kubernetes: a cluster on this machine has ports of its own",
-                f"leave them out; the dashboard is {target.dashboard().way.url}",
+                f"leave them out; the dashboard is {target.dashboard().endpoint.url}",
             )
-        _show(Session(target.name, target.dashboard().way.url, target.client_address, target.environment), args)
+        _show(Session(target.name, target.dashboard().endpoint.url, target.client_address, target.environment), args)
     else:
         _run(target, args)
     return 0
 
 
 def _run(target: Any, args: argparse.Namespace) -> None:
-    from heliostat.cluster.profile import installed_ray
+    from heliostat.cluster.ray_version import installed_ray
     from heliostat.cluster.targets.session import opened, watch
     from heliostat.console import err
     from heliostat.interrupts import interrupts

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     with line() as shown:
         if args.detach:
             target = open_target(profile)
-            for text in target.awake():
+            for text in target.wake():
                 shown.say(text)
             submit(target.dashboard(), work)
             out.print(work.job_id, highlight=False)

@@ -19,7 +19,7 @@ from typing import Any
 
 from heliostat.cluster.jobs.packaging import packages
 from heliostat.cluster.kube.kuberay import KubeRay
-from heliostat.cluster.names import CRON_LABEL
+from heliostat.cluster.names import SCHEDULED_LABEL
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets import scheduled
 from tests.benchmarks import spread
@@ -44,7 +44,7 @@ def by_hand(profile: Profile, kube: KubeRay) -> float:
     parts = scheduled.documents(profile, name, "0 2 * * *", command, packages(Path.cwd()), kube.api.features)
     config_map = parts[0]
     job = json.loads(config_map["data"]["job.json"])
-    del job["metadata"]["labels"][CRON_LABEL]
+    del job["metadata"]["labels"][SCHEDULED_LABEL]
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({"apiVersion": "v1", "kind": "List", "items": [config_map, job]}, file)
         file.flush()

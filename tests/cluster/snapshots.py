@@ -1,4 +1,4 @@
-"""What Kubernetes 1.34 and KubeRay 1.6.1 were seen to write, and a Watchdog that looks at it while a test's clock goes on."""
+"""Objects as Kubernetes 1.34 and KubeRay 1.6.1 write them, and a Watchdog that checks them on a test's clock."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ START_SECONDS = 240
 
 
 class Clock:
-    """Seconds that pass only when a test says so."""
+    """A clock that a test advances."""
 
     now = 1000.0
 
@@ -107,7 +107,7 @@ def watch(
     profile: Profile | None = None,
     log: str | Callable[[str], str] = "",
 ) -> tuple[NotComing | None, float, list[str]]:
-    """Look twice a second for so long: how it ended, after how many seconds, and what was said on the way."""
+    """Check twice a second: the error, after how many seconds it came, and the status lines."""
     clock = Clock()
     dog = Watchdog(profile or fixed("spot"), log if callable(log) else lambda _: log, clock)
     said: list[str] = []

@@ -1,10 +1,10 @@
-"""What a cluster has cost, from the lives of its nodes."""
+"""The cost of a cluster, from the lifetimes of its nodes."""
 
 from collections.abc import Sequence
 
 import pytest
 
-from heliostat.cluster.cost import KEPT, CostReport, NodeLifetime, bill
+from heliostat.cluster.cost import DEAD_NODES_KEPT, CostReport, NodeLifetime, cost_report
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 from tests.conftest import Command
@@ -32,18 +32,18 @@ NODES = (
 
 
 def told(found: CostReport) -> dict[str, tuple[int, float, float, float]]:
-    """Of each group its nodes, its GPU-hours, its cost and what it had cost always on."""
+    """For each group its nodes, GPU-hours, cost, and cost if always on."""
     return {g.name: (g.nodes, g.gpu_seconds / HOUR, g.cost, g.static) for g in found.groups}
 
 
 def test_each_group_costs_the_time_of_its_nodes() -> None:
-    found = bill(PROFILE, NODES, now=4 * HOUR)
+    found = cost_report(PROFILE, NODES, now=4 * HOUR)
     assert told(found) == {"head": (1, 0, 2, 2), "gpu": (2, 4 * 3.5, 35, 80), "spot": (1, 0.5, 0.5, 12)}
     assert (found.cost, found.static) == (37.5, 94)
 
 
 def test_only_the_time_that_is_asked_for_counts() -> None:
-    found = bill(PROFILE, NODES, now=4 * HOUR, since=1.25 * HOUR, until=1.75 * HOUR)
+    found = cost_report(PROFILE, NODES, now=4 * HOUR, since=1.25 * HOUR, until=1.75 * HOUR)
     assert told(found) == {"head": (1, 0, 0.25, 0.25), "gpu": (2, 4 * 0.75, 7.5, 10), "spot": (0, 0, 0, 1.5)}
     assert [life.node for life in found.nodes] == ["head", "a", "b"]
 
@@ -51,15 +51,15 @@ def test_only_the_time_that_is_asked_for_counts() -> None:
 @pytest.mark.parametrize(
     ("nodes", "since", "until", "words"),
     [
-        (NODES, -HOUR, None, r"since 14400 s ago, and not all of the time from 18000 to 0 s ago\n.*--since 14400s"),
-        (NODES, -HOUR, 3 * HOUR, r"since 14400 s ago, and not all of the time from 18000 to 3600 s ago\n.*--since 14400s"),
-        (NODES, None, -HOUR, r"since 14400 s ago, and not all of the time from 14400 to 18000 s ago"),
+        (NODES, -HOUR, None, r"of the last 14400 s only, not of all the time from 18000 to 0 s ago\n.*--since 14400s"),
+        (NODES, -HOUR, 3 * HOUR, r"of the last 14400 s only, not of all the time from 18000 to 3600 s ago\n.*--since 14400s"),
+        (NODES, None, -HOUR, r"of the last 14400 s only, not of all the time from 14400 to 18000 s ago"),
         ((HEAD, NodeLifetime("x", "old", 0.0)), None, None, "nodes of group old, which has no price in its profile"),
         (
-            (HEAD, *(NodeLifetime(str(n), "gpu", n, n + 5.0) for n in range(KEPT))),
+            (HEAD, *(NodeLifetime(str(n), "gpu", n, n + 5.0) for n in range(DEAD_NODES_KEPT))),
             1.0,
             None,
-            "remembers its nodes since 14395 s ago",
+            "has the nodes of the last 14395 s only",
         ),
         ((), None, None, "has only just started"),
     ],
@@ -68,7 +68,7 @@ def test_what_cannot_be_known_is_refused(
     nodes: Sequence[NodeLifetime], since: float | None, until: float | None, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        bill(PROFILE, nodes, 4 * HOUR, since, until)
+        cost_report(PROFILE, nodes, 4 * HOUR, since, until)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The doctor on this machine, and what it says of nodes and quotas that no test cluster has."""
+"""The doctor's checks of this machine, and of nodes and quotas that no test cluster has."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,7 @@ LOCAL = {"platform": "local", "head": {"memory": "1Gi"}, "groups": [GROUP], "sto
 
 
 def examined(command: Command, **changes: Any) -> tuple[int, dict[str, dict[str, str]]]:
-    path = command.cwd / "laptop.yaml"
+    path = command.cwd / "local-cluster.yaml"
     path.write_text(to_yaml({**LOCAL, **changes}))
     done = command("doctor", path, "--json")
     assert "Traceback" not in done.err
@@ -36,12 +36,12 @@ def test_a_local_profile_needs_no_kubernetes(command: Command) -> None:
     ("check", "changes", "words"),
     [
         ("Ray", {"image": "heliostat/ray:2.1.0", "ray_version": "2.1.0"}, "but ray_version is 2.1.0"),
-        ("memory", {"head": {"memory": "9000Gi"}}, "head and least nodes are promised 9000.0Gi"),
+        ("memory", {"head": {"memory": "9000Gi"}}, "the head and the minimum of nodes have 9000.0Gi"),
         ("memory", {"groups": [{**GROUP, "memory": "9000Gi"}]}, "all groups at their max"),
-        ("storage", {"storage": {"uri": "./laptop.yaml/runs"}}, "no folder that can be written to"),
+        ("storage", {"storage": {"uri": "./local-cluster.yaml/runs"}}, "is not a writable folder"),
     ],
 )
-def test_what_a_machine_lacks_is_told(command: Command, check: str, changes: dict[str, Any], words: str) -> None:
+def test_what_a_machine_lacks_is_reported(command: Command, check: str, changes: dict[str, Any], words: str) -> None:
     code, found = examined(command, **changes)
     assert code == 1
     assert [name for name, each in found.items() if each["state"] == "problem"] == [check]
@@ -53,7 +53,7 @@ def test_without_kubernetes_a_profile_of_one_is_exit_2(command: Command) -> None
     without = Command(command.cwd, {**command.env, "KUBECONFIG": "/nowhere"})
     done = without("doctor", "gpu")
     assert done.code == 2
-    assert "KUBECONFIG: there is no file /nowhere" in done.err
+    assert "KUBECONFIG: the file /nowhere does not exist" in done.err
 
 
 @pytest.mark.parametrize("words", [("status", "gpu"), ("up", "gpu"), ("doctor", "gpu"), ("submit", "gpu", "--", "true")])
@@ -132,7 +132,7 @@ def test_where_nodes_are_added_by_themselves_a_missing_one_is_no_problem(tmp_pat
     head, cpu = on_nodes(pods, [node(), node(memory="1Gi")], "Karpenter")
     assert (head.state, head.what) == ("ok", "head: 1 of 2 nodes could hold such a pod")
     assert cpu.state == "unknown"
-    assert "2 of 2 have 1 cpu, and it asks for 64" in cpu.what
+    assert "2 of 2 have 1 cpu, and it requests 64" in cpu.what
     assert "Karpenter may add one" in cpu.fix
 
 

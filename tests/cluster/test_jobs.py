@@ -1,4 +1,4 @@
-"""A job is followed to its end whatever happens to the connection; the cluster is a real Ray head, and the line can be cut."""
+"""A job is followed until it has finished, across lost connections; with a real Ray head behind a proxy that can be cut."""
 
 import socket
 import threading
@@ -19,7 +19,7 @@ from tests.conftest import Head, wait_for
 
 
 class Line:
-    """A TCP proxy in front of a port, which can be cut and mended."""
+    """A TCP proxy in front of a port, which can be cut and restored."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._there, self._open, self._sockets = (host, port), True, list[socket.socket]()
@@ -34,7 +34,7 @@ class Line:
             each.close()
         self._sockets.clear()
 
-    def mend(self) -> None:
+    def restore(self) -> None:
         self._open = True
 
     def close(self) -> None:
@@ -71,7 +71,7 @@ class Line:
 
 @pytest.fixture
 def line(ray_head: Head) -> Iterator[Line]:
-    """A line to the head's dashboard."""
+    """A proxy to the head's dashboard."""
     line = Line(int(ray_head.jobs.rpartition(":")[2]))
     yield line
     line.close()
@@ -87,7 +87,7 @@ def dashboard(ray_head: Head, line: Line) -> Dashboard:
 
 
 def started(dashboard: Dashboard, folder: Path, code: str) -> str:
-    """Submit Python code as a job; its id."""
+    """Submit Python code as a job; returns its id."""
     (folder / "the_job.py").write_text(code)
     work = Work(new_job_id("test"), ["python", "the_job.py"], folder)
     submit(dashboard, work)
@@ -106,7 +106,7 @@ def test_output_arrives_while_the_job_runs_and_comes_whole(dashboard: Dashboard,
     assert seen[-1][0] - seen[0][0] > 4, "the first line came long before the last"
 
 
-def test_a_line_that_breaks_in_the_middle_loses_and_repeats_nothing(dashboard: Dashboard, line: Line, tmp_path: Path) -> None:
+def test_a_connection_lost_in_the_middle_loses_and_repeats_no_output(dashboard: Dashboard, line: Line, tmp_path: Path) -> None:
     seen: list[str] = []
     said: list[str] = []
     job_id = started(dashboard, tmp_path, COUNT)
@@ -115,7 +115,7 @@ def test_a_line_that_breaks_in_the_middle_loses_and_repeats_nothing(dashboard: D
         wait_for(lambda: "line 5" in "".join(seen), "some output")
         line.cut()
         time.sleep(2)
-        line.mend()
+        line.restore()
 
     cutter = threading.Thread(target=cut)
     cutter.start()
@@ -157,11 +157,11 @@ def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_again(
     with pytest.raises(ContactLost, match="heliostat logs gpu X -f") as lost:
         follow(dashboard, job_id, lambda text: None, again="heliostat logs gpu X -f")
     assert lost.value.exit_code == 75
-    line.mend()
+    line.restore()
     assert follow(dashboard, job_id, lambda text: None).status == "SUCCEEDED", "the job went on all the while"
 
 
-def test_a_job_that_the_head_has_forgotten_is_told_as_lost(dashboard: Dashboard) -> None:
+def test_a_job_that_the_head_has_forgotten_is_reported_as_lost(dashboard: Dashboard) -> None:
     with pytest.raises(JobFailed, match="its head was restarted"):
         follow(dashboard, "never-submitted", lambda text: None)
 
@@ -188,7 +188,7 @@ def test_the_same_submission_twice_is_one_job(dashboard: Dashboard, tmp_path: Pa
     assert [job.id for job in dashboard.jobs()].count(work.job_id) == 1
 
 
-def test_a_wrong_token_is_told_at_once_and_not_shown(line: Line) -> None:
+def test_a_wrong_token_is_reported_at_once_and_not_shown(line: Line) -> None:
     with pytest.raises(Unauthorized) as refused:
         dashboard_at(line.port, "ab" * 32).version()
     assert "ab" * 32 not in str(refused.value)

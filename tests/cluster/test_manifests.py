@@ -1,6 +1,9 @@
 """The safe defaults, each a promise over all bundled profiles, as a standing cluster and as the cluster of a job."""
 
 import json
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,7 @@ from ruamel.yaml import YAML
 from heliostat.cli import main
 from heliostat.cluster.documents import manifests, render, validation
 from heliostat.cluster.documents.manifests import FEATURES, documents, ray_cluster, ray_job
+from heliostat.cluster.documents.pods import run_program
 from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
 from heliostat.cluster.profile import BUNDLED, Profile, find, size
 from heliostat.config import validate
@@ -161,7 +165,7 @@ def test_workers_cannot_talk_to_the_api_server(profile: Profile, spec: Document)
 
 
 @over_all
-def test_no_node_autoscaler_takes_a_node_away_under_a_running_pod(profile: Profile, spec: Document) -> None:
+def test_no_node_autoscaler_removes_the_node_of_a_running_pod(profile: Profile, spec: Document) -> None:
     for template in templates(spec).values():
         annotations = template["metadata"]["annotations"]
         assert annotations["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
@@ -271,7 +275,7 @@ def test_two_clusters_are_closed_to_each_other() -> None:
 
 
 @pytest.mark.parametrize("name", PROFILES)
-def test_everything_is_made_before_the_cluster_that_needs_it(name: str) -> None:
+def test_everything_is_created_before_the_cluster_that_needs_it(name: str) -> None:
     profile = find(name)
     kinds = [document["kind"] for document in documents(profile)]
     assert kinds[-3:] == ["ConfigMap", "NetworkPolicy", "RayCluster"]
@@ -287,7 +291,7 @@ def test_a_new_claim_can_be_mounted_by_many_nodes() -> None:
     )
 
 
-def test_the_head_knows_which_nodes_there_may_be_without_a_restart() -> None:
+def test_the_head_reads_the_possible_nodes_without_a_restart() -> None:
     profile = find("spot")
     files = manifests.head_files(profile)
     assert json.loads(files["data"]["nodes.json"]) == profile.capacity
@@ -305,10 +309,20 @@ def _head(profile: Profile) -> Document:
 def test_a_cluster_without_work_is_suspended_after_the_time_that_the_profile_says() -> None:
     (watcher,) = [c for c in _head(a_profile(idle_shutdown_seconds=1234))["containers"] if c["name"] == "idle-watcher"]
     assert {"name": "IDLE_SECONDS", "value": "1234"} in watcher["env"]
-    script = watcher["command"][2]
-    (mount,) = watcher["volumeMounts"]
-    assert script.removeprefix(f"{mount['mountPath']}/") in manifests.head_files(a_profile())["data"]
     assert [c["name"] for c in _head(a_profile(idle_shutdown_seconds=None))["containers"]] == ["ray-head"]
+
+
+@pytest.mark.parametrize("name", ["idle", "launch"])
+def test_a_program_in_a_pod_starts_from_its_files_alone(name: str, tmp_path: Path) -> None:
+    container = run_program(name)
+    (mount,) = container["volumeMounts"]
+    package = Path(mount["mountPath"]).relative_to(container["workingDir"])
+    (tmp_path / package).mkdir()
+    for file, text in manifests.program(name).items():
+        (tmp_path / package / file).write_text(text)
+    command = [sys.executable, "-S", *container["command"][1:]]  # -S: no installed package
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60)
+    assert re.search(r"KeyError: '(IDLE_SECONDS|DOCUMENT)'", done.stderr), "it reads its environment, so it was imported"
 
 
 # Jobs.
@@ -349,7 +363,7 @@ def test_a_queued_job_waits_suspended_for_kueue_and_is_of_a_fixed_size() -> None
 # The mark of a template tells which pods a change would replace.
 
 
-def marks(profile: Profile) -> dict[str, str]:
+def template_hashes(profile: Profile) -> dict[str, str]:
     found = templates(ray_cluster(profile)["spec"])
     return {name: template["metadata"]["annotations"][TEMPLATE] for name, template in found.items()}
 
@@ -373,7 +387,7 @@ def marks(profile: Profile) -> dict[str, str]:
     ],
 )
 def test_a_change_marks_exactly_the_pods_that_it_replaces(overrides: list[str], replaced: set[str]) -> None:
-    before, after = marks(find("gpu")), marks(find("gpu", overrides))
+    before, after = template_hashes(find("gpu")), template_hashes(find("gpu", overrides))
     assert {name for name in before if before[name] != after[name]} == replaced
 
 
@@ -393,7 +407,7 @@ def test_there_is_no_manifest_of_a_profile_that_is_gone() -> None:
     assert sorted(path.name for path in render.FOLDER.iterdir()) == [f"{name}.yaml" for name in PROFILES]
 
 
-def test_writing_the_manifests_anew_writes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writing_the_manifests_writes_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(render, "FOLDER", tmp_path)
     render.main()
     assert sorted(path.stem for path in tmp_path.iterdir()) == PROFILES
@@ -432,7 +446,7 @@ def test_the_text_is_for_reading() -> None:
     assert text.count("\n---\n") == len(documents(find("gpu")))
     assert "&id" not in text
     assert "*id" not in text
-    program = manifests.SCRIPT.read_text().splitlines()
+    program = manifests.program("idle")["idle.py"].splitlines()
     assert all(f"\n    {line}\n" in text for line in program if line), "a program is printed line by line"
 
 

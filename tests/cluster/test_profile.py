@@ -52,9 +52,9 @@ def group(**change: Any) -> dict[str, Any]:
         (group(cpu="two"), "groups.gpu.cpu", "'two'", "write 2, or 500m for half of one"),
         (group(cpu=0), "groups.gpu.cpu", "0", "write 2, or 500m"),
         (group(idle_seconds=0), "groups.gpu.idle_seconds", "0", "at least 1"),
-        (group(drain_seconds=-5), "groups.gpu.drain_seconds", "-5", "a spot notice is often 30"),
+        (group(drain_seconds=-5), "groups.gpu.drain_seconds", "-5", "spot nodes often get 30"),
         ({"head": {"drivers": 0}}, "head.drivers", "0", "at least 1"),
-        ({"job_hours": 0}, "job_hours", "0", "the longest that a job"),
+        ({"job_hours": 0}, "job_hours", "0", "the time limit of a job"),
         # Names.
         ({"groups": [GPU, GPU]}, "groups has two groups named", "gpu", "give each a name of its own"),
         (group(name="g" * 31), "name", "g" * 31, "up to 30 small letters"),
@@ -69,14 +69,14 @@ def group(**change: Any) -> dict[str, Any]:
         (group(gpu_type="TPU9"), "groups.gpu: gpu_type", "TPU9", "Or set price_per_hour"),
         (group(gpu_type=None), "groups.gpu: has GPUs", "neither gpu_type nor price_per_hour", "set one of them"),
         (group(gpu=0), "groups.gpu: gpu_type", "L4, but gpu is 0", "set gpu: 1, or remove gpu_type"),
-        (group(price_per_hour=-1.0), "groups.gpu.price_per_hour", "-1", "what a pod costs an hour"),
+        (group(price_per_hour=-1.0), "groups.gpu.price_per_hour", "-1", "the price of a pod per hour"),
         # Image and Ray.
         ({"image": "heliostat/ray:2.59.0"}, "image", "heliostat/ray:2.59.0, but ray_version is 2.60.0", "make the two agree"),
         ({"ray_version": "2.59.0"}, "image", "heliostat/ray:2.60.0, but ray_version is 2.59.0", "make the two agree"),
-        ({"image": "heliostat/ray:latest"}, "image", "heliostat/ray:latest", "give it the tag of a version"),
-        ({"image": "rayproject/ray:nightly-py311"}, "image", "nightly-py311", "give it the tag of a version"),
-        ({"image": "heliostat/ray"}, "image", "heliostat/ray,", "give it the tag of a version"),
-        ({"image": "registry:5000/heliostat/ray"}, "image", "registry:5000/heliostat/ray,", "give it the tag of a version"),
+        ({"image": "heliostat/ray:latest"}, "image", "heliostat/ray:latest", "use a tag with a version"),
+        ({"image": "rayproject/ray:nightly-py311"}, "image", "nightly-py311", "use a tag with a version"),
+        ({"image": "heliostat/ray"}, "image", "heliostat/ray,", "use a tag with a version"),
+        ({"image": "registry:5000/heliostat/ray"}, "image", "registry:5000/heliostat/ray,", "use a tag with a version"),
         ({"ray_version": "2.60"}, "ray_version", "'2.60'", "such as 2.60.0"),
         # Storage that another node does not see.
         ({"storage": {"uri": "/data/runs"}}, "storage.uri", "/data/runs", "a claim that is ReadWriteMany, or s3:// or gs://"),
@@ -89,7 +89,7 @@ def group(**change: Any) -> dict[str, Any]:
         (
             {"name": "gpu", "storage": {"uri": "s3://b", "secret": "gpu"}},
             "storage.secret",
-            "gpu, but in the Secret of the cluster's name",
+            "gpu, but KubeRay stores the token in the Secret named like the cluster",
             "another name, such as gpu-keys",
         ),
         # A queue admits clusters of a fixed size only.
@@ -265,7 +265,7 @@ def test_a_new_profile_is_explained_line_by_line_and_right(
     assert capsys.readouterr().out == "mine: ok\n"
 
 
-def test_a_comment_tells_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_comment_has_the_default(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", "init", "mine"]) == 0
     (line,) = [line for line in (folder / "mine.yaml").read_text().splitlines() if "idle_seconds:" in line]
     assert line.endswith("(default: 120)")

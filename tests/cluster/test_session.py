@@ -10,7 +10,7 @@ from heliostat.cluster.targets.session import write_token
 
 
 def api(folder: Path, context: str, namespace: str) -> Api:
-    """A connection that is never used: to a server that does not exist, by a kubeconfig as kubectl writes it."""
+    """A connection that is never opened, from a kubeconfig as kubectl writes it."""
     document = {
         "apiVersion": "v1", "kind": "Config", "current-context": context,
         "clusters": [{"name": "far", "cluster": {"server": "https://192.0.2.1"}}],

@@ -1,4 +1,4 @@
-"""What goes into a tunnel comes out at the other end, whatever the pieces are; a small server plays the pod's side."""
+"""A tunnel delivers all data in both directions, in chunks of any size; a small server stands for the pod."""
 
 import random
 import socket
@@ -152,7 +152,7 @@ def test_an_answer_that_comes_before_the_question_is_over_arrives(ends: Ends) ->
     sender.join(10)
 
 
-def test_after_the_client_has_gone_the_pod_is_told(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pod_learns_that_the_client_has_disconnected(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tunnel, "LINGER", 0.2)
     ends.client.sendall(b"bye")
     ends.client.close()
@@ -161,26 +161,26 @@ def test_after_the_client_has_gone_the_pod_is_told(ends: Ends, monkeypatch: pyte
     assert ends.pod.recv(1) == b""
 
 
-def test_an_error_of_the_pods_side_is_kept_and_looks_like_no_normal_end(ends: Ends) -> None:
+def test_an_error_of_the_pods_side_is_kept_and_resets_the_client(ends: Ends) -> None:
     ends.pod.sendall(served(BINARY, b"\1connection refused") + served(CLOSE, b""))
     with pytest.raises(ConnectionResetError):
         everything(ends.client)
     assert ends.tunnel.error == "connection refused"
 
 
-def test_a_connection_that_breaks_looks_like_no_normal_end(ends: Ends) -> None:
+def test_a_lost_connection_is_reset_for_the_client(ends: Ends) -> None:
     ends.pod.sendall(served(BINARY, b"\0half of it"))
     assert ends.client.recv(100) == b"half of it"
     ends.pod.close()
     with pytest.raises(ConnectionResetError):
         everything(ends.client)
-    assert "broke" in ends.tunnel.error
+    assert "the connection was lost" in ends.tunnel.error
 
 
-def test_a_side_that_gives_no_sign_of_life_is_asked_and_then_given_up(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tunnel, "ASK", 0.1)
+def test_a_side_that_does_not_respond_is_pinged_and_then_counts_as_lost(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tunnel, "PING_AFTER", 0.1)
     assert ends.frame() == (PING, b"")
-    monkeypatch.setattr(tunnel, "SILENCE", 0.2)
+    monkeypatch.setattr(tunnel, "LOST_AFTER", 0.2)
     with pytest.raises(ConnectionResetError):
         everything(ends.client)
-    assert "sign of life" in ends.tunnel.error
+    assert "no response for" in ends.tunnel.error

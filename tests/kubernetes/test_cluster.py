@@ -130,7 +130,7 @@ def test_storage_that_the_nodes_do_not_share_is_refused_before_a_gpu_is_taken(pl
     assert "/mnt/heliostat" in done.err
 
 
-def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_goes_on(place: Place, gpu: Path, here: Command) -> None:
+def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_resumes(place: Place, gpu: Path, here: Command) -> None:
     arguments = ["train", DIGITS, "--on", str(gpu), "--set", "name=stopped", "--set", "epochs=400"]
     process = here.start(*arguments)
     _until(process, "step    100")
@@ -166,7 +166,7 @@ def test_an_idle_cluster_suspends_itself_head_included_and_the_next_job_wakes_it
     done = place.command("submit", path, "--", "python", "-c", "print('awake')")
     assert done.code == 0, done.err
     assert "awake" in done.out
-    assert "wakes the cluster" in done.err
+    assert "resumes the cluster" in done.err
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 

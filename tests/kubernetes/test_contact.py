@@ -70,7 +70,7 @@ def stopped_api_server(place: Place, line: Line) -> Iterator[None]:
     if not listening:
         line.cut()
         yield
-        line.mend()
+        line.restore()
         return
     process = psutil.Process(listening[0].pid)
     process.suspend()
@@ -114,12 +114,12 @@ def test_an_api_server_that_is_stopped_for_a_while_costs_no_line_of_the_output(f
     assert_whole(text + out)
 
 
-def test_a_line_that_is_cut_for_a_while_is_told_and_taken_up_again(far: Place, line: Line, path: Path) -> None:
+def test_a_connection_lost_for_a_while_is_reported_and_continued(far: Place, line: Line, path: Path) -> None:
     process = far.command.start("submit", path, *JOB)
     text = until(process, "line 5\n")
     line.cut()
     time.sleep(8)
-    line.mend()
+    line.restore()
     out, err = rest(process)
     assert process.returncode == 0, err
     assert "contact lost for" in err
@@ -136,27 +136,27 @@ def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_the_job_
     assert process.returncode == 75, err
     assert "which may still run" in err
     again = err.partition("follow it again: heliostat ")[2].strip().splitlines()[0]
-    line.mend()
+    line.restore()
     done = far.command(*again.split())
     assert done.code == 0, done.err
     assert_whole(done.out)
 
 
-def test_a_line_that_is_cut_while_a_cluster_comes_up_is_waited_for(far: Place, line: Line) -> None:
+def test_a_connection_lost_while_a_cluster_starts_is_waited_for(far: Place, line: Line) -> None:
     path = far.profile("late", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     process = far.command.start("up", path)
     assert process.stderr
     assert any("waits for the head: " in text for text in process.stderr)
     line.cut()
     time.sleep(8)
-    line.mend()
+    line.restore()
     out, err = rest(process)
     assert process.returncode == 0, err
     assert "late is ready" in out
     assert far.command("down", path, "--yes", "--no-wait").code == 0
 
 
-def test_an_ephemeral_job_whose_end_nobody_saw_is_told_by_its_rayjob(place: Place, far: Place, line: Line) -> None:
+def test_the_result_of_an_ephemeral_job_after_lost_contact_comes_from_its_rayjob(place: Place, far: Place, line: Line) -> None:
     """Its cluster goes while the line is cut; the operator knows how the job ended."""
     path = far.profile("unseen", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     for code, told in ((0, ""), (3, "failed")):
@@ -169,7 +169,7 @@ def test_an_ephemeral_job_whose_end_nobody_saw_is_told_by_its_rayjob(place: Plac
         wait_for(lambda: statuses(place) in (["SUCCEEDED"], ["FAILED"]), "the job to end")
         name = place.kube.jobs.list()[0]["status"]["rayClusterName"]
         place.kube.clusters.delete(name, timeout=60)
-        line.mend()
+        line.restore()
         err = rest(process)[1]
         assert process.returncode == (1 if code else 0), err
         assert told in err
@@ -238,12 +238,15 @@ def test_expired_credentials_are_named(
 @pytest.mark.parametrize(
     ("token", "words"),
     [
-        (base64.b64encode(b"0" * 64).decode(), ("refused the token", "do not belong together: heliostat down lost, then up")),
-        (None, ("/lost has no auth_token", "fix: give that Secret another name")),
+        (
+            base64.b64encode(b"0" * 64).decode(),
+            ("rejected the token", "is not that of the pods of lost: heliostat down lost, then up"),
+        ),
+        (None, ("/lost has no auth_token", "fix: create that Secret with another name")),
     ],
     ids=["wrong", "missing"],
 )
-def test_a_secret_without_the_token_of_the_cluster_is_told_before_anything_is_sent(
+def test_a_secret_without_the_token_of_the_cluster_is_reported_before_anything_is_sent(
     place: Place, path: Path, token: str | None, words: tuple[str, ...]
 ) -> None:
     secrets = place.kube.objects("Secret")
@@ -259,20 +262,18 @@ def test_a_secret_without_the_token_of_the_cluster_is_told_before_anything_is_se
     assert "0" * 64 not in done.err
 
 
-def test_a_client_with_another_ray_than_the_cluster_is_told_before_anything_is_sent(
-    place: Place, path: Path, tmp_path: Path
-) -> None:
+def test_a_client_with_an_untested_ray_is_refused_before_anything_is_sent(place: Place, path: Path, tmp_path: Path) -> None:
     other = tmp_path / "ray-2.59.0.dist-info"
     other.mkdir()
     (other / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.59.0\n")
     env = {**place.command.env, "PYTHONPATH": f"{tmp_path}:{place.command.env['PYTHONPATH']}"}
     done = replace(place.command, env=env)("submit", path, *JOB)
     assert done.code == 2
-    assert "lost has Ray 2.60.0, and this machine 2.59.0" in done.err
-    assert "pip install ray==2.60.0 here" in done.err
+    assert "Ray 2.59.0 is installed, but Heliostat uses private parts of Ray and is tested with 2.60.0 only" in done.err
+    assert 'fix: pip install "ray[default,train,tune,client]==2.60.0"' in done.err
 
 
-def test_a_profile_with_another_ray_than_the_cluster_is_told_before_anything_is_sent(place: Place, path: Path) -> None:
+def test_a_profile_with_another_ray_than_the_cluster_is_refused_before_anything_is_sent(place: Place, path: Path) -> None:
     image = IMAGE.partition(":")[0] + ":test"
     done = place.command("submit", path, "--set", f"image={image}", "--set", "ray_version=2.59.0", *JOB)
     assert done.code == 1

@@ -110,9 +110,9 @@ def test_a_namespace_that_does_not_exist(place: Place) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"gpu": 99}, f"{GPU}, and it asks for 99"),
+        ({"gpu": 99}, f"{GPU}, and it requests 99"),
         ({"node_selector": {"heliostat.dev/test": "nowhere"}}, "no label heliostat.dev/test=nowhere"),
-        ({"cpu": 9999}, "cpu, and it asks for 9999"),
+        ({"cpu": 9999}, "cpu, and it requests 9999"),
     ],
 )
 def test_a_group_that_no_node_can_hold(place: Place, changes: dict[str, Any], words: str) -> None:
@@ -155,7 +155,7 @@ def test_a_claim_that_only_one_node_can_mount(place: Place) -> None:
     assert "ReadWriteMany" in told
 
 
-def test_a_claim_that_nobody_makes_and_one_of_no_class(place: Place) -> None:
+def test_a_claim_that_is_not_created_and_one_without_a_class(place: Place) -> None:
     assert "set storage.size" in examined(place, place.profile(storage={"claim": "ghost"})).only_problem("storage")
     path = place.profile(storage={"claim": "new", "size": "1Gi", "storage_class": "nowhere"})
     assert "storage class nowhere, which does not exist" in examined(place, path).only_problem("storage")
@@ -172,7 +172,7 @@ def test_a_storage_class_whose_volumes_only_one_node_can_mount(place: Place) -> 
 @pytest.mark.parametrize(
     ("hard", "words"),
     [
-        ({"requests.memory": "1Gi"}, "the head and the least workers: requests.memory (3.625Gi needed, 1Gi left)"),
+        ({"requests.memory": "1Gi"}, "the head and the minimum of workers: requests.memory (3.625Gi needed, 1Gi left)"),
         ({f"requests.{GPU}": "0"}, f"no room for a worker of gpu: requests.{GPU} (1 needed, 0 left)"),
         ({"pods": "1"}, "no room for a worker of gpu: pods (2 needed, 1 left)"),
         ({"limits.cpu": "100"}, "pods without a CPU limit are refused"),
@@ -219,7 +219,7 @@ def test_a_document_that_the_api_server_does_not_take(place: Place) -> None:
     assert "immutable" in found.all("problem", "documents")[0]["what"]
 
 
-def test_an_image_that_cannot_be_pulled_or_that_nobody_has_tried(place: Place) -> None:
+def test_an_image_that_cannot_be_pulled_or_has_not_been(place: Place) -> None:
     api, image = place.kube.api, "heliostat/nowhere:2.60.0"
     path = place.profile(image=image)
     assert f"no pod and no node has {image} yet" in examined(place, path).all("unknown", "image")[0]["what"]
@@ -256,7 +256,7 @@ def test_a_user_without_rights_learns_which_and_what_for(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [(None, "there is no file"), ("{not: [yaml", "is broken"), ("a: 1", "cannot be used")]
+    ("text", "words"), [(None, "does not exist"), ("{not: [yaml", "is broken"), ("a: 1", "cannot be used")]
 )
 def test_a_kubeconfig_that_is_missing_or_broken(place: Place, tmp_path: Path, text: str | None, words: str) -> None:
     path = tmp_path / "kubeconfig"
@@ -268,7 +268,7 @@ def test_a_kubeconfig_that_is_missing_or_broken(place: Place, tmp_path: Path, te
 def test_credentials_that_hold_no_longer(place: Place) -> None:
     user = place.user("leaver")
     place.kube.objects("ServiceAccount").delete("leaver")
-    assert "does not know these credentials" in refused(user)
+    assert "rejects these credentials" in refused(user)
 
 
 def test_an_api_server_that_does_not_answer(place: Place, tmp_path: Path) -> None:

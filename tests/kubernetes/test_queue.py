@@ -128,7 +128,7 @@ def test_the_time_in_the_queue_does_not_count(place: Place, queue: Queue, path: 
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
 
 
-def test_a_run_whose_cluster_the_queue_takes_away_is_told_so(place: Place, queue: Queue, path: Path, here: Command) -> None:
+def test_a_run_whose_cluster_the_queue_suspends_says_so(place: Place, queue: Queue, path: Path, here: Command) -> None:
     queue.gpus(2)
     process = here.start("submit", path, "--ephemeral", "--", "bash", "-c", "echo runs; sleep 300")
     assert process.stdout is not None
@@ -136,8 +136,8 @@ def test_a_run_whose_cluster_the_queue_takes_away_is_told_so(place: Place, queue
     queue.evict("queued-")
     err = process.communicate(timeout=180)[1]
     assert process.returncode == 1, err
-    assert "the queue team took the cluster of queued-" in err
-    assert "the same command again goes on from the last checkpoint" in err
+    assert "the queue team suspended queued-" in err
+    assert "the same command resumes from the last checkpoint" in err
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
 
 

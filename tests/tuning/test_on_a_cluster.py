@@ -33,14 +33,14 @@ scheduler: none
 @pytest.fixture
 def cluster(command: Command) -> Iterator[Command]:
     """The command in a folder with a cluster that is up, and the code that a job gets."""
-    (command.cwd / "laptop.yaml").write_text(PROFILE)
+    (command.cwd / "local-cluster.yaml").write_text(PROFILE)
     (command.cwd / "lr.yaml").write_text(SWEEP)
     for package in ("heliostat", "cluster", "workloads", "datasets", "tuning"):
-        shutil.copytree(ROOT / package, command.cwd / package, ignore=shutil.ignore_patterns("__pycache__"))
-    done = command("up", "laptop.yaml")
+        shutil.copytree(ROOT / package, command.cwd / package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    done = command("up", "local-cluster.yaml")
     assert done.code == 0, done.err
     yield command
-    assert command("down", "laptop.yaml", "--yes").code == 0
+    assert command("down", "local-cluster.yaml", "--yes").code == 0
     gone(command.env)
 
 
@@ -55,7 +55,7 @@ def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(clu
         records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
         return sum(record["event"] == "end" for record in records)
 
-    first = cluster.start("sweep", "lr.yaml", "--on", "laptop.yaml")
+    first = cluster.start("sweep", "lr.yaml", "--on", "local-cluster.yaml")
     try:
         wait_for(lambda: ends() >= 2 or first.poll() is not None, "two trials to end", 300)
         for process in drivers(cluster):
@@ -66,7 +66,7 @@ def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(clu
     assert first.returncode not in (0, 2), err
     before = ends()
     assert 2 <= before < 8
-    done = cluster("sweep", "lr.yaml", "--on", "laptop.yaml", "--json", timeout=500)
+    done = cluster("sweep", "lr.yaml", "--on", "local-cluster.yaml", "--json", timeout=500)
     assert done.code == 0, done.err
     result = json.loads(done.out)
     assert result["states"] == {"finished": 8}
@@ -77,7 +77,7 @@ def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(clu
     assert Path(result["report"]).exists()
 
     def gpus() -> int:
-        return sum(group["ready"] for group in json.loads(cluster("status", "laptop.yaml", "--json").out)["groups"])
+        return sum(group["ready"] for group in json.loads(cluster("status", "local-cluster.yaml", "--json").out)["groups"])
 
     began = time.monotonic()
     wait_for(lambda: gpus() == 0, "the GPU nodes to go", 120)

@@ -8,11 +8,9 @@ from typing import Any
 import ray
 
 from heliostat.config import Config
-from heliostat.environment import STORAGE
+from heliostat.environment import ON_HEAD, STORAGE
 from heliostat.errors import HeliostatError, UserError
 from heliostat.folder import default_base
-
-HEAD = {"node:__internal_head__": 0.001}
 
 
 def run_on_head(drive: Callable[[dict[str, Any]], dict[str, Any]], config: Config) -> dict[str, Any]:
@@ -21,7 +19,7 @@ def run_on_head(drive: Callable[[dict[str, Any]], dict[str, Any]], config: Confi
     Raises:
         UserError: the cluster lacks one of the user's modules; or what ``drive`` raises.
     """
-    task = ray.remote(drive).options(num_cpus=0, resources=HEAD, max_retries=0).remote(config.model_dump(mode="json"))
+    task = ray.remote(drive).options(num_cpus=0, resources=ON_HEAD, max_retries=0).remote(config.model_dump(mode="json"))
     try:
         try:
             found: dict[str, Any] = ray.get(task)

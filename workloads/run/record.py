@@ -18,7 +18,7 @@ import pydantic
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from heliostat.config import Config, difference, to_yaml
+from heliostat.config import Config, differences, to_yaml
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.config import TrainConfig
@@ -103,7 +103,7 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
             )
         return wanted
     found = read_record(folder)
-    lines = difference(found.config.identity, config.identity)
+    lines = differences(found.config.identity, config.identity)
     if found.dataset.fingerprint != dataset.fingerprint:
         lines.append(f"dataset: {found.dataset.fingerprint} before, {dataset.fingerprint} now")
     if found.lanes != lanes:

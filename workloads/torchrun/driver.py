@@ -16,6 +16,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 from ray.train.v2.api.exceptions import WorkerGroupError
 
+from heliostat.environment import ON_HEAD
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
 from heliostat.workloads.nodes import available, draining
@@ -30,7 +31,6 @@ POLL, NODE_POLL = 0.3, 1.0
 """Seconds between two polls of the output, and of the nodes."""
 START_NOTICE_SECONDS = 15.0
 """Seconds after which workers that have not started are reported."""
-HEAD = {"node:__internal_head__": 0.001}
 
 
 class ScriptFailed(HeliostatError):
@@ -74,7 +74,7 @@ def execute(script: Script, run: str, write: Write) -> None:
     """
     # Drains are handled here; Ray's own watcher would wait until the node's deadline.
     os.environ[PREEMPTION_WATCHER] = "0"
-    hub = ray.remote(Hub).options(num_cpus=0, resources=HEAD).remote()
+    hub = ray.remote(Hub).options(num_cpus=0, resources=ON_HEAD).remote()
     spec = {
         "hub": hub,
         "id": f"{script.name}-{secrets.token_hex(4)}",

@@ -1,7 +1,7 @@
-"""A profile's cluster on this machine: a Ray head with its autoscaler, and nodes that are processes with logical resources.
+"""The cluster of a profile on this machine: a Ray head with its autoscaler, and nodes as processes with logical resources.
 
-The nodes come and go with the demand as pods do, by Ray's own provider of fake nodes. The cluster outlives the command that
-starts it; ``~/.heliostat/clusters/NAME`` says where it is. Keys of the profile that only Kubernetes knows mean nothing here.
+Ray's provider of fake nodes adds and removes nodes with the demand, like pods. The cluster outlives the command that starts it;
+its state is in ``~/.heliostat/clusters/NAME``. Keys of the profile that concern only Kubernetes are ignored.
 """
 
 import fcntl
@@ -24,16 +24,18 @@ from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.in_process import own_token
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.usage import NodeUsage, usage
-from heliostat.cluster.profile import Profile, WorkerGroup, differing, installed_ray, ray_resources
+from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
+from heliostat.cluster.ray_version import check_ray, installed_ray
 from heliostat.cluster.targets.local.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
-from heliostat.cluster.targets.local.processes import ClusterRecord, end, nodes
+from heliostat.cluster.targets.local.processes import ClusterRecord, nodes, stop
 from heliostat.cluster.targets.status import Group, Node, State
+from heliostat.difference import Change, difference
 from heliostat.errors import NotComing, UserError
 
 CLUSTERS = Path("~/.heliostat/clusters")
 UP_SECONDS = 60.0
 NODE_SECONDS = 10.0
-"""How much longer each node may take that a group has at least: they are started one after the other."""
+"""Additional seconds for each node of the groups' minimum: nodes are started one after the other."""
 DOWN_SECONDS = 30.0
 POLL = 0.3
 LOG_LINES = 12
@@ -47,104 +49,105 @@ class LocalCluster:
 
     @property
     def folder(self) -> Path:
-        """Where its state is."""
+        """The folder of its state."""
         return CLUSTERS.expanduser() / self.name
 
     @property
     def client_address(self) -> str:
-        """Where Ray Client connects to."""
+        """The address for Ray Client."""
         return f"ray://127.0.0.1:{self._running().ports['client']}"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a program needs in its environment to be let in."""
+        """The environment variables that authenticate a program."""
         return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(own_token())}
 
-    def changes(self) -> list[str]:
-        """The keys of the profile that are others than the cluster's; all of them if there is no cluster."""
-        run = self._read()
-        return differing(run.profile if run else {}, self.profile.model_dump(mode="json"))
+    def changes(self) -> list[Change]:
+        """What differs between the profile of the cluster and this one; every key if there is no cluster."""
+        record = self._read()
+        return list(difference(record.profile if record else {}, self.profile.model_dump(mode="json")))
 
     def up(self, replace: bool = False) -> Iterator[str]:
-        """Start it unless it runs, and wait: yields what is waited for, and ends when the nodes are there that must be.
+        """Start it unless it runs, and wait until the minimum of nodes is ready; yields status lines.
 
         Args:
-            replace: end a cluster that runs with another profile.
+            replace: stop a cluster with another profile.
 
         Raises:
             UserError: it runs with another profile.
-            NotComing: it does not come up; with the reason.
+            NotComing: it cannot start; with the reason.
         """
+        check_ray()
         yield "the head"
         with self._lock():
-            run = self._read()
-            if run and run.alive and (changed := self.changes()) and not replace:
+            record = self._read()
+            if record and record.alive and (changed := self.changes()) and not replace:
                 raise UserError(
-                    f"{self.name} runs with another profile; what differs: {', '.join(changed)}",
-                    f"heliostat down {self.name} first, or let --yes do that; either ends its jobs",
+                    f"{self.name} runs with another profile; what differs: {', '.join(change.path for change in changed)}",
+                    f"heliostat down {self.name} first, or use --yes; either stops its jobs",
                 )
-            if run is None or not run.alive or self.changes():
-                self._stop(run)
-                run = self._start()
-        yield from self._wait(run)
+            if record is None or not record.alive or self.changes():
+                self._stop(record)
+                record = self._start()
+        yield from self._wait(record)
 
-    def awake(self) -> Iterator[str]:
-        """Wait until a cluster that was started answers; yields what is waited for.
+    def wake(self) -> Iterator[str]:
+        """Wait until a started cluster responds; yields status lines.
 
         Raises:
-            NotFound: there is none.
-            NotComing: it does not answer.
+            NotFound: it does not exist.
+            NotComing: it does not respond.
         """
         yield from self._wait(self._running())
 
     def look(self) -> Callable[[], str]:
-        """A look at the cluster: which nodes start; it raises `NotComing` if its head has ended."""
-        run = self._running()
+        """A function that returns which nodes are starting, and raises `NotComing` if the head has exited."""
+        record = self._running()
 
         def look() -> str:
-            self._check(run)
+            self._check(record)
             names = [node.name for node in self.state().nodes if node.state == "starting"]
             return f"{', '.join(names)} to start" if names else ""
 
         return look
 
     def down(self, seconds: float = DOWN_SECONDS) -> list[str]:
-        """End all of its processes, also those that a head has left that was killed; says what was deleted.
+        """Stop all its processes, including orphans of a killed head; returns what was deleted.
 
         Raises:
-            NotComing: some of them do not end.
+            NotComing: some processes do not exit.
         """
         if not self.folder.exists():
             return []
         with self._lock():
-            run = self._read()
-            self._stop(run, max(seconds, DOWN_SECONDS))
-        return [f"Ray cluster {self.name}"] if run else []
+            record = self._read()
+            self._stop(record, max(seconds, DOWN_SECONDS))
+        return [f"Ray cluster {self.name}"] if record else []
 
     def state(self) -> State:
-        """The cluster at this moment, with its nodes, groups and jobs."""
-        run = self._read()
-        if run is None:
+        """The current status, with nodes, groups and jobs."""
+        record = self._read()
+        if record is None:
             return State(self.name, "local", "absent")
-        if not run.alive:
-            detail = f"its head has ended, with its log in {self.folder}/head.log; heliostat up {self.name} starts it anew"
-            return State(self.name, "local", "failed", detail, run.ray_version)
-        profile = Profile.model_validate(run.profile)
+        if not record.alive:
+            detail = f"its head has exited, with its log in {self.folder}/head.log; heliostat up {self.name} restarts it"
+            return State(self.name, "local", "failed", detail, record.ray_version)
+        profile = Profile.model_validate(record.profile)
         try:
             dashboard = self.dashboard()
-            used, jobs, word, detail = usage(dashboard), dashboard.speaking(), "ready", ""
+            used, jobs, word, detail = usage(dashboard), dashboard.jobs_with_last_line(), "ready", ""
         except KubernetesError as error:
             used, jobs, word, detail = {}, [], "starting", error.what
-        there = [_node(profile, name, group, used.get(name)) for name, group in nodes(run).items()]
-        groups = [_group(group, [node for node in there if node.group == group.name]) for group in profile.groups]
-        url = f"http://127.0.0.1:{run.ports['dashboard']}"
-        return State(self.name, "local", word, detail, run.ray_version, url, groups, there, jobs)
+        started = [_node(profile, name, group, used.get(name)) for name, group in nodes(record).items()]
+        groups = [_group(group, [node for node in started if node.group == group.name]) for group in profile.groups]
+        url = f"http://127.0.0.1:{record.ports['dashboard']}"
+        return State(self.name, "local", word, detail, record.ray_version, url, groups, started, jobs)
 
     def dashboard(self) -> Dashboard:
-        """The dashboard, behind the user's token.
+        """The dashboard, with the user's token.
 
         Raises:
-            NotFound: there is no cluster.
+            NotFound: the cluster does not exist.
         """
         return Dashboard(by_port(self._running().ports["dashboard"], own_token().read_text().strip()), self.name)
 
@@ -152,85 +155,85 @@ class LocalCluster:
         from heliostat.folder import absolute
 
         storage = absolute(self.profile.storage.uri or ".", Path.cwd())
-        # Short, because Ray has sockets in it; and not below HOME, which may be on a network.
+        # Short, because the paths of sockets are limited; and not in HOME, which may be a network filesystem.
         scratch = tempfile.mkdtemp(prefix="heliostat-", dir="/tmp")
         ports = _free_ports()
-        run = ClusterRecord(scratch, ports, storage, installed_ray(), self.profile.model_dump(mode="json"))
+        record = ClusterRecord(scratch, ports, storage, installed_ray(), self.profile.model_dump(mode="json"))
         Path(modules(scratch)).mkdir()
         shutil.copy(Path(__file__).parent / "provider.py", Path(modules(scratch), f"{PROVIDER}.py"))
         self._write("autoscaling.json", autoscaling(self.profile, ports["gcs"], scratch))
-        # Before the head starts: it must be found also by who comes after a crash of this command.
-        self._write("cluster.json", asdict(run))
+        # Before the head starts, so that it is found even after a crash of this command.
+        self._write("cluster.json", asdict(record))
         with (self.folder / "head.log").open("wb") as log:
             head = subprocess.Popen(
                 command(self.profile, ports, self.folder / "autoscaling.json"),
-                cwd=scratch,  # a job without a working directory finds nothing, as in a pod
+                cwd=scratch,  # a job without a working directory starts in an empty one, as in a pod
                 env={**environment(self.profile, ports, scratch, storage, os.environ), **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        run = replace(run, pid=head.pid)
-        while head.poll() is None and not run.alive:
-            time.sleep(0.01)  # its environment, by which it is known, can be read only some moments after it has begun
-        self._write("cluster.json", asdict(run))
-        return run
+        record = replace(record, pid=head.pid)
+        while head.poll() is None and not record.alive:
+            time.sleep(0.01)  # its environment, which identifies it, is readable only a moment after the start
+        self._write("cluster.json", asdict(record))
+        return record
 
-    def _wait(self, run: ClusterRecord) -> Iterator[str]:
-        profile = Profile.model_validate(run.profile)
+    def _wait(self, record: ClusterRecord) -> Iterator[str]:
+        profile = Profile.model_validate(record.profile)
         seconds = UP_SECONDS + NODE_SECONDS * sum(group.min for group in profile.groups)
         deadline = time.monotonic() + seconds
-        while missing := self._missing(run, profile):
+        while missing := self._missing(record, profile):
             yield missing
             if time.monotonic() > deadline:
                 raise NotComing(
-                    f"{self.name} is not ready after {seconds:.0f} s; it waits for {missing}\n{_failure(run) or self._log()}",
-                    f"heliostat down {self.name}; Ray's logs are in {run.scratch}/ray/session_latest/logs until then",
+                    f"{self.name} is not ready after {seconds:.0f} s; waiting for {missing}\n{_failure(record) or self._log()}",
+                    f"heliostat down {self.name}; Ray's logs are in {record.scratch}/ray/session_latest/logs until then",
                 )
             time.sleep(POLL)
 
-    def _missing(self, run: ClusterRecord, profile: Profile) -> str:
-        """What is not there yet of the cluster, in a line."""
-        self._check(run)  # first, because the dashboard of a head that was killed may answer for a while
+    def _missing(self, record: ClusterRecord, profile: Profile) -> str:
+        """What is not ready yet, in a line; empty if everything is."""
+        self._check(record)  # first, because the dashboard of a killed head may respond for a while
         try:
             alive = usage(self.dashboard())
         except Unreachable:
-            return "the head, whose dashboard does not answer yet"
+            return "the head, whose dashboard does not respond yet"
         except KubernetesError as error:
             return f"the head: {error.what}"
         if HEAD not in alive:
             return "the head, which has no node yet"
-        there = Counter(node.group for node in alive.values())
-        short = [group for group in profile.groups if there[group.name] < group.min]
-        return ", ".join(f"group {group.name}, which has {there[group.name]} of {group.min} nodes" for group in short)
+        counts = Counter(node.group for node in alive.values())
+        short = [group for group in profile.groups if counts[group.name] < group.min]
+        return ", ".join(f"group {group.name}, which has {counts[group.name]} of {group.min} nodes" for group in short)
 
-    def _check(self, run: ClusterRecord) -> None:
-        if not run.alive:
+    def _check(self, record: ClusterRecord) -> None:
+        if not record.alive:
             raise NotComing(
-                f"the head of {self.name} has ended:\n{self._log()}",
-                f"heliostat up {self.name} starts it anew; its log is {self.folder}/head.log",
+                f"the head of {self.name} has exited:\n{self._log()}",
+                f"heliostat up {self.name} restarts it; its log is {self.folder}/head.log",
             )
 
     def _log(self) -> str:
         """The last lines of the head's log."""
         return "\n".join(_lines(self.folder / "head.log")[-LOG_LINES:])
 
-    def _stop(self, run: ClusterRecord | None, seconds: float = DOWN_SECONDS) -> None:
-        if run is None:
+    def _stop(self, record: ClusterRecord | None, seconds: float = DOWN_SECONDS) -> None:
+        if record is None:
             return
-        if left := end(run, seconds):
+        if left := stop(record, seconds):
             pids = " ".join(str(process.pid) for process in left)
-            raise NotComing(f"{len(left)} processes of {self.name} do not end", f"see what they wait for: ps -fp {pids}")
-        shutil.rmtree(run.scratch, ignore_errors=True)
+            raise NotComing(f"{len(left)} processes of {self.name} do not exit", f"find out what they wait for: ps -fp {pids}")
+        shutil.rmtree(record.scratch, ignore_errors=True)
         for name in ("autoscaling.json", "cluster.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     def _running(self) -> ClusterRecord:
-        run = self._read()
-        if run is None:
-            raise NotFound(f"there is no cluster {self.name} on this machine", f"heliostat up {self.name}")
-        return run
+        record = self._read()
+        if record is None:
+            raise NotFound(f"the cluster {self.name} does not exist on this machine", f"heliostat up {self.name}")
+        return record
 
     def _read(self) -> ClusterRecord | None:
         with suppress(FileNotFoundError):
@@ -244,16 +247,16 @@ class LocalCluster:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """One command at a time starts or ends it; the lock goes with the process that holds it."""
+        """Only one command at a time starts or stops it; the lock is released when its process exits."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 
-def _failure(run: ClusterRecord) -> str:
-    """Why the autoscaler could not start a node, in its own words."""
-    log = _lines(Path(run.scratch, "ray/session_latest/logs/monitor.log"))
+def _failure(record: ClusterRecord) -> str:
+    """The autoscaler's log line about a node that it could not start."""
+    log = _lines(Path(record.scratch, "ray/session_latest/logs/monitor.log"))
     return next((line for line in reversed(log) if "-- Failed to launch" in line), "")
 
 

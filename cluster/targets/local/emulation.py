@@ -1,4 +1,4 @@
-"""What Ray is told so that processes on this machine stand for the nodes of a profile: pure functions."""
+"""Configuration of Ray for nodes of a profile that are processes on this machine: pure functions."""
 
 import json
 import os
@@ -13,23 +13,23 @@ from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources, size
 from heliostat.environment import NODES, STORAGE
 
 HEAD = "head"
-"""The head's name among the nodes."""
+"""The node name of the head."""
 HEAD_TYPE = "ray.head.default"
-"""Its group, which is Ray's choice."""
+"""The node type of the head, which Ray prescribes."""
 PROVIDER = "heliostat_provider"
-"""The module that the head's autoscaler finds `heliostat.cluster.targets.local.provider` under."""
+"""The module name of `heliostat.cluster.targets.local.provider` for the head's autoscaler."""
 PORTS = ("gcs", "dashboard", "client", "metrics")
-MARK = "RAY_TMPDIR"
-"""In the environment of all of a cluster's processes: its folder."""
+CLUSTER_FOLDER = "RAY_TMPDIR"
+"""The environment variable with the cluster's folder, which all its processes have."""
 SETTINGS = {
-    # Nodes do go away here while work is on them, so the watcher of preemptions stays.
+    # Nodes are removed here while work runs on them, so that the preemption watcher is needed.
     **{name: value for name, value in in_process.SETTINGS.items() if name != "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"},
     "RAY_enable_autoscaler_v2": "1",
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_FAKE_CLUSTER": "1",
-    # All nodes at 127.0.0.1: nothing is open to the network, and a laptop that changes its network keeps its cluster.
+    # All nodes at 127.0.0.1: nothing is open to the network, and the cluster survives a change of the network.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-    # Else the server of a Ray Client session may die as it is forked (ray#63202; with Ray 2.60 every third time here).
+    # Otherwise the server of a Ray Client session may crash on a fork (ray#63202; a third of the time with Ray 2.60).
     "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
 NO_COMMANDS = (
@@ -39,7 +39,7 @@ NO_COMMANDS = (
 
 
 def autoscaling(profile: Profile, gcs_port: int, scratch: str) -> dict[str, Any]:
-    """What the autoscaler reads: the worker groups as types of nodes."""
+    """The autoscaler's configuration, with the worker groups as node types."""
     return {
         "cluster_name": profile.name,
         "max_workers": sum(group.max for group in profile.groups),
@@ -71,7 +71,7 @@ def _node_type(group: WorkerGroup) -> dict[str, Any]:
     resources = {name: int(amount) for name, amount in ray_resources(group).items() if amount}
     return {
         "resources": {**resources, "memory": size(group.memory), "object_store_memory": in_process.OBJECT_STORE},
-        # Ray would name the head's group on all nodes (Ray 2.60).
+        # Ray 2.60 would set the head's group on all nodes.
         "labels": {"ray.io/node-group": group.name, **ray_labels(group)},
         "node_config": {},
         "min_workers": group.min,
@@ -82,7 +82,7 @@ def _node_type(group: WorkerGroup) -> dict[str, Any]:
 
 
 def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[str]:
-    """How the head is started; everything else starts from there."""
+    """The command that starts the head, which starts everything else."""
     flags = {
         "port": ports["gcs"],
         "dashboard-port": ports["dashboard"],
@@ -92,14 +92,14 @@ def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[st
         "num-gpus": 0,
         "resources": json.dumps({"driver": profile.head.drivers}),
         "object-store-memory": in_process.OBJECT_STORE,
-        # Any free ones: other clusters may be here, and the usual range must not have the client's port in it.
+        # Any free ones: other clusters may run here, and the default range may include the client's port.
         "min-worker-port": 0,
         "max-worker-port": 0,
         "dashboard-agent-listen-port": 0,
         "metrics-export-port": 0,
         "log-color": "false",
     }
-    # -P: the folder that the user is in may have packages with the names of Ray's.
+    # -P: the working directory may have packages with the names of Ray's.
     start = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     return [*start, *(f"--{name}={value}" for name, value in flags.items())]
 
@@ -107,7 +107,7 @@ def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[st
 def environment(
     profile: Profile, ports: Mapping[str, int], scratch: str, storage: str, inherited: Mapping[str, str]
 ) -> dict[str, str]:
-    """The head's environment, which all nodes and jobs inherit: nothing in it speaks of another Ray."""
+    """The environment of the head, which all nodes and jobs inherit, without variables of another Ray."""
     base = {
         **{name: value for name, value in inherited.items() if not name.startswith(("RAY_", "HELIOSTAT_"))},
         **SETTINGS,
@@ -118,10 +118,10 @@ def environment(
     }
     return {
         **base,
-        # A job's `python` is this one.
+        # So that `python` in a job is this one.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{base.get('PATH', os.defpath)}",
         "PYTHONPATH": os.pathsep.join(filter(None, [base.get("PYTHONPATH"), modules(scratch)])),
-        MARK: scratch,
+        CLUSTER_FOLDER: scratch,
         "RAY_CLOUD_INSTANCE_ID": HEAD,
         "RAY_NODE_TYPE_NAME": HEAD_TYPE,
         "AUTOSCALER_METRIC_PORT": str(ports["metrics"]),
@@ -129,5 +129,5 @@ def environment(
 
 
 def modules(scratch: str) -> str:
-    """Where the head finds the provider."""
+    """The folder of the provider's module."""
     return f"{scratch}/python"

@@ -1,4 +1,4 @@
-"""The processes of a Ray cluster on this machine: which they are, also without their head, and their end."""
+"""Finds and stops the processes of a local Ray cluster, even without their head."""
 
 import os
 import signal
@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from heliostat.cluster.targets.local.emulation import MARK
+from heliostat.cluster.targets.local.emulation import CLUSTER_FOLDER
 
 GRACE = 2.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -18,16 +18,16 @@ GRACE = 2.0
 
 @dataclass(frozen=True)
 class ClusterRecord:
-    """What is written down of a cluster: where it is, and with which profile it was started."""
+    """The stored state of a cluster: its folder, ports and profile."""
 
     scratch: str
-    """A folder that no other cluster has ever had: the environment of all of its processes names it."""
+    """A folder unique to this cluster, which the environment of all its processes names."""
     ports: Mapping[str, int]
     storage: str
     ray_version: str
     profile: Mapping[str, Any]
     pid: int = 0
-    """The head's. It may be another's by now, which the folder tells, and better than a time would: clocks are set."""
+    """The head's; a reused pid is recognized by the folder, not by start times, which depend on the clock."""
 
     @property
     def alive(self) -> bool:
@@ -39,31 +39,31 @@ class ClusterRecord:
             return False
 
 
-def processes(run: ClusterRecord) -> list[psutil.Process]:
-    """All processes of a cluster, but not this one, which may be a job on it."""
-    there = {process.pid: process for process in psutil.process_iter(["ppid"])}
-    found = {pid for pid, process in there.items() if _belongs(process, run)}
-    while more := {pid for pid, process in there.items() if process.info["ppid"] in found} - found:
+def processes(record: ClusterRecord) -> list[psutil.Process]:
+    """All processes of a cluster except this one, which may be a job on it."""
+    running = {process.pid: process for process in psutil.process_iter(["ppid"])}
+    found = {pid for pid, process in running.items() if _belongs(process, record)}
+    while more := {pid for pid, process in running.items() if process.info["ppid"] in found} - found:
         found |= more
-    return [there[pid] for pid in found - {os.getpid()}]
+    return [running[pid] for pid in found - {os.getpid()}]
 
 
-def nodes(run: ClusterRecord) -> dict[str, str]:
-    """The nodes that have a main process, the oldest first: the group of each by its name."""
+def nodes(record: ClusterRecord) -> dict[str, str]:
+    """The group of each node with a raylet, by node name, the oldest first."""
     found = {}
     for process in psutil.process_iter(["name"]):
-        if process.info["name"] == "raylet" and _belongs(process, run):
+        if process.info["name"] == "raylet" and _belongs(process, record):
             with suppress(psutil.Error):
                 env = process.environ()
                 found[env["RAY_CLOUD_INSTANCE_ID"]] = env["RAY_NODE_TYPE_NAME"]
     return found
 
 
-def end(run: ClusterRecord, seconds: float) -> list[psutil.Process]:
-    """End all processes of a cluster; those that are still there after so many seconds."""
+def stop(record: ClusterRecord, seconds: float) -> list[psutil.Process]:
+    """Stop all processes of a cluster; returns those that still run after ``seconds``."""
     deadline = time.monotonic() + seconds
     number = signal.SIGTERM
-    while (left := processes(run)) and time.monotonic() < deadline:
+    while (left := processes(record)) and time.monotonic() < deadline:
         for process in left:
             with suppress(psutil.Error):
                 process.send_signal(number)
@@ -72,11 +72,13 @@ def end(run: ClusterRecord, seconds: float) -> list[psutil.Process]:
     return left
 
 
-def _belongs(process: psutil.Process, run: ClusterRecord) -> bool:
+def _belongs(process: psutil.Process, record: ClusterRecord) -> bool:
     try:
-        if process.environ().get(MARK) == run.scratch:
+        if process.environ().get(CLUSTER_FOLDER) == record.scratch:
             return True
-        # Ray's agents write their title over their environment; but they stay in the head's session, with a log open.
-        return os.getsid(process.pid) == run.pid and any(file.path.startswith(run.scratch) for file in process.open_files())
+        # Ray's agents overwrite their environment with their title; but they stay in the head's session, with a log open.
+        return os.getsid(process.pid) == record.pid and any(
+            file.path.startswith(record.scratch) for file in process.open_files()
+        )
     except (psutil.Error, OSError):
         return False

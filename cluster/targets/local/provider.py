@@ -1,7 +1,7 @@
-"""Runs in Ray's autoscaler on a laptop: nodes that are processes, each with a folder of its own as a pod has a disk.
+"""Node provider for Ray's autoscaler in a local cluster: nodes are processes, each with its own folder as a pod has a disk.
 
-Ray's own provider of fake nodes, which this one extends, gives all nodes one folder: there each new node deletes the working
-directory of the jobs that run, and unpacks it anew (Ray 2.60). Nothing of ours is imported: the head gets a copy of this file.
+Ray's provider of fake nodes, which this one extends, gives all nodes the same folder: there each new node deletes the working
+directory of running jobs, and unpacks it again (Ray 2.60). The head gets a copy of this file, so it imports nothing of ours.
 """
 
 import os
@@ -21,7 +21,7 @@ from ray.autoscaler.tags import (
 
 
 class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray is not typed
-    """Starts and ends nodes."""
+    """Starts and stops nodes."""
 
     def _create_node_with_resources_and_labels(
         self, node_config: dict[str, Any], tags: dict[str, str], count: int, resources: dict[str, Any], labels: dict[str, str]
@@ -30,7 +30,7 @@ class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray is not typed
             self._next_node_id += 1
             group = tags[TAG_RAY_USER_NODE_TYPE]
             name = f"{group}-{self._next_node_id}"
-            # Short, because there are sockets in it.
+            # Short, because the paths of sockets are limited.
             folder = os.path.join(self.provider_config["scratch"], str(self._next_node_id))
             amounts = dict(resources)
             parameters = RayParams(

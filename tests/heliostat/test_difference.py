@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat.cluster.documents.manifests import documents
-from heliostat.cluster.kube.diff import ABSENT, KEYS, Change, difference
 from heliostat.cluster.profile import find
+from heliostat.config import differences
+from heliostat.difference import ABSENT, KEYS, Change, difference
 
 plain = st.none() | st.booleans() | st.integers(0, 3) | st.sampled_from(["a", "b", "2Gi"])
 names = st.sampled_from([*KEYS, "value", "spec"])
@@ -38,7 +39,7 @@ def shuffled(value: Any, dice: random.Random) -> Any:
 
 @settings(deadline=None)
 @given(anything)
-def test_what_is_the_same_has_no_difference(value: Any) -> None:
+def test_equal_documents_have_no_difference(value: Any) -> None:
     assert list(difference(value, copy.deepcopy(value))) == []
 
 
@@ -56,7 +57,7 @@ def test_no_difference_means_the_same_but_for_the_order_of_named_things(old: Any
 
 @settings(deadline=None)
 @given(anything, anything)
-def test_the_way_back_is_the_same_way_turned_round(old: Any, new: Any) -> None:
+def test_the_difference_in_the_other_direction_has_the_values_swapped(old: Any, new: Any) -> None:
     there = {(change.path, repr(change.old), repr(change.new)) for change in difference(old, new)}
     back = {(change.path, repr(change.new), repr(change.old)) for change in difference(new, old)}
     assert there == back
@@ -124,4 +125,14 @@ def test_an_environment_variable_that_is_changed_inside_is_named() -> None:
         Change("spec.containers[ray].env[A]", {"name": "A", "value": "1"}, ABSENT),
         Change("spec.containers[ray].env[B].value", "2", "0"),
         Change("spec.containers[ray].env[C]", ABSENT, {"name": "C", "value": "3"}),
+    ]
+
+
+def test_a_config_differs_by_the_order_of_a_list_and_by_keys_that_one_side_lacks() -> None:
+    stored = {"optimizer": {"lr": 0.1, "name": "sgd"}, "phases": [{"name": "a"}, {"name": "b"}]}
+    current = {"optimizer": {"lr": 0.2}, "phases": [{"name": "b"}, {"name": "a"}]}
+    assert differences(stored, current) == [
+        "optimizer.lr: 0.1 there, 0.2 now",
+        "optimizer.name: sgd there, absent now",
+        "phases: [{'name': 'a'}, {'name': 'b'}] there, [{'name': 'b'}, {'name': 'a'}] now",
     ]

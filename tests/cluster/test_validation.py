@@ -1,4 +1,4 @@
-"""Each rule of the operator is broken once: what KubeRay would refuse only by an event does not get to the API server."""
+"""Each rule of the operator is violated once: what KubeRay would reject only by an event is not sent."""
 
 import copy
 from typing import Any
@@ -35,7 +35,7 @@ def cluster_spec() -> Document:
 
 
 def good(kind: str) -> Document:
-    """A document that the operator takes, with little in it."""
+    """A minimal document that the operator accepts."""
     job = {"entrypoint": "python train.py", "rayClusterSpec": cluster_spec()}
     specs = {
         "RayCluster": cluster_spec(),
@@ -108,10 +108,10 @@ CLUSTER: list[tuple[dict[str, Any], str]] = [
     ({"headGroupSpec.rayStartParams": {"redis-username": "me"}}, "the head names a Redis user"),
     (
         {"gcsFaultToleranceOptions": FAULT_TOLERANCE, "headGroupSpec.rayStartParams": {"redis-password": "x"}},
-        "redis-password is set beside gcsFaultToleranceOptions",
+        "redis-password is set together with gcsFaultToleranceOptions",
     ),
     *(
-        ({"gcsFaultToleranceOptions": FAULT_TOLERANCE, ENV: env(**{name: "x"})}, f"{name} is set beside")
+        ({"gcsFaultToleranceOptions": FAULT_TOLERANCE, ENV: env(**{name: "x"})}, f"{name} is set together with")
         for name in ("REDIS_PASSWORD", "RAY_REDIS_ADDRESS")
     ),
     ({"gcsFaultToleranceOptions": {"storage": {"size": "1Gi"}}}, "storage belongs to backend rocksdb"),
@@ -122,13 +122,13 @@ CLUSTER: list[tuple[dict[str, Any], str]] = [
         {"gcsFaultToleranceOptions": {"backend": "rocksdb", "storage": {"claimName": "c", "size": "1Gi"}}},
         "storage has claimName and size",
     ),
-    ({"networkPolicy": {"workerGroups": [{"groupName": "gpus"}]}}, "names the group gpus, which is not there"),
+    ({"networkPolicy": {"workerGroups": [{"groupName": "gpus"}]}}, "names the group gpus, which does not exist"),
     ({"networkPolicy": {"mode": "DenyAllEgress", "head": {"ingressRules": []}}}, "ingress rules, but mode DenyAllEgress"),
     ({"networkPolicy": {"mode": "DenyAllIngress", "worker": {"egressRules": []}}}, "egress rules, but mode DenyAllIngress"),
     ({ENV: env(KUBERAY_GEN_AUTOSCALER_START_CMD="x")}, "headGroupSpec sets KUBERAY_GEN_AUTOSCALER_START_CMD"),
     ({"tlsOptions.enabled": True, ENV: env(RAY_USE_TLS="1")}, "headGroupSpec sets TLS variables"),
     ({"tlsOptions.enabled": True, "autoscalerOptions.env": env(RAY_TLS_CA_CERT="x")}, "autoscalerOptions sets TLS variables"),
-    ({"tlsOptions.enabled": True, MOUNTS: [{"mountPath": "/etc/ray/tls"}]}, "headGroupSpec mounts something at /etc/ray/tls"),
+    ({"tlsOptions.enabled": True, MOUNTS: [{"mountPath": "/etc/ray/tls"}]}, "headGroupSpec mounts a volume at /etc/ray/tls"),
     ({"historyServerOptions.collectorOptions": {"image": "collector:1"}}, "STORAGE_BACKEND"),
     ({"historyServerOptions.collectorOptions": {"env": env(STORAGE_BACKEND="S3")}}, "needs image"),
 ]
@@ -139,11 +139,11 @@ CLUSTER_OBJECT: list[tuple[dict[str, Any], str]] = [
     ({"metadata.name": "My-Cluster"}, "metadata.name is My-Cluster"),
     (
         {"metadata.annotations": {"ray.io/ft-enabled": "true"}, "spec.gcsFaultToleranceOptions": FAULT_TOLERANCE},
-        "ray.io/ft-enabled is set beside",
+        "ray.io/ft-enabled is set together with",
     ),
     (
         {"metadata.annotations": {"ray.io/external-storage-namespace": "x"}, "spec.gcsFaultToleranceOptions": FAULT_TOLERANCE},
-        "ray.io/external-storage-namespace is set beside",
+        "ray.io/external-storage-namespace is set together with",
     ),
 ]
 

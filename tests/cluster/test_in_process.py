@@ -15,10 +15,10 @@ CODE = """
 import contextlib, json, os, subprocess, urllib.error, urllib.request
 import psutil
 import ray
-from heliostat.cluster import local
+from heliostat.cluster import in_process
 mine = subprocess.Popen(["sleep", "60"])
-with local.session() as dashboard:
-    seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": local.machine()[0]["CPU"]}
+with in_process.session() as dashboard:
+    seen = {"dashboard": dashboard, "cpus": ray.cluster_resources()["CPU"], "machine": in_process.machine()[0]["CPU"]}
     try:
         urllib.request.urlopen(dashboard + "/api/jobs/")
     except urllib.error.HTTPError as error:
@@ -42,7 +42,7 @@ print(json.dumps(seen))
 
 
 def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_path: Path) -> None:
-    """Ray is imported before the session here: the token mode must hold all the same."""
+    """Ray is imported before the session here; the token mode must still apply."""
     env = clean_environment(tmp_path)
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

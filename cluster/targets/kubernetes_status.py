@@ -1,4 +1,4 @@
-"""What status tells of a cluster on Kubernetes: from what the API server shows, and what Ray knows."""
+"""The status of a cluster on Kubernetes, from the objects of the API server and the usage that Ray reports."""
 
 from typing import Any
 
@@ -13,14 +13,14 @@ from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.status import Group, Node, State
 
 
-def overview(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:
-    """A cluster at one moment.
+def kubernetes_state(profile: Profile, name: str, seen: Snapshot, used: dict[str, NodeUsage], jobs: list[Job]) -> State:
+    """The status of a cluster.
 
     Args:
-        profile: what should be there.
+        profile: the desired cluster.
         name: of the RayCluster.
-        seen: what the API server shows.
-        used: what Ray knows of each node, by the pod's name; nothing while nobody answers.
+        seen: the objects in the API server.
+        used: the usage of each node, by the pod's name; empty while the dashboard does not respond.
         jobs: of Ray.
     """
     if seen.cluster is None:

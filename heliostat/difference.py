@@ -1,17 +1,18 @@
-"""The difference between two documents, as lines with the path of each value."""
+"""The difference between two documents or configs, as the path, the old and the new value of each change."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 KEYS = ("groupName", "name", "containerPort", "key", "port")
-"""By which key of their items lists are compared, the first that all items have."""
+"""Keys that identify the items of a list in Kubernetes; the first one that all items have is used."""
 ABSENT = object()
+"""The value of a path that does not exist."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A value that is not the same; `ABSENT` stands for one that is not there."""
+    """A value that differs; `ABSENT` on one side if the path exists only on the other."""
 
     path: str
     old: Any
@@ -25,27 +26,27 @@ class Change:
         return f"~ {self.path}: {_short(self.old)} -> {_short(self.new)}"
 
 
-def difference(old: Any, new: Any, path: str = "") -> Iterator[Change]:
-    """What must change in ``old`` to make it ``new``; a list of named things is compared by name, not by place."""
+def difference(old: Any, new: Any, path: str = "", keys: Sequence[str] = KEYS) -> Iterator[Change]:
+    """The changes that turn ``old`` into ``new``; items of a list with one of ``keys`` are matched by it, in any order."""
     if isinstance(old, Mapping) and isinstance(new, Mapping):
         for key in sorted(old.keys() | new.keys()):
-            yield from difference(old.get(key, ABSENT), new.get(key, ABSENT), f"{path}.{key}" if path else key)
-    elif (named := _named(old, new)) is not None:
+            yield from difference(old.get(key, ABSENT), new.get(key, ABSENT), f"{path}.{key}" if path else key, keys)
+    elif (named := _named(old, new, keys)) is not None:
         before, after = named
         for key in dict.fromkeys([*before, *after]):
-            yield from difference(before.get(key, ABSENT), after.get(key, ABSENT), f"{path}[{key}]")
+            yield from difference(before.get(key, ABSENT), after.get(key, ABSENT), f"{path}[{key}]", keys)
     elif old != new:
         yield Change(path, old, new)
 
 
-def _named(old: Any, new: Any) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
+def _named(old: Any, new: Any, keys: Sequence[str]) -> tuple[dict[Any, Any], dict[Any, Any]] | None:
     if not isinstance(old, list) or not isinstance(new, list):
         return None
     items = [*old, *new]
-    for key in KEYS:
+    for key in keys:
         if items and all(isinstance(item, Mapping) and isinstance(item.get(key), str | int) for item in items):
             before, after = {item[key]: item for item in old}, {item[key]: item for item in new}
-            # Twice the same name: then only the place tells which is which.
+            # With the same name twice, the items cannot be matched by it.
             return (before, after) if len(before) == len(old) and len(after) == len(new) else None
     return None
 

@@ -32,20 +32,20 @@ def counted(api: Api) -> Iterator[Counter[str]]:
         api.raw = raw  # type: ignore[method-assign]
 
 
-def test_a_silent_job_is_looked_at_without_a_list_of_events_or_nodes(place: Place, tmp_path: Path) -> None:
+def test_a_quiet_job_is_polled_without_lists_of_events_or_nodes(place: Place, tmp_path: Path) -> None:
     path = place.profile("silent", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
     assert place.command("up", path).code == 0
-    remote = KubernetesCluster(find(str(path)), place.kube)
-    dashboard = remote.dashboard()
+    cluster = KubernetesCluster(find(str(path)), place.kube)
+    dashboard = cluster.dashboard()
     submit(dashboard, Work("silent", ["sleep", "20"], tmp_path))
-    look, looks = remote.look(), Counter[str]()
+    look, looks = cluster.look(), Counter[str]()
 
     def counting() -> str:
         line = look()
         looks[line] += 1
         return line
 
-    with counted(remote.api) as asked:
+    with counted(cluster.api) as asked:
         assert follow(dashboard, "silent", lambda text: None, look=counting).status == "SUCCEEDED"
     print(f"{sum(looks.values())} looks: {dict(asked)}")
     assert looks["ready"] >= 5
@@ -56,10 +56,10 @@ def test_a_silent_job_is_looked_at_without_a_list_of_events_or_nodes(place: Plac
 
 def test_a_wait_for_a_node_lists_events_and_nodes_now_and_then(place: Place) -> None:
     path = place.profile("waits", node_autoscaling=True, groups=[group(gpu=7, min=1, start_seconds=300)])
-    remote = KubernetesCluster(find(str(path)), place.kube)
-    lines, seconds = remote.up(remote.plan(), []), 25.0
+    cluster = KubernetesCluster(find(str(path)), place.kube)
+    lines, seconds = cluster.up(cluster.plan(), []), 25.0
     assert next(line for line in lines if "gpu 7" in line)
-    with counted(remote.api) as asked:
+    with counted(cluster.api) as asked:
         began = time.monotonic()
         looks = 0
         while time.monotonic() - began < seconds:
@@ -74,7 +74,7 @@ def test_a_wait_for_a_node_lists_events_and_nodes_now_and_then(place: Place) -> 
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 
-def test_a_quota_that_was_raised_meanwhile_is_not_told_as_used_up(place: Place) -> None:
+def test_a_quota_that_was_raised_meanwhile_is_not_reported_as_used_up(place: Place) -> None:
     path, quotas = place.profile("raised"), place.kube.objects("ResourceQuota")
     quotas.create({"metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": "1Gi"}}})
     try:
@@ -89,13 +89,13 @@ def test_a_quota_that_was_raised_meanwhile_is_not_told_as_used_up(place: Place) 
         done = place.command("up", path, timeout=120)
         assert done.code == 0, done.err
         print(f"ready {time.time() - raised:.0f} s after the quota was raised")
-        assert "asks KubeRay to try again" in done.err
+        assert "makes KubeRay retry" in done.err
     finally:
         quotas.delete("small")
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 
-def test_a_quota_that_is_still_used_up_is_told_again(place: Place) -> None:
+def test_a_quota_that_is_still_used_up_is_reported_again(place: Place) -> None:
     path, quotas = place.profile("still"), place.kube.objects("ResourceQuota")
     quotas.create({"metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": "1Gi"}}})
     try:

@@ -53,13 +53,13 @@ def test_a_head_bigger_than_any_node_is_refused_before_anything_is_made(place: P
     path = place.profile("giant", head={"cpu": 900, "memory": "3Gi"})
     message = refused(place, "giant head", path, code=2)
     assert "head.cpu is 900" in message
-    assert "and it asks for 900" in message
+    assert "and it requests 900" in message
     assert place.kube.clusters.find("giant") is None
 
 
 def test_a_worker_that_no_node_can_hold(place: Place) -> None:
     message = refused(place, "unschedulable", place.profile("greedy", groups=[group(gpu=7, min=1)]), limit=SECONDS + 45)
-    assert "no node is big enough" in message
+    assert "no node is large enough" in message
     assert "nodes" in message
     assert "gpu 7" in message
 
@@ -107,7 +107,7 @@ def test_a_namespace_that_does_not_exist(place: Place) -> None:
 def test_a_head_that_crashes_twice_shows_its_last_lines(place: Place) -> None:
     path = place.profile("crash", env={"PYTHONHOME": "/nowhere"})
     message = refused(place, "crash", path, limit=SECONDS + 2 * OWN_WORD + SUCCESSOR)
-    assert "ended (exit code 1), 2 crashes in a row, its last lines:" in message
+    assert "exited (exit code 1), 2 crashes in a row, its last lines:" in message
     assert "No module named 'encodings'" in message
 
 
@@ -162,8 +162,8 @@ def test_what_the_operator_says_only_by_an_event(place: Place) -> None:
     document = next(d for d in documents(profile, place.kube.api.features) if d["kind"] == "RayCluster")
     document["spec"]["workerGroupSpecs"][0]["minReplicas"] = 9
     place.kube.api.request("POST", place.kube.api.path("RayCluster"), document)
-    remote, dog = KubernetesCluster(profile, place.kube), Watchdog(profile, lambda pod: "")
-    lines = poll(lambda: dog.look(remote.snapshot()), lambda: False, 60, "event")
+    cluster, dog = KubernetesCluster(profile, place.kube), Watchdog(profile, lambda pod: "")
+    lines = poll(lambda: dog.look(cluster.snapshot()), lambda: False, 60, "event")
     with timed("invalid", SECONDS), pytest.raises(NotComing, match="minReplicas 9 greater than maxReplicas 2"):
         list(lines)
     place.kube.clusters.delete("event")

@@ -1,4 +1,4 @@
-"""What an API server or a dashboard answers, and what a user is told then; the texts are those that were seen."""
+"""Error responses of an API server or a dashboard, as observed, and the message that a user gets."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ SERVER = "https://10.0.0.1:6443"
 
 
 def status(message: str, reason: str = "", **details: str) -> str:
-    """An answer of the API server itself."""
+    """A response of the API server itself."""
     body = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "details": details}
     return json.dumps(body, separators=(",", ":"))
 
@@ -53,17 +53,17 @@ QUANTITY = "RayCluster.ray.io is invalid: should match '^(\\+|-)?…'"
         (403, "<html>denied</html>", Forbidden, "denied", "heliostat render --rbac"),
         (404, NO_NAMESPACE, NotFound, 'namespaces "ghost" not found', "kubectl create namespace ghost"),
         (404, NO_CLUSTER, NotFound, 'rayclusters.ray.io "gpu" not found', "heliostat status"),
-        (409, status("the object has been modified", "Conflict"), Conflict, "has been modified", "look who else"),
-        (409, status('rayclusters.ray.io "gpu" already exists', "AlreadyExists"), Conflict, "already exists", "look who else"),
-        (422, status(QUANTITY, "Invalid"), Invalid, "should match", "mend the field"),
-        (400, status(UNKNOWN, "BadRequest"), Invalid, 'unknown field "spec.workrGroupSpecs"', "mend the field"),
-        (500, status(NOT_DECLARED), Invalid, ".spec.networkPolicy: field not declared in schema", "mend the field"),
-        (500, status("etcdserver: request timed out"), Unreachable, "answered 500: etcdserver", "try again"),
-        (503, status("the server is currently unable to handle the request"), Unreachable, "answered 503", "try again"),
-        (429, status("too many requests"), Unreachable, "answered 429", "try again"),
-        (503, "<html>no healthy upstream</html>", Unreachable, "no healthy upstream", "try again"),
-        (502, "", Unreachable, "HTTP 502", "try again"),
-        (418, "short and stout", KubernetesError, f"{SERVER} answered 418: short and stout", "mend"),
+        (409, status("the object has been modified", "Conflict"), Conflict, "has been modified", "which other client"),
+        (409, status('rayclusters.ray.io "gpu" already exists', "AlreadyExists"), Conflict, "already exists", "other client"),
+        (422, status(QUANTITY, "Invalid"), Invalid, "should match", "correct the field"),
+        (400, status(UNKNOWN, "BadRequest"), Invalid, 'unknown field "spec.workrGroupSpecs"', "correct the field"),
+        (500, status(NOT_DECLARED), Invalid, ".spec.networkPolicy: field not declared in schema", "correct the field"),
+        (500, status("etcdserver: request timed out"), Unreachable, "answered 500: etcdserver", "retry"),
+        (503, status("the server is currently unable to handle the request"), Unreachable, "answered 503", "retry"),
+        (429, status("too many requests"), Unreachable, "answered 429", "retry"),
+        (503, "<html>no healthy upstream</html>", Unreachable, "no healthy upstream", "retry"),
+        (502, "", Unreachable, "HTTP 502", "retry"),
+        (418, "short and stout", KubernetesError, f"{SERVER} answered 418: short and stout", "correct"),
     ],
 )  # fmt: skip
 def test_each_refusal_of_the_api_server_is_of_its_kind(code: int, text: str, kind: type, what: str, fix: str) -> None:
@@ -91,15 +91,15 @@ def test_a_page_of_html_does_not_flood_the_terminal() -> None:
 @pytest.mark.parametrize(
     ("code", "text", "kind", "what", "fix"),
     [
-        (401, "Unauthorized: Missing authentication token", Unauthorized, "refused the token", "heliostat down gpu, then up"),
-        (403, "Forbidden: Invalid authentication token", Unauthorized, "Invalid authentication token", "Secret do not belong"),
+        (401, "Unauthorized: Missing authentication token", Unauthorized, "rejected the token", "heliostat down gpu, then up"),
+        (403, "Forbidden: Invalid authentication token", Unauthorized, "Invalid authentication token", "not that of the pods"),
         (403, status(NO_PROXY, "Forbidden"), Forbidden, f"no right to reach the dashboard of gpu: {NO_PROXY}", "render --rbac"),
         (503, status(NO_ENDPOINTS), Unreachable, f"cannot be reached: {NO_ENDPOINTS}", "heliostat status"),
         (502, status("error trying to reach service: connection refused"), Unreachable, "refused", "heliostat status"),
         (404, "404: Job s-D does not exist", NotFound, "Job s-D does not exist", "heliostat status"),
         (504, "", Unreachable, "answered 504", "heliostat status"),
         (500, "ValueError: Job with submission_id j already exists.", Conflict, "already exists", "another name"),
-        (500, "Traceback\n" * 200 + "ValueError: no such working_dir", KubernetesError, "no such working_dir", "mend"),
+        (500, "Traceback\n" * 200 + "ValueError: no such working_dir", KubernetesError, "no such working_dir", "correct"),
     ],
 )  # fmt: skip
 def test_each_refusal_of_a_dashboard_is_of_its_kind(code: int, text: str, kind: type, what: str, fix: str) -> None:
@@ -134,7 +134,7 @@ SESSION = {
     ],
     ids=["failed", "a Ray Client session", "not started"],
 )  # fmt: skip
-def test_a_job_as_the_dashboard_tells_of_it(answer: dict[str, Any], job: Job) -> None:
+def test_a_job_as_the_dashboard_reports_it(answer: dict[str, Any], job: Job) -> None:
     assert Job.of(answer) == job
 
 

@@ -1,4 +1,4 @@
-"""What the Watchdog says; the texts are those that Kubernetes 1.34 and KubeRay 1.6.1 were seen to write."""
+"""Problems and status lines of the Watchdog, from texts that Kubernetes 1.34 and KubeRay 1.6.1 have written."""
 
 from typing import Any
 
@@ -41,18 +41,19 @@ SUBMITTER = event("FailedCreate", SECURITY, "u-job", "Job", "gpu-job")
 FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
     "a tag that does not exist": (
         seen(pod(containerStatuses=waiting("ErrImagePull", PULL + "not found"))),
-        2, f"head: the image {IMAGE} cannot be pulled: there is no such image or tag", "correct image in the profile",
+        2, f"head: the image {IMAGE} cannot be pulled: the image or tag does not exist", "correct image in the profile",
     ),
     "a tag that does not exist, for a worker": (
-        seen(PULLED_BY_INIT), 2, f"gpu: the image {IMAGE} cannot be pulled: there is no such image", "image_pull_secrets",
+        seen(PULLED_BY_INIT),
+        2, f"gpu: the image {IMAGE} cannot be pulled: the image or tag does not exist", "image_pull_secrets",
     ),
     "a registry that does not exist": (
         seen(pod(containerStatuses=waiting("ImagePullBackOff", PULL + "dial tcp: lookup nowhere: no such host"))),
-        2, "the node finds no such registry", "correct image",
+        2, "the node cannot resolve the registry", "correct image",
     ),
     "a private image": (
         seen(pod(containerStatuses=waiting("ErrImagePull", PULL + "pull access denied, repository does not exist"))),
-        2, "the registry knows no such image, or wants a login", "image_pull_secrets",
+        2, "the registry does not have the image, or needs a login", "image_pull_secrets",
     ),
     "an image name that cannot be": (
         seen(pod(containerStatuses=waiting("InvalidImageName", 'couldn\'t parse image name "A:b:c"'))),
@@ -61,19 +62,19 @@ FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
     "a worker of five GPUs where nodes have two": (
         seen(WORKER_OF_5, nodes=[node(2), node(2), node(0)]),
         START_SECONDS + 60,
-        "no node is big enough for its pod (nvidia.com/gpu 5): of 3 nodes 2 have nvidia.com/gpu, the largest 2",
+        "no node is large enough for its pod (nvidia.com/gpu 5): of 3 nodes 2 have nvidia.com/gpu, the largest 2",
         "make the pods of gpu smaller",
     ),
     "a claim that does not exist": (
         seen(pod(conditions=unschedulable('0/3 nodes are available: persistentvolumeclaim "missing" not found.'))),
-        2, "head: there is no claim missing", "set storage.size so that it is made",
+        2, "head: the claim missing does not exist", "set storage.size so that it is created",
     ),
     "a claim without a volume": (
         seen(pod(conditions=unschedulable("0/3 nodes are available: pod has unbound immediate PersistentVolumeClaims."))),
         12, "head: its claim gets no volume", "set storage.storage_class",
     ),
     "a quota that is used up": (
-        seen(cluster=failure("FailedCreateHeadPod", QUOTA)), 2, f"quota of the namespace is used up: {QUOTA}", "free some",
+        seen(cluster=failure("FailedCreateHeadPod", QUOTA)), 2, f"quota of the namespace is used up: {QUOTA}", "free resources",
     ),
     "no service account, with autoscaling": (
         seen(events=[event("AutoscalerServiceAccountNotFound", "ServiceAccount ghost is not found. Please create one.")]),
@@ -85,60 +86,61 @@ FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
     ),
     "resources in two places": (
         seen(events=[event("InvalidRayClusterSpec", "resource fields should not be set in both rayStartParams and Resources")]),
-        0, "KubeRay refuses the cluster: resource fields should not be set in both", "mend the field",
+        0, "KubeRay rejects the cluster: resource fields should not be set in both", "correct the field",
     ),
     "min above max": (
         seen(events=[event("InvalidRayClusterSpec", "worker group gpu has minReplicas 3 greater than maxReplicas 1")]),
-        0, "worker group gpu has minReplicas 3 greater than maxReplicas 1", "mend the field",
+        0, "worker group gpu has minReplicas 3 greater than maxReplicas 1", "correct the field",
     ),
     "a name that is too long": (
         seen(events=[event("InvalidRayClusterMetadata", "RayCluster name should be no more than 53 characters")]),
-        0, "RayCluster name should be no more than 53 characters", "mend the field",
+        0, "RayCluster name should be no more than 53 characters", "correct the field",
     ),
     "a group name that cannot be": (
         seen(cluster=failure("FailedCreateWorkerPod", 'Pod "x-gpu_group!-worker-" is invalid: metadata.generateName')),
-        5, 'no pod can be made: Pod "x-gpu_group!-worker-" is invalid', "mend what it names",
+        5, 'no pod can be created: Pod "x-gpu_group!-worker-" is invalid', "correct what it names",
     ),
     "a job that the operator refuses": (
         seen(job=job(jobDeploymentStatus="ValidationFailed", message="shutdownAfterJobFinishes set to false")),
-        0, "KubeRay refuses the job: shutdownAfterJobFinishes set to false", "mend the field",
+        0, "KubeRay rejects the job: shutdownAfterJobFinishes set to false", "correct the field",
     ),
     "a job that has no time left": (
         seen(job=job(jobDeploymentStatus="Failed", reason="DeadlineExceeded", message="it was active too long")),
         0, "the job failed (DeadlineExceeded): it was active too long", "heliostat status",
     ),
-    "a head that crashes again and again": (
-        seen(pod(containerStatuses=waiting("CrashLoopBackOff"))), 0, "head: ray-head crashes again and again", "mend what",
+    "a head that crashes repeatedly": (
+        seen(pod(containerStatuses=waiting("CrashLoopBackOff"))), 0, "head: ray-head crashes repeatedly", "correct what",
     ),
     "a head that crashes and is never restarted": (
-        seen(pod(containerStatuses=ended("ray-head"))), 60, "head: the pod gpu-head-x ended (exit code 2)", "mend what",
+        seen(pod(containerStatuses=ended("ray-head"))), 60, "head: the pod gpu-head-x exited (exit code 2)", "correct what",
     ),
     "a head with too little memory": (
-        seen(pod(containerStatuses=ended("ray-head", 137, "OOMKilled"))), 60, "ended (not enough memory)", "more memory",
+        seen(pod(containerStatuses=ended("ray-head", 137, "OOMKilled"))), 60, "exited (not enough memory)", "more memory",
     ),
     "an autoscaler that crashes beside a head that runs": (
         seen(pod(containerStatuses=ended("autoscaler", 1))),
-        0, "head: the container autoscaler of gpu-head-x ended (exit code 1)", "kubectl logs gpu-head-x -c autoscaler",
+        0, "head: the container autoscaler of gpu-head-x exited (exit code 1)", "kubectl logs gpu-head-x -c autoscaler",
     ),
     "a namespace that is restricted": (
-        seen(cluster=failure("FailedCreateHeadPod", SECURITY)), 2, 'violates PodSecurity "restricted', "other than root",
+        seen(cluster=failure("FailedCreateHeadPod", SECURITY)), 2, 'violates PodSecurity "restricted', "non-root user",
     ),
     "a submitter that is not admitted": (
-        seen(job=job(jobDeploymentStatus="Running"), events=[SUBMITTER]), 3, "submitter's pod cannot be made: pods", "mend",
+        seen(job=job(jobDeploymentStatus="Running"), events=[SUBMITTER]),
+        3, "submitter's pod cannot be created: pods", "correct",
     ),
     "a secret that does not exist": (
         seen(pod(containerStatuses=waiting("CreateContainerConfigError", 'secret "object-store" not found'))),
-        8, 'head: a container cannot be made: secret "object-store" not found', "create the secret object-store",
+        8, 'head: a container cannot be created: secret "object-store" not found', "create the secret object-store",
     ),
     "a volume that cannot be mounted": (
         seen(pod(), events=[event("FailedMount", "mount.nfs: access denied by server", "u-gpu-head-x", "Pod", "gpu-head-x")]),
-        10, "head: a volume cannot be mounted: mount.nfs: access denied", "mend what it names",
+        10, "head: a volume cannot be mounted: mount.nfs: access denied", "correct what it names",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("snapshot", "seconds", "what", "fix"), FAULTS.values(), ids=FAULTS)
-def test_what_will_not_come_is_explained_with_its_cure(snapshot: Snapshot, seconds: float, what: str, fix: str) -> None:
+def test_a_problem_is_explained_with_its_fix(snapshot: Snapshot, seconds: float, what: str, fix: str) -> None:
     error, after, said = watch(snapshot, 900)
     assert error is not None
     assert what in error.what
@@ -148,7 +150,7 @@ def test_what_will_not_come_is_explained_with_its_cure(snapshot: Snapshot, secon
     assert all(what in line for line in said)
 
 
-def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a_cluster_autoscaler() -> None:
+def test_without_another_group_an_impossible_pod_gets_the_time_of_one_check_of_a_cluster_autoscaler() -> None:
     error, after, _ = watch(seen(WORKER_OF_5, nodes=[node(2)]), 900, fixed("gpu"))
     assert error is not None
     assert after == 12
@@ -157,14 +159,14 @@ def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a
 @pytest.mark.parametrize(
     ("message", "nodes", "what", "fix"),
     [
-        (NO_GPU, None, f"gpu: no node takes its pod: {NO_GPU}", "make the pods of gpu smaller"),
+        (NO_GPU, None, f"gpu: no node accepts its pod: {NO_GPU}", "make the pods of gpu smaller"),
         (
             NO_GPU,
             [node(4)],
-            "gpu: waits for nvidia.com/gpu 1: 1 of 1 nodes have it, and it is in use there",
-            "free what others use",
+            "gpu: waits for nvidia.com/gpu 1: 1 of 1 nodes have it, and it is in use",
+            "free resources of others",
         ),
-        (NO_GPU, [node(4, cpu="4"), node(0)], "no node has together what its pod asks for (nvidia.com/gpu 1)", "smaller"),
+        (NO_GPU, [node(4, cpu="4"), node(0)], "no node has everything that its pod requests (nvidia.com/gpu 1)", "smaller"),
         (
             "0/2 nodes are available: 2 Insufficient memory.",
             [node(1, memory="33554432Ki"), node(1, memory="16Gi")],
@@ -174,7 +176,7 @@ def test_without_a_stand_in_an_impossible_pod_is_given_the_time_of_one_look_of_a
         (
             "0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: team-a}. preemption: none",
             [node(1)],
-            "no node takes its pod: 0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: team-a}",
+            "no node accepts its pod: 0/2 nodes are available: 2 node(s) had untolerated taint {dedicated: team-a}",
             "add the taint that it names to groups.gpu.tolerations",
         ),
         (
@@ -192,14 +194,14 @@ def test_why_no_node_takes_a_pod(message: str, nodes: list[Document] | None, wha
     assert "preemption:" not in problem.what or nodes is None
 
 
-def test_a_refusal_from_before_the_last_apply_is_not_believed() -> None:
+def test_a_refusal_from_before_the_last_apply_is_ignored() -> None:
     old = event("InvalidRayClusterSpec", "worker group gpu has minReplicas 3 greater than maxReplicas 1", at=BEFORE)
     error, _, said = watch(seen(events=[old]), 60)
     assert error is None
     assert said[0] == "waits for the head's pod"
 
 
-def test_a_refusal_of_another_cluster_of_the_same_name_is_not_believed() -> None:
+def test_a_refusal_of_another_cluster_of_the_same_name_is_ignored() -> None:
     assert watch(seen(events=[event("InvalidRayClusterSpec", "no", uid="u-deleted")]), 60)[0] is None
 
 
@@ -227,7 +229,7 @@ def test_without_the_right_to_list_events_and_nodes_the_rest_is_still_explained(
     blind = Snapshot(cluster(), [pod(containerStatuses=waiting("ErrImagePull", PULL + "not found"))], None)
     assert watch(blind, 60)[1] == 2
     said = watch(Snapshot(cluster(), [], None), 5)[2]
-    assert said[0].startswith("waits for the head's pod (why it may not come stays unseen without the right to list events")
+    assert said[0].startswith("waits for the head's pod (without the right to list events, problems may stay undetected")
 
 
 READY = [{"type": "Ready", "status": "True"}]
@@ -242,17 +244,17 @@ def unobserved() -> Document:
 @pytest.mark.parametrize(
     ("snapshot", "said"),
     [
-        (seen(cluster=None), "waits for the operator to make the cluster"),
+        (seen(cluster=None), "waits for the operator to create the cluster"),
         (seen(cluster=unobserved()), "waits for the operator"),
         (seen(), "waits for the head's pod"),
-        (seen(cluster=cluster(suspend=True)), "the cluster was suspended: by somebody"),
+        (seen(cluster=cluster(suspend=True)), "the cluster was suspended: by another client"),
         (seen(pod()), "waits for the head: starting"),
         (seen(pod(containerStatuses=waiting("ContainerCreating"))), "waits for the head: starting"),
         (seen(pod(conditions=READY), pod("gpu"), pod("gpu-spot")), "waits for workers: gpu: starting, gpu-spot: starting"),
         (seen(pod(conditions=READY), pod("gpu", conditions=READY)), "ready"),
     ],
 )
-def test_what_is_waited_for(snapshot: Snapshot, said: str) -> None:
+def test_the_status_line_of_a_wait(snapshot: Snapshot, said: str) -> None:
     assert watch(snapshot, 0)[2] == [said]
 
 
@@ -291,7 +293,7 @@ def test_only_an_apply_is_a_decision() -> None:
     assert applied_at(cluster()) == event_time(event("x", at=APPLIED))
 
 
-def test_the_gravest_comes_first() -> None:
+def test_the_most_severe_problem_comes_first() -> None:
     found: list[Problem] = list(
         problems(
             seen(pod("gpu", conditions=unschedulable(NO_GPU)), cluster=failure("FailedCreateHeadPod", QUOTA)), find("spot")

@@ -1,4 +1,4 @@
-"""A profile's cluster on this machine: real Ray processes that come and go with the work, and leave nothing behind."""
+"""A profile's cluster on this machine: real Ray processes, added and removed with the work, leave nothing behind."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from heliostat.cluster.cost import bill, lives
+from heliostat.cluster.cost import cost_report, node_lifetimes
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import held, usage
@@ -64,14 +64,14 @@ def profile_of(name: str, **changes: Any) -> Profile:
     return Profile.model_validate({**document, **changes})
 
 
-def run_of(laptop: LocalCluster) -> ClusterRecord:
-    return ClusterRecord(**json.loads((laptop.folder / "cluster.json").read_text()))
+def run_of(cluster: LocalCluster) -> ClusterRecord:
+    return ClusterRecord(**json.loads((cluster.folder / "cluster.json").read_text()))
 
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """The environment of a user who has never used Ray; this process is that user, too."""
-    home = tmp_path_factory.mktemp("laptop-home")
+    home = tmp_path_factory.mktemp("local-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         yield clean_environment(home)
@@ -80,89 +80,89 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the user is when the cluster is started."""
+    """The working directory in which the cluster is started."""
     return tmp_path_factory.mktemp("work")
 
 
 @pytest.fixture(scope="module")
-def laptop(env: dict[str, str], folder: Path) -> Iterator[LocalCluster]:
-    """A cluster that another process has started, which has ended."""
-    laptop = LocalCluster(profile_of("first", env={"COLOUR": "blue"}))
+def cluster(env: dict[str, str], folder: Path) -> Iterator[LocalCluster]:
+    """A cluster that another process, which has exited, has started."""
+    cluster = LocalCluster(profile_of("first", env={"COLOUR": "blue"}))
     try:
-        command = [sys.executable, "-c", UP, laptop.profile.model_dump_json()]
+        command = [sys.executable, "-c", UP, cluster.profile.model_dump_json()]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=90)
         assert done.returncode == 0, done.stderr
         assert "the head" in done.stdout
-        yield laptop
+        yield cluster
     finally:
-        run = run_of(laptop)
-        laptop.down()
+        run = run_of(cluster)
+        cluster.down()
     assert processes(run) == []
     assert not Path(run.scratch).exists()
-    assert laptop.state().state == "absent"
+    assert cluster.state().state == "absent"
 
 
-def test_a_cluster_outlives_the_command_that_started_it(laptop: LocalCluster) -> None:
-    state = laptop.state()
+def test_a_cluster_outlives_the_command_that_started_it(cluster: LocalCluster) -> None:
+    state = cluster.state()
     assert (state.state, state.detail) == ("ready", "")
     assert [(group.name, group.min, group.max, group.desired, group.ready) for group in state.groups] == [("gpu", 0, 2, 0, 0)]
     assert [node.group for node in state.nodes] == ["head"]
     assert state.price == 0
-    assert laptop.dashboard().version() == state.ray_version
+    assert cluster.dashboard().version() == state.ray_version
 
 
 def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(
-    laptop: LocalCluster, env: dict[str, str]
+    cluster: LocalCluster, env: dict[str, str]
 ) -> None:
     path = Path(env["HOME"], "first.yaml")
-    path.write_text(to_yaml(laptop.profile.model_dump(mode="json")))
+    path.write_text(to_yaml(cluster.profile.model_dump(mode="json")))
     command = Command(path.parent, env)
-    assert laptop.client_address in command("session", path).out
+    assert cluster.client_address in command("session", path).out
     for option in ("--port", "--client-port"):
         refused = command("session", path, option, "8299")
         assert refused.code == 2
         assert "a cluster on this machine has ports of its own" in refused.err
-        assert laptop.dashboard().way.url in refused.err
+        assert cluster.dashboard().endpoint.url in refused.err
 
 
-def test_up_leaves_a_cluster_that_runs_alone(laptop: LocalCluster) -> None:
-    before = run_of(laptop)
-    list(laptop.up())
-    assert laptop.changes() == []
-    assert run_of(laptop) == before
+def test_up_leaves_a_cluster_that_runs_alone(cluster: LocalCluster) -> None:
+    before = run_of(cluster)
+    list(cluster.up())
+    assert cluster.changes() == []
+    assert run_of(cluster) == before
 
 
-def test_a_changed_profile_is_refused_and_ends_nothing(laptop: LocalCluster) -> None:
-    before = run_of(laptop)
-    with pytest.raises(UserError, match=r"differs: env, storage[^,]*\n.*heliostat down first"):
+def test_a_changed_profile_is_refused_and_ends_nothing(cluster: LocalCluster) -> None:
+    before = run_of(cluster)
+    with pytest.raises(UserError, match=r"differs: env\.COLOUR, storage\.uri\n.*heliostat down first"):
         list(LocalCluster(profile_of("first", env={"COLOUR": "red"}, storage={"uri": "other"})).up())
-    assert run_of(laptop) == before
+    assert run_of(cluster) == before
     assert before.alive
 
 
-def test_only_this_machine_gets_in_and_only_with_the_token(laptop: LocalCluster) -> None:
+def test_only_this_machine_gets_in_and_only_with_the_token(cluster: LocalCluster) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(laptop.dashboard().way.url + "/api/version")
+        urllib.request.urlopen(cluster.dashboard().endpoint.url + "/api/version")
     addresses = set()
-    for process in processes(run_of(laptop)):
+    for process in processes(run_of(cluster)):
         listening = [c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
         addresses |= {ip.removeprefix("::ffff:") for ip in listening}
     assert addresses == {"127.0.0.1"}
 
 
-def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: LocalCluster, folder: Path) -> None:
-    dashboard = laptop.dashboard()
+def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, folder: Path) -> None:
+    dashboard = cluster.dashboard()
     code = folder / "code"
     code.mkdir()
     (code / "job.py").write_text(JOB)
     submit(dashboard, Work("two-gpus", ["python", "job.py"], code))
     began = time.monotonic()
-    both = until(laptop, lambda state: state.gpus_used == 2)
+    both = until(cluster, lambda state: state.gpus_used == 2)
     print(f"0 -> 2: {time.monotonic() - began:.1f} s")
     assert [(group.desired, group.ready, group.idle) for group in both.groups] == [(2, 2, 0)]
     assert {node.name for node in both.nodes} >= {"head", "gpu-1", "gpu-2"}
     assert [(job.id, job.status) for job in both.jobs] == [("two-gpus", "RUNNING")]
-    assert both.price == pytest.approx(2 * laptop.profile.group("gpu").price)
+    assert both.price == pytest.approx(2 * cluster.profile.group("gpu").price)
     asked = time.monotonic()
     used = usage(dashboard)
     assert time.monotonic() - asked < 0.5
@@ -173,15 +173,18 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: LocalCluster, fold
     wait_for(lambda: dashboard.job("two-gpus").done, "the job to end", 60)
     assert dashboard.job("two-gpus").status == "SUCCEEDED", dashboard.logs("two-gpus")
     ended = time.monotonic()
-    until(laptop, lambda state: state.groups[0].idle > 0 and state.gpus_used == 0)
-    until(laptop, lambda state: state.groups[0].desired == 0)
+    until(cluster, lambda state: state.groups[0].idle > 0 and state.gpus_used == 0)
+    until(cluster, lambda state: state.groups[0].desired == 0)
     print(f"2 -> 0: {time.monotonic() - ended:.1f} s")
 
     over, since = time.monotonic(), time.time() - (time.monotonic() - began)
-    ((_, gpu), nodes) = (found := bill(laptop.profile, lives(dashboard), time.time(), since)).groups, found.nodes
+    ((_, gpu), nodes) = (
+        (found := cost_report(cluster.profile, node_lifetimes(dashboard), time.time(), since)).groups,
+        found.nodes,
+    )
     assert (gpu.nodes, [life.group for life in nodes], nodes[-1].end is not None) == (2, ["head", "gpu", "gpu"], True)
     assert 2 * (ended - asked) < gpu.node_seconds == gpu.gpu_seconds < 2 * (over - began)
-    assert gpu.cost == pytest.approx(gpu.node_seconds / 3600 * laptop.profile.group("gpu").price)
+    assert gpu.cost == pytest.approx(gpu.node_seconds / 3600 * cluster.profile.group("gpu").price)
 
     seen = json.loads(dashboard.logs("two-gpus").partition("seen ")[2].splitlines()[0])
     assert seen["nodes"] == 2
@@ -189,13 +192,13 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(laptop: LocalCluster, fold
     assert seen["labels"] | {"ray.io/node-group": "gpu", "ray.io/accelerator-type": "A100-80GB"} == seen["labels"]
     assert seen["python"] == sys.executable
     assert seen["env"]["HELIOSTAT_STORAGE"] == str(folder / "runs")
-    assert json.loads(seen["env"]["HELIOSTAT_NODES"]) == laptop.profile.capacity
+    assert json.loads(seen["env"]["HELIOSTAT_NODES"]) == cluster.profile.capacity
     assert seen["env"]["COLOUR"] == "blue"
     assert "RAY_AUTH_TOKEN" not in seen["env"]
 
 
-def test_a_log_arrives_on_a_websocket(laptop: LocalCluster) -> None:
-    dashboard = laptop.dashboard()
+def test_a_log_arrives_on_a_websocket(cluster: LocalCluster) -> None:
+    dashboard = cluster.dashboard()
     dashboard.submit("talks", "echo here I am", {}, {})
     socket, heard = dashboard.tail("talks"), ""
     try:
@@ -205,19 +208,19 @@ def test_a_log_arrives_on_a_websocket(laptop: LocalCluster) -> None:
         socket.close()
 
 
-def test_a_ray_client_gets_in_at_once(laptop: LocalCluster, env: dict[str, str]) -> None:
-    """Ray's fork of its own server fails every third time, unless it is told not to mind gRPC (ray#63202)."""
-    command = [sys.executable, "-c", CLIENT, laptop.client_address]
-    done = subprocess.run(command, env={**env, **laptop.environment}, capture_output=True, text=True, timeout=60)
+def test_a_ray_client_connects_at_once(cluster: LocalCluster, env: dict[str, str]) -> None:
+    """The fork of Ray's server fails every third time without GRPC_ENABLE_FORK_SUPPORT=0 (ray#63202)."""
+    command = [sys.executable, "-c", CLIENT, cluster.client_address]
+    done = subprocess.run(command, env={**env, **cluster.environment}, capture_output=True, text=True, timeout=60)
     assert done.stdout == "42\n", done.stderr
 
 
-def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started_anew(laptop: LocalCluster) -> None:
+def test_a_second_cluster_runs_next_to_the_first_is_replaced_crashes_and_is_restarted(cluster: LocalCluster) -> None:
     group = {"name": "cpu", "cpu": "1", "memory": "1Gi", "min": 1, "max": 1}
     second = LocalCluster(profile_of("second", groups=[group]))
     try:
         list(second.up())
-        first_run, old = run_of(laptop), run_of(second)
+        first_run, old = run_of(cluster), run_of(second)
         assert [group.ready for group in second.state().groups] == [1]
         assert not set(first_run.ports.values()) & set(old.ports.values())
 
@@ -228,8 +231,8 @@ def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started
 
         psutil.Process(run_of(second).pid).kill()
         wait_for(lambda: second.state().state == "failed", "the cluster to be known as failed", 5)
-        with pytest.raises(NotComing, match="the head of second has ended"):
-            list(second.awake())
+        with pytest.raises(NotComing, match="the head of second has exited"):
+            list(second.wake())
         list(changed.up())
         assert second.state().state == "ready"
 
@@ -239,7 +242,7 @@ def test_a_second_cluster_lives_beside_the_first_is_replaced_dies_and_is_started
         assert processes(left) == []
         assert second.state() == State("second", "local", "absent")
         assert first_run.alive
-        assert laptop.state().state == "ready"
+        assert cluster.state().state == "ready"
     finally:
         second.down()
     assert second.down() == []
@@ -261,13 +264,13 @@ def test_a_head_that_cannot_start_is_explained_by_its_log(env: dict[str, str]) -
 
 
 def test_a_process_that_has_the_pid_of_a_head_by_now_is_not_killed(env: dict[str, str], tmp_path: Path) -> None:
-    laptop = LocalCluster(profile_of("forgotten"))
-    laptop.folder.mkdir(parents=True)
+    cluster = LocalCluster(profile_of("forgotten"))
+    cluster.folder.mkdir(parents=True)
     with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
         run = ClusterRecord(str(tmp_path / "scratch"), {}, "", "2.60.0", {}, stranger.pid)
-        (laptop.folder / "cluster.json").write_text(json.dumps(vars(run)))
-        assert laptop.state().state == "failed"
-        assert laptop.down() == ["Ray cluster forgotten"]
+        (cluster.folder / "cluster.json").write_text(json.dumps(vars(run)))
+        assert cluster.state().state == "failed"
+        assert cluster.down() == ["Ray cluster forgotten"]
         assert stranger.poll() is None
         stranger.kill()
 
@@ -277,7 +280,7 @@ def test_each_group_has_its_own_idle_time_and_its_own_labels() -> None:
         {"name": "cpu", "cpu": "500m", "max": 3, "idle_seconds": 600, "labels": {"team": "vision"}},
         {"name": "gpu", "gpu": 2, "gpu_type": "A100-80GB", "market": "spot", "max": 4, "idle_seconds": 30},
     ]
-    document = autoscaling(profile_of("laptop", groups=groups), 6379, "/tmp/scratch")
+    document = autoscaling(profile_of("groups", groups=groups), 6379, "/tmp/scratch")
     cpu, gpu = (document["available_node_types"][name] for name in ("cpu", "gpu"))
     assert [kind["idle_timeout_s"] for kind in (cpu, gpu)] == [600, 30]
     assert (cpu["resources"]["CPU"], gpu["resources"]["GPU"]) == (1, 2)
@@ -291,12 +294,12 @@ def test_what_a_placement_group_reserves_counts_as_held() -> None:
     assert held("\n".join(lines)) == {"CPU": 0, "GPU": 3, "memory": 0}
 
 
-def until(laptop: LocalCluster, condition: Callable[[State], bool]) -> State:
-    """The first state that fulfils the condition."""
+def until(cluster: LocalCluster, condition: Callable[[State], bool]) -> State:
+    """Wait for the first state that satisfies the condition."""
     states: list[State] = []
 
     def holds() -> bool:
-        states.append(laptop.state())
+        states.append(cluster.state())
         return condition(states[-1])
 
     wait_for(holds, "another state of the cluster", 40)

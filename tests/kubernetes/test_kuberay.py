@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from heliostat.cluster.documents.manifests import ray_cluster, ray_job
+from heliostat.cluster.documents.ownership import AUTOSCALER
 from heliostat.cluster.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.kube.conditions import finished, suspended
 from heliostat.cluster.kube.kuberay import Clusters, KubeRay
-from heliostat.cluster.kube.objects import APPLY, AUTOSCALER, Objects
+from heliostat.cluster.kube.objects import APPLY, Objects
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.conftest import free_port
 from tests.kubernetes.conftest import Place, group
-from tests.kubernetes.test_waits import counted
+from tests.kubernetes.test_wait import counted
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def test_two_people_who_apply_at_the_same_time_conflict_loudly(place: Place, doc
     hers, his = copy.deepcopy(document), copy.deepcopy(document)
     group_of(hers)["maxReplicas"], group_of(his)["maxReplicas"] = 5, 6
     clusters.apply(hers, seen=seen)
-    with pytest.raises(Conflict, match="changed by somebody else"):
+    with pytest.raises(Conflict, match="changed by another client"):
         clusters.apply(his, seen=seen)
     assert group_of(clusters.get("quiet"))["maxReplicas"] == 5
 
@@ -135,7 +136,7 @@ def test_each_kind_of_refusal_is_an_exception_of_its_own(place: Place, document:
         nobody.clusters.list()
 
 
-def test_a_job_can_be_made_listed_suspended_and_deleted(place: Place) -> None:
+def test_a_job_can_be_created_listed_suspended_and_deleted(place: Place) -> None:
     profile = find(str(place.profile("job", queue="nowhere", groups=[group(min=1, max=1)], idle_shutdown_seconds=None)))
     jobs = place.kube.jobs
     made = jobs.create(ray_job(profile, "queued", place.kube.api.features))
@@ -147,7 +148,7 @@ def test_a_job_can_be_made_listed_suspended_and_deleted(place: Place) -> None:
     assert not jobs.delete("queued")
 
 
-def test_twenty_clusters_are_made_seen_and_deleted_over_one_watch(place: Place, document: Document) -> None:
+def test_twenty_clusters_are_created_seen_and_deleted_over_one_watch(place: Place, document: Document) -> None:
     clusters = place.kube.clusters
     names = [f"many-{number}" for number in range(20)]
     requests: list[str] = []
@@ -180,7 +181,7 @@ def test_twenty_clusters_are_made_seen_and_deleted_over_one_watch(place: Place, 
         time.sleep(0.3)
 
 
-def test_a_watch_tells_of_what_is_made_changed_and_deleted(place: Place, document: Document) -> None:
+def test_a_watch_reports_what_is_created_changed_and_deleted(place: Place, document: Document) -> None:
     seen: list[str] = []
 
     def look() -> None:

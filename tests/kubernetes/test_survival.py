@@ -187,7 +187,7 @@ def test_from_two_nodes_to_one_and_back_with_the_same_samples_in_each_step(
     assert max(abs(run.losses[step] - calm.losses[step]) for step in run.losses if step <= 300) < 1e-2
 
 
-def test_a_script_for_torchrun_goes_on_when_one_of_its_nodes_is_gone(place: Place, cluster: Path, machines: Machines) -> None:
+def test_a_script_for_torchrun_continues_after_the_loss_of_a_node(place: Place, cluster: Path, machines: Machines) -> None:
     arguments = ("steps.py", str(SCRIPT_STEPS), "1", "0")
     run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "--max-restarts", "3", *arguments)
     pods = {run.says(rf"^\[rank {rank}\] runs in (\S+)$")[1] for rank in (0, 1)}

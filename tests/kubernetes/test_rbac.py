@@ -10,12 +10,13 @@ import urllib3
 
 from heliostat.cluster.doctor.kubernetes import ENFORCE
 from heliostat.cluster.documents.manifests import documents, ray_job
-from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, missing, role
+from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, role
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.jobs.follow import Work
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.port_forward import Forward
+from heliostat.cluster.kube.rights import missing
 from heliostat.cluster.names import TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets import scheduled
@@ -48,7 +49,7 @@ def test_with_the_role_all_commands_work(
     place: Place, user: Place, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     profile = find(str(path))
-    remote = KubernetesCluster(profile, user.kube)
+    cluster = KubernetesCluster(profile, user.kube)
     assert missing(user.kube.api) == []
     assert "gpu is ready" in done(user, "up", path)
     assert "gpu  ready" in done(user, "status", path)
@@ -60,15 +61,15 @@ def test_with_the_role_all_commands_work(
     assert run_there(profile, work, printed.append, lambda line: None).status == "SUCCEEDED"
     assert "1\n" in "".join(printed)
     assert done(user, "logs", path, "trivial").endswith("1\n")
-    assert "INFO" in remote.log(remote.snapshot().pods[0]["metadata"]["name"], container="autoscaler")
+    assert "INFO" in cluster.log(cluster.snapshot().pods[0]["metadata"]["name"], container="autoscaler")
 
     with Forward(user.kube.api, "gpu", {8265: 0}) as forward:
         url = f"http://127.0.0.1:{forward.ports[8265]}/api/version"
-        answer = urllib3.request("GET", url, headers={"Authorization": f"Bearer {remote.token}"})
+        answer = urllib3.request("GET", url, headers={"Authorization": f"Bearer {cluster.token}"})
     assert answer.json()["ray_version"] == profile.ray_version
 
     the_doctor_knows_the_running_cluster(place, user, path)
-    nightly_runs_come_and_go(user, path)
+    scheduled_runs_come_and_go(user, path)
     assert "RayCluster gpu" in done(user, "down", path, "--no-wait")
 
 
@@ -91,14 +92,14 @@ def the_doctor_knows_the_running_cluster(place: Place, user: Place, path: Path) 
     token = secrets.get("gpu")["data"]
     secrets.patch("gpu", {"data": {TOKEN_KEY: base64.b64encode(b"0" * 64).decode()}})
     try:
-        assert "refused the token" in examined(user, path).only_problem("token")
+        assert "rejected the token" in examined(user, path).only_problem("token")
     finally:
         secrets.patch("gpu", {"data": token})
     place.kube.objects("NetworkPolicy").delete("gpu")
     assert "heliostat up gpu" in examined(user, path).only_problem("network policy")
 
 
-def nightly_runs_come_and_go(user: Place, path: Path) -> None:
+def scheduled_runs_come_and_go(user: Place, path: Path) -> None:
     features = user.kube.api.features
     for document in scheduled.documents(find(str(path)), "nightly", "0 0 1 1 *", "true", CODE, features):
         user.kube.objects(document["kind"]).apply(document)
@@ -127,7 +128,7 @@ def test_the_role_opens_nothing_else(user: Place, path: Path) -> None:
     assert KubernetesCluster(find(str(path)), user.kube).observer.nodes() is None
 
 
-def test_nobody_gives_away_more_than_the_role_has(user: Place) -> None:
+def test_a_user_cannot_grant_more_than_the_role_has(user: Place) -> None:
     """Nightly runs need a right to make Roles; Kubernetes itself keeps that from becoming a way to more."""
     more = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}
     with pytest.raises(Forbidden, match="permissions not currently held"):
@@ -141,19 +142,19 @@ KINDS = {
 }  # fmt: skip
 CALLS: dict[str, Callable[[KubernetesCluster], Any]] = {
     "list pods": KubernetesCluster.snapshot,
-    "delete pods": lambda remote: remote.api.request("DELETE", remote.api.path("Pod", "any"), {}),
-    "get pods/log": lambda remote: remote.api.raw("GET", f"{remote.api.path('Pod', 'any')}/log"),
-    "get pods/portforward": lambda remote: Forward(remote.api, "any", {8265: 0}).__enter__(),
-    "create pods/portforward": lambda remote: Forward(remote.api, "any", {8265: 0}).__enter__(),
-    "get services/proxy": lambda remote: remote.dashboard().jobs(),
-    "create services/proxy": lambda remote: remote.dashboard().submit("any", "true", {}, {}),
-    "update services/proxy": lambda remote: remote.dashboard().upload("gcs://any.zip", b""),
-    "list events": lambda remote: remote.api.request("GET", remote.api.path("Event")),
-    "get localqueues": lambda remote: remote.api.request(
-        "GET", f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{remote.api.namespace}/localqueues/any"
+    "delete pods": lambda cluster: cluster.api.request("DELETE", cluster.api.path("Pod", "any"), {}),
+    "get pods/log": lambda cluster: cluster.api.raw("GET", f"{cluster.api.path('Pod', 'any')}/log"),
+    "get pods/portforward": lambda cluster: Forward(cluster.api, "any", {8265: 0}).__enter__(),
+    "create pods/portforward": lambda cluster: Forward(cluster.api, "any", {8265: 0}).__enter__(),
+    "get services/proxy": lambda cluster: cluster.dashboard().jobs(),
+    "create services/proxy": lambda cluster: cluster.dashboard().submit("any", "true", {}, {}),
+    "update services/proxy": lambda cluster: cluster.dashboard().upload("gcs://any.zip", b""),
+    "list events": lambda cluster: cluster.api.request("GET", cluster.api.path("Event")),
+    "get localqueues": lambda cluster: cluster.api.request(
+        "GET", f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{cluster.api.namespace}/localqueues/any"
     ),
-    "list resourcequotas": lambda remote: remote.api.request("GET", remote.api.path("ResourceQuota")),
-    "get namespaces": lambda remote: remote.api.request("GET", remote.api.path("Namespace", remote.api.namespace)),
+    "list resourcequotas": lambda cluster: cluster.api.request("GET", cluster.api.path("ResourceQuota")),
+    "get namespaces": lambda cluster: cluster.api.request("GET", cluster.api.path("Namespace", cluster.api.namespace)),
 }
 """For each right that is not about an object of ours, what needs it."""
 
@@ -163,11 +164,11 @@ def call_of(right: Right, profile: Profile) -> Callable[[KubernetesCluster], Any
         return CALLS[str(right)]
     kind = KINDS[right.resource]
     calls: dict[str, Callable[[KubernetesCluster], Any]] = {
-        "get": lambda remote: remote.kube.objects(kind).find("any"),
-        "list": lambda remote: remote.kube.objects(kind).list(),
-        "create": lambda remote: remote.kube.objects(kind).apply(document_of(kind, profile), dry_run=True),
-        "patch": lambda remote: remote.kube.objects(kind).patch("any", {}),
-        "delete": lambda remote: remote.kube.objects(kind).delete("any"),
+        "get": lambda cluster: cluster.kube.objects(kind).find("any"),
+        "list": lambda cluster: cluster.kube.objects(kind).list(),
+        "create": lambda cluster: cluster.kube.objects(kind).apply(document_of(kind, profile), dry_run=True),
+        "patch": lambda cluster: cluster.kube.objects(kind).patch("any", {}),
+        "delete": lambda cluster: cluster.kube.objects(kind).delete("any"),
     }
     return calls[right.verb]
 
@@ -194,9 +195,7 @@ def other(place: Place) -> KubernetesCluster:
 
 
 @pytest.mark.parametrize("right", RIGHTS, ids=str)
-def test_each_right_is_missed_by_name_when_it_is_taken_away(
-    place: Place, user: Place, other: KubernetesCluster, right: Right
-) -> None:
+def test_each_missing_right_is_named(place: Place, user: Place, other: KubernetesCluster, right: Right) -> None:
     place.kube.objects("Role").patch(NAME, {"rules": granting(tuple(each for each in RIGHTS if each != right))})
     wait_for(lambda: missing(user.kube.api) == [right], f"the right to {right} to be missed", 10)
     with pytest.raises(Forbidden) as refused:
@@ -212,13 +211,15 @@ def test_without_a_right_to_events_a_cluster_is_still_shown(
     place.kube.objects("Role").patch(NAME, {"rules": granting(rights)})
     api: Api = user.kube.api
     wait_for(lambda: not api.may("list", "events"), "the right to be gone", 10)
-    remote = KubernetesCluster(other.profile, user.kube)
-    assert remote.observer.events() is None
-    assert remote.state().state == "absent"
+    cluster = KubernetesCluster(other.profile, user.kube)
+    assert cluster.observer.events() is None
+    assert cluster.state().state == "absent"
     process = user.command.start("up", path)
     assert process.stderr is not None
-    assert any("stays unseen without the right to list events" in line for line in process.stderr)
-    assert "stays unseen without the right to list events" in " ".join(user.command("status", path).out.split())
+    assert any("without the right to list events, problems may stay undetected" in line for line in process.stderr)
+    assert "without the right to list events, problems may stay undetected" in " ".join(
+        user.command("status", path).out.split()
+    )
     assert process.wait(180) == 0, process.stderr.read()
-    assert "unseen" not in user.command("status", path).out, "of a cluster that is ready there is nothing to explain"
+    assert "undetected" not in user.command("status", path).out, "of a cluster that is ready there is nothing to explain"
     assert user.command("down", path, "--yes", "--no-wait").code == 0

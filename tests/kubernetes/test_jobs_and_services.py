@@ -37,9 +37,7 @@ def job(place: Place, profile: Profile, name: str, entrypoint: str) -> Document:
     return ray_job(profile, name, place.kube.api.features, entrypoint)
 
 
-def test_a_job_that_is_suspended_gives_its_cluster_back_and_starts_anew_when_it_is_resumed(
-    place: Place, profile: Profile
-) -> None:
+def test_a_suspended_job_releases_its_cluster_and_restarts_when_it_is_resumed(place: Place, profile: Profile) -> None:
     jobs, clusters = place.kube.jobs, place.kube.clusters
     jobs.create(job(place, profile, "pausing", "sleep 3"))
     wait_for(lambda: jobs.get("pausing").get("status", {}).get("rayClusterName"), "the job's cluster")
@@ -67,7 +65,7 @@ def test_a_job_that_keeps_its_cluster_cannot_be_suspended(place: Place, profile:
 def test_a_job_that_fails_is_explained_when_it_was_waited_for(place: Place, profile: Profile) -> None:
     jobs = place.kube.jobs
     jobs.create(job(place, profile, "failing", "exit 3"))
-    with pytest.raises(NotComing, match="not so after 1 s"):
+    with pytest.raises(NotComing, match="not ready after 1 s"):
         jobs.wait_finished("failing", 1)
     with pytest.raises(NotComing, match="RayJob failing ended with AppFailed") as failed:
         jobs.wait_finished("failing", 240)
@@ -96,7 +94,7 @@ def service(place: Place, profile: Profile) -> Iterator[Document]:
     place.kube.services.delete("serves")
 
 
-def test_a_service_is_made_waited_for_and_deleted_with_its_cluster(place: Place, service: Document) -> None:
+def test_a_service_is_created_waited_for_and_deleted_with_its_cluster(place: Place, service: Document) -> None:
     services, clusters = place.kube.services, place.kube.clusters
     services.create(service)
     with pytest.raises(Conflict):
@@ -121,7 +119,7 @@ def test_a_service_with_a_rule_that_the_operator_has_is_not_sent(place: Place, s
     assert place.kube.services.find("serves") is None
 
 
-def test_a_cron_is_made_listed_suspended_resumed_and_deleted(place: Place, profile: Profile) -> None:
+def test_a_cron_is_created_listed_suspended_resumed_and_deleted(place: Place, profile: Profile) -> None:
     """As an object; it makes jobs only where the operator's gate RayCronJob is open."""
     crons = place.kube.crons
     spec = {"schedule": "0 0 1 1 *", "jobTemplate": job(place, profile, "x", "true")["spec"]}

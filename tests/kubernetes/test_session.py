@@ -37,12 +37,12 @@ from tests.kubernetes.conftest import Place
 class Cluster:
     """A cluster of these tests alone."""
 
-    remote: KubernetesCluster
+    target: KubernetesCluster
     profile: Path
 
     @property
     def api(self) -> Api:
-        return self.remote.api
+        return self.target.api
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_two_sessions_at_once_each_with_a_job_and_a_client(command: Command, clu
 
 
 def test_the_token_is_in_one_file_that_only_the_user_can_read_and_nothing_is_left(command: Command, cluster: Cluster) -> None:
-    token = cluster.remote.token
+    token = cluster.target.token
     with session(command, cluster) as running:
         path = Path(running.document["environment"]["RAY_AUTH_TOKEN_PATH"])
         assert path.is_relative_to(command.env["HOME"])
@@ -158,7 +158,7 @@ def test_a_new_head_is_behind_the_same_port(command: Command, cluster: Cluster) 
         answers(url)
         wait_for(lambda: forward.head() not in (None, old), "the new head")
         wait_for(lambda: answers(url), "an answer through the same port", 60)
-        assert get(f"{url}/api/jobs/", cluster.remote.token) == b"[]", "the new head knows nothing of before"
+        assert get(f"{url}/api/jobs/", cluster.target.token) == b"[]", "the new head knows nothing of before"
         assert running.process.stderr is not None
         told = iter(running.process.stderr.readline, "")
         assert next(line for line in told if "the head of fwd is" in line).endswith("when it is back\n")
@@ -176,7 +176,7 @@ def test_a_client_that_ends_its_direction_first_gets_the_whole_answer(cluster: C
         assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"success")
 
 
-def test_a_port_on_which_nobody_listens_is_an_error_and_not_an_empty_answer(cluster: Cluster) -> None:
+def test_a_port_without_a_listener_is_an_error_and_not_an_empty_response(cluster: Cluster) -> None:
     with Forward(cluster.api, "fwd", {9: 0}) as forward, socket.create_connection(("127.0.0.1", forward.ports[9])) as sock:
         sock.settimeout(20)
         with pytest.raises(ConnectionResetError):
@@ -188,7 +188,7 @@ def test_an_end_in_the_middle_of_connections_leaves_no_thread_and_no_socket(clus
     def held() -> tuple[int, int]:
         return threading.active_count(), len(psutil.Process().net_connections())
 
-    assert cluster.remote.kube.clusters.list()
+    assert cluster.target.kube.clusters.list()
     before = held()
     for _ in range(3):
         with Forward(cluster.api, "fwd", {8265: 0, 10001: 0}) as forward:
@@ -206,7 +206,7 @@ def test_a_user_with_nothing_but_a_few_rights_and_a_token(cluster: Cluster, tmp_
     api, where = cluster.api, {"namespace": cluster.api.namespace}
     who = [{"kind": "ServiceAccount", "name": "user", **where}]
     group = "rbac.authorization.k8s.io"
-    kube = cluster.remote.kube
+    kube = cluster.target.kube
     kube.objects("ServiceAccount").create({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "user"}})
     role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": {"name": "user"}}
     kube.objects("Role").create({**role, "rules": [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]})
@@ -232,12 +232,12 @@ def test_a_user_with_nothing_but_a_few_rights_and_a_token(cluster: Cluster, tmp_
         assert answers(f"http://127.0.0.1:{forward.ports[8265]}")
 
 
-def test_bad_input_is_told_at_once(command: Command, cluster: Cluster, tmp_path: Path) -> None:
+def test_bad_input_is_reported_at_once(command: Command, cluster: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(cluster.profile.read_text().replace("name: fwd\n", "name: other\n", 1))
     taken = socket.create_server(("127.0.0.1", free_port()))
     port = str(taken.getsockname()[1])
-    secret = cluster.remote.kube.objects("Secret")
+    secret = cluster.target.kube.objects("Secret")
     wrong = base64.b64encode(b"0" * 64).decode()
     right = secret.get("fwd")["data"]["auth_token"]
     with taken:
@@ -247,16 +247,16 @@ def test_bad_input_is_told_at_once(command: Command, cluster: Cluster, tmp_path:
     refused = command("session", cluster.profile)
     secret.patch("fwd", {"data": {"auth_token": right}})
     assert absent.code == busy.code == refused.code == 2
-    assert "there is no cluster other" in absent.err
+    assert "the cluster other does not exist" in absent.err
     assert "heliostat up other" in absent.err
     assert f"local port {port} cannot be used" in busy.err
-    assert "refused the token" in refused.err
+    assert "rejected the token" in refused.err
     assert "0" * 64 not in refused.out + refused.err
 
 
-def test_a_suspended_cluster_is_told_of_before_and_during_a_session(command: Command, cluster: Cluster) -> None:
+def test_a_suspended_cluster_is_reported_before_and_during_a_session(command: Command, cluster: Cluster) -> None:
     with session(command, cluster) as running:
-        cluster.remote.kube.clusters.suspend("fwd")
+        cluster.target.kube.clusters.suspend("fwd")
         assert running.process.stderr is not None
         told = iter(running.process.stderr.readline, "")
         assert any("fwd is suspended; fix: heliostat up fwd" in line for line in told)

@@ -1,4 +1,4 @@
-"""How long the Watchdog waits before it gives up: for nodes, for registries, for pods that crash."""
+"""How long the Watchdog waits for nodes, registries and crashing pods before it fails."""
 
 import math
 from collections.abc import Callable
@@ -42,7 +42,7 @@ SCALE_UP = event("TriggeredScaleUp", "pod triggered scale-up: [{gpus 0->1 (max: 
 
 
 @pytest.mark.parametrize("reason", ["TriggeredScaleUp", "Nominated"])
-def test_a_node_that_is_on_its_way_is_waited_for(reason: str) -> None:
+def test_a_node_that_is_being_added_is_waited_for(reason: str) -> None:
     snapshot = seen(pod("gpu", conditions=unschedulable(NO_GPU)), events=[{**SCALE_UP, "reason": reason}], nodes=[node(0)])
     error, after, said = watch(snapshot, 900, fixed("gpu"))
     assert error is not None
@@ -55,8 +55,8 @@ def test_the_scale_up_for_another_pod_does_not_help_this_one() -> None:
     assert watch(snapshot, 900, fixed("gpu"))[1] == 12
 
 
-def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
-    """The autoscaler gives it up after start_seconds, and asks the on-demand group."""
+def test_a_spot_pod_that_does_not_start_is_replaced_by_another_group() -> None:
+    """The autoscaler abandons it after start_seconds, and uses the on-demand group."""
 
     def look(passed: float) -> Snapshot:
         given_up = passed > START_SECONDS + 10
@@ -66,10 +66,10 @@ def test_a_spot_pod_that_does_not_come_is_left_to_its_stand_in() -> None:
 
     error, _, said = watch(look, START_SECONDS * 3)
     assert error is None
-    assert said[0].startswith("gpu-spot: no node is big enough")
+    assert said[0].startswith("gpu-spot: no node is large enough")
 
 
-def test_a_cpu_group_is_no_stand_in_for_gpus() -> None:
+def test_a_cpu_group_does_not_replace_a_gpu_group() -> None:
     assert watch(seen(pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)]), 900, fixed("gpu"))[1] == 12
 
 
@@ -95,7 +95,7 @@ def test_a_registry_that_does_not_answer_once_is_asked_again() -> None:
     """The status shows the first failure until the image is there, which may take minutes."""
     error, _, said = watch(slow_pull(second_fails=999), 200)
     assert error is None
-    assert said[0] == f"gpu: the image {IMAGE} cannot be pulled: the registry does not answer"
+    assert said[0] == f"gpu: the image {IMAGE} cannot be pulled: the registry does not respond"
     assert "cannot be pulled" not in said[-1]
 
 
@@ -105,7 +105,7 @@ def test_a_registry_that_does_not_answer_twice_is_a_fault() -> None:
     assert after == 40
 
 
-def test_a_registry_that_nobody_asks_again_is_a_fault() -> None:
+def test_a_registry_that_is_not_retried_is_a_fault() -> None:
     failing = waiting("ErrImagePull", PULL + "dial tcp 10.0.0.1:443: i/o timeout")
     assert watch(seen(pod("gpu", initContainerStatuses=failing)), 900)[1] == 13
 
@@ -228,7 +228,7 @@ def test_one_crashed_worker_is_replaced_and_two_are_a_fault() -> None:
     assert watch(crashes(10), 900)[0] is None
     error, after, _ = watch(crashes(10, 100), 900)
     assert error is not None
-    assert "gpu: the pod gpu-gpu-100 ended (exit code 1)" in error.what
+    assert "gpu: the pod gpu-gpu-100 exited (exit code 1)" in error.what
     assert after == 100
 
 
@@ -236,11 +236,11 @@ def test_a_crash_now_and_then_in_a_long_job_is_no_fault() -> None:
     assert watch(crashes(10, 1000, 2000), 2500)[0] is None
 
 
-def test_a_crashed_worker_that_nobody_replaces_is_a_fault() -> None:
+def test_a_crashed_worker_that_is_not_replaced_is_a_fault() -> None:
     assert watch(seen(pod("gpu", containerStatuses=ended("ray-worker", 1))), 900)[1] == 60
 
 
-def test_pods_whose_nodes_are_taken_away_have_not_crashed() -> None:
+def test_pods_of_removed_nodes_have_not_crashed() -> None:
     taken = {"type": "DisruptionTarget", "status": "True", "reason": "TerminationByKubelet"}
     gone = [pod("gpu-spot", f"p{n}", [taken], phase="Failed", containerStatuses=ended("ray-worker", 137)) for n in range(4)]
     assert watch(seen(*gone), 900)[0] is None
@@ -262,8 +262,8 @@ def test_workers_of_a_head_that_is_gone_have_not_crashed() -> None:
     assert watch(seen(same, *old), 900)[1] == 60, "two crashed beside the head that they had from the start"
 
 
-def leaving(ended_at: str | None, mark: str = "now") -> Document:
-    """A worker that was asked at 09:01:00 to go, with 30 s of grace."""
+def terminating(ended_at: str | None, mark: str = "now") -> Document:
+    """A worker deleted at 09:01:00, with 30 s of grace."""
     document = pod("gpu", containerStatuses=ended("ray-worker", 1))
     document["status"]["containerStatuses"][0]["state"]["terminated"]["finishedAt"] = ended_at
     document["metadata"] |= {"deletionTimestamp": "2026-11-24T09:01:30Z", "deletionGracePeriodSeconds": 30}
@@ -274,10 +274,10 @@ def leaving(ended_at: str | None, mark: str = "now") -> Document:
 @pytest.mark.parametrize(
     ("worker", "seconds"),
     [
-        (leaving("2026-11-24T09:00:59Z"), 60),
-        (leaving("2026-11-24T09:01:01Z"), None),
-        (leaving(None), None),
-        (leaving("2026-11-24T09:00:59Z", mark="before"), None),
+        (terminating("2026-11-24T09:00:59Z"), 60),
+        (terminating("2026-11-24T09:01:01Z"), None),
+        (terminating(None), None),
+        (terminating("2026-11-24T09:00:59Z", mark="before"), None),
     ],
     ids=["it crashed, and the operator deletes it", "it ended because it was asked to", "nobody knows", "of an older template"],
 )

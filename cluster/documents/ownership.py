@@ -1,0 +1,77 @@
+"""Fields of a RayCluster that the autoscaler and Kueue own: what an apply carries over, and what a comparison leaves out."""
+
+import copy
+from typing import Any
+
+from heliostat.cluster.names import QUEUE_LABEL, Document
+
+AUTOSCALER = "python-requests"
+"""The field manager of Ray's autoscaler (Ray 2.60): it sets ``replicas``, and owns the list of worker groups from then on."""
+KUEUE = "kueue"
+"""The field manager of Kueue (0.15); what it has set is carried over, too."""
+OWNED = ("replicas", "scaleStrategy")
+"""The fields of a worker group that the autoscaler owns."""
+
+
+def carried_over(document: Document, live: Document | None) -> Document:
+    """Add what the autoscaler and Kueue have set in the live object, pinned to its resource version.
+
+    An apply replaces the whole list of worker groups, where an absent ``replicas`` means 0.
+    """
+    if live is None:
+        return document
+    body = copy.deepcopy(document)
+    body["metadata"]["resourceVersion"] = live["metadata"]["resourceVersion"]
+    if document["kind"] != "RayCluster":
+        return body
+    live_groups = _groups(live)
+    for name, group in _groups(body).items():
+        current = live_groups.get(name, {})
+        if document["spec"].get("enableInTreeAutoscaling"):
+            group |= {key: current[key] for key in OWNED if key in current}
+        if QUEUE_LABEL in document["metadata"].get("labels", {}) and "template" in current:
+            _keep_admission(group["template"], current["template"])
+    return body
+
+
+def _groups(cluster: Document) -> dict[str, Document]:
+    """The groups of a cluster by name; ``head`` is reserved for the head."""
+    spec = cluster["spec"]
+    workers = {group["groupName"]: group for group in spec.get("workerGroupSpecs", [])}
+    return {"head": spec["headGroupSpec"], **workers} if "headGroupSpec" in spec else workers
+
+
+def _keep_admission(template: Document, live: Document) -> None:
+    """Keep what Kueue (0.15) adds to a template on admission: its labels, and the nodes of the flavor.
+
+    It removes them when it suspends the cluster, and suspends a cluster without them at once.
+    """
+    metadata, was = template.setdefault("metadata", {}), live.get("metadata", {})
+    for kind in ("labels", "annotations"):
+        if own := {key: value for key, value in (was.get(kind) or {}).items() if "kueue.x-k8s.io/" in key}:
+            metadata[kind] = {**own, **metadata.get(kind, {})}
+    spec, was = template["spec"], live["spec"]
+    if selector := {**was.get("nodeSelector", {}), **spec.get("nodeSelector", {})}:
+        spec["nodeSelector"] = selector
+    if added := [each for each in was.get("tolerations", []) if each not in spec.get("tolerations", [])]:
+        spec["tolerations"] = [*spec.get("tolerations", []), *added]
+
+
+def decided(document: Document) -> Any:
+    """An object without its status, the autoscaler's fields and the metadata of the API server."""
+    spec = copy.deepcopy({key: value for key, value in document.items() if key not in ("status", "metadata")})
+    for group in (spec.get("spec") or {}).get("workerGroupSpecs", []):
+        for key in OWNED:
+            group.pop(key, None)
+    # A profile does not decide whether a cluster is suspended.
+    (spec.get("spec") or {}).pop("suspend", None)
+    return {**spec, "labels": document["metadata"].get("labels")}
+
+
+def only_with_carried(message: str) -> bool:
+    """Whether an apply conflicts only with the managers whose fields are carried over.
+
+    The message has a line for each: ``conflict with "MANAGER" using VERSION: FIELD``, or for several fields a list.
+    """
+    managers = {part.split('"')[1] for part in message.split("conflict")[1:] if "with " in part and '"' in part}
+    return bool(managers) and managers <= {AUTOSCALER, KUEUE}

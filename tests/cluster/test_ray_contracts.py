@@ -1,0 +1,190 @@
+"""The private parts of Ray that cluster/ uses, as it uses them: a Ray that changes one fails here, and not for a user."""
+
+import inspect
+import logging
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import ray._private.accelerators
+import ray._private.node
+import ray._private.runtime_env.packaging as ray_packaging
+import ray._private.utils
+from ray._private.resource_and_label_spec import HEAD_NODE_RESOURCE_NAME
+from ray._raylet import Config  # type: ignore[attr-defined]  # compiled, without a stub
+from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
+from ray.autoscaler._private.util import validate_config
+from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
+from ray.scripts.scripts import start
+
+from heliostat.cluster import in_process, ray_version
+from heliostat.cluster.documents import pods
+from heliostat.cluster.jobs import packaging
+from heliostat.cluster.profile import find
+from heliostat.cluster.targets.local import emulation, provider
+from heliostat.environment import ON_HEAD
+from heliostat.errors import UserError
+
+SOURCES = Path(ray.__file__).parent
+READ_BY_PYTHON = ("_common", "_private", "autoscaler", "dashboard", "train/v2", "train/constants.py")
+READ_BY_C = ("core/src/ray/raylet/raylet", "_raylet.so")
+
+
+def test_the_tests_run_with_the_ray_that_is_said_to_be_tested() -> None:
+    assert ray.__version__ == ray_version.TESTED
+
+
+@pytest.mark.parametrize(("installed", "refused"), [("2.59.0", True), ("2.61.0", True), ("2.60.7", False), ("2.60.0", False)])
+def test_another_ray_than_the_tested_one_is_reported(
+    installed: str, refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / f"ray-{installed}.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: ray\nVersion: {installed}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    words = f"Ray {installed} is installed, but Heliostat uses private parts of Ray and is tested with 2.60.0 only"
+    if refused:
+        with pytest.raises(UserError, match=words) as error:
+            ray_version.check_ray()
+        assert error.value.fix == 'pip install "ray[default,train,tune,client]==2.60.0"'
+        return
+    ray_version.check_ray()
+    assert (words in capsys.readouterr().err) == (installed != "2.60.0")
+
+
+# Ray in this process: heliostat/cluster/in_process.py
+
+
+def test_the_machine_is_counted_as_ray_counts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray._private.utils, "get_num_cpus", lambda: 5)
+    gpus = ray._private.accelerators.get_accelerator_manager_for_resource("GPU")
+    monkeypatch.setattr(gpus, "get_current_node_num_accelerators", staticmethod(lambda: 3))
+    assert in_process.machine() == [{"CPU": 5.0, "GPU": 3.0}]
+
+
+def test_ray_reads_the_token_mode_again_when_it_is_asked_to() -> None:
+    """`ray.init` does not look at an environment that changed since the import."""
+    assert callable(Config.initialize)
+
+
+def test_each_variable_that_is_set_is_one_that_ray_reads() -> None:
+    """A name that Ray has dropped would do nothing, without a word."""
+    documents = [
+        pods.head_group(find("gpu"), "x", True),
+        pods.worker_group(find("gpu"), "x", find("gpu").groups[0], frozenset()),
+    ]
+    in_pods = {v["name"] for d in documents for c in d["template"]["spec"]["containers"] for v in c["env"]}
+    names = {
+        *in_process.SETTINGS,
+        *emulation.SETTINGS,
+        *pods.SETTINGS,
+        *in_pods,
+        "AUTOSCALER_METRIC_PORT",
+        emulation.CLUSTER_FOLDER,
+    }
+    ours = {name for name in names if name.startswith("HELIOSTAT_") or name in ("CLUSTER", "IDLE_SECONDS", "NAMESPACE")}
+    sought = {name.encode() for name in names - ours - {"GRPC_ENABLE_FORK_SUPPORT"}}
+    for path in _sources():
+        text = path.read_bytes()
+        # The core's settings have names without the prefix there.
+        sought -= {name for name in sought if name in text or name.removeprefix(b"RAY_") in text}
+        if not sought:
+            break
+    assert sought == set()
+
+
+def _sources() -> list[Path]:
+    folders = [SOURCES / name for name in READ_BY_PYTHON]
+    python = [path for folder in folders for path in ([folder] if folder.is_file() else sorted(folder.rglob("*.py")))]
+    return [*python, *(SOURCES / name for name in READ_BY_C)]
+
+
+def test_the_head_has_the_resource_by_which_work_is_placed_on_it() -> None:
+    assert list(ON_HEAD) == [HEAD_NODE_RESOURCE_NAME]
+
+
+# Packages: heliostat/cluster/jobs/packaging.py
+
+
+def test_a_package_has_the_files_that_are_not_ignored_and_a_name_that_its_content_gives_it(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print(1)")
+    (tmp_path / "data.bin").write_bytes(bytes(100))
+    (tmp_path / "big").mkdir()
+    (tmp_path / "big" / "x").write_text("x")
+    (tmp_path / ".gitignore").write_text("*.bin\n")
+    (package,) = [packaging._directory(tmp_path, ["/big"])]
+    assert package.uri.startswith("gcs://_ray_pkg_")
+    assert package.uri.endswith(".zip")
+    target = tmp_path / "package.zip"
+    target.write_bytes(package.data)
+    assert {name for name in zipfile.ZipFile(target).namelist() if not name.endswith("/")} == {".gitignore", "train.py"}
+    target.unlink()
+    assert packaging._directory(tmp_path, ["/big"]).uri == package.uri
+    (tmp_path / "train.py").write_text("print(2)")
+    assert packaging._directory(tmp_path, ["/big"]).uri != package.uri
+
+
+def test_the_logger_that_is_silenced_is_the_one_of_rays_packaging() -> None:
+    assert logging.getLogger(ray_packaging.__name__).level == logging.WARNING
+    assert ray_packaging.default_logger.name == ray_packaging.__name__
+
+
+# The local cluster: heliostat/cluster/targets/local
+
+
+def test_the_autoscaler_takes_our_configuration() -> None:
+    validate_config(emulation.autoscaling(find("local"), 6379, "/tmp/x"))
+
+
+def test_ray_start_knows_every_flag_of_the_head() -> None:
+    ports = dict.fromkeys(emulation.PORTS, 1)
+    flags = {word.partition("=")[0] for word in emulation.command(find("local"), ports, Path("x")) if word.startswith("--")}
+    assert flags <= {option for parameter in start.params for option in parameter.opts}
+
+
+class FakeNode:
+    """Stands for `ray._private.node.Node`, which would start processes, and keeps what it was made with."""
+
+    def __init__(self, parameters: Any, **flags: bool) -> None:
+        self.parameters, self.flags, self.ended = parameters, flags, False
+
+    def kill_all_processes(self, **_: bool) -> None:
+        self.ended = True
+
+
+def test_each_node_of_a_local_cluster_has_its_own_folder_which_is_deleted_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = inspect.signature(ray._private.node.Node.__init__).parameters
+    monkeypatch.setattr(provider, "Node", FakeNode)
+    monkeypatch.setenv("RAY_FAKE_CLUSTER", "1")
+    made = provider.Provider(emulation.autoscaling(find("local"), 6379, str(tmp_path))["provider"], "x")
+    group, resources = find("local").groups[0].name, {"CPU": 2, "GPU": 1, "memory": 1 << 30, "object_store_memory": 1 << 28}
+    for _ in range(2):
+        made.create_node_with_resources_and_labels({}, {TAG_RAY_USER_NODE_TYPE: group}, 1, dict(resources), {"a": "b"})
+    names = [f"{group}-1", f"{group}-2"]
+    assert set(made.non_terminated_nodes({TAG_RAY_USER_NODE_TYPE: group})) == set(names)
+    first, second = (made._nodes[name]["node"] for name in names)
+    assert first.flags.keys() <= flags.keys()
+    assert first.parameters.temp_dir != second.parameters.temp_dir
+    assert (first.parameters.num_cpus, first.parameters.num_gpus, first.parameters.labels) == (2, 1, {"a": "b"})
+    assert first.parameters.env_vars == {"RAY_CLOUD_INSTANCE_ID": names[0], "RAY_NODE_TYPE_NAME": group}
+    Path(first.parameters.temp_dir).mkdir()
+    made.terminate_node(names[0])
+    assert first.ended
+    assert not Path(first.parameters.temp_dir).exists()
+    assert set(made.non_terminated_nodes({TAG_RAY_USER_NODE_TYPE: group})) == {names[1]}
+
+
+@pytest.mark.parametrize("name", ["_create_node_with_resources_and_labels", "_terminate_node"])
+def test_the_provider_extends_methods_that_ray_has(name: str) -> None:
+    ours, theirs = (inspect.signature(getattr(kind, name)) for kind in (provider.Provider, FakeMultiNodeProvider))
+    assert list(ours.parameters) == list(theirs.parameters)
+
+
+def test_the_provider_imports_nothing_of_ours() -> None:
+    """The head gets a copy of the file alone."""
+    assert not re.search("^(from|import) heliostat", inspect.getsource(provider), re.MULTILINE)
