@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any
 
-from heliostat.workloads import nodes as placing
-from heliostat.workloads.nodes import Nodes
+from heliostat.workloads.nodes import Nodes, capacity
 from heliostat.workloads.run.cost import price_of
 
 
-def room(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:
-    """How many trials of so many workers the nodes hold, each worker with so many CPUs and GPUs."""
-    return placing.room(nodes, {"CPU": cpu, "GPU": gpu}) // workers
+def trial_capacity(nodes: Nodes, cpu: float, gpu: float, workers: int) -> int:
+    """How many trials of ``workers`` workers the nodes hold, each worker with so many CPUs and GPUs."""
+    return capacity(nodes, {"CPU": cpu, "GPU": gpu}) // workers
 
 
 def most_expensive(nodes: Nodes | None, cpu: float, gpu: float) -> float | None:

@@ -20,7 +20,7 @@ from heliostat.tuning.results.table import SweepResult, failed_because, result_o
 from heliostat.tuning.results.write import write_result
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
-from heliostat.workloads.ray_train.client import base_there, on_head
+from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
 from heliostat.workloads.run import lease
 from heliostat.workloads.run.retry import with_retry
 from heliostat.workloads.run.writer import LINGER
@@ -46,7 +46,7 @@ def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> Sw
     if not isinstance(config, SweepConfig):
         config = load(config, SweepConfig, overrides, {"name": Path(config).stem})
     if ray.util.client.ray.is_connected():
-        return SweepResult.model_validate(on_head(_drive, config))
+        return SweepResult.model_validate(run_on_head(_drive, config))
     return drive(plan_sweep(config, available()))
 
 
@@ -112,4 +112,4 @@ def finished(plan: SweepPlan) -> SweepResult | None:
 
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
-    return drive(plan_sweep(SweepConfig.model_validate(config), available(), base_there())).model_dump()
+    return drive(plan_sweep(SweepConfig.model_validate(config), available(), head_storage_base())).model_dump()

@@ -18,7 +18,7 @@ from heliostat.datasets.loader import tensors
 from heliostat.errors import UserError
 from heliostat.folder import Folder, join
 from heliostat.tuning.config import Mode, SweepConfig, base_of
-from heliostat.tuning.cost import most_expensive, room
+from heliostat.tuning.cost import most_expensive, trial_capacity
 from heliostat.tuning.space import Params, assign, check_conditions, get
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
@@ -60,7 +60,7 @@ class SweepPlan:
     workers: int
     """Workers of the largest trial."""
     nodes: Nodes | None
-    place: str | Path | None
+    storage_base: str | Path | None
     elsewhere: bool
 
     @property
@@ -94,7 +94,7 @@ class SweepPlan:
             UserError: the values do not fit together.
         """
         config = validate({**assign(self.base, params), "name": f"{number:04d}"}, TrainConfig)
-        plan = prepare(config, self.nodes, self.place, self.elsewhere)
+        plan = prepare(config, self.nodes, self.storage_base, self.elsewhere)
         config = plan.config.model_copy(update={"storage": join(self.uri, TRIALS)})
         if self.config.scheduler.kind == "pbt":
             config = config.model_copy(update={"checkpoint_every": config.evaluate_every})
@@ -160,14 +160,14 @@ class RecordMaker:
 
 
 def plan_sweep(
-    config: SweepConfig, nodes: Nodes | None = None, place: str | Path | None = None, elsewhere: bool = False
+    config: SweepConfig, nodes: Nodes | None = None, storage_base: str | Path | None = None, elsewhere: bool = False
 ) -> SweepPlan:
     """Check a sweep against the task, the data and, where they are known, the resources.
 
     Args:
         config: what to search.
-        nodes: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
-        place: what a relative storage is relative to, see `heliostat.workloads.plan.prepare`.
+        nodes: this machine, or the nodes of a cluster at its limits; None if they are not known.
+        storage_base: what a relative storage is relative to, see `heliostat.workloads.plan.prepare`.
         elsewhere: the storage cannot be seen from here.
 
     Raises:
@@ -177,13 +177,17 @@ def plan_sweep(
     base["storage"] = config.storage or base.get("storage") or "runs"
     check_conditions(config.space, base)
     _check_keys(config)
-    train = prepare(validate(base, TrainConfig, "train"), nodes, place, elsewhere)
+    train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere)
     workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
     _check_space(config, base)
     each = train.config.resources
-    there = room(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
+    there = (
+        trial_capacity(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
+    )
     slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
-    plan = SweepPlan(config, base, train, join(train.config.storage, config.name), slots, workers, nodes, place, elsewhere)
+    plan = SweepPlan(
+        config, base, train, join(train.config.storage, config.name), slots, workers, nodes, storage_base, elsewhere
+    )
     if config.scheduler.kind == "pbt" and workers > 1:
         raise UserError(f"workers is {workers}, but scheduler pbt needs trials with one worker", "set train.workers to 1")
     if not elsewhere and not train.source:

@@ -1,6 +1,6 @@
-"""What runs: the training loop, tasks and models, evaluation, the report."""
+"""What runs: tasks, the training loop, runs on Ray Train and torchrun, evaluation, reports."""
 
 if __name__ != "heliostat.workloads":  # the clone's root is on the search path, as Ray puts it there
     from heliostat.modules import step_aside
 
-    step_aside(__name__, "from heliostat import Task")
+    step_aside(__name__, "from heliostat import Task, or in a script for torchrun from heliostat.torchrun import resume, save")

@@ -1,9 +1,10 @@
-"""The train config: what a YAML file in ``workloads/configs`` says."""
+"""The schema of a train config, such as the YAML files in ``workloads/configs``."""
 
 import re
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
 
@@ -12,7 +13,7 @@ PLACEMENT = {
     "max_failures", "hang_minutes", "grow_seconds",
     "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
 }  # fmt: skip
-"""Keys that say where and how fast a run goes, not what it computes: they may change when it is resumed."""
+"""Keys that decide where and how fast a run trains, not what it computes: they may change when it is resumed."""
 
 
 def _name(value: Any) -> Any:
@@ -24,10 +25,21 @@ def _name(value: Any) -> Any:
 Name = Annotated[str, BeforeValidator(_name)]
 
 
-class DatasetConfig(Config):
-    """Which data: a dataset that was built before (``path``), or a source that is built on first use."""
+def _task(value: str) -> str:
+    """Version 0.1 named our own modules without ``heliostat.``; its configs and runs are still accepted."""
+    module = value.partition(":")[0]
+    moved = module.startswith(("workloads.tasks.", "workloads.examples."))
+    ours = Path(__file__).parent.parent.joinpath(*module.split(".")).with_suffix(".py")
+    return f"heliostat.{value}" if moved and ours.is_file() else value
 
-    path: str | None = Field(None, description="the path or URI of a dataset that was built before")
+
+TaskName = Annotated[str, AfterValidator(_task)]
+
+
+class DatasetConfig(Config):
+    """The data: an existing dataset (``path``), or a source that is built on first use."""
+
+    path: str | None = Field(None, description="the path or URI of an existing dataset")
     source: str | None = Field(None, description="a source, such as digits")
     options: dict[str, Any] = Field({}, description="the source's options")
 
@@ -41,7 +53,7 @@ class DatasetConfig(Config):
 
 
 class OptimizerConfig(Config):
-    """AdamW, with linear warm-up and cosine decay to ``final_lr`` times the peak."""
+    """AdamW with linear warm-up, and cosine decay to ``final_lr`` times the peak."""
 
     lr: float = Field(1e-3, gt=0, description="the peak learning rate, a number above 0 such as 0.001")
     weight_decay: float = Field(0.05, ge=0, description="a number, at least 0; biases and norms are exempt")
@@ -53,21 +65,21 @@ class OptimizerConfig(Config):
 
 
 class EarlyStopping(Config):
-    """Stop when the task's own metric has not become better for ``patience`` evaluations."""
+    """Stops the run when the task's metric has not improved for ``patience`` evaluations."""
 
     patience: int = Field(gt=0, description="a whole number of evaluations, at least 1")
-    min_delta: float = Field(0.0, ge=0, description="what counts as better, a number, at least 0")
+    min_delta: float = Field(0.0, ge=0, description="the smallest improvement that counts, a number, at least 0")
 
 
 class Keep(Config):
-    """Which checkpoints of a run stay."""
+    """Which checkpoints of a run are kept."""
 
-    last: int = Field(2, ge=1, description="how many of the newest, at least 1; with 2, a damaged one costs little")
+    last: int = Field(2, ge=1, description="how many of the newest, at least 1; with 2, a damaged one loses little")
     best: int = Field(1, ge=0, description="how many of the best by the task's metric, at least 0")
 
 
 class Resources(Config):
-    """What each worker gets."""
+    """Resources of each worker."""
 
     cpu: int = Field(1, ge=1, description="CPUs a worker, at least 1")
     gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
@@ -76,10 +88,10 @@ class Resources(Config):
 
 
 class TrainConfig(Config):
-    """Everything that decides a run; its YAML may leave out what has a default."""
+    """The config of a run; keys that have a default may be left out."""
 
     name: Name = Field(description="a folder's name, such as digits-2")
-    task: str = Field(description="a task in workloads/tasks, or module:Class of your own")
+    task: TaskName = Field(description="a task in workloads/tasks, or module:Class of your own")
     model: dict[str, Any] = Field({}, description="the task's own options")
     dataset: DatasetConfig = Field(description="a mapping such as {source: digits}")
     global_batch: int = Field(64, ge=1, description="samples a step over all workers, at least 1")
@@ -89,28 +101,36 @@ class TrainConfig(Config):
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto (bf16 on CUDA), fp32 or bf16")
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
-    drop_last: bool = Field(False, description="true leaves out an epoch's last batch if it is incomplete")
+    drop_last: bool = Field(False, description="true drops an epoch's last batch if it is incomplete")
     lanes: int | None = Field(None, ge=1, description="a divisor of global_batch; see datasets/order.py")
     evaluate_every: int = Field(100, ge=1, description="steps between evaluations, at least 1")
     evaluate_samples: int | None = Field(None, ge=1, description="validation samples to measure, or null for all")
     early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
-    parallelism: Literal["ddp", "fsdp"] = Field("ddp", description="ddp (each worker has the model) or fsdp (each has a part)")
-    activation_checkpointing: bool = Field(False, description="true computes activations again, to need less memory")
+    parallelism: Literal["ddp", "fsdp"] = Field(
+        "ddp", description="ddp (each worker holds the model) or fsdp (each holds a shard)"
+    )
+    activation_checkpointing: bool = Field(
+        False, description="true recomputes activations in the backward pass, to save memory"
+    )
     compile: bool = Field(False, description="true compiles the model with torch.compile")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, at least 1")
-    checkpoint_seconds: float | None = Field(None, gt=0, description="at most so many seconds between checkpoints, or null")
-    checkpoint_async: bool = Field(True, description="false lets training stand still while a checkpoint is written")
+    checkpoint_seconds: float | None = Field(
+        None, gt=0, description="the longest time between checkpoints, in seconds, or null"
+    )
+    checkpoint_async: bool = Field(True, description="false blocks training while a checkpoint is written")
     keep: Keep = Keep()
     storage_timeout: float = Field(
-        900, gt=0, description="seconds for which a checkpoint waits for storage that cannot be written"
+        900, gt=0, description="seconds for which a checkpoint is retried while storage cannot be written"
     )
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
     workers: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
-        1, description="a whole number of workers, at least 1, or [least, most] to run with what there is"
+        1, description="a whole number of workers, at least 1, or [least, most] for an elastic run"
     )
-    max_failures: int = Field(5, ge=0, description="losses of workers, with no new checkpoint between them, that are survived")
-    hang_minutes: float = Field(10, gt=0, description="minutes that workers wait for a silent one before the run has failed")
-    grow_seconds: float = Field(60, gt=0, description="seconds between looks whether there is room for more workers")
+    max_failures: int = Field(5, ge=0, description="failures in a row, with no new checkpoint between them, that are retried")
+    hang_minutes: float = Field(
+        10, gt=0, description="minutes after which a collective that some worker does not reach has failed"
+    )
+    grow_seconds: float = Field(60, gt=0, description="seconds between checks whether more workers fit")
     resources: Resources = Resources()
     storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
 
@@ -126,7 +146,7 @@ class TrainConfig(Config):
         if self.lanes and batch % self.lanes:
             raise ValueError(f"lanes is {self.lanes}, which does not divide global_batch {batch}; set lanes to a divisor")
         if isinstance(self.workers, list):
-            # At any number of workers the lanes are dealt out as evenly as they go.
+            # The lanes are divided among any number of workers, as evenly as possible.
             least, most = self.workers
             if not 1 <= least <= most:
                 raise ValueError(f"workers is [{least}, {most}]; give [least, most] with 1 <= least <= most, such as [1, 4]")
@@ -147,7 +167,7 @@ class TrainConfig(Config):
 
     @property
     def least_workers(self) -> int:
-        """The fewest workers that the run goes on with."""
+        """The fewest workers that the run can use."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
@@ -157,7 +177,7 @@ class TrainConfig(Config):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the run computes: two runs of one name must agree in it."""
+        """The keys that decide what the run computes: they must not change when it is resumed."""
         return self.model_dump(mode="json", exclude=PLACEMENT)
 
     @property

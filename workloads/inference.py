@@ -1,4 +1,4 @@
-"""Using a finished run: its best model, ready to measure and to predict."""
+"""Evaluation and prediction with the best model of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,20 +35,20 @@ class Trained:
 
 
 def load_run(folder: Folder | str | Path) -> Trained:
-    """Load the best checkpoint of a run, or the last if none was measured.
+    """Loads the best checkpoint of a run, or the last if none was evaluated.
 
     Args:
         folder: the run folder, or its path or URI.
 
     Raises:
-        UserError: there is no run, no checkpoint in it, or its dataset is gone or has changed.
-        Damaged: the checkpoint is not what was written.
+        UserError: there is no run, it has no checkpoint, or its dataset is missing or has changed.
+        Damaged: the checkpoint differs from what was written.
     """
     folder = folder if isinstance(folder, Folder) else Folder.at(folder)
     record = read_record(folder)
     checkpoints = checkpoint.committed(folder)
     if not checkpoints:
-        raise UserError(f"run {folder} has no checkpoint yet", "let it train for longer")
+        raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
     dataset = open_dataset(folder, record)
     task = create(record.config.task, record.config.model, dataset.index)
     best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
@@ -59,7 +59,7 @@ def load_run(folder: Folder | str | Path) -> Trained:
 
 
 def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
-    """The metrics of a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics"}``.
+    """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics"}``.
 
     Raises:
         UserError: see `load_run`; there is no such split.
@@ -77,17 +77,17 @@ def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
 
 
 def predict(run: Trained, value: str) -> dict[str, Any]:
-    """What a run's model says of one input; for classifiers the classes and their probabilities, best first."""
+    """Predicts one input; for classifiers the classes and their probabilities, the most probable first."""
     batch = {name: tensor.to(run.ranks.device) for name, tensor in run.task.read(value).items()}
     with torch.no_grad():
-        said = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}
-    if not said:
+        outputs = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}
+    if not outputs:
         raise UserError(f"task {type(run.task).__name__} makes no predictions", "give the task a predict method")
-    if "probabilities" in said:
-        pairs = zip(run.dataset.index.classes, said["probabilities"].tolist(), strict=True)
+    if "probabilities" in outputs:
+        pairs = zip(run.dataset.index.classes, outputs["probabilities"].tolist(), strict=True)
         ranked = sorted(pairs, key=lambda pair: -pair[1])
         return {"input": value, "class": ranked[0][0], "probabilities": dict(ranked)}
     text = getattr(run.task, "text", None)
-    if text and "tokens" in said:
-        return {"input": value, "text": text(said["tokens"])}
-    return {"input": value, **{name: tensor.tolist() for name, tensor in said.items()}}
+    if text and "tokens" in outputs:
+        return {"input": value, "text": text(outputs["tokens"])}
+    return {"input": value, **{name: tensor.tolist() for name, tensor in outputs.items()}}

@@ -1,4 +1,7 @@
-"""The nodes that work can have, and whether its workers fit on them."""
+"""The nodes that work can have, and whether its workers fit on them.
+
+What is private in Ray's view of its nodes (Ray 2.60) is here, and checked by tests/workloads/test_nodes.py.
+"""
 
 import json
 import os
@@ -11,12 +14,12 @@ from heliostat.errors import UserError
 from heliostat.workloads.config import Resources
 
 Nodes = Sequence[Mapping[str, Any]]
-"""Each entry has the ``CPU`` and ``GPU`` of a node, how many such ``nodes`` there may be, and maybe its ``group`` and
-its ``price`` an hour."""
+"""Each entry has the ``CPU`` and ``GPU`` of a node, the number of such ``nodes`` (1 by default), and where they are known its
+``group`` and its ``price`` an hour."""
 
 
 def available() -> Nodes | None:
-    """The nodes that the connected cluster can have; None if it can grow and does not say how far."""
+    """The nodes that the connected cluster can have; None if it can scale up and its limits are not known."""
     import ray
 
     if NODES in os.environ:
@@ -36,7 +39,7 @@ def alive() -> set[str]:
 
 
 def group_here() -> str:
-    """The worker group of the node that this process of Ray is on; empty where nodes have none."""
+    """The worker group of this process's node; empty where nodes have none."""
     import ray
 
     labels: dict[str, str] = ray.get_runtime_context().get_node_labels() or {}
@@ -44,43 +47,51 @@ def group_here() -> str:
 
 
 def draining() -> dict[str, int]:
-    """The nodes that are about to go away, with their deadlines in milliseconds since the epoch, 0 if unknown."""
+    """The IDs of the nodes that are being drained, with their deadlines in milliseconds since the epoch, 0 if unknown."""
     import ray._private.state
 
-    nodes: dict[str, int] = ray._private.state.state.get_draining_nodes() or {}
+    nodes: dict[str, int] = ray._private.state.state.get_draining_nodes()
     return nodes
 
 
-def settled(resources: Resources, workers: int, nodes: Nodes | None, said: str = "") -> Resources:
-    """What each of the workers gets, ``auto`` decided.
+def free_resources() -> dict[str, dict[str, float]]:
+    """What no task or actor holds now, by node ID and resource."""
+    import ray._private.state
+
+    free: dict[str, dict[str, float]] = ray._private.state.available_resources_per_node()
+    return free
+
+
+def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, shown: str = "") -> Resources:
+    """Replaces ``auto`` by a number of GPUs, and checks that the workers fit.
 
     Args:
-        resources: what each shall get.
-        workers: how many there must be at least.
-        nodes: all that there can be; None if nobody knows.
-        said: how the user has said ``workers``, if not as a number.
+        resources: of each worker.
+        workers: the smallest number of workers.
+        nodes: all nodes that the cluster can have; None if they are not known.
+        shown: ``workers`` as the user wrote it, if not as a number.
 
     Raises:
-        UserError: so many never fit.
+        UserError: the workers can never fit.
     """
     if resources.gpu == "auto":
-        gpu = int(room(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
+        gpu = int(capacity(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
         resources = resources.model_copy(update={"gpu": gpu})
     if nodes is None:
         return resources
     each = {"CPU": resources.cpu, "GPU": int(resources.gpu)}
-    most = room(nodes, each)
+    most = capacity(nodes, each)
     fix = f"set workers to {most}, or give each less" if most else "give each worker less than one node has"
     for kind, per_worker in each.items():
         there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
         if workers * per_worker > there:
             raise UserError(
-                f"workers is {said or workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
+                f"workers is {shown or workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
                 fix if there else f"give each worker 0 {kind}, or use a larger machine",
             )
     if most < workers:
         raise UserError(
-            f"workers is {said or workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, "
+            f"workers is {shown or workers}, each with {each['CPU']} CPU and {each['GPU']} GPU on one node, "
             f"but the nodes have room for {most}",
             fix,
         )
@@ -92,8 +103,8 @@ def _nodes(text: str) -> Nodes:
     return nodes
 
 
-def room(nodes: Nodes, each: Mapping[str, float]) -> int:
-    """How many workers of this size the nodes hold."""
+def capacity(nodes: Nodes, each: Mapping[str, float]) -> int:
+    """How many workers of this size the nodes hold when they run nothing else."""
     total = 0.0
     for node in nodes:
         total += min(node.get(kind, 0) // amount for kind, amount in each.items() if amount) * node.get("nodes", 1)

@@ -1,5 +1,7 @@
-"""What a run will do, worked out and checked before anything is started or written."""
+"""Plans a run: resolves and checks its config before anything is started or written."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,30 +14,31 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, join
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.nodes import Nodes, room, settled
+from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
+from heliostat.workloads.run.lease import Lease, hold
 from heliostat.workloads.run.record import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked config with its places resolved; `commit` is the first thing that writes."""
+    """A checked config with its URIs resolved; `commit` is the first method that writes."""
 
     config: TrainConfig
     uri: str
     dataset_uri: str
     source: Source | None
-    """What the dataset will be built from; None if it is there."""
+    """What the dataset will be built from; None if it exists."""
     lanes: int
     most_workers: int
-    """The most workers that it can ever have: what is wanted, or what the nodes have room for."""
+    """The most workers that it can have: the config's, or as many as fit on the nodes."""
     elsewhere: bool = False
-    """Whether its storage cannot be seen from here."""
+    """Whether its storage cannot be read from this machine."""
     nodes: Nodes | None = None
-    """What it can have, if that is known."""
+    """The nodes that it can have, if they are known."""
 
     @property
     def total_steps(self) -> int | None:
-        """The steps of the whole run; None while the dataset is not built."""
+        """The steps of the whole run; None before the dataset is built."""
         if self.config.steps or not Folder.at(self.dataset_uri).exists(INDEX):
             return self.config.steps
         return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri), self.lanes))
@@ -45,11 +48,22 @@ class Plan:
         """The run folder."""
         return Folder.at(self.uri)
 
-    def commit(self) -> tuple[RunRecord, Result | None]:
-        """Build the dataset if need be, claim the run folder, and return its record; with it the result if it is finished.
+    @contextmanager
+    def claim(self) -> Iterator[tuple[Lease, RunRecord, Result | None]]:
+        """Holds the run's lease, and commits: the lease, the run's record, and its result if it is finished.
 
         Raises:
-            UserError: storage cannot be written; the name is taken by another config; the dataset does not fit.
+            UserError: see `commit`; another process drives the run.
+            JobFailed: the lease was taken over by another process.
+        """
+        with hold(self.folder) as owner:
+            yield owner, *self.commit()
+
+    def commit(self) -> tuple[RunRecord, Result | None]:
+        """Builds the dataset if needed and writes the run's record; returns it, and the result if the run is finished.
+
+        Raises:
+            UserError: storage cannot be written; a run of this name has another config; the dataset does not fit.
         """
         dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
         _check_dataset(self.config, dataset)
@@ -62,25 +76,25 @@ class Plan:
 
 
 def prepare(
-    config: TrainConfig, available: Nodes | None = None, base: str | Path | None = None, elsewhere: bool = False
+    config: TrainConfig, nodes: Nodes | None = None, storage_base: str | Path | None = None, elsewhere: bool = False
 ) -> Plan:
-    """Check a config against the tasks, the data and, where they are known, the resources there are.
+    """Checks a config against the tasks, the data and, where they are known, the nodes.
 
     Args:
         config: what to run.
-        available: the machine, or the nodes of a cluster when it has grown to its limits; None if nobody knows.
-        base: the path or URI that a relative storage is relative to; by default what the cluster says, else the working
-            directory, or in a submitted job, where that is deleted afterwards, the home directory.
-        elsewhere: the storage cannot be seen from here, so that nothing in it is opened: the job itself will look.
+        nodes: this machine, or the nodes of a cluster at its limits; None if they are not known.
+        storage_base: the path or URI that a relative storage is relative to; by default the cluster's, else the working
+            directory, or in a submitted job, whose working directory is deleted afterwards, the home directory.
+        elsewhere: the storage cannot be read from this machine; the job itself checks what is in it.
 
     Raises:
-        UserError: something does not fit; nothing has been written.
+        UserError: the config is invalid; nothing has been written.
     """
     cls = task.find(config.task)
     validate(config.model, cls.Options, "model")
-    resources = settled(config.resources, config.least_workers, available, _shown(config))
+    resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
     config = config.model_copy(update={"resources": resources})
-    storage = absolute(config.storage, base or default_base())
+    storage = absolute(config.storage, storage_base or default_base())
     config = config.model_copy(update={"storage": storage})
     source, uri = _dataset(config, storage, elsewhere)
     if source:
@@ -96,9 +110,9 @@ def prepare(
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
     most = config.most_workers
-    if available is not None:
-        most = min(most, room(available, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
-    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, available)
+    if nodes is not None:
+        most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
+    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, nodes)
 
 
 def _shown(config: TrainConfig) -> str:
@@ -121,7 +135,7 @@ def order_of(config: TrainConfig, dataset: Dataset, lanes: int) -> Order:
 
 
 def steps_of(config: TrainConfig, order: Order) -> int:
-    """The steps of a whole run."""
+    """The steps of the whole run."""
     return config.steps or (config.epochs or 0) * order.epoch_steps
 
 

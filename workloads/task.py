@@ -1,4 +1,4 @@
-"""The Task contract: what to learn, as one small class. The loop around it is ours, the mathematics is yours."""
+"""The Task contract: a model, its loss and its metrics, as one small class; the training loop is Heliostat's."""
 
 import importlib
 from pathlib import Path
@@ -20,7 +20,7 @@ class Task:
     """A model, its loss and its metrics on a batch; subclass it and name it ``module:Class`` in a config.
 
     A batch is a dictionary of tensors (samples, *shape), in the dataset's own types, on the device of the model.
-    ``loss`` and ``metrics`` are means over the samples of the batch, so that shares of any size add up.
+    ``loss`` and ``metrics`` are means over the samples of the batch, so that parts of any size add up.
     """
 
     class Options(Config):
@@ -30,7 +30,7 @@ class Task:
     """Columns that the dataset must have: name -> dtype and number of axes of a sample, e.g. ``{"image": "uint8/3"}``;
     ``*`` stands for any dtype."""
     metric: ClassVar[str] = "loss"
-    """The metric that says which checkpoint is the best."""
+    """The metric that decides which checkpoint is the best."""
     better: ClassVar[Literal["higher", "lower"]] = "lower"
 
     def __init__(self, index: Index, options: Any) -> None:
@@ -41,7 +41,7 @@ class Task:
         raise NotImplementedError
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
-        """The parts of the model that are sharded, recomputed and compiled one by one: the entries of its ModuleLists."""
+        """The parts of the model that are sharded, recomputed and compiled one by one; by default its ModuleLists' entries."""
         return outermost(model)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -49,43 +49,43 @@ class Task:
         raise NotImplementedError
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The means of what is measured on a batch; called without gradients, the model in ``eval`` mode."""
+        """The mean metrics of a batch; called without gradients, the model in ``eval`` mode."""
         return {"loss": self.loss(model, batch)}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """What the model says of a batch: tensors (samples, ...), none by default.
+        """The model's outputs for a batch: tensors (samples, ...), none by default.
 
-        Classifiers give ``probabilities`` (samples, classes), from which the confusion matrix is made.
+        Classifiers return ``probabilities`` (samples, classes), from which the confusion matrix is computed.
         """
         return {}
 
     def read(self, value: str) -> Batch:
-        """One input of ``heliostat predict`` as a batch of one."""
+        """Converts one input of ``heliostat predict`` to a batch of one."""
         raise UserError(f"task {type(self).__name__} takes no input from the command line", "give the task a read method")
 
     def sample(self, model: nn.Module) -> str | None:
-        """A text that shows what the model has learnt, for the report."""
+        """A sample of the model's output for the report, as text."""
         return None
 
 
 def outermost(module: nn.Module) -> list[nn.Module]:
-    """The entries of the ModuleLists in a module, without those inside of other entries."""
+    """The entries of a module's outermost ModuleLists."""
     if isinstance(module, nn.ModuleList):
         return list(module)
     return [entry for child in module.children() for entry in outermost(child)]
 
 
 def spread(stats: dict[str, list[float]]) -> Tensor:
-    """What to divide a column by: its standard deviation, or 1 where the training data has only one value."""
+    """The divisor that standardizes a column: its standard deviation, or 1 where the training data is constant."""
     std = torch.tensor(stats["std"])
     return torch.where(std > 1e-6, std, torch.ones_like(std))
 
 
 def find(name: str) -> type[Task]:
-    """The task class of that name: one of ``workloads/tasks``, or ``module:Class`` from the working directory.
+    """Finds a task class: one of ``workloads/tasks``, or ``module:Class`` from the working directory.
 
     Raises:
-        UserError: there is no such task, or its file fails to import (its own traceback is shown, shortened).
+        UserError: there is no such task, or its module fails to import (the message has a shortened traceback).
     """
     module, _, cls_name = name.partition(":")
     if not cls_name:
@@ -102,20 +102,20 @@ def find(name: str) -> type[Task]:
         if error.name != module.partition(".")[0]:
             raise _import_failed(name, error) from None
         raise UserError(f"task {name!r}: there is no module {module}", f"create {module}.py in {Path.cwd()}") from None
-    except Exception as error:  # the user's own file can fail in any way, and the user must see how
+    except Exception as error:  # a user's module can raise anything, and the message must show it
         raise _import_failed(name, error) from None
     cls = getattr(loaded, cls_name, None)
     if not (isinstance(cls, type) and issubclass(cls, Task)):
         tasks = [k for k, v in vars(loaded).items() if isinstance(v, type) and issubclass(v, Task) and v is not Task]
-        raise UserError(f"task {name!r}: {module} has no Task of the name {cls_name}", nearest(cls_name, tasks))
+        raise UserError(f"task {name!r}: {module} has no Task named {cls_name}", nearest(cls_name, tasks))
     return cls
 
 
 def create(name: str, options: dict[str, Any], index: Index) -> Task:
-    """The task, its options and the dataset's schema checked.
+    """Creates a task, after a check of its options and the dataset's schema.
 
     Raises:
-        UserError: see `find`; an option does not fit; the dataset lacks a column that the task needs.
+        UserError: see `find`; an option is invalid; the dataset lacks a column that the task needs.
     """
     cls = find(name)
     check(name, cls, index.fields)
@@ -123,7 +123,7 @@ def create(name: str, options: dict[str, Any], index: Index) -> Task:
 
 
 def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
-    """Raise a UserError if the dataset's fields lack a column that the task needs."""
+    """Raises a UserError if the dataset lacks a column that the task needs."""
     for column, need in cls.needs.items():
         field = fields.get(column)
         dtype, _, axes = need.partition("/")
@@ -138,4 +138,4 @@ def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
 def _import_failed(name: str, error: Exception) -> UserError:
     if error.__traceback__:
         error = error.with_traceback(error.__traceback__.tb_next)  # without our own frame
-    return UserError(f"task {name!r} fails to import:\n  {short_traceback(error)}", "mend the file that is named last")
+    return UserError(f"task {name!r} fails to import:\n  {short_traceback(error)}", "correct the file that is named last")

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,10 +52,10 @@ def run(args: argparse.Namespace) -> int:
     if args.on:
         return _run_on_cluster(script, args)
     from heliostat.cluster import in_process
-    from heliostat.workloads.nodes import available, settled
+    from heliostat.workloads.nodes import available, resolve_resources
 
     def fitting(script: "Script", nodes: Any) -> "Script":
-        return script.model_copy(update={"resources": settled(script.resources, script.workers, nodes)})
+        return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes)})
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # checked before Ray is started
@@ -117,6 +118,11 @@ def _check_script(script: "Script") -> None:
         scripts = [str(path) for path in Path(script.script).parent.glob("*.py")]
         fix = nearest(script.script, scripts) if scripts else "give the path of a Python file"
         raise UserError(f"the script {script.script} does not exist", fix)
+    elif re.search(r"^\s*(from|import) workloads\.legacy\b", Path(script.script).read_text(errors="replace"), re.MULTILINE):
+        raise UserError(
+            f"{script.script} imports workloads.legacy, the name of heliostat.torchrun in version 0.1",
+            "write from heliostat.torchrun import resume, save",
+        )
 
 
 def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
@@ -126,12 +132,12 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands.live import line
     from heliostat.commands.on_cluster import HELIOSTAT, check_storage, relative_path
-    from heliostat.workloads.nodes import settled
+    from heliostat.workloads.nodes import resolve_resources
 
     profile = find(args.on)
     path = script.script if script.module else relative_path(script.script)
     check_storage(profile, script.storage)
-    settled(script.resources, script.workers, profile.capacity)
+    resolve_resources(script.resources, script.workers, profile.capacity)
     options = {
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,
         "max-restarts": script.max_restarts, "name": script.name, "storage": script.storage,

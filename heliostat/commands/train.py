@@ -77,17 +77,15 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
         with in_process.connection(address, verbose) as dashboard:
             from heliostat.workloads.nodes import available
 
-            return _claim_and_execute(prepare(config, available()), launched, nullcontext(dashboard))
-    return _claim_and_execute(prepare(config, in_process.machine()), launched, in_process.session(verbose))
+            return _run(prepare(config, available()), launched, nullcontext(dashboard))
+    return _run(prepare(config, in_process.machine()), launched, in_process.session(verbose))
 
 
-def _claim_and_execute(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
+def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
     from heliostat.commands.progress import Display
-    from heliostat.workloads.run import lease
 
-    with lease.hold(plan.folder) as owner:
-        record, finished = plan.commit()
+    with plan.claim() as (owner, record, finished):
         if finished:
             return finished
         with Display(plan) as display, ray_session as dashboard:

@@ -46,7 +46,7 @@ def measured(storage: str, text: Path, size: str, beside: bool) -> tuple[float, 
     def watched(batch: Batch) -> None:
         step(batch)
         if loop.progress.step % EVERY == EVERY - 1:
-            loop.saver.finish()  # checkpoints are further apart than it takes to write one
+            loop.checkpointer.finish()  # checkpoints are further apart than it takes to write one
 
     loop._step = watched  # type: ignore[method-assign]
     loop.run()

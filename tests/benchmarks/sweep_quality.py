@@ -23,7 +23,7 @@ from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import read_journal
 from heliostat.tuning.plan import plan_sweep
-from heliostat.tuning.results.figures import _figure, _svg
+from heliostat.workloads.run.figures import new_figure, svg
 from tests.benchmarks import spread
 
 Point = tuple[int, float]
@@ -51,7 +51,7 @@ def searched(config: str, storage: str, **changes: Any) -> list[Point]:
 
 def picture(runs: Sequence[tuple[list[Point], list[Point]]]) -> str:
     """The best so far over the work, as a share of random search's: a thin line for each seed, a thick one for the median."""
-    figure, axes = _figure(width=7, height=4)
+    figure, axes = new_figure(width=7, height=4)
     share = np.linspace(0.02, 1, 200)
     for number, (name, colour) in enumerate((("random search", "#66707d"), ("TPE and ASHA", "#2563a8"))):
         lines = np.array([best_at(pair[number], share * pair[0][-1][0]) for pair in runs])
@@ -65,7 +65,7 @@ def picture(runs: Sequence[tuple[list[Point], list[Point]]]) -> str:
     axes.set_xlabel("training steps of all trials, as a share of random search's")
     axes.set_ylabel("best so far (higher is better)")
     axes.legend(frameon=False, loc="lower right")
-    return _svg(figure)
+    return svg(figure)
 
 
 def best_at(points: Sequence[Point], work: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -139,7 +139,7 @@ def test_each_file_of_a_finished_run_in_turn(tmp_path: Path) -> None:
     assert all(torch.equal(value, before[key]) for key, value in weights(plan.folder).items())
 
 
-def test_the_command_tells_of_a_damaged_checkpoint_and_goes_on_from_the_one_before(command: Command) -> None:
+def test_the_command_reports_a_damaged_checkpoint_and_resumes_from_the_one_before(command: Command) -> None:
     (command.cwd / "c.yaml").write_text(
         "task: tabular-classification\ndataset: {source: breast-cancer}\nglobal_batch: 32\nsteps: 20\n"
         "evaluate_every: 100\ncheckpoint_every: 8\nkeep: {last: 2, best: 0}\n"
@@ -152,7 +152,7 @@ def test_the_command_tells_of_a_damaged_checkpoint_and_goes_on_from_the_one_befo
     (run / "result.json").unlink()
     done = command("train", "c.yaml")
     assert done.code == 0, done.err
-    assert "step-00000020 is damaged: state.pt has other contents than were written; it is skipped" in done.err
+    assert "step-00000020 is damaged: state.pt does not match its checksum; it is skipped" in done.err
     starts = [event["step"] for event in read_journal(Folder.at(run), EVENTS) if event["event"] == "start"]
     assert starts == [0, 16]
     assert losses(Folder.at(run)) == before

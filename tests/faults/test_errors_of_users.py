@@ -1,4 +1,4 @@
-"""What no other node mends: told once, by the worker that failed first, without endless tries."""
+"""Errors that no other node corrects: reported once, by the worker that failed first, without endless retries."""
 
 from pathlib import Path
 
@@ -41,15 +41,15 @@ def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: 
     assert [start["step"] for start in run.starts] == [0, 25, 25]
 
 
-def test_a_worker_that_does_not_come_back_is_named(project: Command) -> None:
+def test_a_worker_that_hangs_is_named(project: Command) -> None:
     code, told = train(project, "hung", "model.hang_at=30", "hang_minutes=0.1", "max_failures=0")
     assert code == 1
-    assert "the workers waited for each other in vain after step 30; silent rank: 1" in told
+    assert "a collective timed out after step 30; ranks that did not reach it: 1" in told
     assert "Traceback" not in told
 
 
-def test_room_that_another_holds_is_not_counted(project: Command, tmp_path: Path) -> None:
-    """Ray Train's own policy would ask for two workers for ever."""
+def test_resources_that_another_holds_are_not_counted(project: Command, tmp_path: Path) -> None:
+    """Ray Train's own policy would request two workers forever."""
     script = tmp_path / "busy.py"
     script.write_text(
         "import ray\n"

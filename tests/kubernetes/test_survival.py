@@ -29,7 +29,7 @@ SCRIPT_STEPS = 400
 TRAINS = r"^step +\d+ +loss"
 NOTICE = r"a node is being drained; saved at step [1-9]"
 LOSS = r"; resumes .*\(failure \d+ of 20\)"
-GONE = rf"(was lost with its node|does not answer any more|lost its connection to another worker).*{LOSS}"
+GONE = rf"(was lost with its node|does not respond|lost its connection to another worker).*{LOSS}"
 KINDS = ("pod", "node", "driver", "worker", "raylet", "head", "drain")
 KILL = """
 import os, re, sys

@@ -9,7 +9,7 @@ import pytest
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from heliostat.tuning.cost import most_expensive, room
+from heliostat.tuning.cost import most_expensive, trial_capacity
 from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import open_journal, read_journal
 from heliostat.tuning.plan import plan_sweep
@@ -182,7 +182,7 @@ def test_an_estimate_uses_the_most_expensive_node_that_a_worker_fits_on() -> Non
 
 
 def test_room_counts_whole_trials() -> None:
-    assert room(NODES, 1, 1, workers=1) == 8
-    assert room(NODES, 1, 1, workers=3) == 2
-    assert room(NODES, 6, 1, workers=1) == 4 + 2
-    assert room([{"CPU": 2.0, "GPU": 0.0}], 1, 0, workers=2) == 1
+    assert trial_capacity(NODES, 1, 1, workers=1) == 8
+    assert trial_capacity(NODES, 1, 1, workers=3) == 2
+    assert trial_capacity(NODES, 6, 1, workers=1) == 4 + 2
+    assert trial_capacity([{"CPU": 2.0, "GPU": 0.0}], 1, 0, workers=2) == 1

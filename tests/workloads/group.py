@@ -12,7 +12,7 @@ from torch.multiprocessing.spawn import start_processes
 
 
 def in_group(worker: Callable[..., None], world: int, *arguments: Any, may_die: bool = False) -> None:
-    """Call ``worker(rank, *arguments)`` in so many processes, and return when all have ended.
+    """Call ``worker(rank, *arguments)`` in several processes, and return when all have exited.
 
     Args:
         worker: a function of a module, so that other processes find it.

@@ -1,4 +1,4 @@
-"""Whatever is wrong with the input: one message with field, value and fix, exit 2, no traceback, nothing left behind."""
+"""Invalid input: one message with field, value and fix, exit code 2, no traceback, no files written."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """Run the command, which must be refused; the message."""
+    """Run the command, which must be refused; return the message."""
     assert main(["train", "c.yaml", *args]) == 2
     said = capsys.readouterr()
     assert said.out == ""

@@ -1,4 +1,4 @@
-"""Checkpoints: written beside the training, kept by number and by best, waiting for storage, and never torn."""
+"""Checkpoints: written in the background, kept by number and by metric, retried, and never truncated."""
 
 import os
 import threading
@@ -57,10 +57,10 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     opened.set()
 
 
-def test_training_goes_on_while_a_checkpoint_is_written_and_it_has_the_state_of_its_step(
+def test_training_continues_while_a_checkpoint_is_written_and_it_has_the_state_of_its_step(
     tmp_path: Path, gate: threading.Event
 ) -> None:
-    """Whoever writes is held up until step 9; the checkpoint of step 5 must still be that of step 5."""
+    """The writer is blocked until step 9; the checkpoint of step 5 must still be that of step 5."""
     calm = config(tmp_path / "calm", evaluate_every=100, keep={"last": 9})
     gate.set()
     train(calm)
@@ -88,7 +88,7 @@ def opens_at(loop: Loop, step: int, gate: threading.Event) -> None:
     loop._step = watched  # type: ignore[method-assign]
 
 
-def test_without_async_nobody_goes_on_before_it_is_written(tmp_path: Path) -> None:
+def test_without_async_all_workers_block_until_it_is_written(tmp_path: Path) -> None:
     loop = loop_of(config(tmp_path, checkpoint_async=False, evaluate_every=100))
     inner = loop._step
 
@@ -110,7 +110,7 @@ def test_an_error_of_the_writer_ends_the_training(tmp_path: Path, monkeypatch: p
         train(config(tmp_path))
 
 
-def test_so_many_of_the_newest_and_of_the_best_are_kept(tmp_path: Path) -> None:
+def test_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
     keys = {"steps": 60, "optimizer": {"lr": 0.05, "weight_decay": 0.0}, "evaluate_every": 3, "checkpoint_every": 3}
     train(config(tmp_path, **keys, keep={"last": 3, "best": 2}))
     folder = Folder.at(tmp_path / "run")
@@ -119,8 +119,8 @@ def test_so_many_of_the_newest_and_of_the_best_are_kept(tmp_path: Path) -> None:
     assert steps(folder) == sorted({54, 57, 60, *best})
 
 
-def test_checkpoints_come_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that goes on by a second a step, and workers that talk each third step."""
+def test_checkpoints_are_also_saved_by_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that advances by a second a step, and workers that sync every third step."""
     keys = {"checkpoint_every": 1000, "evaluate_every": 1000, "checkpoint_seconds": 6, "keep": {"last": 99}, "log_every": 3}
     loop = loop_of(config(tmp_path, **keys))
 
@@ -132,15 +132,15 @@ def test_checkpoints_come_by_the_clock_too(tmp_path: Path, monkeypatch: pytest.M
         def monotonic() -> float:
             return float(loop.progress.step)
 
-    loop.saver._since = 0.0
+    loop.checkpointer._since = 0.0
     monkeypatch.setattr(checkpointer, "time", Clock)
-    monkeypatch.setattr(loop_module, "TALK_SECONDS", 1e9)
+    monkeypatch.setattr(loop_module, "SYNC_SECONDS", 1e9)
     loop.run()
     assert steps(loop.folder) == [6, 12, 18, 20]
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped", "deleted", "no manifest", "manifest flipped", "manifest truncated"])
-def test_a_damaged_newest_checkpoint_is_told_of_and_skipped_for_the_one_before(tmp_path: Path, harm: str) -> None:
+def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(tmp_path: Path, harm: str) -> None:
     train(config(tmp_path / "calm", steps=24))
     train(config(tmp_path, steps=24, keep={"last": 2, "best": 0}))
     folder = Folder.at(tmp_path / "run")
@@ -156,14 +156,14 @@ def test_a_damaged_newest_checkpoint_is_told_of_and_skipped_for_the_one_before(t
 
 
 @pytest.mark.parametrize("harm", ["flipped", "no manifest"])
-def test_if_no_checkpoint_is_whole_the_run_is_refused_and_not_begun_anew(tmp_path: Path, harm: str) -> None:
+def test_if_no_checkpoint_is_intact_the_run_is_refused_and_not_restarted_from_step_0(tmp_path: Path, harm: str) -> None:
     train(config(tmp_path, steps=10))
     folder = Folder.at(tmp_path / "run")
     for step in steps(folder):
         damage(Path(str(folder)) / f"checkpoints/step-{step:08d}", harm)
     with pytest.raises(UserError, match=r"no checkpoint of run .*run can be used:\n.*step-00000010 is damaged") as refused:
         train(config(tmp_path, steps=10))
-    assert "start anew under another name" in refused.value.fix
+    assert "start a new run under another name" in refused.value.fix
 
 
 def damage(place: Path, harm: str) -> None:
@@ -228,8 +228,8 @@ def test_a_checkpoint_in_an_object_store_has_the_records_of_all_its_steps_beside
         assert [s for s in logged if s <= step] == [s for s in there if s <= step]
 
 
-def test_storage_that_is_away_for_a_while_delays_the_checkpoint_and_not_the_training(tmp_path: Path) -> None:
-    """The place of the checkpoints is taken by a file from step 6 on, until the training has waited for step 15's."""
+def test_unavailable_storage_delays_the_checkpoint_and_not_the_training(tmp_path: Path) -> None:
+    """A file blocks the checkpoints' folder from step 6 until training has waited for the checkpoint of step 15."""
     train(config(tmp_path / "calm", evaluate_every=100))
     loop = loop_of(config(tmp_path, evaluate_every=100))
     place, aside = Path(str(loop.folder)) / "checkpoints", tmp_path / "aside"
@@ -242,7 +242,7 @@ def test_storage_that_is_away_for_a_while_delays_the_checkpoint_and_not_the_trai
 
     def watched(batch: Any) -> None:
         if loop.progress.step == 6:
-            loop.saver.finish()
+            loop.checkpointer.finish()
             place.rename(aside)
             place.write_text("")
         if loop.progress.step == 12:
@@ -254,12 +254,12 @@ def test_storage_that_is_away_for_a_while_delays_the_checkpoint_and_not_the_trai
     delayed = events(loop.folder, "checkpoint_delayed")
     assert delayed[0]["step"] == 10
     assert "cannot be written" in delayed[0]["error"]
-    assert "training goes on" in delayed[0]["told"]
+    assert "training continues" in delayed[0]["told"]
     assert steps(loop.folder) == [15, 20]
     assert losses(loop.folder) == losses(Folder.at(tmp_path / "calm" / "run"))
 
 
-def test_storage_that_stays_away_ends_the_run_after_its_time(tmp_path: Path) -> None:
+def test_storage_that_stays_unavailable_ends_the_run_after_its_timeout(tmp_path: Path) -> None:
     loop = loop_of(config(tmp_path, evaluate_every=100, storage_timeout=1))
     (Path(str(loop.folder)) / "checkpoints").write_text("")
     with pytest.raises(NotWritable, match="cannot be written"):
@@ -276,10 +276,10 @@ def test_a_full_disk_delays_checkpoints_and_records_and_loses_none(tmp_path: Pat
 
     def watched(batch: Any) -> None:
         if loop.progress.step == 31:
-            loop.saver.finish()
+            loop.checkpointer.finish()
             fill(small_disk / "other")
         if loop.progress.step == 85:
-            assert steps(loop.folder) == [30], "training has gone on without it"
+            assert steps(loop.folder) == [30], "training has continued without it"
             threading.Timer(1.0, (small_disk / "other").unlink).start()
         inner(batch)
 
@@ -295,7 +295,7 @@ def test_a_full_disk_delays_checkpoints_and_records_and_loses_none(tmp_path: Pat
 
 
 def fill(file: Path) -> None:
-    """Take all the space there is."""
+    """Fill the disk."""
     with open(file, "wb", buffering=0) as out:
         for size in (1 << 16, 1 << 10, 1):
             try:
@@ -323,7 +323,7 @@ def _killed(folder: Folder, name: str, state: checkpoint.State) -> checkpoint.Fi
 
 
 def test_a_sharded_checkpoint_of_which_a_worker_has_not_written_its_part_does_not_count(tmp_path: Path) -> None:
-    """Worker 1 dies while it writes; what worker 0 wrote is no checkpoint, and the next attempt goes on from the one before."""
+    """Worker 1 dies while it writes; what worker 0 wrote is no checkpoint, and the next attempt resumes from the one before."""
     sharded = config(tmp_path, workers=2, parallelism="fsdp", steps=15, evaluate_every=100, keep={"last": 9})
     folder, record = record_of(sharded)
     for killed in (True, False):

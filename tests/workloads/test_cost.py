@@ -1,4 +1,4 @@
-"""What a worker costs, and a run, on records as a run writes them."""
+"""The cost of a worker and of a run, from records as a run writes them."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def start(time: float, *workers: tuple[float, float | None]) -> dict[str, Any]:
     return at(time, "start", workers=[{"born": born, "price": price} for born, price in workers])
 
 
-def test_a_worker_pays_its_share_of_a_node() -> None:
+def test_a_worker_costs_its_share_of_a_node() -> None:
     assert price_of(NODES, "spot", 1, 1) == 1.0, "what is left of the node is of no use without its GPU"
     assert price_of(NODES, "big", 1, 1) == 4.0
     assert price_of(NODES, "big", 12, 1) == 12.0
@@ -37,7 +37,7 @@ def test_a_run_costs_what_its_workers_cost_on_each_of_its_nodes() -> None:
     assert cost_of(attempts, events, []) == pytest.approx((50 - 10) * 1.0 + (50 - 1) * 0.1 + (80 - 55) * 0.1)
 
 
-def test_a_driver_that_was_killed_is_paid_for_until_its_last_sign() -> None:
+def test_a_killed_driver_costs_until_its_last_record() -> None:
     attempts = [at(1, "starting"), at(70, "launched"), at(71, "starting"), at(90, "ended")]
     events = [start(5, (2, DEAR)), at(30, "checkpoint"), start(75, (73, DEAR))]
     metrics = [{"time": 34, "kind": "train"}, {"time": 80, "kind": "train"}]
@@ -49,6 +49,6 @@ def test_clocks_that_differ_make_no_negative_cost() -> None:
     assert cost_of([at(1, "starting"), at(9, "ended")], [start(5, (12, DEAR))], []) == 0.0
 
 
-def test_without_prices_nobody_knows_the_cost() -> None:
+def test_without_prices_the_cost_is_unknown() -> None:
     assert cost_of([at(1, "starting"), at(9, "ended")], [start(5, (2, None))], []) is None
     assert cost_of([], [], []) is None

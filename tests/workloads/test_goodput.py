@@ -1,4 +1,4 @@
-"""The account of a run's time, on records as a run writes them."""
+"""Goodput, from records as a run writes them."""
 
 from typing import Any
 
@@ -61,14 +61,14 @@ def test_what_was_computed_after_the_checkpoint_of_the_next_attempt_is_lost() ->
     )
 
 
-def test_leaving_with_saved_work_loses_nothing() -> None:
+def test_a_restart_after_a_checkpoint_loses_nothing() -> None:
     attempts = [{**a, "event": "left", "reason": "drain"} if a["event"] == "failed" else a for a in ATTEMPTS]
     events = [*EVENTS[:3], at(49.5, event="drain", step=150), start(59, 150, born=52), *EVENTS[4:]]
     totals = account(attempts, events, METRICS).worker_seconds
     assert totals["recomputed"] == 0
 
 
-def test_the_time_between_two_commands_is_nobodys() -> None:
+def test_the_time_between_two_commands_is_idle() -> None:
     """The first driver was killed at 30: its journal just ends."""
     killed = [a for a in ATTEMPTS if a["time"] <= 20]
     again = [{**a, "time": a["time"] + 100, **({"launched": 100} if "launched" in a else {})} for a in ATTEMPTS[:3]]
@@ -80,7 +80,7 @@ def test_the_time_between_two_commands_is_nobodys() -> None:
     assert found.worker_seconds["recomputed"] == 2 * (30 - 23)
 
 
-def test_a_run_that_was_never_started_has_no_account() -> None:
+def test_a_run_that_never_started_has_no_goodput() -> None:
     found = account([], [], [])
     assert found.spans == []
     assert found.share == 0

@@ -58,7 +58,7 @@ def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_130(command: Command
     assert row["state"] == "stopped"
 
 
-def test_a_killed_driver_leaves_no_process_and_the_same_command_goes_on(command: Command) -> None:
+def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(command: Command) -> None:
     (command.cwd / "long.yaml").write_text(LONG)
     process = command.start("train", "long.yaml")
     started(command, process)

@@ -177,7 +177,7 @@ def test_a_store_that_is_too_slow_for_the_end_ends_the_waiting() -> None:
     journal = Journal(store.folder(), "j")
     store.answers.clear()
     journal.append(step=1)
-    with pytest.raises(OSError, match="not answered"):
+    with pytest.raises(OSError, match="did not respond"):
         journal.flush(0.1)
     journal.close(0.1)
     store.answers.set()

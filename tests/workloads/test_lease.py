@@ -1,4 +1,4 @@
-"""One driver a run: who holds it, who may take it, and how the one that lost it hears of that."""
+"""The lease of a run: held, refused, taken over, and reported as lost."""
 
 import json
 import multiprocessing
@@ -20,7 +20,7 @@ from tests.conftest import wait_for
 @pytest.fixture
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "RENEW", 0.1)
-    monkeypatch.setattr(lease, "DEAD", 2.0)
+    monkeypatch.setattr(lease, "EXPIRY", 2.0)
 
 
 def hold_for_ever(path: str) -> None:
@@ -41,11 +41,11 @@ def elsewhere(path: Path, **changes: Any) -> None:
     (path / lease.LEASE).write_text(json.dumps({**found, "host": "far-away", **changes}))
 
 
-def test_a_living_owner_is_named_and_a_killed_one_is_followed_at_once(tmp_path: Path) -> None:
+def test_a_running_owner_is_named_and_a_killed_one_is_replaced_at_once(tmp_path: Path) -> None:
     process = held_by_another(tmp_path)
     try:
         with (
-            pytest.raises(UserError, match=rf"process {process.pid} on .* last sign of life \d+ s ago"),
+            pytest.raises(UserError, match=rf"process {process.pid} on .* last heartbeat \d+ s ago"),
             lease.hold(Folder.at(tmp_path)),
         ):
             pass
@@ -53,24 +53,24 @@ def test_a_living_owner_is_named_and_a_killed_one_is_followed_at_once(tmp_path: 
         process.join()
         began = time.monotonic()
         with lease.hold(Folder.at(tmp_path)):
-            assert time.monotonic() - began < lease.DEAD / 2
+            assert time.monotonic() - began < lease.EXPIRY / 2
     finally:
         process.kill()
         process.join()
 
 
 @pytest.mark.usefixtures("fast")
-def test_an_owner_elsewhere_is_dead_when_it_stops_renewing_whatever_its_clock_says(tmp_path: Path) -> None:
+def test_a_lease_of_another_machine_expires_without_renewals_whatever_its_clock_says(tmp_path: Path) -> None:
     (tmp_path / lease.LEASE).write_text(
         json.dumps({"id": "x", "host": "far-away", "pid": 1, "started": 0, "user": "u", "since": 9e9, "beat": 3, "time": 9e9})
     )
     began = time.monotonic()
     with lease.hold(Folder.at(tmp_path)):
-        assert time.monotonic() - began >= lease.DEAD
+        assert time.monotonic() - began >= lease.EXPIRY
 
 
 @pytest.mark.usefixtures("fast")
-def test_an_owner_elsewhere_that_renews_is_left_alone(tmp_path: Path) -> None:
+def test_a_lease_of_another_machine_that_is_renewed_is_not_taken_over(tmp_path: Path) -> None:
     with lease.hold(Folder.at(tmp_path)) as mine:
         mine._owner["host"] = "far-away"
         wait_for(lambda: (lease.read_lease(Folder.at(tmp_path)) or {})["host"] == "far-away", "a renewal")
@@ -79,7 +79,7 @@ def test_an_owner_elsewhere_that_renews_is_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("fast")
-def test_a_driver_that_was_silent_hears_that_another_has_taken_over(tmp_path: Path) -> None:
+def test_a_driver_that_did_not_renew_reports_that_another_has_taken_over(tmp_path: Path) -> None:
     def drive() -> None:
         with lease.hold(Folder.at(tmp_path)) as mine:
             elsewhere(tmp_path, id="another", host="there", pid=7, user="u")
@@ -90,14 +90,14 @@ def test_a_driver_that_was_silent_hears_that_another_has_taken_over(tmp_path: Pa
     assert (lease.read_lease(Folder.at(tmp_path)) or {})["id"] == "another", "the other's lease stays"
 
 
-def test_a_torn_lease_binds_nobody(tmp_path: Path) -> None:
+def test_a_truncated_lease_is_ignored(tmp_path: Path) -> None:
     (tmp_path / lease.LEASE).write_text('{"id": "x", "ho')
     with lease.hold(Folder.at(tmp_path)):
         pass
     assert not (tmp_path / lease.LEASE).exists()
 
 
-def test_of_two_that_come_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_of_two_drivers_at_the_same_time_one_gets_the_lease(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     results: multiprocessing.Queue[str] = context.Queue()
     processes = [context.Process(target=_try, args=(str(tmp_path), results)) for _ in range(4)]

@@ -56,7 +56,7 @@ def _worker(rank: int, jobs: list[tuple[str, dict[str, Any]]]) -> None:
 
 
 def train_with(workers: int, configs: list[TrainConfig]) -> list[dict[int, float]]:
-    """Train each config with so many processes; the loss curves."""
+    """Train each config with ``workers`` processes; return the loss curves."""
     runs = [record_of(config) for config in configs]
     jobs = [(str(folder), record.model_dump(mode="json")) for folder, record in runs]
     in_group(_worker, workers, jobs)
@@ -90,12 +90,12 @@ def test_after_a_crash_the_same_losses_follow_to_the_last_bit(tmp_path: Path) ->
     assert losses(folder) == undisturbed
 
 
-def test_a_request_to_stop_ends_with_a_checkpoint_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_a_request_to_stop_saves_a_checkpoint_and_the_run_resumes(tmp_path: Path) -> None:
     folder, record = record_of(config(tmp_path))
 
     def ask(metrics: dict[str, float]) -> None:
         folder.write("stop", b"")
-        wait_for(lambda: loop.notices is not None and loop.notices.state == "stopped", "the request to be noticed")
+        wait_for(lambda: loop.signals is not None and loop.signals.state == "stopped", "the request to be noticed")
 
     loop = Loop(folder, record, Ranks.of_this_process(), time.time(), ask)
     stopped = loop.run()
@@ -124,7 +124,7 @@ def test_early_stopping_ends_after_so_many_evaluations_without_improvement(tmp_p
 
 
 def test_a_loss_that_becomes_infinite_ends_the_run_at_that_step(tmp_path: Path) -> None:
-    """The loss after the first update tells when: with this learning rate it is the second or third step."""
+    """With this learning rate it is the second or third step."""
     outcome = train(config(tmp_path, optimizer={"lr": 1e30, "warmup_steps": 0, "clip_norm": None}))
     assert outcome.state == "diverged"
     assert f"at step {outcome.step}" in outcome.message
@@ -211,17 +211,17 @@ def test_a_metric_that_is_nan_for_a_while_is_never_the_best(tmp_path: Path) -> N
 
 @pytest.mark.usefixtures("tasks")
 def test_a_task_whose_metric_is_not_measured_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="'acuracy', but it measures"):
+    with pytest.raises(UserError, match="'acuracy', but its metrics are"):
         train(config(tmp_path, task="strange:Missing", model={}))
 
 
-def test_a_run_that_had_stopped_early_does_not_train_on_when_its_end_was_lost(tmp_path: Path) -> None:
+def test_a_run_that_stopped_early_does_not_train_further_when_its_result_was_lost(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"steps": 5000, "optimizer": {"lr": 0.05}, "evaluate_every": 4, "early_stopping": {"patience": 3}}
     outcome = train(config(tmp_path, **changes))
     assert train(config(tmp_path, **changes)).step == outcome.step
 
 
-def test_a_run_is_used_where_its_storage_has_been_moved_to(tmp_path: Path) -> None:
+def test_a_run_opens_after_its_storage_was_moved(tmp_path: Path) -> None:
     before = train(config(tmp_path / "there", steps=20))
     (tmp_path / "there").rename(tmp_path / "here")
     evaluated = evaluate(Folder.at(tmp_path / "here" / "run"))

@@ -51,7 +51,7 @@ def stored(command: Command, endpoint: str, monkeypatch: pytest.MonkeyPatch, cac
     return Command(ROOT, {**command.env, **env}), f"s3://bucket/runs?endpoint_override={endpoint}&scheme=http&region=x"
 
 
-def test_a_killed_run_goes_on_from_the_store_with_the_same_result(
+def test_a_killed_run_resumes_from_the_store_with_the_same_result(
     stored: tuple[Command, str], cache: Path, tmp_path: Path
 ) -> None:
     command, uri = stored

@@ -1,4 +1,4 @@
-"""FSDP, recomputation and compilation: the same curve as one worker alone, and checkpoints that any number of workers opens."""
+"""FSDP, recomputation and compilation: the same curve as one worker alone, and checkpoints that open at any world size."""
 
 import math
 import time
@@ -94,7 +94,7 @@ def _crash_after(loop: Loop, steps: int) -> None:
 
 
 def train_with(workers: int, *runs: tuple[TrainConfig, int]) -> None:
-    """Train each config with so many processes, which crash after so many steps unless that is 0."""
+    """Train each config with several processes, which crash after some steps unless that is 0."""
     claimed = [(*record_of(config), crash) for config, crash in runs]
     jobs = [(str(folder), record.model_dump(mode="json"), crash) for folder, record, crash in claimed]
     in_group(_worker, workers, jobs)
@@ -104,8 +104,8 @@ def losses(folder: Folder) -> dict[int, float]:
     return {r["step"]: r["loss"] for r in read_journal(folder, METRICS) if r["kind"] == "train"}
 
 
-def test_a_sharded_run_has_the_curve_of_one_worker_and_goes_on_at_any_number_of_workers(tmp_path: Path, texts: Path) -> None:
-    """2 workers crash after 6 steps, 3 go on, one alone ends it: equal to float tolerance, since sums have another order."""
+def test_a_sharded_run_has_the_curve_of_one_worker_and_resumes_at_any_world_size(tmp_path: Path, texts: Path) -> None:
+    """2 workers crash after 6 steps, 3 resume, 1 finishes: equal to float tolerance, as sums have another order."""
     plain: dict[str, Any] = {"model": {"width": 32, "layers": 2, "heads": 2}}
     train(config(tmp_path / "alone", texts, **plain))
     curve = losses(Folder.at(tmp_path / "alone" / "run"))
@@ -175,7 +175,7 @@ def test_a_model_without_blocks_has_nothing_to_recompute(tmp_path: Path) -> None
         train(TrainConfig.model_validate({**keys, **data}))
 
 
-def test_a_compiled_run_has_the_curve_of_the_plain_one_and_goes_on_plain(tmp_path: Path, texts: Path) -> None:
+def test_a_compiled_run_has_the_curve_of_the_plain_one_and_resumes_plain(tmp_path: Path, texts: Path) -> None:
     """To float tolerance: a compiler may sum in another order."""
     keys: dict[str, Any] = {"model": {"width": 32, "layers": 1, "heads": 2}, "steps": 6, "evaluate_every": 6}
     train(config(tmp_path / "plain", texts, **keys))
@@ -188,5 +188,5 @@ def test_a_compiled_run_has_the_curve_of_the_plain_one_and_goes_on_plain(tmp_pat
 def test_without_a_compiler_compile_is_refused(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    with pytest.raises(UserError, match=r"compile is true, but there is none of c\+\+, g\+\+, clang\+\+"):
+    with pytest.raises(UserError, match=r"compile is true, but this machine has none of c\+\+, g\+\+, clang\+\+"):
         train(config(tmp_path, texts, compile=True))

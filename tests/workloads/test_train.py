@@ -73,7 +73,7 @@ def test_the_run_folder_holds_what_must_outlive_the_machines(digits: Command) ->
     assert sorted(os.listdir(digits.cwd / "runs")) == [".datasets", "digits"]
 
 
-def test_evaluations_say_where_the_time_has_gone_so_far_as_the_account_afterwards_does(digits: Command) -> None:
+def test_evaluations_record_the_goodput_so_far_as_it_is_computed_afterwards(digits: Command) -> None:
     attempts, events, metrics = (
         read_journal(Folder.at(digits.cwd / "runs" / "digits"), name) for name in (ATTEMPTS, EVENTS, METRICS)
     )
@@ -169,7 +169,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(digits: Command) -> None
     assert page.foreign == []
     assert page.tags.count("svg") == 5
     for heading in (
-        "Curves", "Confusion matrix", "Most confident mistakes", "Where the time went", "What ran where, and how long",
+        "Curves", "Confusion matrix", "Most confident mistakes", "Goodput", "Attempts",
     ):  # fmt: skip
         assert heading in text
     cells = re.findall(r"<td style=[^>]*>(\d*)</td>", text)

@@ -1,6 +1,5 @@
 """The figures of a sweep's report as SVG texts, empty where there is nothing to show."""
 
-import io
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,8 @@ import numpy as np
 
 from heliostat.tuning.space import Parameter, Space
 from heliostat.tuning.trials import Trial, Trials, pareto_front
+from heliostat.workloads.run.figures import ACCENT, GREY, INK, new_figure, svg
 
-INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
 MOST_LINES = 300
 """The most trials in a figure with a line for each: the best, and an even sample of the others."""
 COLOURS = {"finished": INK, "stopped": ACCENT, "failed": "#b3261e", "diverged": "#7a3ea8", "running": GREY, "waiting": GREY}
@@ -42,7 +41,7 @@ def best_so_far(trials: list[Trial], all_trials: Trials, metric: str, mode: str,
             value = trial.values[metric]
             best.append((at, pick(value, best[-1][1]) if best else value))
     best.append((x[-1], best[-1][1]))
-    figure, axes = _figure()
+    figure, axes = new_figure()
     axes.scatter([at for at, t in zip(x, ended, strict=True) if t.state == "finished"], [t.values[metric] for t in finished],
                  s=9, color=GREY, alpha=0.5, linewidths=0, rasterized=len(ended) > 2000)  # fmt: skip
     axes.step(*zip(*best, strict=True), where="post", color=INK, linewidth=1.6)
@@ -50,7 +49,7 @@ def best_so_far(trials: list[Trial], all_trials: Trials, metric: str, mode: str,
     unit = "seconds" if over == "time" else "cost" if priced else "workers' seconds"
     axes.set_xlabel(unit, color=GREY)
     axes.set_ylabel(metric, color=GREY)
-    return _svg(figure)
+    return svg(figure)
 
 
 def learning_curves(trials: list[Trial], metric: str, mode: str) -> str:
@@ -61,7 +60,7 @@ def learning_curves(trials: list[Trial], metric: str, mode: str) -> str:
         return ""
     sign = 1 if mode == "max" else -1
     lines.sort(key=lambda line: sign * line[0].values.get(metric, -sign * math.inf))
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for trial, points in lines:
         top = trial is lines[-1][0]
         colour = INK if top else COLOURS[trial.state]
@@ -72,20 +71,20 @@ def learning_curves(trials: list[Trial], metric: str, mode: str) -> str:
     _window(axes, [value for _, points in lines for _, value in points], mode)
     axes.set_xlabel("share of the run (x: stopped there)", color=GREY)
     axes.set_ylabel(metric, color=GREY)
-    return _svg(figure)
+    return svg(figure)
 
 
 def importance_bars(shares: Mapping[str, float]) -> str:
     """The importance of each parameter as a bar."""
     if not shares:
         return ""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     names = list(reversed(list(shares)[:12]))
     axes.barh(names, [shares[name] for name in names], color=INK, height=0.6)
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("importance", color=GREY)
     axes.grid(axis="y", visible=False)
-    return _svg(figure)
+    return svg(figure)
 
 
 def in_use(trials: list[Trial], gpus: bool) -> str:
@@ -100,11 +99,11 @@ def in_use(trials: list[Trial], gpus: bool) -> str:
     steps.sort()
     start = steps[0][0]
     total = itertools.accumulate(change for _, change in steps)
-    figure, axes = _figure()
+    figure, axes = new_figure()
     axes.step([0.0, *(at - start for at, _ in steps)], [0, *total], where="post", color=INK, linewidth=1.2)
     axes.set_ylim(bottom=0)
     axes.set_xlabel("seconds since the first trial", color=GREY)
-    return _svg(figure)
+    return svg(figure)
 
 
 def end_times(trials: list[Trial]) -> str:
@@ -113,7 +112,7 @@ def end_times(trials: list[Trial]) -> str:
     if not ended:
         return ""
     start = min(trial.spans[0][0] for trial in ended)
-    figure, axes = _figure()
+    figure, axes = new_figure()
     for state in dict.fromkeys(trial.state for trial in ended):
         mine = [trial for trial in ended if trial.state == state]
         reached = [trial.reports[-1].progress if trial.reports else 0.0 for trial in mine]
@@ -123,7 +122,7 @@ def end_times(trials: list[Trial]) -> str:
     axes.set_xlabel("seconds since the first trial", color=GREY)
     axes.set_ylabel("share of the run", color=GREY)
     axes.legend(frameon=False, loc="lower right", ncols=2)
-    return _svg(figure)
+    return svg(figure)
 
 
 def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
@@ -133,7 +132,7 @@ def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
     best = sorted(pareto_front(shown, objectives), key=lambda trial: trial.values[a])
     if not best:
         return ""
-    figure, axes = _figure()
+    figure, axes = new_figure()
     axes.scatter([t.values[a] for t in shown], [t.values[b] for t in shown], s=12, color=GREY, alpha=0.5, linewidths=0)
     axes.plot([t.values[a] for t in best], [t.values[b] for t in best], color=INK, marker="o", markersize=4, linewidth=1.2)
     for trial in best[:12]:
@@ -142,7 +141,7 @@ def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
         )
     axes.set_xlabel(f"{a} ({objectives[a]})", color=GREY)
     axes.set_ylabel(f"{b} ({objectives[b]})", color=GREY)
-    return _svg(figure)
+    return svg(figure)
 
 
 def parallel(trials: list[Trial], space: Space, metric: str, mode: str) -> str:
@@ -156,7 +155,7 @@ def parallel(trials: list[Trial], space: Space, metric: str, mode: str) -> str:
     values = np.array([trial.values[metric] for trial in trials])
     rank = np.argsort(np.argsort(values if mode == "max" else -values)) / max(1, len(values) - 1)
     low, high = float(values.min()), float(values.max())
-    figure, axes = _figure(width=11.2, height=3.6)
+    figure, axes = new_figure(width=11.2, height=3.6)
     rows = [
         [*(position(space[name], trial.params.get(name)) for name in names), (value - low) / (high - low or 1)]
         for trial, value in zip(trials, values, strict=True)
@@ -176,7 +175,7 @@ def parallel(trials: list[Trial], space: Space, metric: str, mode: str) -> str:
             axes.annotate(text, (at, place), textcoords="offset points", xytext=(4, -3), fontsize=8, color=GREY)
     for place, value in ((0.0, low), (1.0, high)):
         axes.annotate(f"{value:.4g}", (len(names), place), textcoords="offset points", xytext=(4, -3), fontsize=8, color=GREY)
-    return _svg(figure)
+    return svg(figure)
 
 
 def position(parameter: Parameter, value: Any) -> float:
@@ -209,25 +208,3 @@ def _window(axes: Any, values: Sequence[float], mode: str) -> None:
     low, high = np.percentile(values, [10, 100] if mode == "max" else [0, 90])
     margin = 0.08 * (high - low) or 0.01
     axes.set_ylim(low - margin, high + margin)
-
-
-def _figure(width: float = 5.4, height: float = 2.9) -> tuple[Any, Any]:
-    # Not pyplot: it keeps global state and looks for a display.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(color="#e3e7ec", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _svg(figure: Any) -> str:
-    from matplotlib import rc_context
-
-    picture = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "heliostat"}):
-        figure.savefig(picture, format="svg", transparent=True, metadata={"Date": None})
-    svg = picture.getvalue()
-    return svg[svg.index("<svg") :]

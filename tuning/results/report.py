@@ -4,8 +4,6 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import jinja2
-
 from heliostat.config import to_yaml
 from heliostat.console import duration
 from heliostat.folder import Folder
@@ -14,17 +12,18 @@ from heliostat.tuning.results import figures
 from heliostat.tuning.results.importance import importance
 from heliostat.tuning.results.table import REPORT, SweepResult
 from heliostat.tuning.trials import Trial, Trials
+from heliostat.workloads.run.page import render
 
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 ROWS = 100
 """The most trials in the page's table; ``trials.parquet`` has all of them."""
 
 
 def write_report(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
     """Write ``report.html`` into the sweep's folder."""
-    template = Path(__file__).with_name("report.html.j2").read_text()
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(template)
     own = [trial for trial in trials.all if trial.duplicate_of is None]
-    html = page.render(
+    html = render(
+        TEMPLATE,
         result=result,
         config=to_yaml(plan.config.model_dump(mode="json", exclude_none=True)),
         searched=f"{plan.config.algorithm}, scheduler {plan.config.scheduler.kind}, on {plan.train.config.task}",

@@ -1,4 +1,4 @@
-"""The smallest DistributedDataParallel script: a network tells malignant tumours from benign ones.
+"""The smallest DistributedDataParallel script: a network classifies tumours as malignant or benign.
 
 torchrun --nproc-per-node=2 ddp.py
 """

@@ -1,4 +1,4 @@
-"""The same as digits.py, and it goes on where it was: the three lines that differ are marked.
+"""The same as digits.py, with checkpoints and resume: the three lines that differ are marked.
 
 heliostat torchrun --workers 2 --max-restarts 3 digits_resumes.py --epochs 8
 """

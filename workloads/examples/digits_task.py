@@ -1,4 +1,4 @@
-"""What digits.py learns, as a Task: the model, the loss and what is measured; everything else is Heliostat's.
+"""The model of digits.py as a Task: the model, the loss and the metrics; everything else is Heliostat's.
 
 heliostat train workloads/examples/digits_task.yaml
 """

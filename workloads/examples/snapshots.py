@@ -1,4 +1,4 @@
-"""A Trainer class with its own arguments and its own snapshot, from which it goes on when it is started again.
+"""A Trainer class with its own arguments and its own snapshot, from which it resumes.
 
 torchrun --nproc-per-node=2 snapshots.py 10 2 --batch_size 32
 """

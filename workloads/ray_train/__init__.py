@@ -1,1 +1,1 @@
-"""The Ray Train side of a run: the driver, its policies, what a worker's end means."""
+"""Runs on Ray Train: the driver, the policies of its controller, and what follows a failure."""

@@ -1,4 +1,4 @@
-"""Work that is asked for by Ray Client is driven from a task on the head node: the storage is there, and the line is slow."""
+"""Runs the driver of a Ray Client session in a task on the head node, which sees the storage and has low latency."""
 
 import os
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from heliostat.errors import HeliostatError, UserError
 from heliostat.folder import default_base
 
 
-def on_head(drive: Callable[[dict[str, Any]], dict[str, Any]], config: Config) -> dict[str, Any]:
-    """What ``drive`` returns there for a config, both as plain values; Ctrl-C here stops it there with a checkpoint.
+def run_on_head(drive: Callable[[dict[str, Any]], dict[str, Any]], config: Config) -> dict[str, Any]:
+    """Calls ``drive`` with a config on the head node, both as plain values; Ctrl-C here stops it with a checkpoint.
 
     Raises:
-        UserError: the cluster lacks a module of the user's, or what ``drive`` raises.
+        UserError: the cluster lacks one of the user's modules; or what ``drive`` raises.
     """
     task = ray.remote(drive).options(num_cpus=0, resources=ON_HEAD, max_retries=0).remote(config.model_dump(mode="json"))
     try:
@@ -38,6 +38,6 @@ def on_head(drive: Callable[[dict[str, Any]], dict[str, Any]], config: Config) -
     return found
 
 
-def base_there() -> str | Path:
-    """What a relative storage is relative to in such a task: like a job's, its working directory is deleted afterwards."""
+def head_storage_base() -> str | Path:
+    """What a relative storage is relative to in such a task, whose working directory is deleted afterwards, like a job's."""
     return default_base() if STORAGE in os.environ else Path.home()

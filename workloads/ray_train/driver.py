@@ -1,4 +1,4 @@
-"""From a plan to a result: the Ray Train side of a run."""
+"""Executes the plan of a run on Ray Train, and returns its result."""
 
 import os
 import shutil
@@ -24,9 +24,9 @@ from heliostat.modules import enter_working_dir
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
-from heliostat.workloads.ray_train.client import base_there, on_head
-from heliostat.workloads.ray_train.failures import Left, failed, kind_of
-from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrapped
+from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
+from heliostat.workloads.ray_train.failures import RestartRequested, kind_of, worker_failed
+from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrap
 from heliostat.workloads.ray_train.trainer import Trainer
 from heliostat.workloads.run import lease
 from heliostat.workloads.run.attempts import ATTEMPTS
@@ -36,23 +36,23 @@ from heliostat.workloads.run.journal import Tail
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.run.report import write_report
 from heliostat.workloads.run.retry import UNAVAILABLE
-from heliostat.workloads.run.signals import STOP, tell_drain
+from heliostat.workloads.run.signals import STOP, announce_drain
 
 Watch = Callable[[list[dict[str, Any]]], None]
-"""Called with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, several times a second, also without any."""
+"""Called several times a second with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, if any."""
 
 POLL = 0.2
 DRAIN_POLL = 0.5
-"""Seconds between two looks whether a node is about to go away."""
-LET_GO = 10.0
-"""Seconds in which workers answer a request to stop; if none is running, nobody will."""
+"""Seconds between two checks for draining nodes."""
+STOP_TIMEOUT = 10.0
+"""Seconds to wait for a request to stop when no worker is running that could answer it."""
 
 
 def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Result:
-    """Train on the Ray that this process is connected to, and return how it ended.
+    """Trains on the Ray that this process is connected to, and returns the result.
 
     Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the run is driven
-    from the cluster's head, so that it does not depend on this process.
+    from the cluster's head, and does not depend on this process.
 
     Args:
         config: a config file or a config.
@@ -61,7 +61,7 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
     Raises:
         UserError: the input is wrong, or Ray is not connected.
         JobFailed: the training failed.
-        Stopped: it was stopped; the same call goes on.
+        Stopped: it was stopped; the same call resumes it.
     """
     launched = time.time()
     if not ray.is_initialized():
@@ -69,19 +69,19 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
     if not isinstance(config, TrainConfig):
         config = load(config, TrainConfig, overrides, {"name": Path(config).stem})
     if ray.util.client.ray.is_connected():
-        return Result.model_validate(on_head(_drive, config))
-    return _claim_and_execute(prepare(config, available()), launched)
+        return Result.model_validate(run_on_head(_drive, config))
+    return _run(prepare(config, available()), launched)
 
 
 def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch = lambda records: None) -> Result:
-    """Carry out a plan on the connected Ray.
+    """Executes a plan on the connected Ray.
 
     Args:
-        plan: what to do.
-        record: what `Plan.commit` returned.
-        launched: when the command began, in seconds since the epoch.
-        owner: this driver's lease on the run folder (`lease.hold`).
-        watch: told of progress.
+        plan: what to run.
+        record: the run's, see `Plan.claim`.
+        launched: when the command started, in seconds since the epoch.
+        owner: this driver's lease on the run folder, see `Plan.claim`.
+        watch: called with new records.
 
     Raises:
         UserError: storage cannot be written or is not shared.
@@ -97,13 +97,13 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         "nodes": plan.nodes,
         "working_dir": str(Path.cwd()),
     }
-    began = time.time()
+    started = time.time()
     outcome = _fit(plan, spec, owner, watch)
     trained = time.time()
     result = Result(
         name=plan.config.name,
         run=str(plan.folder),
-        seconds={"before": began - launched, "training": trained - began},
+        seconds={"before": started - launched, "training": trained - started},
         **outcome,
     )
     if result.state == "diverged":
@@ -112,7 +112,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         raise lease.taken_over(plan.folder, owner)
     if result.state == "stopped":
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
-        raise Stopped(f"stopped at step {result.step} {saved}\n  the same command goes on from there")
+        raise Stopped(f"stopped at step {result.step} {saved}\n  the same command resumes from there")
     result = result.model_copy(update={"cost": cost(plan.folder)})
     write_report(plan.folder, record, result)
     done = time.time()
@@ -127,7 +127,7 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
     config = plan.config
     least, most = config.least_workers, max(config.least_workers, plan.most_workers)
     os.environ.update(ENVIRONMENT if least == most else ENVIRONMENT | ELASTIC)
-    # Ray's own storage stays empty, because checkpoints and metrics are in the run folder.
+    # Ray's own storage stays empty: checkpoints and metrics are in the run folder.
     scratch = tempfile.mkdtemp(prefix="heliostat-")
     scaling = ray.train.ScalingConfig(
         num_workers=most,
@@ -148,78 +148,78 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
         },
     )
     box: dict[str, Any] = {}
-    over = threading.Event()
+    done = threading.Event()
 
     def fit() -> None:
         try:
             box["value"] = trainer.fit().return_value
-        except BaseException as error:  # handed to the main thread, which raises it
+        except BaseException as error:  # raised by the main thread
             box["error"] = error
         finally:
-            over.set()
+            done.set()
 
-    # Not in the main thread: there Ray Train would take Ctrl-C for itself and stop without a checkpoint; see
-    # also reference: a fit() on the main thread of a task keeps its node busy for ever.
+    # Not in the main thread: there Ray Train would handle Ctrl-C and stop without a checkpoint, and a fit() in the main
+    # thread of a task never releases its node.
     try:
         threading.Thread(target=fit, daemon=True).start()
-        _wait(over, plan.folder, owner, watch)
+        _wait(done, plan.folder, owner, watch)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if "error" in box:
-        raise _explained(box["error"])
+        raise _user_error(box["error"])
     outcome: dict[str, Any] = box["value"]
     return outcome
 
 
-def _wait(over: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
-    """Watch until it is over; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
-    tails, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
+def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
+    """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
+    journals, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
 
-    def look() -> list[dict[str, Any]]:
-        records = [record for tail in tails for record in tail.new()]
+    def poll() -> list[dict[str, Any]]:
+        records = [record for tail in journals for record in tail.new()]
         watch([*records, *(event for event in events.new() if "told" in event)])
         return records
 
-    here = ray.get_runtime_context().get_node_id()
-    asked: float | None = None
+    this_node = ray.get_runtime_context().get_node_id()
+    requested: float | None = None
     running = False
-    looked = 0.0
+    checked = 0.0
     leaving: dict[str, int] = {}
     with interrupts() as received:
-        # An event and not Thread.join, which a signal can make believe that the thread is dead (Python 3.11).
-        while not over.wait(POLL):
-            running = next((r["event"] == "running" for r in reversed(look()) if "event" in r), running)
+        # An event, not Thread.join: after a signal that can take a running thread for a finished one (Python 3.11).
+        while not done.wait(POLL):
+            running = next((r["event"] == "running" for r in reversed(poll()) if "event" in r), running)
             now = time.monotonic()
             if owner.lost:
                 raise lease.taken_over(folder, owner)
-            if (received or here in leaving) and asked is None:
-                with suppress(*UNAVAILABLE):  # storage is away for a while: asked again with the next look
+            if (received or this_node in leaving) and requested is None:
+                with suppress(*UNAVAILABLE):  # storage is unavailable for a while: written again at the next poll
                     folder.write(STOP, b"")
-                    asked = now
-            if len(received) > 1 or (asked is not None and not running and now - asked > LET_GO):
-                raise Stopped("stopped at once; the same command goes on from the last checkpoint")
-            if now - looked > DRAIN_POLL:
-                looked = now
+                    requested = now
+            if len(received) > 1 or (requested is not None and not running and now - requested > STOP_TIMEOUT):
+                raise Stopped("stopped at once; the same command resumes from the last checkpoint")
+            if now - checked > DRAIN_POLL:
+                checked = now
                 if (found := draining()) and found != leaving:
                     with suppress(*UNAVAILABLE):
-                        tell_drain(folder, found)
+                        announce_drain(folder, found)
                         leaving = found
-                        if here in found:
-                            watch([{"told": "this command's node goes away: the workers save, and the run stops"}])
-    look()
+                        if this_node in found:
+                            watch([{"told": "the node of this command is draining: the workers save, and the run stops"}])
+    poll()
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:
-    """What each Ray Train worker runs; returns the outcome as plain values."""
+    """Runs one Ray Train worker; returns the outcome as plain values."""
     from heliostat.workloads.training.distributed import Ranks, join
-    from heliostat.workloads.training.hangs import gave_up, silent
+    from heliostat.workloads.training.hangs import missing_ranks, report_timeout
     from heliostat.workloads.training.loop import Loop
 
     enter_working_dir(spec["working_dir"])
     folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
     if not folder.exists(CONFIG):
         host = socket.gethostname()
-        raise UserError(f"the run folder {folder} is not there on {host}", "set storage to a place that all nodes share")
+        raise UserError(f"the run folder {folder} does not exist on {host}", "set storage to a place that all nodes share")
     context = ray.train.get_context()
     rank, step = context.get_world_rank(), 0
     try:
@@ -236,39 +236,38 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         raise
     except Exception as error:
         kind = kind_of(error)
-        if kind == "echo":
-            gave_up()
-        raise failed(error, rank, step, time.time(), silent() if kind == "silence" else None) from None
+        if kind == "peer_lost":
+            report_timeout()
+        raise worker_failed(error, rank, step, time.time(), missing_ranks() if kind == "timeout" else None) from None
     if outcome.state in ("drain", "grow"):
-        raise Left(outcome.state, outcome.step)
+        raise RestartRequested(outcome.state, outcome.step)
     return outcome.model_dump()
 
 
 def _place(nodes: Nodes | None, config: TrainConfig) -> dict[str, Any]:
-    """The node that this worker is on, and what the worker costs there."""
+    """This worker's node, and its price there."""
     price = price_of(nodes, group_here(), config.resources.cpu, float(config.resources.gpu))
     return {"node": ray.get_runtime_context().get_node_id(), "price": price}
 
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
-    plan = prepare(TrainConfig.model_validate(config), available(), base_there())
-    return _claim_and_execute(plan, time.time()).model_dump()
+    plan = prepare(TrainConfig.model_validate(config), available(), head_storage_base())
+    return _run(plan, time.time()).model_dump()
 
 
-def _claim_and_execute(plan: Plan, launched: float) -> Result:
-    with lease.hold(plan.folder) as owner:
-        record, finished = plan.commit()
+def _run(plan: Plan, launched: float) -> Result:
+    with plan.claim() as (owner, record, finished):
         return finished or execute(plan, record, launched, owner)
 
 
-def _explained(error: BaseException) -> BaseException:
-    """What fit() raised, as the message that the user needs."""
+def _user_error(error: BaseException) -> BaseException:
+    """Converts what fit() raised to the error that the user sees."""
     if isinstance(error, WorkerGroupError):
-        failure = error.worker_failures[0]  # the verdict of our failure policy
+        failure = error.worker_failures[0]  # the decision of our failure policy
         if isinstance(failure, UserError):
             return failure
-        return JobFailed(f"{failure}\n  the same command goes on from the last checkpoint")
-    inner = unwrapped(error)
+        return JobFailed(f"{failure}\n  the same command resumes from the last checkpoint")
+    inner = unwrap(error)
     return inner if isinstance(inner, HeliostatError) else error
 
 

@@ -1,9 +1,9 @@
-"""Our own answers to two questions of Ray Train's controller: how many workers now, and what next after a failure.
+"""Policies for Ray Train's controller: how many workers to run, and what follows a failure.
 
-All that is private to Ray Train and used by us is here and in `heliostat.workloads.ray_train.trainer` (Ray 2.60), kept true by
-tests/workloads/test_controller.py. Ray's own elastic policy asks for more than the nodes can ever give and then gets none,
-counts what others hold as free, and loses the steps since the last checkpoint when it grows; its failure policy retries
-mistakes and charges preemptions.
+The private parts of Ray Train that we use are here and in `heliostat.workloads.ray_train.trainer` (Ray 2.60), and are
+checked by tests/workloads/test_ray_train_contract.py. Ray's own elastic policy requests more than the nodes can ever give and
+then gets none, counts what others hold as free, and loses the steps since the last checkpoint when it scales up; its failure
+policy retries mistakes and charges preemptions.
 """
 
 import time
@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-import ray
-import ray._private.state
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerGroupStartupTimeoutError
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision, ScalingDecision, ScalingPolicy
@@ -22,56 +20,56 @@ from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, Wo
 
 from heliostat.errors import HeliostatError, Stopped
 from heliostat.folder import Folder
-from heliostat.workloads.nodes import draining
+from heliostat.workloads.nodes import draining, free_resources
 from heliostat.workloads.ray_train.failures import Failures
-from heliostat.workloads.ray_train.trainer import PATIENCE, WATCHER
+from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, START_TIMEOUT
 from heliostat.workloads.run import attempts, checkpoint
 from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 from heliostat.workloads.run.signals import GROW, STOP
 
-SETTLE = 3.0
-"""Seconds in which nodes that come together count as one room, when a run begins."""
-LOOK = 0.2
+SETTLE_SECONDS = 3.0
+"""Seconds to wait at a run's start for further nodes that are joining."""
+RETRY_POLL = 0.2
+"""Seconds between two decisions while workers cannot start."""
 ENVIRONMENT = {
-    # Our driver watches for drains, and the workers save and leave at once instead of at the deadline.
-    WATCHER: "0",
+    # Our driver watches for drains, and the workers save and exit at once instead of at the deadline.
+    PREEMPTION_WATCHER: "0",
 }
 ELASTIC = {
-    # A node that has just died may still count as room; then it is counted anew after so many seconds.
-    PATIENCE: "20",
+    # A node that has just died may still count as free; after this timeout the free resources are counted again.
+    START_TIMEOUT: "20",
 }
 
 
-def room(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
-    """How many workers of this size would fit now into what is free on the nodes that stay.
+def free_slots(each: Mapping[str, float], held: Mapping[str, int] | None = None) -> int:
+    """How many workers of this size fit now into what is free on the nodes that are not draining.
 
     Args:
         each: the resources of a worker.
-        held: the workers whose resources will be free, by node.
+        held: the workers whose resources will be released, by node.
     """
     leaving = draining()
-    free = ray._private.state.available_resources_per_node()
     wanted = {kind: amount for kind, amount in each.items() if amount}
     return sum(
         int(min(there.get(kind, 0.0) // amount for kind, amount in wanted.items())) + (held or {}).get(node, 0)
-        for node, there in free.items()
+        for node, there in free_resources().items()
         if node not in leaving
     )
 
 
-class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside has no types
-    """As many workers as there is room for, from ``least`` to ``most``; to grow, the running ones are asked to save first."""
+class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no types
+    """As many workers as fit, from ``least`` to ``most``; before it scales up, the running ones save a checkpoint."""
 
     def __init__(self, scaling: ScalingConfig, run: str, least: int, most: int, launched: float, grow_seconds: float) -> None:
         super().__init__(scaling)
         self._run, self._least, self._most, self._launched = run, least, most, launched
         self._grow_seconds = grow_seconds
         self._workers = self._room = 0
-        self._began = False
+        self._has_run = False
         self._waiting_since: float | None = None
-        # Ray Train lets go of the workers that it replaces only when the new size is known.
+        # Ray Train releases the workers that it replaces only when the new size is known.
         self._held: Counter[str] = Counter()
-        self._looked = 0.0
+        self._checked = 0.0
 
     def after_controller_start(self, train_run_context: Any) -> None:
         if self._least < self._most:
@@ -95,32 +93,32 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
-        with suppress(*UNAVAILABLE):  # storage is away for a while: looked at again before the next start
+        with suppress(*UNAVAILABLE):  # storage is unavailable for a while: checked again before the next start
             if Folder.at(self._run).exists(STOP):
-                raise Stopped("stopped while it waited to start its workers; the same command goes on")
+                raise Stopped("stopped while waiting to start its workers; the same command resumes it")
         if time.monotonic() < attempts.of(self._run).not_before:
-            return _later()
-        self._room = fitting = min(room(self._each, self._held), self._most)
+            return _ask_again()
+        self._room = fitting = min(free_slots(self._each, self._held), self._most)
         if self._least == self._most:
             return self._start(self._most)
         now = time.monotonic()
         self._waiting_since = self._waiting_since or now
-        if fitting == self._most or (fitting >= self._least and (self._began or now - self._waiting_since >= SETTLE)):
+        if fitting == self._most or (fitting >= self._least and (self._has_run or now - self._waiting_since >= SETTLE_SECONDS)):
             return self._start(fitting)
-        if now - self._waiting_since >= SETTLE:
+        if now - self._waiting_since >= SETTLE_SECONDS:
             attempts.of(self._run).record("waiting", workers=self._least, room=fitting)
-        return _later()
+        return _ask_again()
 
     def make_decision_for_running_worker_group(self, worker_group_state: Any, worker_group_status: Any) -> ScalingDecision:
         self._maybe_send_resource_request()
-        self._began = True
+        self._has_run = True
         self._held = Counter(worker.metadata.node_id for worker in worker_group_state.workers)
         now = time.monotonic()
-        if now - max(self._looked, worker_group_state.start_time) >= self._grow_seconds:
-            self._looked = now
+        if now - max(self._checked, worker_group_state.start_time) >= self._grow_seconds:
+            self._checked = now
             running = worker_group_state.num_workers
-            if running < self._most and room(self._each) > 0:
-                # The workers save, leave, and are started again with what there is then.
+            if running < self._most and free_slots(self._each) > 0:
+                # The workers save, exit, and are restarted on what is free then.
                 with suppress(*UNAVAILABLE):
                     Folder.at(self._run).write(GROW, b"")
         return NoopDecision()
@@ -140,38 +138,38 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train's inside
         return ResizeDecision(num_workers=workers, resources_per_worker=self._each)
 
 
-def _later() -> ScalingDecision:
-    time.sleep(LOOK)  # Ray's loop asks again without a pause
+def _ask_again() -> ScalingDecision:
+    time.sleep(RETRY_POLL)  # Ray's loop asks again without a pause
     return NoopDecision()
 
 
 class FailureHandling(FailurePolicy):  # type: ignore[misc]
-    """Our own judgement on failures, see `heliostat.workloads.ray_train.failures`, recorded in the run folder."""
+    """Applies `heliostat.workloads.ray_train.failures`, and records each decision in the run folder."""
 
-    def __init__(self, run: str, most: int, patience: float) -> None:
+    def __init__(self, run: str, most: int, storage_timeout: float) -> None:
         super().__init__(FailureConfig(max_failures=most))
-        self._run, self._failures, self._patience = run, Failures(most), patience
+        self._run, self._failures, self._storage_timeout = run, Failures(most), storage_timeout
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
         folder = Folder.at(self._run)
         if isinstance(training_failed_error, ControllerError):
             return self._on_controller(training_failed_error.controller_failure)
         assert isinstance(training_failed_error, WorkerGroupError)
-        ends = {rank: unwrapped(error) for rank, error in training_failed_error.worker_failures.items()}
+        failures = {rank: unwrap(error) for rank, error in training_failed_error.worker_failures.items()}
         saved = with_retry(
-            lambda: max((c.step for c in checkpoint.committed(folder)), default=0), lambda _: None, self._patience
+            lambda: max((c.step for c in checkpoint.committed(folder)), default=0), lambda _: None, self._storage_timeout
         )
-        verdict = self._failures.judge(ends, saved)
+        decision = self._failures.decide(failures, saved)
         attempts.of(self._run).record(
-            "failed" if verdict.charged else "left", reason=verdict.reason, saved=saved, again=verdict.again,
-            failures=self._failures.in_a_row, most=self._failures.most, wait=verdict.wait,
+            "failed" if decision.charged else "left", reason=decision.reason, saved=saved, again=decision.retry,
+            failures=self._failures.in_a_row, most=self._failures.most, wait=decision.wait,
         )  # fmt: skip
-        if not verdict.again:
-            # What fit() raises is this, and not Ray's account of all workers.
-            training_failed_error.worker_failures = {0: verdict.error}
+        if not decision.retry:
+            # fit() raises this instead of Ray's errors of all workers.
+            training_failed_error.worker_failures = {0: decision.error}
             return FailureDecision.RAISE
-        # The back-off is where workers are started, so that somebody who asks for the end meanwhile is heard.
-        attempts.of(self._run).not_before = time.monotonic() + verdict.wait
+        # The back-off is waited for where workers are started, so that a request to stop is seen meanwhile.
+        attempts.of(self._run).not_before = time.monotonic() + decision.wait
         return FailureDecision.RETRY
 
     def _on_controller(self, failure: Exception) -> FailureDecision:
@@ -181,10 +179,10 @@ class FailureHandling(FailurePolicy):  # type: ignore[misc]
         return FailureDecision.RETRY if again else FailureDecision.RAISE
 
 
-def unwrapped(error: BaseException) -> BaseException:
-    """Our own exception, or the death of an actor, inside of what Ray puts around it."""
+def unwrap(error: BaseException) -> BaseException:
+    """Our own exception, or the death of an actor, without the exceptions that Ray wraps around it."""
     for name in ("controller_failure", "health_check_failure", "_base_exc", "cause"):
         inner = getattr(error, name, None)
         if isinstance(inner, BaseException) and not isinstance(error, HeliostatError):
-            return unwrapped(inner)
+            return unwrap(inner)
     return error

@@ -1,7 +1,7 @@
 """Ray Train's trainer without the steps that delay a run's start by seconds (Ray 2.60).
 
-Ray Train starts four processes beside the workers, waits for two of them, and makes each worker a process of its own although
-Ray has some ready: a third of the time to the first step.
+Ray Train starts four processes besides the workers, waits for two of them, and starts a new process for each worker although
+Ray has idle ones: a third of the time to the first step.
 """
 
 import os
@@ -18,28 +18,28 @@ from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroup
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-PATIENCE = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-CONTROLLERS = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", PATIENCE, WATCHER, WARN_BLOCKING}
-"""Variables that are for the controller only."""
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+PREEMPTION_WATCHER = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+CONTROLLER_VARIABLES = {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", START_TIMEOUT, PREEMPTION_WATCHER, WARN_BLOCKING}
+"""Environment variables that only the controller reads."""
 
 
-class Group(WorkerGroup):  # type: ignore[misc]  # Ray Train's inside has no types
-    """Workers in the processes that Ray has ready.
+class Group(WorkerGroup):  # type: ignore[misc]  # Ray Train has no types
+    """Workers in Ray's idle processes.
 
-    With a runtime environment, which Ray Train gives them for variables that only its controller reads, each would be a
-    process of its own, started anew.
+    With a runtime environment, which Ray Train sets for variables that only its controller reads, each worker would need a
+    new process.
     """
 
     @staticmethod
     def _get_worker_runtime_env(custom_runtime_env: Any) -> dict[str, Any]:
         whole = WorkerGroup._get_worker_runtime_env(custom_runtime_env)
-        variables = {name: value for name, value in whole.pop("env_vars").items() if name not in CONTROLLERS}
+        variables = {name: value for name, value in whole.pop("env_vars").items() if name not in CONTROLLER_VARIABLES}
         return {**whole, "env_vars": variables} if variables else whole
 
 
 class Controller(TrainController):  # type: ignore[misc]
-    """Ray Train's controller, told of the driver's settings by an argument, for the same reason."""
+    """Ray Train's controller, which gets the driver's settings as an argument, for the same reason."""
 
     worker_group_cls = Group
 
@@ -49,7 +49,7 @@ class Controller(TrainController):  # type: ignore[misc]
 
 
 class Fixed(FixedScalingPolicy):  # type: ignore[misc]
-    """A fixed number of workers, asked for by their placement group alone: to ask besides takes one more process."""
+    """A fixed number of workers, requested by their placement group alone: the other request needs one more process."""
 
     def after_controller_start(self, train_run_context: Any) -> None:
         pass
@@ -59,13 +59,13 @@ class Fixed(FixedScalingPolicy):  # type: ignore[misc]
 
 
 class Trainer(DataParallelTrainer):  # type: ignore[misc]
-    """A DataParallelTrainer that starts with what it needs.
+    """A DataParallelTrainer that starts only what a run needs.
 
-    It is no TorchTrainer, because its controller would have to import torch before it could do anything; workers form a
-    process group themselves, see `heliostat.workloads.training.distributed.join`.
+    It is no TorchTrainer, whose controller imports torch before it does anything; the workers form their process group
+    themselves, see `heliostat.workloads.training.distributed.join`.
 
     Args:
-        policies: ``scaling_policy`` and ``failure_policy`` in place of Ray Train's own.
+        policies: ``scaling_policy`` and ``failure_policy``, which replace Ray Train's own.
         options: what Ray's DataParallelTrainer takes.
     """
 
@@ -77,7 +77,7 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         callbacks: list[Any] = super()._create_default_callbacks()
         if ray._private.worker.global_worker.mode != ray._private.worker.SCRIPT_MODE:
             return callbacks
-        # The end of this process is the end of its placement groups: no other process need watch over them.
+        # Placement groups are removed when this process exits: they need no process that cleans up.
         return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:

@@ -1,1 +1,1 @@
-"""The run folder: what outlives the machines, and what is read from it."""
+"""The run folder: what is written there, and what is read and computed from it."""

@@ -1,4 +1,4 @@
-"""Work for a thread of its own that storage may delay: the caller returns at once, and what failed is tried again."""
+"""Writes to storage in a background thread: the caller returns at once, and failed writes are retried."""
 
 import threading
 import time
@@ -8,14 +8,14 @@ from heliostat.workloads.run.retry import FIRST_PAUSE, LONGEST_PAUSE, UNAVAILABL
 
 
 class Background:
-    """Calls ``act`` after requests for it, which it may serve together, until it succeeds.
+    """Calls ``act`` on request, once for several requests, until it succeeds.
 
-    Its thread exists only while there is something to do.
+    Its thread exists only while there are requests.
 
     Args:
-        act: writes all there is to write; raises OSError or NotWritable while storage is away, and is then called again.
-        delayed: called with the error, in that thread, once each time that storage goes away.
-        lazy: at least these seconds are between two calls, unless a request is urgent.
+        act: writes everything that waits; raises OSError or NotWritable while storage is unavailable, and is then retried.
+        delayed: called with the error, in that thread, once each time that storage becomes unavailable.
+        lazy: the least time between two calls, in seconds, unless a request is urgent.
     """
 
     def __init__(self, act: Callable[[], None], delayed: Callable[[str], None], lazy: float) -> None:
@@ -29,7 +29,7 @@ class Background:
         self._running = False
 
     def request(self, urgent: bool = True) -> None:
-        """Have ``act`` called, soon or when it may."""
+        """Requests a call of ``act``, at once if it is urgent."""
         with self._changed:
             self._raise_bug()
             self._requests += 1
@@ -37,17 +37,17 @@ class Background:
             self._wake()
 
     def settle(self, seconds: float) -> None:
-        """Wait for what was requested, for at most so long, and not at all while storage is known to be away or slow."""
+        """Waits for the requests so far, for up to ``seconds``; not at all while storage is known to be unavailable or slow."""
         with self._changed:
             wanted = self._requests
             if not self._slow:
                 self._slow = not self._changed.wait_for(lambda: self._served >= wanted or self._stuck, seconds)
 
     def finish(self, seconds: float | None = None) -> None:
-        """Wait for what was requested, at once and with one more try if storage is away.
+        """Waits for the requests so far, with one more attempt if storage is unavailable.
 
         Raises:
-            OSError, NotWritable: storage is still away, or has not answered for so many seconds.
+            OSError, NotWritable: storage is still unavailable, or did not respond within ``seconds``.
         """
         with self._changed:
             wanted = self._requests
@@ -61,10 +61,10 @@ class Background:
             if self._error:
                 raise self._error
             if self._served < wanted:
-                raise TimeoutError(f"storage has not answered for {seconds:g} s")
+                raise TimeoutError(f"storage did not respond for {seconds:g} s")
 
     def close(self) -> None:
-        """Give up what was not served."""
+        """Drops the requests that were not served."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -91,7 +91,7 @@ class Background:
             except UNAVAILABLE as error:
                 self._failed(error, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-            except Exception as error:  # raised where the next request is made
+            except Exception as error:  # raised by the next request
                 with self._changed:
                     self._bug = error
                     self._changed.notify_all()
@@ -101,7 +101,7 @@ class Background:
                 pause = FIRST_PAUSE
 
     def _next(self) -> int | None:
-        """Wait until it is time for a call; the requests that it serves, or None if there are none."""
+        """Waits until the next call is due; returns how many requests it serves, or None if there are none."""
         with self._changed:
             if self._served < self._requests:
                 wait = self._not_before - time.monotonic()
@@ -123,7 +123,7 @@ class Background:
         with self._changed:
             known, self._away = self._away, True
         if not known:
-            self._delayed(reason(error))  # outside the lock: it may add a record
+            self._delayed(reason(error))  # outside the lock: it may append a record
         with self._changed:
             self._error = error
             self._changed.notify_all()

@@ -1,8 +1,8 @@
-"""Checkpoints: ``checkpoints/step-00000100/`` with the state and, written last, the manifest that makes it one.
+"""Checkpoints: ``checkpoints/step-00000100/`` with the state and, written last, the manifest that commits it.
 
-A model that is whole on every worker makes one file, ``state.pt``. One that is sharded over W workers makes W files,
-``state-0-of-W.pt`` and so on, each written by the worker that holds it. A file is what ``torch.save`` makes of a `State`;
-``torch.load`` opens it. The manifest has the size and the checksum of each file, and a checksum of itself.
+A replicated model has one file, ``state.pt``. A model that is sharded over W workers has W files, ``state-0-of-W.pt`` and so
+on, each written by the worker that holds the shard. A file is a `State` as ``torch.save`` writes it. The manifest has the size
+and the checksum of each file, and a checksum of itself.
 """
 
 import hashlib
@@ -23,41 +23,41 @@ SECTIONS = ("model", "optimizer")
 
 State = dict[str, Any]
 """``model``: parameters and buffers by name; ``optimizer``: its tensors by ``parameter/key``; ``progress``: plain numbers;
-``rows``: for each tensor that is cut along its first axis (``section/name``), how many rows the whole has."""
+``rows``: for each tensor that is sharded along its first axis (``section/name``), the rows of the whole tensor."""
 File = dict[str, Any]
-"""What the manifest says of a file: ``bytes`` and ``sha256``."""
+"""A file's entry in the manifest: ``bytes`` and ``sha256``."""
 
 
 class Damaged(JobFailed):
-    """A checkpoint is not what was written; the message says what is wrong with it."""
+    """A checkpoint differs from what was written; the message says how."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint whose manifest was written: its folder, its step and what was measured at that step, if anything was."""
+    """A checkpoint with a manifest: its folder, its step, and the metrics of that step, if it was evaluated."""
 
     folder: Folder
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
     files: dict[str, File] = field(default_factory=dict)
-    """In the order of the workers that wrote them."""
+    """By rank of the worker that wrote them."""
     damage: str = ""
-    """What is wrong with its manifest."""
+    """What is wrong with the manifest; empty if nothing is."""
 
     def read(self, rank: int = 0, world: int = 1, sharded: Collection[str] = ()) -> State:
-        """The state on the CPU, whichever number of workers wrote it.
+        """Reads the state to the CPU, whatever the number of workers that wrote it.
 
-        Only the files are read that hold what is asked for; with as many workers as wrote it, one.
+        Reads only the files that hold what this worker needs; with the world size that wrote it, one.
 
         Args:
-            rank: of the worker that asks.
-            world: the number of workers now.
-            sharded: the parameters of which this worker wants its own rows only.
+            rank: of this worker.
+            world: the world size now.
+            sharded: the parameters of which this worker needs its own rows only.
 
         Raises:
-            Damaged: a file is missing or is not the one that was written.
+            Damaged: a file is missing or differs from what was written.
         """
-        import torch  # here, because the driver and the controller, who only look which there are, do without
+        import torch  # here, so that the driver and the controller, which only list checkpoints, do not load torch
 
         if self.damage:
             raise Damaged(f"checkpoint {self.folder} is damaged: {self.damage}")
@@ -93,77 +93,77 @@ class Checkpoint:
         if len(data) != wanted["bytes"]:
             raise Damaged(f"checkpoint {self.folder} is damaged: {name} has {len(data)} bytes instead of {wanted['bytes']}")
         if hashlib.sha256(data).hexdigest() != wanted["sha256"]:
-            raise Damaged(f"checkpoint {self.folder} is damaged: {name} has other contents than were written")
+            raise Damaged(f"checkpoint {self.folder} is damaged: {name} does not match its checksum")
         state: State = torch.load(io.BytesIO(data), weights_only=True)
         return state
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:
-    """The rows of a tensor that a worker has when it is cut along its first axis, as FSDP and ``torch.chunk`` do it."""
+    """The rows that a worker holds of a tensor sharded along its first axis, as FSDP and ``torch.chunk`` do it."""
     size = -(-rows // world)
     return min(rows, rank * size), min(rows, (rank + 1) * size)
 
 
 def folder_of(run: Folder, step: int) -> Folder:
-    """Where the checkpoint of a step is."""
+    """The folder of the checkpoint of a step."""
     return run / CHECKPOINTS / f"step-{step:08d}"
 
 
 def write_state(folder: Folder, name: str, state: State) -> File:
-    """Write one file of a checkpoint; what the manifest must say of it."""
+    """Writes one file of a checkpoint; returns its entry for the manifest."""
     import torch
 
     with folder.writing(name) as stream:
         hashed = _Hashed(stream)
         try:
-            torch.save(state, hashed)  # type: ignore[arg-type]  # it needs no more than write
+            torch.save(state, hashed)  # type: ignore[arg-type]  # it only calls write
         except RuntimeError:
-            if hashed.error:  # torch hides it behind one of its own (seen on 2.15)
+            if hashed.error:  # torch replaces it by an error of its own (seen on 2.15)
                 raise hashed.error from None
             raise
     return {"bytes": hashed.bytes, "sha256": hashed.sha256.hexdigest()}
 
 
 def commit(folder: Folder, step: int, metrics: dict[str, float], files: dict[str, File]) -> Checkpoint:
-    """Write the manifest of a checkpoint whose files are all there; from then on it counts."""
+    """Writes the manifest of a checkpoint whose files are complete; from then on it counts."""
     manifest = {"step": step, "metrics": metrics, "files": files}
     folder.write(MANIFEST, json.dumps({**manifest, "sha256": _digest(manifest)}, indent=1).encode())
     return Checkpoint(folder, step, metrics, files)
 
 
-def found(run: Folder) -> list[Checkpoint]:
-    """All checkpoints of a run whose manifest was written, also one that has been damaged since, oldest first."""
+def all_checkpoints(run: Folder) -> list[Checkpoint]:
+    """All checkpoints of a run that have a manifest, damaged ones too, oldest first."""
     return [_open(folder_of(run, step), step) for step in _steps(run) if folder_of(run, step).exists(MANIFEST)]
 
 
 def committed(run: Folder) -> list[Checkpoint]:
-    """The checkpoints of a run that can be used as far as their manifests tell, oldest first."""
-    return [c for c in found(run) if not c.damage]
+    """The checkpoints of a run whose manifests are valid, oldest first."""
+    return [c for c in all_checkpoints(run) if not c.damage]
 
 
 def best(checkpoints: list[Checkpoint], metric: str, better: str) -> Checkpoint | None:
-    """The checkpoint with the best metric, the earliest of equals; None if none was measured."""
+    """The checkpoint with the best metric, the earliest of equals; None if none was evaluated."""
     return next(iter(ranked(checkpoints, metric, better)), None)
 
 
 def ranked(checkpoints: list[Checkpoint], metric: str, better: str) -> list[Checkpoint]:
-    """Those checkpoints that were measured, the best first."""
+    """The checkpoints that were evaluated, the best first."""
     sign = 1 if better == "higher" else -1
     measured = [c for c in checkpoints if math.isfinite(c.metrics.get(metric, math.nan))]
     return sorted(measured, key=lambda c: (-sign * c.metrics[metric], c.step))
 
 
 def prune(run: Folder, step: int, last: int, best: int, metric: str, better: str) -> None:
-    """Delete what came before the checkpoint of ``step``, also what an interrupted save left.
+    """Deletes old checkpoints, and what interrupted saves left before the checkpoint of ``step``.
 
-    What lies after it stays: it may be in the making.
+    Later ones are kept: they may still be being written.
 
     Args:
         run: the run folder.
         step: of the newest checkpoint.
-        last: so many of the newest are kept.
-        best: and so many of the best.
-        metric: by which they are the best.
+        last: how many of the newest to keep.
+        best: how many of the best to keep.
+        metric: which decides the best.
         better: ``higher`` or ``lower``.
     """
     before = [c for c in committed(run) if c.step <= step]
@@ -184,7 +184,7 @@ def _open(folder: Folder, step: int) -> Checkpoint:
         if manifest.pop("sha256") != _digest(manifest) or manifest["step"] != step:
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Checkpoint(folder, step, damage=f"{MANIFEST} has other contents than were written")
+        return Checkpoint(folder, step, damage=f"{MANIFEST} does not match its checksum")
     return Checkpoint(folder, step, manifest["metrics"], manifest["files"])
 
 
@@ -193,7 +193,7 @@ def _digest(manifest: dict[str, Any]) -> str:
 
 
 class _Hashed:
-    """A stream that takes the checksum of what goes through it."""
+    """A stream that computes the size and the checksum of what is written through it."""
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream, self.bytes, self.sha256 = stream, 0, hashlib.sha256()

@@ -1,7 +1,7 @@
-"""The files and the lines of a journal: one file where a filesystem can append, otherwise a row of chunks.
+"""The files and the lines of a journal: one file on a filesystem, which can append, otherwise a sequence of chunks.
 
-The first file has the journal's name, ``metrics.jsonl``, and the next ones a number in it: ``metrics.000001.jsonl``. A journal
-without a name has a folder of its own, with ``000000.jsonl``, ``000001.jsonl`` and so on.
+The first file has the journal's name, ``metrics.jsonl``, and the next ones are numbered: ``metrics.000001.jsonl``. A journal
+without a name has its own folder, with ``000000.jsonl``, ``000001.jsonl`` and so on.
 """
 
 import json
@@ -18,7 +18,7 @@ from heliostat.folder import Folder
 Record = dict[str, Any]
 SUFFIX = ".jsonl"
 READERS = 8
-"""Files that are read at once from an object store, where each takes a round trip."""
+"""Files that are read concurrently from an object store, where each takes a round trip."""
 
 
 @dataclass
@@ -31,9 +31,9 @@ class Chunk:
     written: int = 0
     """How many of the lines are on storage."""
     damaged: list[int] = field(default_factory=list)
-    """The numbers of the lines that are no records; they are not among ``lines``."""
+    """The numbers of the damaged lines, which are not in ``lines``."""
     torn: bool = False
-    """Whether the file ends within a line, because a write was interrupted; that is not among ``lines`` either."""
+    """Whether the file ends with an incomplete line, of an interrupted write, which is not in ``lines`` either."""
 
 
 def file_of(name: str, number: int) -> str:
@@ -44,14 +44,14 @@ def file_of(name: str, number: int) -> str:
 
 
 def numbers_in(names: Collection[str], name: str) -> list[int]:
-    """The numbers of a journal's chunks among the names of files, in order."""
+    """The numbers of a journal's chunks among file names, in order."""
     numbered = re.compile((re.escape(name.removesuffix(SUFFIX)) + r"\." if name else "") + r"(\d{6})" + re.escape(SUFFIX))
     found = [int(match[1]) for file in names if (match := numbered.fullmatch(file))]
     return sorted(found + ([0] if name and name in names else []))
 
 
 def read_chunks(folder: Folder, name: str, numbers: Iterable[int]) -> list[Chunk]:
-    """The chunks with these numbers; one that has been deleted meanwhile is empty."""
+    """Reads the chunks with these numbers; one that was deleted meanwhile is empty."""
 
     def read(number: int) -> Chunk:
         try:
@@ -66,7 +66,7 @@ def read_chunks(folder: Folder, name: str, numbers: Iterable[int]) -> list[Chunk
 
 
 def parse(data: bytes, number: int = 0) -> Chunk:
-    """The chunk whose file has these contents."""
+    """Parses the contents of a chunk's file."""
     *whole, rest = data.split(b"\n")
     chunk = Chunk(number, torn=bool(rest))
     for at, line in enumerate(whole, 1):
@@ -79,7 +79,7 @@ def parse(data: bytes, number: int = 0) -> Chunk:
 
 
 def refuse_damage(folder: Folder, name: str, chunks: list[Chunk]) -> None:
-    """Raise a UserError that names the first line, or file, that is not as it was written."""
+    """Raises a UserError that names the first damaged line or missing file."""
     for expected, chunk in enumerate(chunks):
         if chunk.number != expected:
             raise UserError(
@@ -96,13 +96,13 @@ def refuse_damage(folder: Folder, name: str, chunks: list[Chunk]) -> None:
 
 
 def sealed(record: Record) -> bytes:
-    """The line of a record, with its checksum."""
+    """Encodes a record as a line, with its checksum."""
     text = json.dumps(record)
     return f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}\n'.encode()
 
 
 def unsealed(line: bytes) -> Record | None:
-    """The record of a line, or None if it is damaged; versions before the checksum wrote sweeps without one."""
+    """Decodes a line to a record, or None if it is damaged; older versions wrote sweeps without a checksum."""
     try:
         record = json.loads(line)
     except ValueError:

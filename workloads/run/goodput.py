@@ -1,7 +1,7 @@
-"""Where the time of every worker of a run went, from what the run folder says of its attempts.
+"""Goodput: what the time of every worker of a run was spent on, from the records of its attempts.
 
 Time is counted in worker-seconds, from the command's start to the run's end. What an attempt computed after the checkpoint from
-which the next one went on is lost: it is ``recomputed``, whatever it was at the time.
+which the next one resumed is lost, and counts as ``recomputed``.
 """
 
 import time
@@ -15,18 +15,18 @@ from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import EVENTS, METRICS
 
 KINDS = ("productive", "evaluating", "checkpointing", "data", "starting", "recomputed", "nodes", "idle")
-"""What time goes into: steps that count, evaluations, waits for checkpoints, for data, for workers to start, steps that were
-lost, waits for nodes, and the time between two commands and after an end."""
+"""What time is spent on: steps that count, evaluations, waits for checkpoints, for data, for workers to start, steps that were
+lost, waits for nodes, and the time between two commands and after the run."""
 
 
 SAVED = ("drain", "grow", "stopped")
-"""Ends of an attempt with nothing lost."""
+"""Events that end an attempt without lost steps."""
 PHASES = {"waiting": "nodes", "running": "running", "ended": "idle"}
 
 
 @dataclass(frozen=True)
 class Span:
-    """A stretch of time of ``workers`` workers, in seconds since the epoch."""
+    """An interval of time of ``workers`` workers, in seconds since the epoch."""
 
     kind: str
     begin: float
@@ -40,10 +40,10 @@ class Span:
 
 @dataclass(frozen=True)
 class Goodput:
-    """A run's time in spans, without gaps and in order, and what happened at their borders.
+    """A run's time in spans, in order and without gaps, and the events between them.
 
     Args:
-        spans: inside a running attempt they are as fine as the records are.
+        spans: within an attempt, as fine as its records.
         marks: (time, text) of failures, preemptions and resizes.
     """
 
@@ -71,12 +71,12 @@ def share_of(totals: Mapping[str, float]) -> float:
 
 
 def goodput(run: Folder) -> Goodput:
-    """The account of a run, finished or not."""
+    """Computes the goodput of a run, finished or not."""
     return account(*(read_journal(run, name) for name in (ATTEMPTS, EVENTS, METRICS)))
 
 
 def account(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]], metrics: Sequence[dict[str, Any]]) -> Goodput:
-    """The account from the records of ``attempts.jsonl``, ``events.jsonl`` and ``metrics.jsonl``."""
+    """Computes the goodput from the records of ``attempts.jsonl``, ``events.jsonl`` and ``metrics.jsonl``."""
     spans: list[Span] = []
     marks = []
     last = max((r["time"] for r in [*attempts, *events, *metrics]), default=0.0)
@@ -84,7 +84,7 @@ def account(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]
     for record in [*attempts, {"event": "now", "time": last}]:
         event, at = record["event"], record.get("launched", record["time"])
         until = at
-        if event == "launched" and phase != "idle":  # the driver before was killed: its workers ended with it
+        if event == "launched" and phase != "idle":  # the previous driver was killed, and its workers with it
             until = max([since, *(r["time"] for r in [*events, *metrics] if since < r["time"] < at)])
             marks.append((until, "the driver was killed"))
         if phase == "running":
@@ -103,11 +103,11 @@ def account(attempts: Sequence[dict[str, Any]], events: Sequence[dict[str, Any]]
 
 
 class Running:
-    """The account of a run from inside, while it trains: read once, and then added to.
+    """Counts the goodput of a run while it trains, from that of its earlier attempts.
 
     Args:
-        before: the account up to now.
-        workers: that are running now.
+        before: the goodput of the earlier attempts.
+        workers: how many are running now.
     """
 
     def __init__(self, before: Goodput, workers: int) -> None:
@@ -115,18 +115,18 @@ class Running:
         self._before = sum(self._totals.values())
 
     def add(self, kind: str, seconds: float) -> None:
-        """Count seconds in which the workers did something else than steps."""
+        """Counts seconds that the workers spent on something else than steps."""
         self._totals[kind] += seconds * self._workers
 
     def worker_seconds(self) -> dict[str, float]:
-        """Worker-seconds of each kind that there was, up to now."""
+        """Worker-seconds of each kind up to now, without those that are 0."""
         other = sum(self._totals.values()) - self._before
         productive = self._totals["productive"] + (time.time() - self._since) * self._workers - other
         return {kind: round(value, 2) for kind, value in {**self._totals, "productive": productive}.items() if value}
 
 
 def _before(phase: str, begin: float, end: float, workers: int, room: int, events: Sequence[dict[str, Any]]) -> Iterator[Span]:
-    """The spans before the workers run: until there was room for them it was the nodes that were waited for."""
+    """The spans before the workers run: waiting for nodes until the workers fit, then starting."""
     born = begin
     if phase == "starting" and room < workers:
         starts = [e["workers"] for e in events if e["event"] == "start" and e["time"] >= begin]
@@ -164,7 +164,7 @@ def _attempt(
 
 
 def _steps(begin: float, end: float, workers: int, metrics: list[dict[str, Any]]) -> Iterator[Span]:
-    """Time between steps, divided into computing and waiting for data as the records say."""
+    """Time of steps, divided into computing and waiting for data by the records' ratio."""
     if end <= begin:
         return
     waits = [m["data_wait"] for m in metrics if "data_wait" in m and begin <= m["time"] <= end]
@@ -176,7 +176,7 @@ def _steps(begin: float, end: float, workers: int, metrics: list[dict[str, Any]]
 
 
 def _reached(step: int, begin: float, end: float, records: Sequence[dict[str, Any]]) -> float:
-    """When an attempt was done with that step, as far as its records say."""
+    """When an attempt had finished a step, as far as its records show."""
     return min(end, max((record["time"] for record in records if record["step"] <= step), default=begin))
 
 

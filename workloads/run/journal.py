@@ -1,7 +1,7 @@
-"""Journals of JSON records, one a line, each with its checksum (``crc``), with a single writer and any number of readers.
+"""Journals of JSON records, one per line, each with its checksum (``crc``), with one writer and any number of readers.
 
-`chunks` describes their files. Runs and sweeps use the same journal, and differ in what a damaged line means: a run drops that
-record and reports it, a sweep is refused, because finished trials would run again.
+`chunks` describes their files. Runs and sweeps use the same journal, and differ in how they handle a damaged line: a run drops
+the record and reports it, a sweep is refused, because finished trials would run again.
 """
 
 import json
@@ -20,29 +20,29 @@ from heliostat.workloads.run.chunks import Chunk, Record, file_of, numbers_in, p
 from heliostat.workloads.run.retry import UNAVAILABLE, reason
 
 CHUNK = 200
-"""RunWriter in a file of an object store. Only the last file is written again, so this bounds what each record costs."""
+"""Records per file in an object store. Only the last file is rewritten, so this bounds the cost of each record."""
 LAZY = 5.0
-"""Seconds that records which may wait do so before they are written to an object store."""
+"""Seconds before lazy records are written to an object store."""
 REMOTE_POLL = 5.0
-"""Seconds between two looks at a journal in an object store."""
+"""Seconds between two polls of a journal in an object store."""
 
 
 class Journal:
-    """The writer's side, for any number of threads.
+    """Writes a journal, from any number of threads.
 
-    On a local filesystem a record is appended before `append` returns. In an object store a thread writes, so that a slow one
-    delays nothing. While storage is away, records wait in memory, in order.
+    On a local filesystem a record is appended before `append` returns. To an object store a thread writes, so that a slow one
+    does not delay training. While storage is unavailable, records wait in memory, in order.
 
     Args:
-        folder: where it is.
-        name: of its first file; without one, all its files are numbers.
-        delayed: called with the error when storage goes away.
-        strict: whether damage is refused; otherwise the damaged lines are counted and removed.
-        wait: seconds that `append` waits for an object store to have a record that is not lazy.
+        folder: its folder.
+        name: of its first file; without one, all its files are numbered.
+        delayed: called with the error when storage becomes unavailable.
+        strict: whether damage is refused; otherwise damaged lines are counted and removed.
+        wait: how many seconds `append` waits until an object store has a record that is not lazy.
 
     Raises:
         UserError: it is strict and damaged.
-        OSError, NotWritable: storage is away.
+        OSError, NotWritable: storage is unavailable.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Journal:
         self._background = None if folder.is_local else Background(self._catch_up, delayed, LAZY)
         self._chunks = _open(folder, name, strict)
         self.damaged = sum(len(chunk.damaged) for chunk in self._chunks)
-        """The lines that were no records, and are gone."""
+        """How many damaged lines were removed."""
         self._repair()
 
     def __len__(self) -> int:
@@ -68,16 +68,16 @@ class Journal:
 
     @property
     def records(self) -> list[Record]:
-        """All records, also those that are not on storage yet."""
+        """All records, also those that are not yet on storage."""
         with self._lock:
             return _records(self._chunks)
 
     def append(self, lazily: bool = False, **record: Any) -> Record:
-        """Add a record, with the time; the record as it can be read again.
+        """Adds a record, with the time; returns it as it will be read.
 
         Args:
             lazily: whether it may wait for others before it is written to an object store.
-            record: what to add.
+            record: its keys and values.
         """
         line = sealed(finite({"time": round(time.time(), 3), **record}))
         with self._lock:
@@ -91,10 +91,10 @@ class Journal:
         return _record(line)
 
     def flush(self, seconds: float | None = None) -> None:
-        """Write what has waited.
+        """Writes the records that wait in memory.
 
         Raises:
-            OSError, NotWritable: storage is still away, or an object store has not answered for so many seconds.
+            OSError, NotWritable: storage is still unavailable, or an object store did not respond within ``seconds``.
         """
         if self._background:
             self._background.finish(seconds)
@@ -102,10 +102,10 @@ class Journal:
             self._catch_up()
 
     def rewind(self, step: int) -> None:
-        """Forget what was recorded after a step, before any other thread adds to it again."""
+        """Deletes the records after a step, before any other thread appends again."""
         self.flush()
         with self._lock:
-            # The last one first: whenever this is interrupted, what is left is a beginning of the journal.
+            # The last file first, so that an interruption leaves a prefix of the journal.
             for chunk in reversed(self._chunks):
                 kept = [line for line in chunk.lines if _record(line).get("step", 0) <= step]
                 if len(kept) == len(chunk.lines):
@@ -117,7 +117,7 @@ class Journal:
                     self._chunks.pop()
 
     def close(self, seconds: float) -> None:
-        """Write what has waited if storage takes it within so many seconds, and write no more."""
+        """Writes the records that wait in memory, for up to ``seconds``, and stops writing."""
         with suppress(*UNAVAILABLE):
             if seconds:
                 self.flush(seconds)
@@ -143,7 +143,7 @@ class Journal:
             self._delayed(why)
 
     def _catch_up(self) -> None:
-        """Write the lines that storage does not have."""
+        """Writes the lines that are not yet on storage."""
         if self.folder.is_local:
             with self._lock:
                 self._write_here(self._chunks[-1])
@@ -165,7 +165,7 @@ class Journal:
         chunk.written, self._behind = len(chunk.lines), False
 
     def _cut(self, chunk: Chunk) -> None:
-        """Make the local file end where the last whole write ended."""
+        """Truncates the local file to the end of the last complete write."""
         name = file_of(self.name, chunk.number)
         written = b"".join(chunk.lines[: chunk.written])
         size = self.folder.size(name)
@@ -176,7 +176,7 @@ class Journal:
             self.folder.write(name, written)
 
     def _repair(self) -> None:
-        """Remove from the files what is no record, so that the next one is not joined to it."""
+        """Removes damaged and incomplete lines from the files, so that the next record is not appended to one."""
         for chunk in self._chunks:
             if chunk.damaged or (chunk.torn and not self.folder.is_local):
                 self._replace(chunk, chunk.lines)
@@ -192,18 +192,18 @@ class Journal:
 
 
 class Tail:
-    """A reader's side: the records that were written since it was made."""
+    """Reads the records that were written since it was created."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self.folder, self.name = folder, name
         self._since = time.time()
-        self._looked = 0.0
+        self._polled = 0.0
         self._file: str | None = None
         self._inode, self._offset = 0, 0
         self._seen: dict[str, tuple[int, int]] = {}
 
     def new(self) -> list[Record]:
-        """The records that have come since the last call."""
+        """The records since the last call."""
         records = [r for r in (self._local() if self.folder.is_local else self._remote()) if r["time"] > self._since]
         self._since = max([self._since, *(r["time"] for r in records)])
         return records
@@ -215,7 +215,7 @@ class Tail:
             self._file = f"{self.folder.path}/{file_of(self.name, numbers[-1])}" if numbers else None
         try:
             with open(self._file or "", "rb") as file:
-                # A journal that was rewritten is another file: its old offsets mean nothing.
+                # A rewritten journal is another file: the old offset is invalid.
                 inode = os.fstat(file.fileno()).st_ino
                 if inode != self._inode:
                     self._inode, self._offset = inode, 0
@@ -228,22 +228,22 @@ class Tail:
         return _records([parse(whole + newline)])
 
     def _remote(self) -> list[Record]:
-        """The records of the files that have changed."""
-        if time.monotonic() - self._looked < REMOTE_POLL:
+        """The records of the changed files."""
+        if time.monotonic() - self._polled < REMOTE_POLL:
             return []
-        self._looked = time.monotonic()
+        self._polled = time.monotonic()
         before, self._seen = self._seen, self.folder.stamps()
         changed = [n for n in numbers_in(self._seen, self.name) if before.get(f := file_of(self.name, n)) != self._seen[f]]
         return _records(read_chunks(self.folder, self.name, changed))
 
 
 def read_journal(folder: Folder, name: str, strict: bool = False) -> list[Record]:
-    """The records of a journal, without a last one that an interrupted write has left incomplete.
+    """Reads the records of a journal, without an incomplete last line of an interrupted write.
 
     Args:
-        folder: where it is.
+        folder: its folder.
         name: see `Journal`.
-        strict: whether damage is refused; otherwise the damaged lines are left out.
+        strict: whether damage is refused; otherwise damaged lines are skipped.
 
     Raises:
         UserError: it is strict and damaged.
@@ -252,7 +252,7 @@ def read_journal(folder: Folder, name: str, strict: bool = False) -> list[Record
 
 
 def finite(record: Record) -> Record:
-    """JSON has no NaN: it becomes None."""
+    """Replaces NaN and infinity, which JSON lacks, by None."""
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
 
 

@@ -1,7 +1,7 @@
-"""One driver a run: a lease in the run folder, renewed while its owner lives.
+"""One driver for each run: a lease in the run folder, renewed while its owner is alive.
 
-No two clocks are compared: whoever finds a lease looks whether it is renewed. On the owner's own machine its process is
-looked for, so that the same command can go on at once after a kill.
+Clocks of two machines are never compared: a process that finds a lease observes whether it is renewed. On the owner's own
+machine it looks for the owner's process, so that the same command can resume at once after a kill.
 """
 
 import getpass
@@ -22,15 +22,15 @@ from heliostat.folder import Folder
 
 LEASE = "lease.json"
 RENEW = 5.0
-"""Seconds between two signs of life."""
-DEAD = 20.0
-"""Seconds without one after which an owner on another machine counts as dead."""
+"""Seconds between two renewals."""
+EXPIRY = 20.0
+"""Seconds without a renewal after which the lease of an owner on another machine has expired."""
 SETTLE = 0.3
-"""Seconds after which a lease that was written at the same moment by another would be there."""
+"""Seconds after which a lease that another process wrote at the same moment is visible."""
 
 
 class Lease:
-    """A lease that this process holds; `lost` says that another driver has taken it."""
+    """A lease that this process holds; `lost` names the driver that has taken it over, if one has."""
 
     def __init__(self, folder: Folder) -> None:
         self.id = uuid.uuid4().hex
@@ -47,7 +47,7 @@ class Lease:
         self._write(0)
         time.sleep(SETTLE)
         if (found := read_lease(self._folder)) and found["id"] != self.id:
-            raise _held(self._folder, found)
+            raise _refusal(self._folder, found)
         self._thread.start()
 
     def _renew(self) -> None:
@@ -57,11 +57,11 @@ class Lease:
             try:
                 found = read_lease(self._folder)
                 if found and found["id"] != self.id:
-                    self.lost = _who(found)
+                    self.lost = _describe(found)
                     return
                 self._write(beat)
             except (OSError, UserError):
-                continue  # storage is away for a while: nobody else can take the lease there either
+                continue  # storage is unavailable for a while, for other drivers too
 
     def _release(self) -> None:
         self._done.set()
@@ -72,15 +72,15 @@ class Lease:
 
 @contextmanager
 def hold(folder: Folder) -> Iterator[Lease]:
-    """Be the only driver of the run at ``folder``.
+    """Holds the lease of the run at ``folder``.
 
-    A lease that is not renewed within `DEAD` seconds is taken over, at once if its process was on this machine and is gone.
+    A lease that is not renewed for `EXPIRY` seconds is taken over; at once if its process was on this machine and has exited.
 
     Raises:
-        UserError: another driver is at work there.
-        JobFailed: it was taken over meanwhile, because this process was silent for too long.
+        UserError: another driver holds it.
+        JobFailed: another driver has taken it over, because this process did not renew it in time.
     """
-    _wait_for_the_dead(folder)
+    _wait_for_expiry(folder)
     lease = Lease(folder)
     lease._take()
     try:
@@ -92,15 +92,17 @@ def hold(folder: Folder) -> Iterator[Lease]:
 
 
 def taken_over(folder: Folder, lease: Lease) -> JobFailed:
-    """The end of a driver that was silent for so long that another has begun."""
-    return JobFailed(f"run {folder} was taken over by {lease.lost}, because this driver gave no sign of life for {DEAD:g} s")
+    """The error of a driver whose lease another driver has taken over."""
+    return JobFailed(
+        f"run {folder} was taken over by {lease.lost}, because this driver did not renew its lease for {EXPIRY:g} s"
+    )
 
 
 def read_lease(folder: Folder) -> dict[str, Any] | None:
-    """The lease of a run, or None if nobody drives it, or what is there is no lease.
+    """The lease of a run; None if it has none, or the file is not a lease.
 
     Raises:
-        UserError: there can be no folder in that place.
+        UserError: the run folder cannot exist there.
     """
     try:
         with folder.write_errors():
@@ -110,21 +112,21 @@ def read_lease(folder: Folder) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and {"id", "host", "pid", "beat"} <= found.keys() else None
 
 
-def _wait_for_the_dead(folder: Folder) -> None:
+def _wait_for_expiry(folder: Folder) -> None:
     found = read_lease(folder)
     waited = 0.0
     while found:
         if found["host"] == socket.gethostname():
-            if _lives(found):
-                raise _held(folder, found)
+            if _is_alive(found):
+                raise _refusal(folder, found)
             return
-        if waited >= DEAD:
+        if waited >= EXPIRY:
             return
         time.sleep(1.0)
         waited += 1.0
         before, found = found, read_lease(folder)
         if found and (found["id"], found["beat"]) != (before["id"], before["beat"]):
-            raise _held(folder, found)
+            raise _refusal(folder, found)
 
 
 def _this_process() -> dict[str, Any]:
@@ -132,9 +134,9 @@ def _this_process() -> dict[str, Any]:
     return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time(), "user": _user()}
 
 
-def _lives(owner: dict[str, Any]) -> bool:
+def _is_alive(owner: dict[str, Any]) -> bool:
     try:
-        # Another process may have got the same number since.
+        # Another process may have the same PID by now.
         return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0)
     except psutil.NoSuchProcess:
         return False
@@ -143,18 +145,18 @@ def _lives(owner: dict[str, Any]) -> bool:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
+    except (KeyError, OSError):  # a container's user may have no name
         return str(os.getuid())
 
 
-def _who(owner: dict[str, Any]) -> str:
+def _describe(owner: dict[str, Any]) -> str:
     return f"{owner['user']}'s process {owner['pid']} on {owner['host']}"
 
 
-def _held(folder: Folder, owner: dict[str, Any]) -> UserError:
+def _refusal(folder: Folder, owner: dict[str, Any]) -> UserError:
     now = time.time()
     return UserError(
-        f"run {folder.name!r} is being driven by {_who(owner)} since {now - owner['since']:.0f} s, "
-        f"last sign of life {max(0.0, now - owner['time']):.0f} s ago",
+        f"run {folder.name!r} is being driven by {_describe(owner)} since {now - owner['since']:.0f} s, "
+        f"last heartbeat {max(0.0, now - owner['time']):.0f} s ago",
         "stop that one first, or give this run another name (--set name=...)",
     )

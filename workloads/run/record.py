@@ -1,9 +1,9 @@
-"""The run folder: what must outlive the machines. ``name`` and ``storage`` identify a run.
+"""The files of a run folder, ``STORAGE/NAME``.
 
 ``config.yaml`` (resolved, with versions and the dataset), ``metrics.jsonl`` (a record for each logged step and each
-evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and once it is over ``result.json``,
-``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what became of the workers), ``lease.json`` (who drives it) and
-the notices of `heliostat.workloads.run.signals`.
+evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and when it is finished ``result.json``,
+``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what the controller did), ``lease.json`` (the driver) and the
+files of `heliostat.workloads.run.signals`.
 """
 
 import platform
@@ -33,18 +33,18 @@ VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
 
 Numbers = dict[str, float]
 Measured = dict[str, dict[str, float | None]]
-"""Metrics by split; None is what was NaN or infinite."""
+"""Metrics by split; None stands for NaN and infinity."""
 
 
 class DatasetRecord(Config):
-    """Which data a run learnt from."""
+    """The dataset that a run was trained on."""
 
     uri: str
     fingerprint: str
 
 
 class RunRecord(Config):
-    """``config.yaml``: the config as it was resolved and what it was run with."""
+    """``config.yaml``: the resolved config, and what it was run with."""
 
     config: TrainConfig
     hash: str
@@ -56,7 +56,7 @@ class RunRecord(Config):
 
 
 class Result(Config):
-    """``result.json``: how a run ended. ``metrics`` are those of the best checkpoint on each split."""
+    """``result.json``: the result of a run; ``metrics`` are those of the best checkpoint on each split."""
 
     name: str
     run: str
@@ -66,27 +66,26 @@ class Result(Config):
     best_step: int | None = None
     metrics: Measured = {}
     seconds: Numbers = {}
-    """Wall time of each phase; ``total`` is from the command's start to its end."""
+    """Wall time of each phase; ``total`` is that of the command."""
     goodput: Numbers = {}
-    """Seconds of all workers by what they went into, see `heliostat.workloads.run.goodput`."""
+    """Worker-seconds by what they were spent on, see `heliostat.workloads.run.goodput`."""
     cost: float | None = None
-    """Money spent on the workers; None where nobody knows prices."""
+    """What the workers cost; None where no price is known."""
     message: str = ""
     already: bool = False
-    """True when the run was finished before and nothing was done."""
+    """True if the run was finished before, and nothing was done."""
 
     @property
     def report(self) -> str:
-        """Where the report is."""
+        """The path or URI of the report."""
         return f"{self.run}/{REPORT}"
 
 
 def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lanes: int) -> RunRecord:
-    """The record of the run at ``folder``: the one that is there, or a new one, not yet written.
+    """The record of the run at ``folder``: the existing one, or a new one, not yet written.
 
     Raises:
-        UserError: a run of that name with another config or other data is there; the difference is shown. Or what is there
-            cannot be read.
+        UserError: a run of that name exists with another config or dataset (the message has the difference), or cannot be read.
     """
     wanted = RunRecord(
         config=config,
@@ -99,14 +98,16 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
     )
     if not folder.exists(CONFIG):
         if (folder / CHECKPOINTS).names():
-            raise UserError(f"{folder} has checkpoints, but no {CONFIG}", "restore it, or give another name (--set name=...)")
+            raise UserError(
+                f"{folder} has checkpoints, but no {CONFIG}", "restore it, or give this run another name (--set name=...)"
+            )
         return wanted
     found = read_record(folder)
     lines = differences(found.config.identity, config.identity)
     if found.dataset.fingerprint != dataset.fingerprint:
-        lines.append(f"dataset: {found.dataset.fingerprint} there, {dataset.fingerprint} now")
+        lines.append(f"dataset: {found.dataset.fingerprint} before, {dataset.fingerprint} now")
     if found.lanes != lanes:
-        lines.append(f"lanes: {found.lanes} there, {lanes} now")
+        lines.append(f"lanes: {found.lanes} before, {lanes} now")
     if lines:
         raise UserError(
             f"run {config.name!r} exists in {config.storage} with another config:\n    " + "\n    ".join(lines),
@@ -122,7 +123,7 @@ def read_record(folder: Folder) -> RunRecord:
         UserError: there is no run, or its config cannot be read.
     """
     if not folder.exists(CONFIG):
-        raise UserError(f"{folder} is not a run: it has no {CONFIG}", "heliostat runs lists those there are")
+        raise UserError(f"{folder} is not a run: it has no {CONFIG}", "heliostat runs lists the runs")
     try:
         return RunRecord.model_validate(YAML(typ="safe", pure=True).load(folder.read(CONFIG).decode()))
     except (pydantic.ValidationError, YAMLError, ValueError) as error:
@@ -131,13 +132,13 @@ def read_record(folder: Folder) -> RunRecord:
 
 
 def write_record(folder: Folder, record: RunRecord) -> None:
-    """Write ``config.yaml``, and take back a request to stop."""
+    """Writes ``config.yaml``, and deletes a request to stop."""
     folder.write(CONFIG, to_yaml(record.model_dump(mode="json")).encode())
     folder.delete(STOP)
 
 
 def read_result(folder: Folder) -> Result | None:
-    """How the run ended, or None if it has not.
+    """The result of a run; None if it is not finished.
 
     Raises:
         UserError: it cannot be read.
@@ -147,7 +148,7 @@ def read_result(folder: Folder) -> Result | None:
     try:
         return Result.model_validate_json(folder.read(RESULT))
     except pydantic.ValidationError:
-        raise UserError(f"{folder}/{RESULT} is damaged", "delete it, and the same command makes it anew") from None
+        raise UserError(f"{folder}/{RESULT} is damaged", "delete it; the same command writes it again") from None
 
 
 def runs(storage: Folder) -> Iterator[Folder]:
@@ -158,19 +159,22 @@ def runs(storage: Folder) -> Iterator[Folder]:
 
 
 def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
-    """The dataset that a run learnt from, also after its storage has been moved as a whole.
+    """Opens the dataset that a run was trained on, also after its storage was moved as a whole.
 
     Raises:
-        UserError: it is gone, or has changed.
+        UserError: it is missing, or has changed.
     """
-    # Here, because a script for torchrun, which gets its checkpoints by this module, may have another `datasets`.
+    # Here, so that a script for torchrun, which loads checkpoints with this module, does not import pyarrow.
     from heliostat.datasets import Dataset
 
-    beside = str(Path(folder.path).parent / ".datasets" / record.dataset.uri.rpartition("/")[2])
-    moved = folder.is_local and not Folder.at(record.dataset.uri).exists() and Folder.at(beside).exists()
-    dataset = Dataset.open(beside if moved else record.dataset.uri)
+    uri = record.dataset.uri
+    if folder.is_local and not Folder.at(uri).exists():
+        # The run is storage/NAME, a sweep's trial storage/SWEEP/trials/NAME.
+        moved = (place / ".datasets" / uri.rpartition("/")[2] for place in list(Path(folder.path).parents)[:3])
+        uri = next((str(place) for place in moved if place.is_dir()), uri)
+    dataset = Dataset.open(uri)
     if dataset.index.fingerprint != record.dataset.fingerprint:
-        raise UserError(f"dataset {dataset.folder} is not the one that the run learnt from", "restore it")
+        raise UserError(f"dataset {dataset.folder} is not the one that the run was trained on", "restore it")
     return dataset
 
 

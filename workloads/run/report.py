@@ -1,4 +1,4 @@
-"""``report.html``: one self-contained page about a run, made from the files of its folder and its dataset."""
+"""``report.html``: a self-contained page about a run, from the files of its folder and its dataset."""
 
 import base64
 import io
@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import numpy.typing as npt
 
@@ -20,32 +19,32 @@ from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.figures import band, curve
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
 from heliostat.workloads.run.journal import read_journal
+from heliostat.workloads.run.page import render
 from heliostat.workloads.run.record import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 
+TEMPLATE = Path(__file__).with_name("report.html.j2")
 ENDS = {
-    "evaluated": "finished", "stopped": "stopped", "diverged": "diverged", "drain": "left nodes that went away",
-    "grow": "made room for more workers",
+    "evaluated": "finished", "stopped": "stopped", "diverged": "diverged", "drain": "left draining nodes",
+    "grow": "restarted with more workers",
 }  # fmt: skip
 MEANINGS = {
     "productive": "steps that count",
     "evaluating": "measuring on the validation split",
     "checkpointing": "waits for checkpoints",
     "data": "waits for data",
-    "starting": "from the command, or a loss, to the first step",
-    "recomputed": "steps that were lost and computed again",
+    "starting": "from the command, or a failure, to the first step",
+    "recomputed": "steps that were lost and recomputed",
     "nodes": "waits for nodes",
 }
 
 
 def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
-    """Write the report of a run that is over."""
+    """Writes the report of a finished run."""
     metrics, events = read_journal(folder, METRICS), read_journal(folder, EVENTS)
     evaluation = json.loads(folder.read(EVALUATION)) if folder.exists(EVALUATION) else {}
     dataset = open_dataset(folder, record)
-    page = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
-    ).get_template("report.html.j2")
-    html = page.render(
+    html = render(
+        TEMPLATE,
         result=result,
         record=record,
         data_name=record.config.dataset.source or record.dataset.uri,
@@ -85,7 +84,7 @@ def _value(name: str, value: float | None) -> str:
 
 
 def _curves(metrics: list[Record], best_step: int | None) -> list[dict[str, str]]:
-    """One picture for each: loss, the other metrics, throughput, learning rate."""
+    """A figure each of the loss, the other metrics, the throughput and the learning rate."""
     train = [r for r in metrics if r["kind"] == "train"]
     evaluations = [{"step": r["step"], **r["metrics"]} for r in metrics if r["kind"] == "eval"]
     others = sorted({name for r in evaluations for name in r} - {"step", "loss"})
@@ -133,7 +132,7 @@ def _mistakes(mistakes: list[Record] | None, dataset: Dataset) -> list[Record] |
 
 
 def _picture(pixels: npt.NDArray[Any], white: int) -> str:
-    """An image (channels, height, width) with values up to ``white`` as a data URI."""
+    """Encodes an image (channels, height, width) with values up to ``white`` as a data URI."""
     from PIL import Image
 
     scaled = (np.clip(pixels.astype(np.float32) / white, 0, 1) * 255).astype(np.uint8)
@@ -144,7 +143,7 @@ def _picture(pixels: npt.NDArray[Any], white: int) -> str:
 
 
 def _attempts(events: list[Record]) -> list[Record]:
-    """One row for each time that workers were started, from the events that rank 0 recorded."""
+    """A row for each attempt, from the events of rank 0."""
     groups: list[list[Record]] = []
     for event in events:
         if event["event"] == "start":

@@ -1,7 +1,7 @@
-"""What a run is told from outside: small files in its folder, looked at beside the training, never on its path.
+"""Signals to a running run: small files in its folder, polled by a thread, so that training never waits for storage.
 
-``stop`` asks for a checkpoint and the end; ``grow``, for a checkpoint and another start with more workers; ``drain.json``
-names the nodes that are about to go away, and says since when that is known.
+``stop`` requests a checkpoint and the end of the run; ``grow``, a checkpoint and a restart with more workers; ``drain.json``
+names the draining nodes, and has the time when the driver learned of them.
 """
 
 import json
@@ -15,55 +15,55 @@ from heliostat.folder import Folder
 from heliostat.workloads.run.lease import read_lease
 
 STOP, GROW, DRAIN = "stop", "grow", "drain.json"
-LOOK_LOCAL, LOOK_REMOTE = 0.2, 1.0
-"""Seconds between two looks, on a filesystem and in an object store."""
+POLL_LOCAL, POLL_REMOTE = 0.2, 1.0
+"""Seconds between two polls, of a filesystem and of an object store."""
 
 
-def tell_drain(run: Folder, nodes: Mapping[str, int]) -> None:
-    """Tell the workers which nodes go away, with the deadline of each in milliseconds since the epoch, 0 if unknown."""
+def announce_drain(run: Folder, nodes: Mapping[str, int]) -> None:
+    """Writes which nodes are draining, with the deadline of each in milliseconds since the epoch, 0 if unknown."""
     run.write(DRAIN, json.dumps({"told": time.time(), "nodes": nodes}).encode())
 
 
 class Signals:
-    """Looks for notices in a thread of its own; `state` is what the newest one asks for.
+    """Polls the signals of a run in a thread; `state` is what they request.
 
     Args:
         run: the run folder.
-        nodes: the nodes that this run's workers are on.
-        lease: the id of the driver's lease: if another has it, this run must end without touching the folder.
+        nodes: the nodes of this run's workers.
+        lease: the ID of the driver's lease; if another driver has taken it over, this run must end without writing anything.
     """
 
     def __init__(self, run: Folder, nodes: Iterable[str] = (), lease: str | None = None) -> None:
         self._run, self._nodes, self._lease = run, set(nodes), lease
         self.state: str | None = None
         """``stopped``, ``drain``, ``grow``, ``lost`` (to another driver), or None."""
-        self.told: float | None = None
-        """When the driver heard that a node goes away, in seconds since the epoch."""
-        run.delete(GROW)  # whoever starts has just counted the room there is
+        self.drain_announced: float | None = None
+        """When the driver learned of the drain, in seconds since the epoch."""
+        run.delete(GROW)  # the size of the group that starts now is up to date
         self._done = threading.Event()
-        self._thread = threading.Thread(target=self._look, name="notices", daemon=True)
+        self._thread = threading.Thread(target=self._poll, name="signals", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        """End the looking."""
+        """Stops polling."""
         self._done.set()
 
-    def _look(self) -> None:
-        pause = LOOK_LOCAL if self._run.is_local else LOOK_REMOTE
+    def _poll(self) -> None:
+        pause = POLL_LOCAL if self._run.is_local else POLL_REMOTE
         while not self._done.is_set():
-            with suppress(OSError, UserError):  # storage is away for a while; the notices will still be there
+            with suppress(OSError, UserError):  # storage is unavailable for a while; the signals remain
                 self.state = self._read()
             self._done.wait(pause)
 
     def _read(self) -> str | None:
-        there = set(self._run.names())
+        names = set(self._run.names())
         if self._lease and (found := read_lease(self._run)) and found["id"] != self._lease:
             return "lost"
-        if STOP in there:
+        if STOP in names:
             return "stopped"
-        if DRAIN in there:
+        if DRAIN in names:
             drain = json.loads(self._run.read(DRAIN))
             if self._nodes & drain["nodes"].keys():
-                self.told = drain["told"]
+                self.drain_announced = drain["told"]
                 return "drain"
-        return "grow" if GROW in there else None
+        return "grow" if GROW in names else None

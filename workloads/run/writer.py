@@ -1,4 +1,4 @@
-"""What the first worker writes down of a run while it trains: metrics, events, and where the time went."""
+"""Writes the metrics, the events and the goodput of a run while it trains."""
 
 from contextlib import suppress
 from functools import partial
@@ -12,16 +12,16 @@ from heliostat.workloads.run.record import EVENTS, METRICS
 from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 
 LINGER = 10.0
-"""Seconds that a checkpoint, or a worker that ends, gives to storage that does not answer."""
+"""Seconds for which a checkpoint, or a worker that exits, waits for storage that does not respond."""
 
 
 class RunWriter:
-    """The journals of a run folder. Those of the other workers keep nothing.
+    """Writes the journals of a run folder on rank 0; does nothing on other ranks.
 
     Args:
         folder: the run folder.
-        timeout: the seconds that storage may be away at the beginning and the end; in between, records wait in memory.
-        first: whether this is the first worker.
+        timeout: how many seconds storage may be unavailable at the start and the end; in between, records wait in memory.
+        first: whether this is rank 0.
     """
 
     def __init__(self, folder: Folder, timeout: float, first: bool) -> None:
@@ -31,31 +31,31 @@ class RunWriter:
 
     @property
     def lengths(self) -> tuple[int, ...]:
-        """How many records each journal has."""
+        """The number of records of each journal."""
         return tuple(map(len, self._journals))
 
     def rewind(self, step: int, lengths: tuple[int, ...]) -> None:
-        """Forget the metrics after a step, and tell of records that are missing.
+        """Deletes the metrics after a step, and records an event if records are missing.
 
         Args:
-            step: where the training goes on.
-            lengths: what `lengths` was then.
+            step: from which training resumes.
+            lengths: `lengths` at that step.
         """
         if not self._journals:
             return
         self._journals[0].rewind(step)
         for journal, there in zip(self._journals, lengths, strict=True):
             if (lost := max(there - len(journal), journal.damaged)) > 0:
-                told = f"{self._folder}/{journal.name} is damaged: {lost} of its records are lost"
-                self.event("journal_damaged", step, told=told)
+                message = f"{self._folder}/{journal.name} is damaged: {lost} of its records are lost"
+                self.event("journal_damaged", step, told=message)
 
     def metrics(self, kind: str, step: int, **values: Any) -> None:
-        """Add to the metrics, with how every worker's seconds were spent so far where that was measured."""
+        """Adds a record to the metrics; to those of an evaluation, also the goodput so far."""
         goodput = {"goodput": self._account.worker_seconds()} if self._account and kind == "eval" else {}
         self._append(0, lazily=True, kind=kind, step=step, **values, **goodput)
 
     def event(self, event: str, step: int, /, **details: Any) -> None:
-        """Add to the events."""
+        """Adds a record to the events."""
         if event == "checkpoint":
             self.spent("checkpointing", details["seconds"])
         self._append(1, event=event, step=step, **details)
@@ -67,34 +67,34 @@ class RunWriter:
 
     def _delayed(self, error: str) -> None:
         self.event(
-            "storage_delayed", self._step, error=error, told=f"{error}; training goes on, and what it says waits in memory"
+            "storage_delayed", self._step, error=error, told=f"{error}; training continues, and its records wait in memory"
         )
 
     def account(self, world: int) -> None:
-        """Account for the time from here on, after what earlier attempts took."""
+        """Starts to count the goodput, from that of earlier attempts."""
         if self._journals:
-            # Storage that is away for a while delays it, as it does checkpoints.
+            # Retried like checkpoints while storage is unavailable.
             attempts = with_retry(partial(read_journal, self._folder, ATTEMPTS), lambda error: None, self._timeout)
             metrics, events = (journal.records for journal in self._journals)
             self._account = Running(account(attempts, events, metrics), world)
 
     def spent(self, kind: str, seconds: float) -> None:
-        """Count seconds that were not training."""
+        """Counts seconds that were not spent on training steps."""
         if self._account:
             self._account.add(kind, seconds)
 
     def persist(self) -> None:
-        """Write what storage takes now: the steps up to a checkpoint are not computed and recorded again."""
+        """Writes the records that wait in memory, if storage is available: those of the steps before a checkpoint."""
         for journal in self._journals:
             with suppress(*UNAVAILABLE):
                 journal.flush(LINGER)
 
     def flush(self) -> None:
-        """Write what storage has not taken so far."""
+        """Writes the records that wait in memory."""
         for journal in self._journals:
             with_retry(partial(journal.flush, self._timeout), lambda error: None, self._timeout)
 
     def close(self, lost: bool = False) -> None:
-        """Write what storage takes now, and no more; nothing if the run is ``lost`` to another driver."""
+        """Writes the records that wait in memory if storage is available, and stops; nothing if another driver has the run."""
         for journal in self._journals:
             journal.close(0.0 if lost else LINGER)

@@ -1,4 +1,4 @@
-"""Images into classes, by a small residual network (He et al. 2016, pre-activation) with group norm."""
+"""Image classification with a small residual network (He et al. 2016, pre-activation) with group norm."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ class ImageClassification(Task):
         return {"probabilities": model(batch["image"]).float().softmax(1)}
 
     def read(self, value: str) -> Batch:
-        """An image file; scaled to the size and the range of values of the dataset."""
+        """Reads an image file, scaled to the size and the value range of the dataset."""
         pixels = read_image(Path(value), self.index.fields["image"].shape)
         white = int(self.index.meta.get("white", 255))
         scaled = (pixels.astype("float32") * white / 255).round().astype("uint8")
@@ -60,7 +60,7 @@ class ImageClassification(Task):
 class ResNet(nn.Module):
     """(samples, channels, height, width) of any number type -> (samples, classes).
 
-    Group norm instead of batch norm: what a sample contributes must not depend on which worker computes it.
+    Group norm instead of batch norm, so that a sample's result does not depend on the worker that computes it.
     """
 
     mean: Tensor
@@ -117,7 +117,7 @@ class Block(nn.Module):
 
 
 def _shift(images: Tensor, most: int) -> Tensor:
-    """Each image moved by up to ``most`` pixels either way, the rest filled with 0."""
+    """Shifts each image randomly by up to ``most`` pixels along each axis, padded with 0."""
     count, _, height, width = images.shape
     padded = F.pad(images, (most, most, most, most))
     dy, dx = torch.randint(0, 2 * most + 1, (2, count), device=images.device)

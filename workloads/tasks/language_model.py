@@ -1,4 +1,4 @@
-"""The next token, by a small decoder-only transformer (pre-norm, rotary positions, tied embeddings)."""
+"""Language modelling with a small decoder-only transformer (pre-norm, rotary positions, tied embeddings)."""
 
 import math
 from typing import Self
@@ -24,7 +24,7 @@ class LanguageModel(Task):
         layers: int = Field(4, ge=1, description="transformer blocks, at least 1")
         heads: int = Field(4, ge=1, description="attention heads, a divisor of width")
         dropout: float = Field(0.0, ge=0, lt=1, description="a share from 0 to below 1")
-        prompt: str = Field("def ", min_length=1, description="how the sample text begins")
+        prompt: str = Field("def ", min_length=1, description="the prompt of the sample text")
 
         @model_validator(mode="after")
         def _even_heads(self) -> Self:
@@ -53,7 +53,7 @@ class LanguageModel(Task):
         return {"tokens": generate(model, batch["tokens"].long(), self._context, SAMPLE_TOKENS)}
 
     def read(self, value: str) -> Batch:
-        """A text that the model goes on with."""
+        """Encodes a prompt that the model continues."""
         if not value or (not value.isprintable() and any(0xD800 <= ord(c) < 0xE000 for c in value)):
             raise UserError(f"input {value!r} is not a text", "give at least one character")
         return {"tokens": torch.tensor([encode(value, self.index.meta["tokenizer"])])}
@@ -64,7 +64,7 @@ class LanguageModel(Task):
         return self.text(self.predict(model, prompt)["tokens"][0])
 
     def text(self, tokens: Tensor) -> str:
-        """Tokens as text."""
+        """Decodes tokens to text."""
         return decode(tokens.tolist(), self.index.meta["tokenizer"])
 
     @property
@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
         self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
         for last in (self.out, self.down):
-            # As in GPT-2: what each block adds starts small enough for the sum over the depth.
+            # As in GPT-2: residual branches are scaled down by the depth.
             nn.init.normal_(last.weight, std=0.02 / math.sqrt(2 * depth))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ def _rotate(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def generate(model: nn.Module, tokens: Tensor, context: int, count: int, temperature: float = 0.7) -> Tensor:
-    """``tokens`` (samples, length) and ``count`` more, drawn with a fixed seed."""
+    """Continues ``tokens`` (samples, length) by ``count``, sampled with a fixed seed."""
     random = torch.Generator(tokens.device).manual_seed(0)
     for _ in range(count):
         logits = model(tokens[:, -context:])[:, -1].float() / temperature

@@ -1,4 +1,4 @@
-"""Rows of numbers into classes, by a small multilayer perceptron on standardized features."""
+"""Tabular classification with a small multilayer perceptron on standardized features."""
 
 import json
 from typing import Any
@@ -43,7 +43,7 @@ class TabularClassification(Task):
         return {"probabilities": model(batch["features"]).float().softmax(1)}
 
     def read(self, value: str) -> Batch:
-        """A JSON object with every feature by its name, or a JSON list in the dataset's order."""
+        """Parses a JSON object with every feature by its name, or a JSON list in the dataset's order."""
         names: list[str] = self.index.meta["feature_names"]
         try:
             data: Any = json.loads(value)

@@ -1,1 +1,1 @@
-"""Scripts for torchrun on Ray workers, unchanged: ``heliostat torchrun``; scripts import `heliostat.torchrun`."""
+"""``heliostat torchrun``: unchanged scripts for torchrun on Ray workers; scripts import `heliostat.torchrun`."""

@@ -1,6 +1,6 @@
-"""``python -IS child.py PARENT COMMAND...``: becomes the command, which ends when its parent does.
+"""``python -IS child.py PARENT COMMAND...``: replaces itself by a command that is killed when its parent exits.
 
-Run as a file, with nothing but the standard library, so that it costs milliseconds.
+Run as a file that imports only the standard library, so that it takes milliseconds.
 """
 
 import ctypes
@@ -12,14 +12,14 @@ PR_SET_PDEATHSIG = 1
 
 
 def main() -> None:
-    """Give signals the meaning that they have for a program of a shell, tie the end to the parent's, and become the command."""
+    """Resets the signal handlers, ties the process to its parent, and executes the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before it could tell
+        if os.getppid() != parent:  # the parent exited before prctl
             sys.exit(1)
     os.execv(command[0], command)
 

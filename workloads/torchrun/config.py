@@ -1,4 +1,4 @@
-"""What ``heliostat torchrun`` is asked for."""
+"""The arguments of ``heliostat torchrun``."""
 
 from pydantic import Field
 
@@ -7,7 +7,7 @@ from heliostat.workloads.config import Name, Resources
 
 
 class Script(Config):
-    """A script as torchrun would take it."""
+    """A script, its arguments, and how many processes run it."""
 
     script: str = Field(min_length=1, description="a Python file, or with -m a module")
     args: list[str] = Field([], description="the script's own arguments")
@@ -20,5 +20,5 @@ class Script(Config):
 
     @property
     def command(self) -> list[str]:
-        """What ``python`` is given."""
+        """The arguments of ``python``."""
         return [*(["-m"] if self.module else []), self.script, *self.args]

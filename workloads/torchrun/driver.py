@@ -1,4 +1,4 @@
-"""A script on Ray workers, from the command's side."""
+"""The driver of ``heliostat torchrun``: runs a script on Ray workers, and restarts it."""
 
 import itertools
 import os
@@ -20,21 +20,21 @@ from heliostat.environment import ON_HEAD
 from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
 from heliostat.workloads.nodes import available, draining
-from heliostat.workloads.ray_train.trainer import WATCHER, Fixed, Trainer
-from heliostat.workloads.run.cost import paid
+from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fixed, Trainer
+from heliostat.workloads.run.cost import worker_cost
 from heliostat.workloads.torchrun.config import Script
 from heliostat.workloads.torchrun.hub import Hub, Record
 from heliostat.workloads.torchrun.output import Output, Write
 from heliostat.workloads.torchrun.worker import work
 
-POLL, LOOK = 0.3, 1.0
-"""Seconds between two looks at what was printed, and at the nodes."""
-PATIENCE = 15.0
-"""Seconds after which it is said that the workers have not started yet."""
+POLL, NODE_POLL = 0.3, 1.0
+"""Seconds between two polls of the output, and of the nodes."""
+START_NOTICE_SECONDS = 15.0
+"""Seconds after which workers that have not started are reported."""
 
 
 class ScriptFailed(HeliostatError):
-    """The script itself failed; what it printed says why."""
+    """The script itself failed; its output has the cause."""
 
 
 class _Torchrun(Backend):  # type: ignore[misc]  # Ray has no types
@@ -43,7 +43,7 @@ class _Torchrun(Backend):  # type: ignore[misc]  # Ray has no types
 
 
 class _TorchrunConfig(BackendConfig):  # type: ignore[misc]
-    """No process group: the script makes its own."""
+    """Without a process group: the script creates its own."""
 
     @property
     def backend_cls(self) -> type[Backend]:
@@ -51,29 +51,29 @@ class _TorchrunConfig(BackendConfig):  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
-class _End:
-    """How an attempt ended: well if there is no error; ``free`` if starting again is nobody's fault."""
+class _Outcome:
+    """The result of an attempt; an ``uncharged`` error does not count as a restart."""
 
     error: HeliostatError | None = None
-    free: bool = False
+    uncharged: bool = False
 
 
 def execute(script: Script, run: str, write: Write) -> None:
-    """Run a script on the connected Ray.
+    """Runs a script on the connected Ray.
 
     Args:
-        script: what, with its resources settled.
-        run: the path or URI of its run folder, which only a script that saves checkpoints makes.
-        write: gets each line that a rank prints.
+        script: with its resources resolved.
+        run: the path or URI of its run folder, which only a script that saves checkpoints creates.
+        write: called with each line that a rank prints.
 
     Raises:
-        UserError: the script or the run folder is not there on the workers.
-        ScriptFailed: a rank failed; the exit code is that of the first that did.
+        UserError: the script or the run folder does not exist on the workers.
+        ScriptFailed: a rank failed; the exit code is that of the first.
         JobFailed: a worker was lost.
         Stopped: it was stopped.
     """
-    # A notice that a node goes is heard here; Ray's own watcher would wait for the node's last moment.
-    os.environ[WATCHER] = "0"
+    # Drains are handled here; Ray's own watcher would wait until the node's deadline.
+    os.environ[PREEMPTION_WATCHER] = "0"
     hub = ray.remote(Hub).options(num_cpus=0, resources=ON_HEAD).remote()
     spec = {
         "hub": hub,
@@ -95,8 +95,8 @@ def execute(script: Script, run: str, write: Write) -> None:
                 end = _attempt(script, {**spec, "attempt": attempt}, write, received, costs)
                 if end.error is None:
                     return
-                if end.free and (restarts < script.max_restarts or isinstance(end.error, _Left)):
-                    write("stderr", f"heliostat: {end.error}; starts again")
+                if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, _Drained)):
+                    write("stderr", f"heliostat: {end.error}; it restarts")
                     continue
                 if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
                     raise end.error
@@ -107,13 +107,13 @@ def execute(script: Script, run: str, write: Write) -> None:
                 write("stderr", f"heliostat: cost {sum(costs):.4g}")
 
 
-class _Left(HeliostatError):
-    """A node goes, and the script has saved its state and ended."""
+class _Drained(HeliostatError):
+    """The script saved its state and exited, because a node is draining."""
 
 
 @dataclass
 class _Watch:
-    """Looks after an attempt: at signals, at nodes that go, and whether it begins at all."""
+    """Watches an attempt: signals, draining nodes, and whether its workers start."""
 
     script: Script
     hub: Any
@@ -121,41 +121,41 @@ class _Watch:
     received: list[int]
     stopping: bool = False
     workers: list[dict[str, Any]] = field(default_factory=list)
-    """What the workers that were there at the last look have said about themselves."""
-    _noticed: bool = False
-    _told: bool = False
-    _began: float = field(default_factory=time.monotonic)
-    _looked: float = 0.0
+    """The info of the workers that had joined at the last poll."""
+    _drain_sent: bool = False
+    _reported: bool = False
+    _started: float = field(default_factory=time.monotonic)
+    _checked: float = 0.0
 
-    def look(self) -> None:
-        """Give the orders that are due.
+    def poll(self) -> None:
+        """Sends the orders that are due.
 
         Raises:
-            Stopped: there is nothing to wait for.
+            Stopped: on a second signal, or before the workers have started.
         """
         if len(self.received) > 1:
             raise Stopped("stopped at once")
         now, stop = time.monotonic(), bool(self.received) and not self.stopping
-        if now - self._looked < LOOK and not stop:
+        if now - self._checked < NODE_POLL and not stop:
             return
-        self._looked = now
+        self._checked = now
         self.workers = self.ask(self.hub.joined.remote())
-        nodes = {about["node_id"] for about in self.workers} if len(self.workers) == self.script.workers else set[str]()
+        nodes = {info["node_id"] for info in self.workers} if len(self.workers) == self.script.workers else set[str]()
         if stop:
             if not nodes:
-                raise Stopped("stopped before the script began")
+                raise Stopped("stopped before the script started")
             self.stopping = True
             self.ask(self.hub.order.remote("stop"))
-        if not self._noticed and nodes & draining().keys():
-            self._noticed = True
-            self.write("stderr", "heliostat: a node goes; the script is asked to save, if it can")
+        if not self._drain_sent and nodes & draining().keys():
+            self._drain_sent = True
+            self.write("stderr", "heliostat: a node is draining; the script is asked to save, if it can")
             self.ask(self.hub.order.remote("notice"))
-        if not self._told and not nodes and now - self._began > PATIENCE:
-            self._told = True
-            self.write("stderr", f"heliostat: waits for {self.script.workers} workers to start")
+        if not self._reported and not nodes and now - self._started > START_NOTICE_SECONDS:
+            self._reported = True
+            self.write("stderr", f"heliostat: waiting for {self.script.workers} workers to start")
 
     def ask(self, answer: Any) -> Any:
-        """The hub's answer; a SIGTERM to all processes of this command ends Ray, too."""
+        """Returns the hub's answer. A SIGTERM to all processes of this command stops Ray, too."""
         try:
             return ray.get(answer)
         except ray.exceptions.RayError as error:
@@ -164,29 +164,29 @@ class _Watch:
             raise JobFailed(f"contact with Ray's head was lost: {_short(error)}") from None
 
 
-def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int], costs: list[float]) -> _End:
-    """Start the workers, and follow them to their end; what they have cost is added to ``costs``."""
+def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int], costs: list[float]) -> _Outcome:
+    """Starts the workers and follows them until they exit; adds what they cost to ``costs``."""
     watch, ended = _Watch(script, spec["hub"], write, received), list[Record]()
     watch.ask(watch.hub.attempt.remote(spec["attempt"], script.workers))
-    asked = time.time()
+    requested = time.time()
     try:
         error = _follow(spec, watch, ended)
         watch.workers = watch.ask(watch.hub.joined.remote())
     finally:
-        over = time.time()
-        costs += [paid(worker, asked, over) for worker in watch.workers if worker["price"] is not None]
+        done = time.time()
+        costs += [worker_cost(worker, requested, done) for worker in watch.workers if worker["price"] is not None]
     if watch.stopping:
-        return _End(Stopped(f"stopped; if {script.script} saves checkpoints, the same command goes on from the last"))
-    return _judged(script, ended, error)
+        return _Outcome(Stopped(f"stopped; if {script.script} saves checkpoints, the same command resumes from the last"))
+    return _outcome(script, ended, error)
 
 
 def _follow(spec: dict[str, Any], watch: _Watch, ended: list[Record]) -> BaseException | None:
-    """Write what the workers print, until all are over; Ray's error, if there is one. Their ends are added to ``ended``."""
+    """Writes the workers' output until all have exited, adds their exits to ``ended``, and returns Ray's error."""
     output = Output(watch.write, watch.script.workers)
     with tempfile.TemporaryDirectory(prefix="heliostat-", ignore_cleanup_errors=True) as scratch:
-        over, box = _fit(watch.script, spec, scratch)
+        finished, box = _fit(watch.script, spec, scratch)
         while True:
-            done = over.is_set()
+            done = finished.is_set()
             records: list[Record] = watch.ask(watch.hub.take.remote(0 if done else POLL))
             for rank, kind, value in records:
                 if kind in ("stdout", "stderr"):
@@ -198,13 +198,13 @@ def _follow(spec: dict[str, Any], watch: _Watch, ended: list[Record]) -> BaseExc
             if done and not records:
                 break
             output.tick(time.monotonic())
-            watch.look()
+            watch.poll()
     output.end()
     return box.get("error")
 
 
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:
-    """Start the workers in a thread: on the main thread, Ray Train would take Ctrl-C for itself."""
+    """Starts the workers in a thread: in the main thread, Ray Train would handle Ctrl-C."""
     gpu = {"GPU": script.resources.gpu} if script.resources.gpu else {}
     scaling = ray.train.ScalingConfig(
         num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu, **gpu}
@@ -215,25 +215,25 @@ def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.
         backend_config=_TorchrunConfig(),
         scaling_config=scaling,
         policies={"scaling_policy": Fixed(scaling)},
-        # Ray's own storage stays empty: the script's checkpoints are in the run folder. How often it is tried again is decided
-        # here, where the exit codes are known.
+        # Ray's own storage stays empty: the script's checkpoints are in the run folder.
+        # Restarts are decided here, by exit codes.
         run_config=ray.train.RunConfig(
             name=script.name, storage_path=scratch, failure_config=ray.train.FailureConfig(max_preemption_failures=0)
         ),
     )
-    over = threading.Event()
+    done = threading.Event()
     box: dict[str, BaseException] = {}
 
     def fit() -> None:
         try:
             trainer.fit()
-        except BaseException as error:  # looked at by the main thread
+        except BaseException as error:  # read by the main thread
             box["error"] = error
         finally:
-            over.set()
+            done.set()
 
     threading.Thread(target=fit, daemon=True).start()
-    return over, box
+    return done, box
 
 
 def _first(ended: list[Record]) -> tuple[int, int] | None:
@@ -241,31 +241,31 @@ def _first(ended: list[Record]) -> tuple[int, int] | None:
     return next(((rank, value) for rank, kind, value in ended if kind == "exit" and value), None)
 
 
-def _judged(script: Script, ended: list[Record], error: BaseException | None) -> _End:
+def _outcome(script: Script, ended: list[Record], error: BaseException | None) -> _Outcome:
     if any(kind == "left" for _, kind, _ in ended):
-        return _End(_Left("a node goes, and the script has saved its state"), free=True)
+        return _Outcome(_Drained("a node is draining, and the script has saved its state"), uncharged=True)
     if first := _first(ended):
-        return _End(_failure(script, *first))
+        return _Outcome(_failure(script, *first))
     if error is None:
-        return _End()
+        return _Outcome()
     if not isinstance(error, WorkerGroupError):
         raise error
     rank, failure = min(error.worker_failures.items())
     if user := next((f for f in error.worker_failures.values() if isinstance(f, UserError)), None):
-        return _End(user)
-    gone = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
-    return _End(JobFailed(f"the worker of rank {rank} is lost: {_short(failure)}"), free=gone)
+        return _Outcome(user)
+    preempted = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
+    return _Outcome(JobFailed(f"the worker of rank {rank} was lost: {_short(failure)}"), uncharged=preempted)
 
 
 def _failure(script: Script, rank: int, code: int) -> ScriptFailed:
-    """The first failure; a signal's exit code is a shell's, 128 and its number."""
+    """The error of the first rank that failed; after a signal the exit code is a shell's, 128 plus its number."""
     who = f"rank {rank} of {script.script}" if script.workers > 1 else script.script
     if code > 0:
-        error = ScriptFailed(f"{who} ended with exit code {code}")
+        error = ScriptFailed(f"{who} exited with code {code}")
         error.exit_code = code
         return error
-    memory = " (is the memory full?)" if code == -9 else ""
-    error = ScriptFailed(f"{who} was ended by {Signals(-code).name}{memory}")
+    memory = " (out of memory?)" if code == -9 else ""
+    error = ScriptFailed(f"{who} was killed by {Signals(-code).name}{memory}")
     error.exit_code = 128 - code
     return error
 

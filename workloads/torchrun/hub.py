@@ -1,4 +1,4 @@
-"""Where the workers of one command and the command itself meet: an actor, so that it is behind Ray's own authentication."""
+"""The message hub between a command and its workers: an actor, so that Ray's authentication protects it."""
 
 import asyncio
 from collections import deque
@@ -6,19 +6,19 @@ from collections.abc import Callable
 from typing import Any
 
 Line = tuple[str, str]
-"""``stdout`` or ``stderr``, and a line without its end."""
+"""``stdout`` or ``stderr``, and a line without its newline."""
 Record = tuple[int, str, Any]
-"""A rank with ``stdout`` or ``stderr`` and a line, with ``exit`` and the code, or with ``left`` and None."""
+"""A rank, and ``stdout`` or ``stderr`` with a line, ``exit`` with the code, or ``left`` with None."""
 
-MOST = 20_000
-"""RunWriter that wait to be taken before the scripts have to wait with printing."""
+MAX_LINES = 20_000
+"""Lines in the hub above which the scripts block when they print."""
 
 
 class Hub:
-    """Brings lines and exit codes to the command, and orders to the workers.
+    """Passes lines and exit codes to the command, and orders to the workers.
 
-    The orders are ``notice`` (a node goes: save and leave, if you can), ``stop`` (somebody wants the end), ``hurry`` (rank 0
-    has saved and ended) and ``failed`` (a rank has).
+    The orders are ``notice`` (a node is draining: save and exit, if the script can), ``stop`` (requested by the user),
+    ``hurry`` (rank 0 has saved and exited) and ``failed`` (a rank has).
     """
 
     def __init__(self) -> None:
@@ -29,33 +29,33 @@ class Hub:
         self._ended: set[int] = set()
 
     async def attempt(self, number: int, world: int) -> None:
-        """Begin anew: what the workers of an attempt before still say is not heard any more."""
+        """Starts an attempt; messages of earlier attempts are ignored from now on."""
         async with self._changed:
             self._attempt, self._world, self._order = number, world, ""
             self._joined, self._ended = {}, set()
             self._changed.notify_all()
 
-    async def join(self, attempt: int, rank: int, about: dict[str, Any]) -> list[dict[str, Any]]:
-        """Wait for all workers; what each has said about itself, by rank."""
+    async def join(self, attempt: int, rank: int, info: dict[str, Any]) -> list[dict[str, Any]]:
+        """Waits for all workers; returns the info of each, by rank."""
         async with self._changed:
             if attempt == self._attempt:
-                self._joined[rank] = about
+                self._joined[rank] = info
             self._changed.notify_all()
             await self._until(attempt, lambda: len(self._joined) == self._world)
             return [self._joined[rank] for rank in sorted(self._joined)]
 
-    async def tell(self, attempt: int, rank: int, lines: list[Line]) -> str:
-        """Bring lines, in the order in which they were printed; returns the order that stands."""
+    async def send(self, attempt: int, rank: int, lines: list[Line]) -> str:
+        """Takes lines, in the order in which they were printed; returns the current order."""
         async with self._changed:
             if attempt != self._attempt:
                 return "failed"
             self._records.extend((rank, stream, text) for stream, text in lines)
             self._changed.notify_all()
-            await self._until(attempt, lambda: len(self._records) < MOST)
+            await self._until(attempt, lambda: len(self._records) < MAX_LINES)
             return self._order
 
     async def ended(self, attempt: int, rank: int, code: int | None) -> None:
-        """Bring the exit code, None if it has saved and left, and wait until all have ended: then nobody is cut off."""
+        """Takes the exit code, None if the script saved on a drain; waits until all have exited, so that no output is lost."""
         async with self._changed:
             if attempt != self._attempt:
                 return
@@ -69,17 +69,17 @@ class Hub:
             await self._until(attempt, lambda: len(self._ended) == self._world)
 
     async def order(self, order: str) -> None:
-        """Ask all workers for something, unless more is asked for already."""
+        """Sends an order to all workers, unless a stronger one was sent."""
         async with self._changed:
             if self._order in ("", "notice"):
                 self._order = order
 
     async def joined(self) -> list[dict[str, Any]]:
-        """What the workers that have come so far have said about themselves."""
+        """The info of the workers that have joined so far."""
         return list(self._joined.values())
 
     async def take(self, seconds: float) -> list[Record]:
-        """What has come since the last call, at once if there is something, else after ``seconds``."""
+        """The records since the last call; waits up to ``seconds`` for the first."""
         async with self._changed:
             if not self._records:
                 try:

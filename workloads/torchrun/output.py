@@ -1,4 +1,4 @@
-"""What the ranks print, as lines of one terminal; of the tracebacks only that of the rank that failed first."""
+"""Merges the output of all ranks, with the traceback of the rank that failed first only."""
 
 import re
 from collections.abc import Callable
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 TRACEBACK = "Traceback (most recent call last)"
 HOLD = 10.0
-"""Seconds for which a traceback waits for the end of its process: when one rank fails, the others lose their connection to it
-and have a traceback each, which would hide the one that matters."""
+"""Seconds for which a traceback is held until its process exits: when one rank fails, the others lose their connection to it,
+and their tracebacks would hide the one that matters."""
 
 Write = Callable[[str, str], None]
 """Takes ``stdout`` or ``stderr``, and a line."""
@@ -15,10 +15,10 @@ Write = Callable[[str, str], None]
 
 @dataclass
 class Output:
-    """Puts a rank's name before each line, if there are several; the order within a rank stays.
+    """Prefixes each line with its rank if there are several; keeps the order within a rank.
 
     Args:
-        write: gets the lines.
+        write: called with each line.
         world: the number of ranks.
     """
 
@@ -29,9 +29,9 @@ class Output:
     _failed: int | None = None
 
     def line(self, rank: int, stream: str, text: str, now: float) -> None:
-        """Take a line that a rank has printed at about the time ``now``, in seconds."""
+        """Takes a line that a rank printed at about the time ``now``, in seconds."""
         if stream == "stderr":
-            # torch puts the rank before the lines of an exception, too
+            # torch prefixes the lines of an exception, too
             text = re.sub(rf"^\[rank{rank}\]: ?", "", text)
             if rank in self._held or text.startswith(TRACEBACK):
                 self._held.setdefault(rank, []).append(text)
@@ -40,18 +40,18 @@ class Output:
         self._show(rank, stream, text)
 
     def failed(self, rank: int) -> None:
-        """The first rank has failed: its traceback is the one to show."""
+        """Notes the rank that failed first, and writes its traceback."""
         self._failed = rank
         self._release(rank)
 
     def tick(self, now: float) -> None:
-        """Show the tracebacks whose processes go on: they have been dealt with."""
+        """Writes the tracebacks whose processes still run after `HOLD`: the script has handled the exception."""
         for rank, since in list(self._since.items()):
             if now - since > HOLD and self._failed is None:
                 self._release(rank)
 
     def end(self) -> None:
-        """Show what is held, unless it is an echo of another rank's failure."""
+        """Writes what is held, unless it follows from another rank's failure."""
         for rank in list(self._held):
             if self._failed in (None, rank):
                 self._release(rank)

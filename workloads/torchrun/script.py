@@ -1,4 +1,4 @@
-"""What a script may call, on every rank: ``resume`` once its parts are there, ``save`` after each step or epoch."""
+"""Checkpoints for scripts, called on every rank: ``resume`` when the parts are created, ``save`` after each step or epoch."""
 
 import atexit
 import io
@@ -19,56 +19,56 @@ from heliostat.folder import Folder
 from heliostat.workloads.run.lease import Lease, hold, taken_over
 from heliostat.workloads.run.retry import with_retry
 
-MADE_BY, STATE = "script.json", "state.pt"
-PATIENCE = 300.0
-"""Seconds for which a save waits for storage that is full or away."""
+ARGUMENTS, STATE = "script.json", "state.pt"
+STORAGE_TIMEOUT = 300.0
+"""Seconds for which a save is retried while storage is full or unavailable."""
 KEEP = 2
-"""Checkpoints that stay: the newest, and the one before in case that is damaged."""
-LEFT = 128 + signal.SIGTERM
-"""The exit code of a script that was asked to end and has saved its state."""
+"""Checkpoints to keep: the newest, and the one before in case that is damaged."""
+SAVED_AND_STOPPED = 128 + signal.SIGTERM
+"""The exit code of a script that saved its state after SIGTERM."""
 
 
 class _Run:
-    """What this process knows of its run."""
+    """The state of this process's run."""
 
-    notice = False
-    """Whether somebody has asked for the end (SIGTERM)."""
-    owner = 0
-    """The process that listens for that."""
+    stop_requested = False
+    """Whether SIGTERM was received."""
+    handler_pid = 0
+    """The process whose handler this is: forked children must not use it."""
     saved = time.monotonic()
     lease: Lease | None = None
     checked = False
 
 
 def resume(**parts: Any) -> int:
-    """Load what was saved last into the parts; returns its step, 0 when there is none yet.
+    """Loads the newest checkpoint into the parts; returns its step, 0 if there is none.
 
-    A damaged checkpoint is reported and the one before is taken.
+    A damaged checkpoint is reported, and the one before is used.
 
     Args:
-        parts: by the names under which `save` gets them: what has ``load_state_dict`` (models, optimizers, schedulers,
+        parts: by the same names as in `save`: objects with ``load_state_dict`` (models, optimizers, schedulers,
             scalers, samplers), and dictionaries, which are updated.
 
     Raises:
-        SystemExit: with code 2, when the checkpoints are those of other arguments or parts, or another process makes some
+        SystemExit: with code 2, if the checkpoints were saved with other arguments or parts, or another process is saving
             there.
     """
     from heliostat.workloads.run import checkpoint
 
-    _listen()
+    _handle_sigterm()
     run = _folder()
     try:
         _check_arguments(run)
         if _rank() == 0 and run.exists():
-            _own(run)
-        for found in reversed(checkpoint.found(run)):
+            _claim(run)
+        for found in reversed(checkpoint.all_checkpoints(run)):
             try:
                 states = found.read()["progress"]
             except checkpoint.Damaged as error:
-                _say(f"{error}; the one before is taken")
+                _say(f"{error}; the one before is used")
                 continue
             _load(states, parts, found.folder)
-            _say(f"goes on from step {found.step}, {found.folder}")
+            _say(f"resumes from step {found.step}, {found.folder}")
             return found.step
     except UserError as error:
         _refuse(error)
@@ -76,48 +76,48 @@ def resume(**parts: Any) -> int:
 
 
 def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
-    """Save the parts after a step; when the end was asked for by SIGTERM, also end the script. Rank 0 writes, others go on.
+    """Saves the parts after a step, on rank 0; after SIGTERM, also exits the script.
 
     Args:
-        step: how many are done; the highest is the one that `resume` returns.
-        every: seconds since the last one before another is written; 0 writes each time.
-        parts: what has ``state_dict`` (models, optimizers, schedulers, scalers, samplers), and dictionaries of plain values.
+        step: how many steps are done; `resume` returns the highest.
+        every: the least time between two checkpoints, in seconds; 0 writes each time.
+        parts: objects with ``state_dict`` (models, optimizers, schedulers, scalers, samplers), and dictionaries of values.
 
     Raises:
-        TypeError: a part has something else in it than tensors, numbers, texts, None, and lists and dictionaries of them.
-        UserError: the storage cannot be written, for minutes.
-        JobFailed: another process has taken the run folder over.
-        SystemExit: with code 143, when the end was asked for: the parts are saved.
+        TypeError: a part holds something else than tensors, numbers, strings, None, and lists and dictionaries of them.
+        UserError: the storage could not be written for minutes.
+        JobFailed: another process has taken over the run folder.
+        SystemExit: with code 143, after SIGTERM, when the parts are saved.
     """
-    _listen()
-    leave = _Run.notice
+    _handle_sigterm()
+    leave = _Run.stop_requested
     if _rank() == 0 and (leave or time.monotonic() - _Run.saved >= every):
-        states = {name: part if isinstance(part, dict) else _bare(part).state_dict() for name, part in parts.items()}
+        states = {name: part if isinstance(part, dict) else _unwrapped(part).state_dict() for name, part in parts.items()}
         if not _Run.checked:
             _check(states)
             _Run.checked = True
-        with_retry(lambda: _write(states, step), lambda reason: _say(f"cannot save yet: {reason}"), PATIENCE)
+        with_retry(lambda: _write(states, step), lambda reason: _say(f"cannot save yet: {reason}"), STORAGE_TIMEOUT)
         _Run.saved = time.monotonic()
     if leave:
-        _say(f"step {step} is saved, and the script ends, as it was asked to")
-        sys.exit(LEFT)
+        _say(f"step {step} is saved, and the script exits, as requested")
+        sys.exit(SAVED_AND_STOPPED)
 
 
 def _load(states: dict[str, Any], parts: dict[str, Any], where: Folder) -> None:
     if states.keys() != parts.keys():
         raise UserError(
-            f"{where} has {', '.join(states)}, and the script resumes {', '.join(parts)}",
+            f"{where} has {', '.join(states)}, but the script resumes {', '.join(parts)}",
             f"give resume and save the same parts, or delete {where} and those before it",
         )
     for name, part in parts.items():
         if isinstance(part, dict):
             part.update(states[name])
         else:
-            _bare(part).load_state_dict(states[name])
+            _unwrapped(part).load_state_dict(states[name])
 
 
-def _bare(part: Any) -> Any:
-    """A model without the wrapper for several processes, so that its checkpoint also opens where there is one."""
+def _unwrapped(part: Any) -> Any:
+    """A model without its DistributedDataParallel wrapper, so that its checkpoint does not depend on it."""
     from torch.nn.parallel import DistributedDataParallel
 
     return part.module if isinstance(part, DistributedDataParallel) else part
@@ -127,24 +127,24 @@ def _write(states: dict[str, Any], step: int) -> None:
     from heliostat.workloads.run import checkpoint
 
     run = _folder()
-    lease = _own(run)
+    lease = _claim(run)
     if lease.lost:
         raise taken_over(run, lease)
-    run.write(MADE_BY, json.dumps({"arguments": sys.argv[1:]}).encode())
+    run.write(ARGUMENTS, json.dumps({"arguments": sys.argv[1:]}).encode())
     folder = checkpoint.folder_of(run, step)
-    folder.delete()  # one of that step would be damaged if this were cut short
-    # The layout of a training run's checkpoints, in which whatever is not cut over workers is called progress.
+    folder.delete()  # an older one of that step would be damaged if this write were interrupted
+    # The layout of a training run's checkpoints, where everything that is never sharded is in progress.
     content = {"model": {}, "optimizer": {}, "progress": states, "rows": {}}
     files = {STATE: checkpoint.write_state(folder, STATE, content)}
     checkpoint.commit(folder, step, {}, files)
     checkpoint.prune(run, step, last=KEEP, best=0, metric="", better="lower")
 
 
-def _own(run: Folder) -> Lease:
-    """Keep other processes off the run folder until this one ends. Rank 0 does it; its lease is that of all.
+def _claim(run: Folder) -> Lease:
+    """Holds the run's lease until this process exits; rank 0 does it for all.
 
     Raises:
-        UserError: another process is at work there.
+        UserError: another process holds it.
     """
     if _Run.lease is None:
         stack = ExitStack()
@@ -161,7 +161,7 @@ def _own(run: Folder) -> Lease:
 
 
 def _check(states: dict[str, Any]) -> None:
-    """Whether it could be read back: now, and not when it is needed."""
+    """Checks that the states can be loaded again."""
     import pickle
 
     import torch
@@ -174,25 +174,25 @@ def _check(states: dict[str, Any]) -> None:
     except pickle.UnpicklingError as error:
         reason = next((line.strip() for line in str(error).splitlines() if "nsupported" in line or "GLOBAL" in line), "")
         raise TypeError(
-            f"a part to save has an object that is not plain: {reason}\n"
-            "  fix: save tensors, numbers, texts, and lists and dictionaries of them, such as vars(args) instead of args"
+            f"a part to save holds an object that cannot be loaded again: {reason}\n"
+            "  fix: save tensors, numbers, strings, and lists and dictionaries of them, such as vars(args) instead of args"
         ) from None
 
 
 def _check_arguments(folder: Folder) -> None:
-    """Refuse checkpoints that the same script has made with other arguments."""
-    if not folder.exists(MADE_BY):
+    """Raises a UserError if the checkpoints were saved with other arguments."""
+    if not folder.exists(ARGUMENTS):
         return
-    there = json.loads(folder.read(MADE_BY))["arguments"]
-    if there != sys.argv[1:]:
+    saved = json.loads(folder.read(ARGUMENTS))["arguments"]
+    if saved != sys.argv[1:]:
         raise UserError(
-            f"the checkpoints in {folder} were made with the arguments {there}, and these are {sys.argv[1:]}",
-            f"give this run another name (heliostat torchrun --name), or delete {folder}/{MADE_BY} to go on with these",
+            f"the checkpoints in {folder} were saved with the arguments {saved}, but the arguments are {sys.argv[1:]}",
+            f"give this run another name (heliostat torchrun --name), or delete {folder}/{ARGUMENTS} to use these",
         )
 
 
 def _folder() -> Folder:
-    """The run folder: what heliostat says, or as it would be here."""
+    """The run folder: heliostat's, or the one that it would use here."""
     if RUN in os.environ:
         return Folder.at(os.environ[RUN])
     program = Path(sys.argv[0])
@@ -213,21 +213,21 @@ def _refuse(error: UserError) -> NoReturn:
     sys.exit(UserError.exit_code)
 
 
-def _listen() -> None:
-    """Note a SIGTERM until the next `save`, unless the script has its own idea of it."""
-    mine = _Run.owner == os.getpid()
+def _handle_sigterm() -> None:
+    """Installs a SIGTERM handler that requests the exit at the next `save`, and then calls the script's own."""
+    mine = _Run.handler_pid == os.getpid()
     if mine or threading.current_thread() is not threading.main_thread():
         return
     before = signal.getsignal(signal.SIGTERM)
 
     def heard(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != _Run.owner:  # a forked child, which is not asked
+        if os.getpid() != _Run.handler_pid:  # a forked child
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
-        _Run.notice = True
+        _Run.stop_requested = True
         if callable(before):
             before(number, frame)
 
-    _Run.owner = os.getpid()
+    _Run.handler_pid = os.getpid()
     signal.signal(signal.SIGTERM, heard)

@@ -1,1 +1,1 @@
-"""The training loop on one worker; it does not know Ray."""
+"""The training loop of one worker; it uses torch.distributed and the run folder, not Ray."""

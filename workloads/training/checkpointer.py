@@ -1,4 +1,4 @@
-"""One worker's side of a run's checkpoints: which one to go on from, and new ones, written beside the training."""
+"""One worker's part of a run's checkpoints: restores the newest intact one, and writes new ones in the background."""
 
 import json
 import threading
@@ -24,39 +24,39 @@ from heliostat.workloads.task import Task
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.parallel import load_model, load_optimizer, sharded, sharded_names, state_of
 
-LOOK, LOOK_REMOTE, LATE = 0.05, 1.0, 10.0
-"""Seconds between looks for the files of other workers, and after which their absence is told."""
-TALK = 1.0
-"""Seconds between two talks of workers that wait for what is being written."""
-LINGER = 10.0
-"""Seconds that a worker which has failed gives to the checkpoint that is being written."""
+POLL, POLL_REMOTE, LATE = 0.05, 1.0, 10.0
+"""Seconds between two checks for the files of other workers, and after which a missing one is reported."""
+SYNC_SECONDS = 1.0
+"""Seconds between two collectives of workers that wait for a checkpoint."""
+CLOSE_TIMEOUT = 10.0
+"""Seconds that a failed worker waits for the checkpoint that is being written."""
 
 
-class Tell(Protocol):
-    """RunWriter an event of a step."""
+class RecordEvent(Protocol):
+    """Records an event of a step."""
 
     def __call__(self, event: str, step: int, /, **details: Any) -> None: ...
 
 
 class Checkpointer:
-    """Loads and saves what `state_of` gives; all workers call the same methods in the same order.
+    """Restores and saves the `state_of` a model; all workers call the same methods in the same order.
 
-    A save copies the state to the CPU, and a thread writes the copy: all workers their own part if the model is sharded,
-    otherwise the first worker alone. There is one such thread at a time; its errors are raised where the next save is made.
-    The first worker's thread waits for the files of the others to appear, and then writes the manifest.
+    A save copies the state to the CPU, and a thread writes the copy: every worker its shard if the model is sharded, otherwise
+    rank 0 alone. There is one such thread at a time; its errors are raised by the next `save` or `check`. The thread of rank 0
+    waits for the files of the others, and then writes the manifest.
     """
 
     def __init__(
         self, run: Folder, config: TrainConfig, task: Task, ranks: Ranks, model: nn.Module,
-        optimizer: torch.optim.Optimizer, tell: Tell, persist: Callable[[], None] = lambda: None,
+        optimizer: torch.optim.Optimizer, record_event: RecordEvent, persist: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
-        self.run, self.config, self.task, self.ranks, self.tell = run, config, task, ranks, tell
+        self.run, self.config, self.task, self.ranks, self.record_event = run, config, task, ranks, record_event
         self._persist = persist
-        """Writes the records of the steps that a checkpoint is about to make final."""
+        """Writes the records up to the step of a checkpoint, before it is committed."""
         self.model, self.optimizer = model, optimizer
         self._sharded = sharded(config, ranks)
         self._parts = ranks.world if self._sharded else 1
-        # In the marks of the files: those of an earlier attempt at the same step must not count.
+        # Part of the markers' names, so that those of an earlier attempt at the same step do not count.
         self._attempt = ranks.broadcast(uuid.uuid4().hex[:8])
         self._buffers: dict[str, Tensor] = {}
         self._thread: threading.Thread | None = None
@@ -66,15 +66,17 @@ class Checkpointer:
     # --- loading ----------------------------------------------------------------------------------------------
 
     def restore(self) -> dict[str, Any]:
-        """Load the newest checkpoint that is whole; its ``progress``, or nothing if there has never been one.
+        """Loads the newest intact checkpoint; returns its ``progress``, empty if the run has no checkpoint.
 
         Raises:
-            UserError: there were checkpoints, and none of them is whole.
+            UserError: there are checkpoints, and none of them is intact.
         """
-        found, lost = self.ranks.broadcast((checkpoint.found(self.run), self._lost()) if self.ranks.rank == 0 else ([], None))
+        found, lost = self.ranks.broadcast(
+            (checkpoint.all_checkpoints(self.run), self._last_recorded()) if self.ranks.rank == 0 else ([], None)
+        )
         if lost and lost > max((c.step for c in found if not c.damage), default=-1) and lost not in {c.step for c in found}:
             found.append(Checkpoint(checkpoint.folder_of(self.run, lost), lost, damage="its manifest is missing"))
-        loaded, skipped = self._first_whole(reversed(found))
+        loaded, skipped = self._load_first_intact(reversed(found))
         if loaded:
             load_optimizer(self.model, self.optimizer, loaded[1])
             progress: dict[str, Any] = loaded[1]["progress"]
@@ -82,14 +84,14 @@ class Checkpointer:
         if skipped:
             raise UserError(
                 f"no checkpoint of run {self.run} can be used:\n    " + "\n    ".join(skipped),
-                "restore one of them, or start anew under another name (--set name=...)",
+                "restore one of them, or start a new run under another name (--set name=...)",
             )
         return {}
 
     def load_best(self) -> Checkpoint | None:
-        """Load the model of the best checkpoint that is whole; None if none was measured."""
+        """Loads the model of the best intact checkpoint; None if none was evaluated."""
         found = self.ranks.broadcast(checkpoint.committed(self.run) if self.ranks.rank == 0 else [])
-        loaded, _ = self._first_whole(checkpoint.ranked(found, self.task.metric, self.task.better))
+        loaded, _ = self._load_first_intact(checkpoint.ranked(found, self.task.metric, self.task.better))
         return loaded[0] if loaded else None
 
     def newest(self) -> int | None:
@@ -98,13 +100,13 @@ class Checkpointer:
         steps = [c.step for c in checkpoint.committed(self.run)] if self.ranks.rank == 0 else []
         return self.ranks.broadcast(max(steps, default=None))
 
-    def _lost(self) -> int | None:
-        """The step of the last checkpoint that was told of."""
-        told = [event["step"] for event in read_journal(self.run, EVENTS) if event.get("event") == "checkpoint"]
-        return told[-1] if told else None
+    def _last_recorded(self) -> int | None:
+        """The step of the last checkpoint event."""
+        steps = [event["step"] for event in read_journal(self.run, EVENTS) if event.get("event") == "checkpoint"]
+        return steps[-1] if steps else None
 
-    def _first_whole(self, candidates: Iterable[Checkpoint]) -> tuple[tuple[Checkpoint, State] | None, list[str]]:
-        """The first that all workers can read, loaded into the model, and why those before it could not be."""
+    def _load_first_intact(self, candidates: Iterable[Checkpoint]) -> tuple[tuple[Checkpoint, State] | None, list[str]]:
+        """Loads the first checkpoint that all workers can read; also returns the damage of those before it."""
         names, skipped = sharded_names(self.model), []
         for candidate in candidates:
             state, damage = {}, ""
@@ -113,7 +115,7 @@ class Checkpointer:
             except checkpoint.Damaged as error:
                 damage = str(error)
             if problem := next((text for text in self.ranks.all_gather_object(damage) if text), None):
-                self.tell("checkpoint_skipped", candidate.step, reason=problem, told=f"{problem}; it is skipped")
+                self.record_event("checkpoint_skipped", candidate.step, reason=problem, told=f"{problem}; it is skipped")
                 skipped.append(problem)
                 continue
             load_model(self.model, state)
@@ -124,19 +126,19 @@ class Checkpointer:
 
     @property
     def due(self) -> bool:
-        """Whether ``checkpoint_seconds`` have gone by, on this worker's clock."""
+        """Whether ``checkpoint_seconds`` have passed, on this worker's clock."""
         seconds = self.config.checkpoint_seconds
         return seconds is not None and time.monotonic() - self._since >= seconds
 
     def save(self, step: int, progress: dict[str, Any], metrics: dict[str, float], wait: bool = False) -> None:
-        """Begin to save; with ``wait``, or if that is configured, return when the checkpoint is committed."""
-        began = time.perf_counter()
+        """Starts to save; with ``wait``, or without ``checkpoint_async``, returns when the checkpoint is committed."""
+        started = time.perf_counter()
         self.finish()
         wait = wait or not self.config.checkpoint_async
         if self._sharded or self.ranks.rank == 0:
             state, ready = self._copy({**state_of(self.model, self.optimizer), "progress": progress})
-            stood = None if wait else time.perf_counter() - began
-            work = partial(self._write, step, state, ready, metrics, began, stood)
+            blocked = None if wait else time.perf_counter() - started
+            work = partial(self._write, step, state, ready, metrics, started, blocked)
             self._thread = threading.Thread(target=self._guarded, args=(work,), name="checkpoint", daemon=True)
             self._thread.start()
         if wait:
@@ -144,18 +146,18 @@ class Checkpointer:
         self._since = time.monotonic()
 
     def check(self) -> None:
-        """Raise the error of a save in the background, if there was one."""
+        """Raises the error of a save in the background, if there is one."""
         if self._error:
             error, self._error = self._error, None
             raise error
 
     def finish(self) -> None:
-        """Wait until all workers have written what they began to, however long that takes."""
+        """Waits until all workers have written what they started to, however long that takes."""
         while True:
             if self._thread:
-                self._thread.join(TALK)
+                self._thread.join(SYNC_SECONDS)
             busy = self._thread is not None and self._thread.is_alive()
-            # They talk meanwhile: who waits in silence is taken for dead.
+            # Collectives meanwhile: a longer wait would time out.
             everyone = self.ranks.all_gather([float(busy), float(self._error is not None)])
             self.check()
             if failed := everyone[:, 1].nonzero().flatten().tolist():
@@ -164,9 +166,9 @@ class Checkpointer:
                 return
 
     def close(self) -> None:
-        """Let what is being written end, for a while: after a failure it may wait for others in vain."""
+        """Waits up to `CLOSE_TIMEOUT` for the current write: after a failure, other workers' files may never appear."""
         if self._thread:
-            self._thread.join(LINGER)
+            self._thread.join(CLOSE_TIMEOUT)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -175,7 +177,7 @@ class Checkpointer:
             self._error = error
 
     def _copy(self, state: State) -> tuple[State, Callable[[], None]]:
-        """The state in CPU memory, and what to call before it is read: copies from a GPU are only begun here."""
+        """Copies the state to CPU memory; also returns what to call before it is read: copies from a GPU are asynchronous."""
         on_gpu = self.ranks.device.type == "cuda"
 
         def copy(place: str, tensor: Tensor) -> Tensor:
@@ -185,7 +187,7 @@ class Checkpointer:
 
         copied = {s: {name: copy(f"{s}/{name}", tensor) for name, tensor in state[s].items()} for s in SECTIONS}
         if on_gpu:
-            # On the stream of the training: the next step, which changes the parameters, comes after it.
+            # On the training stream, so before the next step changes the parameters.
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]
             event.record()
             return {**state, **copied}, event.synchronize
@@ -194,57 +196,68 @@ class Checkpointer:
     # --- in the thread ----------------------------------------------------------------------------------------
 
     def _write(
-        self, step: int, state: State, ready: Callable[[], None], metrics: dict[str, float], began: float, stood: float | None
+        self,
+        step: int,
+        state: State,
+        ready: Callable[[], None],
+        metrics: dict[str, float],
+        started: float,
+        blocked: float | None,
     ) -> None:
-        """Write this worker's file, and on the first worker the manifest; ``stood`` is how long training stood still."""
+        """Writes this worker's file, and on rank 0 the manifest; ``blocked`` is how long training was blocked."""
         ready()
         folder = checkpoint.folder_of(self.run, step)
-        patient = partial(with_retry, tell=partial(self._delayed, step), seconds=self.config.storage_timeout)
+        retrying = partial(with_retry, on_error=partial(self._delayed, step), seconds=self.config.storage_timeout)
         try:
             name = self._file(self.ranks.rank)
-            file: File = patient(lambda: checkpoint.write_state(folder, name, state))
+            file: File = retrying(lambda: checkpoint.write_state(folder, name, state))
             if self.ranks.rank > 0:
-                patient(lambda: folder.write(self._mark(self.ranks.rank), json.dumps(file).encode()))
+                retrying(lambda: folder.write(self._marker(self.ranks.rank), json.dumps(file).encode()))
                 return
-            files = {name: file, **{self._file(r): self._await(step, folder, r, patient) for r in range(1, self._parts)}}
+            files = {
+                name: file,
+                **{self._file(r): self._wait_for_part(step, folder, r, retrying) for r in range(1, self._parts)},
+            }
             self._persist()
-            patient(lambda: checkpoint.commit(folder, step, metrics, files))
+            retrying(lambda: checkpoint.commit(folder, step, metrics, files))
         except UNAVAILABLE as error:
-            with suppress(*UNAVAILABLE):  # the same storage, and the first error is the one to tell
+            with suppress(*UNAVAILABLE):  # the same storage; the first error is the one to raise
                 folder.delete()
             if isinstance(error, UserError):
                 raise
             raise JobFailed(
                 f"storage {self.run} could not be written for {self.config.storage_timeout:g} s: {error}"
             ) from error
-        patient(lambda: self._tidy(step, folder))
-        done = time.perf_counter() - began
+        retrying(lambda: self._clean_up(step, folder))
+        done = time.perf_counter() - started
         size = sum(file["bytes"] for file in files.values())
-        self.tell("checkpoint", step, seconds=round(done if stood is None else stood, 4), written=round(done, 4), bytes=size)
+        self.record_event(
+            "checkpoint", step, seconds=round(done if blocked is None else blocked, 4), written=round(done, 4), bytes=size
+        )
 
-    def _await(self, step: int, folder: Folder, rank: int, patient: Callable[[Callable[[], Any]], Any]) -> File:
-        """What another worker says of its file, once that is written."""
+    def _wait_for_part(self, step: int, folder: Folder, rank: int, retrying: Callable[[Callable[[], Any]], Any]) -> File:
+        """Waits for another worker's file; returns its manifest entry."""
         since, late = time.monotonic(), False
-        while not patient(lambda: folder.exists(self._mark(rank))):
+        while not retrying(lambda: folder.exists(self._marker(rank))):
             if not late and time.monotonic() - since > LATE:
                 late = True
                 self._delayed(step, f"worker {rank} has not written its part for {LATE:g} s")
-            time.sleep(LOOK if self.run.is_local else LOOK_REMOTE)
-        file: File = json.loads(patient(lambda: folder.read(self._mark(rank))))
+            time.sleep(POLL if self.run.is_local else POLL_REMOTE)
+        file: File = json.loads(retrying(lambda: folder.read(self._marker(rank))))
         return file
 
-    def _tidy(self, step: int, folder: Folder) -> None:
+    def _clean_up(self, step: int, folder: Folder) -> None:
         for rank in range(1, self._parts):
-            folder.delete(self._mark(rank))
+            folder.delete(self._marker(rank))
         keep = self.config.keep
         checkpoint.prune(self.run, step, keep.last, keep.best, self.task.metric, self.task.better)
 
     def _delayed(self, step: int, error: str) -> None:
-        told = f"the checkpoint of step {step} waits: {error}; training goes on, and it is tried again"
-        self.tell("checkpoint_delayed", step, rank=self.ranks.rank, error=error, told=told)
+        message = f"the checkpoint of step {step} is delayed: {error}; training continues, and the write is retried"
+        self.record_event("checkpoint_delayed", step, rank=self.ranks.rank, error=error, told=message)
 
     def _file(self, rank: int) -> str:
         return f"state-{rank}-of-{self._parts}.pt" if self._sharded else "state.pt"
 
-    def _mark(self, rank: int) -> str:
+    def _marker(self, rank: int) -> str:
         return f"{self._file(rank)}.{self._attempt}"

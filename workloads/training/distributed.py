@@ -1,4 +1,4 @@
-"""The workers of one run as they see each other, one or many."""
+"""The process group of a run's workers, and the collectives that they use."""
 
 import socket
 from collections.abc import Callable
@@ -14,23 +14,23 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, 
 T = TypeVar("T")
 
 
-def join(rank: int, world: int, address: str, tell: Callable[[Any], Any], seconds: float) -> None:
-    """Form the process group of all workers.
+def join(rank: int, world: int, address: str, broadcast: Callable[[Any], Any], seconds: float) -> None:
+    """Forms the process group of all workers.
 
     Args:
-        rank, world: this worker's number and that of all workers.
-        address: where the others reach this worker.
-        tell: brings to all workers what the first one gives.
-        seconds: how long one waits for another, here and in each collective.
+        rank, world: this worker's rank and the world size.
+        address: of this worker, for the others.
+        broadcast: returns on all workers what rank 0 passes.
+        seconds: the timeout, here and of each collective.
 
     Raises:
-        RuntimeError: some do not come.
+        RuntimeError: some workers did not join in time.
     """
     timeout = timedelta(seconds=seconds)
     first: dict[str, Any] = {}
     listener = socket.create_server(("", 0), backlog=1024) if rank == 0 else None
-    host, port = tell((address, listener.getsockname()[1]) if listener else None)
-    if listener:  # the very socket, so that no other process can take the port in between
+    host, port = broadcast((address, listener.getsockname()[1]) if listener else None)
+    if listener:  # this socket itself, so that no other process can take the port in between
         first = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
     store = TCPStore(host, port, world, timeout=timeout, **first)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
@@ -38,9 +38,9 @@ def join(rank: int, world: int, address: str, tell: Callable[[Any], Any], second
 
 @dataclass(frozen=True)
 class Ranks:
-    """A worker's rank and device, and what it can do together with the others.
+    """A worker's rank, world size and device, and the collectives of small values.
 
-    The default process group is gloo, for numbers and objects; gradients go by NCCL where there is CUDA.
+    These use the default process group, gloo; gradients use NCCL on CUDA.
     """
 
     rank: int
@@ -50,7 +50,7 @@ class Ranks:
 
     @classmethod
     def of_this_process(cls, cuda: bool = True) -> "Ranks":
-        """From torch.distributed if it is set up, otherwise alone; on CUDA if that is wanted and there."""
+        """From torch.distributed if it is initialized, otherwise a world of one; on CUDA if that is allowed and available."""
         on_gpu = cuda and torch.cuda.is_available()
         device = torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
         if not dist.is_initialized():
@@ -59,11 +59,11 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size(), device, group if isinstance(group, dist.ProcessGroup) else None)
 
     def share(self, total: int) -> tuple[int, int]:
-        """This worker's contiguous part of ``total`` things."""
+        """This worker's contiguous part of ``total`` items, as (first, end)."""
         return total * self.rank // self.world, total * (self.rank + 1) // self.world
 
     def all_gather(self, row: list[float]) -> Tensor:
-        """A row of numbers from each worker: (world, len(row)), float64, on the CPU, the same on all."""
+        """Gathers a row of numbers from each worker: (world, len(row)), float64, on the CPU, the same on all."""
         mine = torch.tensor(row, dtype=torch.float64)
         if self.world == 1:
             return mine[None]
@@ -72,7 +72,7 @@ class Ranks:
         return torch.stack(rows)
 
     def broadcast(self, mine: T) -> T:
-        """What the first worker brought, on all."""
+        """Returns on all workers what rank 0 passes."""
         if self.world == 1:
             return mine
         box = [mine]
@@ -80,7 +80,7 @@ class Ranks:
         return box[0]
 
     def all_gather_object(self, mine: Any) -> list[Any]:
-        """An object from each worker, the same list on all."""
+        """Gathers an object from each worker, by rank, the same list on all."""
         if self.world == 1:
             return [mine]
         everyone: list[Any] = [None] * self.world

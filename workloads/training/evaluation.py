@@ -1,4 +1,4 @@
-"""Measuring a model on a split, alone or together with the other workers."""
+"""Evaluates a model on a split, with all workers."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ MISTAKES = 24
 def measure(
     task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None
 ) -> dict[str, float]:
-    """The task's metrics over a split, the same on all workers; each computes its part in batches of ``size``.
+    """The task's metrics on a split, the same on all workers; each computes its part in batches of ``size``.
 
-    With ``most``, over so many samples at most, spread evenly over the split.
+    With ``most``, on at most so many samples, spread evenly over the split.
     """
     model.eval()
     sums: dict[str, Tensor] = {}
@@ -30,7 +30,7 @@ def measure(
         for name, value in measured.items() if count else ():
             sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
         seen += count
-    # Every worker must bring the same names, also one whose part is empty.
+    # Every worker must gather the same names, also one whose part is empty.
     names = sorted(set().union(*ranks.all_gather_object(sorted(sums))))
     row = [float(seen), *(float(sums[name]) if name in sums else 0.0 for name in names)]
     total = ranks.all_gather(row).sum(0)
@@ -44,7 +44,7 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
     if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
         return None
     model.eval()
-    # All workers must come to the same answer, also one whose part is empty: they all look at the same sample.
+    # All workers must decide the same, also one whose part is empty: they all predict the same sample.
     probe = {name: value.to(ranks.device) for name, value in tensors(dataset, split, np.zeros(1, np.int64)).items()}
     if "probabilities" not in task.predict(model, probe):
         return None
@@ -70,8 +70,8 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
 def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:
     """This worker's part of a split: (ids, batch on the device, samples).
 
-    All workers get as many batches, because a sharded model is computed together; those without a part left get a sample
-    that does not count.
+    All workers get the same number of batches, because a sharded model is computed together; a worker whose part is exhausted
+    gets a sample with count 0.
     """
     rows = dataset.index.rows(split)
     total = min(rows, most or rows)

@@ -1,4 +1,4 @@
-"""The training loop that every worker runs. It knows torch.distributed and the run folder, and nothing of Ray."""
+"""The training loop that every worker runs, on torch.distributed and the run folder."""
 
 import json
 import math
@@ -30,14 +30,14 @@ from heliostat.workloads.training.evaluation import confusion, measure
 from heliostat.workloads.training.metrics import Meter
 from heliostat.workloads.training.step import Step
 
-TALK_SECONDS = 1.0
-"""At least so often workers talk, if steps are not longer: then a notice is heard, and nobody is far ahead."""
+SYNC_SECONDS = 1.0
+"""Seconds between two syncs of the workers, or one step if that is longer: how soon a signal is seen."""
 STATES = (None, "grow", "drain", "stopped", "lost")
-"""What can be asked for from outside, the later going first."""
+"""The signals, in ascending precedence."""
 
 
 class Outcome(Config):
-    """How the loop ended on all workers."""
+    """The result of the loop, the same on all workers."""
 
     state: str
     step: int
@@ -49,7 +49,7 @@ class Outcome(Config):
 
 @dataclass
 class Progress:
-    """What a resumed run must know besides the weights."""
+    """The state that a resumed run needs besides the model and the optimizer."""
 
     step: int = 0
     consumed: int = 0
@@ -57,27 +57,27 @@ class Progress:
     waited: int = 0
     """Evaluations since the best one."""
     logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    """What the `Meter` has counted since the last record of the loss."""
+    """The totals of the `Meter` since the last record of the loss."""
     records: tuple[int, ...] = (0, 0)
-    """How many the journals had, as the first worker counts them."""
+    """The lengths of the journals, as rank 0 counts them."""
 
 
-NOWHERE: Mapping[str, Any] = {"node": "", "price": None}
-"""The place of a worker of which nobody has said more."""
+UNKNOWN_PLACE: Mapping[str, Any] = {"node": "", "price": None}
+"""The place of a worker whose node and price are not known."""
 
 
 class Loop:
-    """One worker's side of a run.
+    """One worker's part of a run.
 
     Args:
         folder: the run folder.
-        record: what the run is.
+        record: the run's.
         ranks: this worker among the others.
-        launched: when the command that started it began, in seconds since the epoch.
-        place: where this worker is: a name for its ``node``, and its ``price`` an hour.
-        lease: the id of the driver's lease; without one nobody is looked for.
+        launched: when the command started, in seconds since the epoch.
+        place: this worker's ``node`` and its ``price`` an hour.
+        lease: the ID of the driver's lease, if it has one.
         report: called on all workers with the metrics of each evaluation.
-        dataset: the record's, if it is open already.
+        dataset: the record's, if it is already open.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Loop:
         launched: float,
         report: Callable[[dict[str, float]], None] = lambda metrics: None,
         *,
-        place: Mapping[str, Any] = NOWHERE,
+        place: Mapping[str, Any] = UNKNOWN_PLACE,
         lease: str | None = None,
         dataset: Dataset | None = None,
     ) -> None:
@@ -101,28 +101,28 @@ class Loop:
         torch.manual_seed(config.seed)
         self.model = self.task.model()
         self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
-        self.records = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
-        records, optimizer = self.records, self.step.optimizer
-        self.saver = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, records.event, records.persist)
-        self.progress = Progress(**self.saver.restore())
+        self.writer = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
+        writer, optimizer = self.writer, self.step.optimizer
+        self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, writer.event, writer.persist)
+        self.progress = Progress(**self.checkpointer.restore())
         self.meter = Meter(ranks, self.progress.logged)
-        self.notices: Signals | None = None
-        self._begin(launched, place, lease)
+        self.signals: Signals | None = None
+        self._start(launched, place, lease)
 
     def run(self) -> Outcome:
-        """Train to the end, or to the point where it must stop."""
+        """Trains to the last step, or until a signal or a failure stops the run."""
         try:
             return self._run()
         finally:
-            self.saver.close()
-            if self.notices:
-                self.notices.close()
-            self.records.close(lost=self.notices is not None and self.notices.state == "lost")
+            self.checkpointer.close()
+            if self.signals:
+                self.signals.close()
+            self.writer.close(lost=self.signals is not None and self.signals.state == "lost")
 
     def _run(self) -> Outcome:
         lanes = lane_range(self.order.lanes, self.ranks.world, self.ranks.rank)
         epoch = self.order.locate(self.progress.consumed)[0]
-        state = self._agree(epoch) or self._over()
+        state = self._sync(epoch) or self._finished()
         upcoming = batches(self.dataset, self.order, self.progress.consumed, lanes)
         while state is None:
             since = time.perf_counter()
@@ -142,59 +142,59 @@ class Loop:
     # --- between steps ----------------------------------------------------------------------------------------
 
     def _after_step(self, batch: Batch) -> str | None:
-        """Whatever is due after this step; the state in which the run ends, or None to go on."""
+        """Does what is due after a step; returns the state in which the run ends, or None to continue."""
         step, config = self.progress.step, self.config
-        self.saver.check()
+        self.checkpointer.check()
         if step == self._first_step:
             self._event("first_step")
-            self.records.account(self.ranks.world)
+            self.writer.account(self.ranks.world)
         last = step >= self.total_steps
         evaluate, save = step % config.evaluate_every == 0 or last, step % config.checkpoint_every == 0 or last
         state = None
         if step >= self._next_sync or evaluate or save:
-            state = self._agree(batch.epoch)
+            state = self._sync(batch.epoch)
         if state in ("diverged", "lost"):
             return state
         metrics = self._evaluate(batch.epoch) if evaluate else {}
         improved = bool(metrics) and self.progress.waited == 0
-        state = state or self._over()
+        state = state or self._finished()
         if state or save or improved or self._save_due:
             self.save(metrics, wait=state is not None)
         return state
 
-    def _over(self) -> str | None:
-        """``finished`` if all steps are done or waiting for a better metric has been in vain."""
+    def _finished(self) -> str | None:
+        """``finished`` after the last step, or when early stopping ends the run."""
         stopping = self.config.early_stopping
         waited_enough = stopping is not None and self.progress.waited >= stopping.patience
         return "finished" if waited_enough or self.progress.step >= self.total_steps else None
 
-    def _agree(self, epoch: int) -> str | None:
-        """Talk with the other workers, log the loss, and find out whether the run must end."""
+    def _sync(self, epoch: int) -> str | None:
+        """Syncs with the other workers and logs the loss; returns the state in which the run must end, or None."""
         step, every = self.progress.step, self.config.log_every
-        notice = STATES.index(self.notices.state) if self.notices else 0
-        # The first worker's clock decides, so that all save at the same step.
-        agreed = self.meter.agree(notice, self.ranks.rank == 0 and self.saver.due)
-        self._save_due = agreed.save
-        until_talk = int(TALK_SECONDS / agreed.step_seconds) if agreed.step_seconds else 1
-        self._next_sync = step + max(1, min(every - step % every, until_talk))
-        if agreed.bad_step is not None:
-            self._bad_step = agreed.bad_step
+        request = STATES.index(self.signals.state) if self.signals else 0
+        # The clock of rank 0 decides, so that all save at the same step.
+        synced = self.meter.sync(request, self.ranks.rank == 0 and self.checkpointer.due)
+        self._save_due = synced.save
+        until_sync = int(SYNC_SECONDS / synced.step_seconds) if synced.step_seconds else 1
+        self._next_sync = step + max(1, min(every - step % every, until_sync))
+        if synced.bad_step is not None:
+            self._bad_step = synced.bad_step
             return "diverged"
         waited = self.meter.logged[3]
         if step % every == 0 and (logged := self.meter.log()):
-            self.records.spent("data", waited)
-            self.records.metrics("train", step, epoch=epoch, **logged, lr=self.step.rate(step - 1))
-        return STATES[agreed.notice]
+            self.writer.spent("data", waited)
+            self.writer.metrics("train", step, epoch=epoch, **logged, lr=self.step.rate(step - 1))
+        return STATES[synced.request]
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
-        began = time.perf_counter()
+        started = time.perf_counter()
         metrics = self._measure("validation")
-        seconds = time.perf_counter() - began
-        self.records.spent("evaluating", seconds)
-        self.records.metrics("eval", self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4))
+        seconds = time.perf_counter() - started
+        self.writer.spent("evaluating", seconds)
+        self.writer.metrics("eval", self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4))
         if self.task.metric not in metrics:
             raise UserError(
-                f"task {self.config.task} says that its metric is {self.task.metric!r}, but it measures {', '.join(metrics)}",
+                f"the metric of task {self.config.task} is {self.task.metric!r}, but its metrics are {', '.join(metrics)}",
                 "set the task's metric to one of them",
             )
         value = metrics[self.task.metric]
@@ -218,17 +218,17 @@ class Loop:
     def _batch_without_gradients(self) -> int:
         return 4 * self.step.micro_batch
 
-    # --- beginning, saving, ending ----------------------------------------------------------------------------
+    # --- start, save, end ----------------------------------------------------------------------------
 
     def save(self, metrics: dict[str, float], wait: bool) -> None:
-        """Save a checkpoint of this step; with ``wait``, return when it is committed."""
+        """Saves a checkpoint of this step; with ``wait``, returns when it is committed."""
         self._save_due = False
         self.progress.logged = self.meter.logged
-        self.progress.records = self.records.lengths
-        self.saver.save(self.progress.step, vars(self.progress).copy(), metrics, wait)
+        self.progress.records = self.writer.lengths
+        self.checkpointer.save(self.progress.step, vars(self.progress).copy(), metrics, wait)
         self.meter.restart()
 
-    def _begin(self, launched: float, place: Mapping[str, Any], lease: str | None) -> None:
+    def _start(self, launched: float, place: Mapping[str, Any], lease: str | None) -> None:
         self._first_step = self.progress.step + 1
         self._next_sync = self._first_step
         self._bad_step = 0
@@ -239,31 +239,31 @@ class Loop:
         worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "device": device, "born": born, **place}
         workers = self.ranks.all_gather_object(worker)
         first = self.ranks.rank == 0
-        self.notices = Signals(self.folder, {worker["node"] for worker in workers}, lease) if first else None
-        self.records.rewind(self.progress.step, self.progress.records)
+        self.signals = Signals(self.folder, {worker["node"] for worker in workers}, lease) if first else None
+        self.writer.rewind(self.progress.step, self.progress.records)
         self._event("start", launched=launched, workers=workers)
 
     def _event(self, event: str, **details: Any) -> None:
-        self.records.event(event, self.progress.step, **details)
+        self.writer.event(event, self.progress.step, **details)
 
     def _end(self, state: str, epoch: int) -> Outcome:
         step = self.progress.step
         if state == "diverged":
             bad = self._bad_step
             self._event("diverged", at=bad)
-            saved = self.saver.newest()
+            saved = self.checkpointer.newest()
             last = f"the last good checkpoint is step {saved}" if saved is not None else "there is no checkpoint yet"
             message = f"the loss became NaN or infinite at step {bad}; {last}"
             return Outcome(state=state, step=bad, epoch=epoch, message=message)
         if state != "finished":
             if state != "lost":
-                told = self.notices.told if self.notices else None
-                self._event(state, **({"seconds": round(time.time() - told, 3)} if told else {}))
-                self.records.flush()
+                announced = self.signals.drain_announced if self.signals else None
+                self._event(state, **({"seconds": round(time.time() - announced, 3)} if announced else {}))
+                self.writer.flush()
             return Outcome(state=state, step=step, epoch=epoch)
-        best = self.saver.load_best()
+        best = self.checkpointer.load_best()
         self._event("trained")
-        # A resumed run that was all but finished may have no measured checkpoint.
+        # A run that was resumed after its last step may have no evaluated checkpoint.
         validation = best.metrics if best else self._measure("validation")
         metrics = {"validation": finite(validation), "test": finite(self._measure("test"))}
         detail = confusion(self.task, self.model, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
@@ -273,7 +273,7 @@ class Loop:
             written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample}
             self.folder.write(EVALUATION, json.dumps(written).encode())
             self._event("evaluated")
-            self.records.flush()
+            self.writer.flush()
         return Outcome(
             state=state, step=step, epoch=epoch, best_step=best.step if best else None, metrics=metrics,
         )  # fmt: skip

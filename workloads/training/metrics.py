@@ -1,4 +1,4 @@
-"""What a worker counts between two talks with the others, and what they make of it together."""
+"""Training metrics that each worker counts, and their reduction over all workers."""
 
 import time
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from heliostat.workloads.training.distributed import Ranks
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """What all workers know after a talk."""
+class SyncResult:
+    """What all workers know after a sync."""
 
-    notice: int
-    """The largest number that a worker brought."""
+    request: int
+    """The largest that a worker passed."""
     bad_step: int | None
     """The first step whose loss was NaN or infinite."""
     save: bool
-    """Whether a worker brought that it is time for a checkpoint."""
+    """Whether a worker passed that a checkpoint is due."""
     step_seconds: float
-    """Seconds of a step since the last talk, the mean of all workers; 0 if there was none."""
+    """The mean time of a step since the last sync, in seconds; 0 if there was no step."""
 
 
 class Meter:
-    """Counts loss, samples and time without waiting for the device; `agree` is the one place where it waits."""
+    """Counts loss, samples and time without waiting for the device, except in `sync`."""
 
     def __init__(self, ranks: Ranks, logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)) -> None:
         self.ranks = ranks
@@ -34,31 +34,31 @@ class Meter:
         self._waited = 0.0
         self._since = time.perf_counter()
         self.logged = logged
-        """Loss sum and samples of all workers, seconds and waits for data of the mean worker, since `log` was called."""
+        """Since the last `log`: loss sum and samples of all workers; seconds, and those without data, of the mean worker."""
 
     def add(self, loss: Tensor, samples: int, step: int) -> None:
-        """Count a micro-batch of ``samples`` with that mean loss."""
+        """Counts a micro-batch of ``samples`` with that mean loss."""
         loss = loss.detach()
         self._loss_sum += loss.double() * samples
         self._samples += samples
         self._bad_step = torch.where((self._bad_step < 0) & ~torch.isfinite(loss), step, self._bad_step)
 
     def step(self) -> None:
-        """Count a step."""
+        """Counts a step."""
         self._steps += 1
 
     def waited(self, seconds: float) -> None:
-        """Count time in which there was no data to compute on."""
+        """Counts time spent waiting for data."""
         self._waited += seconds
 
     def restart(self) -> None:
-        """Leave out the time since the last talk, which went into something else than training."""
+        """Excludes the time since the last sync, which was not spent on training."""
         self._since = time.perf_counter()
 
-    def agree(self, notice: int = 0, save: bool = False) -> Agreement:
-        """Talk with the other workers: all must call it at the same step."""
+    def sync(self, request: int = 0, save: bool = False) -> SyncResult:
+        """Reduces the counts over all workers, which must call it at the same step."""
         seconds = time.perf_counter() - self._since
-        row = [float(self._loss_sum), self._samples, float(self._bad_step), notice, seconds, self._waited, save]
+        row = [float(self._loss_sum), self._samples, float(self._bad_step), request, seconds, self._waited, save]
         table = self.ranks.all_gather([float(value) for value in row])
         loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 1, 4, 5))
         seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
@@ -69,10 +69,10 @@ class Meter:
         self._samples = self._steps = 0
         self._waited = 0.0
         self.restart()
-        return Agreement(int(table[:, 3].max()), min(bad_steps, default=None), bool(table[:, 6].any()), step_seconds)
+        return SyncResult(int(table[:, 3].max()), min(bad_steps, default=None), bool(table[:, 6].any()), step_seconds)
 
     def log(self) -> dict[str, float]:
-        """The mean loss, the speed and the share of time without data since the last log; empty if there was no step."""
+        """The mean loss, the throughput and the share of time without data since the last log; empty if there was no step."""
         (loss, samples, seconds, waited), self.logged = self.logged, (0.0, 0.0, 0.0, 0.0)
         if not samples:
             return {}

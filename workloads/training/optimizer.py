@@ -1,4 +1,4 @@
-"""AdamW and its learning rate as a pure function of the step."""
+"""AdamW, and its learning rate as a pure function of the step."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW in which only matrices and kernels decay."""
+    """AdamW with weight decay on matrices and kernels only."""
     decay = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -28,7 +28,7 @@ def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
 
 
 def clip(parameters: Sequence[nn.Parameter], most: float) -> None:
-    """Scale the gradients so that their norm, over all parameters and all workers' parts of them, is at most that."""
+    """Scales the gradients so that their norm, over all parameters and all shards, is at most ``most``."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     norm = nn.utils.get_total_norm(gradients, foreach=True)
     if isinstance(norm, DTensor):

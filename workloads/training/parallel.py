@@ -1,6 +1,6 @@
-"""How a model is spread over the workers, in one fixed order: recompute, compile, then shard or replicate.
+"""Parallelizes a model, in a fixed order: activation checkpointing, compilation, then FSDP or DDP.
 
-Each of them changes the model in place, so that its parameters keep their names and a checkpoint does not show them.
+Each changes the model in place, so that parameters keep their names, and checkpoints do not depend on it.
 """
 
 import os
@@ -26,19 +26,19 @@ COMPILERS = ("c++", "g++", "clang++")
 
 
 def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConfig, ranks: Ranks) -> nn.Module:
-    """Move the model to this worker's device and spread it over the workers.
+    """Moves the model to this worker's device, and shards or replicates it.
 
     Args:
-        model: on the CPU, the same on all workers; it is changed in place.
+        model: on the CPU, the same on all workers; changed in place.
         blocks: the parts that are recomputed, compiled and sharded one by one.
-        config: says what is to be done.
-        ranks: this worker among the others.
+        config: of the run.
+        ranks: this worker's.
 
     Returns:
-        what the loss is computed with, whose backward pass averages the gradients over the workers.
+        The model to compute the loss with; its backward pass averages the gradients over the workers.
 
     Raises:
-        UserError: the model has no blocks to recompute; there is no compiler.
+        UserError: the model has no blocks to recompute; no C++ compiler is installed.
     """
     if config.activation_checkpointing:
         _recompute(blocks, config.task)
@@ -53,7 +53,7 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
 
 
 def sharded(config: TrainConfig, ranks: Ranks) -> bool:
-    """Whether each worker holds a part of the model only."""
+    """Whether each worker holds only a shard of the model."""
     return config.parallelism == "fsdp" and ranks.world > 1
 
 
@@ -75,11 +75,11 @@ def _compile(parts: Sequence[nn.Module]) -> None:
     compilers = (*filter(None, [os.environ.get("CXX")]), *COMPILERS)
     if not any(shutil.which(compiler) for compiler in compilers):
         raise UserError(
-            f"compile is true, but there is none of {', '.join(compilers)} on this machine",
+            f"compile is true, but this machine has none of {', '.join(compilers)}",
             "install g++ (in the image, where the run is on a cluster), or set compile to false",
         )
     for part in parts:
-        # Not the module itself: the hooks that gather a sharded model's parameters stay outside.
+        # Not the module itself: the hooks that gather a sharded model's parameters must stay outside.
         part.forward = torch.compile(part.forward)
 
 
@@ -87,7 +87,7 @@ def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> nn.Mo
     group = ranks.gradients or dist.group.WORLD
     assert group is not None
     mesh = DeviceMesh.from_group(group, ranks.device.type)
-    # Block by block, so that a device never holds more of the model than its part and one block.
+    # Block by block, so that a device never holds more of the model than its shard and one block.
     for block in blocks:
         fully_shard(block, mesh=mesh)
     fully_shard(model, mesh=mesh)
@@ -95,7 +95,7 @@ def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> nn.Mo
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
-    """What a checkpoint holds of them, without copies: of sharded tensors this worker's rows."""
+    """The state that a checkpoint holds, without copies; of sharded tensors this worker's rows."""
     rows: dict[str, int] = {}
 
     def local(name: str, tensor: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
         rows[name] = len(tensor)
         return tensor.to_local()
 
-    # First, because that brings parameters back that an evaluation has left gathered.
+    # First, because state_dict() reshards parameters that an evaluation has left gathered.
     tensors = {name: local(f"model/{name}", tensor) for name, tensor in model.state_dict().items()}
     moments = {
         f"{name}/{key}": local(f"optimizer/{name}/{key}", tensor)
@@ -115,18 +115,18 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
 
 
 def sharded_names(model: nn.Module) -> set[str]:
-    """The parameters of which this worker holds its own rows only."""
+    """The parameters that are sharded."""
     return {name for name, tensor in model.state_dict().items() if isinstance(tensor, DTensor)}
 
 
 def load_model(model: nn.Module, state: State) -> None:
-    """Put the state that `Checkpoint.read` gave for ``sharded_names(model)`` into the model."""
+    """Loads the state that `Checkpoint.read` returned for ``sharded_names(model)`` into the model."""
     there = model.state_dict()
     model.load_state_dict({name: _like(there.get(name), tensor) for name, tensor in state["model"].items()})
 
 
 def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """The same for the optimizer."""
+    """Loads the optimizer's part of that state."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     moments: dict[str, dict[str, Tensor]] = {}
     for place, tensor in state["optimizer"].items():
@@ -143,7 +143,7 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: St
 
 
 def _like(there: Tensor | None, rows: Tensor) -> Tensor:
-    """This worker's rows as a part of a sharded tensor, if the tensor that is there is one."""
+    """Converts this worker's rows to a DTensor if the current tensor is one."""
     if not isinstance(there, DTensor) or rows.ndim == 0:
         return rows
     return DTensor.from_local(

@@ -1,4 +1,4 @@
-"""One step of the training: a global batch forward and backward on all workers, and the optimizer's move."""
+"""One training step: forward and backward passes of a global batch on all workers, and the optimizer's update."""
 
 import random
 from collections.abc import Callable, Iterator
@@ -22,16 +22,16 @@ Count = Callable[[Tensor, int], None]
 
 
 class Step:
-    """A worker's side of the steps of a run; wraps the model as the config says.
+    """A worker's part of the training steps; parallelizes the model as the config says.
 
     Args:
         config: of the run.
-        dataset: where a worker that has no sample takes one that weighs nothing.
-        task: whose loss.
-        model: the bare model.
-        ranks: this worker among the others.
-        lanes: into how many the data is cut.
-        total: the steps of the whole run, which the schedule of the learning rate needs.
+        dataset: the source of the padding sample of a worker without samples.
+        task: defines the loss.
+        model: not yet parallelized.
+        ranks: this worker's.
+        lanes: of the data.
+        total: steps of the whole run, for the learning rate schedule.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Step:
         return learning_rate(step, self._total, self._config.optimizer)
 
     def __call__(self, batch: Batch, step: int, count: Count) -> None:
-        """Compute step number ``step``, counted from 0, on this worker's part of the batch."""
+        """Computes step number ``step``, from 0, on this worker's part of the batch."""
         self._seed(step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
@@ -68,8 +68,8 @@ class Step:
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], int]]:
         rows = len(batch.ids)
-        # A worker with no part of an epoch's last batch must still take part: with a sample that weighs nothing. And if
-        # the model is sharded, workers must take part in as many micro-batches as the one with the most samples has.
+        # A worker without samples in an epoch's last batch takes part with a sample of weight 0; if the model is sharded, every
+        # worker takes part in as many micro-batches as the one with the most samples.
         most = min(self._largest_share, batch.global_size) if sharded(self._config, self._ranks) else max(rows, 1)
         for start in range(0, most, self.micro_batch):
             if start >= rows:
@@ -82,7 +82,7 @@ class Step:
         return {name: values.to(self._ranks.device, non_blocking=True) for name, values in part.items()}
 
     def _seed(self, step: int) -> None:
-        """All randomness is a pure function of (seed, step, rank), so there is no random state to save."""
+        """Makes all randomness a pure function of (seed, step, rank), so that there is no random state to save."""
         seed = (self._config.seed * 1_000_003 + step) * 4099 + self._ranks.rank
         # Not torch.manual_seed: without CUDA it keeps a stack trace of every call for later (seen on torch 2.15).
         torch.default_generator.manual_seed(seed)
@@ -92,7 +92,7 @@ class Step:
         np.random.seed(seed % 2**32)
 
     def _synchronized(self, last: bool) -> AbstractContextManager[None]:
-        """Gradients are exchanged in the last micro-batch only."""
+        """All-reduces gradients in the last micro-batch only."""
         if last or not isinstance(self._model, DistributedDataParallel):
             return nullcontext()
         context: AbstractContextManager[None] = self._model.no_sync()

@@ -1,4 +1,4 @@
-"""A script with the three lines, on nodes that are told to go."""
+"""A script with the three lines, on nodes that are drained."""
 
 import re
 import signal

@@ -1,4 +1,4 @@
-"""The parts of ``heliostat torchrun`` by themselves: what is shown of the output, and the three lines without Ray."""
+"""The parts of ``heliostat torchrun`` alone: the merged output, the hub, and checkpoints without Ray."""
 
 import asyncio
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from heliostat.workloads.torchrun.hub import MOST, Hub
+from heliostat.workloads.torchrun.hub import MAX_LINES, Hub
 from heliostat.workloads.torchrun.output import HOLD, TRACEBACK, Output
 from heliostat.workloads.torchrun.worker import CHILD
 from tests.conftest import Command, end_group, wait_for
@@ -42,17 +42,17 @@ def python(command: Command, *args: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_the_same_command_goes_on_and_two_checkpoints_stay(counts: Command) -> None:
+def test_the_same_command_resumes_and_two_checkpoints_are_kept(counts: Command) -> None:
     assert python(counts, "counts.py", "4").returncode == 0
     run = counts.cwd / "runs/counts"
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == ["step-00000003", "step-00000004"]
     again = python(counts, "counts.py", "4")
     assert again.stdout == "has 4.0 {'of': 4}\n"
-    assert f"heliostat: goes on from step 4, {run}/checkpoints/step-00000004" in again.stderr
+    assert f"heliostat: resumes from step 4, {run}/checkpoints/step-00000004" in again.stderr
 
 
 @pytest.mark.parametrize("how", ["cut", "flipped", "deleted", "manifest"])
-def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(counts: Command, how: str) -> None:
+def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(counts: Command, how: str) -> None:
     assert python(counts, "counts.py", "4").returncode == 0
     newest = counts.cwd / "runs/counts/checkpoints/step-00000004"
     (state,) = [path for path in newest.iterdir() if path.suffix == ".pt"]
@@ -68,7 +68,7 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_taken(counts: Co
     again = python(counts, "counts.py", "4")
     assert again.returncode == 0, again.stderr
     assert "step-00000004 is damaged" in again.stderr
-    assert "the one before is taken" in again.stderr
+    assert "the one before is used" in again.stderr
     assert again.stdout == "step 4 4.0 4\nhas 4.0 {'of': 4}\n"
 
 
@@ -76,7 +76,7 @@ def test_the_checkpoints_of_other_arguments_are_refused(counts: Command) -> None
     assert python(counts, "counts.py", "2").returncode == 0
     other = python(counts, "counts.py", "3")
     assert other.returncode == 2
-    assert "made with the arguments ['2'], and these are ['3']" in other.stderr
+    assert "saved with the arguments ['2'], but the arguments are ['3']" in other.stderr
     assert "--name" in other.stderr
     assert "Traceback" not in other.stderr
     (counts.cwd / "runs/counts/script.json").unlink()
@@ -88,16 +88,16 @@ def test_other_parts_than_were_saved_are_refused(counts: Command) -> None:
     (counts.cwd / "counts.py").write_text(COUNTS.replace("resume(model=model, best=best)", "resume(model=model)"))
     other = python(counts, "counts.py", "2")
     assert other.returncode == 2
-    assert "has model, best, and the script resumes model" in other.stderr
+    assert "has model, best, but the script resumes model" in other.stderr
 
 
-def test_what_could_not_be_read_back_is_refused_when_it_is_saved(command: Command) -> None:
+def test_what_cannot_be_loaded_again_is_refused_when_it_is_saved(command: Command) -> None:
     (command.cwd / "bad.py").write_text(
         "import argparse\nfrom heliostat.torchrun import save\nsave(1, extra={'args': argparse.Namespace(a=1)})\n"
     )
     done = python(command, "bad.py")
     assert done.returncode == 1
-    assert "a part to save has an object that is not plain" in done.stderr
+    assert "a part to save holds an object that cannot be loaded again" in done.stderr
     assert "vars(args) instead of args" in done.stderr
     assert not list(command.cwd.rglob("manifest.json"))
 
@@ -118,12 +118,12 @@ def test_sigterm_ends_it_after_the_next_save_and_a_second_one_is_kept_out(counts
             end_group(process)
     last = len(out.splitlines())
     assert process.returncode == 128 + signal.SIGTERM
-    assert f"heliostat: step {last} is saved, and the script ends, as it was asked to" in err
+    assert f"heliostat: step {last} is saved, and the script exits, as requested" in err
     assert (counts.cwd / f"runs/counts/checkpoints/step-{last:08d}/manifest.json").exists()
     assert not (counts.cwd / "runs/counts/lease.json").exists()
 
 
-def test_a_full_disk_is_waited_for(counts: Command, small_disk: Path) -> None:
+def test_a_save_is_retried_while_the_disk_is_full(counts: Command, small_disk: Path) -> None:
     ballast = small_disk / "ballast"
     ballast.write_bytes(b"\0" * (2 << 20))
     counts = Command(counts.cwd, {**counts.env, "HELIOSTAT_RUN": str(small_disk / "run")})
@@ -182,7 +182,7 @@ def test_of_several_tracebacks_that_of_the_first_failure_is_shown() -> None:
     assert lines == [f"stderr: [rank 1] {TRACEBACK}:", "stderr: [rank 1] Error 1"]
 
 
-def test_a_traceback_that_was_survived_is_shown_after_a_while_or_at_the_end() -> None:
+def test_a_handled_traceback_is_shown_after_a_while_or_at_the_end() -> None:
     output, lines = shown()
     output.line(0, "stderr", TRACEBACK, 0)
     output.tick(HOLD / 2)
@@ -195,28 +195,28 @@ def test_a_traceback_that_was_survived_is_shown_after_a_while_or_at_the_end() ->
     assert lines[1:] == ["stderr: [rank 0] on", f"stderr: [rank 1] {TRACEBACK}"]
 
 
-def test_the_hub_holds_printers_back_and_forgets_the_attempt_before() -> None:
+def test_the_hub_blocks_when_it_is_full_and_ignores_earlier_attempts() -> None:
     async def scene() -> None:
         hub = Hub()
         await hub.attempt(1, 2)
         one = asyncio.create_task(hub.join(1, 1, {"rank": 1}))
         assert await hub.join(1, 0, {"rank": 0}) == [{"rank": 0}, {"rank": 1}] == await one
-        flood = asyncio.create_task(hub.tell(1, 0, [("stdout", "x")] * MOST))
+        flood = asyncio.create_task(hub.send(1, 0, [("stdout", "x")] * MAX_LINES))
         await asyncio.sleep(0.01)
-        assert not flood.done(), "the script waits while nobody reads"
-        assert len(await hub.take(1)) == MOST
+        assert not flood.done(), "the script blocks while nothing reads"
+        assert len(await hub.take(1)) == MAX_LINES
         assert await flood == ""
         first = asyncio.create_task(hub.ended(1, 1, 3))
         await asyncio.sleep(0.01)
         assert not first.done(), "who fails first waits, so that the others end in order"
-        assert await hub.tell(1, 0, []) == "failed"
+        assert await hub.send(1, 0, []) == "failed"
         await hub.ended(1, 0, -15)
         await first
         assert await hub.take(1) == [(1, "exit", 3), (0, "exit", -15)]
         await hub.attempt(2, 2)
-        assert await hub.tell(1, 0, [("stdout", "late")]) == "failed"
+        assert await hub.send(1, 0, [("stdout", "late")]) == "failed"
         assert await hub.take(0) == []
         await hub.order("stop")
-        assert await hub.tell(2, 0, []) == "stop"
+        assert await hub.send(2, 0, []) == "stop"
 
     asyncio.run(scene())

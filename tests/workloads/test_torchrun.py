@@ -1,4 +1,4 @@
-"""Scripts for torchrun on Ray workers: real scripts, real processes, real kills."""
+"""``heliostat torchrun`` on this machine: real scripts, real processes, real kills."""
 
 import json
 import os
@@ -6,67 +6,12 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
-import psutil
 import pytest
 
-from heliostat.environment import NODES
-from tests.conftest import ROOT, Command, Head, end_group, gone, processes_of, wait_for
-from tests.workloads.test_ways_in import submit
-
-EXAMPLES = ROOT / "workloads/examples"
-TORCHRUN = Path(sys.executable).parent / "torchrun"
-
-
-def torchrun(command: Command, *args: str | Path) -> list[str]:
-    """What the script prints under the real torchrun with two processes, sorted, for the order of ranks is chance."""
-    line = [str(TORCHRUN), "--standalone", "--nproc-per-node=2", *map(str, args)]
-    env = {**command.env, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(line, cwd=command.cwd, env=env, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return sorted(done.stdout.splitlines())
-
-
-def without_rank(out: str) -> list[str]:
-    return sorted(re.sub(r"^\[rank \d\] ", "", line) for line in out.splitlines())
-
-
-def errors(err: str) -> list[str]:
-    """The lines but that which a slow machine has."""
-    return [line for line in err.splitlines() if not re.fullmatch(r"heliostat: waits for \d workers to start", line)]
-
-
-def script(command: Command, name: str, text: str) -> str:
-    (command.cwd / name).write_text(text)
-    return name
-
-
-def ranks_of(command: Command, name: str) -> dict[str, psutil.Process]:
-    """The processes of a script by their rank."""
-    found = {}
-    for process in processes_of(command.env):
-        try:
-            # Not the processes of its DataLoaders, which are in the same session.
-            if (
-                name in " ".join(process.cmdline()[2:])
-                and process.cmdline()[1:2] == ["-u"]
-                and process.pid == process_group(process)
-            ):
-                found[process.environ()["RANK"]] = process
-        except psutil.NoSuchProcess:
-            continue
-    return found
-
-
-def process_group(process: psutil.Process) -> int:
-    try:
-        return os.getpgid(process.pid)
-    except ProcessLookupError:
-        return 0
+from tests.conftest import ROOT, Command, end_group, gone, wait_for
+from tests.workloads.scripts import EXAMPLES, errors, ranks_of, script, torchrun, without_rank
 
 
 def test_an_example_prints_what_it_prints_under_torchrun(command: Command) -> None:
@@ -79,7 +24,7 @@ def test_an_example_prints_what_it_prints_under_torchrun(command: Command) -> No
     gone(command.env)
 
 
-def test_a_script_with_its_own_arguments_and_snapshot_goes_on_from_it(command: Command) -> None:
+def test_a_script_with_its_own_arguments_and_snapshot_resumes_from_it(command: Command) -> None:
     line = ["torchrun", "--workers", "2", str(EXAMPLES / "snapshots.py")]
     assert command(*line, "2", "1", "--batch_size", "64").code == 0
     done = command(*line, "4", "1", "--batch_size", "64")
@@ -116,7 +61,7 @@ if os.environ["WORLD_SIZE"] == "2":
 
 
 def test_a_script_finds_what_python_and_torchrun_give_it(command: Command, tmp_path: Path) -> None:
-    """Its place, its arguments untouched, its modules not hidden by ours, and the variables; and its share of the machine."""
+    """Its working directory, arguments, modules not shadowed by ours, variables, and its share of the machine."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/datasets.py").write_text("THEIRS = True")
     (command.cwd / "folder").mkdir()
@@ -175,15 +120,15 @@ time.sleep(1000)
 """
 
 
-def test_the_rank_that_fails_first_is_the_one_that_is_told(command: Command) -> None:
-    """The other one, which loses its connection in the midst of a collective, has a traceback as well."""
+def test_the_rank_that_failed_first_is_the_one_that_is_reported(command: Command) -> None:
+    """The other one, which loses its connection during a collective, has a traceback as well."""
     script(command, "fails.py", FAILS)
     done = command("torchrun", "--workers", "2", "fails.py", "raise", "reduce")
     assert done.code == 1
     assert done.err.count("Traceback") == 1, done.err
     assert "[rank 1] RuntimeError: this rank is broken\n" in done.err
     assert "[rank 0] " not in done.err
-    assert done.err.endswith("heliostat: rank 1 of fails.py ended with exit code 1\n")
+    assert done.err.endswith("heliostat: rank 1 of fails.py exited with code 1\n")
     gone(command.env)
 
 
@@ -191,12 +136,12 @@ def test_the_exit_code_is_the_scripts_and_the_others_are_not_waited_for(command:
     script(command, "fails.py", FAILS)
     done = command("torchrun", "--workers", "2", "fails.py", "3", "sleep", timeout=200)
     assert done.code == 3, done.err
-    assert errors(done.err) == ["heliostat: rank 1 of fails.py ended with exit code 3"]
+    assert errors(done.err) == ["heliostat: rank 1 of fails.py exited with code 3"]
     assert sorted(done.out.splitlines()) == ["[rank 0] ready", "[rank 1] ready"]
     gone(command.env)
 
 
-def test_a_killed_rank_goes_on_from_its_checkpoint_with_the_same_losses(command: Command) -> None:
+def test_a_killed_rank_resumes_from_its_checkpoint_with_the_same_losses(command: Command) -> None:
     name = "digits_resumes.py"
     args = [str(EXAMPLES / name), "--epochs", "12"]
     process = command.start("torchrun", "--workers", "2", "--max-restarts", "1", *args)
@@ -208,8 +153,8 @@ def test_a_killed_rank_goes_on_from_its_checkpoint_with_the_same_losses(command:
     finally:
         end_group(process)
     assert process.returncode == 0, err
-    assert f"heliostat: rank 1 of {args[0]} was ended by SIGKILL (is the memory full?); restart 1 of 1" in err
-    assert len(re.findall(r"\[rank 0\] heliostat: goes on from step \d+, ", err)) == 1
+    assert f"heliostat: rank 1 of {args[0]} was killed by SIGKILL (out of memory?); restart 1 of 1" in err
+    assert len(re.findall(r"\[rank 0\] heliostat: resumes from step \d+, ", err)) == 1
     shutil.rmtree(command.cwd / "runs")
     # An epoch that was printed, but not saved, is printed again, and is the same.
     assert sorted(set(without_rank(out))) == torchrun(command, *args)
@@ -230,7 +175,7 @@ for step in range(resume(total=total), 100000):
 
 
 def test_lines_arrive_while_it_runs_and_ctrl_c_ends_it_with_a_checkpoint(command: Command) -> None:
-    """Also a script that catches nothing ends; after that, plain Python goes on from the same checkpoint."""
+    """Also of a script that catches nothing; then plain Python resumes from the same checkpoint."""
     script(command, "steps.py", STEPS)
     process = command.start("torchrun", "--workers", "2", "steps.py")
     try:
@@ -250,13 +195,13 @@ def test_lines_arrive_while_it_runs_and_ctrl_c_ends_it_with_a_checkpoint(command
     printed = [int(number) for number in re.findall(r"^\[rank 0\] step (\d+)$", "".join(first) + rest, re.MULTILINE)]
     last = max(printed)
     assert printed == list(range(1, last + 1)), "each line once, in order"
-    assert f"heliostat: step {last} is saved, and the script ends, as it was asked to" in err
-    assert "the same command goes on from the last" in err
+    assert f"heliostat: step {last} is saved, and the script exits, as requested" in err
+    assert "the same command resumes from the last" in err
     gone(command.env)
     with command.python("steps.py") as again:
         assert again.stderr
         assert again.stdout
-        assert f"goes on from step {last}, " in again.stderr.readline()
+        assert f"resumes from step {last}, " in again.stderr.readline()
         assert again.stdout.readline() == f"step {last + 1}\n"
         again.terminate()
         again.communicate(timeout=60)
@@ -286,7 +231,7 @@ def test_a_killed_command_takes_its_scripts_with_it(command: Command) -> None:
     gone(command.env)
 
 
-def test_nobody_reads_on(command: Command) -> None:
+def test_a_closed_standard_output_stops_the_command(command: Command) -> None:
     """As with ``| head -1``."""
     script(command, "steps.py", STEPS)
     with command.start("torchrun", "steps.py") as process:
@@ -300,75 +245,6 @@ def test_nobody_reads_on(command: Command) -> None:
             end_group(process)
     assert err.endswith("heliostat: stopped, because the reader of its output has closed the pipe\n")
     assert "Traceback" not in err
-    gone(command.env)
-
-
-def test_a_submitted_job_shows_the_ranks_and_ends_as_the_script_does(ray_head: Head) -> None:
-    done = submit(ray_head, "python", "-m", "heliostat", "torchrun", "--workers", "2", "workloads/examples/ddp.py")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "[rank 1] rank 1 of 2 is here\n" in done.stdout
-    assert "accuracy on the training data 0.9" in done.stdout
-    assert "cost" not in done.stdout + done.stderr, "nobody knows prices there"
-    bad = submit(ray_head, "python", "-m", "heliostat", "torchrun", "workloads/examples/digits.py", "--epochs", "few")
-    assert "exit code 2" in bad.stdout + bad.stderr
-    assert "argument --epochs: invalid int value: 'few'" in bad.stdout
-
-
-def test_a_script_where_prices_are_known_says_what_its_workers_cost(ray_head: Head) -> None:
-    """Two workers with a CPU each, on a node with two that costs a dollar a second."""
-    nodes = json.dumps([{"CPU": 2, "GPU": 0, "price": 3600.0}])
-    began = time.time()
-    line = "python -m heliostat torchrun --workers 2 workloads/examples/ddp.py"
-    done = submit(ray_head, "env", f"{NODES}={nodes}", *line.split())
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert (said := re.search(r"^heliostat: cost (\S+)$", done.stdout, re.MULTILINE)), done.stdout
-    assert 0 < float(said[1]) < time.time() - began
-
-
-PROFILE = """
-platform: local
-head: {cpu: 1, memory: 2Gi, price_per_hour: 0}
-groups: [{name: gpu, gpu: 2, cpu: 2, memory: 2Gi, max: 1, idle_seconds: 60, price_per_hour: 0}]
-storage: {uri: storage}
-idle_shutdown_seconds: null
-"""
-PLACED = """
-import json, os, sys
-from heliostat.torchrun import save
-devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
-print("place", os.environ["LOCAL_RANK"], devices[int(os.environ["LOCAL_RANK"])], len(devices), flush=True)
-save(3)
-sys.exit(5 if os.environ["RANK"] == "0" else 0)
-"""
-
-
-def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(command: Command) -> None:
-    (command.cwd / "pair.yaml").write_text(PROFILE)
-    script(command, "placed.py", PLACED)
-    try:
-        up = command("up", "pair.yaml")
-        assert up.code == 0, up.err
-        done = command("torchrun", "--on", "pair.yaml", "--workers", "2", "--gpu", "1", "placed.py", "-v")
-        assert done.code == 5, done.err
-        assert {line for line in done.out.splitlines() if "] place " in line} == {
-            "[rank 0] place 0 0 2",
-            "[rank 1] place 1 1 2",
-        }
-        assert "rank 0 of placed.py ended with exit code 5" in done.out + done.err
-        (made,) = command.cwd.rglob("placed/checkpoints/step-00000003/manifest.json")
-        assert made.is_relative_to(command.cwd / "storage"), "a relative storage is on the cluster's"
-        never = command("torchrun", "--on", "pair.yaml", "--workers", "3", "--gpu", "1", "placed.py")
-        assert never.code == 2
-        assert "workers is 3, each with 1 CPU, but there are 2 CPUs" in never.err
-        assert "set workers to 2" in never.err
-        (command.cwd / "below").mkdir()
-        below = Command(command.cwd / "below", command.env)
-        outside = below("torchrun", "--on", "../pair.yaml", "../placed.py")
-        assert outside.code == 2
-        assert "outside of the working directory" in outside.err
-    finally:
-        down = command("down", "pair.yaml", "--yes")
-    assert down.code == 0, down.err
     gone(command.env)
 
 
@@ -396,48 +272,3 @@ def test_bad_input_is_exit_2_with_the_fix_before_anything_starts(command: Comman
     assert "Traceback" not in done.err
     assert done.out == ""
     assert [path.name for path in command.cwd.iterdir()] == ["good.py"]
-
-
-def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
-    """Its commands, in the copy of a repository, one after the other; in the third step a rank is killed."""
-    files = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    for name in files.stdout.splitlines():
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (command.cwd / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, command.cwd / name)
-    command = Command(command.cwd, {**command.env, "PYTHONPATH": str(command.cwd)})
-    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs/migrating.md").read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for language, block in blocks if not language for line in block.splitlines()]
-    assert [line.split()[:2] for line in lines] == [
-        ["heliostat", "torchrun"], ["heliostat", "up"], ["heliostat", "torchrun"], ["heliostat", "down"],
-        ["heliostat", "torchrun"], ["heliostat", "train"],
-    ]  # fmt: skip
-    *scripts, resumes, train = [shlex.split(line)[1:] for line in lines]
-    for line in scripts:
-        done = command(*line)
-        assert done.code == 0, done.err
-        assert ("[rank 0] accuracy 0.9" in done.out) == (line[0] == "torchrun")
-    process = command.start(*resumes)
-    try:
-        wait_for(lambda: len(list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))) > 1, "checkpoints", 300)
-        ranks_of(command, "digits_resumes.py")["0"].kill()
-        out, err = process.communicate(timeout=300)
-    finally:
-        end_group(process)
-    assert process.returncode == 0, err
-    assert "restart 1 of 3" in err
-    assert "[rank 0] accuracy 0.9" in out
-    done = command(*train)
-    assert done.code == 0, done.err
-    assert "digits_task finished at step" in done.out
-    gone(command.env)
-
-
-def test_the_page_shows_the_three_lines_as_they_are() -> None:
-    before, after = ((EXAMPLES / name).read_text().splitlines()[4:] for name in ("digits.py", "digits_resumes.py"))
-    new = [line.strip() for line in after if line not in before and line]
-    assert len(new) == 3
-    page = (ROOT / "docs/migrating.md").read_text()
-    assert all(line.removesuffix("  # new") in page for line in new)

@@ -1,21 +1,28 @@
-"""The contract with the inside of Ray Train, so that a new Ray that changes it fails here and not in a run."""
+"""The contract with the private parts of Ray Train: a new Ray that changes them fails here and not in a run."""
 
 import inspect
 import time
 from pathlib import Path
 
 import pytest
+import ray
+import ray._private.worker
 import ray.train.v2._internal.execution.controller.controller as controller
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
-from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy, NoopDecision, ScalingPolicy
-from ray.train.v2._internal.execution.worker_group import WorkerGroup
+from ray.train.v2._internal.execution.scaling_policy import (
+    ElasticScalingPolicy,
+    FixedScalingPolicy,
+    NoopDecision,
+    ScalingPolicy,
+)
+from ray.train.v2._internal.execution.worker_group import ActorMetadata, WorkerGroup, WorkerGroupState
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from heliostat.errors import JobFailed, Stopped
 from heliostat.folder import Folder
-from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrapped
-from heliostat.workloads.ray_train.trainer import CONTROLLERS, Fixed, Group, Trainer
+from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrap
+from heliostat.workloads.ray_train.trainer import CONTROLLER_VARIABLES, Fixed, Group, Trainer
 from heliostat.workloads.run.attempts import of
 from heliostat.workloads.run.signals import STOP
 
@@ -30,10 +37,10 @@ def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> N
 
 
 def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise it would be a process of its own, started anew, instead of one that Ray has ready."""
+    """Otherwise it would be a new process, instead of one of Ray's idle ones."""
     assert "self.worker_group_cls.create(" in inspect.getsource(controller.TrainController)
     assert "self._get_worker_runtime_env(" in inspect.getsource(WorkerGroup)
-    for name in CONTROLLERS:
+    for name in CONTROLLER_VARIABLES:
         monkeypatch.setenv(name, "1")
     assert WorkerGroup._get_worker_runtime_env({})["env_vars"].keys() >= ENVIRONMENT.keys() | ELASTIC.keys()
     assert Group._get_worker_runtime_env({}) == {}
@@ -44,8 +51,8 @@ def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypa
     }  # fmt: skip
 
 
-def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
-    """What Ray Train would ask besides starts a process, and waits for it; the policy must do without what it then lacks."""
+def test_a_fixed_size_is_requested_by_its_placement_group_alone() -> None:
+    """Ray Train's other request starts a process and waits for it; the policy must work without it."""
     policy = ElasticScaling(ScalingConfig(num_workers=2), "runs/x", 2, 2, 0.0, 60.0)
     assert policy._coordinator_client is None
     policy.before_controller_abort()
@@ -53,7 +60,7 @@ def test_a_fixed_size_is_asked_for_by_its_placement_group_alone() -> None:
     assert "if self._coordinator_client is None" in inspect.getsource(ScalingPolicy._cancel_resource_request)
 
 
-def test_a_request_to_stop_is_heard_while_the_next_start_is_put_off(tmp_path: Path) -> None:
+def test_a_request_to_stop_is_seen_during_a_back_off(tmp_path: Path) -> None:
     policy = ElasticScaling(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
     of(str(tmp_path)).not_before = time.monotonic() + 1000
     assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
@@ -62,7 +69,7 @@ def test_a_request_to_stop_is_heard_while_the_next_start_is_put_off(tmp_path: Pa
         policy.make_decision_for_non_running_worker_group()
 
 
-def test_our_policies_answer_every_question_that_there_is() -> None:
+def test_our_policies_implement_every_abstract_method() -> None:
     assert ScalingPolicy.__abstractmethods__ == {
         "make_decision_for_non_running_worker_group",
         "make_decision_for_running_worker_group",
@@ -74,8 +81,30 @@ def test_our_policies_answer_every_question_that_there_is() -> None:
 
 
 def test_the_states_that_are_recorded_have_these_names() -> None:
-    states = {"SchedulingState", "RunningState", "FinishedState", "ErroredState"}
+    states = {"SchedulingState", "RunningState", "FinishedState", "ErroredState", "AbortedState"}
     assert states <= vars(controller).keys()
+    assert controller.SchedulingState(NoopDecision()).scaling_decision == NoopDecision()
+
+
+@pytest.mark.parametrize(
+    ("owner", "names"),
+    [
+        (ScalingPolicy, {"after_controller_start", "after_controller_state_update", "_maybe_send_resource_request"}),
+        (FixedScalingPolicy, {"after_controller_start", "_maybe_send_resource_request"}),
+        (ScalingConfig, {"_resources_per_worker_not_none"}),
+        (controller.TrainController, {"run", "get_result", "worker_group_cls"}),
+        (WorkerGroupState, {"num_workers", "workers", "start_time"}),
+        (ActorMetadata, {"node_id"}),
+        (DataParallelTrainer, {"_create_default_callbacks", "_initialize_and_run_controller"}),
+    ],
+)
+def test_what_our_policies_and_trainer_override_or_read_exists(owner: type, names: set[str]) -> None:
+    assert names <= {*dir(owner), *getattr(owner, "__dataclass_fields__", {})}
+
+
+def test_a_controller_can_be_placed_on_its_drivers_node() -> None:
+    assert ray._raylet.RAY_NODE_ID_KEY == "ray.io/node-id"
+    assert isinstance(ray._private.worker.SCRIPT_MODE, int)
 
 
 def test_rays_own_policy_still_asks_for_more_than_the_nodes_can_give() -> None:
@@ -85,16 +114,19 @@ def test_rays_own_policy_still_asks_for_more_than_the_nodes_can_give() -> None:
     assert ElasticScaling(scaling, "runs/x", 1, 2, 0.0, 60.0)._get_num_workers_for_resource_request() == 2
 
 
-def test_the_workers_to_be_replaced_still_hold_their_room_while_the_new_size_is_decided() -> None:
-    """`ElasticScaling` counts their room as free; if Ray lets go of them first, that would count it twice."""
+def test_the_workers_to_be_replaced_still_hold_resources_while_the_new_size_is_decided() -> None:
+    """`ElasticScaling` counts their resources as free; if Ray released them first, it would count them twice."""
     decide = inspect.getsource(controller.TrainController._make_and_handle_scaling_decision_for_non_running_worker_group)
     resize = inspect.getsource(controller.TrainController._execute_resize_decision)
     assert "_shutdown_worker_group()" not in decide
     assert resize.index("_shutdown_worker_group()") < resize.index("_start_worker_group(")
 
 
-def test_our_errors_are_found_inside_of_rays() -> None:
+def test_our_errors_are_unwrapped_from_rays() -> None:
+    from ray.train.v2._internal.exceptions import UserExceptionWithTraceback, WorkerHealthCheckFailedError
     from ray.train.v2.api.exceptions import ControllerError
 
-    failure = JobFailed("told")
-    assert unwrapped(ControllerError(failure)) is failure
+    failure = JobFailed("the cause")
+    assert unwrap(ControllerError(failure)) is failure
+    assert unwrap(UserExceptionWithTraceback(failure, "")) is failure
+    assert unwrap(WorkerHealthCheckFailedError("", failure)) is failure

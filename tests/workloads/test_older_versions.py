@@ -1,0 +1,102 @@
+"""What version 0.1 wrote still opens: runs, datasets, sweeps, checkpoints of scripts, profiles (``tests/fixtures/v0.1``)."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heliostat import load_run
+from heliostat.cli import main
+from heliostat.folder import Folder
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.run.record import read_record, read_result
+from heliostat.workloads.run.report import write_report
+from tests.conftest import ROOT, clean_environment
+
+OLD = ROOT / "tests/fixtures/v0.1"
+TASK = "workloads.tasks.tabular_classification:TabularClassification"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """The storage of version 0.1, moved to another machine."""
+    shutil.copytree(OLD / "storage", tmp_path / "storage")
+    return tmp_path / "storage"
+
+
+def printed(capsys: pytest.CaptureFixture[str], *args: str | Path) -> Any:
+    """The JSON document that a command prints."""
+    assert main([*map(str, args), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_run_is_listed_and_evaluates_as_it_did(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = printed(capsys, "runs", "--storage", storage)
+    assert [(row["name"], row["state"], row["step"], row["task"]) for row in rows] == [
+        ("breast-cancer", "finished", 26, f"heliostat.{TASK}")
+    ]
+    found = printed(capsys, "evaluate", storage / "breast-cancer")["metrics"]
+    assert found == pytest.approx(json.loads((storage / "breast-cancer/result.json").read_text())["metrics"]["test"])
+
+
+def test_a_run_predicts_and_its_report_is_made_again(storage: Path) -> None:
+    folder = Folder.at(storage / "breast-cancer")
+    assert load_run(folder).step == 26
+    record, result = read_record(folder), read_result(folder)
+    assert result
+    write_report(folder, record, result)
+    assert "<title>breast-cancer" in folder.read("report.html").decode()
+
+
+def test_the_same_config_resumes_the_run(storage: Path) -> None:
+    """A config file that names the task as version 0.1 did, or as it is named now, is that of the run."""
+    record = read_record(Folder.at(storage / "breast-cancer"))
+    for task in (TASK, f"heliostat.{TASK}"):
+        assert TrainConfig(**{**record.config.model_dump(), "task": task}).identity == record.config.identity
+
+
+@pytest.mark.parametrize("task", ["tabular-classification", "mine:Task", "workloads.tasks.mine:Task", "workloads.mine:Task"])
+def test_a_name_that_is_not_of_our_modules_stays(storage: Path, task: str) -> None:
+    config = read_record(Folder.at(storage / "breast-cancer")).config
+    assert TrainConfig(**{**config.model_dump(), "task": task}).task == task
+
+
+def test_the_dataset_verifies(storage: Path) -> None:
+    assert main(["dataset", "verify", str(storage / ".datasets/breast-cancer-b907f7ce")]) == 0
+
+
+def test_a_sweep_is_shown(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = printed(capsys, "sweep", "show", storage / "sweep")
+    assert len(found["trials"]) == 3
+    assert load_run(storage / "sweep/trials/0001").record.config.name == "0001"
+
+
+@pytest.mark.parametrize("module", ["heliostat.torchrun", "workloads.legacy"])
+def test_a_script_resumes_from_its_checkpoint_or_gets_the_new_name(storage: Path, tmp_path: Path, module: str) -> None:
+    (tmp_path / "counts.py").write_text(
+        f"from {module} import resume\ntotal = {{}}\nprint(resume(total=total), total['sum'])\n"
+    )
+    env = {**clean_environment(tmp_path / "home"), "PYTHONPATH": str(ROOT), "HELIOSTAT_RUN": str(storage / "counts")}
+    done = subprocess.run([sys.executable, "counts.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    if module == "heliostat.torchrun":
+        assert done.stdout == "3 6\n", done.stderr
+    else:
+        assert "from heliostat.torchrun import resume, save" in done.stderr.splitlines()[-1]
+
+
+def test_a_script_with_the_old_import_is_refused_with_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("old.py").write_text("from workloads.legacy import resume, save\n")
+    assert main(["torchrun", "old.py"]) == 2
+    assert "from heliostat.torchrun import resume, save" in capsys.readouterr().err
+
+
+def test_a_profile_renders(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["render", str(OLD / "gpu.yaml")]) == 0
+    assert "kind: RayCluster" in capsys.readouterr().out

@@ -1,0 +1,128 @@
+"""``heliostat torchrun`` on a cluster: a submitted job, a profile, and the page on migrating, command by command."""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import time
+
+from heliostat.environment import NODES
+from tests.conftest import ROOT, Command, Head, end_group, gone, wait_for
+from tests.workloads.scripts import EXAMPLES, ranks_of, script
+from tests.workloads.test_jobs_and_client import submit
+
+
+def test_a_submitted_job_shows_the_ranks_and_ends_as_the_script_does(ray_head: Head) -> None:
+    done = submit(ray_head, "python", "-m", "heliostat", "torchrun", "--workers", "2", "workloads/examples/ddp.py")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[rank 1] rank 1 of 2 is here\n" in done.stdout
+    assert "accuracy on the training data 0.9" in done.stdout
+    assert "cost" not in done.stdout + done.stderr, "no prices are known"
+    bad = submit(ray_head, "python", "-m", "heliostat", "torchrun", "workloads/examples/digits.py", "--epochs", "few")
+    assert "exit code 2" in bad.stdout + bad.stderr
+    assert "argument --epochs: invalid int value: 'few'" in bad.stdout
+
+
+def test_a_script_where_prices_are_known_says_what_its_workers_cost(ray_head: Head) -> None:
+    """Two workers with a CPU each, on a node with two that costs a dollar a second."""
+    nodes = json.dumps([{"CPU": 2, "GPU": 0, "price": 3600.0}])
+    began = time.time()
+    line = "python -m heliostat torchrun --workers 2 workloads/examples/ddp.py"
+    done = submit(ray_head, "env", f"{NODES}={nodes}", *line.split())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (said := re.search(r"^heliostat: cost (\S+)$", done.stdout, re.MULTILINE)), done.stdout
+    assert 0 < float(said[1]) < time.time() - began
+
+
+PROFILE = """
+platform: local
+head: {cpu: 1, memory: 2Gi, price_per_hour: 0}
+groups: [{name: gpu, gpu: 2, cpu: 2, memory: 2Gi, max: 1, idle_seconds: 60, price_per_hour: 0}]
+storage: {uri: storage}
+idle_shutdown_seconds: null
+"""
+PLACED = """
+import json, os, sys
+from heliostat.torchrun import save
+devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+print("place", os.environ["LOCAL_RANK"], devices[int(os.environ["LOCAL_RANK"])], len(devices), flush=True)
+save(3)
+sys.exit(5 if os.environ["RANK"] == "0" else 0)
+"""
+
+
+def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(command: Command) -> None:
+    (command.cwd / "pair.yaml").write_text(PROFILE)
+    script(command, "placed.py", PLACED)
+    try:
+        up = command("up", "pair.yaml")
+        assert up.code == 0, up.err
+        done = command("torchrun", "--on", "pair.yaml", "--workers", "2", "--gpu", "1", "placed.py", "-v")
+        assert done.code == 5, done.err
+        assert {line for line in done.out.splitlines() if "] place " in line} == {
+            "[rank 0] place 0 0 2",
+            "[rank 1] place 1 1 2",
+        }
+        assert "rank 0 of placed.py exited with code 5" in done.out + done.err
+        (made,) = command.cwd.rglob("placed/checkpoints/step-00000003/manifest.json")
+        assert made.is_relative_to(command.cwd / "storage"), "a relative storage is on the cluster's"
+        never = command("torchrun", "--on", "pair.yaml", "--workers", "3", "--gpu", "1", "placed.py")
+        assert never.code == 2
+        assert "workers is 3, each with 1 CPU, but there are 2 CPUs" in never.err
+        assert "set workers to 2" in never.err
+        (command.cwd / "below").mkdir()
+        below = Command(command.cwd / "below", command.env)
+        outside = below("torchrun", "--on", "../pair.yaml", "../placed.py")
+        assert outside.code == 2
+        assert "outside of the working directory" in outside.err
+    finally:
+        down = command("down", "pair.yaml", "--yes")
+    assert down.code == 0, down.err
+    gone(command.env)
+
+
+def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
+    """Its commands, in the copy of a repository, one after the other; in the third step a rank is killed."""
+    files = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    for name in files.stdout.splitlines():
+        source, target = ROOT / name, command.cwd / name
+        if (source.is_file() or source.is_symlink()) and not name.startswith("tests/"):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target, follow_symlinks=False)
+    command = Command(command.cwd, {**command.env, "PYTHONPATH": str(command.cwd)})
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", (ROOT / "docs/migrating.md").read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for language, block in blocks if not language for line in block.splitlines()]
+    assert [line.split()[:2] for line in lines] == [
+        ["heliostat", "torchrun"], ["heliostat", "up"], ["heliostat", "torchrun"], ["heliostat", "down"],
+        ["heliostat", "torchrun"], ["heliostat", "train"],
+    ]  # fmt: skip
+    *scripts, resumes, train = [shlex.split(line)[1:] for line in lines]
+    for line in scripts:
+        done = command(*line)
+        assert done.code == 0, done.err
+        assert ("[rank 0] accuracy 0.9" in done.out) == (line[0] == "torchrun")
+    process = command.start(*resumes)
+    try:
+        wait_for(lambda: len(list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))) > 1, "checkpoints", 300)
+        ranks_of(command, "digits_resumes.py")["0"].kill()
+        out, err = process.communicate(timeout=300)
+    finally:
+        end_group(process)
+    assert process.returncode == 0, err
+    assert "restart 1 of 3" in err
+    assert "[rank 0] accuracy 0.9" in out
+    done = command(*train)
+    assert done.code == 0, done.err
+    assert "digits_task finished at step" in done.out
+    gone(command.env)
+
+
+def test_the_page_shows_the_three_lines_as_they_are() -> None:
+    before, after = ((EXAMPLES / name).read_text().splitlines()[4:] for name in ("digits.py", "digits_resumes.py"))
+    new = [line.strip() for line in after if line not in before and line]
+    assert len(new) == 3
+    page = (ROOT / "docs/migrating.md").read_text()
+    assert all(line.removesuffix("  # new") in page for line in new)
