@@ -132,7 +132,7 @@ def test_trials_with_two_workers_are_stopped_early_and_leave_nothing(folder: Pat
 def test_a_diverged_trial_is_not_a_failed_one_and_is_not_tried_again(folder: Path, config: Make, workers: int) -> None:
     bad = {"optimizer": {"lr": 1e30, "warmup_steps": 0, "clip_norm": None}}
     space = {"model.level": {"choice": [0.5]}}
-    with pytest.raises(JobFailed, match=r"no trial succeeded; 1 of 1 ended so:[\s\S]*NaN or infinite at step"):
+    with pytest.raises(JobFailed, match=r"no trial succeeded; 1 of 1 failed with:[\s\S]*NaN or infinite at step"):
         run(config(space=space, train={"workers": workers, **bad}))
     (row,) = rows(folder)
     assert (row["state"], row["failures"]) == ("diverged", 0)
