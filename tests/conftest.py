@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from heliostat.environment import CACHE
+from tests import forks
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -33,6 +34,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else f"{folder}/{item.path.stem}"))
     last = len(LONGEST)
     items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else last)
+
+
+def pytest_sessionfinish() -> None:
+    forks.end()
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,9 @@ class Command:
         return Done(process.returncode, out, err)
 
     def start(self, *args: str | Path) -> subprocess.Popen[str]:
-        """Start it in a process group of its own, and go on."""
+        """Start it in a process group of its own, and go on: forked from a process with the imports where that is the same."""
+        if forks.can_fork(self.env):
+            return forks.start(["heliostat", *map(str, args)], self.cwd, self.env)
         return self.python("-m", "heliostat", *map(str, args))
 
     def python(self, *args: str) -> subprocess.Popen[str]:
