@@ -17,7 +17,8 @@ import psutil
 import pytest
 
 from heliostat.environment import CACHE
-from tests import forks
+from tests.forks import SITE
+from tests.forks.popen import SERVERS, can_fork, start
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -37,7 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_sessionfinish() -> None:
-    forks.end()
+    SERVERS.end()
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ class Command:
 
     def start(self, *args: str | Path) -> subprocess.Popen[str]:
         """Start it in a process group of its own, and go on: forked from a process with the imports where that is the same."""
-        if forks.can_fork(self.env):
-            return forks.start(["heliostat", *map(str, args)], self.cwd, self.env)
+        if can_fork(self.env):
+            return start(["heliostat", *map(str, args)], self.cwd, self.env)
         return self.python("-m", "heliostat", *map(str, args))
 
     def python(self, *args: str) -> subprocess.Popen[str]:
@@ -95,7 +96,7 @@ def clean_environment(home: Path) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "HELIOSTAT_"))}
     # The checkout must be found from any folder, also where the tests run without an installation.
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    return {**kept, "HOME": str(home), "PYTHONPATH": f"{ROOT}{os.pathsep}{SITE}", **SERVERS.variables()}
 
 
 @pytest.fixture
