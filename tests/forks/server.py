@@ -1,6 +1,5 @@
 """A process with imports, of which it forks a child for each request: ``python -m tests.forks.server KIND LISTENER OWNER``."""
 
-import ctypes
 import gc
 import importlib
 import json
@@ -10,24 +9,23 @@ import select
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-from tests.forks import MESSAGE, ROOT
+from tests.forks import MESSAGE, ROOT, show
 
 LIBRARIES = ("torch.utils.data", "torch.nn.parallel", "pyarrow.dataset", "pyarrow.parquet", "pandas", "pydantic", "ruamel.yaml")
 IMPORTED = {
     "command": (
         *LIBRARIES, "rich.live", "kubernetes.client", "kubernetes.stream", "optuna", "matplotlib.figure", "jinja2",
         "matplotlib.backends.backend_svg", "ray", "ray.train", "ray.data", "ray.job_submission",
-        "heliostat.cli", "heliostat.commands.train", "heliostat.commands.sweep", "cluster.local", "workloads.driver",
-        "workloads.report", "tuning.drive",
+        "heliostat.cli", "heliostat.commands.train", "heliostat.commands.sweep", "heliostat.cluster.in_process",
+        "heliostat.workloads.ray_train.driver", "heliostat.tuning.drive",
     ),
     "worker": (*LIBRARIES, "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.checkpoint.state_dict"),
 }  # fmt: skip
 """What commands and workers import; one that is missing here costs time only."""
-ROOM = 48_000
+ROOM = 24_000
 """Bytes for a child's command line, and for its environment, as ``/proc`` shows them."""
 
 
@@ -116,29 +114,13 @@ def _become(request: dict[str, Any], streams: list[int], added: Mapping[str, str
     signal.pthread_sigmask(signal.SIG_SETMASK, request.get("mask", []))
     os.chdir(request["cwd"])
     wanted, what = request["env"], ["-m", request["module"]] if "module" in request else [request["file"]]
-    _show([sys.executable, *what, *request["args"]], [f"{name}={value}" for name, value in wanted.items()])
+    show([sys.executable, *what, *request["args"]], [f"{name}={value}" for name, value in wanted.items()])
     os.environ.clear()
     os.environ.update({**added, **wanted})
     folders = wanted.get("PYTHONPATH", "").split(os.pathsep)
     sys.path[:] = [request["cwd"] if "module" in request else os.path.dirname(what[0]), *filter(None, folders), *path]
     sys.argv[:] = [what[0], *request["args"]]
     importlib.invalidate_caches()
-
-
-def _show(args: Sequence[str], environment: Sequence[str]) -> None:
-    """Write over what ``/proc`` has of this process: it reads the memory in which the kernel has left both.
-
-    The rest of the first argument is blank, as Ray writes its titles there and takes its length for the room.
-    """
-    stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    (args_from, args_to, env_from, env_to) = (int(stat[field - 3]) for field in (48, 49, 50, 51))
-    first, second = (b"\0".join(os.fsencode(text) for text in texts) + b"\0" for texts in (args, environment))
-    assert len(first) < args_to - args_from > ROOM, f"{len(first)} bytes do not fit into tests.forks.ROOM"
-    assert len(second) < env_to - env_from > ROOM, f"{len(second)} bytes do not fit into tests.forks.ROOM"
-    ctypes.memset(env_from, 0, env_to - env_from)
-    ctypes.memmove(env_from, second, len(second))
-    ctypes.memset(args_from, 0, args_to - args_from)
-    ctypes.memmove(args_from, first, len(first))
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ def stand_in() -> None:
     """Returns where there is no server."""
     import signal
 
-    from tests.forks import WORKERS, ask, number
+    from tests.forks import WORKERS, ask, number, show
 
     mask = [int(blocked) for blocked in signal.pthread_sigmask(signal.SIG_BLOCK, [])]
     _, program, *args = sys.orig_argv
@@ -20,6 +20,7 @@ def stand_in() -> None:
         connection = ask(os.environ[WORKERS], request, [0, 1, 2])
     except OSError:
         return
+    show(["ray::forked"])  # as Ray's workers do it, whose command lines are no longer those of their start
     pid, status = number(connection), number(connection)
     code = os.waitstatus_to_exitcode(status) if pid and status is not None else 1
     if code < 0:
