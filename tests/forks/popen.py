@@ -77,18 +77,24 @@ class Servers:
     """The two servers of this process, started together at the first command or Ray."""
 
     def __init__(self) -> None:
+        # Now: later, a test may have given this process another home.
+        self._env = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HELIOSTAT_"))}
         self._folder = tempfile.TemporaryDirectory(prefix="forks-")
         self._owner: tuple[int, int] | None = None
         self._lock = threading.Lock()
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def address(self, kind: str) -> str:
-        """Where the server of a kind listens; both are started if they are not there."""
+        """Where the server of a kind listens."""
+        self.start()
+        return self._path(kind)
+
+    def start(self) -> None:
+        """Start both, unless they are there already."""
         with self._lock:
             if self._owner is None:
                 self._owner = os.pipe()
                 self._processes = [self._start(each, self._owner[0]) for each in SETTINGS]
-        return self._path(kind)
 
     def variables(self) -> dict[str, str]:
         """What an environment needs for Ray's workers to be forked."""
@@ -112,14 +118,13 @@ class Servers:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         listener.bind(self._path(kind))
         listener.listen(64)
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "HELIOSTAT_"))}
         command = [sys.executable, "-m", "tests.forks.server", kind, str(listener.fileno()), str(owner), " " * ROOM]
         # No terminal, for which libraries would prepare their output. In a session of its own: Ctrl-C is for pytest.
         with listener, Path(f"{self._path(kind)}.log").open("wb") as log:
             return subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**kept, **SETTINGS[kind], "PYTHONPATH": str(ROOT)},
+                env={**self._env, **SETTINGS[kind], "PYTHONPATH": str(ROOT)},
                 pass_fds=[listener.fileno(), owner],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
