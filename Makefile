@@ -30,6 +30,9 @@ check: setup  ## format, lint, types and imports
 test: check  ## every check and every test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
+accept: setup  ## the tests with third-party servers, which make test leaves out
+	$(BIN)/python -m pytest -m accept
+
 bench: setup  ## compare with plain torchrun, side by side
 	$(BIN)/python -m tests.benchmarks.start
 	$(BIN)/python -m tests.benchmarks.torchrun
@@ -51,4 +54,4 @@ soak: setup  ## a run and a sweep, broken at random moments; SOAK_FAULTS and SOA
 clean:  ## remove .venv and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
-.PHONY: help setup train check test bench bench-sweep bench-kube soak clean
+.PHONY: help setup train check test accept bench bench-sweep bench-kube soak clean

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,8 @@ import psutil
 import pytest
 
 from heliostat.environment import CACHE
+from tests.forks import SITE
+from tests.forks.popen import SERVERS, can_fork, start
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -33,6 +36,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else f"{folder}/{item.path.stem}"))
     last = len(LONGEST)
     items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else last)
+
+
+def pytest_sessionfinish() -> None:
+    SERVERS.end()
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,9 @@ class Command:
         return Done(process.returncode, out, err)
 
     def start(self, *args: str | Path) -> subprocess.Popen[str]:
-        """Start it in a process group of its own, and go on."""
+        """Start it in a process group of its own, and go on: forked from a process with the imports where that is the same."""
+        if can_fork(self.env):
+            return start(["heliostat", *map(str, args)], self.cwd, self.env)
         return self.python("-m", "heliostat", *map(str, args))
 
     def python(self, *args: str) -> subprocess.Popen[str]:
@@ -88,7 +97,7 @@ def clean_environment(home: Path) -> dict[str, str]:
     home.mkdir(parents=True, exist_ok=True)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "HELIOSTAT_"))}
     # The checkout must be found from any folder, also where the tests run without an installation.
-    return {**kept, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    return {**kept, "HOME": str(home), "PYTHONPATH": f"{ROOT}{os.pathsep}{SITE}", **SERVERS.variables()}
 
 
 @pytest.fixture
@@ -161,25 +170,20 @@ def free_port() -> int:
 class Head:
     """A Ray head that somebody started with ``ray start --head``."""
 
+    address: str
     jobs: str
     client: str
     home: Path
     env: Mapping[str, str]
 
 
-@pytest.fixture(scope="session")
-def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """``ray start --head`` with token authentication, as the README says, and two CPUs."""
-    home = tmp_path_factory.mktemp("head-home")
-    programs = Path(sys.executable).parent
-    # A job's `python` is the first on the head's PATH.
-    path = {"PATH": f"{programs}:{os.environ['PATH']}"}
+@contextmanager
+def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
+    """``ray start --head`` with two CPUs, in an environment."""
     # Ray's own folder: a later Ray must not find the address that this one leaves behind.
-    scratch = {"RAY_TMPDIR": tempfile.mkdtemp(prefix="ray-head-", dir="/tmp")}
-    settings = {"GRPC_ENABLE_FORK_SUPPORT": "0", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0123456789abcdef" * 4}
-    env = {**clean_environment(home), **path, **scratch, **settings}
-    # The head of a real cluster has no copy of this checkout: it arrives as a job's working directory.
-    env.pop("PYTHONPATH")
+    scratch = tempfile.mkdtemp(prefix="ray-head-", dir="/tmp")
+    SERVERS.start()
+    env = {**env, "RAY_TMPDIR": scratch, "GRPC_ENABLE_FORK_SUPPORT": "0"}
     gcs, dashboard, client = free_port(), free_port(), free_port()
     options = {
         "port": gcs, "dashboard-port": dashboard, "ray-client-server-port": client, "num-cpus": 2,
@@ -187,13 +191,13 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items()]
     process = subprocess.Popen(
-        [programs / "ray", "start", "--head", "--block", "--disable-usage-stats", *flags],
+        [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--disable-usage-stats", *flags],
         cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         from ray.job_submission import JobSubmissionClient
 
-        headers = {"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"}
+        headers = {"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"} if "RAY_AUTH_TOKEN" in env else {}
 
         def answers() -> bool:
             try:
@@ -203,10 +207,44 @@ def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             return True
 
         wait_for(answers, "the Ray head's dashboard")
-        yield Head(f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", home, env)
+        yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", home, env)
     finally:
         tree = psutil.Process(process.pid).children(recursive=True)
         for child in [*tree, psutil.Process(process.pid)]:
             child.kill()
         process.wait()
-        shutil.rmtree(scratch["RAY_TMPDIR"], ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A head with token authentication, as the README says."""
+    home = tmp_path_factory.mktemp("head-home")
+    # A job's `python` is the first on the head's PATH.
+    path = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    env = {
+        **clean_environment(home),
+        **path,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,
+        "PYTHONPATH": str(SITE),
+    }
+    # The head of a real cluster has no copy of this checkout: it arrives as a job's working directory.
+    with started_head(home, env) as head:
+        yield head
+
+
+@pytest.fixture(scope="session")
+def shared_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A Ray for tests of what runs on one, not of how it starts and ends; with the settings that a command gives its own."""
+    from heliostat.cluster.in_process import SETTINGS
+
+    home = tmp_path_factory.mktemp("shared-ray")
+    with started_head(home, {**clean_environment(home), **SETTINGS}) as head:
+        yield head
+
+
+@pytest.fixture
+def on_ray(command: Command, shared_ray: Head) -> Command:
+    """The command in an empty folder, which finds a Ray that is there already."""
+    return Command(command.cwd, {**command.env, "RAY_ADDRESS": shared_ray.address})

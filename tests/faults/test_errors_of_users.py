@@ -4,20 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Command, gone
+from tests.conftest import Command
 from tests.faults.conftest import Seen, write_project
 
 
 @pytest.fixture
-def project(command: Command) -> Command:
-    write_project(command.cwd)
-    return command
+def project(on_ray: Command) -> Command:
+    write_project(on_ray.cwd)
+    return on_ray
 
 
 def train(command: Command, name: str, *settings: str) -> tuple[int, str]:
     flags = [part for setting in (f"name={name}", *settings) for part in ("--set", setting)]
     done = command("train", "config.yaml", *flags)
-    gone(command.env)
     return done.code, done.err
 
 
@@ -48,8 +47,9 @@ def test_a_worker_that_hangs_is_named(project: Command) -> None:
     assert "Traceback" not in told
 
 
-def test_resources_that_another_holds_are_not_counted(project: Command, tmp_path: Path) -> None:
+def test_resources_that_another_holds_are_not_counted(command: Command, tmp_path: Path) -> None:
     """Ray Train's own policy would request two workers forever."""
+    write_project(command.cwd)
     script = tmp_path / "busy.py"
     script.write_text(
         "import ray\n"
@@ -59,7 +59,7 @@ def test_resources_that_another_holds_are_not_counted(project: Command, tmp_path
         "ray.get(holder.__ray_ready__.remote())\n"
         "print(train('config.yaml', ['name=busy', 'workers=[1,2]', 'steps=30']).state)\n"
     )
-    with project.python(str(script)) as process:
+    with command.python(str(script)) as process:
         out, err = process.communicate(timeout=300)
     assert out.strip().splitlines()[-1:] == ["finished"], err
-    assert [len(start["workers"]) for start in Seen(project.cwd / "runs/busy").starts] == [1]
+    assert [len(start["workers"]) for start in Seen(command.cwd / "runs/busy").starts] == [1]

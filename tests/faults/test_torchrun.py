@@ -42,7 +42,7 @@ def rank_of(process: psutil.Process) -> str:
 
 
 def node_of(process: psutil.Process) -> str:
-    (raylet,) = [parent for parent in process.parents() if "raylet/raylet" in " ".join(parent.cmdline())]
+    raylet = psutil.Process(int(process.environ()["RAY_RAYLET_PID"]))  # no ancestor of a worker that was forked
     name: str = next(word.partition("=")[2] for word in raylet.cmdline() if word.startswith("--node_id="))
     return name
 

@@ -16,6 +16,8 @@ from heliostat.tuning.plan import plan_sweep
 from heliostat.tuning.results.table import SweepResult
 from heliostat.tuning.trials import Trials
 from tests.conftest import clean_environment, gone, wait_for
+from tests.forks import WORKERS
+from tests.forks.popen import SERVERS
 
 Make = Callable[..., SweepConfig]
 
@@ -87,7 +89,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("sweep-home")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
-        patch.setenv("PYTHONPATH", clean_environment(home)["PYTHONPATH"])
+        for name in ("PYTHONPATH", WORKERS):
+            patch.setenv(name, clean_environment(home)[name])
         yield home
     gone(clean_environment(home))
 
@@ -97,6 +100,7 @@ def ray_here(home: Path) -> Iterator[None]:
     """Ray with two CPUs, as ``heliostat sweep`` starts it."""
     from heliostat.cluster import in_process
 
+    SERVERS.start()
     with in_process.session():
         yield
 

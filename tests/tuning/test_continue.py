@@ -16,7 +16,7 @@ import pytest
 from heliostat.folder import Folder
 from heliostat.tuning.journal import read_journal
 from heliostat.tuning.trials import Trials
-from tests.conftest import Command, end_group, gone, wait_for
+from tests.conftest import Command, Head, end_group, gone, wait_for
 from tests.tuning.conftest import TASK
 
 KILLS = int(os.environ.get("SOAK_KILLS", "3"))
@@ -135,7 +135,8 @@ def test_two_commands_do_not_drive_one_sweep(sweep: Command) -> None:
     gone(sweep.env)
 
 
-def test_the_best_config_gives_the_same_numbers(command: Command, tmp_path: Path) -> None:
+def test_the_best_config_gives_the_same_numbers(on_ray: Command, tmp_path: Path) -> None:
+    command = on_ray
     config = """
     train: {task: tabular-classification, dataset: {source: breast-cancer}, epochs: 6, global_batch: 32, evaluate_every: 13}
     space: {optimizer.lr: {loguniform: [1e-3, 1e-1]}, model.dropout: {uniform: [0, 0.5]}}
@@ -149,11 +150,11 @@ def test_the_best_config_gives_the_same_numbers(command: Command, tmp_path: Path
     run = command("train", result["best_config"], "--json", timeout=400)
     assert run.code == 0, run.err
     assert json.loads(run.out)["metrics"]["validation"]["loss"] == result["values"]["loss"], "to the last bit"
-    gone(command.env)
 
 
-def test_a_sweep_without_a_successful_trial_exits_1_and_a_wrong_config_2(sweep: Command) -> None:
-    failed = sweep("sweep", "levels.yaml", "--set", "train.model.failing=build", "--set", "trials=2")
+def test_a_sweep_without_a_successful_trial_exits_1_and_a_wrong_config_2(sweep: Command, shared_ray: Head) -> None:
+    there = Command(sweep.cwd, {**sweep.env, "RAY_ADDRESS": shared_ray.address})
+    failed = there("sweep", "levels.yaml", "--set", "train.model.failing=build", "--set", "trials=2")
     assert failed.code == 1
     assert "no trial succeeded; 2 of 2 failed with" in failed.err
     assert "ArithmeticError: this model cannot be built" in failed.err

@@ -85,7 +85,8 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(command:
     assert starts[1] >= 20, "it went on from a checkpoint"
 
 
-def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) -> None:
+def test_a_loss_that_becomes_nan_says_where_and_what_to_try(on_ray: Command) -> None:
+    command = on_ray
     (command.cwd / "nan.yaml").write_text(LONG)
     done = command("train", "nan.yaml", "--set", "optimizer={lr: 1.0e+30, warmup_steps: 0, clip_norm: null}")
     assert done.code == 1
@@ -96,7 +97,8 @@ def test_a_loss_that_becomes_nan_says_where_and_what_to_try(command: Command) ->
     assert row["state"] == "diverged"
 
 
-def test_a_disk_that_fills_up_during_the_run_leaves_no_half_checkpoint(command: Command, small_disk: Path) -> None:
+def test_a_disk_that_fills_up_during_the_run_leaves_no_half_checkpoint(on_ray: Command, small_disk: Path) -> None:
+    command = on_ray
     (command.cwd / "big.yaml").write_text(LONG.replace("width: 16, stages: 1", "width: 64, stages: 2"))
     done = command("train", "big.yaml", "--set", f"storage={small_disk}", "--set", "storage_timeout=5")
     assert done.code == 2

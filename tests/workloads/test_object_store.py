@@ -15,6 +15,7 @@ from heliostat.environment import CACHE
 from heliostat.folder import Folder
 from tests.conftest import ROOT, Command, end_group, free_port, gone, wait_for
 
+pytestmark = pytest.mark.accept
 KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 TRAIN = ("train", "workloads/configs/digits.yaml", "--set", "epochs=8", "--set", "checkpoint_every=10", "--json")
 

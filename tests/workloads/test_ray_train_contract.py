@@ -8,6 +8,7 @@ import pytest
 import ray
 import ray._private.worker
 import ray.train.v2._internal.execution.controller.controller as controller
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.execution.failure_handling import FailureDecision, FailurePolicy
 from ray.train.v2._internal.execution.scaling_policy import (
     ElasticScalingPolicy,
@@ -15,7 +16,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
     NoopDecision,
     ScalingPolicy,
 )
-from ray.train.v2._internal.execution.worker_group import ActorMetadata, WorkerGroup, WorkerGroupState
+from ray.train.v2._internal.execution.worker_group import ActorMetadata, RayTrainWorker, WorkerGroup, WorkerGroupState
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
@@ -49,6 +50,13 @@ def test_a_worker_gets_a_runtime_environment_only_if_the_user_wants_one(monkeypa
     assert Group._get_worker_runtime_env(wanted) == {
         "pip": ["x"], "env_vars": {"A": "b", "RAY_TRAIN_ENABLE_PRINT_PATCH": "0"},
     }  # fmt: skip
+
+
+def test_workers_do_without_the_process_that_would_hand_out_rays_datasets() -> None:
+    assert "DatasetsCallback(" in inspect.getsource(DataParallelTrainer._create_default_callbacks)
+    assert inspect.signature(RayTrainWorker.init_train_context).parameters["dataset_shard_provider"].default is None
+    trainer = Trainer(lambda: None, policies={})
+    assert not [callback for callback in trainer._create_default_callbacks() if isinstance(callback, DatasetsCallback)]
 
 
 def test_a_fixed_size_is_requested_by_its_placement_group_alone() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, Command, end_group, gone, wait_for
+from tests.conftest import ROOT, Command, Head, end_group, gone, processes_of, wait_for
 from tests.workloads.scripts import EXAMPLES, errors, ranks_of, script, torchrun, without_rank
 
 
@@ -24,7 +24,8 @@ def test_an_example_prints_what_it_prints_under_torchrun(command: Command) -> No
     gone(command.env)
 
 
-def test_a_script_with_its_own_arguments_and_snapshot_resumes_from_it(command: Command) -> None:
+def test_a_script_with_its_own_arguments_and_snapshot_resumes_from_it(on_ray: Command) -> None:
+    command = on_ray
     line = ["torchrun", "--workers", "2", str(EXAMPLES / "snapshots.py")]
     assert command(*line, "2", "1", "--batch_size", "64").code == 0
     done = command(*line, "4", "1", "--batch_size", "64")
@@ -120,8 +121,9 @@ time.sleep(1000)
 """
 
 
-def test_the_rank_that_failed_first_is_the_one_that_is_reported(command: Command) -> None:
+def test_the_rank_that_failed_first_is_the_one_that_is_reported(on_ray: Command, shared_ray: Head) -> None:
     """The other one, which loses its connection during a collective, has a traceback as well."""
+    command = on_ray
     script(command, "fails.py", FAILS)
     done = command("torchrun", "--workers", "2", "fails.py", "raise", "reduce")
     assert done.code == 1
@@ -129,16 +131,17 @@ def test_the_rank_that_failed_first_is_the_one_that_is_reported(command: Command
     assert "[rank 1] RuntimeError: this rank is broken\n" in done.err
     assert "[rank 0] " not in done.err
     assert done.err.endswith("heliostat: rank 1 of fails.py exited with code 1\n")
-    gone(command.env)
+    wait_for(lambda: not processes_of(shared_ray.env, "fails.py"), "the other rank's end")
 
 
-def test_the_exit_code_is_the_scripts_and_the_others_are_not_waited_for(command: Command) -> None:
+def test_the_exit_code_is_the_scripts_and_the_others_are_not_waited_for(on_ray: Command, shared_ray: Head) -> None:
+    command = on_ray
     script(command, "fails.py", FAILS)
     done = command("torchrun", "--workers", "2", "fails.py", "3", "sleep", timeout=200)
     assert done.code == 3, done.err
     assert errors(done.err) == ["heliostat: rank 1 of fails.py exited with code 3"]
     assert sorted(done.out.splitlines()) == ["[rank 0] ready", "[rank 1] ready"]
-    gone(command.env)
+    wait_for(lambda: not processes_of(shared_ray.env, "fails.py"), "the other rank's end")
 
 
 def test_a_killed_rank_resumes_from_its_checkpoint_with_the_same_losses(command: Command) -> None:

@@ -194,8 +194,9 @@ def test_the_report_opens_in_a_browser(digits: Command, tmp_path: Path) -> None:
     assert image.size == (1100, 1800)
 
 
-def test_a_task_of_ones_own_in_the_working_directory(command: Command) -> None:
+def test_a_task_of_ones_own_in_the_working_directory(on_ray: Command) -> None:
     """The README's example, to the letter; what it prints must not mix with the JSON."""
+    command = on_ray
     readme = (ROOT / "README.md").read_text()
     (command.cwd / "spirals.py").write_text(re.findall(r"```python\n(# spirals\.py\n.*?)```", readme, re.S)[0])
     (command.cwd / "spirals.yaml").write_text(re.findall(r"```yaml\n(# spirals\.yaml\n.*?)```", readme, re.S)[0])
@@ -206,7 +207,8 @@ def test_a_task_of_ones_own_in_the_working_directory(command: Command) -> None:
     assert json.loads(done.out)["metrics"]["test"]["accuracy"] > 0.95
 
 
-def test_a_failing_task_shows_its_own_traceback_once(command: Command) -> None:
+def test_a_failing_task_shows_its_own_traceback_once(on_ray: Command) -> None:
+    command = on_ray
     (command.cwd / "mine.py").write_text(
         "from heliostat.workloads.tasks.tabular_classification import TabularClassification\n"
         "class Mine(TabularClassification):\n"
@@ -219,4 +221,3 @@ def test_a_failing_task_shows_its_own_traceback_once(command: Command) -> None:
     assert done.err.count("ZeroDivisionError: my own mistake") == 1
     assert 'mine.py", line 4, in loss' in done.err
     assert len(done.err.splitlines()) < 15
-    gone(command.env)

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 import ray._private.worker
 from ray._common.constants import RAY_WARN_BLOCKING_GET_INSIDE_ASYNC_ENV_VAR as WARN_BLOCKING
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 from ray.train.v2._internal.execution.controller import TrainController
@@ -74,11 +75,12 @@ class Trainer(DataParallelTrainer):  # type: ignore[misc]
         self._policies = policies
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        if ray._private.worker.global_worker.mode != ray._private.worker.SCRIPT_MODE:
-            return callbacks
-        # Placement groups are removed when this process exits: they need no process that cleans up.
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+        # Each starts a process for every worker group. The first one's hands out Ray Data's shards, of which there are none.
+        needless: list[type] = [DatasetsCallback]
+        if ray._private.worker.global_worker.mode == ray._private.worker.SCRIPT_MODE:
+            # Placement groups are removed when this process exits: they need no process that cleans up.
+            needless.append(PlacementGroupCleanerCallback)
+        return [callback for callback in super()._create_default_callbacks() if not isinstance(callback, tuple(needless))]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         here = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
