@@ -31,20 +31,20 @@ NODES = (
 )
 
 
-def told(found: CostReport) -> dict[str, tuple[int, float, float, float]]:
+def summary(found: CostReport) -> dict[str, tuple[int, float, float, float]]:
     """For each group its nodes, GPU-hours, cost, and cost if always on."""
     return {g.name: (g.nodes, g.gpu_seconds / HOUR, g.cost, g.static) for g in found.groups}
 
 
 def test_each_group_costs_the_time_of_its_nodes() -> None:
     found = cost_report(PROFILE, NODES, now=4 * HOUR)
-    assert told(found) == {"head": (1, 0, 2, 2), "gpu": (2, 4 * 3.5, 35, 80), "spot": (1, 0.5, 0.5, 12)}
+    assert summary(found) == {"head": (1, 0, 2, 2), "gpu": (2, 4 * 3.5, 35, 80), "spot": (1, 0.5, 0.5, 12)}
     assert (found.cost, found.static) == (37.5, 94)
 
 
 def test_only_the_time_that_is_asked_for_counts() -> None:
     found = cost_report(PROFILE, NODES, now=4 * HOUR, since=1.25 * HOUR, until=1.75 * HOUR)
-    assert told(found) == {"head": (1, 0, 0.25, 0.25), "gpu": (2, 4 * 0.75, 7.5, 10), "spot": (0, 0, 0, 1.5)}
+    assert summary(found) == {"head": (1, 0, 0.25, 0.25), "gpu": (2, 4 * 0.75, 7.5, 10), "spot": (0, 0, 0, 1.5)}
     assert [life.node for life in found.nodes] == ["head", "a", "b"]
 
 

@@ -312,6 +312,6 @@ def test_what_a_profile_costs_is_shown_with_every_default(capsys: pytest.Capture
     assert shown["cost_per_hour"] == {"min": 2.5, "max": 6.5}
     assert shown["profile"]["groups"][1]["drain_seconds"] == 25
     assert main(["profile", "show", "gpu", *options]) == 0
-    told = capsys.readouterr().out
-    assert "drain_seconds: 25" in told
-    assert told.splitlines()[-1].split() == ["all", "2.5", "6.5"]
+    output = capsys.readouterr().out
+    assert "drain_seconds: 25" in output
+    assert output.splitlines()[-1].split() == ["all", "2.5", "6.5"]

@@ -231,8 +231,8 @@ def test_what_the_operator_would_refuse_is_refused_before(kind: str, changes: di
     document = changed(good(kind), copy.deepcopy(changes))
     with pytest.raises(Invalid) as refused:
         validation.check(document)
-    told = [f"{what} {fix}" for what, fix in validation.problems(document)]
-    assert any(words in line for line in told), told
+    output = [f"{what} {fix}" for what, fix in validation.problems(document)]
+    assert any(words in line for line in output), output
     assert refused.value.what.startswith(f"{kind} {document['metadata']['name']}: ")
     assert refused.value.fix
 

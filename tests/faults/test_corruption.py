@@ -102,8 +102,8 @@ def test_each_file_of_an_interrupted_run_in_turn(tmp_path: Path) -> None:
             except UserError as error:
                 seen[name, harm] = f"refused: {error.what}"
                 continue
-            told = [event["told"] for event in read_journal(Folder.at(run), EVENTS) if "told" in event]
-            seen[name, harm] = f"told: {told[0]}" if told else "went on as if nothing had happened"
+            output = [event["told"] for event in read_journal(Folder.at(run), EVENTS) if "told" in event]
+            seen[name, harm] = f"told: {output[0]}" if output else "went on as if nothing had happened"
             here = Folder.at(run)
             assert all(torch.equal(value, weights(calm)[key]) for key, value in weights(here).items()), (name, harm)
             after = {step: loss for step, loss in losses(here).items() if step > 20}

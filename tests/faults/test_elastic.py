@@ -18,12 +18,12 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     kill(breakable.raylet(run.starts[-1]["workers"][1]["node"]))
     run.trains(1, after=len(run.starts))
     run.trains(2, after=len(run.starts))
-    code, told = ended(process)
-    assert code == 0, told
+    code, printed = ended(process)
+    assert code == 0, printed
     sizes = [len(start["workers"]) for start in run.starts]
     assert [size for n, size in enumerate(sizes) if sizes[n - 1 : n] != [size]][-3:] == [2, 1, 2]
-    assert re.search("was lost with its node|does not respond", told)
-    assert "more workers fit" in told
+    assert re.search("was lost with its node|does not respond", printed)
+    assert "more workers fit" in printed
     expected = samples_by_step(undisturbed.folder.parent.parent / "samples")
     assert samples_by_step(tmp_path) == expected
     assert list(expected) == list(range(600))
@@ -40,14 +40,14 @@ def test_a_drained_node_loses_no_step_and_is_no_failure(breakable: Breakable, un
     breakable.drain(node)
     wait_for(lambda: any(a["event"] == "left" for a in run.attempts), "the workers to leave", 60)
     run.trains(2, after=1)
-    code, told = ended(process)
-    assert code == 0, told
+    code, printed = ended(process)
+    assert code == 0, printed
     (left,) = [a for a in run.attempts if a["event"] == "left"]
     assert (left["reason"], left["failures"]) == ("drain", 0)
     notice = next(e for e in run.events if e["event"] == "drain")
     assert run.starts[1]["step"] == notice["step"] == left["saved"]
     assert node not in [worker["node"] for worker in run.starts[1]["workers"]]
-    assert f"a node is being drained; saved at step {notice['step']}" in told
+    assert f"a node is being drained; saved at step {notice['step']}" in printed
     assert notice["seconds"] > 0
     print(f"from the notice to the saved checkpoint: {notice['seconds']:.2f} s")
     assert run.losses == undisturbed.losses
@@ -59,8 +59,8 @@ def test_a_drain_of_the_head_saves_the_run_and_the_same_command_resumes_it(break
     run = breakable.seen("headless")
     run.trains(2)
     breakable.drain(head(breakable))
-    code, told = ended(process)
-    assert code != 0, told
+    code, printed = ended(process)
+    assert code != 0, printed
     (stopped,) = [event for event in run.events if event["event"] == "stopped"]
     # Ray ends a drained head as soon as nothing runs on it, and with it the way to the last lines of the job's output.
     assert run.starts[-1]["step"] < stopped["step"] < 600
@@ -69,8 +69,8 @@ def test_a_drain_of_the_head_saves_the_run_and_the_same_command_resumes_it(break
         kill(process_of_the_head)
     wait_for(lambda: not breakable.processes("start", "--head"), "the rest of the head to end")
     breakable.up()
-    code, told = ended(breakable.train("headless", "model.seconds=0.03"))
-    assert code == 0, told
+    code, printed = ended(breakable.train("headless", "model.seconds=0.03"))
+    assert code == 0, printed
     assert run.starts[-1]["step"] == stopped["step"]
     assert run.losses == undisturbed.losses
 
@@ -80,10 +80,10 @@ def test_a_second_driver_is_refused_while_the_first_lives(breakable: Breakable) 
     run = breakable.seen("owned")
     run.trains(2)
     owner = json.loads((run.folder / LEASE).read_text())
-    code, told = ended(breakable.train("owned", "model.seconds=0.05"))
+    code, printed = ended(breakable.train("owned", "model.seconds=0.05"))
     assert code == 2
-    assert f"run 'owned' is being driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in told
-    assert "last heartbeat" in told
-    assert "Traceback" not in told
-    code, told = ended(process)
-    assert code == 0, told
+    assert f"run 'owned' is being driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in printed
+    assert "last heartbeat" in printed
+    assert "Traceback" not in printed
+    code, printed = ended(process)
+    assert code == 0, printed

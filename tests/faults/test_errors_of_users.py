@@ -21,30 +21,30 @@ def train(command: Command, name: str, *settings: str) -> tuple[int, str]:
 
 
 def test_a_mistake_in_the_code_ends_the_run_at_once(project: Command) -> None:
-    code, told = train(project, "mistake", "model.fail_at=30", "model.error=TypeError")
+    code, output = train(project, "mistake", "model.fail_at=30", "model.error=TypeError")
     assert code == 1
-    assert told.count("TypeError: this step never works") == 1
-    assert "failed after step 30:" in told
-    assert "watched.py" in told
+    assert output.count("TypeError: this step never works") == 1
+    assert "failed after step 30:" in output
+    assert "watched.py" in output
     assert len(Seen(project.cwd / "runs/mistake").starts) == 1
 
 
 def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: Command) -> None:
     # Slow enough for the checkpoint of step 25 to be written, beside the training, before step 30.
-    code, told = train(project, "thrice", "model.fail_at=30", "model.seconds=0.1")
+    code, output = train(project, "thrice", "model.fail_at=30", "model.seconds=0.1")
     assert code == 1
-    assert "the same step failed 3 times in this way" in told
-    assert told[told.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
-    assert told.count(" from step 25 (failure") == 2  # the second after a pause, "resumes in 1 s from"
+    assert "the same step failed 3 times in this way" in output
+    assert output[output.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
+    assert output.count(" from step 25 (failure") == 2  # the second after a pause, "resumes in 1 s from"
     run = Seen(project.cwd / "runs/thrice")
     assert [start["step"] for start in run.starts] == [0, 25, 25]
 
 
 def test_a_worker_that_hangs_is_named(project: Command) -> None:
-    code, told = train(project, "hung", "model.hang_at=30", "hang_minutes=0.1", "max_failures=0")
+    code, output = train(project, "hung", "model.hang_at=30", "hang_minutes=0.1", "max_failures=0")
     assert code == 1
-    assert "a collective timed out after step 30; ranks that did not reach it: 1" in told
-    assert "Traceback" not in told
+    assert "a collective timed out after step 30; ranks that did not reach it: 1" in output
+    assert "Traceback" not in output
 
 
 def test_resources_that_another_holds_are_not_counted(command: Command, tmp_path: Path) -> None:

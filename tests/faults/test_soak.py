@@ -70,8 +70,8 @@ def test_faults_at_random_moments_change_nothing(breakable: Breakable, calm: See
         began = time.monotonic()
         soak.fault(kind)
         print(f"{number + 1:>3} {kind:<7} trains again after {time.monotonic() - began:.1f} s, step {soak.run.step}")
-    code, told = ended(soak.process, 600)
-    assert code == 0, told
+    code, output = ended(soak.process, 600)
+    assert code == 0, output
     assert soak.run.losses == calm.losses
     assert soak.run.measured == calm.measured
     assert soak.run.result()["metrics"] == calm.result()["metrics"]
@@ -84,6 +84,6 @@ def test_faults_at_random_moments_change_nothing(breakable: Breakable, calm: See
 def calm(breakable: Breakable) -> Seen:
     """The same run on the same cluster, undisturbed, without the slowness."""
     assert "seconds: 0.01" in CONFIG
-    code, told = ended(breakable.train("calm", *LONG[:2], "model.seconds=0", LONG[3]))
-    assert code == 0, told
+    code, output = ended(breakable.train("calm", *LONG[:2], "model.seconds=0", LONG[3]))
+    assert code == 0, output
     return breakable.seen("calm")

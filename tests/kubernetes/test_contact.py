@@ -159,7 +159,7 @@ def test_a_connection_lost_while_a_cluster_starts_is_waited_for(far: Place, line
 def test_the_result_of_an_ephemeral_job_after_lost_contact_comes_from_its_rayjob(place: Place, far: Place, line: Line) -> None:
     """Its cluster goes while the line is cut; the operator knows how the job ended."""
     path = far.profile("unseen", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])
-    for code, told in ((0, ""), (3, "failed")):
+    for code, output in ((0, ""), (3, "failed")):
         script = f"import time; print('begins', flush=True); time.sleep(20); raise SystemExit({code})"
         process = far.command.start("submit", path, "--ephemeral", "--", "python", "-c", script)
         until(process, "begins\n")
@@ -172,7 +172,7 @@ def test_the_result_of_an_ephemeral_job_after_lost_contact_comes_from_its_rayjob
         line.restore()
         err = rest(process)[1]
         assert process.returncode == (1 if code else 0), err
-        assert told in err
+        assert output in err
         wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
 
 

@@ -102,9 +102,9 @@ def test_without_a_profile_only_what_all_of_them_need(place: Place) -> None:
 
 
 def test_a_namespace_that_does_not_exist(place: Place) -> None:
-    told = examined(place, place.profile(namespace="no-such-namespace")).only_problem("namespace")
-    assert 'namespaces "no-such-namespace" not found' in told
-    assert "kubectl create namespace no-such-namespace" in told
+    output = examined(place, place.profile(namespace="no-such-namespace")).only_problem("namespace")
+    assert 'namespaces "no-such-namespace" not found' in output
+    assert "kubectl create namespace no-such-namespace" in output
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,9 @@ def test_a_namespace_that_does_not_exist(place: Place) -> None:
 )
 def test_a_group_that_no_node_can_hold(place: Place, changes: dict[str, Any], words: str) -> None:
     groups = [group(), group(name="other", **changes)]
-    told = examined(place, place.profile(groups=groups)).only_problem("nodes")
-    assert told.startswith("other: no node could hold such a pod")
-    assert words in told
+    output = examined(place, place.profile(groups=groups)).only_problem("nodes")
+    assert output.startswith("other: no node could hold such a pod")
+    assert words in output
 
 
 def test_a_taint_that_is_not_tolerated_is_named(place: Place) -> None:
@@ -131,28 +131,28 @@ def test_a_taint_that_is_not_tolerated_is_named(place: Place) -> None:
     if "kubernetes.io/hostname" not in labels:
         pytest.skip("no node has a taint")
     cpu = group(gpu=0, gpu_type=None, node_selector={"kubernetes.io/hostname": labels["kubernetes.io/hostname"]})
-    told = examined(place, place.profile(groups=[cpu])).only_problem("nodes")
-    assert "have the taint" in told
-    assert "groups.gpu.tolerations" in told
+    output = examined(place, place.profile(groups=[cpu])).only_problem("nodes")
+    assert "have the taint" in output
+    assert "groups.gpu.tolerations" in output
 
 
 def test_secrets_that_do_not_exist_or_are_of_the_wrong_kind(place: Place) -> None:
     path = place.profile(storage={"uri": "s3://bucket/runs", "secret": "ghost"}, image_pull_secrets=["spirit", "plain"])
     with there(place, "Secret", "plain", {"stringData": {"key": "value"}}):
         found = examined(place, path)
-    told = [each["what"] for each in found.all("problem", "secrets")]
+    output = [each["what"] for each in found.all("problem", "secrets")]
     assert found.code == 1
     named = [("image_pull_secrets", "spirit"), ("image_pull_secrets", "plain"), ("storage.secret", "ghost")]
-    assert [f"{key} names {name}" for key, name in named] == [what.partition(",")[0] for what in told]
-    assert "Opaque" in told[1]
+    assert [f"{key} names {name}" for key, name in named] == [what.partition(",")[0] for what in output]
+    assert "Opaque" in output[1]
 
 
 def test_a_claim_that_only_one_node_can_mount(place: Place) -> None:
     spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
     with there(place, "PersistentVolumeClaim", "single", {"spec": spec}):
-        told = examined(place, place.profile(storage={"claim": "single"})).only_problem("storage")
-    assert "only one node can mount" in told
-    assert "ReadWriteMany" in told
+        output = examined(place, place.profile(storage={"claim": "single"})).only_problem("storage")
+    assert "only one node can mount" in output
+    assert "ReadWriteMany" in output
 
 
 def test_a_claim_that_is_not_created_and_one_without_a_class(place: Place) -> None:
@@ -165,8 +165,8 @@ def test_a_storage_class_whose_volumes_only_one_node_can_mount(place: Place) -> 
     name = f"{place.namespace}-local"
     path = place.profile(storage={"claim": "new", "size": "1Gi", "storage_class": name})
     with there(place, "StorageClass", name, {"provisioner": "rancher.io/local-path"}):
-        told = examined(place, path).only_problem("storage")
-    assert "rancher.io/local-path can be mounted by one node only" in told
+        output = examined(place, path).only_problem("storage")
+    assert "rancher.io/local-path can be mounted by one node only" in output
 
 
 @pytest.mark.parametrize(
@@ -225,9 +225,9 @@ def test_an_image_that_cannot_be_pulled_or_has_not_been(place: Place) -> None:
     assert f"no pod and no node has {image} yet" in examined(place, path).all("unknown", "image")[0]["what"]
     with there(place, "Pod", "puller", {"spec": {"containers": [{"name": "main", "image": image}]}}):
         wait_for(lambda: "ImagePull" in str(api.request("GET", api.path("Pod", "puller"))), "the pull to fail", 30)
-        told = examined(place, path).only_problem("image")
-    assert f"puller cannot pull {image}" in told
-    assert "image_pull_secrets" in told
+        output = examined(place, path).only_problem("image")
+    assert f"puller cannot pull {image}" in output
+    assert "image_pull_secrets" in output
 
 
 def test_another_ray_here_than_in_the_profile(place: Place) -> None:
@@ -237,11 +237,11 @@ def test_another_ray_here_than_in_the_profile(place: Place) -> None:
 
 def test_a_user_without_rights_learns_which_and_what_for(place: Place) -> None:
     found = examined(place.user("nobody"), place.profile())
-    told = [each["what"] for each in found.all("problem")]
+    output = [each["what"] for each in found.all("problem")]
     assert found.code == 1
     assert {each["check"] for each in found.all("problem")} == {"rights"}
     assert all(
-        any(right.verb in what and f" {right.resource}, " in what and right.why in what for what in told) for right in RIGHTS
+        any(right.verb in what and f" {right.resource}, " in what and right.why in what for what in output) for right in RIGHTS
     )
     assert {each["check"] for each in found.all("unknown")} >= {
         "operator",
@@ -288,9 +288,9 @@ def refused(place: Place, code: int = 2) -> str:
 def test_a_kubernetes_without_kuberay(place: Place, tmp_path: Path) -> None:
     with without_kuberay(place.kube.api) as url:
         found = examined(place.by(kubeconfig(tmp_path / "kubeconfig", {"server": url}, {}, place.namespace)))
-    told = found.all("problem", "KubeRay")[0]
-    assert "has no KubeRay" in told["what"]
-    assert "helm install kuberay-operator" in told["fix"]
+    output = found.all("problem", "KubeRay")[0]
+    assert "has no KubeRay" in output["what"]
+    assert "helm install kuberay-operator" in output["fix"]
     assert found.code == 1
 
 

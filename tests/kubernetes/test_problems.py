@@ -116,10 +116,10 @@ def test_a_head_that_crashes_once_is_shown_and_waited_for(place: Place) -> None:
     try:
         running.says("waits for the head: starting")
         wait_for(lambda: killed(place, "gcs_server"), "the first process of a head to kill")
-        told = running.says(r"head: the pod once-head-\w+ ended \(exit code \d+\): .*")
+        output = running.says(r"head: the pod once-head-\w+ exited \(exit code \d+\): .*")
         running.says(r"waits for the head.* \(before: once-head-\w+ ended: exit code \d+")
         assert running.end() == 0, "".join(running.lines)
-        print(told[0])
+        print(output[0])
     finally:
         end_group(running.process)
         place.command("down", "once.yaml", "--yes", "--no-wait")

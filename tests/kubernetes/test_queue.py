@@ -148,9 +148,9 @@ def test_a_standing_cluster_waits_in_the_queue_and_then_trains(place: Place, que
     seen = place.command("status", path)
     assert "suspended" in seen.out
     assert "waits in the queue team" in seen.out
-    told = place.command("session", path)
-    assert told.code == 2
-    assert "waits in the queue team" in told.err
+    output = place.command("session", path)
+    assert output.code == 2
+    assert "waits in the queue team" in output.err
     queue.gpus(2)
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err

@@ -160,9 +160,9 @@ def test_a_new_head_is_behind_the_same_port(command: Command, cluster: Cluster) 
         wait_for(lambda: answers(url), "an answer through the same port", 60)
         assert get(f"{url}/api/jobs/", cluster.target.token) == b"[]", "the new head knows nothing of before"
         assert running.process.stderr is not None
-        told = iter(running.process.stderr.readline, "")
-        assert next(line for line in told if "the head of fwd is" in line).endswith("when it is back\n")
-        assert next(told).endswith("the head of fwd is back\n")
+        output = iter(running.process.stderr.readline, "")
+        assert next(line for line in output if "the head of fwd is" in line).endswith("when it is back\n")
+        assert next(output).endswith("the head of fwd is back\n")
 
 
 def test_a_client_that_ends_its_direction_first_gets_the_whole_answer(cluster: Cluster) -> None:
@@ -258,8 +258,8 @@ def test_a_suspended_cluster_is_reported_before_and_during_a_session(command: Co
     with session(command, cluster) as running:
         cluster.target.kube.clusters.suspend("fwd")
         assert running.process.stderr is not None
-        told = iter(running.process.stderr.readline, "")
-        assert any("fwd is suspended; fix: heliostat up fwd" in line for line in told)
+        output = iter(running.process.stderr.readline, "")
+        assert any("fwd is suspended; fix: heliostat up fwd" in line for line in output)
     done = command("session", cluster.profile)
     assert done.code == 2
     assert done.err == textwrap.dedent("""\

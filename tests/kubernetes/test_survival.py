@@ -104,11 +104,11 @@ class Soak:
             "driver": (lambda: self.kill(head, r"\S*python\S* -m heliostat train "), ""),
             "head": (lambda: self.delete(head, grace=0), ""),
         }
-        do, told = faults[kind]
+        do, output = faults[kind]
         after = len(self.run.lines)
         do()
-        if told:
-            self.run.says(told, after=after)
+        if output:
+            self.run.says(output, after=after)
             self.run.says(TRAINS, after=len(self.run.lines))
         else:  # the driver is gone
             assert self.run.end() != 0, "".join(self.run.lines)

@@ -64,10 +64,10 @@ def test_a_ray_client_session_trains_and_gets_the_result(ray_head: Head, kind: s
             [sys.executable, "-i"], input=code + "\n\n", cwd=ROOT, env=dict(ray_head.env),
             capture_output=True, text=True, timeout=300,
         )  # fmt: skip
-        out, told = done.stdout, done.stderr
+        out, message = done.stdout, done.stderr
     else:
-        out, told = notebook(code, ray_head), ""
-    assert f"finished True {ray_head.home}/runs/{name}" in out, out + told
+        out, message = notebook(code, ray_head), ""
+    assert f"finished True {ray_head.home}/runs/{name}" in out, out + message
     assert "True\n" in out
     assert "refused: workers is 4, each with 1 CPU, but there are 2 CPUs" in out
 

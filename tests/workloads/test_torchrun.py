@@ -252,7 +252,7 @@ def test_a_closed_standard_output_stops_the_command(command: Command) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "message"),
     [
         ("--workers 0 good.py", ["workers is 0", "at least 1"]),
         ("--workers 900 good.py", ["workers is 900", "set workers to"]),
@@ -267,11 +267,11 @@ def test_a_closed_standard_output_stops_the_command(command: Command) -> None:
         ("--on nowhere good.py", ["no profile nowhere"]),
     ],
 )
-def test_bad_input_is_exit_2_with_the_fix_before_anything_starts(command: Command, line: str, told: list[str]) -> None:
+def test_bad_input_is_exit_2_with_the_fix_before_anything_starts(command: Command, line: str, message: list[str]) -> None:
     script(command, "good.py", "print('ran')")
     done = command("torchrun", *shlex.split(line))
     assert done.code == 2
-    assert all(text in done.err for text in told), done.err
+    assert all(text in done.err for text in message), done.err
     assert "Traceback" not in done.err
     assert done.out == ""
     assert [path.name for path in command.cwd.iterdir()] == ["good.py"]
