@@ -39,19 +39,23 @@ def enter_working_dir(working_dir: str) -> None:
 
 
 def step_aside(name: str, instead: str) -> None:
-    """Load the installed package of that name, such as Hugging Face's ``datasets``, in the place of a clone's folder.
+    """Load the other package of that name, such as Hugging Face's ``datasets``, in the place of a clone's folder.
 
-    Python takes what a module has left in ``sys.modules`` under its name.
+    Python's import returns what a module has left in ``sys.modules`` under its name.
 
     Raises:
         ModuleNotFoundError: there is none; the message says how Heliostat's is imported.
     """
-    elsewhere = [place for place in sys.path if os.path.realpath(place) != str(ROOT)]
-    spec = PathFinder.find_spec(name, elsewhere)
+    spec = PathFinder.find_spec(name, [place for place in sys.path if not _is_ours(place, name)])
     if spec is None or spec.loader is None:
         raise ModuleNotFoundError(f"no module {name!r}; Heliostat's is heliostat.{name}: {instead}", name=name)
     sys.modules[name] = module_from_spec(spec)
     spec.loader.exec_module(sys.modules[name])
+
+
+def _is_ours(place: str, name: str) -> bool:
+    """Whether a folder is a clone's root, whose ``name`` is a link's target; there may be several on a search path."""
+    return os.path.realpath(os.path.join(place, "heliostat", name)) == os.path.realpath(os.path.join(place, name))
 
 
 def heliostat_only(folder: Path) -> str:

@@ -1,7 +1,6 @@
 """A sweep on an autoscaling cluster of processes: from zero GPU nodes and back, with the cost of each trial."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +10,7 @@ import pytest
 
 from heliostat.folder import Folder
 from heliostat.tuning.journal import read_journal
-from tests.conftest import ROOT, Command, end_group, gone, processes_of, wait_for
+from tests.conftest import Command, end_group, gone, processes_of, wait_for
 
 PROFILE = """
 platform: local
@@ -32,11 +31,9 @@ scheduler: none
 
 @pytest.fixture
 def cluster(command: Command) -> Iterator[Command]:
-    """The command in a folder with a cluster that is up, and the code that a job gets."""
+    """The command in a folder with a running cluster."""
     (command.cwd / "local-cluster.yaml").write_text(PROFILE)
     (command.cwd / "lr.yaml").write_text(SWEEP)
-    for package in ("heliostat", "cluster", "workloads", "datasets", "tuning"):
-        shutil.copytree(ROOT / package, command.cwd / package, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     done = command("up", "local-cluster.yaml")
     assert done.code == 0, done.err
     yield command
