@@ -118,8 +118,7 @@ def _become(request: dict[str, Any], streams: list[int], added: Mapping[str, str
     os.environ.clear()
     os.environ.update({**added, **wanted})
     folders = wanted.get("PYTHONPATH", "").split(os.pathsep)
-    first = request["cwd"] if "module" in request else os.path.dirname(what[0])
-    sys.path[:] = [*([] if request.get("safe") else [first]), *filter(None, folders), *path]
+    sys.path[:] = [request["cwd"] if "module" in request else os.path.dirname(what[0]), *filter(None, folders), *path]
     sys.argv[:] = [what[0], *request["args"]]
     importlib.invalidate_caches()
 
