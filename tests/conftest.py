@@ -157,7 +157,16 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> 
 
 def gone(env: Mapping[str, str]) -> None:
     """All processes of that environment end; Ray's last helpers take seconds, after a kill -9 a minute (seen on 2.60)."""
-    wait_for(lambda: processes_of(env) == [], "the last process to end")
+    left: list[psutil.Process] = []
+
+    def none() -> bool:
+        left[:] = processes_of(env)
+        return not left
+
+    try:
+        wait_for(none, "the last process to end")
+    except pytest.fail.Exception:
+        pytest.fail(f"still there: {[(process.pid, process.ppid(), process.cmdline()[:6]) for process in left]}")
 
 
 def free_port() -> int:
