@@ -1,4 +1,4 @@
-# `make` lists the targets. Everything runs in .venv, which is made anew only when the requirements change.
+# `make` lists the targets. Everything runs in .venv, which is recreated only when the requirements change.
 
 PYTHON ?= python3
 VENV := .venv
@@ -30,7 +30,7 @@ check: setup  ## format, lint, types and imports
 test: check  ## every check and every test
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
-accept: setup  ## the tests with third-party servers, which make test leaves out
+accept: setup  ## tests with real third-party libraries and servers, which make test leaves out
 	$(BIN)/python -m pytest -m accept
 
 bench: setup  ## compare with plain torchrun, side by side
