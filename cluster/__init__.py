@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 if __name__ != "heliostat.cluster":  # the clone's root is on the search path, as Ray puts it there
     from heliostat.modules import step_aside
 
-    step_aside(__name__, "from heliostat.cluster import KubeRay")
+    step_aside(__name__, __file__, "from heliostat.cluster import KubeRay")
 
 if TYPE_CHECKING:
     from heliostat.cluster.kube.kuberay import KubeRay

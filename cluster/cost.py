@@ -101,8 +101,8 @@ def cost_report(
     since, until = remembered if since is None else since, until or now
     if since < remembered - 1 or until <= since:
         raise UserError(
-            f"the head of {profile.name} has the nodes of the last {now - remembered:.0f} s only, not of all the time from "
-            f"{now - since:.0f} to {now - until:.0f} s ago",
+            f"the record of {profile.name}'s nodes starts {now - remembered:.0f} s ago, after the start of the period "
+            f"({now - since:.0f} to {now - until:.0f} s ago)",
             f"leave --since out, or use --since {int(now - remembered)}s",
         )
     alive = [life for life in nodes if life.seconds(since, until) > 0]
@@ -127,6 +127,6 @@ def _remembered(profile: Profile, nodes: Sequence[NodeLifetime]) -> float:
     """The start of the time of which the head has all nodes."""
     heads = [life.begin for life in nodes if life.group == "head"]
     if not heads:
-        raise UserError(f"the head of {profile.name} has only just started", "try again in a few seconds")
+        raise UserError(f"the head of {profile.name} has no record of its nodes yet", "try again in a few seconds")
     ended = [life.end for life in nodes if life.end is not None]
     return max(*heads, min(ended)) if len(ended) >= DEAD_NODES_KEPT else max(heads)

@@ -40,7 +40,7 @@ SETTINGS = {
     "REPORTER_UPDATE_INTERVAL_MS": "10000",
     # A single machine is never drained, and it is one process fewer.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    # Workers keep the user's working directory, so that relative paths work.
+    # Workers stay in the directory that `enter_working_dir` has chosen; otherwise Ray Train changes to one of its own.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
@@ -83,7 +83,10 @@ def session(verbose: bool = False) -> Iterator[str]:
     RayConfig.initialize("")
     others = set(psutil.Process().children())
     # Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
-    # replace the standard library's. Workers go to the user's directory by `modules.enter`.
+    # replace the standard library's. Workers go to the user's directory by `modules.enter_working_dir`.
+    for name in {"PYTHONPATH", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+        parts = [part for part in os.environ[name].split(os.pathsep) if part]
+        os.environ[name] = os.pathsep.join(map(os.path.abspath, parts))
     with chdir(heliostat_only(Path(scratch))):
         context = ray.init(
             address="local",

@@ -3,7 +3,7 @@
 if __name__ != "heliostat.datasets":  # the clone's root is on the search path, as Ray puts it there
     from heliostat.modules import step_aside
 
-    step_aside(__name__, "import heliostat.datasets")
+    step_aside(__name__, __file__, "import heliostat.datasets")
 
 from heliostat.datasets.build import build
 from heliostat.datasets.format import Dataset, Field, Index, Shard

@@ -6,7 +6,6 @@ user would replace the standard library's, and the ``datasets`` folder of a clon
 
 import os
 import sys
-import sysconfig
 from importlib.machinery import PathFinder
 from importlib.util import module_from_spec
 from pathlib import Path
@@ -15,15 +14,16 @@ import heliostat
 
 ROOT = Path(heliostat.__file__).resolve().parent.parent
 """The folder that holds the package: a clone, a job's package, or the installed packages."""
-FOLDER = "work"
-"""The folder of a job's package that holds the user's working directory, so that Ray does not put it on the search path."""
+FOLDER = "working-dir"
+"""The folder of a job's package that holds the user's working directory, off the search path; no module has such a name."""
 
 
 def order_search_path() -> None:
-    """Move the working directory, and the root of a clone of Heliostat, to the end of the search path."""
-    installed = {os.path.realpath(place) for place in sysconfig.get_paths().values()}
-    last = list(dict.fromkeys([os.path.realpath("."), *([] if str(ROOT) in installed else [str(ROOT)])]))
-    sys.path[:] = [place for place in sys.path if os.path.realpath(place or ".") not in last] + last
+    """Move the working directory, and the roots of clones of Heliostat, to the end of the search path."""
+    here = os.path.realpath(".")
+    clones = dict.fromkeys(os.path.realpath(place) for place in sys.path if is_clone(place))
+    others = [place for place in sys.path if not is_clone(place) and os.path.realpath(place) != here]
+    sys.path[:] = [*others, here, *(place for place in clones if place != here)]
 
 
 def enter_working_dir(working_dir: str) -> None:
@@ -38,7 +38,13 @@ def enter_working_dir(working_dir: str) -> None:
     order_search_path()
 
 
-def step_aside(name: str, instead: str) -> None:
+def is_clone(place: str | Path) -> bool:
+    """Whether a folder is the root of a clone, which links its other folders into ``heliostat/``."""
+    link = os.path.join(place, "heliostat", "cluster")
+    return os.path.islink(link) and os.path.realpath(link) == os.path.realpath(os.path.join(place, "cluster"))
+
+
+def step_aside(name: str, file: str, instead: str) -> None:
     """Load the other package of that name, such as Hugging Face's ``datasets``, in the place of a clone's folder.
 
     Python's import returns what a module has left in ``sys.modules`` under its name.
@@ -46,16 +52,16 @@ def step_aside(name: str, instead: str) -> None:
     Raises:
         ModuleNotFoundError: there is none; the message says how Heliostat's is imported.
     """
-    spec = PathFinder.find_spec(name, [place for place in sys.path if not _is_ours(place, name)])
-    if spec is None or spec.loader is None:
+    ours = os.path.realpath(os.path.dirname(file))
+    others = [place for place in sys.path if not is_clone(place) and os.path.realpath(os.path.join(place, name)) != ours]
+    spec = PathFinder.find_spec(name, others)
+    if spec is None:
         raise ModuleNotFoundError(f"no module {name!r}; Heliostat's is heliostat.{name}: {instead}", name=name)
-    sys.modules[name] = module_from_spec(spec)
-    spec.loader.exec_module(sys.modules[name])
-
-
-def _is_ours(place: str, name: str) -> bool:
-    """Whether a folder is a clone's root, whose ``name`` is a link's target; there may be several on a search path."""
-    return os.path.realpath(os.path.join(place, "heliostat", name)) == os.path.realpath(os.path.join(place, name))
+    module = module_from_spec(spec)  # with a loader also for a folder without __init__.py
+    sys.modules[name] = module
+    assert module.__spec__
+    assert module.__spec__.loader
+    module.__spec__.loader.exec_module(module)
 
 
 def heliostat_only(folder: Path) -> str:

@@ -44,7 +44,7 @@ def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> Sw
     if not ray.is_initialized():
         raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat sweep')
     if not isinstance(config, SweepConfig):
-        config = load(config, SweepConfig, overrides, {"name": Path(config).stem})
+        config = load(config, SweepConfig, overrides, {"name": f"{Path(config).stem}-sweep"})
     if ray.util.client.ray.is_connected():
         return SweepResult.model_validate(run_on_head(_drive, config))
     return drive(plan_sweep(config, available()))

@@ -3,4 +3,8 @@
 if __name__ != "heliostat.workloads":  # the clone's root is on the search path, as Ray puts it there
     from heliostat.modules import step_aside
 
-    step_aside(__name__, "from heliostat import Task, or in a script for torchrun from heliostat.torchrun import resume, save")
+    step_aside(
+        __name__,
+        __file__,
+        "from heliostat import Task, or in a script for torchrun from heliostat.torchrun import resume, save",
+    )

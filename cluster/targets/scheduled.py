@@ -181,6 +181,8 @@ def _deflated(package: Package) -> Package:
     with zipfile.ZipFile(io.BytesIO(package.data)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
         for item in source.infolist():
             out.writestr(item, source.read(item), zipfile.ZIP_DEFLATED)
+        # Ray (2.60) takes away the only top-level folder of a file:// package.
+        out.writestr(zipfile.ZipInfo(".package"), b"")
     return replace(package, data=target.getvalue())
 
 

@@ -99,7 +99,7 @@ class Display:
         return self._goodput
 
     def _room(self, record: dict[str, Any]) -> str:
-        return f"{record['room']} of at least {record['workers']} workers fit"
+        return f"there is room for {record['room']} workers, and at least {record['workers']} are needed"
 
 
 def _say(text: str) -> None:

@@ -2,6 +2,7 @@
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 
@@ -16,15 +17,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import out
-    from heliostat.workloads.run.lease import read_lease
+    from heliostat.workloads.run.lease import Observer
 
     folder = _folder(args.name, args.storage)
     if args.json:
         _print_json(folder)
-    elif out.is_terminal and read_lease(folder):
-        _follow(folder)
+        return 0
+    driver = Observer(folder)
+    if out.is_terminal and driver.is_driven():
+        _follow(folder, driver.is_driven)
     else:
-        _print(folder)
+        out.print(_rendered(folder, most=50), soft_wrap=True)
+    _print_failure(folder)
     return 0
 
 
@@ -38,24 +42,22 @@ def _print_json(folder: Any) -> None:
     print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
 
 
-def _follow(folder: Any) -> None:
+def _follow(folder: Any, is_driven: Callable[[], bool]) -> None:
     from rich.live import Live
 
     from heliostat.console import out
-    from heliostat.workloads.run.lease import read_lease
 
     with Live(console=out, auto_refresh=False) as live:
         driven = True
         while driven:
-            driven = bool(read_lease(folder))  # before the trials are read, so that the last ones are shown
+            driven = is_driven()  # before the trials are read, so that the last ones are shown
             live.update(_rendered(folder), refresh=True)
             time.sleep(1.0 if driven else 0.0)
 
 
-def _print(folder: Any) -> None:
+def _print_failure(folder: Any) -> None:
     from heliostat.console import out
 
-    out.print(_rendered(folder, most=50), soft_wrap=True)
     failed = next((trial for trial in _read(folder)[0].all if trial.state == "failed"), None)
     if failed:
         message = failed.message.replace("\n", "\n  ")

@@ -51,17 +51,17 @@ def test_only_the_time_that_is_asked_for_counts() -> None:
 @pytest.mark.parametrize(
     ("nodes", "since", "until", "words"),
     [
-        (NODES, -HOUR, None, r"of the last 14400 s only, not of all the time from 18000 to 0 s ago\n.*--since 14400s"),
-        (NODES, -HOUR, 3 * HOUR, r"of the last 14400 s only, not of all the time from 18000 to 3600 s ago\n.*--since 14400s"),
-        (NODES, None, -HOUR, r"of the last 14400 s only, not of all the time from 14400 to 18000 s ago"),
+        (NODES, -HOUR, None, r"starts 14400 s ago, after the start of the period \(18000 to 0 s ago\)\n.*--since 14400s"),
+        (NODES, -HOUR, 3 * HOUR, r"starts 14400 s ago, .* \(18000 to 3600 s ago\)\n.*--since 14400s"),
+        (NODES, None, -HOUR, r"starts 14400 s ago, .* \(14400 to 18000 s ago\)"),
         ((HEAD, NodeLifetime("x", "old", 0.0)), None, None, "nodes of group old, which has no price in its profile"),
         (
             (HEAD, *(NodeLifetime(str(n), "gpu", n, n + 5.0) for n in range(DEAD_NODES_KEPT))),
             1.0,
             None,
-            "has the nodes of the last 14395 s only",
+            "record of priced's nodes starts 14395 s ago",
         ),
-        ((), None, None, "has only just started"),
+        ((), None, None, "has no record of its nodes yet"),
     ],
 )
 def test_what_cannot_be_known_is_refused(

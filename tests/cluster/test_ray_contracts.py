@@ -1,5 +1,6 @@
 """The private parts of Ray that cluster/ uses, as it uses them: a Ray that changes one fails here, and not for a user."""
 
+import base64
 import inspect
 import logging
 import re
@@ -22,8 +23,10 @@ from ray.scripts.scripts import start
 
 from heliostat.cluster import in_process, ray_version
 from heliostat.cluster.documents import pods
+from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.jobs import packaging
 from heliostat.cluster.profile import find
+from heliostat.cluster.targets import scheduled
 from heliostat.cluster.targets.local import emulation, provider
 from heliostat.environment import ON_HEAD
 from heliostat.errors import UserError
@@ -188,3 +191,17 @@ def test_the_provider_extends_methods_that_ray_has(name: str) -> None:
 def test_the_provider_imports_nothing_of_ours() -> None:
     """The head gets a copy of the file alone."""
     assert not re.search("^(from|import) heliostat", inspect.getsource(provider), re.MULTILINE)
+
+
+def test_ray_keeps_the_folders_of_the_packages_of_scheduled_runs(tmp_path: Path) -> None:
+    """It takes away the only top-level folder of a package that it does not get from its own store."""
+    (tmp_path / "train.py").write_text("")
+    profile = find("gpu")
+    parts = scheduled.documents(
+        profile, "runs", "0 2 * * *", "true", packaging.packages(tmp_path, isolated=True), FEATURES["1.7"]
+    )
+    code = next(part["binaryData"] for part in parts if "binaryData" in part)
+    assert len(code) == 2
+    for name, data in code.items():
+        (tmp_path / name).write_bytes(base64.b64decode(data))
+        assert ray_packaging.get_top_level_dir_from_compressed_package(str(tmp_path / name)) is None

@@ -172,8 +172,8 @@ class Breakable:
 
     def driver(self) -> psutil.Process:
         """The command that drives the run, in a job on the head."""
-        # Not the shell that started it: without that, it goes on.
-        return next(p for p in self.processes("-m heliostat train") if p.cmdline()[1:4] == ["-m", "heliostat", "train"])
+        command = ["-P", "-m", "heliostat", "train"]
+        return next(p for p in self.processes(" ".join(command)) if p.cmdline()[1:5] == command)
 
     def drain(self, node: str, seconds: int = 60) -> None:
         """What a spot notice does."""

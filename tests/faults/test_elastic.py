@@ -82,7 +82,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(breakable: Breakable) 
     owner = json.loads((run.folder / LEASE).read_text())
     code, printed = ended(breakable.train("owned", "model.seconds=0.05"))
     assert code == 2
-    assert f"run 'owned' is being driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in printed
+    assert f"run 'owned' has been driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in printed
     assert "last heartbeat" in printed
     assert "Traceback" not in printed
     code, printed = ended(process)

@@ -33,7 +33,7 @@ def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: 
     # Slow enough for the checkpoint of step 25 to be written, beside the training, before step 30.
     code, output = train(project, "thrice", "model.fail_at=30", "model.seconds=0.1")
     assert code == 1
-    assert "the same step failed 3 times in this way" in output
+    assert "the same step failed 3 times with this error" in output
     assert output[output.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
     assert output.count(" from step 25 (failure") == 2  # the second after a pause, "resumes in 1 s from"
     run = Seen(project.cwd / "runs/thrice")

@@ -1,6 +1,7 @@
 """Everything of ours is imported under ``heliostat``, also where the root of a clone is on the search path."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +31,7 @@ import sys
 from heliostat.modules import order_search_path
 order_search_path()
 import {name}
-print({name}.__file__)
+print({found}.__file__)
 """
 
 
@@ -62,7 +63,7 @@ def test_the_old_name_of_a_package_is_refused_with_the_new_one(name: str) -> Non
 @pytest.mark.parametrize("name", OURS)
 def test_a_module_of_the_user_is_found_before_a_folder_of_the_clone(name: str, tmp_path: Path) -> None:
     (tmp_path / f"{name}.py").write_text("")
-    done = python(FIND.format(name=name), cwd=tmp_path, path=ROOT)
+    done = python(FIND.format(name=name, found=name), cwd=tmp_path, path=ROOT)
     assert done.stdout.strip() == str(tmp_path / f"{name}.py"), done.stderr
 
 
@@ -71,5 +72,24 @@ def test_an_installed_module_is_found_before_a_folder_of_the_clone(tmp_path: Pat
     (tmp_path / "datasets").mkdir()
     (tmp_path / "datasets" / "__init__.py").write_text("")
     install = f"import sys; sys.path.append({str(tmp_path)!r})\n"
-    done = python(install + FIND.format(name="datasets"), cwd=ROOT, path=ROOT)
+    done = python(install + FIND.format(name="datasets", found="datasets"), cwd=ROOT, path=ROOT)
     assert done.stdout.strip() == str(tmp_path / "datasets" / "__init__.py"), done.stderr
+
+
+def test_a_folder_of_the_user_without_init_is_found_before_a_folder_of_the_clone(tmp_path: Path) -> None:
+    (tmp_path / "datasets").mkdir()
+    (tmp_path / "datasets" / "coco.py").write_text("")
+    for path in (ROOT, None):
+        done = python(FIND.format(name="datasets.coco", found="datasets.coco"), cwd=tmp_path, path=path)
+        assert done.stdout.strip() == str(tmp_path / "datasets" / "coco.py"), done.stderr
+
+
+def test_a_copy_that_has_lost_the_links_says_so(tmp_path: Path) -> None:
+    """As a source zip has, or git without core.symlinks: a file with the link's target in its place."""
+    shutil.copy(ROOT / "heliostat/__init__.py", tmp_path / "__init__.py")
+    (tmp_path / "cluster").write_text("../cluster")
+    package = tmp_path.rename(tmp_path.with_name("heliostat"))
+    done = python("import heliostat", cwd=package.parent, path=None)
+    assert done.returncode == 1
+    assert "ImportError: heliostat/cluster is not a folder" in done.stderr
+    assert "Install the wheel" in done.stderr

@@ -101,7 +101,7 @@ class Soak:
             "drain": (lambda: self.machines.replace(node, "drain"), NOTICE),
             "worker": (lambda: self.kill(pod, "ray::RayTrainWorker"), LOSS),
             "raylet": (lambda: self.kill(pod, r"\S+/raylet/raylet "), GONE),
-            "driver": (lambda: self.kill(head, r"\S*python\S* -m heliostat train "), ""),
+            "driver": (lambda: self.kill(head, r"\S*python\S* -P -m heliostat train "), ""),
             "head": (lambda: self.delete(head, grace=0), ""),
         }
         do, output = faults[kind]

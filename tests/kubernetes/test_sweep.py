@@ -78,7 +78,7 @@ def test_a_sweep_runs_on_its_own_cluster_or_on_a_schedule(place: Place) -> None:
     write_sweep(place, "short", [0.5, 1.0], seconds=0.0)
     done = place.command("sweep", "short.yaml", "--on", profile, "--ephemeral")
     assert done.code == 0, done.err
-    assert "short-sweep is over" in done.out
+    assert "short-sweep finished after" in done.out
     assert "2 finished" in done.out
     made = place.command("sweep", "short.yaml", "--on", profile, "--cron", "* * * * *", "--set", "name=nightly")
     assert made.code == 0, made.err

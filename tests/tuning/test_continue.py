@@ -127,7 +127,7 @@ def test_two_commands_do_not_drive_one_sweep(sweep: Command) -> None:
         wait_for(lambda: len(records(sweep)) > 3 or process.poll() is not None, "the first sweep", 180)
         second = sweep("sweep", "levels.yaml", *slow)
         assert second.code == 2
-        assert "is being driven by" in second.err
+        assert "has been driven by" in second.err
         assert process.poll() is None
     finally:
         end_group(process)

@@ -55,7 +55,7 @@ def test_the_same_step_that_fails_three_times_in_the_same_way_is_the_users_error
     failures = Failures(most=100)
     decisions = [failures.decide({0: error_at(5, f"bad value at 0x{n}")}, saved=4) for n in range(3)]
     assert [v.retry for v in decisions] == [True, True, False]
-    assert "the same step failed 3 times in this way" in str(decisions[2].error)
+    assert "the same step failed 3 times with this error" in str(decisions[2].error)
     assert "RuntimeError: bad value" in str(decisions[2].error)
 
 

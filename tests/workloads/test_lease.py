@@ -42,8 +42,11 @@ def elsewhere(path: Path, **changes: Any) -> None:
 
 
 def test_a_running_owner_is_named_and_a_killed_one_is_replaced_at_once(tmp_path: Path) -> None:
+    observer = lease.Observer(Folder.at(tmp_path))
+    assert not observer.is_driven()
     process = held_by_another(tmp_path)
     try:
+        assert observer.is_driven()
         with (
             pytest.raises(UserError, match=rf"process {process.pid} on .* last heartbeat \d+ s ago"),
             lease.hold(Folder.at(tmp_path)),
@@ -51,6 +54,7 @@ def test_a_running_owner_is_named_and_a_killed_one_is_replaced_at_once(tmp_path:
             pass
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
+        assert not observer.is_driven()
         began = time.monotonic()
         with lease.hold(Folder.at(tmp_path)):
             assert time.monotonic() - began < lease.EXPIRY / 2
@@ -64,7 +68,8 @@ def test_a_lease_of_another_machine_expires_without_renewals_whatever_its_clock_
     (tmp_path / lease.LEASE).write_text(
         json.dumps({"id": "x", "host": "far-away", "pid": 1, "started": 0, "user": "u", "since": 9e9, "beat": 3, "time": 9e9})
     )
-    began = time.monotonic()
+    began, observer = time.monotonic(), lease.Observer(Folder.at(tmp_path))
+    assert observer.is_driven()
     with lease.hold(Folder.at(tmp_path)):
         assert time.monotonic() - began >= lease.EXPIRY
 
@@ -74,7 +79,7 @@ def test_a_lease_of_another_machine_that_is_renewed_is_not_taken_over(tmp_path: 
     with lease.hold(Folder.at(tmp_path)) as mine:
         mine._owner["host"] = "far-away"
         wait_for(lambda: (lease.read_lease(Folder.at(tmp_path)) or {})["host"] == "far-away", "a renewal")
-        with pytest.raises(UserError, match=r"is being driven by .* on far-away"), lease.hold(Folder.at(tmp_path)):
+        with pytest.raises(UserError, match=r"has been driven by .* on far-away"), lease.hold(Folder.at(tmp_path)):
             pass
 
 

@@ -105,7 +105,7 @@ class Failures:
         self._same[key] = self._same.get(key, 0) + 1
         if isinstance(first, WorkerFailed) and self._same[key] >= MAX_REPEATS.get(first.kind, self.most + 2):
             return Decision(
-                False, reason, error=JobFailed(f"{text}\n  the same step failed {self._same[key]} times in this way")
+                False, reason, error=JobFailed(f"{text}\n  the same step failed {self._same[key]} times with this error")
             )
         if self.in_a_row > self.most:
             more = (

@@ -60,7 +60,7 @@ class Background:
             self._raise_bug()
             if self._error:
                 raise self._error
-            if self._served < wanted:
+            if self._served < wanted and not self._closed:
                 raise TimeoutError(f"storage did not respond for {seconds:g} s")
 
     def close(self) -> None:
@@ -88,17 +88,20 @@ class Background:
         while (wanted := self._next()) is not None:
             try:
                 self._act()
+                self._succeeded(wanted)
+                pause = FIRST_PAUSE
             except UNAVAILABLE as error:
                 self._failed(error, pause)
                 pause = min(2 * pause, LONGEST_PAUSE)
-            except Exception as error:  # raised by the next request
-                with self._changed:
-                    self._bug = error
-                    self._changed.notify_all()
+            except Exception as error:
+                self._stop(error)
                 return
-            else:
-                self._succeeded(wanted)
-                pause = FIRST_PAUSE
+
+    def _stop(self, bug: Exception) -> None:
+        """Stops writing because of an error that no retry removes; the next request raises it."""
+        with self._changed:
+            self._bug = bug
+            self._changed.notify_all()
 
     def _next(self) -> int | None:
         """Waits until the next call is due; returns how many requests it serves, or None if there are none."""
@@ -106,7 +109,7 @@ class Background:
             if self._served < self._requests:
                 wait = self._not_before - time.monotonic()
                 self._changed.wait_for(lambda: self._urgent or self._closed, max(0.0, wait))
-            if self._closed or self._served == self._requests:
+            if self._closed or self._bug or self._served == self._requests:
                 self._running = False
                 return None
             self._urgent = self._retry = False
@@ -123,9 +126,12 @@ class Background:
         with self._changed:
             known, self._away = self._away, True
         if not known:
-            self._delayed(reason(error))  # outside the lock: it may append a record
+            try:
+                self._delayed(reason(error))  # outside the lock: it may append a record
+            except Exception as bug:
+                self._stop(bug)
         with self._changed:
             self._error = error
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._retry or self._closed, pause)
+            self._changed.wait_for(lambda: self._retry or self._closed or self._bug, pause)
             self._urgent = True

@@ -84,14 +84,14 @@ def refuse_damage(folder: Folder, name: str, chunks: list[Chunk]) -> None:
         if chunk.number != expected:
             raise UserError(
                 f"{folder}/{file_of(name, expected)} is missing, but there are later files of this journal",
-                "restore the file, or put an empty one there to lose what it recorded",
+                "restore the file, or create an empty one, which discards its records",
             )
         torn = chunk.torn and chunk is not chunks[-1] and chunk.lines and b'"crc": ' in chunk.lines[-1]
         damaged = [*chunk.damaged, *([len(chunk.lines) + 1] if torn else [])]
         if damaged:
             raise UserError(
                 f"{folder}/{file_of(name, chunk.number)} is damaged at line {damaged[0]}",
-                "restore the file, or delete that line to lose what it recorded",
+                "restore the file, or delete that line, which discards its record",
             )
 
 

@@ -112,6 +112,24 @@ def read_lease(folder: Folder) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and {"id", "host", "pid", "beat"} <= found.keys() else None
 
 
+class Observer:
+    """Observes from outside whether a run or a sweep has a live driver."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder, self._beat, self._changed = folder, "", 0.0
+
+    def is_driven(self) -> bool:
+        """Whether its lease is held: by a process on this machine, or by one that has renewed it within `EXPIRY` seconds."""
+        found = read_lease(self._folder)
+        if not found:
+            return False
+        if found["host"] == socket.gethostname():
+            return _is_alive(found)
+        if (beat := f"{found['id']} {found['beat']}") != self._beat:
+            self._beat, self._changed = beat, time.monotonic()
+        return time.monotonic() - self._changed < EXPIRY
+
+
 def _wait_for_expiry(folder: Folder) -> None:
     found = read_lease(folder)
     waited = 0.0
@@ -156,7 +174,7 @@ def _describe(owner: dict[str, Any]) -> str:
 def _refusal(folder: Folder, owner: dict[str, Any]) -> UserError:
     now = time.time()
     return UserError(
-        f"run {folder.name!r} is being driven by {_describe(owner)} since {now - owner['since']:.0f} s, "
+        f"run {folder.name!r} has been driven by {_describe(owner)} for {now - owner['since']:.0f} s, "
         f"last heartbeat {max(0.0, now - owner['time']):.0f} s ago",
         "stop that one first, or give this run another name (--set name=...)",
     )

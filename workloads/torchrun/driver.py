@@ -96,7 +96,7 @@ def execute(script: Script, run: str, write: Write) -> None:
                 if end.error is None:
                     return
                 if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, _Drained)):
-                    write("stderr", f"heliostat: {end.error}; it restarts")
+                    write("stderr", f"heliostat: {end.error}; the script is restarted")
                     continue
                 if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
                     raise end.error

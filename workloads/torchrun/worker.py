@@ -20,7 +20,7 @@ import ray.train
 from heliostat.environment import RUN
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from heliostat.modules import FOLDER, ROOT, heliostat_only
+from heliostat.modules import FOLDER, heliostat_only, is_clone
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.cost import price_of
 from heliostat.workloads.torchrun.hub import Line
@@ -243,7 +243,7 @@ def _python_path(path: str, scratch: str) -> str:
     The root's other folders would shadow modules of the same names, such as Hugging Face's ``datasets``.
     """
     parts = [part for part in path.split(os.pathsep) if part]
-    kept = [part for part in parts if Path(part).resolve() != ROOT]
+    kept = [part for part in parts if not is_clone(part)]
     return path if len(kept) == len(parts) else os.pathsep.join([*kept, heliostat_only(Path(scratch))])
 
 
