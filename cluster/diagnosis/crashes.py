@@ -1,4 +1,4 @@
-"""Crashes of Ray's containers during a wait: one is waited through, because the next pod comes within seconds."""
+"""Crashes of Ray's containers during a wait: the first does not end it, because the operator replaces the pod within seconds."""
 
 import re
 from collections.abc import Callable
@@ -8,9 +8,9 @@ from heliostat.cluster.diagnosis.pod_problems import Problem
 from heliostat.cluster.errors import KubernetesError
 
 SECONDS = 600
-"""Crashes further apart than that are not in a row."""
+"""The longest time between two crashes in a row."""
 MOST = 3
-"""So many crashes in a row end the wait also if each has another reason."""
+"""Crashes in a row that end the wait, also if each has another reason."""
 TAIL = 12
 
 
@@ -22,17 +22,17 @@ class Seen:
     why: str
     """Its exit code, in words."""
     log: str
-    """The last lines of its log; empty if it could not be read."""
+    """The last lines of its log; empty if it was unreadable."""
     pods: frozenset[str]
-    """The pods that were there at that time, itself included."""
+    """The pods at that time, itself included."""
     number: int = 1
-    """In its row."""
+    """Its position in its row."""
     repeats: bool = False
-    """Whether one before it in its row had the same reason."""
+    """Whether an earlier one in its row had the same reason."""
 
     @property
     def final(self) -> bool:
-        """Whether the next one is expected to crash, too."""
+        """Whether the next pod is expected to crash, too."""
         return self.repeats or self.number >= MOST
 
     @property
@@ -41,19 +41,19 @@ class Seen:
         return lines[-1].strip() if lines else ""
 
     def same_reason(self, other: "Seen") -> bool:
-        """Whether exit code and last line are the same, but for numbers, such as times; a line that is not known fits any."""
+        """Whether exit code and last line are equal, numbers such as times ignored; an unknown line equals any."""
         lines = {re.sub(r"0x[0-9a-f]+|\d+", "#", line) for line in (self.last_line, other.last_line) if line}
         return self.why == other.why and len(lines) < 2
 
 
 class Crashes:
-    """The crashes of a wait, group by group.
+    """The crashes during a wait, by group.
 
-    Workers that crash together, such as those that all wait for the same head, are one crash in a row: only that of a pod that
-    came later, or of a container that was started again, follows it.
+    Workers that crash together, such as those that wait for the same head, count as one crash in a row: only a pod that was
+    created later, or a restarted container, counts as the next.
 
     Args:
-        log: the last lines of a pod's log.
+        log: returns the last lines of a pod's log.
     """
 
     def __init__(self, log: Callable[[str], str]) -> None:
@@ -61,12 +61,12 @@ class Crashes:
         self._groups: dict[str, dict[tuple[str, int], Seen]] = {}
 
     def note(self, problem: Problem, pods: frozenset[str], now: float) -> Seen:
-        """A crash that is visible now, as it was when it was first seen.
+        """Record a visible crash; returns it as it was first seen.
 
         Args:
-            problem: what is visible of it.
-            pods: the names of all pods that are there.
-            now: by any clock that does not go back.
+            problem: the problem that shows it.
+            pods: the names of all pods.
+            now: from a monotonic clock.
         """
         assert problem.crash
         group = self._groups.setdefault(problem.key, {})
@@ -76,13 +76,13 @@ class Crashes:
         return group[identity]
 
     def last(self, now: float) -> str:
-        """The newest crash of a row that is not over, in a line; empty if there is none."""
+        """The newest crash within `SECONDS`, in a line; empty if there is none."""
         found = [(seen.at, pod, seen) for group in self._groups.values() for (pod, _), seen in group.items()]
         at, pod, seen = max(found, key=lambda each: each[0], default=(-SECONDS + now, "", None))
         return f"{pod} ended: {shown(seen)}" if seen and now - at < SECONDS else ""
 
     def tail(self, pod: str) -> str:
-        """The last lines of a pod's log; empty if it cannot be read, as when the pod is gone."""
+        """The last lines of a pod's log; empty if it is unreadable, for example because the pod was deleted."""
         try:
             return self._log(pod) if pod else ""
         except KubernetesError:
@@ -98,11 +98,11 @@ class Crashes:
 
 
 def shown(crash: Seen) -> str:
-    """Why, with the last line that it printed."""
+    """The reason, with the last line of the log."""
     return ": ".join(filter(None, (crash.why, crash.last_line[:200])))
 
 
 def quoted(log: str) -> str:
-    """The end of a message that shows the last lines of a log; empty if there are none."""
+    """The last lines of a log as the end of a message; empty if there are none."""
     lines = log.strip().splitlines()[-TAIL:]
     return ", its last lines:" + "".join(f"\n  | {line}" for line in lines) if lines else ""
