@@ -1,4 +1,4 @@
-"""Crashes of Ray's containers during a wait: the first does not end it, because the operator replaces the pod within seconds."""
+"""Crashes of Ray's containers during a wait: the first does not end it, because a new pod comes within seconds."""
 
 import re
 from collections.abc import Callable
