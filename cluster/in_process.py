@@ -20,6 +20,8 @@ TOKEN = Path("~/.heliostat/ray-token")
 OBJECT_STORE = 256 << 20
 ANSWER_SECONDS = 10.0
 """Seconds until the first response of a running Ray."""
+HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""The preface of an HTTP/2 client and an empty SETTINGS frame (RFC 9113, section 3.4), which gRPC is spoken in."""
 HELPERS = ("dashboard/dashboard.py", "dashboard/agent.py", "_private/log_monitor.py", "autoscaler/_private/monitor.py")
 """The scripts of Ray's processes that no worker waits for, in Ray's own folder."""
 HELPER_TITLES = ("ray::DashboardAgent",)
@@ -195,24 +197,22 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
 
 def _probe(address: str) -> None:
     """Raise `OSError` within seconds if no Ray responds: Ray retries for minutes, and then exits this process (Ray 2.60)."""
-    import grpc  # type: ignore[import-untyped]
-    from ray._private.grpc_utils import init_grpc_channel
-
-    place = address.removeprefix("ray://")
-    host, _, port = place.rpartition(":")
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return
     if int(port) >= 1 << 16:
         raise ValueError(f"there is no port {port}")
-    socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
-    # The system accepts connections also for a process that is stopped; a gRPC channel needs a response.
-    channel = init_grpc_channel(place)
-    try:
-        grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
-    except grpc.FutureTimeoutError:
-        raise TimeoutError(f"it accepts connections, but does not respond for {ANSWER_SECONDS:.0f} s") from None
-    finally:
-        channel.close()
+    with socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS) as sock:
+        if os.environ.get("RAY_USE_TLS", "0") != "0":
+            return  # it would want a handshake first
+        # The system accepts connections also for a process that is stopped; a gRPC server greets a client that greets it.
+        sock.sendall(HTTP2_GREETING)
+        try:
+            greeted = bool(sock.recv(1))
+        except TimeoutError:
+            greeted = False
+    if not greeted:
+        raise TimeoutError(f"it accepts connections, but does not respond for {ANSWER_SECONDS:.0f} s")
 
 
 def _has_token() -> bool:

@@ -260,7 +260,7 @@ def test_a_closed_standard_output_stops_the_command(command: Command) -> None:
         ("--gpu many good.py", ["resources.gpu is 'many'", "0, 1, or auto"]),
         ("--max-restarts -1 good.py", ["max_restarts is -1", "at least 0"]),
         ("goood.py", ["goood.py does not exist", "did you mean good.py?"]),
-        ("-m goood", ["no module goood"]),
+        ("-m goood", ["module goood does not exist"]),
         ("--nproc_per_node=2 good.py", ["--nproc-per-node is 2", "--workers 2"]),
         ("--name a/b good.py", ["'a/b' cannot be a run's name"]),
         ("--ephemeral good.py", ["--ephemeral needs a cluster", "--on PROFILE"]),

@@ -201,14 +201,21 @@ class Tail:
         self._file: str | None = None
         self._inode, self._offset = 0, 0
         self._seen: dict[str, tuple[int, int]] = {}
+        if folder.is_local:
+            self._local()
 
     def new(self) -> list[Record]:
         """The records since the last call."""
-        records = [r for r in (self._local() if self.folder.is_local else self._remote()) if r["time"] > self._since]
+        records = self._local() if self.folder.is_local else self._later(self._remote())
         self._since = max([self._since, *(r["time"] for r in records)])
         return records
 
+    def _later(self, records: list[Record]) -> list[Record]:
+        """The records that are newer than the last one, of files that were read from their start again."""
+        return [record for record in records if record["time"] > self._since]
+
     def _local(self) -> list[Record]:
+        rewritten = False
         if self._file is None:
             # Only the last file grows; there are others if the journal was copied from an object store.
             numbers = numbers_in(self.folder.names(), self.name)
@@ -218,6 +225,7 @@ class Tail:
                 # A rewritten journal is another file: the old offset is invalid.
                 inode = os.fstat(file.fileno()).st_ino
                 if inode != self._inode:
+                    rewritten = self._inode != 0
                     self._inode, self._offset = inode, 0
                 file.seek(self._offset)
                 whole, newline, _ = file.read().rpartition(b"\n")
@@ -225,7 +233,8 @@ class Tail:
             self._file = None
             return []
         self._offset += len(whole + newline)
-        return _records([parse(whole + newline)])
+        records = _records([parse(whole + newline)])
+        return self._later(records) if rewritten else records
 
     def _remote(self) -> list[Record]:
         """The records of the changed files."""
