@@ -1,11 +1,10 @@
 """The sweep config: the schema of the YAML files in ``tuning/configs``."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from heliostat.config import Config, digest, read_mapping
+from heliostat.config import Config, config_path, digest, read_mapping
 from heliostat.tuning.space import Parameter, flatten
 from heliostat.workloads.config import Name
 
@@ -116,7 +115,8 @@ def base_of(config: SweepConfig) -> dict[str, Any]:
         UserError: the file cannot be read.
     """
     own = {key: value for key, value in config.train.items() if key != BASE}
-    data = read_mapping(Path(config.train[BASE])) if config.train.get(BASE) else {}
+    base = config.train.get(BASE)
+    data = read_mapping(config_path(str(base), "workloads/configs")) if base else {}
     return {**_merged(data, own), "name": config.name}
 
 

@@ -1,6 +1,7 @@
 """The wheel, installed somewhere else: everything that a user needs is in it, and nothing but `heliostat`."""
 
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,11 +15,12 @@ from tests.conftest import ROOT, clean_environment
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the sources, because setuptools leaves a folder `build` beside them."""
     place = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--disable-pip-version-check", "--no-deps", "-w", place, ROOT],
-        check=True,
-    )
+    ignored = shutil.ignore_patterns(".*", "tests", "docs", "runs", "build", "__pycache__")
+    shutil.copytree(ROOT, place / "sources", symlinks=True, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", place, place / "sources"], check=True)
     return next(place.glob("heliostat-*.whl"))
 
 
