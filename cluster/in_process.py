@@ -154,7 +154,7 @@ def _lower_priority(processes: list[psutil.Process]) -> None:
 def is_helper(command: list[str]) -> bool:
     """Whether a command line is that of a process on which no worker waits.
 
-    It is told by its program alone: the raylet, which must not be one, because its workers inherit what it is, has the whole
+    Its program alone decides: the raylet, which must not be one, because its workers inherit what it is, has the whole
     command line of the dashboard's agent among its arguments.
     """
     import ray

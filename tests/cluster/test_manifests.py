@@ -399,7 +399,7 @@ def test_the_checked_in_manifests_are_what_render_prints(name: str, capsys: pyte
     assert main(["render", name]) == 0
     printed = capsys.readouterr().out
     assert (render.FOLDER / f"{name}.yaml").read_text() == printed, (
-        "write them anew: python -m heliostat.cluster.documents.render"
+        "regenerate them: python -m heliostat.cluster.documents.render"
     )
 
 

@@ -85,23 +85,20 @@ class Background:
 
     def _run(self) -> None:
         pause = FIRST_PAUSE
-        while (wanted := self._next()) is not None:
-            try:
-                self._act()
-                self._succeeded(wanted)
-                pause = FIRST_PAUSE
-            except UNAVAILABLE as error:
-                self._failed(error, pause)
-                pause = min(2 * pause, LONGEST_PAUSE)
-            except Exception as error:
-                self._stop(error)
-                return
-
-    def _stop(self, bug: Exception) -> None:
-        """Stops writing because of an error that no retry removes; the next request raises it."""
-        with self._changed:
-            self._bug = bug
-            self._changed.notify_all()
+        try:
+            while (wanted := self._next()) is not None:
+                try:
+                    self._act()
+                except UNAVAILABLE as error:
+                    self._failed(error, pause)
+                    pause = min(2 * pause, LONGEST_PAUSE)
+                else:
+                    self._succeeded(wanted)
+                    pause = FIRST_PAUSE
+        except Exception as error:  # of `act` or `delayed`, and not cured by a retry: raised by the next request
+            with self._changed:
+                self._bug = error
+                self._changed.notify_all()
 
     def _next(self) -> int | None:
         """Waits until the next call is due; returns how many requests it serves, or None if there are none."""
@@ -109,7 +106,7 @@ class Background:
             if self._served < self._requests:
                 wait = self._not_before - time.monotonic()
                 self._changed.wait_for(lambda: self._urgent or self._closed, max(0.0, wait))
-            if self._closed or self._bug or self._served == self._requests:
+            if self._closed or self._served == self._requests:
                 self._running = False
                 return None
             self._urgent = self._retry = False
@@ -126,12 +123,9 @@ class Background:
         with self._changed:
             known, self._away = self._away, True
         if not known:
-            try:
-                self._delayed(reason(error))  # outside the lock: it may append a record
-            except Exception as bug:
-                self._stop(bug)
+            self._delayed(reason(error))  # outside the lock: it may append a record
         with self._changed:
             self._error = error
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._retry or self._closed or self._bug, pause)
+            self._changed.wait_for(lambda: self._retry or self._closed, pause)
             self._urgent = True
