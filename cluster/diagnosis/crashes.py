@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from heliostat.cluster.diagnosis.pod_problems import Problem
+from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.errors import KubernetesError
 
 SECONDS = 600

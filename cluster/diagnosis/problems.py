@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from heliostat.cluster.diagnosis.pod_problems import Problem, crashed_before, is_current, of_containers, of_node, of_volumes
+from heliostat.cluster.diagnosis.container_problems import crashed_before, is_current, of_containers
+from heliostat.cluster.diagnosis.placement_problems import of_node, of_volumes
+from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, terminating
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import QUEUE_LABEL, SUSPENDED, Document
@@ -30,7 +32,7 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers()]:
         yield from of_containers(pod, snapshot, profile)
         yield from of_node(pod, snapshot, profile)
-        yield from of_volumes(pod, snapshot.events or [])
+        yield from of_volumes(pod, snapshot.events or [], profile)
     for pod in snapshot.pods:
         # The operator deletes a crashed pod at once (autoscaler v2), so most crashes show on terminating pods.
         if terminating(pod) and is_current(pod, snapshot.cluster):

@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from heliostat.cluster.diagnosis.crashes import Crashes, Seen, quoted
-from heliostat.cluster.diagnosis.pod_problems import Problem
+from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import Snapshot, event_time, group_of, pod_ready, pod_state
 from heliostat.cluster.errors import Unreachable

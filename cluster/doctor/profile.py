@@ -6,8 +6,8 @@ from typing import Any
 
 from heliostat.cluster.diagnosis import fit
 from heliostat.cluster.diagnosis.checks import check_claim
+from heliostat.cluster.diagnosis.container_problems import PULL
 from heliostat.cluster.diagnosis.findings import Found, ok, problem, unknown
-from heliostat.cluster.diagnosis.pod_problems import PULL
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import group_of
 from heliostat.cluster.diagnosis.wait import progress

@@ -84,6 +84,11 @@ def event(
     }
 
 
+def mount_failure(message: str, times: int = 1) -> Document:
+    """Of the head's pod, as the kubelet counts an event with the same text."""
+    return event("FailedMount", message, "u-gpu-head-x", "Pod", "gpu-head-x") | {"count": times}
+
+
 def node(gpus: int, cpu: str = "16", memory: str = "128Gi") -> Document:
     return {"status": {"allocatable": {"cpu": cpu, "memory": memory, "nvidia.com/gpu": str(gpus)}}}
 

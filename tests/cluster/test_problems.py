@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.diagnosis.pod_problems import Problem
+from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, event_time, pod_state
 from heliostat.cluster.names import Document
@@ -25,6 +25,7 @@ from tests.cluster.snapshots import (
     failure,
     fixed,
     job,
+    mount_failure,
     node,
     pod,
     seen,
@@ -133,7 +134,7 @@ FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
         8, 'head: a container cannot be created: secret "object-store" not found', "create the secret object-store",
     ),
     "a volume that cannot be mounted": (
-        seen(pod(), events=[event("FailedMount", "mount.nfs: access denied by server", "u-gpu-head-x", "Pod", "gpu-head-x")]),
+        seen(pod(), events=[mount_failure("mount.nfs: access denied by server", times=3)]),
         10, "head: a volume cannot be mounted: mount.nfs: access denied", "correct what it names",
     ),
 }  # fmt: skip
@@ -216,6 +217,15 @@ def test_a_refusal_of_another_cluster_of_the_same_name_is_ignored() -> None:
 def test_the_submitter_of_another_job_is_no_fault(other: Document) -> None:
     assert watch(seen(events=[other], job=job(jobDeploymentStatus="Running")), 60)[0] is None
     assert watch(seen(events=[SUBMITTER]), 60)[0] is None, "a standing cluster has no submitter"
+
+
+def test_a_mount_that_failed_once_is_tried_again_by_the_kubelet() -> None:
+    """Its next try is seconds away, and on a busy node the authorizer may see a claim later than the kubelet."""
+    events = [mount_failure("failed to fetch PVC: no relationship found between node 'gpu-1' and this object")]
+    error, after, said = watch(seen(pod(), events=events), 900)
+    assert error is not None
+    assert after == 120
+    assert "no relationship found" in said[0]
 
 
 def test_a_mount_that_failed_at_first_and_then_succeeded_is_no_fault() -> None:

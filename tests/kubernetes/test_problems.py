@@ -9,7 +9,7 @@ import pytest
 from kubernetes import client
 from kubernetes.stream import stream
 
-from heliostat.cluster.diagnosis.pod_problems import HEAD
+from heliostat.cluster.diagnosis.container_problems import HEAD
 from heliostat.cluster.diagnosis.snapshot import statuses
 from tests.conftest import Done, end_group, wait_for
 from tests.kubernetes.conftest import IMAGE, Place, Running, group, ray_pods

@@ -1,0 +1,53 @@
+"""A problem of a pod, and what all diagnoses of pods share."""
+
+import re
+from dataclasses import dataclass
+
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile
+
+
+@dataclass(frozen=True)
+class Crash:
+    """A container with Ray that has ended by itself."""
+
+    pod: str
+    restarts: int
+    """How often it had been started again in that pod before this end."""
+    why: str
+    """Its exit code, in words."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """An obstacle; it counts as final when it has existed for ``patience`` seconds."""
+
+    key: str
+    what: str
+    fix: str
+    patience: float = 0.0
+    pod: str = ""
+    """The pod whose log explains it."""
+    crash: Crash | None = None
+    """A crash is followed by another pod or container, so that the wait ends only when that crashes, too."""
+
+
+def missing_fix(message: str) -> str:
+    """What to do about an object that a kubelet's message names."""
+    if found := re.search(r'(secret|configmap) "([^"]+)" not found', message):
+        return f"create the {found[1]} {found[2]}, or remove it from the profile"
+    return "correct what it names in the profile"
+
+
+def about(pod: Document, events: list[Document]) -> list[Document]:
+    """The events of a pod."""
+    return [event for event in events if event["involvedObject"].get("uid") == pod["metadata"]["uid"]]
+
+
+SECONDS_TO_START = 120.0
+"""How long the head's pod may take, for which a profile has no ``start_seconds``."""
+
+
+def start_seconds(profile: Profile, group: str) -> float:
+    """The seconds that a pod of a group, or the head's, may take to start."""
+    return next((g.start_seconds for g in profile.groups if g.name == group), SECONDS_TO_START)
