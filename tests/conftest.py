@@ -151,7 +151,7 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> 
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds} s in vain for: {what}")
+            pytest.fail(f"waited {seconds} s, and there was no: {what}")
         time.sleep(0.1)
 
 
@@ -177,7 +177,7 @@ def free_port() -> int:
 
 @dataclass(frozen=True)
 class Head:
-    """A Ray head that somebody started with ``ray start --head``."""
+    """A Ray head that was started with ``ray start --head``."""
 
     address: str
     jobs: str

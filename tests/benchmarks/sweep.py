@@ -182,7 +182,7 @@ def main() -> None:
     for seconds, trials in cases:
         per_trial: dict[str, list[float]] = {way: [] for way in WAYS}
         for repetition in range(repetitions):
-            # The order alternates, so that a machine that becomes slower favours nobody.
+            # The order alternates, so that a machine that becomes slower favours neither.
             for way in WAYS if repetition % 2 == 0 else reversed(WAYS):
                 count = min(trials, FEW) if way in SLOW else trials
                 per_trial[way].append(timed(way, count, seconds) / count)

@@ -1,4 +1,4 @@
-"""A task whose steps take as long as they are told: for timing what is around them."""
+"""A task whose steps take as long as its options say: for timing what is around them."""
 
 import time
 

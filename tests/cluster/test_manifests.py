@@ -360,7 +360,7 @@ def test_a_queued_job_waits_suspended_for_kueue_and_is_of_a_fixed_size() -> None
     assert ray_cluster(queued)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
 
 
-# The mark of a template tells which pods a change would replace.
+# The mark of a template says which pods a change would replace.
 
 
 def template_hashes(profile: Profile) -> dict[str, str]:

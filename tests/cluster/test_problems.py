@@ -147,7 +147,7 @@ def test_a_problem_is_explained_with_its_fix(snapshot: Snapshot, seconds: float,
     assert what in error.what
     assert fix in error.fix
     assert after == seconds
-    # And while it may still come, the reason is told already.
+    # And while it may still come, the reason is shown already.
     assert all(what in line for line in said)
 
 
@@ -209,7 +209,7 @@ def test_a_refusal_of_another_cluster_of_the_same_name_is_ignored() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        event("FailedCreate", SECURITY, "u", "Job", "gpu-of-somebody"),
+        event("FailedCreate", SECURITY, "u", "Job", "gpu-of-another-user"),
         event("FailedCreate", SECURITY, "u", "Job", "gpu-job", at=BEFORE),
     ],
     ids=["another job's", "an earlier job's"],

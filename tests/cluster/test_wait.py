@@ -279,7 +279,12 @@ def terminating(ended_at: str | None, mark: str = "now") -> Document:
         (terminating(None), None),
         (terminating("2026-11-24T09:00:59Z", mark="before"), None),
     ],
-    ids=["it crashed, and the operator deletes it", "it ended because it was asked to", "nobody knows", "of an older template"],
+    ids=[
+        "it crashed, and the operator deletes it",
+        "it ended because it was asked to",
+        "the reason is unknown",
+        "of an older template",
+    ],
 )
 def test_a_crash_is_seen_on_a_pod_that_leaves(worker: Document, seconds: float | None) -> None:
     marked = {"template": {"metadata": {"annotations": {TEMPLATE: "now"}}}}

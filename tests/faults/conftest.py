@@ -222,7 +222,7 @@ def breakable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
 
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
-    """The run of ``CONFIG`` that nobody disturbs, on plain local workers, with its samples in ``samples``."""
+    """The run of ``CONFIG`` without faults, on plain local workers, with its samples in ``samples``."""
     work = tmp_path_factory.mktemp("undisturbed")
     write_project(work)
     samples = work / "samples"

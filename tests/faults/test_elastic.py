@@ -27,7 +27,7 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     expected = samples_by_step(undisturbed.folder.parent.parent / "samples")
     assert samples_by_step(tmp_path) == expected
     assert list(expected) == list(range(600))
-    # Sums of floats in another order: the same up to rounding, which training amplifies as it goes on.
+    # Sums of floats in another order: the same up to rounding, which training amplifies from step to step.
     assert run.losses.keys() == undisturbed.losses.keys()
     assert max(abs(run.losses[step] - undisturbed.losses[step]) for step in run.losses if step <= 300) < 1e-2
 

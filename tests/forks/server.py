@@ -37,7 +37,7 @@ class Server:
         self.owner = owner
         self.poller = select.poll()
         self.children: dict[int, tuple[int, socket.socket, bool]] = {}
-        """By the descriptor that tells of its end: a child's process id, its connection, and whether it ends with that."""
+        """By the descriptor that reports its end: a child's process id, its connection, and whether it ends with that."""
         for descriptor in (listener.fileno(), owner):
             self.poller.register(descriptor, select.POLLIN)
 

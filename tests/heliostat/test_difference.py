@@ -98,7 +98,7 @@ POD = {"containers": [{"name": "ray", "env": [{"name": "A", "value": "1"}, {"nam
             ["~ containers[ray].args: ['x', 'y'] -> ['y', 'x']"],
         ),
         ([{"containerPort": 1, "a": 1}], [{"containerPort": 1, "a": 2}], ["~ [1].a: 1 -> 2"]),
-        # Two tolerations of one key: only their place tells which is which.
+        # Two tolerations of one key: only their position identifies them.
         (
             [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}],
             [{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoSchedule"}],

@@ -92,7 +92,7 @@ def until(process: "subprocess.Popen[str]", word: str) -> str:
 
 
 def rest(process: "subprocess.Popen[str]") -> tuple[str, str]:
-    """What else it prints; `communicate` would lose what has been read from the pipe, but by nobody yet."""
+    """What else it prints; `communicate` would lose what its reader has taken from the pipe already."""
     assert process.stdout
     assert process.stderr
     out, err = process.stdout.read(), process.stderr.read()

@@ -1,4 +1,4 @@
-"""The doctor finds each fault for real, says how to mend it, and takes no more than a moment."""
+"""The doctor finds each fault for real, gives its fix, and takes no more than a moment."""
 
 import io
 import json
@@ -24,7 +24,7 @@ from tests.kubernetes.conftest import GPU, Place, group, kubeconfig
 
 SECONDS = 3.0
 HIDDEN = {"operator", "DNS"}
-"""What may run outside of a cluster, where nobody sees it."""
+"""What may run outside of a cluster, where the API does not show it."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +236,7 @@ def test_another_ray_here_than_in_the_profile(place: Place) -> None:
 
 
 def test_a_user_without_rights_learns_which_and_what_for(place: Place) -> None:
-    found = examined(place.user("nobody"), place.profile())
+    found = examined(place.user("newcomer"), place.profile())
     output = [each["what"] for each in found.all("problem")]
     assert found.code == 1
     assert {each["check"] for each in found.all("problem")} == {"rights"}

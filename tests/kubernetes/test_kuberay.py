@@ -118,7 +118,7 @@ def test_an_unknown_field_is_refused_and_not_dropped(place: Place, document: Doc
 def test_each_kind_of_refusal_is_an_exception_of_its_own(place: Place, document: Document) -> None:
     clusters = place.kube.clusters
     with pytest.raises(NotFound):
-        clusters.get("nobody")
+        clusters.get("absent")
     clusters.create(document)
     with pytest.raises(Conflict):
         clusters.create(document)
@@ -126,14 +126,14 @@ def test_each_kind_of_refusal_is_an_exception_of_its_own(place: Place, document:
     group_of(wrong)["minReplicas"] = 9
     with pytest.raises(Invalid, match="minReplicas is 9"):
         clusters.create(wrong)
-    nobody = KubeRay(namespace=place.namespace)
-    nobody.api.configuration.host = f"https://127.0.0.1:{free_port()}"
+    stranger = KubeRay(namespace=place.namespace)
+    stranger.api.configuration.host = f"https://127.0.0.1:{free_port()}"
     with pytest.raises(Unreachable, match="does not answer"):
-        nobody.clusters.list()
-    nobody = KubeRay(namespace=place.namespace)
-    nobody.api.authenticate("nonsense")
+        stranger.clusters.list()
+    stranger = KubeRay(namespace=place.namespace)
+    stranger.api.authenticate("nonsense")
     with pytest.raises(Unauthorized, match="credentials"):
-        nobody.clusters.list()
+        stranger.clusters.list()
 
 
 def test_a_job_can_be_created_listed_suspended_and_deleted(place: Place) -> None:

@@ -33,7 +33,7 @@ class Queue:
         self._request("PATCH", path, {"spec": self._spec(count)}, content_type="application/merge-patch+json")
 
     def evict(self, name: str) -> None:
-        """Take away what runs, as Kueue does for somebody with a higher priority, and do not let it in again."""
+        """Take away what runs, as Kueue does for a workload with a higher priority, and do not let it in again."""
         path = f"namespaces/{self.place.namespace}/workloads"
         found = [w["metadata"]["name"] for w in self._request("GET", path)["items"] if name in w["metadata"]["name"]]
         patch = {"spec": {"active": False}}

@@ -180,7 +180,7 @@ def document_of(kind: str, profile: Profile) -> Document:
     everything = [*documents(profile, features), ray_job(profile, "new", features), *nightly]
     document = next(document for document in everything if document["kind"] == kind)
     if kind == "RoleBinding":
-        document["roleRef"]["name"] = NAME  # else it is the Role that is told to be missing
+        document["roleRef"]["name"] = NAME  # else it is the Role that is reported as missing
     return document
 
 

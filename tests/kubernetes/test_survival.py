@@ -1,4 +1,4 @@
-"""Pods, nodes and processes that go, with notice and without: the run goes on, with the same result.
+"""Pods, nodes and processes that go, with notice and without: the run continues, with the same result.
 
 ``make soak`` breaks it twenty times; the tests, once. The seed is printed, and ``SOAK_SEED`` repeats the faults.
 """
@@ -183,7 +183,7 @@ def test_from_two_nodes_to_one_and_back_with_the_same_samples_in_each_step(
     assert samples == expected
     assert list(samples) == list(range(STEPS))
     assert run.losses.keys() == calm.losses.keys()
-    # Equal up to rounding, which training amplifies as it goes on.
+    # Equal up to rounding, which training amplifies from step to step.
     assert max(abs(run.losses[step] - calm.losses[step]) for step in run.losses if step <= 300) < 1e-2
 
 

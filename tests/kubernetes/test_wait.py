@@ -1,4 +1,4 @@
-"""What a wait costs the API server, and that it tells what is so now, on a real Kubernetes."""
+"""What a wait costs the API server, and that it reports the present state, on a real Kubernetes."""
 
 import time
 from collections import Counter
@@ -102,7 +102,7 @@ def test_a_quota_that_is_still_used_up_is_reported_again(place: Place) -> None:
         assert place.command("up", path).code == 1
         began = time.monotonic()
         again = place.command("up", path)
-        print(f"told again after {time.monotonic() - began:.1f} s")
+        print(f"reported again after {time.monotonic() - began:.1f} s")
         assert again.code == 1
         assert "quota of the namespace is used up" in again.err
     finally:

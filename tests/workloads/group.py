@@ -22,7 +22,7 @@ def in_group(worker: Callable[..., None], world: int, *arguments: Any, may_die: 
         ProcessRaisedException: one of them has failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        # They meet at a file: a free port may be somebody else's by the time that it is used.
+        # They meet at a file: a free port may be in use by another process when they get there.
         given = (world, str(Path(folder, "meeting")), worker, arguments)
         context = start_processes(_rank, given, world, join=not may_die, start_method="spawn")  # type: ignore[no-untyped-call]
         for process in context.processes if may_die else ():

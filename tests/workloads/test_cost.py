@@ -42,7 +42,7 @@ def test_a_killed_driver_costs_until_its_last_record() -> None:
     events = [start(5, (2, DEAR)), at(30, "checkpoint"), start(75, (73, DEAR))]
     metrics = [{"time": 34, "kind": "train"}, {"time": 80, "kind": "train"}]
     assert cost_of(attempts, events, metrics) == pytest.approx((34 - 2) + (90 - 73))
-    assert cost_of(attempts[:3], events, metrics) == pytest.approx((34 - 2) + (80 - 73)), "a run that goes on"
+    assert cost_of(attempts[:3], events, metrics) == pytest.approx((34 - 2) + (80 - 73)), "a run that has not ended"
 
 
 def test_clocks_that_differ_make_no_negative_cost() -> None:

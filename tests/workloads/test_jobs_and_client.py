@@ -1,4 +1,4 @@
-"""The other ways in: a submitted job and an interactive Ray Client session, on a Ray that somebody else started."""
+"""The other ways in: a submitted job and an interactive Ray Client session, on a Ray that was running already."""
 
 import json
 import subprocess

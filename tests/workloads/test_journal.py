@@ -66,7 +66,7 @@ def test_records_wait_for_storage_and_none_is_lost(tmp_path: Path) -> None:
     (tmp_path / "j").mkdir()
     journal.append(step=2)
     journal.append(step=3)
-    assert len(delays) == 1, "told once"
+    assert len(delays) == 1, "reported once"
     (tmp_path / "j").rmdir()
     journal.append(step=4)
     assert [r["step"] for r in read_journal(folder, "j")] == [1, 2, 3, 4]
