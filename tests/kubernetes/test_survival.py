@@ -7,7 +7,6 @@ import base64
 import io
 import os
 import random
-import re
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -61,14 +60,26 @@ def start(place: Place, profile: Path, name: str, *settings: str) -> Running:
     return Running(place, "train", "config.yaml", "--on", profile, "--json", *flags)
 
 
-def fetch(place: Place, profile: Path, name: str) -> tuple[Seen, Samples]:
-    """The folder of a run and the samples of its steps, from the cluster's storage, by a job that prints them."""
-    pack = f"tar -C {MOUNT} -cz runs/{name} samples/{name} | base64"
-    done = place.command("submit", profile, "--", "sh", "-c", pack)
-    assert done.code == 0, done.err
-    packed = "".join(line for line in done.out.splitlines() if re.fullmatch(r"[\w+/]+=*", line))  # and not Ray's own lines
+def run_in(place: Place, pod: dict[str, Any], *command: str) -> str:
+    """What a command in a pod's Ray container prints."""
+    out: str = stream(
+        client.CoreV1Api(place.kube.api.client).connect_get_namespaced_pod_exec,
+        pod["metadata"]["name"],
+        place.namespace,
+        container=pod["spec"]["containers"][0]["name"],
+        command=list(command),
+        stdout=True,
+        stderr=True,
+    )
+    return out
+
+
+def fetch(place: Place, name: str) -> tuple[Seen, Samples]:
+    """The folder of a run and the samples of its steps, from the cluster's storage, by its head."""
+    (head,) = ray_pods(place, "head")
+    packed = run_in(place, head, "sh", "-c", f"tar -C {MOUNT} -cz runs/{name} samples/{name} | base64 -w 0")
     folder = place.command.cwd.parent / "fetched"
-    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed))) as archive:
+    with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed, validate=True))) as archive:
         archive.extractall(folder, filter="data")
     return Seen(folder / "runs" / name), samples_by_step(folder / "samples" / name)
 
@@ -76,7 +87,7 @@ def fetch(place: Place, profile: Path, name: str) -> tuple[Seen, Samples]:
 @pytest.fixture(scope="module")
 def undisturbed(place: Place, cluster: Path) -> tuple[Seen, Samples]:
     start(place, cluster, "calm", "model.seconds=0").result()
-    return fetch(place, cluster, "calm")
+    return fetch(place, "calm")
 
 
 class Soak:
@@ -123,15 +134,7 @@ class Soak:
 
     def kill(self, pod: dict[str, Any], process: str) -> None:
         """``kill -9`` the processes in a pod whose command line begins so."""
-        said = stream(
-            client.CoreV1Api(self.place.kube.api.client).connect_get_namespaced_pod_exec,
-            pod["metadata"]["name"],
-            self.place.namespace,
-            container=pod["spec"]["containers"][0]["name"],
-            command=["python", "-c", KILL, process],
-            stdout=True,
-            stderr=True,
-        )
+        said = run_in(self.place, pod, "python", "-c", KILL, process)
         assert "killed" in said, said
 
 
@@ -149,7 +152,7 @@ def test_faults_at_random_moments_change_nothing(
         soak.fault(kind)
         print(f"{number + 1:>3} {kind:<7} trains again after {time.monotonic() - began:.1f} s")
     metrics = soak.run.result()["metrics"]
-    run, samples = fetch(place, cluster, "soaked")
+    run, samples = fetch(place, "soaked")
     calm, expected = undisturbed
     assert metrics == run.result()["metrics"] == calm.result()["metrics"]
     assert run.losses == calm.losses
@@ -176,7 +179,7 @@ def test_from_two_nodes_to_one_and_back_with_the_same_samples_in_each_step(
         machines.bring(node)
     elastic.says("more workers fit")
     elastic.result()
-    run, samples = fetch(place, cluster, "elastic")
+    run, samples = fetch(place, "elastic")
     assert [len(start["workers"]) for start in run.starts][-3:] == [2, 1, 2]
     assert len({worker["node"] for worker in run.starts[-1]["workers"]}) == 2
     calm, expected = undisturbed
