@@ -192,7 +192,7 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "    metric, better, calls = 'f1', 'higher', 0\n"
         "    def metrics(self, model, batch):\n"
         "        Sometimes.calls += 1\n"
-        "        f1 = torch.tensor(float('nan') if Sometimes.calls < 2 else 1.0 / Sometimes.calls)\n"
+        "        f1 = torch.tensor(float('nan') if Sometimes.calls < 3 else 1.0 / Sometimes.calls)\n"
         "        return {'f1': f1, 'epoch': torch.tensor(1.0)}\n"
         "class Missing(TabularClassification):\n"
         "    metric = 'acuracy'\n"

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import tensors
-from heliostat.workloads.task import Task
+from heliostat.datasets.order import Ids
+from heliostat.workloads.task import Batch, Task
 from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.measurement import Measurement
 
 MISTAKES = 24
 
@@ -21,21 +23,28 @@ def measure(
     """The task's metrics on a split, the same on all workers; each computes its part in batches of ``size``.
 
     With ``most``, on at most so many samples, spread evenly over the split.
+
+    Raises:
+        UserError: a metric cannot be used, see `Measurement`.
     """
     model.eval()
-    sums: dict[str, Tensor] = {}
-    seen = 0
-    for _, batch, count in _parts(dataset, split, ranks, size, most):
-        measured = task.metrics(model, batch)
-        for name, value in measured.items() if count else ():
-            sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
-        seen += count
-    # Every worker must gather the same names, also one whose part is empty.
-    names = sorted(set().union(*ranks.all_gather_object(sorted(sums))))
-    row = [float(seen), *(float(sums[name]) if name in sums else 0.0 for name in names)]
-    total = ranks.all_gather(row).sum(0)
+    measurement = Measurement(task, ranks)
+    for _, batch, samples in _parts(dataset, split, ranks, size, most):
+        measurement.add(task.metrics(model, batch), max(samples, 1), samples)
     model.train()
-    return {name: float(value / total[0]) for name, value in zip(names, total[1:], strict=True)}
+    return measurement.compute()
+
+
+@torch.no_grad()
+def try_metrics(task: Task, model: nn.Module, dataset: Dataset, ranks: Ranks) -> None:
+    """Tries the task's metrics on one sample, on all workers, so that an evaluation does not end what has been trained by then.
+
+    Raises:
+        UserError: a metric cannot be used, see `Measurement`.
+    """
+    model.eval()
+    Measurement(task, ranks).add(task.metrics(model, _first_sample(dataset, "validation", ranks)), rows=1, samples=1)
+    model.train()
 
 
 @torch.no_grad()
@@ -45,8 +54,7 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
         return None
     model.eval()
     # All workers must decide the same, also one whose part is empty: they all predict the same sample.
-    probe = {name: value.to(ranks.device) for name, value in tensors(dataset, split, np.zeros(1, np.int64)).items()}
-    if "probabilities" not in task.predict(model, probe):
+    if "probabilities" not in task.predict(model, _first_sample(dataset, split, ranks)):
         return None
     matrix = np.zeros((len(classes), len(classes)))
     mistakes: list[dict[str, Any]] = []
@@ -78,7 +86,12 @@ def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | No
     first, last = ranks.share(total)
     for start in range(first, first + -(-total // ranks.world), size):
         ids = np.arange(start, min(start + size, last)) * rows // total
-        samples = len(ids)
-        ids = ids if samples else np.zeros(1, np.int64)
-        batch = {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}
-        yield ids, batch, samples
+        yield ids, _batch(dataset, split, ids, ranks) if len(ids) else _first_sample(dataset, split, ranks), len(ids)
+
+
+def _first_sample(dataset: Dataset, split: str, ranks: Ranks) -> Batch:
+    return _batch(dataset, split, np.zeros(1, np.int64), ranks)
+
+
+def _batch(dataset: Dataset, split: str, ids: Ids, ranks: Ranks) -> Batch:
+    return {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}
