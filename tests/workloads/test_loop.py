@@ -1,6 +1,7 @@
 """The training loop by itself: one worker in this process, several as processes of torch.distributed."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,8 @@ def test_the_other_tasks_learn(tmp_path: Path, task: str) -> None:
     evaluation = json.loads(Folder.at(tmp_path / "run").read("evaluation.json"))
     assert ("confusion" in evaluation) == (task == "image-classification")
     assert bool(evaluation["sample"]) == (task == "language-model")
+    if task == "language-model":
+        assert evaluation["metrics"]["perplexity"] == pytest.approx(math.exp(evaluation["metrics"]["loss"]), rel=1e-5)
 
 
 def test_a_feature_that_is_constant_in_training_does_not_blow_up(tmp_path: Path) -> None:

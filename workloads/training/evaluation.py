@@ -37,13 +37,14 @@ def measure(
 
 @torch.no_grad()
 def try_metrics(task: Task, model: nn.Module, dataset: Dataset, ranks: Ranks) -> None:
-    """Tries the task's metrics on one sample, on all workers, so that an evaluation does not end what has been trained by then.
+    """Tries the task's metrics on two samples, on all workers, so that no evaluation ends what has been trained by then.
 
     Raises:
         UserError: a metric cannot be used, see `Measurement`.
     """
     model.eval()
-    Measurement(task, ranks).add(task.metrics(model, _first_sample(dataset, "validation", ranks)), rows=1, samples=1)
+    rows = min(2, dataset.index.rows("validation"))  # two, because of one a vector of all samples would pass for a number
+    Measurement(task, ranks).add(task.metrics(model, _batch(dataset, "validation", np.arange(rows), ranks)), rows, rows)
     model.train()
 
 

@@ -208,7 +208,7 @@ class Loop:
         return metrics
 
     def _try_metrics(self) -> None:
-        # Eager, because the model would be compiled for one sample.
+        # Eager, because the model would be compiled for the size of this batch.
         with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
             try_metrics(self.task, self.model, self.dataset, self.ranks)
         self.meter.restart()

@@ -88,8 +88,8 @@ class Measurement:
         for name in self._accumulators.keys() - measured.keys():
             yield f"{name} is in accumulators, but metrics does not return it"
         if self._task.metric not in measured:
-            best = self._task.metric
-            yield f"metric is {best!r}, but its metrics are {', '.join(map(str, measured))}; {nearest(best, [*measured])}"
+            best, names = self._task.metric, [*map(str, measured)]
+            yield f"metric is {best!r}, but its metrics are {', '.join(names)}; {nearest(best, names)}"
         for name in self._metrics.keys() ^ measured.keys() if self._metrics else ():
             yield f"{name} is not in all batches, but each batch must have the same metrics"
 
