@@ -14,11 +14,14 @@ from torch import Tensor
 
 from heliostat import Metric, load_run
 from heliostat.cli import main
+from heliostat.config import validate
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.loader import tensors
 from heliostat.datasets.sources import open_source
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.plan import plan_sweep
 from heliostat.workloads.inference import evaluate
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.journal import read_journal
@@ -200,6 +203,19 @@ def test_a_metric_that_cannot_be_used_ends_the_run_before_its_first_step(
     with pytest.raises(UserError, match="all is a tensor of shape"):
         train(config(tmp_path, task=f"{__name__}:Measures", model={}))
     assert read_journal(Folder.at(tmp_path / "run"), METRICS) == []
+
+
+def test_a_sweep_does_not_take_its_own_seconds_for_a_metric_of_the_task(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Measures, "returned", staticmethod(lambda batch: {"loss": 1.0, "seconds": 2.0}))
+    keys = {
+        "name": "sweep", "storage": str(tmp_path), "space": {"seed": {"choice": [0, 1]}}, "algorithm": "grid",
+        "scheduler": "none", "metric": {"loss": "min", "seconds": "min"},
+        "train": {"task": f"{__name__}:Measures", "dataset": {"source": "breast-cancer"}, "steps": 1},
+    }  # fmt: skip
+    with pytest.raises(UserError, match="reports, but each trial measures seconds, too"):
+        plan_sweep(validate(keys, SweepConfig), [{"CPU": 1.0, "GPU": 0.0}]).check()
 
 
 @pytest.mark.parametrize(
