@@ -17,7 +17,7 @@ REDUCTIONS: dict[str, Reduction] = {
 class Metric(nn.Module):
     """A metric of a whole split: ``update`` takes a batch, ``compute`` returns one number.
 
-    ``__init__`` declares the states with `add_state`; between two calls of ``update``, only they may change.
+    ``__init__`` declares the states with `add_state`; ``update`` changes no other attributes.
     """
 
     def __init__(self) -> None:

@@ -53,6 +53,10 @@ def page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "class Small(Sicker):\n"
         "    def model(self):\n"
         "        return nn.Sequential(nn.Linear(1, 1), nn.Flatten(0))\n"
+        "from heliostat.workloads.tasks.tabular_classification import TabularClassification\n"
+        "class Quiet(TabularClassification):\n"
+        "    def predict(self, model, batch):\n"
+        "        return {}\n"
     )
     (tmp_path / "page.py").write_text("\n\n".join([functions, accumulates, more]))
     monkeypatch.syspath_prepend(tmp_path)
@@ -87,7 +91,7 @@ def test_rmse_and_f1_are_those_of_all_samples_for_any_batch_size_and_again(data:
 
 @pytest.mark.usefixtures("page")
 def test_four_workers_evaluate_as_one_process_does_also_where_some_have_no_sample(tmp_path: Path) -> None:
-    """In training, by ``evaluate``, and by hand; once on 3 test samples."""
+    """In training, by ``evaluate``, and by hand; once on 3 test samples, where tasks with and without predictions end, too."""
     rows = [f"{i},{'ab'[i % 2]}" for i in range(14)]
     (tmp_path / "t.csv").write_text("x,y\n" + "\n".join(rows))
     few = {"source": "table", "options": {"path": str(tmp_path / "t.csv"), "target": "y"}}
@@ -97,7 +101,9 @@ def test_four_workers_evaluate_as_one_process_does_also_where_some_have_no_sampl
         config(tmp_path, name="some", task="page:Sicker", evaluate_samples=13, **keys),
         config(tmp_path, name="few", task="page:Small", dataset=few, **{**keys, "global_batch": 8}),
     ]
-    train_with(4, runs)
+    others = {"classes": "tabular-classification", "quiet": "page:Quiet"}
+    more = [runs[2].model_copy(update={"name": name, "task": task}) for name, task in others.items()]
+    train_with(4, [*runs, *more])
     for run in runs:
         trained = load_run(tmp_path / run.name)
         truth = by_hand(trained.task, trained.model, trained.dataset, "test")
@@ -194,6 +200,47 @@ def test_a_metric_of_only_some_batches_or_of_many_numbers_is_refused(data: Datas
         measured(
             data, lambda batch: {"loss": 1.0, "each": batch["label"]}, each=lambda labels: torch.bincount(labels, minlength=2)
         )
+
+
+class Kept(Metric):
+    """Counts samples in a state, and in an attribute that it has not declared."""
+
+    count: Tensor
+
+    def __init__(self, declared: bool) -> None:
+        super().__init__()
+        self.add_state("count", torch.zeros(()), "sum")
+        self.undeclared: list[int] = []
+        self.declared = declared
+
+    def update(self, labels: Tensor) -> None:
+        self.count = self.count + len(labels)
+        if not self.declared:
+            self.undeclared.append(len(labels))
+
+    def compute(self) -> Tensor:
+        return self.count
+
+
+def test_a_metric_object_that_the_task_keeps_and_names_twice_counts_each_sample_once(data: Dataset) -> None:
+    kept = Kept(declared=True)
+    kept.update(torch.zeros(5))
+    for _ in range(2):
+        found = measured(data, lambda batch: {"loss": 1.0, "a": batch["label"], "b": (batch["label"],)}, a=kept, b=kept)
+        assert found["a"] == found["b"] == data.index.rows("test")
+
+
+def test_an_attribute_that_would_be_lost_on_other_workers_is_refused(data: Dataset) -> None:
+    with pytest.raises(UserError, match="accumulator a changes undeclared, which it must declare with add_state"):
+        measured(data, lambda batch: {"loss": 1.0, "a": batch["label"]}, a=Kept(declared=False))
+
+
+def test_an_evaluation_leaves_each_part_of_the_model_in_its_mode(data: Dataset) -> None:
+    task = Measures(data.index, None)
+    task.returned = lambda batch: {"loss": 1.0}
+    model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
+    measure(task, model, data, "test", ALONE, 30)
+    assert [module.training for module in model.modules()] == [True, True, False]
 
 
 def test_a_metric_that_cannot_be_used_ends_the_run_before_its_first_step(

@@ -1,5 +1,7 @@
 """Evaluates a model on a split, with all workers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -27,11 +29,10 @@ def measure(
     Raises:
         UserError: a metric cannot be used, see `Measurement`.
     """
-    model.eval()
     measurement = Measurement(task, ranks)
-    for _, batch, samples in _parts(dataset, split, ranks, size, most):
-        measurement.add(task.metrics(model, batch), max(samples, 1), samples)
-    model.train()
+    with _eval_mode(model):
+        for _, batch, samples in _parts(dataset, split, ranks, size, most):
+            measurement.add(task.metrics(model, batch), max(samples, 1), samples)
     return measurement.compute()
 
 
@@ -42,10 +43,10 @@ def try_metrics(task: Task, model: nn.Module, dataset: Dataset, ranks: Ranks) ->
     Raises:
         UserError: a metric cannot be used, see `Measurement`.
     """
-    model.eval()
     rows = min(2, dataset.index.rows("validation"))  # two, because of one a vector of all samples would pass for a number
-    Measurement(task, ranks).add(task.metrics(model, _batch(dataset, "validation", np.arange(rows), ranks)), rows, rows)
-    model.train()
+    with _eval_mode(model):
+        measured = task.metrics(model, _batch(dataset, "validation", np.arange(rows), ranks))
+    Measurement(task, ranks).add(measured, rows, rows)
 
 
 @torch.no_grad()
@@ -53,27 +54,38 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
     """For classifiers, the confusion matrix (rows are the truth) and the most confident mistakes; None for others."""
     if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
         return None
-    model.eval()
-    # All workers must decide the same, also one whose part is empty: they all predict the same sample.
-    if "probabilities" not in task.predict(model, _first_sample(dataset, split, ranks)):
-        return None
     matrix = np.zeros((len(classes), len(classes)))
     mistakes: list[dict[str, Any]] = []
-    for ids, batch, samples in _parts(dataset, split, ranks, size):
-        confidence, guess = task.predict(model, batch)["probabilities"].max(1)
-        if not samples:
-            continue
-        truth = batch["label"]
-        np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
-        for at in (guess != truth).nonzero().flatten().tolist():
-            mistakes.append(
-                {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
-            )
-        mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
+    with _eval_mode(model):
+        # All workers must decide the same, also one whose part is empty: they all predict the same sample.
+        if "probabilities" not in task.predict(model, _first_sample(dataset, split, ranks)):
+            return None
+        for ids, batch, samples in _parts(dataset, split, ranks, size):
+            confidence, guess = task.predict(model, batch)["probabilities"].max(1)
+            if not samples:
+                continue
+            truth = batch["label"]
+            np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
+            for at in (guess != truth).nonzero().flatten().tolist():
+                mistakes.append(
+                    {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
+                )
+            mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
     total = ranks.all_gather(matrix.flatten().tolist()).sum(0).view(len(classes), len(classes))
     everyone = sorted((m for part in ranks.all_gather_object(mistakes) for m in part), key=lambda m: -m["confidence"])
-    model.train()
     return {"confusion": total.long().tolist(), "mistakes": everyone[:MISTAKES]}
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in ``eval`` mode; afterwards each part is in the mode that it was in, such as one that the task has frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from heliostat.config import nearest
 from heliostat.errors import UserError
-from heliostat.workloads.metric import Mean, OfAllSamples
+from heliostat.workloads.metric import Mean, Metric, OfAllSamples
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.distributed import Ranks
 
+MODULE = vars(Metric()).keys()
+"""The attributes that each of our metrics has."""
 State = list[dict[str, Any]]
 """The states of a metric and of the metrics that it is made of, on the CPU."""
 
@@ -47,11 +49,19 @@ class Measurement:
             raise _refused(self._task, problems)
         if not self._metrics:
             self._metrics = {name: self._new(name) for name in measured}
-        for name, value in measured.items() if samples else ():
+        if not samples:
+            return
+        before = {} if self._samples else self._not_states()
+        for name, value in measured.items():
             if name in self._accumulators:
                 self._metrics[name].update(*(value if isinstance(value, tuple) else (value,)))
             else:
                 self._metrics[name].update(value, samples)
+        if not self._samples and (changed := before.items() ^ self._not_states().items()):
+            lost = sorted(
+                {f"accumulator {name} changes {key}, which it must declare with add_state" for (name, key), _ in changed}
+            )
+            raise _refused(self._task, lost)
         self._samples += samples
 
     def compute(self) -> dict[str, float]:
@@ -71,6 +81,16 @@ class Measurement:
         metric.to(self._ranks.device)
         metric.reset()
         return metric
+
+    def _not_states(self) -> dict[tuple[str, str], str]:
+        """The attributes of our metrics that are no states, as text: what they accumulate on other workers would be lost."""
+        ours = {name: metric for name, metric in self._metrics.items() if isinstance(metric, Metric)}
+        return {
+            (name, key): repr(value)
+            for name, metric in ours.items()
+            for key, value in vars(metric).items()
+            if key not in metric._reductions and key not in MODULE
+        }
 
     def _problems(self, measured: Any, rows: int) -> Iterator[str]:
         if not isinstance(measured, Mapping):
