@@ -71,7 +71,7 @@ class Metric(nn.Module):
 
 
 class Mean(Metric):
-    """The mean of a number over the samples, in float64."""
+    """The mean of a number over the samples, with sums in float64."""
 
     total: Tensor
     samples: Tensor
@@ -83,7 +83,11 @@ class Mean(Metric):
 
     def update(self, value: Any, samples: int) -> None:
         """Adds the mean over so many samples."""
-        self.total += torch.as_tensor(value, dtype=torch.float64).reshape(()) * samples
+        number = value if isinstance(value, Tensor) else torch.tensor(float(value), dtype=torch.float64)
+        if not number.is_floating_point():
+            number = number.double()
+        # In its own precision, in which the mean of a batch times its samples is the batch's sum again: counts stay whole.
+        self.total += number.reshape(()) * samples
         self.samples += samples
 
     def compute(self) -> Tensor:

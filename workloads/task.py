@@ -14,7 +14,7 @@ from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
 
 Batch = dict[str, Tensor]
-Measured = float | Tensor | tuple[Any, ...]
+MetricValue = float | Tensor | tuple[Any, ...]
 Accumulator = nn.Module | Callable[..., Any]
 TASKS = Path(__file__).parent / "tasks"
 
@@ -51,7 +51,7 @@ class Task:
         """The mean loss of a batch, a scalar."""
         raise NotImplementedError
 
-    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, Measured]:
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
         """The metrics of a batch; called without gradients, the model in ``eval`` mode.
 
         For each name its mean over the samples, a number, or what the accumulator of that name takes, a tuple. Each batch has

@@ -3,8 +3,9 @@
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,9 +30,11 @@ from heliostat.workloads.run.record import METRICS
 from heliostat.workloads.task import Task, find
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
+from heliostat.workloads.training.measurement import merged
 from tests.conftest import ROOT
 from tests.workloads.test_loop import config, train, train_with
 
+NONE: Mapping[str, Any] = MappingProxyType({})
 ALONE = Ranks(0, 1, torch.device("cpu"))
 PAGE = ROOT / "docs/metrics.md"
 
@@ -134,10 +137,10 @@ class Measures(Task):
         return self.computed
 
 
-def measured(data: Dataset, returned: Callable[[dict[str, Tensor]], Any], size: int = 30, **computed: Any) -> dict[str, float]:
+def measured(data: Dataset, returned: Callable[[dict[str, Tensor]], Any], computed: Any = NONE) -> dict[str, float]:
     task = Measures(data.index, None)
     task.returned, task.computed = returned, computed
-    return measure(task, task.model(), data, "test", ALONE, size)
+    return measure(task, task.model(), data, "test", ALONE, 30)
 
 
 def test_a_number_is_a_number_whatever_its_type(data: Dataset) -> None:
@@ -154,7 +157,8 @@ def test_a_number_is_a_number_whatever_its_type(data: Dataset) -> None:
             "flag": (batch["label"] >= 0).all(),
         },
     )
-    assert [found[name] for name in ("loss", "python", "numpy", "one element")] == pytest.approx([share] * 4, rel=1e-6)
+    assert [found[name] for name in ("python", "numpy", "one element")] == pytest.approx([share] * 3, rel=1e-6)
+    assert found["loss"] == share, "to the last bit, as a mean of counts in float32"
     assert (found["flag"], found["count"]) == (1.0, len(labels) // 30 * 30 / len(labels))
 
 
@@ -188,7 +192,7 @@ BAD: dict[str, tuple[Any, Any, list[str]]] = {
 def test_metrics_that_cannot_be_used_are_all_listed_in_one_message(data: Dataset, case: str) -> None:
     returned, computed, says = BAD[case]
     with pytest.raises(UserError) as refused:
-        measured(data, lambda batch: returned, **computed)
+        measured(data, lambda batch: returned, computed)
     assert "the metrics of task Measures cannot be used" in refused.value.what
     assert not [text for text in says if text not in refused.value.what], refused.value.what
 
@@ -196,10 +200,9 @@ def test_metrics_that_cannot_be_used_are_all_listed_in_one_message(data: Dataset
 def test_a_metric_of_only_some_batches_or_of_many_numbers_is_refused(data: Dataset) -> None:
     with pytest.raises(UserError, match="cats is not in all batches"):
         measured(data, lambda batch: {"loss": 1.0, **({"cats": 1.0} if len(batch["label"]) == 30 else {})})
+    each = {"each": lambda labels: torch.bincount(labels, minlength=2)}
     with pytest.raises(UserError, match=r"accumulator each gives a tensor of shape \(2,\), but must give one number"):
-        measured(
-            data, lambda batch: {"loss": 1.0, "each": batch["label"]}, each=lambda labels: torch.bincount(labels, minlength=2)
-        )
+        measured(data, lambda batch: {"loss": 1.0, "each": batch["label"]}, each)
 
 
 class Kept(Metric):
@@ -226,13 +229,13 @@ def test_a_metric_object_that_the_task_keeps_and_names_twice_counts_each_sample_
     kept = Kept(declared=True)
     kept.update(torch.zeros(5))
     for _ in range(2):
-        found = measured(data, lambda batch: {"loss": 1.0, "a": batch["label"], "b": (batch["label"],)}, a=kept, b=kept)
+        found = measured(data, lambda batch: {"loss": 1.0, "a": batch["label"], "b": (batch["label"],)}, {"a": kept, "b": kept})
         assert found["a"] == found["b"] == data.index.rows("test")
 
 
 def test_an_attribute_that_would_be_lost_on_other_workers_is_refused(data: Dataset) -> None:
     with pytest.raises(UserError, match="accumulator a changes undeclared, which it must declare with add_state"):
-        measured(data, lambda batch: {"loss": 1.0, "a": batch["label"]}, a=Kept(declared=False))
+        measured(data, lambda batch: {"loss": 1.0, "a": batch["label"]}, {"a": Kept(declared=False)})
 
 
 def test_an_evaluation_leaves_each_part_of_the_model_in_its_mode(data: Dataset) -> None:
@@ -277,6 +280,16 @@ def test_a_sweep_does_not_take_its_own_seconds_for_a_metric_of_the_task(
 def test_a_state_that_could_not_be_combined_is_refused(default: Any, reduction: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Metric().add_state("state", default, reduction)
+
+
+def test_a_mean_over_workers_as_in_torchmetrics_is_refused_unless_it_is_a_constant() -> None:
+    def dim_zero_mean(parts: Tensor) -> Tensor:
+        return parts.mean(0)
+
+    constant, other = torch.tensor(1.0), torch.tensor(2.0)
+    assert merged("range", [constant, constant], dim_zero_mean) == 1.0
+    with pytest.raises(UserError, match="state 'range' of a metric is averaged over workers"):
+        merged("range", [constant, other], dim_zero_mean)
 
 
 @pytest.mark.usefixtures("page")

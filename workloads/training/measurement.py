@@ -76,9 +76,9 @@ class Measurement:
 
     def _new(self, name: str) -> Any:
         """A metric in its initial state, on the device of the model."""
-        given = self._accumulators.get(name)
-        metric = Mean() if given is None else copy.deepcopy(given)
-        metric.to(self._ranks.device)
+        if name not in self._accumulators:
+            return Mean().to(self._ranks.device)
+        metric = copy.deepcopy(self._accumulators[name]).to(self._ranks.device)  # the task may keep its own
         metric.reset()
         return metric
 
@@ -127,8 +127,10 @@ class Measurement:
 
 def _accumulators(task: Task) -> dict[str, Any]:
     """The task's accumulators, functions as metrics."""
-    problems, found = [], {}
-    for name, given in task.accumulators().items():
+    problems, found, all_given = [], {}, task.accumulators()
+    if not isinstance(all_given, Mapping):
+        raise _refused(task, [f"accumulators returns {_kind(all_given)}, but must return a dictionary"])
+    for name, given in all_given.items():
         if isinstance(given, nn.Module) and hasattr(given, "_reductions"):
             found[name] = given
         elif isinstance(given, type) or not callable(given) or hasattr(given, "compute"):
@@ -164,11 +166,11 @@ def _compute(metric: Any, states: list[State]) -> Any:
         # Torchmetrics would combine the states itself, on the devices of the workers, and wrongly for workers without samples.
         part.distributed_available_fn = lambda: False
         for name, reduce in part._reductions.items():
-            setattr(part, name, _merged(name, [state[name] for state in found], reduce))
+            setattr(part, name, merged(name, [state[name] for state in found], reduce))
     return metric.compute()
 
 
-def _merged(name: str, states: list[Any], reduce: Any) -> Any:
+def merged(name: str, states: list[Any], reduce: Any) -> Any:
     """One state from those of several workers, as if one worker had accumulated all."""
     if len(states) == 1:
         return states[0]
