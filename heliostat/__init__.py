@@ -1,6 +1,6 @@
 """Train models on autoscaling Ray clusters, from a laptop to Kubernetes.
 
-    from heliostat import train, sweep, load_run, Task
+    from heliostat import train, sweep, load_run, Metric, Task
 
 Each name is imported on first use, so that ``import heliostat`` imports neither torch nor Ray. `heliostat.cluster` has the
 client for KubeRay.
@@ -14,15 +14,17 @@ if TYPE_CHECKING:
     from heliostat.tuning.drive import sweep
     from heliostat.tuning.results.table import SweepResult
     from heliostat.workloads.inference import load_run
+    from heliostat.workloads.metric import Metric
     from heliostat.workloads.ray_train.driver import train
     from heliostat.workloads.run.record import Result
     from heliostat.workloads.task import Batch, Task
 
-__all__ = ["Batch", "Result", "SweepResult", "Task", "load_run", "sweep", "train"]
+__all__ = ["Batch", "Metric", "Result", "SweepResult", "Task", "load_run", "sweep", "train"]
 __version__ = "0.1.0"
 
 PUBLIC = {
     "Batch": "heliostat.workloads.task",
+    "Metric": "heliostat.workloads.metric",
     "Result": "heliostat.workloads.run.record",
     "SweepResult": "heliostat.tuning.results.table",
     "Task": "heliostat.workloads.task",

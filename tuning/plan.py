@@ -270,15 +270,23 @@ def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:
 
 @torch.no_grad()
 def _check_metrics(metric: str | Mapping[str, Mode] | None, config: TrainConfig, dataset: Dataset) -> None:
-    """Raise a UserError if the task does not report a metric; all but the task's own metric are tried on one sample."""
-    names = [metric] if isinstance(metric, str) else list(metric or ())
-    asked = [name for name in names if name not in MEASURED and name != task.find(config.task).metric]
-    if not asked:
-        return
-    tried = create(config.task, config.model, dataset.index)
-    reported = list(tried.metrics(tried.model().eval(), tensors(dataset, "validation", np.zeros(1, np.int64))))
-    for name in asked:
-        if name not in reported:
+    """Raise a UserError if the task does not report a metric, or reports one that every trial measures itself.
+
+    All but the task's own metric are tried on one sample here; each trial checks that one before its first step.
+    """
+    own = task.find(config.task).metric
+    wanted = [metric] if isinstance(metric, str) else list(metric or [own])
+    reported = [own]
+    if wanted != reported:
+        tried = create(config.task, config.model, dataset.index)
+        reported = list(tried.metrics(tried.model().eval(), tensors(dataset, "validation", np.zeros(1, np.int64))))
+    for name in wanted:
+        if name in MEASURED and name in reported:
+            raise UserError(
+                f"metric is {name!r}, which task {config.task} reports, but each trial measures {name}, too",
+                "give the task's metric another name",
+            )
+        if name not in (*reported, *MEASURED):
             raise UserError(
                 f"metric is {name!r}, which task {config.task} does not report", nearest(name, [*reported, *MEASURED])
             )

@@ -13,6 +13,7 @@ from heliostat.datasets.format import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.journal import finite
 from heliostat.workloads.run.record import RunRecord, open_dataset, read_record
 from heliostat.workloads.task import Task, create
 from heliostat.workloads.training.distributed import Ranks
@@ -61,8 +62,10 @@ def load_run(folder: Folder | str | Path) -> Trained:
 def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
     """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics"}``.
 
+    A metric that is NaN or infinite is None.
+
     Raises:
-        UserError: see `load_run`; there is no such split.
+        UserError: see `load_run`; there is no such split; a metric cannot be used.
     """
     if split not in SPLITS:
         raise UserError(f"--split is {split!r}, which is not a split", nearest(split, SPLITS))
@@ -72,7 +75,7 @@ def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
         "step": run.step,
         "split": split,
         "samples": run.dataset.index.rows(split),
-        "metrics": measure(run.task, run.model, run.dataset, split, run.ranks, BATCH),
+        "metrics": finite(measure(run.task, run.model, run.dataset, split, run.ranks, BATCH)),
     }
 
 

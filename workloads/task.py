@@ -1,6 +1,7 @@
 """The Task contract: a model, its loss and its metrics, as one small class; the training loop is Heliostat's."""
 
 import importlib
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,6 +14,8 @@ from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
 
 Batch = dict[str, Tensor]
+MetricValue = float | Tensor | tuple[Any, ...]
+Accumulator = nn.Module | Callable[..., Any]
 TASKS = Path(__file__).parent / "tasks"
 
 
@@ -20,7 +23,7 @@ class Task:
     """A model, its loss and its metrics on a batch; subclass it and name it ``module:Class`` in a config.
 
     A batch is a dictionary of tensors (samples, *shape), in the dataset's own types, on the device of the model.
-    ``loss`` and ``metrics`` are means over the samples of the batch, so that parts of any size add up.
+    ``loss`` and the numbers in ``metrics`` are means over the samples of the batch, so that parts of any size add up.
     """
 
     class Options(Config):
@@ -48,9 +51,21 @@ class Task:
         """The mean loss of a batch, a scalar."""
         raise NotImplementedError
 
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """The mean metrics of a batch; called without gradients, the model in ``eval`` mode."""
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
+        """The metrics of a batch; called without gradients, the model in ``eval`` mode.
+
+        For each name its mean over the samples, a number, or what the accumulator of that name takes, a tuple. Each batch has
+        the same names.
+        """
         return {"loss": self.loss(model, batch)}
+
+    def accumulators(self) -> Mapping[str, Accumulator]:
+        """What computes the metrics that are no means over samples, such as RMSE, F1 and AUC, from the whole split.
+
+        A function of tensors (samples, ...) on the CPU that returns one number, or a metric of torchmetrics, or your own
+        `heliostat.Metric`; docs/metrics.md has examples.
+        """
+        return {}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """The model's outputs for a batch: tensors (samples, ...), none by default.

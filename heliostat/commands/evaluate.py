@@ -22,5 +22,5 @@ def run(args: argparse.Namespace) -> int:
         print_json(result)
     else:
         out.print(f"{args.run_name} at step {result['step']}, {result['samples']} {args.split} samples", highlight=False)
-        out.print(f"  {numbers(result['metrics'])}", highlight=False)
+        out.print(f"  {numbers(result['metrics'])}", highlight=False, markup=False, soft_wrap=True)
     return 0

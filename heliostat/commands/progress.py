@@ -73,7 +73,7 @@ class Display:
                     self._next_line = time.monotonic() + LINE_SECONDS
                     err.print(f"step {step:>6}  {loss}{self._productive()}", highlight=False)
             elif self._lines:
-                self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False)
+                self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False, markup=False)
 
     def _attempt(self, record: dict[str, Any]) -> None:
         """Print a change of the workers, also without a terminal."""

@@ -163,6 +163,7 @@ def test_a_sweep_without_a_successful_trial_exits_1_and_a_wrong_config_2(sweep: 
         "space.model.lewel={choice: [0, 1]}": "did you mean level?",
         "space.model.level={uniform: [1, 0]}": "an empty range",
         "metric=acuracy": "metric is 'acuracy', which task toy:Toy does not report\n  fix: did you mean accuracy?",
+        "metric={accuracy: max, los: min}": "metric is 'los', which task toy:Toy does not report",
         "train.steps=0": "train.steps is 0",
         "space={name: {choice: [a]}}": "space.name is searched",
     }.items():

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.goodput import KINDS, Goodput, Span
 
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
@@ -14,6 +13,8 @@ COLOURS = dict(
     zip(KINDS, ("#2f8f5b", "#8fc7a4", "#e0b03a", "#b58ad6", "#7a9cc6", "#c2570c", "#c9ced6", "#f1f3f5"), strict=True)
 )
 BINS = 240
+Points = Sequence[tuple[int, float]]
+"""Steps and values."""
 
 
 def new_figure(width: float = 5.4, height: float = 2.9, title: str = "") -> tuple[Any, Any]:
@@ -42,18 +43,16 @@ def svg(figure: Any) -> str:
 
 
 def curve(
-    title: str, train: list[Record], key: str, evaluations: list[Record], best_step: int | None, log: bool = False,
-    zero: bool = False,
-) -> dict[str, str]:  # fmt: skip
+    title: str, train: Points, validation: Points = (), best_step: int | None = None, log: bool = False, zero: bool = False
+) -> dict[str, str]:
     """A metric over the steps, of training and of the evaluations; ``log`` and ``zero`` set the y axis."""
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
     figure, axes = new_figure(height=2.7, title=title)
-    for records, label, colour, marker in ((train, "train", INK, ""), (evaluations, "validation", ACCENT, "o")):
-        points = [(r["step"], r[key]) for r in records if r.get(key) is not None]
+    for points, label, colour, marker in ((train, "train", INK, ""), (validation, "validation", ACCENT, "o")):
         if points:
             axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker, markersize=4, linewidth=1.3)
-    at_best = [r[key] for r in evaluations if r["step"] == best_step and r.get(key) is not None]
+    at_best = [value for step, value in validation if step == best_step]
     if at_best:
         axes.annotate(
             "best", (best_step or 0, at_best[-1]), textcoords="offset points", xytext=(0, 8), ha="center", color=ACCENT
@@ -68,7 +67,7 @@ def curve(
     if zero:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("step", color=GREY)
-    if train and evaluations:
+    if train and validation:
         axes.legend(frameon=False)
     return {"title": title, "svg": svg(figure)}
 

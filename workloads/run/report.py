@@ -16,7 +16,7 @@ from heliostat.console import duration
 from heliostat.datasets import Dataset
 from heliostat.folder import Folder
 from heliostat.workloads.run.chunks import Record
-from heliostat.workloads.run.figures import band, curve
+from heliostat.workloads.run.figures import Points, band, curve
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.page import render
@@ -86,12 +86,19 @@ def _value(name: str, value: float | None) -> str:
 def _curves(metrics: list[Record], best_step: int | None) -> list[dict[str, str]]:
     """A figure each of the loss, the other metrics, the throughput and the learning rate."""
     train = [r for r in metrics if r["kind"] == "train"]
-    evaluations = [{"step": r["step"], **r["metrics"]} for r in metrics if r["kind"] == "eval"]
-    others = sorted({name for r in evaluations for name in r} - {"step", "loss"})
-    curves = [curve("loss", train, "loss", evaluations, best_step, log=True)]
-    curves += [curve(name, [], name, evaluations, best_step) for name in others]
-    curves.append(curve("samples a second", train, "samples_per_second", [], None, zero=True))
-    curves.append(curve("learning rate", train, "lr", [], None, zero=True))
+    evaluations = [r for r in metrics if r["kind"] == "eval"]
+
+    def trained(key: str) -> Points:
+        return [(r["step"], r[key]) for r in train if r.get(key) is not None]
+
+    def validated(name: str) -> Points:
+        return [(r["step"], r["metrics"][name]) for r in evaluations if r["metrics"].get(name) is not None]
+
+    curves = [curve("loss", trained("loss"), validated("loss"), best_step, log=True)]
+    others = sorted({name for r in evaluations for name in r["metrics"]} - {"loss"})
+    curves += [curve(name, [], validated(name), best_step) for name in others]
+    curves.append(curve("samples a second", trained("samples_per_second"), zero=True))
+    curves.append(curve("learning rate", trained("lr"), zero=True))
     return curves
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from heliostat.config import Config
 from heliostat.datasets.sources.text import decode, encode
 from heliostat.errors import UserError
-from heliostat.workloads.task import Batch, Task
+from heliostat.workloads.task import Accumulator, Batch, Task
 
 SAMPLE_TOKENS = 320
 
@@ -42,12 +42,16 @@ class LanguageModel(Task):
         return Transformer(self.index.meta["vocabulary"], options.width, options.layers, options.heads, options.dropout)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        tokens = batch["tokens"].long()
-        logits = model(tokens[:, :-1])
-        return F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten())
+        return F.cross_entropy(*self._logits_and_tokens(model, batch))
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"loss": self.loss(model, batch)}
+        losses = (
+            F.cross_entropy(*self._logits_and_tokens(model, batch), reduction="none").view(len(batch["tokens"]), -1).mean(1)
+        )
+        return {"loss": losses.mean(), "perplexity": losses}
+
+    def accumulators(self) -> dict[str, Accumulator]:
+        return {"perplexity": perplexity}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"tokens": generate(model, batch["tokens"].long(), self._context, SAMPLE_TOKENS)}
@@ -67,9 +71,19 @@ class LanguageModel(Task):
         """Decodes tokens to text."""
         return decode(tokens.tolist(), self.index.meta["tokenizer"])
 
+    def _logits_and_tokens(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """The logits of all tokens but each sample's first, and these tokens."""
+        tokens = batch["tokens"].long()
+        return model(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten()
+
     @property
     def _context(self) -> int:
         return self.index.fields["tokens"].shape[0] - 1
+
+
+def perplexity(losses: Tensor) -> Tensor:
+    """The exponential of the mean loss, which is no mean over samples."""
+    return losses.double().mean().exp()
 
 
 class Transformer(nn.Module):

@@ -59,8 +59,8 @@ class Ranks:
         return cls(dist.get_rank(), dist.get_world_size(), device, group if isinstance(group, dist.ProcessGroup) else None)
 
     def share(self, total: int) -> tuple[int, int]:
-        """This worker's contiguous part of ``total`` items, as (first, end)."""
-        return total * self.rank // self.world, total * (self.rank + 1) // self.world
+        """This worker's contiguous part of ``total`` items, as (first, end); rank 0 has at least one of them."""
+        return -(-total * self.rank // self.world), -(-total * (self.rank + 1) // self.world)
 
     def all_gather(self, row: list[float]) -> Tensor:
         """Gathers a row of numbers from each worker: (world, len(row)), float64, on the CPU, the same on all."""
@@ -78,6 +78,14 @@ class Ranks:
         box = [mine]
         dist.broadcast_object_list(box)
         return box[0]
+
+    def gather_object(self, mine: T) -> list[T]:
+        """Gathers an object from each worker on rank 0, by rank; the other workers get an empty list."""
+        if self.world == 1:
+            return [mine]
+        everyone: list[Any] = [None] * self.world if self.rank == 0 else []
+        dist.gather_object(mine, everyone or None)
+        return everyone
 
     def all_gather_object(self, mine: Any) -> list[Any]:
         """Gathers an object from each worker, by rank, the same list on all."""

@@ -1,15 +1,19 @@
 """Evaluates a model on a split, with all workers."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import tensors
-from heliostat.workloads.task import Task
+from heliostat.datasets.order import Ids
+from heliostat.workloads.task import Batch, Task
 from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.measurement import Measurement
 
 MISTAKES = 24
 
@@ -21,21 +25,28 @@ def measure(
     """The task's metrics on a split, the same on all workers; each computes its part in batches of ``size``.
 
     With ``most``, on at most so many samples, spread evenly over the split.
+
+    Raises:
+        UserError: a metric cannot be used, see `Measurement`.
     """
-    model.eval()
-    sums: dict[str, Tensor] = {}
-    seen = 0
-    for _, batch, count in _parts(dataset, split, ranks, size, most):
-        measured = task.metrics(model, batch)
-        for name, value in measured.items() if count else ():
-            sums[name] = sums.get(name, torch.zeros((), device=ranks.device)) + value.detach() * count
-        seen += count
-    # Every worker must gather the same names, also one whose part is empty.
-    names = sorted(set().union(*ranks.all_gather_object(sorted(sums))))
-    row = [float(seen), *(float(sums[name]) if name in sums else 0.0 for name in names)]
-    total = ranks.all_gather(row).sum(0)
-    model.train()
-    return {name: float(value / total[0]) for name, value in zip(names, total[1:], strict=True)}
+    measurement = Measurement(task, ranks)
+    with _eval_mode(model):
+        for _, batch, samples in _parts(dataset, split, ranks, size, most):
+            measurement.add(task.metrics(model, batch), max(samples, 1), samples)
+    return measurement.compute()
+
+
+@torch.no_grad()
+def try_metrics(task: Task, model: nn.Module, dataset: Dataset, ranks: Ranks) -> None:
+    """Tries the task's metrics on two samples, on all workers, so that no evaluation ends what has been trained by then.
+
+    Raises:
+        UserError: a metric cannot be used, see `Measurement`.
+    """
+    rows = min(2, dataset.index.rows("validation"))  # two, because of one a vector of all samples would pass for a number
+    with _eval_mode(model):
+        measured = task.metrics(model, _batch(dataset, "validation", np.arange(rows), ranks))
+    Measurement(task, ranks).add(measured, rows, rows)
 
 
 @torch.no_grad()
@@ -43,28 +54,38 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
     """For classifiers, the confusion matrix (rows are the truth) and the most confident mistakes; None for others."""
     if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
         return None
-    model.eval()
-    # All workers must decide the same, also one whose part is empty: they all predict the same sample.
-    probe = {name: value.to(ranks.device) for name, value in tensors(dataset, split, np.zeros(1, np.int64)).items()}
-    if "probabilities" not in task.predict(model, probe):
-        return None
     matrix = np.zeros((len(classes), len(classes)))
     mistakes: list[dict[str, Any]] = []
-    for ids, batch, samples in _parts(dataset, split, ranks, size):
-        confidence, guess = task.predict(model, batch)["probabilities"].max(1)
-        if not samples:
-            continue
-        truth = batch["label"]
-        np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
-        for at in (guess != truth).nonzero().flatten().tolist():
-            mistakes.append(
-                {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
-            )
-        mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
+    with _eval_mode(model):
+        # All workers must decide the same, also one whose part is empty: they all predict the same sample.
+        if "probabilities" not in task.predict(model, _first_sample(dataset, split, ranks)):
+            return None
+        for ids, batch, samples in _parts(dataset, split, ranks, size):
+            confidence, guess = task.predict(model, batch)["probabilities"].max(1)
+            if not samples:
+                continue
+            truth = batch["label"]
+            np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
+            for at in (guess != truth).nonzero().flatten().tolist():
+                mistakes.append(
+                    {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
+                )
+            mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
     total = ranks.all_gather(matrix.flatten().tolist()).sum(0).view(len(classes), len(classes))
     everyone = sorted((m for part in ranks.all_gather_object(mistakes) for m in part), key=lambda m: -m["confidence"])
-    model.train()
     return {"confusion": total.long().tolist(), "mistakes": everyone[:MISTAKES]}
+
+
+@contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """The model in ``eval`` mode; afterwards each part is in the mode that it was in, such as one that the task has frozen."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:
@@ -78,7 +99,12 @@ def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | No
     first, last = ranks.share(total)
     for start in range(first, first + -(-total // ranks.world), size):
         ids = np.arange(start, min(start + size, last)) * rows // total
-        samples = len(ids)
-        ids = ids if samples else np.zeros(1, np.int64)
-        batch = {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}
-        yield ids, batch, samples
+        yield ids, _batch(dataset, split, ids, ranks) if len(ids) else _first_sample(dataset, split, ranks), len(ids)
+
+
+def _first_sample(dataset: Dataset, split: str, ranks: Ranks) -> Batch:
+    return _batch(dataset, split, np.zeros(1, np.int64), ranks)
+
+
+def _batch(dataset: Dataset, split: str, ids: Ids, ranks: Ranks) -> Batch:
+    return {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}

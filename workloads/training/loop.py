@@ -5,6 +5,7 @@ import math
 import socket
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,7 +17,6 @@ from heliostat.config import Config
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import Batch, batches
 from heliostat.datasets.order import lane_range
-from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.plan import order_of, steps_of
 from heliostat.workloads.run.journal import finite
@@ -26,7 +26,7 @@ from heliostat.workloads.run.writer import RunWriter
 from heliostat.workloads.task import Task, create
 from heliostat.workloads.training.checkpointer import Checkpointer
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.evaluation import confusion, measure
+from heliostat.workloads.training.evaluation import confusion, measure, try_metrics
 from heliostat.workloads.training.metrics import Meter
 from heliostat.workloads.training.step import Step
 
@@ -123,6 +123,8 @@ class Loop:
         lanes = lane_range(self.order.lanes, self.ranks.world, self.ranks.rank)
         epoch = self.order.locate(self.progress.consumed)[0]
         state = self._sync(epoch) or self._finished()
+        if self.progress.step == 0:
+            self._try_metrics()
         upcoming = batches(self.dataset, self.order, self.progress.consumed, lanes)
         while state is None:
             since = time.perf_counter()
@@ -192,11 +194,6 @@ class Loop:
         seconds = time.perf_counter() - started
         self.writer.spent("evaluating", seconds)
         self.writer.metrics("eval", self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4))
-        if self.task.metric not in metrics:
-            raise UserError(
-                f"the metric of task {self.config.task} is {self.task.metric!r}, but its metrics are {', '.join(metrics)}",
-                "set the task's metric to one of them",
-            )
         value = metrics[self.task.metric]
         stopping = self.config.early_stopping
         margin = stopping.min_delta if stopping else 0.0
@@ -209,6 +206,12 @@ class Loop:
         self.report(metrics)
         self.meter.restart()
         return metrics
+
+    def _try_metrics(self) -> None:
+        # Eager, because the model would be compiled for the size of this batch.
+        with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
+            try_metrics(self.task, self.model, self.dataset, self.ranks)
+        self.meter.restart()
 
     def _measure(self, split: str) -> dict[str, float]:
         most = self.config.evaluate_samples if split == "validation" else None
