@@ -83,7 +83,7 @@ class Resources(Config):
 
     cpu: int = Field(1, ge=1, description="CPUs a worker, at least 1")
     gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="GPUs a worker: 0, 1, or auto (1 where there are enough)"
+        "auto", description="GPUs a worker: 0, 1, or auto (1 where there are GPUs)"
     )
 
 

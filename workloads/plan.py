@@ -82,7 +82,7 @@ def prepare(
 
     Args:
         config: what to run.
-        nodes: this machine, or the nodes of a cluster at its limits; None if they are not known.
+        nodes: this machine, or the nodes of a cluster at its limits, none if these are not known; None if it is not chosen.
         storage_base: the path or URI that a relative storage is relative to; by default the cluster's, else the working
             directory, or in a submitted job, whose working directory is deleted afterwards, the home directory.
         elsewhere: the storage cannot be read from this machine; the job itself checks what is in it.
@@ -110,7 +110,7 @@ def prepare(
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
     most = config.most_workers
-    if nodes is not None:
+    if nodes:
         most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
     return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, nodes)
 
