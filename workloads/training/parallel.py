@@ -49,7 +49,8 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
     model.to(ranks.device)
     if ranks.world == 1:
         return model
-    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True)
+    # The buffers are kept the same by `heliostat.workloads.training.buffers`.
+    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def sharded(config: TrainConfig, ranks: Ranks) -> bool:
