@@ -16,8 +16,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from heliostat.errors import UserError
 from heliostat.workloads.training.distributed import Ranks
 
+FORWARDS = (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -27,14 +29,15 @@ class Buffers:
     Args:
         model: before it is parallelized.
         ranks: this worker's.
-        synchronize: compute batch norm over the samples of all workers.
+        synchronize: compute batch norm over the samples of all workers; a SyncBatchNorm of the model's own always does.
+
+    Raises:
+        UserError: batch norm cannot be synchronized.
     """
 
     def __init__(self, model: nn.Module, ranks: Ranks, synchronize: bool) -> None:
         self._ranks = ranks
-        self._norms: list[Any] = [
-            layer for layer in model.modules() if isinstance(layer, _NormBase) and layer.running_mean is not None
-        ]
+        self._norms = running_norms(model)
         statistics = {(id(layer), name) for layer in self._norms for name in STATISTICS}
         self._others = [
             (module, name)
@@ -44,12 +47,22 @@ class Buffers:
         ]
         self.samples = 0
         """This worker's samples since its statistics were last pooled."""
+        layers = {name: layer for name, layer in model.named_modules() if isinstance(layer, _BatchNorm)}
+        self.has_batch_norm = bool(layers)
+        if synchronize and not layers:
+            raise UserError("sync_batchnorm is true, but the model has no batch norm", "set sync_batchnorm to false")
+        wanted = {name: layer for name, layer in layers.items() if synchronize or isinstance(layer, nn.SyncBatchNorm)}
+        if own := [f"{name} ({type(layer).__name__})" for name, layer in wanted.items() if type(layer).forward not in FORWARDS]:
+            raise UserError(
+                f"batch norm with a forward method of its own cannot be synchronized: {', '.join(own)}",
+                "use torch's layers, or set sync_batchnorm to false",
+            )
+        self.synchronized = bool(wanted)
+        """Whether layers compute over the samples of all workers."""
         self._weight, self._alone = 1.0, False
-        """The weight of the samples in synchronized statistics; whether these are not synchronized for now."""
-        self.has_batch_norm = any(isinstance(layer, _BatchNorm) for layer in model.modules())
-        for layer in model.modules() if synchronize and ranks.world > 1 else ():
-            if isinstance(layer, _BatchNorm):
-                layer.forward = partial(self._synchronized, layer)  # type: ignore[method-assign]
+        """The weight of the samples in that; whether other workers do not take part."""
+        for layer in wanted.values():
+            layer.forward = partial(self._synchronized, layer)  # type: ignore[method-assign]
 
     @torch.no_grad()
     def broadcast(self) -> None:
@@ -111,22 +124,22 @@ class Buffers:
 
     def _synchronized(self, layer: Any, x: Tensor) -> Tensor:
         """Batch norm over the samples of all workers (torch's SyncBatchNorm does this on GPUs only)."""
-        if not layer.training or self._alone:
-            output: Tensor = type(layer).forward(layer, x)
-            return output
         layer._check_input_dim(x)
+        if not layer.training or self._alone or self._ranks.world == 1:
+            return _BatchNorm.forward(layer, x)
         axes, shape = [0, *range(2, x.ndim)], [1, -1, *[1] * (x.ndim - 2)]
         wide = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
         count = wide.new_tensor([x.numel() // x.shape[1] * self._weight])
         total: Tensor = _Sum.apply(torch.cat([wide.sum(axes) * self._weight, count]), self._ranks.gradients)
-        mean, count = total[:-1] / total[-1], total[-1].detach()
+        count = total[-1].detach().clamp(min=1)  # 0 where all workers pad
+        mean = total[:-1] / count
         centred = wide - mean.view(shape)
         var: Tensor = _Sum.apply(centred.square().sum(axes) * self._weight, self._ranks.gradients) / count
         if layer.running_mean is not None:
             layer.num_batches_tracked.add_(1)
             momentum = layer.momentum if layer.momentum is not None else 1 / float(layer.num_batches_tracked)
             layer.running_mean.lerp_(mean.detach(), momentum)
-            layer.running_var.lerp_((var * count / (count - 1)).detach(), momentum)
+            layer.running_var.lerp_((var * count / (count - 1).clamp(min=1)).detach(), momentum)
         scale = torch.rsqrt(var + layer.eps) * (1 if layer.weight is None else layer.weight)
         normal = centred * scale.view(shape)
         return (normal if layer.bias is None else normal + layer.bias.view(shape)).to(x.dtype)
@@ -144,6 +157,11 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradient: Tensor) -> tuple[Tensor, None]:
         return _Sum.apply(gradient[0].contiguous(), ctx.group), None
+
+
+def running_norms(model: nn.Module) -> list[Any]:
+    """The layers with running statistics."""
+    return [layer for layer in model.modules() if isinstance(layer, _NormBase) and layer.running_mean is not None]
 
 
 @contextmanager

@@ -108,6 +108,7 @@ class Loop:
         writer, optimizer = self.writer, self.step.optimizer
         self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, writer.event, writer.persist)
         self.progress = Progress(**self.checkpointer.restore())
+        self.step.buffers.pool()  # those of a checkpoint of version 0.1 differ between the shards
         self.meter = Meter(ranks, self.progress.logged)
         self.signals: Signals | None = None
         self._start(launched, place, lease)
@@ -267,6 +268,7 @@ class Loop:
                 self.writer.flush()
             return Outcome(state=state, step=step, epoch=epoch)
         best = self.checkpointer.load_best()
+        self.step.buffers.pool()
         self._event("trained")
         # A run that was resumed after its last step may have no evaluated checkpoint.
         validation = best.metrics if best else self._measure("validation")

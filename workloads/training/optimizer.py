@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from heliostat.errors import UserError
 from heliostat.workloads.config import OptimizerConfig
 
 
@@ -21,7 +22,14 @@ def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
 
 
 def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels only."""
+    """AdamW with weight decay on matrices and kernels only.
+
+    Raises:
+        UserError: the model has sparse gradients.
+    """
+    embeddings = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag))
+    if sparse := [name for name, layer in embeddings if layer.sparse]:
+        raise UserError(f"AdamW cannot use sparse gradients, which {', '.join(sparse)} has", "create it with sparse=False")
     decay = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]

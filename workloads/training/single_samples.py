@@ -10,7 +10,7 @@ def micro_batch_size(config: TrainConfig, lanes: int, world: int) -> int:
     return config.micro_batch or -(-lanes // world) * (config.global_batch // lanes)
 
 
-def find_single_samples(config: TrainConfig, order: Order, total: int, world: int) -> UserError | None:
+def find_single_samples(config: TrainConfig, order: Order, total: int, world: int, synchronized: bool) -> UserError | None:
     """The error of a run that computes a single sample at once; None if it never does.
 
     Args:
@@ -18,11 +18,12 @@ def find_single_samples(config: TrainConfig, order: Order, total: int, world: in
         order: of its samples.
         total: its steps.
         world: the world size now; an elastic run may have others.
+        synchronized: whether batch norm sees the samples of all workers at once.
     """
     problems = []
     for step in sorted({0, order.epoch_steps - 1}):
         for workers in sorted({world, *range(config.least_workers, config.most_workers + 1)}):
-            if step < total and 1 in _sizes(config, order, step, workers):
+            if step < total and 1 in _sizes(config, order, step, workers, synchronized):
                 problems.append(_problem(config, order, step, workers))
                 break
     if not problems:
@@ -34,11 +35,11 @@ def find_single_samples(config: TrainConfig, order: Order, total: int, world: in
     )
 
 
-def _sizes(config: TrainConfig, order: Order, step: int, workers: int, synchronized: bool = False) -> set[int]:
+def _sizes(config: TrainConfig, order: Order, step: int, workers: int, synchronized: bool) -> set[int]:
     """How many samples batch norm sees at once in a step of an epoch."""
     size = micro_batch_size(config, order.lanes, workers)
     rows = [order.lane_samples(step, lane_range(order.lanes, workers, rank)) for rank in range(workers)]
-    if config.sync_batchnorm or synchronized:
+    if synchronized:
         return {sum(min(size, max(0, row - start)) for row in rows) for start in range(0, max(rows), size)}
     return {min(size, row - start) for row in rows for start in range(0, row, size)}
 

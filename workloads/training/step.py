@@ -57,8 +57,10 @@ class Step:
         Raises:
             UserError: its batch norm would get a single value of each channel.
         """
-        error = find_single_samples(self._config, order, self._total, self._ranks.world)
-        if not error or not self.buffers.has_batch_norm:
+        if not self.buffers.has_batch_norm:
+            return
+        error = find_single_samples(self._config, order, self._total, self._ranks.world, self.buffers.synchronized)
+        if not error:
             return
         sample = self._on_device(tensors(self._dataset, "train", np.zeros(1, np.int64)))
         with torch.no_grad(), self.buffers.padding(alone=True), self._autocast():
@@ -106,7 +108,7 @@ class Step:
         rows = len(batch.ids)
         # A worker without samples in an epoch's last batch takes part with samples of weight 0; if the model is sharded or its
         # batch norm synchronized, all workers take part in as many micro-batches as the one with the most samples.
-        together = sharded(self._config, self._ranks) or self._config.sync_batchnorm
+        together = sharded(self._config, self._ranks) or self.buffers.synchronized
         most = min(self._largest_share, batch.global_size) if together else max(rows, 1)
         for start in range(0, most, self.micro_batch):
             if start >= rows:
