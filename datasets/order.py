@@ -90,6 +90,12 @@ class Order:
         """The samples in the global batch at a step of an epoch."""
         return min(self.global_batch, self.epoch_samples - step * self.global_batch)
 
+    def lane_samples(self, step: int, lanes: tuple[int, int]) -> int:
+        """The samples of a range of lanes in the global batch at a step of an epoch."""
+        if step < self.full_steps:
+            return (lanes[1] - lanes[0]) * self._share
+        return sum(self._lane_rows(lane) - step * self._share for lane in range(*lanes))
+
     @property
     def _share(self) -> int:
         return self.global_batch // self.lanes

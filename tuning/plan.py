@@ -22,7 +22,7 @@ from heliostat.tuning.cost import most_expensive, trial_capacity
 from heliostat.tuning.space import Params, assign, check_conditions, get
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.nodes import Nodes
+from heliostat.workloads.nodes import Nodes, resolve_resources
 from heliostat.workloads.plan import Plan, prepare
 from heliostat.workloads.run.record import DatasetRecord, RunRecord, open_record
 from heliostat.workloads.task import create
@@ -166,7 +166,7 @@ def plan_sweep(
 
     Args:
         config: what to search.
-        nodes: this machine, or the nodes of a cluster at its limits; None if they are not known.
+        nodes: this machine, or the nodes of a cluster at its limits, none if these are not known; None if it is not chosen.
         storage_base: what a relative storage is relative to, see `heliostat.workloads.plan.prepare`.
         elsewhere: the storage cannot be seen from here.
 
@@ -179,11 +179,9 @@ def plan_sweep(
     _check_keys(config)
     train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere)
     workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
-    _check_space(config, base)
+    _check_space(config, base, nodes)
     each = train.config.resources
-    there = (
-        trial_capacity(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
-    )
+    there = trial_capacity(nodes, float(each.cpu), float(each.gpu), workers) if nodes else config.concurrency or AT_ONCE
     slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
     plan = SweepPlan(
         config, base, train, join(train.config.storage, config.name), slots, workers, nodes, storage_base, elsewhere
@@ -236,14 +234,15 @@ def _check_keys(config: SweepConfig) -> None:
             )
 
 
-def _check_space(config: SweepConfig, base: Mapping[str, Any]) -> None:
-    """Check that both ends of every range make a valid train config."""
+def _check_space(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> None:
+    """Check that both ends of every range make a valid train config, whose workers fit on the nodes."""
     for name, parameter in config.space.items():
         conditions = {key: value[0] if isinstance(value, list) else value for key, value in parameter.when.items()}
         for value in parameter.ends:
             try:
                 checked = validate(assign(base, {**conditions, name: value}), TrainConfig)
                 validate(checked.model, task.find(checked.task).Options, "model")
+                resolve_resources(checked.resources, checked.least_workers, nodes)
             except UserError as error:
                 if get(base, name) is None and "not a known key" not in error.what and name.partition(".")[0] not in error.what:
                     raise

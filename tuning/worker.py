@@ -23,7 +23,7 @@ from heliostat.tuning.journal import plain
 from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
-from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.distributed import Ranks, check_gpu
 from heliostat.workloads.training.loop import Loop
 
 Event = dict[str, Any]
@@ -97,6 +97,8 @@ class Worker:
             # The trial is done, but the driver was killed before it wrote that to the journal.
             return _end(result)
         write_record(folder, record)
+        if record.config.resources.gpu:
+            check_gpu()
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
         decision = Decision.CONTINUE
 

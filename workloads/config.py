@@ -83,7 +83,7 @@ class Resources(Config):
 
     cpu: int = Field(1, ge=1, description="CPUs a worker, at least 1")
     gpu: Annotated[int, Field(ge=0)] | Literal["auto"] = Field(
-        "auto", description="GPUs a worker: 0, 1, or auto (1 where there are enough)"
+        "auto", description="GPUs a worker: 0, 1, or auto (1 where there are GPUs)"
     )
 
 
@@ -112,6 +112,7 @@ class TrainConfig(Config):
     activation_checkpointing: bool = Field(
         False, description="true recomputes activations in the backward pass, to save memory"
     )
+    sync_batchnorm: bool = Field(False, description="true computes batch norm over the samples of all workers")
     compile: bool = Field(False, description="true compiles the model with torch.compile")
     checkpoint_every: int = Field(100, ge=1, description="steps between checkpoints, at least 1")
     checkpoint_seconds: float | None = Field(

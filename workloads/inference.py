@@ -55,7 +55,8 @@ def load_run(folder: Folder | str | Path) -> Trained:
     best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
     ranks = Ranks.of_this_process()
     model = task.model()
-    model.load_state_dict(best.read()["model"])
+    new = checkpoint.not_finite({"model": model.state_dict(), "optimizer": {}})
+    model.load_state_dict(best.read(infinite=new)["model"])
     return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), best.step, ranks)
 
 

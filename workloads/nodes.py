@@ -18,8 +18,8 @@ Nodes = Sequence[Mapping[str, Any]]
 ``group`` and its ``price`` an hour."""
 
 
-def available() -> Nodes | None:
-    """The nodes that the connected cluster can have; None if it can scale up and its limits are not known."""
+def available() -> Nodes:
+    """The nodes that the connected cluster can have; empty if it may scale up and its limits are not known."""
     import ray
 
     if NODES in os.environ:
@@ -27,7 +27,7 @@ def available() -> Nodes | None:
     if NODES_FILE in os.environ:
         return _nodes(Path(os.environ[NODES_FILE]).read_text())
     if "RAY_USAGE_STATS_KUBERAY_IN_USE" in os.environ:
-        return None
+        return ()
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
@@ -62,31 +62,46 @@ def free_resources() -> dict[str, dict[str, float]]:
     return free
 
 
-def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, shown: str = "") -> Resources:
+def resolve_resources(
+    resources: Resources, workers: int, nodes: Nodes | None, shown: str = "", key: str = "resources.gpu"
+) -> Resources:
     """Replaces ``auto`` by a number of GPUs, and checks that the workers fit.
+
+    ``auto`` is one GPU where nodes have GPUs, also where they are too few: training on CPUs instead would take the user by
+    surprise, and their money.
 
     Args:
         resources: of each worker.
         workers: the smallest number of workers.
-        nodes: all nodes that the cluster can have; None if they are not known.
+        nodes: all nodes that the cluster can have, none if its limits are not known; None before the cluster is chosen, for
+            which ``auto`` is 0.
         shown: ``workers`` as the user wrote it, if not as a number.
+        key: the name of the user's setting of the GPUs.
 
     Raises:
-        UserError: the workers can never fit.
+        UserError: the workers can never fit; ``auto`` cannot be decided.
     """
-    if resources.gpu == "auto":
-        gpu = int(capacity(nodes or [], {"CPU": resources.cpu, "GPU": 1}) >= workers)
-        resources = resources.model_copy(update={"gpu": gpu})
-    if nodes is None:
+    auto = resources.gpu == "auto"
+    if auto:
+        if nodes is not None and not nodes:
+            raise UserError(
+                f"{key} is auto, but how many GPUs this cluster can have is not known, as Heliostat did not make it",
+                f"set {key} to 1, or to 0 to train on CPUs",
+            )
+        resources = resources.model_copy(update={"gpu": int(_total(nodes or (), "GPU") > 0)})
+    if not nodes:
         return resources
     each = {"CPU": resources.cpu, "GPU": int(resources.gpu)}
     most = capacity(nodes, each)
     fix = f"set workers to {most}, or give each less" if most else "give each worker less than one node has"
+    if auto and each["GPU"] and capacity(nodes, {**each, "GPU": 0}) >= workers:
+        fix = f"set workers to {most}" if most else f"give each worker less than {resources.cpu} CPU"
+        fix += f", or {key} to 0 to train on CPUs"
     for kind, per_worker in each.items():
-        there = sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
+        there = _total(nodes, kind)
         if workers * per_worker > there:
             raise UserError(
-                f"workers is {shown or workers}, each with {per_worker} {kind}, but there are {there} {kind}s",
+                f"workers is {shown or workers}, each with {per_worker} {kind}, but there {_counted(there, kind)}",
                 fix if there else f"give each worker 0 {kind}, or use a larger machine",
             )
     if most < workers:
@@ -96,6 +111,14 @@ def resolve_resources(resources: Resources, workers: int, nodes: Nodes | None, s
             fix,
         )
     return resources
+
+
+def _total(nodes: Nodes, kind: str) -> int:
+    return sum(int(node.get(kind, 0) * node.get("nodes", 1)) for node in nodes)
+
+
+def _counted(number: int, kind: str) -> str:
+    return f"is 1 {kind}" if number == 1 else f"are {number} {kind}s"
 
 
 def _nodes(text: str) -> Nodes:

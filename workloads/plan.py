@@ -10,13 +10,22 @@ from heliostat.datasets import Dataset, Order, build
 from heliostat.datasets.format import INDEX
 from heliostat.datasets.order import default_lanes
 from heliostat.datasets.sources import Source, open_source
-from heliostat.errors import UserError
+from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder, absolute, default_base, join
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
 from heliostat.workloads.run.lease import Lease, hold
-from heliostat.workloads.run.record import DatasetRecord, Result, RunRecord, open_record, read_result, write_record
+from heliostat.workloads.run.record import (
+    CHECKPOINTS,
+    CONFIG,
+    DatasetRecord,
+    Result,
+    RunRecord,
+    open_record,
+    read_result,
+    write_record,
+)
 
 
 @dataclass(frozen=True)
@@ -57,7 +66,16 @@ class Plan:
             JobFailed: the lease was taken over by another process.
         """
         with hold(self.folder) as owner:
-            yield owner, *self.commit()
+            new = not self.folder.exists(CONFIG)
+            try:
+                yield owner, *self.commit()
+            except NotWritable:
+                raise
+            except UserError:
+                # The user will change the config, perhaps under the same name.
+                if new and not (self.folder / CHECKPOINTS).names():
+                    self.folder.delete(CONFIG)
+                raise
 
     def commit(self) -> tuple[RunRecord, Result | None]:
         """Builds the dataset if needed and writes the run's record; returns it, and the result if the run is finished.
@@ -82,7 +100,7 @@ def prepare(
 
     Args:
         config: what to run.
-        nodes: this machine, or the nodes of a cluster at its limits; None if they are not known.
+        nodes: this machine, or the nodes of a cluster at its limits, none if these are not known; None if it is not chosen.
         storage_base: the path or URI that a relative storage is relative to; by default the cluster's, else the working
             directory, or in a submitted job, whose working directory is deleted afterwards, the home directory.
         elsewhere: the storage cannot be read from this machine; the job itself checks what is in it.
@@ -110,7 +128,7 @@ def prepare(
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
     most = config.most_workers
-    if nodes is not None:
+    if nodes:
         most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
     return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, nodes)
 

@@ -31,6 +31,18 @@ def add_cron(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it on a schedule, such as "0 2 * * *"')
 
 
+def nodes_of(address: str | None) -> Any:
+    """The nodes that a run without ``--on`` can have: those of the Ray at ``address``, or this machine."""
+    from heliostat.cluster import in_process
+
+    if not address:
+        return in_process.machine()
+    with in_process.connection(address):
+        from heliostat.workloads.nodes import available
+
+        return available()
+
+
 def target_of(args: argparse.Namespace) -> Any:
     """The cluster that the arguments name."""
     from heliostat.cluster.profile import find

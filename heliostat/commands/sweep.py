@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cluster_options, add_cron
+from heliostat.commands.live import add_cluster_options, add_cron, nodes_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -38,11 +38,10 @@ def run(args: argparse.Namespace) -> int:
     if args.cron or args.ephemeral:
         raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
-    from heliostat.cluster import in_process
-    from heliostat.tuning.plan import plan_sweep
-
     if args.dry_run:
-        _show_plan(plan_sweep(config, None if address else in_process.machine()), args.json)
+        from heliostat.tuning.plan import plan_sweep
+
+        _show_plan(plan_sweep(config, nodes_of(address)), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr):

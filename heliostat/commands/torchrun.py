@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "heliostat torchrun [options] SCRIPT [the script's arguments]"
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on all nodes together (default: 1)")
     parser.add_argument("--cpu", type=int, default=1, metavar="N", help="CPUs a worker (default: 1)")
-    parser.add_argument("--gpu", default="auto", metavar="N", help="GPUs a worker: 0, 1, or auto (1 where there are enough)")
+    parser.add_argument("--gpu", default="auto", metavar="N", help="GPUs a worker: 0, 1, or auto (1 where there are GPUs)")
     parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help="restarts after a failure (default: 0)")
     parser.add_argument("--name", help="the run's name, for its checkpoints (default: the script's)")
     parser.add_argument(
@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.workloads.nodes import available, resolve_resources
 
     def fitting(script: "Script", nodes: Any) -> "Script":
-        return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes)})
+        return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes, key="--gpu")})
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # checked before Ray is started
@@ -137,7 +137,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     profile = find(args.on)
     path = script.script if script.module else relative_path(script.script)
     check_storage(profile, script.storage)
-    resolve_resources(script.resources, script.workers, profile.capacity)
+    resolve_resources(script.resources, script.workers, profile.capacity, key="--gpu")
     options = {
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,
         "max-restarts": script.max_restarts, "name": script.name, "storage": script.storage,

@@ -129,6 +129,21 @@ def test_a_disk_that_is_full_before_anything_starts(folder: Path, small_disk: Pa
     assert [p for p in (small_disk / "runs").rglob("*") if p.is_file()] == []
 
 
+def test_more_workers_than_the_profile_has_gpus(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For a run, a script and a trial of a sweep; nothing trains on CPUs unless it is asked to."""
+    (folder / "s.py").touch()
+    (folder / "s.yaml").write_text("train: {base: c.yaml, global_batch: 48}\nspace: {workers: {choice: [1, 12]}}\ntrials: 2\n")
+    run = ["train", "c.yaml", "--set", "workers=12", "--set", "global_batch=48", "--on", "gpu", "--dry-run"]
+    script, sweep = ["torchrun", "--on", "gpu", "--workers", "12", "s.py"], ["sweep", "s.yaml", "--on", "gpu", "--dry-run"]
+    for argv, key in ((run, "resources.gpu"), (script, "--gpu"), (sweep, "resources.gpu")):
+        assert main(argv) == 2
+        said = capsys.readouterr().err
+        assert "workers is 12, each with 1 GPU, but there are 8 GPUs" in said
+        assert f"fix: set workers to 8, or {key} to 0 to train on CPUs" in said
+    assert main([*run, "--set", "resources.gpu=0"]) == 0
+    assert "# workers: 12, each with 1 CPU and 0 GPU" in capsys.readouterr().out
+
+
 def test_dry_run_prints_the_plan_and_starts_nothing(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 

@@ -139,7 +139,10 @@ def test_checkpoints_are_also_saved_by_time(tmp_path: Path, monkeypatch: pytest.
     assert steps(loop.folder) == [6, 12, 18, 20]
 
 
-@pytest.mark.parametrize("harm", ["truncated", "flipped", "deleted", "no manifest", "manifest flipped", "manifest truncated"])
+HARMS = ["truncated", "flipped", "deleted", "no manifest", "manifest flipped", "manifest truncated", "not finite"]
+
+
+@pytest.mark.parametrize("harm", HARMS)
 def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(tmp_path: Path, harm: str) -> None:
     train(config(tmp_path / "calm", steps=24))
     train(config(tmp_path, steps=24, keep={"last": 2, "best": 0}))
@@ -155,7 +158,7 @@ def test_a_damaged_newest_checkpoint_is_reported_and_the_one_before_is_used(tmp_
     assert steps(folder)[-1] == 24
 
 
-@pytest.mark.parametrize("harm", ["flipped", "no manifest"])
+@pytest.mark.parametrize("harm", ["flipped", "no manifest", "not finite"])
 def test_if_no_checkpoint_is_intact_the_run_is_refused_and_not_restarted_from_step_0(tmp_path: Path, harm: str) -> None:
     train(config(tmp_path, steps=10))
     folder = Folder.at(tmp_path / "run")
@@ -169,7 +172,11 @@ def test_if_no_checkpoint_is_intact_the_run_is_refused_and_not_restarted_from_st
 def damage(place: Path, harm: str) -> None:
     file = place / ("manifest.json" if "manifest" in harm else "state.pt")
     data = file.read_bytes()
-    if "flipped" in harm:
+    if harm == "not finite":  # as version 0.1 saved it after the gradient had become NaN
+        step, folder, state = int(place.name[5:]), Folder.at(place), torch.load(file, weights_only=True)
+        state["model"]["1.weight"][3, 4] = torch.nan
+        checkpoint.commit(folder, step, {}, {file.name: checkpoint.write_state(folder, file.name, state)})
+    elif "flipped" in harm:
         file.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])
     elif "truncated" in harm:
         file.write_bytes(data[: len(data) // 2])

@@ -211,7 +211,7 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:
     """Runs one Ray Train worker; returns the outcome as plain values."""
-    from heliostat.workloads.training.distributed import Ranks, join
+    from heliostat.workloads.training.distributed import Ranks, check_gpu, join
     from heliostat.workloads.training.hangs import missing_ranks, report_timeout
     from heliostat.workloads.training.loop import Loop
 
@@ -220,6 +220,8 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     if not folder.exists(CONFIG):
         host = socket.gethostname()
         raise UserError(f"the run folder {folder} does not exist on {host}", "set storage to a place that all nodes share")
+    if record.config.resources.gpu:
+        check_gpu()
     context = ray.train.get_context()
     rank, step = context.get_world_rank(), 0
     try:

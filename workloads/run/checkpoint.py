@@ -44,7 +44,7 @@ class Checkpoint:
     damage: str = ""
     """What is wrong with the manifest; empty if nothing is."""
 
-    def read(self, rank: int = 0, world: int = 1, sharded: Collection[str] = ()) -> State:
+    def read(self, rank: int = 0, world: int = 1, sharded: Collection[str] = (), infinite: Collection[str] = ()) -> State:
         """Reads the state to the CPU, whatever the number of workers that wrote it.
 
         Reads only the files that hold what this worker needs; with the world size that wrote it, one.
@@ -53,9 +53,10 @@ class Checkpoint:
             rank: of this worker.
             world: the world size now.
             sharded: the parameters of which this worker needs its own rows only.
+            infinite: the tensors that need not be finite, see `not_finite`.
 
         Raises:
-            Damaged: a file is missing or differs from what was written.
+            Damaged: a file is missing or differs from what was written; a tensor is not finite (version 0.1 saved such ones).
         """
         import torch  # here, so that the driver and the controller, which only list checkpoints, do not load torch
 
@@ -80,6 +81,8 @@ class Checkpoint:
                         pieces[number] = self._load(names[number])
                     parts.append(pieces[number][section][name][max(0, first - number * size) : last - number * size])
                 state[section][name] = torch.cat(parts)
+        if bad := not_finite(state, infinite):
+            raise Damaged(f"checkpoint {self.folder} is damaged: {bad[0]} is NaN or infinite, as its run had diverged")
         return state
 
     def _load(self, name: str) -> State:
@@ -96,6 +99,28 @@ class Checkpoint:
             raise Damaged(f"checkpoint {self.folder} is damaged: {name} does not match its checksum")
         state: State = torch.load(io.BytesIO(data), weights_only=True)
         return state
+
+
+def not_finite(state: State, allowed: Collection[str] = ()) -> list[str]:
+    """The tensors of a state that have a NaN or an infinite value, as ``section/name``.
+
+    Some have one by intent, such as a mask with minus infinity: those of a new model are ``allowed``.
+    """
+    import torch
+
+    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    tensors = {
+        f"{section}/{name}": torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        for section in SECTIONS
+        for name, tensor in state[section].items()
+    }
+    tensors = {place: tensor.detach() for place, tensor in tensors.items() if tensor.dtype in floats and place not in allowed}
+    if not tensors:
+        return []
+    # Norms, because they are several times as fast as isfinite(), which need only look where one has overflowed.
+    norms = torch._foreach_norm(list(tensors.values()), 2.0, torch.float32)
+    suspects = [place for place, fine in zip(tensors, torch.stack(norms).isfinite().tolist(), strict=True) if not fine]
+    return [place for place in suspects if not tensors[place].isfinite().all()]
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:

@@ -32,6 +32,19 @@ CLOSE_TIMEOUT = 10.0
 """Seconds that a failed worker waits for the checkpoint that is being written."""
 
 
+class NotFinite(Exception):
+    """A value of a run became NaN or infinite; all workers raise it at the same step.
+
+    Args:
+        what: the value.
+        step: the first step after which it was found.
+    """
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(what, step)
+        self.what, self.step = what, step
+
+
 class RecordEvent(Protocol):
     """Records an event of a step."""
 
@@ -54,6 +67,10 @@ class Checkpointer:
         self._persist = persist
         """Writes the records up to the step of a checkpoint, before it is committed."""
         self.model, self.optimizer = model, optimizer
+        self._infinite = set(checkpoint.not_finite(state_of(model, optimizer)))
+        """The tensors of a new model that are not finite by intent."""
+        self._good: int | None = None
+        """The step of the newest checkpoint that this attempt has read or written; counted by rank 0."""
         self._sharded = sharded(config, ranks)
         self._parts = ranks.world if self._sharded else 1
         # Part of the markers' names, so that those of an earlier attempt at the same step do not count.
@@ -78,6 +95,7 @@ class Checkpointer:
             found.append(Checkpoint(checkpoint.folder_of(self.run, lost), lost, damage="its manifest is missing"))
         loaded, skipped = self._load_first_intact(reversed(found))
         if loaded:
+            self._good = loaded[0].step
             load_optimizer(self.model, self.optimizer, loaded[1])
             progress: dict[str, Any] = loaded[1]["progress"]
             return progress
@@ -95,10 +113,9 @@ class Checkpointer:
         return loaded[0] if loaded else None
 
     def newest(self) -> int | None:
-        """The step of the newest checkpoint."""
+        """The step of the newest checkpoint that this attempt has read or written."""
         self.finish()
-        steps = [c.step for c in checkpoint.committed(self.run)] if self.ranks.rank == 0 else []
-        return self.ranks.broadcast(max(steps, default=None))
+        return self.ranks.broadcast(self._good)
 
     def _last_recorded(self) -> int | None:
         """The step of the last checkpoint event."""
@@ -111,7 +128,7 @@ class Checkpointer:
         for candidate in candidates:
             state, damage = {}, ""
             try:
-                state = candidate.read(self.ranks.rank, self.ranks.world, names)
+                state = candidate.read(self.ranks.rank, self.ranks.world, names, self._infinite)
             except checkpoint.Damaged as error:
                 damage = str(error)
             if problem := next((text for text in self.ranks.all_gather_object(damage) if text), None):
@@ -131,12 +148,19 @@ class Checkpointer:
         return seconds is not None and time.monotonic() - self._since >= seconds
 
     def save(self, step: int, progress: dict[str, Any], metrics: dict[str, float], wait: bool = False) -> None:
-        """Starts to save; with ``wait``, or without ``checkpoint_async``, returns when the checkpoint is committed."""
+        """Starts to save; with ``wait``, or without ``checkpoint_async``, returns when the checkpoint is committed.
+
+        Raises:
+            NotFinite: on all workers, if the state of one has a NaN or an infinite value; nothing is written.
+        """
         started = time.perf_counter()
         self.finish()
         wait = wait or not self.config.checkpoint_async
-        if self._sharded or self.ranks.rank == 0:
-            state, ready = self._copy({**state_of(self.model, self.optimizer), "progress": progress})
+        own = self._sharded or self.ranks.rank == 0
+        tensors = state_of(self.model, self.optimizer) if own else {}
+        self._check_finite(step, checkpoint.not_finite(tensors, self._infinite) if own else [])
+        if own:
+            state, ready = self._copy({**tensors, "progress": progress})
             blocked = None if wait else time.perf_counter() - started
             work = partial(self._write, step, state, ready, metrics, started, blocked)
             self._thread = threading.Thread(target=self._guarded, args=(work,), name="checkpoint", daemon=True)
@@ -144,6 +168,12 @@ class Checkpointer:
         if wait:
             self.finish()
         self._since = time.monotonic()
+
+    def _check_finite(self, step: int, bad: list[str]) -> None:
+        if self.ranks.all_gather([float(bool(bad))]).any():
+            names = [name for part in self.ranks.all_gather_object(bad) for name in part]
+            section, _, name = names[0].partition("/")
+            raise NotFinite(f"the {section}'s {name}", step)
 
     def check(self) -> None:
         """Raises the error of a save in the background, if there is one."""
@@ -220,6 +250,7 @@ class Checkpointer:
             }
             self._persist()
             retrying(lambda: checkpoint.commit(folder, step, metrics, files))
+            self._good = step
         except UNAVAILABLE as error:
             with suppress(*UNAVAILABLE):  # the same storage; the first error is the one to raise
                 folder.delete()

@@ -1,9 +1,11 @@
 """The process group of a run's workers, and the collectives that they use."""
 
+import os
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -11,7 +13,11 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
+from heliostat.errors import UserError
+
 T = TypeVar("T")
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
+"""The devices of NVIDIA's and AMD's drivers."""
 
 
 def join(rank: int, world: int, address: str, broadcast: Callable[[Any], Any], seconds: float) -> None:
@@ -34,6 +40,25 @@ def join(rank: int, world: int, address: str, broadcast: Callable[[Any], Any], s
         first = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
     store = TCPStore(host, port, world, timeout=timeout, **first)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def check_gpu() -> None:
+    """Checks that torch can use the GPU that this worker holds; logical GPUs, of clusters for tests, are no GPUs.
+
+    Raises:
+        UserError: it cannot, and would train on the CPU.
+    """
+    given = os.environ.get("NVIDIA_VISIBLE_DEVICES", "void") not in ("", "none", "void")
+    real = given or any(Path(device).exists() for device in GPU_DEVICES)
+    if torch.cuda.is_available() or not real or "RAY_FAKE_CLUSTER" in os.environ:
+        return
+    build = torch.version.cuda or torch.version.hip
+    cause = f"finds none (it was built for {build})" if build else "was built without GPU support"
+    raise UserError(
+        f"this worker holds a GPU of {socket.gethostname()}, but torch {torch.__version__} {cause}",
+        "install a torch that fits the GPU's driver (in the image, where the run is on a cluster), "
+        "or set resources.gpu to 0 to train on CPUs",
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from heliostat.workloads.run.record import EVALUATION, Measured, RunRecord
 from heliostat.workloads.run.signals import Signals
 from heliostat.workloads.run.writer import RunWriter
 from heliostat.workloads.task import Task, create
-from heliostat.workloads.training.checkpointer import Checkpointer
+from heliostat.workloads.training.checkpointer import Checkpointer, NotFinite
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import confusion, measure, try_metrics
 from heliostat.workloads.training.metrics import Meter
@@ -32,6 +32,8 @@ from heliostat.workloads.training.step import Step
 
 SYNC_SECONDS = 1.0
 """Seconds between two syncs of the workers, or one step if that is longer: how soon a signal is seen."""
+HINT = ", with a finite loss (look for a root, a norm, a logarithm or a division at 0 in the model)"
+"""What makes such a gradient."""
 STATES = (None, "grow", "drain", "stopped", "lost")
 """The signals, in ascending precedence."""
 
@@ -101,10 +103,12 @@ class Loop:
         torch.manual_seed(config.seed)
         self.model = self.task.model()
         self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
+        self.step.check_single_samples(self.order)
         self.writer = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
         writer, optimizer = self.writer, self.step.optimizer
         self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, writer.event, writer.persist)
         self.progress = Progress(**self.checkpointer.restore())
+        self.step.buffers.pool()  # those of a checkpoint of version 0.1 differ between the shards
         self.meter = Meter(ranks, self.progress.logged)
         self.signals: Signals | None = None
         self._start(launched, place, lease)
@@ -113,6 +117,8 @@ class Loop:
         """Trains to the last step, or until a signal or a failure stops the run."""
         try:
             return self._run()
+        except NotFinite as error:
+            return self._diverged(error)
         finally:
             self.checkpointer.close()
             if self.signals:
@@ -137,8 +143,8 @@ class Loop:
 
     def _step(self, batch: Batch) -> None:
         step = self.progress.step
-        self.step(batch, step, partial(self.meter.add, step=step + 1))
-        self.meter.step()
+        norm = self.step(batch, step, partial(self.meter.add, step=step + 1))
+        self.meter.step(norm, step + 1)
         self.progress.step, self.progress.consumed = step + 1, batch.consumed
 
     # --- between steps ----------------------------------------------------------------------------------------
@@ -155,7 +161,7 @@ class Loop:
         state = None
         if step >= self._next_sync or evaluate or save:
             state = self._sync(batch.epoch)
-        if state in ("diverged", "lost"):
+        if state == "lost":
             return state
         metrics = self._evaluate(batch.epoch) if evaluate else {}
         improved = bool(metrics) and self.progress.waited == 0
@@ -171,7 +177,11 @@ class Loop:
         return "finished" if waited_enough or self.progress.step >= self.total_steps else None
 
     def _sync(self, epoch: int) -> str | None:
-        """Syncs with the other workers and logs the loss; returns the state in which the run must end, or None."""
+        """Syncs with the other workers and logs the loss; returns the state in which the run must end, or None.
+
+        Raises:
+            NotFinite: the loss or the gradient was NaN or infinite in a step since the last sync.
+        """
         step, every = self.progress.step, self.config.log_every
         request = STATES.index(self.signals.state) if self.signals else 0
         # The clock of rank 0 decides, so that all save at the same step.
@@ -179,9 +189,11 @@ class Loop:
         self._save_due = synced.save
         until_sync = int(SYNC_SECONDS / synced.step_seconds) if synced.step_seconds else 1
         self._next_sync = step + max(1, min(every - step % every, until_sync))
-        if synced.bad_step is not None:
-            self._bad_step = synced.bad_step
-            return "diverged"
+        loss, gradient = synced.bad_loss, synced.bad_gradient
+        if loss is not None and (gradient is None or loss <= gradient):
+            raise NotFinite("the loss", loss)
+        if gradient is not None:
+            raise NotFinite("the gradient", gradient)
         waited = self.meter.logged[3]
         if step % every == 0 and (logged := self.meter.log()):
             self.writer.spent("data", waited)
@@ -190,6 +202,7 @@ class Loop:
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
+        self.step.buffers.pool()
         metrics = self._measure("validation")
         seconds = time.perf_counter() - started
         self.writer.spent("evaluating", seconds)
@@ -228,13 +241,13 @@ class Loop:
         self._save_due = False
         self.progress.logged = self.meter.logged
         self.progress.records = self.writer.lengths
+        self.step.buffers.pool()
         self.checkpointer.save(self.progress.step, vars(self.progress).copy(), metrics, wait)
         self.meter.restart()
 
     def _start(self, launched: float, place: Mapping[str, Any], lease: str | None) -> None:
         self._first_step = self.progress.step + 1
         self._next_sync = self._first_step
-        self._bad_step = 0
         self._save_due = False
         self.meter.restart()
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
@@ -251,13 +264,6 @@ class Loop:
 
     def _end(self, state: str, epoch: int) -> Outcome:
         step = self.progress.step
-        if state == "diverged":
-            bad = self._bad_step
-            self._event("diverged", at=bad)
-            saved = self.checkpointer.newest()
-            last = f"the last good checkpoint is step {saved}" if saved is not None else "there is no checkpoint yet"
-            message = f"the loss became NaN or infinite at step {bad}; {last}"
-            return Outcome(state=state, step=bad, epoch=epoch, message=message)
         if state != "finished":
             if state != "lost":
                 announced = self.signals.drain_announced if self.signals else None
@@ -265,6 +271,7 @@ class Loop:
                 self.writer.flush()
             return Outcome(state=state, step=step, epoch=epoch)
         best = self.checkpointer.load_best()
+        self.step.buffers.pool()
         self._event("trained")
         # A run that was resumed after its last step may have no evaluated checkpoint.
         validation = best.metrics if best else self._measure("validation")
@@ -280,3 +287,12 @@ class Loop:
         return Outcome(
             state=state, step=step, epoch=epoch, best_step=best.step if best else None, metrics=metrics,
         )  # fmt: skip
+
+    def _diverged(self, error: NotFinite) -> Outcome:
+        self._event("diverged", at=error.step, what=error.what)
+        saved = self.checkpointer.newest()
+        last = f"the last good checkpoint is step {saved}" if saved is not None else "there is no checkpoint yet"
+        hint = HINT if error.what == "the gradient" else ""
+        message = f"{error.what} became NaN or infinite at step {error.step}{hint}; {last}"
+        epoch = self.order.locate(max(self.progress.consumed - 1, 0))[0]
+        return Outcome(state="diverged", step=error.step, epoch=epoch, message=message)

@@ -15,8 +15,10 @@ class SyncResult:
 
     request: int
     """The largest that a worker passed."""
-    bad_step: int | None
+    bad_loss: int | None
     """The first step whose loss was NaN or infinite."""
+    bad_gradient: int | None
+    """The first step whose gradient was NaN or infinite."""
     save: bool
     """Whether a worker passed that a checkpoint is due."""
     step_seconds: float
@@ -29,7 +31,7 @@ class Meter:
     def __init__(self, ranks: Ranks, logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)) -> None:
         self.ranks = ranks
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
-        self._bad_step = torch.full((), -1, device=ranks.device)
+        self._bad_loss = self._bad_gradient = torch.full((), -1, device=ranks.device)
         self._samples = self._steps = 0
         self._waited = 0.0
         self._since = time.perf_counter()
@@ -41,11 +43,12 @@ class Meter:
         loss = loss.detach()
         self._loss_sum += loss.double() * samples
         self._samples += samples
-        self._bad_step = torch.where((self._bad_step < 0) & ~torch.isfinite(loss), step, self._bad_step)
+        self._bad_loss = _first(self._bad_loss, loss, step)
 
-    def step(self) -> None:
-        """Counts a step."""
+    def step(self, norm: Tensor, step: int) -> None:
+        """Counts a step, whose gradients had that norm."""
         self._steps += 1
+        self._bad_gradient = _first(self._bad_gradient, norm, step)
 
     def waited(self, seconds: float) -> None:
         """Counts time spent waiting for data."""
@@ -58,18 +61,18 @@ class Meter:
     def sync(self, request: int = 0, save: bool = False) -> SyncResult:
         """Reduces the counts over all workers, which must call it at the same step."""
         seconds = time.perf_counter() - self._since
-        row = [float(self._loss_sum), self._samples, float(self._bad_step), request, seconds, self._waited, save]
-        table = self.ranks.all_gather([float(value) for value in row])
-        loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 1, 4, 5))
+        counted: list[float] = torch.stack([self._loss_sum, self._bad_loss.double(), self._bad_gradient.double()]).tolist()
+        table = self.ranks.all_gather([*counted, float(self._samples), float(request), seconds, self._waited, float(save)])
+        loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 3, 5, 6))
         seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
-        bad_steps = [int(step) for step in table[:, 2].tolist() if step >= 0]
+        bad_loss, bad_gradient = (min((int(n) for n in table[:, c].tolist() if n >= 0), default=None) for c in (1, 2))
         step_seconds = seconds / self._steps if self._steps else 0.0
         self.logged = tuple(map(sum, zip(self.logged, (loss_sum, samples, seconds, waited), strict=True)))
         self._loss_sum.zero_()
         self._samples = self._steps = 0
         self._waited = 0.0
         self.restart()
-        return SyncResult(int(table[:, 3].max()), min(bad_steps, default=None), bool(table[:, 6].any()), step_seconds)
+        return SyncResult(int(table[:, 4].max()), bad_loss, bad_gradient, bool(table[:, 7].any()), step_seconds)
 
     def log(self) -> dict[str, float]:
         """The mean loss, the throughput and the share of time without data since the last log; empty if there was no step."""
@@ -79,3 +82,8 @@ class Meter:
         return {
             "loss": loss / samples, "samples_per_second": round(samples / seconds, 1), "data_wait": round(waited / seconds, 4),
         }  # fmt: skip
+
+
+def _first(bad: Tensor, value: Tensor, step: int) -> Tensor:
+    """The first step with a value that was NaN or infinite, -1 before there is one."""
+    return torch.where((bad < 0) & ~torch.isfinite(value), step, bad)

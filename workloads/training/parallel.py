@@ -6,6 +6,7 @@ Each changes the model in place, so that parameters keep their names, and checkp
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 from heliostat.errors import UserError
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.run.checkpoint import State
+from heliostat.workloads.training.buffers import frozen, running_norms
 from heliostat.workloads.training.distributed import Ranks
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -49,7 +51,8 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
     model.to(ranks.device)
     if ranks.world == 1:
         return model
-    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True)
+    # The buffers are kept the same by `heliostat.workloads.training.buffers`.
+    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True, broadcast_buffers=False)
 
 
 def sharded(config: TrainConfig, ranks: Ranks) -> bool:
@@ -64,11 +67,16 @@ def _recompute(blocks: Sequence[nn.Module], task: str) -> None:
             "give the task a method blocks(model), or set activation_checkpointing to false",
         )
 
-    def recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
-        return lambda *args, **options: recompute(forward, *args, use_reentrant=False, **options)
+    def recomputed(block: nn.Module) -> Callable[..., Any]:
+        forward, norms = block.forward, running_norms(block)
+
+        def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+            return nullcontext(), frozen(norms)  # the first pass has updated the running statistics
+
+        return lambda *args, **options: recompute(forward, *args, use_reentrant=False, context_fn=contexts, **options)
 
     for block in blocks:
-        block.forward = recomputed(block.forward)
+        block.forward = recomputed(block)
 
 
 def _compile(parts: Sequence[nn.Module]) -> None:

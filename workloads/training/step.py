@@ -11,11 +11,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import Batch, tensors
+from heliostat.datasets.order import Order
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.task import Task
+from heliostat.workloads.training.buffers import Buffers
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.optimizer import adamw, clip, learning_rate
+from heliostat.workloads.training.optimizer import adamw, gradient_norm, learning_rate
 from heliostat.workloads.training.parallel import parallelize, sharded
+from heliostat.workloads.training.single_samples import find_single_samples, micro_batch_size
 
 Count = Callable[[Tensor, int], None]
 """Called with the mean loss of a micro-batch and its number of samples."""
@@ -26,7 +29,7 @@ class Step:
 
     Args:
         config: of the run.
-        dataset: the source of the padding sample of a worker without samples.
+        dataset: the source of the padding of a worker without samples.
         task: defines the loss.
         model: not yet parallelized.
         ranks: this worker's.
@@ -38,42 +41,78 @@ class Step:
         self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, lanes: int, total: int
     ) -> None:
         self._config, self._dataset, self._task, self._ranks, self._total = config, dataset, task, ranks, total
+        self._bare = model
+        self.buffers = Buffers(model, ranks, config.sync_batchnorm)
         self._model = parallelize(model, task.blocks(model), config, ranks)
         self._parameters = list(model.parameters())
         self.optimizer = adamw(model, config.optimizer)
         self._largest_share = -(-lanes // ranks.world) * (config.global_batch // lanes)
-        self.micro_batch = config.micro_batch or self._largest_share
+        self.micro_batch = micro_batch_size(config, lanes, ranks.world)
+        # As many as usual: batch norm, or a loss that compares samples, cannot compute a single one.
+        self._padding = np.arange(min(self.micro_batch, dataset.index.rows("train")))
+
+    def check_single_samples(self, order: Order) -> None:
+        """Checks that the model can compute the smallest batches of the run, before the first one.
+
+        Raises:
+            UserError: its batch norm would get a single value of each channel.
+        """
+        if not self.buffers.has_batch_norm:
+            return
+        error = find_single_samples(self._config, order, self._total, self._ranks.world, self.buffers.synchronized)
+        if not error:
+            return
+        sample = self._on_device(tensors(self._dataset, "train", np.zeros(1, np.int64)))
+        with torch.no_grad(), self.buffers.padding(alone=True), self._autocast():
+            try:
+                self._task.loss(self._bare, sample)
+            except ValueError as raised:
+                if "more than 1 value per channel" in str(raised):
+                    raise error from None
+                raise
 
     def rate(self, step: int) -> float:
         """The learning rate of a step."""
         return learning_rate(step, self._total, self._config.optimizer)
 
-    def __call__(self, batch: Batch, step: int, count: Count) -> None:
-        """Computes step number ``step``, from 0, on this worker's part of the batch."""
+    def __call__(self, batch: Batch, step: int, count: Count) -> Tensor:
+        """Computes step number ``step``, from 0, on this worker's part of the batch.
+
+        Returns:
+            The norm of the gradients, the same on all workers. If it is not finite, the update is left out.
+        """
         self._seed(step)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(step)
+        self.buffers.broadcast()
         self.optimizer.zero_grad(set_to_none=True)
         parts = list(self._micro_batches(batch))
         for number, (part, samples) in enumerate(parts):
-            with self._synchronized(number == len(parts) - 1):
+            with self._synchronized(number == len(parts) - 1), nullcontext() if samples else self.buffers.padding():
                 with self._autocast():
                     loss = self._task.loss(self._model, part)
                 # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
                 (loss * (samples / batch.global_size * self._ranks.world)).backward()  # type: ignore[no-untyped-call]
-            count(loss, samples)
-        if self._config.optimizer.clip_norm:
-            clip(self._parameters, self._config.optimizer.clip_norm)
+            if samples:
+                count(loss, samples)
+        self.buffers.samples += len(batch.ids)
+        norm = gradient_norm(self._parameters)
+        if most := self._config.optimizer.clip_norm:
+            nn.utils.clip_grads_with_norm_(self._parameters, most, norm, foreach=True)
+        # As torch's GradScaler has it: the fused kernels look at this themselves, so that a GPU is not waited for.
+        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
         self.optimizer.step()
+        return norm
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], int]]:
         rows = len(batch.ids)
-        # A worker without samples in an epoch's last batch takes part with a sample of weight 0; if the model is sharded, every
-        # worker takes part in as many micro-batches as the one with the most samples.
-        most = min(self._largest_share, batch.global_size) if sharded(self._config, self._ranks) else max(rows, 1)
+        # A worker without samples in an epoch's last batch takes part with samples of weight 0; if the model is sharded or its
+        # batch norm synchronized, all workers take part in as many micro-batches as the one with the most samples.
+        together = sharded(self._config, self._ranks) or self.buffers.synchronized
+        most = min(self._largest_share, batch.global_size) if together else max(rows, 1)
         for start in range(0, most, self.micro_batch):
             if start >= rows:
-                yield self._on_device(tensors(self._dataset, "train", np.zeros(1, np.int64))), 0
+                yield self._on_device(tensors(self._dataset, "train", self._padding)), 0
                 continue
             part = {name: values[start : start + self.micro_batch] for name, values in batch.tensors.items()}
             yield self._on_device(part), min(self.micro_batch, rows - start)
