@@ -6,12 +6,12 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import websocket
 
 from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
+from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
 from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
 from heliostat.errors import ContactLost, JobFailed, Stopped
@@ -32,30 +32,28 @@ Look = Callable[[], str]
 
 @dataclass(frozen=True)
 class Work:
-    """A command to run, and the directory of its code."""
+    """A command to run, and the files of its working directory."""
 
     job_id: str
     argv: list[str]
-    working_dir: Path
+    contents: Contents
     env: Mapping[str, str] = field(default_factory=dict)
-    isolated: bool = False
-    """Whether the working directory stays off the search path of Ray's processes, see `packaging`."""
 
     @property
     def entrypoint(self) -> str:
         """The shell command that the head runs."""
         command = shlex.join(self.argv)
-        return isolated(command) if self.isolated else command
+        return isolated(command) if self.contents.isolated else command
 
 
 def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) -> None:
-    """Upload the code and start the job; ``code`` are the `packages` of the working directory.
+    """Upload the code and start the job; ``code`` are the `packages` of its files.
 
     Raises:
         UserError: the working directory is too big.
         KubernetesError: the cluster refuses it.
     """
-    code = code or packages(work.working_dir, work.isolated)
+    code = code or packages(work.contents)
     upload(dashboard, code)
     env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1", **work.env}
     dashboard.submit(work.job_id, work.entrypoint, runtime_env(code, env), {"heliostat": "1"})

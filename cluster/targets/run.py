@@ -73,7 +73,7 @@ def run_there(
     check_ray()
     work = replace(work, env={NODES: json.dumps(profile.capacity), **work.env})
     # Before a cluster is created or Ctrl-C is deferred: packing may take long, or fail because of the size.
-    code = packages(work.working_dir, work.isolated)
+    code = packages(work.contents)
     if ephemeral:
         again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
     with interrupts() as received, _connected(profile, work.job_id, say, ephemeral, received) as connection:

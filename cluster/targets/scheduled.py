@@ -5,12 +5,9 @@ and has time zones, suspension and a history.
 """
 
 import base64
-import io
 import json
 import re
-import zipfile
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
@@ -48,7 +45,6 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     Raises:
         UserError: the name or the schedule is invalid, or the code too large.
     """
-    code = [_deflated(package) for package in code]
     _check(profile, name, schedule, code)
     mounted = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
@@ -173,17 +169,6 @@ def _mount_code(cluster: Document, name: str) -> None:
         spec = group["template"]["spec"]
         spec.setdefault("volumes", []).append({"name": "code", "configMap": {"name": name}})
         spec["containers"][0].setdefault("volumeMounts", []).append({"name": "code", "mountPath": CODE})
-
-
-def _deflated(package: Package) -> Package:
-    """Compress a package: Ray does not, and a ConfigMap is small."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(package.data)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
-        for item in source.infolist():
-            out.writestr(item, source.read(item), zipfile.ZIP_DEFLATED)
-        # Ray (2.60) takes away the only top-level folder of a file:// package.
-        out.writestr(zipfile.ZipInfo(".package"), b"")
-    return replace(package, data=target.getvalue())
 
 
 def _file(package: Package) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.follow import Work, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
@@ -18,7 +19,7 @@ HELIOSTAT = ("python", "-P", "-m", "heliostat")
 """The command in a job; with -P a ``types.py`` in the working directory does not replace Python's own."""
 
 
-def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
+def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str], files: Contents) -> int:
     """Submit a command as a job with the options of this one, or with ``--cron`` as a scheduled job; follow the job to its end.
 
     Args:
@@ -26,13 +27,14 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
         config: of the run or the sweep; its name becomes the job's.
         args: the arguments of this command.
         command: the words of the command, with paths from the working directory.
+        files: what the job gets of the working directory.
     """
     argv = [*HELIOSTAT, *command]
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _schedule(profile, config, args.cron, argv)
-    work = Work(new_job_id(config.name.lower()), argv, Path.cwd(), isolated=True)
+        return _schedule(profile, config, args.cron, argv, files)
+    work = Work(new_job_id(config.name.lower()), argv, files)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -48,7 +50,7 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
     return 0
 
 
-def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
+def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str], files: Contents) -> int:
     """Create the documents that run this command on a schedule, each time under a new name."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
@@ -60,7 +62,7 @@ def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> 
     target = KubernetesCluster(profile)
     target.check()
     command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
-    code = packages(Path.cwd(), isolated=True)
+    code = packages(files)
     for document in [
         *target.claims(),
         *scheduled.documents(profile, config.name, schedule, command, code, target.api.features),

@@ -56,6 +56,7 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
+    from heliostat.commands import sending
     from heliostat.commands.on_cluster import check_storage, relative_path, send
     from heliostat.workloads.plan import prepare
 
@@ -63,10 +64,11 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     path = relative_path(args.config)
     check_storage(profile, config.storage)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
+    files = sending.files_to_send(path)
     if args.dry_run:
-        _show_plan(plan, args.json)
+        _show_plan(plan, args.json, files)
         return 0
-    return send(profile, config, args, ["train", path])
+    return send(profile, config, args, ["train", path], files)
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
@@ -95,7 +97,9 @@ def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -
             return execute(plan, record, launched, owner, display.update)
 
 
-def _show_plan(plan: Any, as_json: bool) -> None:
+def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
+    """Show what a run would do, and with a cluster the ``files`` that it gets."""
+    from heliostat.commands import sending
     from heliostat.config import dump
     from heliostat.console import out, print_json
 
@@ -110,7 +114,7 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         "resumes": None if plan.elsewhere else plan.folder.exists(),
     }
     if as_json:
-        print_json(document)
+        print_json(document | ({"sent": sending.document(files)} if files else {}))
         return
     out.print(dump(config), end="", highlight=False, markup=False)
     built = "will be built if it does not exist" if plan.elsewhere else "will be built" if plan.source else "exists"
@@ -124,6 +128,8 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         "run folder": f"{plan.uri} ({known[document['resumes']]})",
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    if files:
+        sending.show(files)
 
 
 def _show_result(result: Any, as_json: bool) -> None:

@@ -4,7 +4,6 @@ import base64
 import inspect
 import logging
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,8 @@ from ray.scripts.scripts import start
 from heliostat.cluster import in_process, ray_version
 from heliostat.cluster.documents import pods
 from heliostat.cluster.documents.manifests import FEATURES
-from heliostat.cluster.jobs import packaging
+from heliostat.cluster.jobs.contents import contents
+from heliostat.cluster.jobs.packaging import packages
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets import scheduled
 from heliostat.cluster.targets.local import emulation, provider
@@ -109,25 +109,7 @@ def test_the_head_has_the_resource_by_which_work_is_placed_on_it() -> None:
     assert list(ON_HEAD) == [HEAD_NODE_RESOURCE_NAME]
 
 
-# Packages: heliostat/cluster/jobs/packaging.py
-
-
-def test_a_package_has_the_files_that_are_not_ignored_and_a_name_that_its_content_gives_it(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("print(1)")
-    (tmp_path / "data.bin").write_bytes(bytes(100))
-    (tmp_path / "big").mkdir()
-    (tmp_path / "big" / "x").write_text("x")
-    (tmp_path / ".gitignore").write_text("*.bin\n")
-    (package,) = [packaging._directory(tmp_path, ["/big"])]
-    assert package.uri.startswith("gcs://_ray_pkg_")
-    assert package.uri.endswith(".zip")
-    target = tmp_path / "package.zip"
-    target.write_bytes(package.data)
-    assert {name for name in zipfile.ZipFile(target).namelist() if not name.endswith("/")} == {".gitignore", "train.py"}
-    target.unlink()
-    assert packaging._directory(tmp_path, ["/big"]).uri == package.uri
-    (tmp_path / "train.py").write_text("print(2)")
-    assert packaging._directory(tmp_path, ["/big"]).uri != package.uri
+# Packages: heliostat/cluster/jobs/contents.py and packaging.py
 
 
 def test_the_logger_that_is_silenced_is_the_one_of_rays_packaging() -> None:
@@ -198,7 +180,7 @@ def test_ray_keeps_the_folders_of_the_packages_of_scheduled_runs(tmp_path: Path)
     (tmp_path / "train.py").write_text("")
     profile = find("gpu")
     parts = scheduled.documents(
-        profile, "runs", "0 2 * * *", "true", packaging.packages(tmp_path, isolated=True), FEATURES["1.7"]
+        profile, "runs", "0 2 * * *", "true", packages(contents(tmp_path, isolated=True)), FEATURES["1.7"]
     )
     code = next(part["binaryData"] for part in parts if "binaryData" in part)
     assert len(code) == 2

@@ -12,6 +12,7 @@ from heliostat.cluster.doctor.kubernetes import ENFORCE
 from heliostat.cluster.documents.manifests import documents, ray_job
 from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, role
 from heliostat.cluster.errors import Forbidden
+from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.api import Api
@@ -57,7 +58,7 @@ def test_with_the_role_all_commands_work(
 
     monkeypatch.setenv("KUBECONFIG", user.command.env["KUBECONFIG"])
     printed: list[str] = []
-    work = Work("trivial", ["python", "-c", "print(1)"], tmp_path)
+    work = Work("trivial", ["python", "-c", "print(1)"], contents(tmp_path))
     assert run_there(profile, work, printed.append, lambda line: None).status == "SUCCEEDED"
     assert "1\n" in "".join(printed)
     assert done(user, "logs", path, "trivial").endswith("1\n")

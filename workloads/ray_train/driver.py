@@ -224,7 +224,8 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     rank, step = context.get_world_rank(), 0
     try:
         seconds = 60 * record.config.hang_minutes
-        join(rank, context.get_world_size(), ray.util.get_node_ip_address(), broadcast_from_rank_zero, seconds)
+        world, node = context.get_world_size(), ray.util.get_node_ip_address()
+        join(rank, world, node, context.get_local_world_size() == world, broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
         place = _place(spec["nodes"], record.config)
         loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])

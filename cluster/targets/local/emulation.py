@@ -27,8 +27,6 @@ SETTINGS = {
     "RAY_enable_autoscaler_v2": "1",
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_FAKE_CLUSTER": "1",
-    # All nodes at 127.0.0.1: nothing is open to the network, and the cluster survives a change of the network.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Otherwise the server of a Ray Client session may crash on a fork (ray#63202; a third of the time with Ray 2.60).
     "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
