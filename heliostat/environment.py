@@ -10,6 +10,8 @@ CACHE = "HELIOSTAT_CACHE"
 """A folder on each node for copies from object stores; by default one in the temporary folder."""
 RUN = "HELIOSTAT_RUN"
 """Set for a script under ``heliostat torchrun``: its run folder, for its checkpoints."""
+JOB_ENVIRONMENT = "HELIOSTAT_JOB_ENVIRONMENT"
+"""Set for a job with variables of its own: the key of their values, see `heliostat.job_environment`."""
 DATASETS = ".datasets"
 """The folder of a storage with the datasets that runs have built."""
 RUN_FOLDERS = (("config.yaml", "events.jsonl"), ("sweep.yaml", "trials"), ("script.json", "checkpoints"))

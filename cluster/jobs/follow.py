@@ -1,5 +1,6 @@
 """Submits a job and follows it until it has finished, across lost connections."""
 
+import secrets
 import shlex
 import sys
 import threading
@@ -14,7 +15,9 @@ from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
 from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
 from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
+from heliostat.environment import JOB_ENVIRONMENT
 from heliostat.errors import ContactLost, JobFailed, Stopped
+from heliostat.job_environment import packed, uri
 
 POLL = 1.0
 LOST_SECONDS = 60.0
@@ -38,11 +41,13 @@ class Work:
     argv: list[str]
     contents: Contents
     env: Mapping[str, str] = field(default_factory=dict)
+    secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables whose values nothing may show."""
 
     @property
     def entrypoint(self) -> str:
         """The shell command that the head runs."""
-        command = shlex.join(self.argv)
+        command = shlex.join([*(("python", "-P", "-m", "heliostat.job_environment") if self.secret_env else ()), *self.argv])
         return isolated(command) if self.contents.isolated else command
 
 
@@ -56,7 +61,14 @@ def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) 
     code = code or packages(work.contents)
     upload(dashboard, code)
     env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1", **work.env}
-    dashboard.submit(work.job_id, work.entrypoint, runtime_env(code, env), {"heliostat": "1"})
+    environment = runtime_env(code, env)
+    if work.secret_env:
+        key = secrets.token_hex(16)
+        dashboard.upload(uri(key), packed(work.secret_env))
+        dashboard.has_package(uri(key))  # from this question on, Ray (2.60) deletes it after ten minutes
+        env[JOB_ENVIRONMENT] = key
+        environment = {**runtime_env(code, env), "worker_process_setup_hook": "heliostat.job_environment.apply_in_worker"}
+    dashboard.submit(work.job_id, work.entrypoint, environment, {"heliostat": "1"})
 
 
 def follow(

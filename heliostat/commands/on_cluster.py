@@ -11,6 +11,7 @@ from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.follow import Work, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
+from heliostat.commands import sending
 from heliostat.commands.live import line
 from heliostat.console import print_json
 from heliostat.errors import JobFailed, UserError
@@ -33,8 +34,8 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _schedule(profile, config, args.cron, argv, files)
-    work = Work(new_job_id(config.name.lower()), argv, files)
+        return _schedule(profile, config, args, argv, files)
+    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=sending.variables_to_send(args.env))
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -50,7 +51,7 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
     return 0
 
 
-def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str], files: Contents) -> int:
+def _schedule(profile: Profile, config: Any, args: argparse.Namespace, argv: list[str], files: Contents) -> int:
     """Create the documents that run this command on a schedule, each time under a new name."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
@@ -59,16 +60,14 @@ def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str], fil
 
     if profile.platform == "local":
         raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
+    values = sending.variables_to_send(args.env)
     target = KubernetesCluster(profile)
     target.check()
     command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
     code = packages(files)
-    for document in [
-        *target.claims(),
-        *scheduled.documents(profile, config.name, schedule, command, code, target.api.features),
-    ]:
-        target.kube.objects(document["kind"]).apply(document)
-    out.print(f"{config.name} will run at {schedule}; list or delete it with heliostat cron {profile.name}", highlight=False)
+    documents = scheduled.documents(profile, config.name, args.cron, command, code, target.api.features, secret_env=values)
+    scheduled.create(target.kube, profile, config.name, [*target.claims(), *documents])
+    out.print(f"{config.name} will run at {args.cron}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
 
 

@@ -1,5 +1,7 @@
-"""What a command sends to a cluster from this machine: the files of the working directory."""
+"""What a command sends to a cluster from this machine: files of the working directory, and variables of the shell."""
 
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,33 @@ def files_to_send(*needed: str, isolated: bool = True) -> "Contents":
     if found.notice:
         err.print(f"heliostat: {found.notice}", highlight=False, markup=False, soft_wrap=True)
     return found
+
+
+def variables_to_send(names: list[str]) -> dict[str, str]:
+    """The values of the shell's variables that ``--env`` names.
+
+    Raises:
+        UserError: a variable cannot be passed; all that are wrong are listed, without their values.
+    """
+    from heliostat.errors import UserError
+
+    wrong = [f"--env {name.partition('=')[0]} {reason}" for name in names if (reason := _not_sendable(name))]
+    if wrong:
+        raise UserError("; ".join(wrong), "export each variable, and give only its name, such as --env WANDB_API_KEY")
+    return {name: os.environ[name] for name in names}
+
+
+def _not_sendable(name: str) -> str:
+    """What is wrong with a variable; empty if nothing is."""
+    if "=" in name:
+        return "has a value, which the list of processes would show to others"
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return "is not the name of a variable"
+    if name.startswith(("RAY_", "HELIOSTAT_")):
+        return "belongs to the cluster"
+    if name not in os.environ:
+        return "is not set"
+    return "" if os.environ[name] else "is empty"
 
 
 def document(files: "Contents") -> dict[str, Any]:

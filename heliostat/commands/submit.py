@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from heliostat.commands.live import add_profile, line
+from heliostat.commands.live import add_env, add_profile, line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -12,6 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ephemeral", action="store_true", help="create a cluster for this job only, and delete it afterwards")
     parser.add_argument("--detach", action="store_true", help="print the job's id, and do not wait for the job")
     parser.add_argument("--dry-run", action="store_true", help="print the files that would be sent, and start nothing")
+    add_env(parser)
     parser.epilog = "example: heliostat submit gpu -- python -m heliostat evaluate digits"
 
 
@@ -26,12 +27,13 @@ def run(args: argparse.Namespace) -> int:
     profile = find(args.profile, args.set)
     if args.detach and args.ephemeral:
         raise UserError("--detach with --ephemeral would leave the cluster running", "remove one of them")
+    values = sending.variables_to_send(args.env)
     files = sending.files_to_send(isolated=False)
     if args.dry_run:
         out.print(f"# command: {shlex.join(args.entrypoint)}", highlight=False, markup=False, soft_wrap=True)
         sending.show(files)
         return 0
-    work = Work(new_job_id("job"), args.entrypoint, files)
+    work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values)
     with line() as shown:
         if args.detach:
             target = open_target(profile)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cluster_options, add_cron
+from heliostat.commands.live import add_cluster_options, add_cron, refuse_cluster_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_cluster_options(args)
     from heliostat.config import config_path, load
-    from heliostat.errors import UserError
     from heliostat.tuning.config import SweepConfig
 
     config = load(
@@ -35,8 +35,6 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.on:
         return _sweep_on_cluster(config, args)
-    if args.cron or args.ephemeral:
-        raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
     from heliostat.cluster import in_process
     from heliostat.tuning.plan import plan_sweep
@@ -69,6 +67,7 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     check_storage(profile, plan.base["storage"])
     files = sending.files_to_send(path, str(config.train.get("base", path)))
     if args.dry_run:
+        sending.variables_to_send(args.env)
         _show_plan(plan, args.json, files)
         return 0
     return send(profile, config, args, ["sweep", path], files)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliostat.commands.live import add_cluster_options
+from heliostat.commands.live import add_cluster_options, refuse_cluster_options
 
 if TYPE_CHECKING:
     from heliostat.workloads.torchrun.config import Script
@@ -102,8 +102,7 @@ def _script(args: argparse.Namespace) -> "Script":
                 f"--{name} is {value}, but the cluster decides where processes run",
                 f"give the total number of processes instead: --workers {workers}",
             )
-    if args.ephemeral and not args.on:
-        raise UserError("--ephemeral needs a cluster", "add --on PROFILE, such as --on gpu")
+    refuse_cluster_options(args)
     stem = args.script.rpartition(".")[2] if args.module else Path(args.script).stem
     resources = {"cpu": args.cpu, "gpu": int(args.gpu) if args.gpu.isdigit() else args.gpu}
     values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "workers", "max_restarts")}
@@ -158,6 +157,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     path = script.script if script.module else relative_path(script.script)
     check_storage(profile, script.storage)
     fitting = script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, profile.capacity)})
+    values = sending.variables_to_send(args.env)
     files = sending.files_to_send(path)
     if args.dry_run:
         _show_plan(fitting, f"the cluster {profile.name}")
@@ -169,7 +169,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     }  # fmt: skip
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
-    work = Work(new_job_id(script.name.lower()), argv, files)
+    work = Work(new_job_id(script.name.lower()), argv, files, secret_env=values)
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
         run_there(profile, work, to_stream(), shown.say, args.ephemeral, again)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cluster_options, add_cron
+from heliostat.commands.live import add_cluster_options, add_cron, refuse_cluster_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     launched = time.time()
+    refuse_cluster_options(args)
     from heliostat.config import config_path, load
-    from heliostat.errors import UserError
     from heliostat.workloads.config import TrainConfig
 
     config = load(config_path(args.config, "workloads/configs"), TrainConfig, args.set, {"name": Path(args.config).stem})
     if args.on:
         return _train_on_cluster(config, args)
-    if args.cron or args.ephemeral:
-        raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
     from heliostat.cluster import in_process
     from heliostat.workloads.plan import prepare
@@ -66,6 +64,7 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
     files = sending.files_to_send(path)
     if args.dry_run:
+        sending.variables_to_send(args.env)
         _show_plan(plan, args.json, files)
         return 0
     return send(profile, config, args, ["train", path], files)

@@ -21,8 +21,9 @@ def address_for(node: str, alone: bool) -> str:
 def keep_local(environment: MutableMapping[str, str]) -> None:
     """Let gloo and NCCL listen on loopback, for ranks that are all on one node; the user's own choice stays."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
-    for variable in INTERFACES if loopback else ():
-        environment.setdefault(variable, loopback)
+    if loopback:
+        for variable in INTERFACES:
+            environment.setdefault(variable, loopback)
 
 
 def listen(address: str) -> socket.socket:

@@ -112,7 +112,7 @@ def environment(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + max(group.start_seconds for group in profile.groups)),
         STORAGE: storage,
         NODES: json.dumps(profile.capacity),
-        **profile.env,
+        **{name: value for name, value in profile.env.items() if isinstance(value, str)},  # a local profile names no Secret
     }
     return {
         **base,
