@@ -59,6 +59,8 @@ def _text(value: Any) -> Any:
         return str(value)
     if isinstance(value, float):
         raise ValueError(f'{value} may have been written differently, such as 3.10; write it in quotes: "{value}"')
+    if not isinstance(value, str | None):
+        raise ValueError(f"{value!r} is not a text; write a key with dots in braces: --set 'groups.gpu.labels={{a.b/c: x}}'")
     return value
 
 
@@ -68,11 +70,7 @@ def _variable(value: Any) -> Any:
         if value.keys() != {"secret", "key"} or not all(isinstance(part, str) and part for part in value.values()):
             raise ValueError("it does not name a key of a Secret; write {secret: wandb, key: api-key}")
         return SecretKey(**value)
-    if not isinstance(value, str | int | float | SecretKey):
-        raise ValueError(
-            f"{value!r} is not a text; write it in quotes, or {{secret: wandb, key: api-key}} for a key of a Secret"
-        )
-    return _text(value)
+    return value if isinstance(value, SecretKey) else _text(value)
 
 
 class SecretKey(Config):

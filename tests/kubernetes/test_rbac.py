@@ -101,9 +101,9 @@ def the_doctor_knows_the_running_cluster(place: Place, user: Place, path: Path) 
 
 
 def scheduled_runs_come_and_go(user: Place, path: Path) -> None:
-    features = user.kube.api.features
-    for document in scheduled.documents(find(str(path)), "nightly", "0 0 1 1 *", "true", CODE, features):
-        user.kube.objects(document["kind"]).apply(document)
+    profile, features = find(str(path)), user.kube.api.features
+    documents = scheduled.documents(profile, "nightly", "0 0 1 1 *", "true", CODE, features, secret_env={"TOKEN": "x"})
+    scheduled.create(user.kube, profile, "nightly", documents)
     assert "nightly" in done(user, "cron", path)
     assert "deleted nightly" in done(user, "cron", path, "--delete", "nightly")
 
@@ -177,7 +177,7 @@ def call_of(right: Right, profile: Profile) -> Callable[[KubernetesCluster], Any
 def document_of(kind: str, profile: Profile) -> Document:
     """A document of a kind, as the commands make it."""
     features: frozenset[str] = frozenset()
-    nightly = scheduled.documents(profile, "new", "0 0 1 1 *", "true", CODE, features)
+    nightly = scheduled.documents(profile, "new", "0 0 1 1 *", "true", CODE, features, secret_env={"TOKEN": "x"})
     everything = [*documents(profile, features), ray_job(profile, "new", features), *nightly]
     document = next(document for document in everything if document["kind"] == kind)
     if kind == "RoleBinding":
