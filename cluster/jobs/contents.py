@@ -19,14 +19,15 @@ from heliostat.environment import CACHE, DATASETS, RUN_FOLDERS
 from heliostat.errors import UserError
 
 SECRET_NAMES = """
+    credentials  !credentials/  credentials.*  !credentials.py
     .env  .env.*  *.env  .envrc  !.env.example  !.env.sample  !.env.template  !.env.dist  !.env.defaults
     .netrc  _netrc  .pgpass  .my.cnf  .pypirc  .npmrc  .yarnrc.yml  .condarc  pip.conf  .git-credentials  .htpasswd
     .s3cfg  .boto  .vault-token  .databrickscfg  .dockercfg  .dockerconfigjson  **/.docker/config.json  rclone.conf
     .aws/  .azure/  .gcloud/  **/.config/gcloud/  **/.config/gh/  .kube/  .ssh/  .gnupg/  .huggingface/  .kaggle/  .heliostat/
     kubeconfig  kubeconfig[.-]*  *.kubeconfig  *-kubeconfig.y*ml
     id_rsa  id_dsa  id_ecdsa  id_ecdsa_sk  id_ed25519  id_ed25519_sk  *.pem  *.key  *.p12  *.pfx  *.p8  *.jks  *.keystore  *.ppk
-    *.kdbx  **/huggingface/token  **/huggingface/stored_tokens  kaggle.json  credentials  credentials.*  *[-_]credentials.json
-    !credentials.py  client_secret*.json  *service[-_]account*.json  secret.y*ml  secrets.y*ml  secrets.json  secrets.toml
+    *.kdbx  **/huggingface/token  **/huggingface/stored_tokens  kaggle.json  *[-_]credentials.json
+    client_secret*.json  *service[-_]account*.json  secret.y*ml  secrets.y*ml  secrets.json  secrets.toml
     *.tfstate  *.tfstate.backup
 """
 """The patterns of an ignore file for files with passwords, tokens and private keys."""

@@ -151,7 +151,8 @@ def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) 
     if (total := sum(len(package.data) for package in code)) > LARGEST:
         raise UserError(
             f"the working directory is {total >> 10} kB packed, but scheduled runs are limited to {LARGEST >> 10} kB",
-            "exclude what is not code in .gitignore or .rayignore, or build it into the image and run from an empty folder",
+            "exclude what is not code in .gitignore or .rayignore (--dry-run lists what is sent), or build it into the image "
+            "and run from an empty folder",
         )
 
 

@@ -22,14 +22,14 @@ KUBECONFIG = "users:\n- name: me\n  user:\n    client-key-data: abc\n"
 SECRETS = (
     ".env", ".env.local", "deploy/prod.env", ".envrc", ".netrc", ".pgpass", ".pypirc", ".npmrc", ".git-credentials",
     ".docker/config.json", "kubeconfig", "kubeconfig.yaml", "team-kubeconfig.yaml", "id_rsa", "keys/id_ed25519",
-    "keys/server.pem", "keys/server.key", "keys/store.p12", "credentials.json", "gcp-credentials.json",
-    "my-service-account.json", "client_secret_1.json", "hub/huggingface/token", ".streamlit/secrets.toml",
-    "infra/terraform.tfstate",
+    "keys/server.pem", "keys/server.key", "keys/store.p12", "credentials.json", "credentials/deploy.pem",
+    "gcp-credentials.json", "my-service-account.json", "client_secret_1.json", "hub/huggingface/token",
+    ".streamlit/secrets.toml", "infra/terraform.tfstate",
 )  # fmt: skip
 FOLDERS = (".aws/credentials", ".ssh/config", ".kube/config", ".config/gcloud/access_tokens.db", ".huggingface/token")
 CODE = (
-    "train.py", "environment.py", ".env.example", "keys/id_ed25519.pub", "keys.py", "credentials.py", "tokenizer.json",
-    ".docker/Dockerfile", "src/model.yaml",
+    "train.py", "environment.py", ".env.example", "keys/id_ed25519.pub", "keys.py", "credentials.py",
+    "credentials/__init__.py", "tokenizer.json", ".docker/Dockerfile", "src/model.yaml",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import ray._private.accelerators
 import ray._private.node
 import ray._private.runtime_env.packaging as ray_packaging
 import ray._private.utils
+from ray._private import ray_constants
 from ray._private.resource_and_label_spec import HEAD_NODE_RESOURCE_NAME
 from ray._raylet import Config  # type: ignore[attr-defined]  # compiled, without a stub
 from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
@@ -20,6 +21,7 @@ from ray.autoscaler._private.util import validate_config
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 from ray.scripts.scripts import start
 
+from heliostat import job_environment
 from heliostat.cluster import in_process, ray_version
 from heliostat.cluster.documents import pods
 from heliostat.cluster.documents.manifests import FEATURES
@@ -110,6 +112,13 @@ def test_the_head_has_the_resource_by_which_work_is_placed_on_it() -> None:
 
 
 # Packages: heliostat/cluster/jobs/contents.py and packaging.py
+
+
+def test_ray_keeps_an_upload_that_no_job_refers_to_for_ten_minutes_and_logs_no_more_than_its_start() -> None:
+    """Uploads of secret variables start with a header; see `heliostat.job_environment`."""
+    assert ray_constants.RAY_RUNTIME_ENV_URI_PIN_EXPIRATION_S_DEFAULT == job_environment.KEPT
+    assert "{data[:15]}" in inspect.getsource(ray_packaging._store_package_in_gcs)
+    assert len(job_environment.HEADER) > 15
 
 
 def test_the_logger_that_is_silenced_is_the_one_of_rays_packaging() -> None:
