@@ -182,7 +182,7 @@ def _walk(folder: Path, name: str, ignored: list[Callable[[Path], bool]], above:
 def _is_ours_or_a_cache(path: Path, is_folder: bool) -> bool:
     if CACHES.match_file(f"{path.name}/" if is_folder else path.name):
         return True
-    if not is_folder:
+    if not is_folder or not os.access(path, os.X_OK):
         return False
     return (
         path.name == DATASETS

@@ -2,19 +2,18 @@
 
 Ray puts a job's package first on the search path of all its processes. Commands of Heliostat are therefore *isolated*: the
 working directory is a folder in the package, so that a ``types.py`` of the user's does not replace the standard library's.
-Other programs get the working directory as ``ray job submit`` sends it.
+Other programs get the working directory as the package itself, as with ``ray job submit``.
 """
 
 import hashlib
 import os
-import shutil
 import stat
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from heliostat.cluster.jobs.contents import Contents, has_heliostat, megabytes, some
 from heliostat.cluster.jobs.dashboard import Dashboard
@@ -85,15 +84,14 @@ def _package(files: Mapping[str, Path], *empty: str) -> Package:
             for name in empty:
                 archive.writestr(zipfile.ZipInfo(name), b"")
             for name, path in files.items():
-                _add(archive, name, path)
-                if target.tell() > LARGEST:
-                    raise _TooLarge
+                _add(archive, name, path, target)
         target.seek(0)
         data = target.read()
     return Package(f"gcs://_ray_pkg_{hashlib.md5(data, usedforsecurity=False).hexdigest()}.zip", data)
 
 
-def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+def _add(archive: zipfile.ZipFile, name: str, path: Path, target: IO[bytes]) -> None:
+    """Add a file to an archive that is written to ``target``."""
     status = path.stat()
     info = zipfile.ZipInfo(name)  # with a fixed time, so that the same content gives the same package
     info.external_attr, info.file_size = stat.S_IMODE(status.st_mode) << 16, status.st_size
@@ -102,7 +100,10 @@ def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
         return
     info.compress_type = zipfile.ZIP_DEFLATED
     with path.open("rb") as source, archive.open(info, "w") as packed:
-        shutil.copyfileobj(source, packed, PIECE)
+        while piece := source.read(PIECE):
+            packed.write(piece)
+            if target.tell() > LARGEST:
+                raise _TooLarge
 
 
 def _too_large(contents: Contents) -> UserError:

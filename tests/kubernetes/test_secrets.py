@@ -113,8 +113,8 @@ def test_a_job_with_its_own_cluster_has_a_secret_that_is_deleted_with_it(shell: 
 def test_the_secret_of_scheduled_runs_lives_as_long_as_they_do(shell: Place) -> None:
     path = shell.profile("base", groups=[CPU])
     here = Command(ROOT, shell.command.env)
-    options = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=nightly"]
-    train = ["train", "workloads/configs/digits.yaml", *options]
+    options: list[str | Path] = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=nightly"]
+    train: list[str | Path] = ["train", "workloads/configs/digits.yaml", *options]
     assert here(*train, "--env", "OF_MY_SHELL").code == 0
     own = secret(shell, "nightly-env")
     assert own
@@ -130,7 +130,7 @@ def test_the_secret_of_scheduled_runs_lives_as_long_as_they_do(shell: Place) -> 
 def test_a_secret_of_others_is_not_overwritten_by_scheduled_runs(shell: Place) -> None:
     shell.kube.objects("Secret").create({"metadata": {"name": "weekly-env"}, "stringData": {"KEY": "of others"}})
     path = shell.profile("base", groups=[CPU])
-    options = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=weekly", "--env", "OF_MY_SHELL"]
+    options: list[str | Path] = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=weekly", "--env", "OF_MY_SHELL"]
     done = Command(ROOT, shell.command.env)("train", "workloads/configs/digits.yaml", *options)
     assert done.code == 2
     assert "Secret weekly-env exists, and is not of base" in done.err

@@ -57,6 +57,15 @@ def test_the_store_of_several_nodes_listens_on_the_nodes_own_address_only() -> N
         socket.create_connection((rendezvous.LOOPBACK, port), timeout=5)
 
 
+@pytest.mark.parametrize(
+    ("node", "local", "alone"),
+    [("10.0.0.7", 2, True), ("10.0.0.7", 1, False), ("127.0.0.1", 1, True), ("fd00::7", 1, False)],
+    ids=["one pod", "several pods", "several nodes of a local cluster", "several pods, IPv6"],
+)
+def test_which_ranks_are_on_one_machine(node: str, local: int, alone: bool) -> None:
+    assert rendezvous.on_one_machine(node, local, world=2) is alone
+
+
 def test_the_network_interface_that_the_user_has_chosen_stays() -> None:
     variables = {"GLOO_SOCKET_IFNAME": "eth1"}
     rendezvous.keep_local(variables)

@@ -55,8 +55,9 @@ def work(spec: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, hub, attempt = context.get_world_rank(), spec["hub"], spec["attempt"]
     working_dir = _working_dir(spec)
-    alone = context.get_local_world_size() == context.get_world_size()
-    address = rendezvous.address_for(ray.util.get_node_ip_address(), alone)
+    node = ray.util.get_node_ip_address()
+    alone = rendezvous.on_one_machine(node, context.get_local_world_size(), context.get_world_size())
+    address = rendezvous.address_for(node, alone)
     listener = rendezvous.listen(address) if rank == 0 else None
     info = {
         "node": context.get_node_rank(),

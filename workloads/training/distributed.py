@@ -22,7 +22,7 @@ def join(rank: int, world: int, node: str, alone: bool, broadcast: Callable[[Any
     Args:
         rank, world: this worker's rank and the world size.
         node: the address of this worker's node.
-        alone: whether all workers are on this node: then nothing listens on an address that other machines reach.
+        alone: whether all workers are on one machine: then nothing listens on an address that other machines reach.
         broadcast: returns on all workers what rank 0 passes.
         seconds: the timeout, here and of each collective.
 

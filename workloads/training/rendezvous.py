@@ -3,6 +3,7 @@
 import socket
 from collections.abc import MutableMapping
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,13 +14,23 @@ INTERFACES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 """The variables by which gloo and NCCL choose the network interface that their own sockets listen on."""
 
 
+def on_one_machine(node: str, local: int, world: int) -> bool:
+    """Whether all ranks are on one machine.
+
+    Args:
+        node: the address of this rank's node; if it is loopback, all nodes are processes of this machine.
+        local, world: how many ranks are on the node, and in all.
+    """
+    return local == world or ip_address(node).is_loopback
+
+
 def address_for(node: str, alone: bool) -> str:
-    """The address that rank 0 listens on: loopback if all ranks are on its node, else the node's own."""
+    """The address that rank 0 listens on: loopback if all ranks are on its machine, else its node's own."""
     return LOOPBACK if alone else node
 
 
 def keep_local(environment: MutableMapping[str, str]) -> None:
-    """Let gloo and NCCL listen on loopback, for ranks that are all on one node; the user's own choice stays."""
+    """Let gloo and NCCL listen on loopback, for ranks that are all on one machine; the user's own choice stays."""
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if loopback:
         for variable in INTERFACES:
