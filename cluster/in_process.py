@@ -45,6 +45,8 @@ SETTINGS = {
     # Workers stay in the directory that `enter_working_dir` has chosen; otherwise Ray Train changes to one of its own.
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # All of it at 127.0.0.1: nothing is open to the network, and it survives a change of the network.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
 }
 
 # Ray prints these with ten lines each at every log level; a run reports the same in one. Read when ray is imported.
@@ -71,6 +73,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     check_ray()
     # Here, because other users of this module need not wait a second for the import of Ray.
     import ray
+    from ray._private import ray_constants
     from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
 
     for name, value in SETTINGS.items():
@@ -81,8 +84,9 @@ def session(verbose: bool = False) -> Iterator[str]:
     # address of another Ray, alive or dead; then its State API, and with it Train's shutdown, hang (seen on 2.60).
     scratch = tempfile.mkdtemp(prefix="heliostat-ray-", dir="/tmp")
     os.environ["RAY_TMPDIR"] = scratch
-    # Ray 2.60 reads the mode when it is imported; this makes it read it again.
+    # Ray 2.60 reads the mode and the address when it is imported; this makes it read them again.
     RayConfig.initialize("")
+    ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0"
     others = set(psutil.Process().children())
     # Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
     # replace the standard library's. Workers go to the user's directory by `modules.enter_working_dir`.

@@ -51,11 +51,41 @@ def _cluster_name(value: str) -> str:
     return value
 
 
+def _text(value: Any) -> Any:
+    """A text, also from a number or a boolean that YAML reads without quotes, where that has one spelling only."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        raise ValueError(f'{value} may have been written differently, such as 3.10; write it in quotes: "{value}"')
+    if not isinstance(value, str | None):
+        raise ValueError(f"{value!r} is not a text; write a key with dots in braces: --set 'groups.gpu.labels={{a.b/c: x}}'")
+    return value
+
+
+def _variable(value: Any) -> Any:
+    """The value of an environment variable: a text, or the key of a Secret."""
+    if isinstance(value, dict):
+        if value.keys() != {"secret", "key"} or not all(isinstance(part, str) and part for part in value.values()):
+            raise ValueError("it does not name a key of a Secret; write {secret: wandb, key: api-key}")
+        return SecretKey(**value)
+    return value if isinstance(value, SecretKey) else _text(value)
+
+
+class SecretKey(Config):
+    """A key of a Kubernetes Secret in the cluster's namespace."""
+
+    secret: str
+    key: str
+
+
 Cpu = Annotated[str, BeforeValidator(_cpu)]
 Memory = Annotated[str, BeforeValidator(_memory)]
 GroupName = Annotated[str, AfterValidator(_label)]
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
-Labels = Annotated[dict[str, str], Field(description="a mapping of texts, such as {team: vision}")]
+Text = Annotated[str, BeforeValidator(_text)]
+Labels = Annotated[dict[str, Text], Field(description="a mapping of texts, such as {team: vision}")]
 Seconds = Annotated[int, Field(ge=1, description="a whole number of seconds, at least 1")]
 
 
@@ -75,7 +105,7 @@ class Toleration(Config):
 
     key: str | None = Field(None, description="the taint's key, or null for every taint")
     operator: Literal["Exists", "Equal"] = "Exists"
-    value: str | None = Field(None, description="the taint's value, with operator Equal")
+    value: Text | None = Field(None, description="the taint's value, with operator Equal")
     effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
@@ -181,7 +211,10 @@ class Profile(Config):
     )
     job_hours: float = Field(24, gt=0, description="the time limit of a job with its own cluster")
     tls: bool = Field(False, description="encrypt the traffic in the cluster (KubeRay 1.7 with cert-manager)")
-    env: Labels = Field({}, description="environment variables of all pods")
+    env: dict[str, Annotated[str | SecretKey, BeforeValidator(_variable)]] = Field(
+        {}, description="environment variables of all pods: texts, or {secret: wandb, key: api-key}"
+    )
+    secrets: list[str] = Field([], description="a list of Secrets; all pods have their keys as environment variables")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -194,7 +227,8 @@ class Profile(Config):
                 "repeatedly; set head.memory to 3Gi or more"
             )
         _check_image(self.image, self.ray_version)
-        _check_storage(self.storage, self.platform, self.name)
+        _check_storage(self.storage, self.platform)
+        _check_secrets(self.secrets_named, self.platform, self.name)
         if self.queue:
             if self.idle_shutdown_seconds:
                 raise ValueError(
@@ -219,6 +253,13 @@ class Profile(Config):
             if group.name == name:
                 return group
         raise UserError(f"{self.name} has no worker group {name}", nearest(name, [g.name for g in self.groups]))
+
+    @property
+    def secrets_named(self) -> list[tuple[str, str, str | None]]:
+        """The Secrets whose keys become environment variables: where the profile names each, its name, and one key or all."""
+        storage = [("storage.secret", self.storage.secret, None)] if self.storage.secret else []
+        keys = [(f"env.{name}", value.secret, value.key) for name, value in self.env.items() if isinstance(value, SecretKey)]
+        return [*storage, *(("secrets", name, None) for name in self.secrets), *keys]
 
     @property
     def capacity(self) -> list[dict[str, Any]]:
@@ -270,7 +311,7 @@ def _check_image(image: str, ray_version: str) -> None:
         raise ValueError(f"image is {image}, but ray_version is {ray_version}; make the two agree")
 
 
-def _check_storage(storage: Storage, platform: str, name: str) -> None:
+def _check_storage(storage: Storage, platform: str) -> None:
     if (storage.claim is None) == (storage.uri is None):
         raise ValueError(
             "storage needs exactly one of claim and uri; write {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}"
@@ -282,8 +323,17 @@ def _check_storage(storage: Storage, platform: str, name: str) -> None:
         )
     if storage.uri and (storage.size or storage.storage_class):
         raise ValueError("storage has a size or a storage_class, which belong to a claim; remove them")
-    if storage.secret == name:
-        raise ValueError(
-            f"storage.secret is {name}, but KubeRay stores the token in the Secret named like the cluster; "
-            f"give the Secret another name, such as {name}-keys"
-        )
+
+
+def _check_secrets(named: list[tuple[str, str, str | None]], platform: str, name: str) -> None:
+    for place, secret, _ in named:
+        if secret == name:
+            raise ValueError(
+                f"{place} names the Secret {name}, but KubeRay stores the token in the Secret named like the cluster; "
+                f"give the Secret another name, such as {name}-keys"
+            )
+        if platform == "local" and place != "storage.secret":
+            raise ValueError(
+                f"{place} names the Secret {secret}, but a local cluster has no Secrets; remove it, and give your shell's "
+                "variables to a job by --env NAME"
+            )

@@ -10,5 +10,11 @@ CACHE = "HELIOSTAT_CACHE"
 """A folder on each node for copies from object stores; by default one in the temporary folder."""
 RUN = "HELIOSTAT_RUN"
 """Set for a script under ``heliostat torchrun``: its run folder, for its checkpoints."""
+JOB_ENVIRONMENT = "HELIOSTAT_JOB_ENVIRONMENT"
+"""Set for a job with variables of its own: the key of their values, see `heliostat.job_environment`."""
+DATASETS = ".datasets"
+"""The folder of a storage with the datasets that runs have built."""
+RUN_FOLDERS = (("config.yaml", "events.jsonl"), ("sweep.yaml", "trials"), ("script.json", "checkpoints"))
+"""The entries by which the folder of a run, a sweep and a torchrun script is recognized: it is never sent to a cluster."""
 ON_HEAD = {"node:__internal_head__": 0.001}
 """Resources that place a task or an actor on the head node, which alone has this one (Ray's HEAD_NODE_RESOURCE_NAME)."""

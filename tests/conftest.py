@@ -249,7 +249,9 @@ def shared_ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     from heliostat.cluster.in_process import SETTINGS
 
     home = tmp_path_factory.mktemp("shared-ray")
-    with started_head(home, {**clean_environment(home), **SETTINGS}) as head:
+    # Commands connect to it as to one that was started by `ray start`, at the machine's own address.
+    settings = {name: value for name, value in SETTINGS.items() if name != "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+    with started_head(home, {**clean_environment(home), **settings}) as head:
         yield head
 
 

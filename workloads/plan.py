@@ -10,6 +10,7 @@ from heliostat.datasets import Dataset, Order, build
 from heliostat.datasets.format import INDEX
 from heliostat.datasets.order import default_lanes
 from heliostat.datasets.sources import Source, open_source
+from heliostat.environment import DATASETS
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder, absolute, default_base, join
 from heliostat.workloads import task
@@ -142,7 +143,7 @@ def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source
         return None, absolute(config.dataset.path, Path.cwd())
     name = config.dataset.source or ""
     source = open_source(name, config.dataset.options)
-    uri = join(storage, f".datasets/{name}-{digest(source.identity())[:8]}")
+    uri = join(storage, f"{DATASETS}/{name}-{digest(source.identity())[:8]}")
     return (None if not elsewhere and Folder.at(uri).exists(INDEX) else source), uri
 
 

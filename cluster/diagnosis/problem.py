@@ -36,6 +36,8 @@ def missing_fix(message: str) -> str:
     """What to do about an object that a kubelet's message names."""
     if found := re.search(r'(secret|configmap) "([^"]+)" not found', message):
         return f"create the {found[1]} {found[2]}, or remove it from the profile"
+    if found := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S*?([^/\s]+)$", message):
+        return f"add the key {found[1]} to the {found[2]} {found[3]}, or correct it in the profile"
     return "correct what it names in the profile"
 
 

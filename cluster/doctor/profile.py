@@ -1,5 +1,6 @@
 """Checks of the namespace for what a profile needs, and of its cluster if it runs."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from heliostat.cluster.diagnosis import fit
 from heliostat.cluster.diagnosis.checks import check_claim
 from heliostat.cluster.diagnosis.container_problems import PULL
-from heliostat.cluster.diagnosis.findings import Found, ok, problem, unknown
+from heliostat.cluster.diagnosis.findings import Finding, Found, ok, problem, unknown
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import group_of
 from heliostat.cluster.diagnosis.wait import progress
@@ -130,27 +131,41 @@ def _containers(pod: Document) -> Iterator[tuple[dict[str, Any], str]]:
 
 
 def _secrets(site: Site) -> Found:
-    profile = site.profile
-    named = dict.fromkeys(profile.image_pull_secrets, "image_pull_secrets")
-    if profile.storage.secret:
-        named[profile.storage.secret] = "storage.secret"
-    secrets = site.kube.objects("Secret")
-    for name, key in named.items():
-        secret = secrets.find(name)
-        if secret is None:
-            kind = "docker-registry" if key == "image_pull_secrets" else "generic"
-            yield problem(
-                f"{key} names {name}, but namespace {site.api.namespace} does not have this secret",
-                f"kubectl create secret {kind} {name} -n {site.api.namespace} ..., or correct {key}",
-            )
-        elif key == "image_pull_secrets" and "docker" not in secret["type"]:
-            yield problem(
-                f"image_pull_secrets names {name}, which is of type {secret['type']}", "make it of type docker-registry"
-            )
-        else:
-            yield ok(f"{name} ({key})")
+    pull: list[tuple[str, str, str | None]] = [("image_pull_secrets", name, None) for name in site.profile.image_pull_secrets]
+    named = [*pull, *site.profile.secrets_named]
+    for place, name, key in named:
+        yield in_secret(site.kube.objects("Secret").find(name), place, name, key, site.api.namespace)
     if not named:
         yield ok("none in the profile")
+
+
+def in_secret(secret: Document | None, place: str, name: str, key: str | None, namespace: str) -> Finding:
+    """Whether a Secret has what a profile names: at this place, one key, or keys that are names of environment variables."""
+    for_pulls = place == "image_pull_secrets"
+    if secret is None:
+        kind = "docker-registry" if for_pulls else "generic"
+        return problem(
+            f"{place} names {name}, but namespace {namespace} does not have this secret",
+            f"kubectl create secret {kind} {name} -n {namespace} ..., or correct {place}",
+        )
+    if for_pulls:
+        if "docker" in secret["type"]:
+            return ok(f"{name} ({place})")
+        return problem(f"{place} names {name}, which is of type {secret['type']}", "make it of type docker-registry")
+    keys = sorted(secret.get("data") or {})
+    if key:
+        if key in keys:
+            return ok(f"{key} of {name} ({place})")
+        return problem(
+            f"{place} names the key {key} of the secret {name}, which has {', '.join(keys) or 'no keys'}",
+            f"add the key to the secret, or correct {place}",
+        )
+    if variables := [each for each in keys if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", each)]:
+        return ok(f"{', '.join(variables)} of {name} ({place})")
+    return problem(
+        f"{place} names {name}, but none of its keys ({', '.join(keys) or 'it has none'}) is the name of a variable",
+        f"name the variable in the profile: env: {{NAME: {{secret: {name}, key: {(keys or ['KEY'])[0]}}}}}",
+    )
 
 
 def _documents(site: Site) -> Found:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from heliostat.cluster.names import CLUSTER_LABEL, PORTS, TEMPLATE, TOKEN_KEY, Document
-from heliostat.cluster.profile import Head, Placement, Profile, WorkerGroup
+from heliostat.cluster.profile import Head, Placement, Profile, SecretKey, WorkerGroup
 from heliostat.config import digest
 from heliostat.environment import NODES_FILE, STORAGE
 
@@ -108,8 +108,8 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
     }  # fmt: skip
     if storage.claim:
         document["volumeMounts"] = [{"name": "storage", "mountPath": storage.mount}]
-    if storage.secret:
-        document["envFrom"] = [{"secretRef": {"name": storage.secret}}]
+    if whole := [secret for _, secret, key in profile.secrets_named if key is None]:
+        document["envFrom"] = [{"secretRef": {"name": secret}} for secret in whole]
     return document
 
 
@@ -193,5 +193,10 @@ def resources(cpu: str, memory: str) -> Document:
 
 
 def env(values: Mapping[str, Any]) -> list[Document]:
-    """Environment variables of a container."""
-    return [{"name": name, "value": str(value)} for name, value in values.items()]
+    """Environment variables of a container; of a Secret only its name and key are in the document."""
+    return [
+        {"name": name, "valueFrom": {"secretKeyRef": {"name": value.secret, "key": value.key}}}
+        if isinstance(value, SecretKey)
+        else {"name": name, "value": str(value)}
+        for name, value in values.items()
+    ]

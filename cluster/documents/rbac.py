@@ -49,6 +49,7 @@ RIGHTS = tuple(
         ("", "services/proxy", "update", "upload a job's code"),
         # For the whole namespace: the operator chooses the name of an ephemeral cluster, which is also its secret's.
         ("", "secrets", "get", "read a cluster's token for its dashboard"),
+        ("", "secrets", "create patch delete", "give variables to a job with its own cluster, or a scheduled one (--env)"),
         ("", "events", "list", "explain problems that are reported by events only"),
         ("batch", "cronjobs", "get list create patch delete", "create, list and delete scheduled runs"),
         ("ray.io", "rayjobs", "list", "delete scheduled runs, including a running one"),

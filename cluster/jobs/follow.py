@@ -1,20 +1,23 @@
 """Submits a job and follows it until it has finished, across lost connections."""
 
+import secrets
 import shlex
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import websocket
 
 from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
+from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
 from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
+from heliostat.environment import JOB_ENVIRONMENT
 from heliostat.errors import ContactLost, JobFailed, Stopped
+from heliostat.job_environment import packed, uri
 
 POLL = 1.0
 LOST_SECONDS = 60.0
@@ -32,33 +35,40 @@ Look = Callable[[], str]
 
 @dataclass(frozen=True)
 class Work:
-    """A command to run, and the directory of its code."""
+    """A command to run, and the files of its working directory."""
 
     job_id: str
     argv: list[str]
-    working_dir: Path
+    contents: Contents
     env: Mapping[str, str] = field(default_factory=dict)
-    isolated: bool = False
-    """Whether the working directory stays off the search path of Ray's processes, see `packaging`."""
+    secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Variables whose values nothing may show."""
 
     @property
     def entrypoint(self) -> str:
         """The shell command that the head runs."""
-        command = shlex.join(self.argv)
-        return isolated(command) if self.isolated else command
+        command = shlex.join([*(("python", "-P", "-m", "heliostat.job_environment") if self.secret_env else ()), *self.argv])
+        return isolated(command) if self.contents.isolated else command
 
 
 def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) -> None:
-    """Upload the code and start the job; ``code`` are the `packages` of the working directory.
+    """Upload the code and start the job; ``code`` are the `packages` of its files.
 
     Raises:
         UserError: the working directory is too big.
         KubernetesError: the cluster refuses it.
     """
-    code = code or packages(work.working_dir, work.isolated)
+    code = code or packages(work.contents)
     upload(dashboard, code)
     env = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS), "PYTHONUNBUFFERED": "1", **work.env}
-    dashboard.submit(work.job_id, work.entrypoint, runtime_env(code, env), {"heliostat": "1"})
+    environment = runtime_env(code, env)
+    if work.secret_env:
+        key = secrets.token_hex(16)
+        dashboard.upload(uri(key), packed(work.secret_env))
+        dashboard.has_package(uri(key))  # from this question on, Ray (2.60) deletes it after ten minutes
+        env[JOB_ENVIRONMENT] = key
+        environment = {**runtime_env(code, env), "worker_process_setup_hook": "heliostat.job_environment.apply_in_worker"}
+    dashboard.submit(work.job_id, work.entrypoint, environment, {"heliostat": "1"})
 
 
 def follow(

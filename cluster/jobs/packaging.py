@@ -2,32 +2,30 @@
 
 Ray puts a job's package first on the search path of all its processes. Commands of Heliostat are therefore *isolated*: the
 working directory is a folder in the package, so that a ``types.py`` of the user's does not replace the standard library's.
-Other programs get the working directory as ``ray job submit`` sends it.
+Other programs get the working directory as the package itself, as with ``ray job submit``.
 """
 
 import hashlib
-import io
-import logging
 import os
+import stat
 import tempfile
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-# Ray's private functions (2.60), so that the same files are left out as with `ray job submit`.
-from ray._private.runtime_env.packaging import create_package, get_uri_for_directory
-
+from heliostat.cluster.jobs.contents import Contents, has_heliostat, megabytes, some
 from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.errors import UserError
 from heliostat.modules import FOLDER, ROOT
 
-logging.getLogger("ray._private.runtime_env.packaging").setLevel("WARNING")  # it logs every file that it leaves out
-
 LARGEST = 99 << 20
 """Bytes of a package: Ray's dashboard (2.60) rejects requests of more than 100 MiB."""
-NEVER = [".git", ".venv", "venv", "__pycache__", "*.egg-info", ".mypy_cache", ".ruff_cache", ".pytest_cache", ".hypothesis"]
+PIECE = 1 << 20
+"""Bytes that are read at once."""
+MARK = ".package"
+"""An empty file beside the only top-level folder of a package, which Ray (2.60) takes away from file:// packages."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +36,30 @@ class Package:
     data: bytes
 
 
-def runtime_env(packages: list[Package], env: dict[str, str]) -> dict[str, Any]:
+class _TooLarge(Exception):
+    """A package would be larger than `LARGEST`."""
+
+
+def runtime_env(packages: list[Package], env: Mapping[str, str]) -> dict[str, Any]:
     """The runtime environment of a job with these packages, the working directory first."""
     modules = {"py_modules": [package.uri for package in packages[1:]]} if packages[1:] else {}
-    return {"working_dir": packages[0].uri, **modules, "env_vars": env}
+    return {"working_dir": packages[0].uri, **modules, "env_vars": dict(env)}
 
 
-def packages(working_dir: Path, isolated: bool = False) -> list[Package]:
-    """Build the packages of a job from a directory, without what ``.gitignore`` and ``.rayignore`` exclude.
+def packages(contents: Contents) -> list[Package]:
+    """Build the packages of a job.
 
     Raises:
-        UserError: the directory is too large.
+        UserError: the files are too large.
     """
-    is_clone = (working_dir / "heliostat" / "cli.py").is_file()
-    if isolated:
-        return [_nested(_directory(working_dir, ["/heliostat"] if is_clone else [])), _heliostat()]
-    return [_directory(working_dir), *([] if is_clone else [_heliostat()])]
+    place = f"{FOLDER}/" if contents.isolated else ""
+    files = {f"{place}{name}": contents.directory / name for name in contents.sizes}
+    try:
+        code = _package(files, *([MARK, place] if place else []))
+    except _TooLarge:
+        raise _too_large(contents) from None
+    alone = has_heliostat(contents.directory) and not contents.isolated
+    return [code] if alone else [code, _package(dict(_own_files()), MARK)]
 
 
 def isolated(command: str) -> str:
@@ -71,48 +77,47 @@ def upload(dashboard: Dashboard, packages: list[Package]) -> int:
     return sent
 
 
-def _directory(directory: Path, excludes: Sequence[str] = ()) -> Package:
-    left_out = [*NEVER, *excludes]
-    uri = get_uri_for_directory(str(directory), include_gitignore=True, excludes=left_out)
-    with tempfile.TemporaryDirectory() as scratch:
-        target = Path(scratch, "package.zip")
-        create_package(str(directory), target, include_gitignore=True, excludes=left_out)
-        size = target.stat().st_size
-        if size > LARGEST:
-            raise UserError(
-                f"the working directory {directory} is {size >> 20} MB packed, and at most {LARGEST >> 20} MB can be sent",
-                "run from the project's folder, keep data on the storage, or exclude large files in .gitignore or .rayignore",
-            )
-        return Package(uri, target.read_bytes())
+def _package(files: Mapping[str, Path], *empty: str) -> Package:
+    """Pack files, and empty ones, by their path in the package; a path that ends with a slash is a folder."""
+    with tempfile.TemporaryFile() as target:
+        with zipfile.ZipFile(target, "w") as archive:
+            for name in empty:
+                archive.writestr(zipfile.ZipInfo(name), b"")
+            for name, path in files.items():
+                _add(archive, name, path, target)
+        target.seek(0)
+        data = target.read()
+    return Package(f"gcs://_ray_pkg_{hashlib.md5(data, usedforsecurity=False).hexdigest()}.zip", data)
 
 
-def _nested(package: Package) -> Package:
-    """Repack a package with all files in `FOLDER`."""
-    box = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(package.data)) as flat, zipfile.ZipFile(box, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr(zipfile.ZipInfo(f"{FOLDER}/"), b"")  # also when the directory is empty
-        for item in flat.infolist():
-            data, item.filename = flat.read(item), f"{FOLDER}/{item.filename}"
-            archive.writestr(item, data, zipfile.ZIP_DEFLATED)
-    return Package(_uri(f"{FOLDER}/{package.uri}".encode()), box.getvalue())
+def _add(archive: zipfile.ZipFile, name: str, path: Path, target: IO[bytes]) -> None:
+    """Add a file to an archive that is written to ``target``."""
+    status = path.stat()
+    info = zipfile.ZipInfo(name)  # with a fixed time, so that the same content gives the same package
+    info.external_attr, info.file_size = stat.S_IMODE(status.st_mode) << 16, status.st_size
+    if name.endswith("/"):
+        archive.writestr(info, b"")
+        return
+    info.compress_type = zipfile.ZIP_DEFLATED
+    with path.open("rb") as source, archive.open(info, "w") as packed:
+        while piece := source.read(PIECE):
+            packed.write(piece)
+            if target.tell() > LARGEST:
+                raise _TooLarge
 
 
-def _uri(content: bytes) -> str:
-    return f"gcs://_ray_pkg_{hashlib.md5(content, usedforsecurity=False).hexdigest()}.zip"
+def _too_large(contents: Contents) -> UserError:
+    files = contents.biggest_first
+    biggest = some((f"{name} ({megabytes(size)})" for name, size in files.items()), shown=5)
+    return UserError(
+        f"the working directory {contents.directory} has {megabytes(sum(files.values()))}, and packed more than the "
+        f"{megabytes(LARGEST)} that can be sent; the biggest files are {biggest}",
+        "run from the project's folder, keep data on the storage, or exclude large files in .gitignore or .rayignore",
+    )
 
 
-def _heliostat() -> Package:
-    box = io.BytesIO()
-    with zipfile.ZipFile(box, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in _own_files():
-            # A fixed time, so that the same content gives the same package.
-            archive.writestr(zipfile.ZipInfo(str(path.relative_to(ROOT))), path.read_bytes(), zipfile.ZIP_DEFLATED)
-    data = box.getvalue()
-    return Package(_uri(data), data)
-
-
-def _own_files() -> Iterator[Path]:
-    """The files of Heliostat; in a clone its packages are links, which `Path.rglob` does not follow."""
+def _own_files() -> Iterator[tuple[str, Path]]:
+    """The files of Heliostat by their path; in a clone its packages are links, which `Path.rglob` does not follow."""
     for folder, below, names in os.walk(ROOT / "heliostat", followlinks=True):
         below[:] = sorted(name for name in below if name != "__pycache__")
-        yield from (Path(folder, name) for name in sorted(names))
+        yield from ((str(Path(folder, name).relative_to(ROOT)), Path(folder, name)) for name in sorted(names))

@@ -1,12 +1,14 @@
 """A cluster for one job: a RayJob with code from this machine, deleted together with its cluster."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 from heliostat.cluster.diagnosis.observe import Observer
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import network_policy, ray_job
+from heliostat.cluster.documents.secrets import job_secret, owned, reading
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import DONE, Job
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -14,6 +16,7 @@ from heliostat.cluster.names import Document
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.errors import ContactLost, JobFailed
 
+NONE: Mapping[str, str] = MappingProxyType({})
 START_SECONDS = 900
 """Timeout of the start of the cluster, without the time in a queue."""
 
@@ -87,15 +90,22 @@ _RESUME_HINT = "\n  the same command resumes from the last checkpoint"
 
 
 @contextmanager
-def own_cluster(target: KubernetesCluster, job_id: str, say: Callable[[str], Any]) -> Iterator[Ephemeral]:
-    """Create a cluster for one job, and delete it afterwards; after a lost contact its time limits do that."""
+def own_cluster(
+    target: KubernetesCluster, job_id: str, say: Callable[[str], Any], secret_env: Mapping[str, str] = NONE
+) -> Iterator[Ephemeral]:
+    """Create a cluster for one job, and delete it afterwards; after a lost contact its time limits do that.
+
+    Its pods have the variables ``secret_env`` from a Secret, which is deleted with it.
+    """
     target.check()
     name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"
     kube = target.kube
-    created = kube.jobs.create(ray_job(target.profile, name, target.api.features))
+    created = kube.jobs.create(ray_job(reading(target.profile, name, secret_env), name, target.api.features))
     cluster, keep = Ephemeral(target, name), False
     try:
-        kube.objects("NetworkPolicy").create(_owned(network_policy(target.profile, name), created))
+        if secret_env:  # until it exists, the pods wait
+            kube.objects("Secret").create(owned(job_secret(target.profile, name, secret_env), created))
+        kube.objects("NetworkPolicy").create(owned(network_policy(target.profile, name), created))
         for document in target.claims():
             kube.objects(document["kind"]).apply(document)
         say(f"creates the cluster {name}")
@@ -116,10 +126,3 @@ def _delete(kube: KubeRay, name: str, say: Callable[[str], Any]) -> None:
         kube.jobs.delete(name)
     except KubernetesError as error:
         say(f"{name} could not be deleted, and is deleted by its own time limits: {error.what}")
-
-
-def _owned(document: Document, owner: Document) -> Document:
-    """Set the owner of a document, with which it is deleted."""
-    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
-    document["metadata"]["ownerReferences"] = [{**reference, "uid": owner["metadata"]["uid"]}]
-    return document

@@ -73,11 +73,12 @@ def run_there(
     check_ray()
     work = replace(work, env={NODES: json.dumps(profile.capacity), **work.env})
     # Before a cluster is created or Ctrl-C is deferred: packing may take long, or fail because of the size.
-    code = packages(work.working_dir, work.isolated)
+    code = packages(work.contents)
     if ephemeral:
         again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
-    with interrupts() as received, _connected(profile, work.job_id, say, ephemeral, received) as connection:
-        submit(connection.dashboard, work, code)
+    with interrupts() as received, _connected(profile, work, say, ephemeral, received) as connection:
+        # The pods of a cluster of its own have the variables from a Secret.
+        submit(connection.dashboard, replace(work, secret_env={}) if ephemeral else work, code)
         connection.started(work.job_id)
         job = _follow(connection, work.job_id, write, say, again, received)
     check(job, work.job_id)
@@ -122,7 +123,7 @@ def _follow(
 
 
 @contextmanager
-def _connected(profile: Profile, name: str, say: Say, ephemeral: bool, received: list[int]) -> Iterator[_Connection]:
+def _connected(profile: Profile, work: Work, say: Say, ephemeral: bool, received: list[int]) -> Iterator[_Connection]:
     """Connect to a cluster with a matching Ray version."""
     target = open_target(profile)
 
@@ -138,7 +139,7 @@ def _connected(profile: Profile, name: str, say: Say, ephemeral: bool, received:
         from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
         assert isinstance(target, KubernetesCluster)
-        with own_cluster(target, name, report) as own:
+        with own_cluster(target, work.job_id, report, work.secret_env) as own:
             dashboard = own.cluster().dashboard()
             _check_ray(profile, dashboard)
             yield _Connection(dashboard, own.look, own.started, own.ended)

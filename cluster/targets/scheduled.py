@@ -5,16 +5,15 @@ and has time zones, suspension and a history.
 """
 
 import base64
-import io
 import json
 import re
-import zipfile
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
 from heliostat.cluster.documents.pods import FILES, env, run_program
+from heliostat.cluster.documents.secrets import job_secret, owned, reading, secret_name
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
@@ -27,13 +26,14 @@ CODE = "/opt/heliostat-code"
 LARGEST = 900_000
 """Bytes: a ConfigMap holds at most 1 MiB."""
 KEEP = 3
+NONE: Mapping[str, str] = MappingProxyType({})
 LONGEST_NAME = 30
 """With the time appended, a RayJob's name must stay below 47 characters, and its cluster's below 53."""
 FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code: Sequence[Package], features: frozenset[str],
-              time_zone: str | None = None) -> list[Document]:  # fmt: skip
+              time_zone: str | None = None, secret_env: Mapping[str, str] = NONE) -> list[Document]:  # fmt: skip
     """All documents of scheduled runs, in the order in which they must be applied.
 
     Args:
@@ -44,15 +44,15 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
         code: its packages, the working directory first.
         features: of the operator.
         time_zone: such as ``Europe/Berlin``; by default that of the cluster's control plane.
+        secret_env: variables of the runs, whose values are in a Secret only.
 
     Raises:
         UserError: the name or the schedule is invalid, or the code too large.
     """
-    code = [_deflated(package) for package in code]
     _check(profile, name, schedule, code)
     mounted = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
-    job = ray_job(profile, name, features, entrypoint, to_yaml(runtime_env(mounted, variables)))
+    job = ray_job(reading(profile, name, secret_env), name, features, entrypoint, to_yaml(runtime_env(mounted, variables)))
     job["metadata"]["labels"][SCHEDULED_LABEL] = name
     _mount_code(job["spec"]["rayClusterSpec"], name)
     files = {**program("launch"), "job.json": json.dumps(job)}
@@ -74,7 +74,32 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
         },
         {"apiVersion": "batch/v1", "kind": "CronJob", "spec": _cron_job(profile, name, schedule, time_zone)},
     ]
-    return [{**part, "metadata": metadata(profile, name)} for part in parts]
+    secret = [job_secret(profile, name, secret_env)] if secret_env else []
+    return [*secret, *({**part, "metadata": metadata(profile, name)} for part in parts)]
+
+
+def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Document]) -> None:
+    """Create or change scheduled runs; their Secret belongs to the CronJob, with which Kubernetes deletes it.
+
+    Raises:
+        UserError: another Secret has the name of theirs.
+    """
+    secrets, wanted = kube.objects("Secret"), [document for document in documents if document["kind"] == "Secret"]
+    live = secrets.find(secret_name(name))
+    if live and not _is_ours(live, profile):
+        raise UserError(
+            f"Secret {secret_name(name)} exists, and is not of {profile.name}",
+            f"give the runs another name: --set name={name}-2",
+        )
+    applied = {document["kind"]: kube.objects(document["kind"]).apply(document) for document in documents}
+    for document in wanted:
+        secrets.apply(owned(document, applied["CronJob"]))
+    if live and not wanted:
+        secrets.delete(secret_name(name))
+
+
+def _is_ours(secret: Document, profile: Profile) -> bool:
+    return bool((secret["metadata"].get("labels") or {}).get(CLUSTER_LABEL) == profile.name)
 
 
 def find(kube: KubeRay, profile: Profile) -> list[dict[str, Any]]:
@@ -100,6 +125,8 @@ def delete(kube: KubeRay, profile: Profile, name: str) -> None:
     known = [cron["name"] for cron in find(kube, profile)]
     if name not in known:
         raise UserError(f"{profile.name} has no scheduled runs {name}", nearest(name, known) if known else "there are none")
+    if (secret := kube.objects("Secret").find(secret_name(name))) and _is_ours(secret, profile):
+        kube.objects("Secret").delete(secret_name(name))
     for kind in ("CronJob", "RoleBinding", "Role", "ServiceAccount", "ConfigMap", "NetworkPolicy"):
         kube.objects(kind).delete(name)
     for job in kube.jobs.list(f"{SCHEDULED_LABEL}={name}"):
@@ -124,7 +151,8 @@ def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) 
     if (total := sum(len(package.data) for package in code)) > LARGEST:
         raise UserError(
             f"the working directory is {total >> 10} kB packed, but scheduled runs are limited to {LARGEST >> 10} kB",
-            "exclude what is not code in .gitignore or .rayignore, or build it into the image and run from an empty folder",
+            "exclude what is not code in .gitignore or .rayignore (--dry-run lists what is sent), or build it into the image "
+            "and run from an empty folder",
         )
 
 
@@ -173,17 +201,6 @@ def _mount_code(cluster: Document, name: str) -> None:
         spec = group["template"]["spec"]
         spec.setdefault("volumes", []).append({"name": "code", "configMap": {"name": name}})
         spec["containers"][0].setdefault("volumeMounts", []).append({"name": "code", "mountPath": CODE})
-
-
-def _deflated(package: Package) -> Package:
-    """Compress a package: Ray does not, and a ConfigMap is small."""
-    target = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(package.data)) as source, zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as out:
-        for item in source.infolist():
-            out.writestr(item, source.read(item), zipfile.ZIP_DEFLATED)
-        # Ray (2.60) takes away the only top-level folder of a file:// package.
-        out.writestr(zipfile.ZipInfo(".package"), b"")
-    return replace(package, data=target.getvalue())
 
 
 def _file(package: Package) -> str:

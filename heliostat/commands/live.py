@@ -25,6 +25,26 @@ def add_cluster_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--ephemeral", action="store_true", help=f"with --on: make a cluster for this {what} alone, and delete it afterwards"
     )
+    add_env(parser, "with --on: ")
+
+
+def add_env(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Add the option for variables whose values nothing shows."""
+    parser.add_argument(
+        "--env", action="append", default=[], metavar="NAME",
+        help=f"{when}give the job this variable of your shell, such as WANDB_API_KEY, without showing its value",
+    )  # fmt: skip
+
+
+def refuse_cluster_options(args: argparse.Namespace) -> None:
+    """Raise `UserError` for options that need ``--on``."""
+    from heliostat.errors import UserError
+
+    given = [f"--{name}" for name in ("cron", "ephemeral", "env") if getattr(args, name, None)]
+    if not args.on and given:
+        own = "; here, a run has all variables of your shell" if args.env else ""
+        verb = "needs" if len(given) == 1 else "need"
+        raise UserError(f"{' and '.join(given)} {verb} a cluster{own}", "add --on PROFILE, such as --on gpu")
 
 
 def add_cron(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.follow import Work, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
+from heliostat.commands import sending
 from heliostat.commands.live import line
 from heliostat.console import print_json
 from heliostat.errors import JobFailed, UserError
@@ -18,7 +20,7 @@ HELIOSTAT = ("python", "-P", "-m", "heliostat")
 """The command in a job; with -P a ``types.py`` in the working directory does not replace Python's own."""
 
 
-def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str]) -> int:
+def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str], files: Contents) -> int:
     """Submit a command as a job with the options of this one, or with ``--cron`` as a scheduled job; follow the job to its end.
 
     Args:
@@ -26,13 +28,14 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
         config: of the run or the sweep; its name becomes the job's.
         args: the arguments of this command.
         command: the words of the command, with paths from the working directory.
+        files: what the job gets of the working directory.
     """
     argv = [*HELIOSTAT, *command]
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _schedule(profile, config, args.cron, argv)
-    work = Work(new_job_id(config.name.lower()), argv, Path.cwd(), isolated=True)
+        return _schedule(profile, config, args, argv, files)
+    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=sending.variables_to_send(args.env))
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -48,7 +51,7 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
     return 0
 
 
-def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> int:
+def _schedule(profile: Profile, config: Any, args: argparse.Namespace, argv: list[str], files: Contents) -> int:
     """Create the documents that run this command on a schedule, each time under a new name."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
@@ -57,16 +60,14 @@ def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str]) -> 
 
     if profile.platform == "local":
         raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
+    values = sending.variables_to_send(args.env)
     target = KubernetesCluster(profile)
     target.check()
     command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
-    code = packages(Path.cwd(), isolated=True)
-    for document in [
-        *target.claims(),
-        *scheduled.documents(profile, config.name, schedule, command, code, target.api.features),
-    ]:
-        target.kube.objects(document["kind"]).apply(document)
-    out.print(f"{config.name} will run at {schedule}; list or delete it with heliostat cron {profile.name}", highlight=False)
+    code = packages(files)
+    documents = scheduled.documents(profile, config.name, args.cron, command, code, target.api.features, secret_env=values)
+    scheduled.create(target.kube, profile, config.name, [*target.claims(), *documents])
+    out.print(f"{config.name} will run at {args.cron}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
 
 

@@ -1,9 +1,9 @@
 """heliostat submit: runs any command as a job on a profile's cluster."""
 
 import argparse
-from pathlib import Path
+import shlex
 
-from heliostat.commands.live import add_profile, line
+from heliostat.commands.live import add_env, add_profile, line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -11,6 +11,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("entrypoint", nargs="+", metavar="COMMAND", help="the command to run, after --")
     parser.add_argument("--ephemeral", action="store_true", help="create a cluster for this job only, and delete it afterwards")
     parser.add_argument("--detach", action="store_true", help="print the job's id, and do not wait for the job")
+    parser.add_argument("--dry-run", action="store_true", help="print the files that would be sent, and start nothing")
+    add_env(parser)
     parser.epilog = "example: heliostat submit gpu -- python -m heliostat evaluate digits"
 
 
@@ -18,13 +20,20 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.cluster.jobs.follow import Work, submit, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, open_target, run_there
+    from heliostat.commands import sending
     from heliostat.console import out
     from heliostat.errors import UserError
 
     profile = find(args.profile, args.set)
-    work = Work(new_job_id("job"), args.entrypoint, Path.cwd())
     if args.detach and args.ephemeral:
         raise UserError("--detach with --ephemeral would leave the cluster running", "remove one of them")
+    values = sending.variables_to_send(args.env)
+    files = sending.files_to_send(isolated=False)
+    if args.dry_run:
+        out.print(f"# command: {shlex.join(args.entrypoint)}", highlight=False, markup=False, soft_wrap=True)
+        sending.show(files)
+        return 0
+    work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values)
     with line() as shown:
         if args.detach:
             target = open_target(profile)

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cluster_options, add_cron, nodes_of
+from heliostat.commands.live import add_cluster_options, add_cron, nodes_of, refuse_cluster_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,8 +26,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_cluster_options(args)
     from heliostat.config import config_path, load
-    from heliostat.errors import UserError
     from heliostat.tuning.config import SweepConfig
 
     config = load(
@@ -35,8 +35,6 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.on:
         return _sweep_on_cluster(config, args)
-    if args.cron or args.ephemeral:
-        raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
     if args.dry_run:
         from heliostat.tuning.plan import plan_sweep
@@ -57,6 +55,7 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
+    from heliostat.commands import sending
     from heliostat.commands.on_cluster import check_storage, relative_path, send
     from heliostat.tuning.plan import plan_sweep
 
@@ -65,10 +64,12 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     path = "./show" if path == "show" else path  # not the subcommand
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
     check_storage(profile, plan.base["storage"])
+    files = sending.files_to_send(path, str(config.train.get("base", path)))
     if args.dry_run:
-        _show_plan(plan, args.json)
+        sending.variables_to_send(args.env)
+        _show_plan(plan, args.json, files)
         return 0
-    return send(profile, config, args, ["sweep", path])
+    return send(profile, config, args, ["sweep", path], files)
 
 
 def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
@@ -98,20 +99,23 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
         return drive(plan, display.update)
 
 
-def _show_plan(plan: Any, as_json: bool) -> None:
-    """Show the first trials of a sweep, their resources, concurrency and cost."""
+def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
+    """Show the first trials, resources, concurrency and cost of a sweep, and with a cluster the ``files`` that it gets."""
+    from heliostat.commands import sending
     from heliostat.console import out, print_json, print_table
     from heliostat.tuning.preview import preview
 
     document = preview(plan)
     if as_json:
-        print_json(document)
+        print_json(document | ({"sent": sending.document(files)} if files else {}))
         return
     keys = list(dict.fromkeys(key for params in document["first_trials"] for key in params))
     rows = [[number, *(params.get(key, "-") for key in keys)] for number, params in enumerate(document["first_trials"])]
     print_table(["trial", *keys], rows)
     for name, text in document["says"].items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    if files:
+        sending.show(files)
 
 
 def _show_result(result: Any, as_json: bool) -> None:

@@ -4,11 +4,12 @@ import argparse
 import importlib.util
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliostat.commands.live import add_cluster_options
+from heliostat.commands.live import add_cluster_options, refuse_cluster_options
 
 if TYPE_CHECKING:
     from heliostat.workloads.torchrun.config import Script
@@ -36,6 +37,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--storage", default="runs", metavar="URI", help="the folder or URI that holds the runs (default: runs)"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print what would run and what is sent, and start nothing")
     add_cluster_options(parser, "run")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module's name, as with python -m")
     for name in PLACEMENT_OPTIONS:
@@ -52,21 +54,27 @@ def run(args: argparse.Namespace) -> int:
     if args.on:
         return _run_on_cluster(script, args)
     from heliostat.cluster import in_process
-    from heliostat.workloads.nodes import available, resolve_resources
-
-    def fitting(script: "Script", nodes: Any) -> "Script":
-        return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes, key="--gpu")})
+    from heliostat.workloads.nodes import available
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # checked before Ray is started
-        script = fitting(script, in_process.machine())
+        script = _fitting(script, in_process.machine())
+    if args.dry_run:
+        _show_plan(script, address or "a Ray for this command")
+        return 0
     with in_process.connection(address) if address else in_process.session():
         from heliostat.folder import absolute, default_base, join
         from heliostat.workloads.torchrun.driver import execute
 
-        script = fitting(script, available()) if address else script
+        script = _fitting(script, available()) if address else script
         execute(script, join(absolute(script.storage, default_base()), script.name), _write)
     return 0
+
+
+def _fitting(script: "Script", nodes: Any) -> "Script":
+    from heliostat.workloads.nodes import resolve_resources
+
+    return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes, key="--gpu")})
 
 
 def _write(stream: str, line: str) -> None:
@@ -97,8 +105,7 @@ def _script(args: argparse.Namespace) -> "Script":
                 f"--{name} is {value}, but the cluster decides where processes run",
                 f"give the total number of processes instead: --workers {workers}",
             )
-    if args.ephemeral and not args.on:
-        raise UserError("--ephemeral needs a cluster", "add --on PROFILE, such as --on gpu")
+    refuse_cluster_options(args)
     stem = args.script.rpartition(".")[2] if args.module else Path(args.script).stem
     resources = {"cpu": args.cpu, "gpu": int(args.gpu) if args.gpu.isdigit() else args.gpu}
     values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "workers", "max_restarts")}
@@ -125,26 +132,46 @@ def _check_script(script: "Script") -> None:
         )
 
 
+def _show_plan(script: "Script", where: str) -> None:
+    from heliostat.console import out
+    from heliostat.folder import join
+
+    resources = script.resources
+    for name, text in {
+        "command": f"python {shlex.join(script.command)}",
+        "where": where,
+        "workers": f"{script.workers}, each with {resources.cpu} CPU and {resources.gpu} GPU",
+        "run folder": join(script.storage, script.name),
+    }.items():
+        out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     """Submit the same command as a job on the profile's cluster, after all checks that can be made here."""
     from heliostat.cluster.jobs.follow import Work, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
+    from heliostat.commands import sending
     from heliostat.commands.live import line
     from heliostat.commands.on_cluster import HELIOSTAT, check_storage, relative_path
-    from heliostat.workloads.nodes import resolve_resources
 
     profile = find(args.on)
     path = script.script if script.module else relative_path(script.script)
     check_storage(profile, script.storage)
-    resolve_resources(script.resources, script.workers, profile.capacity, key="--gpu")
+    fitting = _fitting(script, profile.capacity)
+    values = sending.variables_to_send(args.env)
+    files = sending.files_to_send(path)
+    if args.dry_run:
+        _show_plan(fitting, f"the cluster {profile.name}")
+        sending.show(files)
+        return 0
     options = {
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,
         "max-restarts": script.max_restarts, "name": script.name, "storage": script.storage,
     }  # fmt: skip
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
-    work = Work(new_job_id(script.name.lower()), argv, Path.cwd(), isolated=True)
+    work = Work(new_job_id(script.name.lower()), argv, files, secret_env=values)
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
         run_there(profile, work, to_stream(), shown.say, args.ephemeral, again)

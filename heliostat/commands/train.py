@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from heliostat.commands.live import add_cluster_options, add_cron, nodes_of
+from heliostat.commands.live import add_cluster_options, add_cron, nodes_of, refuse_cluster_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -26,15 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     launched = time.time()
+    refuse_cluster_options(args)
     from heliostat.config import config_path, load
-    from heliostat.errors import UserError
     from heliostat.workloads.config import TrainConfig
 
     config = load(config_path(args.config, "workloads/configs"), TrainConfig, args.set, {"name": Path(args.config).stem})
     if args.on:
         return _train_on_cluster(config, args)
-    if args.cron or args.ephemeral:
-        raise UserError("--cron and --ephemeral need a cluster", "add --on PROFILE, such as --on gpu")
     address = os.environ.get("RAY_ADDRESS")
     if args.dry_run:
         from heliostat.workloads.plan import prepare
@@ -55,6 +53,7 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
+    from heliostat.commands import sending
     from heliostat.commands.on_cluster import check_storage, relative_path, send
     from heliostat.workloads.plan import prepare
 
@@ -62,10 +61,12 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     path = relative_path(args.config)
     check_storage(profile, config.storage)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
+    files = sending.files_to_send(path)
     if args.dry_run:
-        _show_plan(plan, args.json)
+        sending.variables_to_send(args.env)
+        _show_plan(plan, args.json, files)
         return 0
-    return send(profile, config, args, ["train", path])
+    return send(profile, config, args, ["train", path], files)
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
@@ -94,7 +95,9 @@ def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -
             return execute(plan, record, launched, owner, display.update)
 
 
-def _show_plan(plan: Any, as_json: bool) -> None:
+def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
+    """Show what a run would do, and with a cluster the ``files`` that it gets."""
+    from heliostat.commands import sending
     from heliostat.config import dump
     from heliostat.console import out, print_json
 
@@ -109,7 +112,7 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         "resumes": None if plan.elsewhere else plan.folder.exists(),
     }
     if as_json:
-        print_json(document)
+        print_json(document | ({"sent": sending.document(files)} if files else {}))
         return
     out.print(dump(config), end="", highlight=False, markup=False)
     built = "will be built if it does not exist" if plan.elsewhere else "will be built" if plan.source else "exists"
@@ -123,6 +126,8 @@ def _show_plan(plan: Any, as_json: bool) -> None:
         "run folder": f"{plan.uri} ({known[document['resumes']]})",
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    if files:
+        sending.show(files)
 
 
 def _show_result(result: Any, as_json: bool) -> None:

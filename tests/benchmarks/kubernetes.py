@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.packaging import packages
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import SCHEDULED_LABEL
@@ -41,7 +42,7 @@ def by_hand(profile: Profile, kube: KubeRay) -> float:
     """A RayJob with kubectl: applied, waited for, its metrics read from the storage by its own last step."""
     name = f"hand-{secrets.token_hex(2)}"
     command = f"python -m heliostat train {DIGITS} --set name={name}"
-    parts = scheduled.documents(profile, name, "0 2 * * *", command, packages(Path.cwd()), kube.api.features)
+    parts = scheduled.documents(profile, name, "0 2 * * *", command, packages(contents(Path.cwd())), kube.api.features)
     config_map = parts[0]
     job = json.loads(config_map["data"]["job.json"])
     del job["metadata"]["labels"][SCHEDULED_LABEL]

@@ -23,7 +23,12 @@ with in_process.session() as dashboard:
         urllib.request.urlopen(dashboard + "/api/jobs/")
     except urllib.error.HTTPError as error:
         seen["without a token"] = error.code
-    classes = {}
+    classes, listening = {}, set()
+    for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            sockets = process.net_connections("tcp")
+            listening |= {each.laddr.ip for each in sockets if each.status == psutil.CONN_LISTEN}
+    seen["listening"] = sorted(listening)
     for process in psutil.Process().children(recursive=True):
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
             words = [os.path.basename(word) for word in process.cmdline()[:3]]
@@ -41,7 +46,7 @@ print(json.dumps(seen))
 """
 
 
-def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_path: Path) -> None:
+def test_a_local_session_has_a_dashboard_behind_a_token_is_closed_to_the_network_and_leaves_nothing(tmp_path: Path) -> None:
     """Ray is imported before the session here; the token mode must still apply."""
     env = clean_environment(tmp_path)
     done = subprocess.run([sys.executable, "-c", CODE], cwd=ROOT, env=env, capture_output=True, text=True)
@@ -53,6 +58,7 @@ def test_a_local_session_has_a_dashboard_behind_a_token_and_leaves_nothing(tmp_p
     assert {"dashboard.py", "log_monitor.py", "monitor.py", "ray-dashboard-JobHead-0"} <= set(seen["idle"])
     assert {"raylet", "gcs_server", "sleep"} <= set(seen["normal"]), "what a worker waits for, and inherits from"
     assert {"agent.py", "ray::DashboardAgent"} & set(seen["idle"])
+    assert set(seen["listening"]) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}, "other machines cannot connect"
     assert seen["after"] is False
     assert seen["mine"] is None, "what is not Ray's is left alone"
     gone(env)

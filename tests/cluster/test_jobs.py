@@ -10,11 +10,11 @@ import pytest
 
 from heliostat.cluster.errors import Unauthorized
 from heliostat.cluster.jobs import follow as following
+from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.follow import Work, check, follow, submit
-from heliostat.cluster.jobs.packaging import LARGEST, packages
 from heliostat.cluster.targets.run import new_job_id
-from heliostat.errors import ContactLost, JobFailed, Stopped, UserError
+from heliostat.errors import ContactLost, JobFailed, Stopped
 from tests.conftest import Head, wait_for
 
 
@@ -89,7 +89,7 @@ def dashboard(ray_head: Head, line: Line) -> Dashboard:
 def started(dashboard: Dashboard, folder: Path, code: str) -> str:
     """Submit Python code as a job; returns its id."""
     (folder / "the_job.py").write_text(code)
-    work = Work(new_job_id("test"), ["python", "the_job.py"], folder)
+    work = Work(new_job_id("test"), ["python", "the_job.py"], contents(folder))
     submit(dashboard, work)
     return work.job_id
 
@@ -183,7 +183,7 @@ def test_a_stopped_job_is_exit_130(dashboard: Dashboard, tmp_path: Path) -> None
 
 
 def test_the_same_submission_twice_is_one_job(dashboard: Dashboard, tmp_path: Path) -> None:
-    work = Work(new_job_id("twice"), ["true"], tmp_path)
+    work = Work(new_job_id("twice"), ["true"], contents(tmp_path))
     submit(dashboard, work)
     submit(dashboard, work)
     assert [job.id for job in dashboard.jobs()].count(work.job_id) == 1
@@ -193,22 +193,3 @@ def test_a_wrong_token_is_reported_at_once_and_not_shown(line: Line) -> None:
     with pytest.raises(Unauthorized) as refused:
         dashboard_at(line.port, "ab" * 32).version()
     assert "ab" * 32 not in str(refused.value)
-
-
-def test_what_git_and_ray_ignore_is_not_sent(tmp_path: Path) -> None:
-    (tmp_path / ".gitignore").write_text("data/\n")
-    (tmp_path / "data").mkdir()
-    (tmp_path / "train.py").write_text("print()")
-    before = packages(tmp_path)
-    (tmp_path / "data" / "big").write_bytes(b"x" * 1000)
-    assert packages(tmp_path)[0].uri == before[0].uri
-    (tmp_path / "train.py").write_text("print(1)")
-    assert packages(tmp_path)[0].uri != before[0].uri
-
-
-def test_a_working_directory_that_is_too_big_is_refused(tmp_path: Path) -> None:
-    with open("/dev/urandom", "rb") as noise:
-        (tmp_path / "weights").write_bytes(noise.read(LARGEST + (1 << 20)))
-    with pytest.raises(UserError, match=r"is \d+ MB packed") as refused:
-        packages(tmp_path)
-    assert ".gitignore" in refused.value.fix

@@ -15,6 +15,7 @@ import pytest
 
 from heliostat.cluster.cost import cost_report, node_lifetimes
 from heliostat.cluster.errors import NotFound
+from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import held, usage
 from heliostat.cluster.profile import Profile
@@ -155,7 +156,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
     code = folder / "code"
     code.mkdir()
     (code / "job.py").write_text(JOB)
-    submit(dashboard, Work("two-gpus", ["python", "job.py"], code))
+    submit(dashboard, Work("two-gpus", ["python", "job.py"], contents(code)))
     began = time.monotonic()
     both = until(cluster, lambda state: state.gpus_used == 2)
     print(f"0 -> 2: {time.monotonic() - began:.1f} s")

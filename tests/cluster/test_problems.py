@@ -133,6 +133,10 @@ FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
         seen(pod(containerStatuses=waiting("CreateContainerConfigError", 'secret "object-store" not found'))),
         8, 'head: a container cannot be created: secret "object-store" not found', "create the secret object-store",
     ),
+    "a secret without the key that the profile names": (
+        seen(pod(containerStatuses=waiting("CreateContainerConfigError", "couldn't find key api-key in Secret team/wandb"))),
+        8, "couldn't find key api-key in Secret team/wandb", "add the key api-key to the Secret wandb",
+    ),
     "a volume that cannot be mounted": (
         seen(pod(), events=[mount_failure("mount.nfs: access denied by server", times=3)]),
         10, "head: a volume cannot be mounted: mount.nfs: access denied", "correct what it names",

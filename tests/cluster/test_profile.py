@@ -15,6 +15,9 @@ GPU: dict[str, Any] = {"name": "gpu", "gpu": 1, "gpu_type": "L4", "max": 4}
 GOOD: dict[str, Any] = {"name": "mine", "groups": [GPU], "storage": {"claim": "runs", "size": "10Gi"}}
 
 
+HERE: dict[str, Any] = {"platform": "local", "storage": {"uri": "runs"}}
+
+
 def profile(**change: Any) -> Profile:
     return validate({**GOOD, **change}, Profile)
 
@@ -55,6 +58,15 @@ def group(**change: Any) -> dict[str, Any]:
         (group(drain_seconds=-5), "groups.gpu.drain_seconds", "-5", "spot nodes often get 30"),
         ({"head": {"drivers": 0}}, "head.drivers", "0", "at least 1"),
         ({"job_hours": 0}, "job_hours", "0", "the time limit of a job"),
+        # Texts and Secrets.
+        ({"env": {"VERSION": 3.1}}, "env.VERSION", "3.1 may have been written differently", 'in quotes: "3.1"'),
+        ({"env": {"LIST": [1]}}, "env.LIST", "[1] is not a text", "write"),
+        ({"env": {"A": {"secret": "wandb"}}}, "env.A", "does not name a key", "{secret: wandb, key: api-key}"),
+        ({"env": {"A": {"secret": "mine", "key": "x"}}}, "env.A", "the Secret mine", "such as mine-keys"),
+        ({"secrets": ["mine"]}, "secrets", "the Secret mine", "such as mine-keys"),
+        ({"secrets": ["wandb"], **HERE}, "secrets", "a local cluster has no Secrets", "--env NAME"),
+        ({"env": {"A": {"secret": "wandb", "key": "x"}}, **HERE}, "env.A", "a local cluster has no Secrets", "--env NAME"),
+        (group(node_selector={"cloud": {"google": "x"}}), "groups.gpu.node_selector.cloud", "is not a text", "in braces"),
         # Names.
         ({"groups": [GPU, GPU]}, "groups has two groups named", "gpu", "give each a name of its own"),
         (group(name="g" * 31), "name", "g" * 31, "up to 30 small letters"),
@@ -133,6 +145,17 @@ def test_what_has_no_default_must_be_there(missing: str) -> None:
 )
 def test_what_is_unusual_but_right_is_taken(change: dict[str, Any]) -> None:
     assert profile(**change).groups
+
+
+def test_numbers_and_booleans_are_texts_where_texts_are_needed() -> None:
+    found = profile(
+        env={"OMP_NUM_THREADS": 8, "HF_HUB_OFFLINE": True, "NAME": "x"},
+        **group(node_selector={"pool": 1}, labels={"fast": False}, tolerations=[{"key": "spot", "value": True}]),
+    )
+    assert found.env == {"OMP_NUM_THREADS": "8", "HF_HUB_OFFLINE": "true", "NAME": "x"}
+    assert found.groups[0].node_selector == {"pool": "1"}
+    assert found.groups[0].labels == {"fast": "false"}
+    assert found.groups[0].tolerations[0].value == "true"
 
 
 # Bundled profiles.

@@ -4,7 +4,6 @@ import base64
 import inspect
 import logging
 import re
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import ray._private.accelerators
 import ray._private.node
 import ray._private.runtime_env.packaging as ray_packaging
 import ray._private.utils
+from ray._private import ray_constants
 from ray._private.resource_and_label_spec import HEAD_NODE_RESOURCE_NAME
 from ray._raylet import Config  # type: ignore[attr-defined]  # compiled, without a stub
 from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
@@ -21,10 +21,12 @@ from ray.autoscaler._private.util import validate_config
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 from ray.scripts.scripts import start
 
+from heliostat import job_environment
 from heliostat.cluster import in_process, ray_version
 from heliostat.cluster.documents import pods
 from heliostat.cluster.documents.manifests import FEATURES
-from heliostat.cluster.jobs import packaging
+from heliostat.cluster.jobs.contents import contents
+from heliostat.cluster.jobs.packaging import packages
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets import scheduled
 from heliostat.cluster.targets.local import emulation, provider
@@ -109,25 +111,14 @@ def test_the_head_has_the_resource_by_which_work_is_placed_on_it() -> None:
     assert list(ON_HEAD) == [HEAD_NODE_RESOURCE_NAME]
 
 
-# Packages: heliostat/cluster/jobs/packaging.py
+# Packages: heliostat/cluster/jobs/contents.py and packaging.py
 
 
-def test_a_package_has_the_files_that_are_not_ignored_and_a_name_that_its_content_gives_it(tmp_path: Path) -> None:
-    (tmp_path / "train.py").write_text("print(1)")
-    (tmp_path / "data.bin").write_bytes(bytes(100))
-    (tmp_path / "big").mkdir()
-    (tmp_path / "big" / "x").write_text("x")
-    (tmp_path / ".gitignore").write_text("*.bin\n")
-    (package,) = [packaging._directory(tmp_path, ["/big"])]
-    assert package.uri.startswith("gcs://_ray_pkg_")
-    assert package.uri.endswith(".zip")
-    target = tmp_path / "package.zip"
-    target.write_bytes(package.data)
-    assert {name for name in zipfile.ZipFile(target).namelist() if not name.endswith("/")} == {".gitignore", "train.py"}
-    target.unlink()
-    assert packaging._directory(tmp_path, ["/big"]).uri == package.uri
-    (tmp_path / "train.py").write_text("print(2)")
-    assert packaging._directory(tmp_path, ["/big"]).uri != package.uri
+def test_ray_keeps_an_upload_that_no_job_refers_to_for_ten_minutes_and_logs_no_more_than_its_start() -> None:
+    """Uploads of secret variables start with a header; see `heliostat.job_environment`."""
+    assert ray_constants.RAY_RUNTIME_ENV_URI_PIN_EXPIRATION_S_DEFAULT == job_environment.KEPT
+    assert "{data[:15]}" in inspect.getsource(ray_packaging._store_package_in_gcs)
+    assert len(job_environment.HEADER) > 15
 
 
 def test_the_logger_that_is_silenced_is_the_one_of_rays_packaging() -> None:
@@ -198,7 +189,7 @@ def test_ray_keeps_the_folders_of_the_packages_of_scheduled_runs(tmp_path: Path)
     (tmp_path / "train.py").write_text("")
     profile = find("gpu")
     parts = scheduled.documents(
-        profile, "runs", "0 2 * * *", "true", packaging.packages(tmp_path, isolated=True), FEATURES["1.7"]
+        profile, "runs", "0 2 * * *", "true", packages(contents(tmp_path, isolated=True)), FEATURES["1.7"]
     )
     code = next(part["binaryData"] for part in parts if "binaryData" in part)
     assert len(code) == 2

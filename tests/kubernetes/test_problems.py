@@ -87,6 +87,14 @@ def test_a_secret_that_does_not_exist(place: Place) -> None:
     assert "create the secret ghost" in message
 
 
+def test_a_secret_without_the_key_that_the_profile_names(place: Place) -> None:
+    place.kube.objects("Secret").create({"metadata": {"name": "keyless"}, "stringData": {"other": "x"}})
+    path = place.profile("keyless-cluster", env={"TOKEN": {"secret": "keyless", "key": "token"}})
+    message = refused(place, "key of a secret", path)
+    assert "couldn't find key token" in message
+    assert "add the key token to the Secret keyless" in message
+
+
 def test_a_quota_that_is_used_up(place: Place) -> None:
     quota = {"metadata": {"name": "tight"}, "spec": {"hard": {"requests.memory": "1Gi"}}}
     place.kube.api.request("POST", place.kube.api.path("ResourceQuota"), quota)

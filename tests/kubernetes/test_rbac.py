@@ -12,6 +12,7 @@ from heliostat.cluster.doctor.kubernetes import ENFORCE
 from heliostat.cluster.documents.manifests import documents, ray_job
 from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, role
 from heliostat.cluster.errors import Forbidden
+from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.api import Api
@@ -57,7 +58,7 @@ def test_with_the_role_all_commands_work(
 
     monkeypatch.setenv("KUBECONFIG", user.command.env["KUBECONFIG"])
     printed: list[str] = []
-    work = Work("trivial", ["python", "-c", "print(1)"], tmp_path)
+    work = Work("trivial", ["python", "-c", "print(1)"], contents(tmp_path))
     assert run_there(profile, work, printed.append, lambda line: None).status == "SUCCEEDED"
     assert "1\n" in "".join(printed)
     assert done(user, "logs", path, "trivial").endswith("1\n")
@@ -100,9 +101,9 @@ def the_doctor_knows_the_running_cluster(place: Place, user: Place, path: Path) 
 
 
 def scheduled_runs_come_and_go(user: Place, path: Path) -> None:
-    features = user.kube.api.features
-    for document in scheduled.documents(find(str(path)), "nightly", "0 0 1 1 *", "true", CODE, features):
-        user.kube.objects(document["kind"]).apply(document)
+    profile, features = find(str(path)), user.kube.api.features
+    documents = scheduled.documents(profile, "nightly", "0 0 1 1 *", "true", CODE, features, secret_env={"TOKEN": "x"})
+    scheduled.create(user.kube, profile, "nightly", documents)
     assert "nightly" in done(user, "cron", path)
     assert "deleted nightly" in done(user, "cron", path, "--delete", "nightly")
 
@@ -176,7 +177,7 @@ def call_of(right: Right, profile: Profile) -> Callable[[KubernetesCluster], Any
 def document_of(kind: str, profile: Profile) -> Document:
     """A document of a kind, as the commands make it."""
     features: frozenset[str] = frozenset()
-    nightly = scheduled.documents(profile, "new", "0 0 1 1 *", "true", CODE, features)
+    nightly = scheduled.documents(profile, "new", "0 0 1 1 *", "true", CODE, features, secret_env={"TOKEN": "x"})
     everything = [*documents(profile, features), ray_job(profile, "new", features), *nightly]
     document = next(document for document in everything if document["kind"] == kind)
     if kind == "RoleBinding":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.cluster.diagnosis.observe import EVENTS_SECONDS, NODES_SECONDS
+from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, follow, submit
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.profile import find
@@ -37,7 +38,7 @@ def test_a_quiet_job_is_polled_without_lists_of_events_or_nodes(place: Place, tm
     assert place.command("up", path).code == 0
     cluster = KubernetesCluster(find(str(path)), place.kube)
     dashboard = cluster.dashboard()
-    submit(dashboard, Work("silent", ["sleep", "20"], tmp_path))
+    submit(dashboard, Work("silent", ["sleep", "20"], contents(tmp_path)))
     look, looks = cluster.look(), Counter[str]()
 
     def counting() -> str:

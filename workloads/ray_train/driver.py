@@ -214,6 +214,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     from heliostat.workloads.training.distributed import Ranks, check_gpu, join
     from heliostat.workloads.training.hangs import missing_ranks, report_timeout
     from heliostat.workloads.training.loop import Loop
+    from heliostat.workloads.training.rendezvous import on_one_machine
 
     enter_working_dir(spec["working_dir"])
     folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
@@ -226,7 +227,9 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     rank, step = context.get_world_rank(), 0
     try:
         seconds = 60 * record.config.hang_minutes
-        join(rank, context.get_world_size(), ray.util.get_node_ip_address(), broadcast_from_rank_zero, seconds)
+        world, node = context.get_world_size(), ray.util.get_node_ip_address()
+        alone = on_one_machine(node, context.get_local_world_size(), world)
+        join(rank, world, node, alone, broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
         place = _place(spec["nodes"], record.config)
         loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])

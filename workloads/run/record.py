@@ -19,6 +19,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from heliostat.config import Config, differences, to_yaml
+from heliostat.environment import DATASETS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.config import TrainConfig
@@ -170,7 +171,7 @@ def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
     uri = record.dataset.uri
     if folder.is_local and not Folder.at(uri).exists():
         # The run is storage/NAME, a sweep's trial storage/SWEEP/trials/NAME.
-        moved = (place / ".datasets" / uri.rpartition("/")[2] for place in list(Path(folder.path).parents)[:3])
+        moved = (place / DATASETS / uri.rpartition("/")[2] for place in list(Path(folder.path).parents)[:3])
         uri = next((str(place) for place in moved if place.is_dir()), uri)
     dataset = Dataset.open(uri)
     if dataset.index.fingerprint != record.dataset.fingerprint:

@@ -25,6 +25,7 @@ from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.cost import price_of
 from heliostat.workloads.torchrun.hub import Line
 from heliostat.workloads.torchrun.script import SAVED_AND_STOPPED
+from heliostat.workloads.training import rendezvous
 
 CHILD = Path(__file__).with_name("child.py")
 POLL = 0.5
@@ -54,19 +55,24 @@ def work(spec: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, hub, attempt = context.get_world_rank(), spec["hub"], spec["attempt"]
     working_dir = _working_dir(spec)
-    listener = socket.create_server(("", 0), backlog=1024) if rank == 0 else None
+    node = ray.util.get_node_ip_address()
+    alone = rendezvous.on_one_machine(node, context.get_local_world_size(), context.get_world_size())
+    address = rendezvous.address_for(node, alone)
+    listener = rendezvous.listen(address) if rank == 0 else None
     info = {
         "node": context.get_node_rank(),
         "node_id": ray.get_runtime_context().get_node_id(),
         "born": psutil.Process().create_time(),
         "price": price_of(spec["nodes"], group_here(), *spec["each"]),
-        "address": ray.util.get_node_ip_address(),
+        "address": address,
         "port": listener.getsockname()[1] if listener else 0,
         "checkpoints": (Folder.at(spec["run"]) / "checkpoints").names(),
     }
     ranks = ray.get(hub.join.remote(attempt, rank, info))
     _check_shared(spec["run"], ranks)
     environment = {**os.environ, **torchrun_environment(context, ranks, spec), RUN: spec["run"]}
+    if alone:
+        rendezvous.keep_local(environment)
     if not spec["each"][1]:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if environment.get("PYTHONBREAKPOINT", "").startswith("ray."):
@@ -201,10 +207,7 @@ class _ScriptProcess:
     def _serve(self, listener: socket.socket) -> None:
         """Serves the store of the process group, as torchrun's agent does: no port is lost, and rank 0 may exit first."""
         try:
-            from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
-
-            host, port = ray.util.get_node_ip_address(), listener.getsockname()[1]
-            _STORES.append(TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=listener.detach()))
+            _STORES.append(rendezvous.serve(listener))
         except Exception as error:  # raised by `run`
             self._events.put(("error", error))
 

@@ -14,18 +14,20 @@ from torch import Tensor
 from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
 
 from heliostat.errors import UserError
+from heliostat.workloads.training import rendezvous
 
 T = TypeVar("T")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
 """The devices of NVIDIA's and AMD's drivers."""
 
 
-def join(rank: int, world: int, address: str, broadcast: Callable[[Any], Any], seconds: float) -> None:
+def join(rank: int, world: int, node: str, alone: bool, broadcast: Callable[[Any], Any], seconds: float) -> None:
     """Forms the process group of all workers.
 
     Args:
         rank, world: this worker's rank and the world size.
-        address: of this worker, for the others.
+        node: the address of this worker's node.
+        alone: whether all workers are on one machine: then nothing listens on an address that other machines reach.
         broadcast: returns on all workers what rank 0 passes.
         seconds: the timeout, here and of each collective.
 
@@ -33,12 +35,11 @@ def join(rank: int, world: int, address: str, broadcast: Callable[[Any], Any], s
         RuntimeError: some workers did not join in time.
     """
     timeout = timedelta(seconds=seconds)
-    first: dict[str, Any] = {}
-    listener = socket.create_server(("", 0), backlog=1024) if rank == 0 else None
-    host, port = broadcast((address, listener.getsockname()[1]) if listener else None)
-    if listener:  # this socket itself, so that no other process can take the port in between
-        first = {"is_master": True, "wait_for_workers": False, "master_listen_fd": listener.detach()}
-    store = TCPStore(host, port, world, timeout=timeout, **first)
+    if alone:
+        rendezvous.keep_local(os.environ)
+    listener = rendezvous.listen(rendezvous.address_for(node, alone)) if rank == 0 else None
+    host, port = broadcast(listener.getsockname()[:2] if listener else None)
+    store = rendezvous.serve(listener, world, timeout) if listener else TCPStore(host, port, world, timeout=timeout)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
 
 

@@ -27,8 +27,6 @@ SETTINGS = {
     "RAY_enable_autoscaler_v2": "1",
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_FAKE_CLUSTER": "1",
-    # All nodes at 127.0.0.1: nothing is open to the network, and the cluster survives a change of the network.
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Otherwise the server of a Ray Client session may crash on a fork (ray#63202; a third of the time with Ray 2.60).
     "GRPC_ENABLE_FORK_SUPPORT": "0",
 }
@@ -114,7 +112,7 @@ def environment(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + max(group.start_seconds for group in profile.groups)),
         STORAGE: storage,
         NODES: json.dumps(profile.capacity),
-        **profile.env,
+        **{name: value for name, value in profile.env.items() if isinstance(value, str)},  # a local profile names no Secret
     }
     return {
         **base,

@@ -1,0 +1,33 @@
+"""The Secret with a job's own variables, and a profile whose pods read them from it."""
+
+import base64
+from collections.abc import Iterable, Mapping
+
+from heliostat.cluster.documents.manifests import metadata
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile, SecretKey
+
+
+def secret_name(job: str) -> str:
+    """The name of a job's Secret; KubeRay gives the job's own name to the Secret with the cluster's token."""
+    return f"{job}-env"
+
+
+def job_secret(profile: Profile, job: str, values: Mapping[str, str]) -> Document:
+    """The Secret of a job with its own cluster: a key for each variable."""
+    data = {name: base64.b64encode(value.encode()).decode() for name, value in values.items()}
+    meta = metadata(profile, secret_name(job))
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": meta, "type": "Opaque", "data": data}
+
+
+def reading(profile: Profile, job: str, variables: Iterable[str]) -> Profile:
+    """The profile with these variables from the job's Secret, before its own values for them."""
+    own = {name: SecretKey(secret=secret_name(job), key=name) for name in variables}
+    return profile.model_copy(update={"env": {**profile.env, **own}})
+
+
+def owned(document: Document, owner: Document) -> Document:
+    """Set the owner of a document, with which Kubernetes deletes it."""
+    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
+    document["metadata"]["ownerReferences"] = [{**reference, "uid": owner["metadata"]["uid"]}]
+    return document

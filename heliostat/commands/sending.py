@@ -1,0 +1,77 @@
+"""What a command sends to a cluster from this machine: files of the working directory, and variables of the shell."""
+
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heliostat.cluster.jobs.contents import Contents
+
+SHOWN = 50
+"""Files that a dry run lists."""
+
+
+def files_to_send(*needed: str, isolated: bool = True) -> "Contents":
+    """The files of the working directory that a job gets; reports those on standard error that look like secrets.
+
+    Args:
+        needed: files that always go, such as the run's config.
+        isolated: whether the working directory stays off the search path of Ray's processes.
+
+    Raises:
+        UserError: a file cannot be read.
+    """
+    from heliostat.cluster.jobs.contents import contents
+    from heliostat.console import err
+
+    found = contents(Path.cwd(), isolated, needed)
+    if found.notice:
+        err.print(f"heliostat: {found.notice}", highlight=False, markup=False, soft_wrap=True)
+    return found
+
+
+def variables_to_send(names: list[str]) -> dict[str, str]:
+    """The values of the shell's variables that ``--env`` names.
+
+    Raises:
+        UserError: a variable cannot be passed; all that are wrong are listed, without their values.
+    """
+    from heliostat.errors import UserError
+
+    wrong = [f"--env {name.partition('=')[0]} {reason}" for name in names if (reason := _not_sendable(name))]
+    if wrong:
+        raise UserError("; ".join(wrong), "export each variable, and give only its name, such as --env WANDB_API_KEY")
+    return {name: os.environ[name] for name in names}
+
+
+def _not_sendable(name: str) -> str:
+    """What is wrong with a variable; empty if nothing is."""
+    if "=" in name:
+        return "has a value, which the list of processes would show to others"
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+        return "is not the name of a variable"
+    if name.startswith(("RAY_", "HELIOSTAT_")):
+        return "belongs to the cluster"
+    if name not in os.environ:
+        return "is not set"
+    return "" if os.environ[name] else "is empty"
+
+
+def document(files: "Contents") -> dict[str, Any]:
+    """The files for ``--dry-run --json``: sizes in bytes by path, the biggest first."""
+    return {"files": files.biggest_first, "secrets_not_sent": list(files.secrets)}
+
+
+def show(files: "Contents") -> None:
+    """Print the files that are sent, the biggest first."""
+    from heliostat.cluster.jobs.contents import megabytes
+    from heliostat.console import out
+
+    sizes = files.biggest_first
+    lines = [f"sent: {len(sizes)} files, {megabytes(sum(sizes.values()))}"]
+    lines += [f"  {megabytes(size):>9}  {name}" for name, size in list(sizes.items())[:SHOWN]]
+    if len(sizes) > SHOWN:
+        lines.append(f"  and {len(sizes) - SHOWN} smaller files; --json lists all")
+    for line in lines:
+        out.print(f"# {line}", highlight=False, markup=False, soft_wrap=True)

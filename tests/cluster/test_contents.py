@@ -1,0 +1,169 @@
+"""What a job gets of the working directory: its code, and never a secret, a cache, an earlier run or what is ignored."""
+
+import io
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from heliostat.cluster.jobs import packaging
+from heliostat.cluster.jobs.contents import contents
+from heliostat.cluster.jobs.packaging import packages
+from heliostat.errors import UserError
+from heliostat.modules import FOLDER
+from tests.conftest import ROOT, Command
+
+PRIVATE_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXk\n"
+SERVICE_ACCOUNT = '{"type": "service_account", "private_key": "-----BEGIN PRIVATE KEY-----"}'
+KUBECONFIG = "users:\n- name: me\n  user:\n    client-key-data: abc\n"
+
+SECRETS = (
+    ".env", ".env.local", "deploy/prod.env", ".envrc", ".netrc", ".pgpass", ".pypirc", ".npmrc", ".git-credentials",
+    ".docker/config.json", "kubeconfig", "kubeconfig.yaml", "team-kubeconfig.yaml", "id_rsa", "keys/id_ed25519",
+    "keys/server.pem", "keys/server.key", "keys/store.p12", "credentials.json", "credentials/deploy.pem",
+    "gcp-credentials.json", "my-service-account.json", "client_secret_1.json", "hub/huggingface/token",
+    ".streamlit/secrets.toml", "infra/terraform.tfstate",
+)  # fmt: skip
+FOLDERS = (".aws/credentials", ".ssh/config", ".kube/config", ".config/gcloud/access_tokens.db", ".huggingface/token")
+CODE = (
+    "train.py", "environment.py", ".env.example", "keys/id_ed25519.pub", "keys.py", "credentials.py",
+    "credentials/__init__.py", "tokenizer.json", ".docker/Dockerfile", "src/model.yaml",
+)  # fmt: skip
+
+
+def written(folder: Path, *names: str, text: str = "x") -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_code_is_sent_and_what_looks_like_a_secret_is_named_once(tmp_path: Path) -> None:
+    found = contents(written(tmp_path, *CODE, *SECRETS, *FOLDERS))
+    assert set(found.sizes) == set(CODE)
+    assert set(found.secrets) == {*SECRETS, ".aws/", ".ssh/", ".kube/", ".config/gcloud/", ".huggingface/"}
+    (code, _heliostat) = packages(found)
+    assert set(zipfile.ZipFile(io.BytesIO(code.data)).namelist()) == set(CODE)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("deploy_key", PRIVATE_KEY),
+        ("my-project-1a2b3c.json", SERVICE_ACCOUNT),
+        ("oauth.json", '{"refresh_token" : "1//x"}'),
+        ("prod.yaml", KUBECONFIG),
+    ],
+)
+def test_a_key_is_recognized_under_any_name(tmp_path: Path, name: str, text: str) -> None:
+    assert contents(written(tmp_path, name, text=text)).secrets == (name,)
+    assert name in contents(tmp_path).notice
+
+
+def test_code_that_only_mentions_keys_is_sent(tmp_path: Path) -> None:
+    written(tmp_path, "crypto.py", text=f"HEADER = '''{PRIVATE_KEY}'''")
+    written(tmp_path, "tokenizer_config.json", text='{"bos_token": "<s>", "private_key_path": "/x"}')
+    assert not contents(tmp_path).secrets
+
+
+def test_a_file_that_the_environment_names_as_a_secret_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", f"{tmp_path / 'of-the-team'}{os.pathsep}/elsewhere")
+    assert contents(written(tmp_path, "of-the-team", "train.py")).secrets == ("of-the-team",)
+
+
+def test_a_link_to_a_secret_is_one_and_a_link_to_itself_ends(tmp_path: Path) -> None:
+    written(tmp_path, "home/.pgpass", "home/.ssh/deploy", "work/.env", "work/train.py")
+    for name, target in {
+        "db": "../home/.pgpass",
+        "keys": "../home/.ssh",
+        "settings": ".env",
+        "again": ".",
+        "same.py": "train.py",
+    }.items():
+        (tmp_path / "work" / name).symlink_to(target)
+    found = contents(tmp_path / "work")
+    assert set(found.secrets) == {".env", "db", "keys/", "settings"}
+    assert set(found.sizes) == {"train.py", "same.py"}
+
+
+def test_only_a_line_with_its_path_sends_a_secret(tmp_path: Path) -> None:
+    written(tmp_path, ".env", "certs/ca.pem", "certs/own.pem", "certs/README")
+    (tmp_path / ".gitignore").write_text("certs/ca.pem\n")
+    (tmp_path / ".rayignore").write_text("!*\n!*.pem\n!certs/\n")
+    assert contents(tmp_path).secrets == (".env", "certs/own.pem")
+    (tmp_path / ".rayignore").write_text("!/certs/ca.pem\n")
+    found = contents(tmp_path)
+    assert "certs/ca.pem" in found.sizes, "on purpose, whatever .gitignore says"
+    assert found.secrets == (".env", "certs/own.pem")
+    assert "!.env" in found.notice
+
+
+def test_what_git_and_ray_ignore_is_not_sent_and_the_files_of_the_command_always_are(tmp_path: Path) -> None:
+    written(tmp_path, "train.py", "data/big", "sub/notes.txt", "sub/code.py", "runs.yaml")
+    (tmp_path / ".gitignore").write_text("data/\nruns.yaml\n")
+    (tmp_path / "sub" / ".rayignore").write_text("*.txt\n")
+    before = packages(contents(tmp_path))[0].uri
+    written(tmp_path, "data/big", text="xx")
+    assert packages(contents(tmp_path))[0].uri == before, "the same files are the same package"
+    written(tmp_path, "train.py", text="print(1)")
+    assert packages(contents(tmp_path))[0].uri != before
+    assert set(contents(tmp_path, needed=["runs.yaml"]).sizes) == {
+        ".gitignore", "train.py", "sub/.rayignore", "sub/code.py", "runs.yaml",
+    }  # fmt: skip
+
+
+def test_caches_and_earlier_runs_are_not_sent_wherever_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of earlier versions, and without any ignore file."""
+    shutil.copytree(ROOT / "tests/fixtures/v0.1/storage", tmp_path / "results")
+    written(tmp_path, ".git/config", ".venv/lib.py", "env38/pyvenv.cfg", "env38/lib.py", "node_modules/x.js", ".cache/pip/x")
+    written(tmp_path, "build/CACHEDIR.TAG", "build/x", "shards/x", "runs/notes.py", "__pycache__/x.pyc")
+    monkeypatch.setenv("HELIOSTAT_CACHE", str(tmp_path / "shards"))
+    found = contents(tmp_path)
+    assert set(found.sizes) == {"runs/notes.py"}
+    assert not found.secrets
+
+
+def test_pipes_empty_folders_and_modes(tmp_path: Path) -> None:
+    written(tmp_path, "run.sh").joinpath("run.sh").chmod(0o755)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "empty").mkdir()
+    found = contents(tmp_path, isolated=True)
+    archive = zipfile.ZipFile(io.BytesIO(packages(found)[0].data))
+    assert {f"{FOLDER}/", f"{FOLDER}/empty/", f"{FOLDER}/run.sh"} < set(archive.namelist())
+    assert not any("pipe" in name for name in archive.namelist())
+    assert archive.getinfo(f"{FOLDER}/run.sh").external_attr >> 16 == 0o755
+
+
+def test_a_working_directory_that_is_too_big_is_refused_with_its_biggest_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packaging, "LARGEST", 1 << 20)
+    (tmp_path / "weights").write_bytes(os.urandom(3 << 20))
+    written(tmp_path, "train.py")
+    with pytest.raises(UserError, match=r"has 3\.0 MB, and packed more than the 1\.0 MB .* are weights \(3\.0 MB\)") as refused:
+        packages(contents(tmp_path))
+    assert ".gitignore" in refused.value.fix
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train", "run.yaml", "--on", "local"),
+        ("sweep", "breast-cancer", "--on", "local"),
+        ("torchrun", "--on", "local"),
+        ("submit", "local"),
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_dry_run_lists_what_goes_the_biggest_first(command: Command, words: tuple[str, ...]) -> None:
+    written(command.cwd, "train.py", ".env", "runs/old/config.yaml", "runs/old/events.jsonl")
+    written(command.cwd, "table.csv", text="1,2\n" * 1000)
+    shutil.copy(ROOT / "workloads/configs/digits.yaml", command.cwd / "run.yaml")
+    rest = {"torchrun": ["train.py"], "submit": ["--", "python", "train.py"]}.get(words[0], [])
+    done = command(*words, "--dry-run", *rest)
+    assert done.code == 0, done.err
+    listed = [line.split()[-1] for line in done.out.partition("# sent:")[2].splitlines()[1:]]
+    assert listed == ["table.csv", "run.yaml", "train.py"]
+    assert done.err.count("secrets: .env (to send one, add a line !.env to .rayignore)") == 1

@@ -1,0 +1,120 @@
+"""Variables of the shell reach a job and its workers, and nothing else: no dashboard, no log, no file."""
+
+import hashlib
+import json
+import os
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from heliostat.cluster.jobs.contents import contents
+from heliostat.cluster.jobs.dashboard import Dashboard, by_port
+from heliostat.cluster.jobs.follow import Work, follow, submit
+from heliostat.cluster.targets.run import new_job_id
+from tests.conftest import Command, Head, wait_for
+
+VALUE = "correct-horse-battery-staple"
+DIGEST = hashlib.sha256(VALUE.encode()).hexdigest()
+JOB = """
+import hashlib, os
+import ray
+from ray.experimental.internal_kv import _internal_kv_list
+
+def digest():
+    return hashlib.sha256(os.environ["TOKEN_OF_TEST"].encode()).hexdigest()
+
+ray.init()
+print("driver", digest())
+print("worker", ray.get(ray.remote(num_cpus=0)(digest).remote()))
+print("kept", [key for key in _internal_kv_list("gcs://") if os.environ["HELIOSTAT_JOB_ENVIRONMENT"].encode() in key])
+raise SystemExit(7)
+"""
+STOPPED = """
+import os, signal, sys, time
+heard = []
+signal.signal(signal.SIGTERM, lambda *_: heard.append(1))
+print("started", flush=True)
+while not heard:
+    time.sleep(0.1)
+time.sleep(1)
+print("heard", len(heard), flush=True)
+"""
+SHOWN = ("/api/jobs/", "/api/v0/actors?detail=true", "/api/v0/runtime_envs?detail=true", "/api/v0/tasks?detail=true")
+
+
+@pytest.fixture
+def dashboard(ray_head: Head) -> Dashboard:
+    return Dashboard(by_port(int(ray_head.jobs.rpartition(":")[2]), ray_head.env["RAY_AUTH_TOKEN"]), "here")
+
+
+def started(dashboard: Dashboard, folder: Path, code: str) -> Work:
+    (folder / "job.py").write_text(code)
+    work = Work(new_job_id("test"), ["python", "job.py"], contents(folder), secret_env={"TOKEN_OF_TEST": VALUE})
+    submit(dashboard, work)
+    return work
+
+
+def key_of(ray_head: Head, job_id: str) -> str:
+    request = urllib.request.Request(f"{ray_head.jobs}/api/jobs/{job_id}")
+    request.add_header("Authorization", f"Bearer {ray_head.env['RAY_AUTH_TOKEN']}")
+    with urllib.request.urlopen(request) as response:
+        return str(json.load(response)["runtime_env"]["env_vars"]["HELIOSTAT_JOB_ENVIRONMENT"])
+
+
+def test_a_jobs_command_and_workers_have_its_variables_and_nothing_shows_them(
+    dashboard: Dashboard, ray_head: Head, tmp_path: Path
+) -> None:
+    seen: list[str] = []
+    work = started(dashboard, tmp_path, JOB)
+    assert VALUE not in repr(work)
+    job = follow(dashboard, work.job_id, seen.append)
+    assert (job.status, job.exit_code) == ("FAILED", 7), "the exit code is the command's own"
+    output = "".join(seen)
+    assert f"driver {DIGEST}" in output
+    assert f"worker {DIGEST}" in output
+    for path in SHOWN:
+        assert VALUE not in json.dumps(dashboard.get(path))
+    files = (Path(place, name) for place, _, names in os.walk(ray_head.env["RAY_TMPDIR"]) for name in names)
+    assert not [path for path in files if path.is_file() and VALUE.encode() in path.read_bytes()]
+    key = key_of(ray_head, work.job_id)
+    assert key in output, "while the job runs, for workers that start later"
+    assert not dashboard.has_package(f"gcs://_ray_pkg_{key}.zip"), "deleted with the job"
+
+
+def test_a_job_with_variables_gets_one_sigterm_and_the_time_to_end(dashboard: Dashboard, tmp_path: Path) -> None:
+    work = started(dashboard, tmp_path, STOPPED)
+    wait_for(lambda: "started" in dashboard.logs(work.job_id), "the job to run")
+    dashboard.stop(work.job_id)
+    wait_for(lambda: dashboard.job(work.job_id).done, "the job to end")
+    assert "heard 1" in dashboard.logs(work.job_id)
+
+
+@pytest.mark.parametrize(
+    "words", [("train", "digits"), ("sweep", "breast-cancer"), ("torchrun",), ("submit",)], ids=lambda words: words[0]
+)
+def test_variables_that_cannot_be_passed_are_all_named_without_their_values(command: Command, words: tuple[str, ...]) -> None:
+    at = ["local"] if words[0] == "submit" else ["--on", "local"]
+    names = ("NOT_SET_HERE", f"PASSWORD={VALUE}", "RAY_ADDRESS", "A-B", "EMPTY")
+    options = [word for name in names for word in ("--env", name)]
+    (command.cwd / "train.py").write_text("")
+    rest = {"torchrun": ["train.py"], "submit": ["--", "true"]}.get(words[0], [])
+    with_empty = Command(command.cwd, {**command.env, "EMPTY": ""})
+    done = with_empty(*words, *at, *options, *rest)
+    assert done.code == 2
+    for part in (
+        "NOT_SET_HERE is not set",
+        "PASSWORD has a value",
+        "RAY_ADDRESS belongs to",
+        "A-B is not the name",
+        "EMPTY is empty",
+    ):
+        assert f"--env {part}" in done.err
+    assert VALUE not in done.out + done.err
+    assert "Traceback" not in done.err
+
+
+def test_variables_need_a_cluster(command: Command) -> None:
+    done = command("train", "digits", "--env", "HOME")
+    assert done.code == 2
+    assert "--env needs a cluster; here, a run has all variables of your shell" in done.err

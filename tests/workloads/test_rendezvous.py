@@ -1,0 +1,73 @@
+"""The sockets of a process group listen on no more addresses than its ranks need."""
+
+import os
+import socket
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in __all__
+
+from heliostat.workloads.training import rendezvous
+from heliostat.workloads.training.distributed import join
+
+OTHER = "127.0.0.2"
+"""An address of this machine besides 127.0.0.1."""
+
+
+@pytest.fixture
+def environment() -> Iterator[None]:
+    """Restores what `join` sets, which gloo reads from the process itself."""
+    before = {name: os.environ.pop(name, None) for name in rendezvous.INTERFACES}
+    yield
+    for name, value in before.items():
+        os.environ.pop(name, None)
+        if value is not None:
+            os.environ[name] = value
+
+
+def listening() -> set[tuple[str, int]]:
+    connections = psutil.Process().net_connections("tcp")
+    return {tuple(each.laddr) for each in connections if each.status == psutil.CONN_LISTEN}
+
+
+@pytest.mark.usefixtures("environment")
+def test_ranks_that_are_all_on_one_machine_listen_on_loopback_only() -> None:
+    before = listening()
+    join(rank=0, world=1, node="192.0.2.1", alone=True, broadcast=lambda value: value, seconds=60)
+    try:
+        dist.all_reduce(torch.ones(1))
+        opened = listening() - before
+    finally:
+        dist.destroy_process_group()
+    assert opened
+    assert {address for address, _ in opened} == {rendezvous.LOOPBACK}
+
+
+def test_the_store_of_several_nodes_listens_on_the_nodes_own_address_only() -> None:
+    listener = rendezvous.listen(rendezvous.address_for(OTHER, alone=False))
+    host, port = listener.getsockname()
+    server = rendezvous.serve(listener)
+    server.set("key", "value")
+    assert host == OTHER
+    assert TCPStore(host, port).get("key") == b"value"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((rendezvous.LOOPBACK, port), timeout=5)
+
+
+@pytest.mark.parametrize(
+    ("node", "local", "alone"),
+    [("10.0.0.7", 2, True), ("10.0.0.7", 1, False), ("127.0.0.1", 1, True), ("fd00::7", 1, False)],
+    ids=["one pod", "several pods", "several nodes of a local cluster", "several pods, IPv6"],
+)
+def test_which_ranks_are_on_one_machine(node: str, local: int, alone: bool) -> None:
+    assert rendezvous.on_one_machine(node, local, world=2) is alone
+
+
+def test_the_network_interface_that_the_user_has_chosen_stays() -> None:
+    variables = {"GLOO_SOCKET_IFNAME": "eth1"}
+    rendezvous.keep_local(variables)
+    assert variables["GLOO_SOCKET_IFNAME"] == "eth1"
+    assert variables["NCCL_SOCKET_IFNAME"] in ("lo", "lo0")
