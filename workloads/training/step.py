@@ -30,18 +30,18 @@ class Step:
         task: defines the loss.
         model: not yet parallelized.
         ranks: this worker's.
-        lanes: of the data.
+        largest_share: the most samples of a global batch that a worker has.
         total: steps of the whole run, for the learning rate schedule.
     """
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, lanes: int, total: int
+        self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, largest_share: int, total: int
     ) -> None:
         self._config, self._dataset, self._task, self._ranks, self._total = config, dataset, task, ranks, total
         self._model = parallelize(model, task.blocks(model), config, ranks)
         self._parameters = list(model.parameters())
         self.optimizer = adamw(model, config.optimizer)
-        self._largest_share = -(-lanes // ranks.world) * (config.global_batch // lanes)
+        self._largest_share = largest_share
         self.micro_batch = config.micro_batch or self._largest_share
 
     def rate(self, step: int) -> float:
