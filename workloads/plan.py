@@ -7,7 +7,7 @@ from pathlib import Path
 
 from heliostat.config import digest, validate
 from heliostat.datasets import Dataset, Order, Order1, build
-from heliostat.datasets.format import INDEX
+from heliostat.datasets.index import INDEX
 from heliostat.datasets.sources import Source, open_source
 from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, join
