@@ -6,7 +6,9 @@ if __name__ != "heliostat.datasets":  # the clone's root is on the search path, 
     step_aside(__name__, __file__, "import heliostat.datasets")
 
 from heliostat.datasets.build import build
-from heliostat.datasets.format import Dataset, Field, Index, Shard
+from heliostat.datasets.format import Dataset
+from heliostat.datasets.index import Field, Index, Shard
 from heliostat.datasets.order import Order
+from heliostat.datasets.order_1 import Order1
 
-__all__ = ["Dataset", "Field", "Index", "Order", "Shard", "build"]
+__all__ = ["Dataset", "Field", "Index", "Order", "Order1", "Shard", "build"]

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from heliostat.datasets.format import INDEX, SPLITS, Columns, Dataset, Field, Index, Shard, SplitName, to_arrow
+from heliostat.datasets.arrow import Columns, encode
+from heliostat.datasets.format import Dataset
+from heliostat.datasets.index import INDEX, SPLITS, Field, Index, Shard, SplitName
 from heliostat.datasets.sources import Source
 from heliostat.errors import UserError
 from heliostat.folder import Folder
@@ -102,16 +103,11 @@ class _SplitWriter:
         for name in fields:
             self.content.update(np.ascontiguousarray(columns[name]).data)
         self.statistics.add(columns)
-        batch = to_arrow(columns, fields)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, batch.schema) as writer:
-            writer.write_batch(batch)
-        data = sink.getvalue()
+        data = encode(columns, fields)
         name = f"{self.split}-{len(self.shards):05d}.arrow"
         if self.folder:
             self.folder.write(name, data)
-        digest = hashlib.sha256(data).hexdigest()
-        self.shards.append(Shard(file=name, rows=batch.num_rows, bytes=data.size, sha256=digest))
+        self.shards.append(Shard.of(name, len(next(iter(columns.values()))), data))
 
 
 def _cuts(rows: int, most: int) -> Iterator[tuple[int, int]]:

@@ -25,11 +25,11 @@ class Batch:
     """Column -> (samples of this worker, *shape), in the dataset's own types."""
 
 
-def batches(dataset: Dataset, order: Order, consumed: int, lanes: tuple[int, int]) -> Iterator[Batch]:
-    """An endless iterator over the global batches of the train split from ``consumed`` on, restricted to a range of lanes."""
+def batches(dataset: Dataset, order: Order, consumed: int, rank: int, workers: int) -> Iterator[Batch]:
+    """An endless iterator over one worker's part of the global batches of the train split, from ``consumed`` on."""
     while True:
         epoch, step = order.locate(consumed)
-        ids = order.batch(epoch, step, lanes)
+        ids = order.batch(epoch, step, rank, workers)
         size = order.batch_size(step)
         consumed += size
         yield Batch(epoch, consumed, size, ids, tensors(dataset, "train", ids))

@@ -1,10 +1,16 @@
 """The global order of samples: a pure function that does not depend on the number of workers.
 
-For each epoch the shards are permuted; the resulting sequence of samples is split into L equal lanes; each lane is
-shuffled within windows, so that a lane never reads more shards than its window. Every global batch takes the same
-number of samples from every lane, and a worker owns a contiguous range of lanes. So the global batch at a step is a
-pure function of (fingerprint, seed, epoch, L, step), and the position to resume from is one number: the samples
-consumed. (The lanes correspond to the canonical nodes of MosaicML Streaming.)
+An epoch is a sequence of all samples, of which each step takes the next global batch. A dataset is read in windows of 1024 to
+2047 shards (all, if it has fewer), so that no step needs other shards than these. The shards are cut into runs of neighbours,
+as long as there are windows, and each window gets one shard of every run at random: a sample of the whole dataset, also if
+that is sorted.
+
+A window is shuffled as a whole, with one rule: if it has at least four shards for each of L lanes, its rows are cut into L
+equal parts, the lanes, and the sequence takes a sample of each lane, in a new random order, before it takes the next ones.
+The samples of a step are divided among the workers by lane, and so each worker reads about its share of the shards.
+
+No permutation is held in memory: each is computed for the samples of a block at a time. A worker holds 16 bytes a shard and
+a few blocks. (MosaicML Streaming's py1br shuffles blocks of shards too, but holds the whole epoch.)
 """
 
 import hashlib
@@ -14,19 +20,19 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from heliostat.datasets.permutation import Hashes, mixed, permuted
+
 Ids = npt.NDArray[np.int64]
-WINDOW_SHARDS = 4
-CACHED_WINDOWS = 256
-
-
-def default_lanes(global_batch: int) -> int:
-    """The largest divisor of the global batch that is at most 64."""
-    return max(n for n in range(1, min(global_batch, 64) + 1) if global_batch % n == 0)
-
-
-def lane_range(lanes: int, workers: int, rank: int) -> tuple[int, int]:
-    """The contiguous lanes of one worker; shares differ by one lane at most."""
-    return lanes * rank // workers, lanes * (rank + 1) // workers
+Lanes = npt.NDArray[np.uint16]
+WINDOW_SHARDS = 1024
+"""With shards of 16 MB, the workers keep 16 to 32 GB on their disks, together. Fewer shards would have fewer of the classes of
+a sorted dataset: folders of images, a class each, are read class by class."""
+SPACED = 8
+"""In so many runs in a row, a window has the shards at the same place: evenly spaced, they miss no class of a sorted dataset
+that fills a run. More would repeat the period of a dataset that has one, such as days of the week."""
+LANES, LANE_SHARDS = 64, 4
+BLOCK = 1 << 14
+"""Samples whose places are computed at once: many enough for numpy, and few enough for a processor's cache."""
 
 
 @dataclass(frozen=True, eq=False)  # compared and hashed by identity, for the caches below
@@ -37,8 +43,8 @@ class Order:
         rows: the rows of each shard; samples are numbered through all shards, from 0.
         fingerprint: of the dataset; other data gives another order.
         seed: of the run.
-        global_batch: samples per step, a multiple of ``lanes``.
-        lanes: L, see above.
+        global_batch: samples per step.
+        lanes: L, see above, at most 65,536.
         drop_last: drop the last batch of an epoch if it is incomplete; otherwise it is smaller.
     """
 
@@ -46,25 +52,16 @@ class Order:
     fingerprint: str
     seed: int
     global_batch: int
-    lanes: int
+    lanes: int = LANES
     drop_last: bool = False
-
-    def __post_init__(self) -> None:
-        if self.global_batch % self.lanes:
-            raise ValueError(f"global_batch must be a multiple of lanes, but got {self.global_batch} and {self.lanes}")
 
     @cached_property
     def total(self) -> int:
         return sum(self.rows)
 
-    @cached_property
-    def full_steps(self) -> int:
-        """The steps of an epoch with complete global batches."""
-        return self.total // self.lanes // self._share
-
     @property
     def epoch_samples(self) -> int:
-        return self.full_steps * self.global_batch if self.drop_last else self.total
+        return self.total // self.global_batch * self.global_batch if self.drop_last else self.total
 
     @property
     def epoch_steps(self) -> int:
@@ -80,71 +77,132 @@ class Order:
         epochs, within = divmod(steps, self.epoch_steps)
         return epochs * self.epoch_samples + min(within * self.global_batch, self.epoch_samples)
 
-    def batch(self, epoch: int, step: int, lanes: tuple[int, int] | None = None) -> Ids:
-        """The sample numbers of a global batch, or of a range of its lanes, lane by lane."""
-        first, last = lanes or (0, self.lanes)
-        parts = [self._lane_part(epoch, step, lane) for lane in range(first, last)]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
     def batch_size(self, step: int) -> int:
         """The samples in the global batch at a step of an epoch."""
         return min(self.global_batch, self.epoch_samples - step * self.global_batch)
 
-    def lane_samples(self, step: int, lanes: tuple[int, int]) -> int:
-        """The samples of a range of lanes in the global batch at a step of an epoch."""
-        if step < self.full_steps:
-            return (lanes[1] - lanes[0]) * self._share
-        return sum(self._lane_rows(lane) - step * self._share for lane in range(*lanes))
+    @staticmethod
+    def default_lanes(global_batch: int) -> int:
+        """The lanes of a run whose config does not set them."""
+        return LANES
 
-    @property
-    def _share(self) -> int:
-        return self.global_batch // self.lanes
+    def largest_part(self, workers: int) -> int:
+        """The most samples of a global batch that one of the workers has."""
+        return -(-self.global_batch // workers)
 
-    def _lane_part(self, epoch: int, step: int, lane: int) -> Ids:
-        share, size = self._share, self._window_rows
-        start = step * share
-        # The last, incomplete batch takes the rest of every lane, which is at most one share.
-        end = start + share if step < self.full_steps else self._lane_rows(lane)
-        first, last = start // size, -(-end // size)
-        if last - first == 1:
-            return _window(self, epoch, lane, first)[start - first * size : end - first * size]
-        parts = [
-            _window(self, epoch, lane, window)[max(start - window * size, 0) : end - window * size]
-            for window in range(first, last)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.int64)
+    def part_sizes(self, step: int, workers: int) -> list[int]:
+        """How many samples of the global batch at a step of an epoch each of the workers has."""
+        size = self.batch_size(step)
+        return [size * (rank + 1) // workers - size * rank // workers for rank in range(workers)]
 
-    def _lane_rows(self, lane: int) -> int:
-        return self.total * (lane + 1) // self.lanes - self.total * lane // self.lanes
+    def batch(self, epoch: int, step: int, rank: int = 0, workers: int = 1) -> Ids:
+        """The sample numbers of one worker's part of a global batch; the parts differ by one sample at most."""
+        size = self.batch_size(step)
+        ids, lanes = _sequence(self, epoch, step * self.global_batch, size)
+        if workers == 1:
+            return ids
+        mine = np.argsort(lanes, kind="stable")[size * rank // workers : size * (rank + 1) // workers]
+        return ids[np.sort(mine)]
 
     @cached_property
-    def _window_rows(self) -> int:
-        return WINDOW_SHARDS * max(self.rows)
+    def _windows(self) -> int:
+        return max(1, len(self.rows) // max(WINDOW_SHARDS, LANE_SHARDS * self.lanes))
+
+    @cached_property
+    def _window_lanes(self) -> int:
+        return self.lanes if len(self.rows) >= LANE_SHARDS * self.lanes else 1
+
+    @cached_property
+    def _shard_rows(self) -> Ids:
+        """The rows of each shard; empty ones complete the last run."""
+        missing = -len(self.rows) % self._windows
+        return np.array([*self.rows, *[0] * missing], np.int64)
+
+    @cached_property
+    def _shard_starts(self) -> Ids:
+        return np.cumsum(self._shard_rows) - self._shard_rows
 
 
-def _random(order: Order, *key: int | str) -> np.random.RandomState:
-    """A generator seeded by a key. RandomState, because NumPy guarantees that its streams do not change (NEP 19)."""
-    text = "/".join(map(str, (order.fingerprint, order.seed, *key)))
-    return np.random.RandomState(np.frombuffer(hashlib.blake2b(text.encode(), digest_size=32).digest(), np.uint32))
+def _sequence(order: Order, epoch: int, start: int, size: int) -> tuple[Ids, Lanes]:
+    """``size`` samples of an epoch's sequence from the place ``start`` on: their numbers and lanes."""
+    starts = _window_starts(order, epoch)
+    length = _block_size(order)
+    parts: list[tuple[Ids, Lanes]] = []
+    while size > 0:
+        window = int(np.searchsorted(starts, start, side="right")) - 1
+        number, first = divmod(start - int(starts[window]), length)
+        ids, lanes = _block(order, epoch, window, number)
+        parts.append((ids[first : first + size], lanes[first : first + size]))
+        taken = len(parts[-1][0])
+        start, size = start + taken, size - taken
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([ids for ids, _ in parts]), np.concatenate([lanes for _, lanes in parts])
+
+
+@lru_cache(maxsize=2)  # a loader may be an epoch ahead
+def _window_starts(order: Order, epoch: int) -> Ids:
+    """Where each window starts in an epoch's sequence, and where the last one ends."""
+    runs = len(order._shard_rows) // order._windows
+    at_once = max(1, BLOCK // runs)
+    sizes = [
+        order._shard_rows[_window_shards(order, epoch, np.arange(first, min(first + at_once, order._windows)))].sum(axis=1)
+        for first in range(0, order._windows, at_once)
+    ]
+    return np.cumsum(np.concatenate([[0], *sizes]))
+
+
+def _window_shards(order: Order, epoch: int, windows: Ids) -> Ids:
+    """The shards of some windows, (windows, runs): one of each run."""
+    count = order._windows
+    runs = np.arange(len(order._shard_rows) // count)
+    window, run = (values.ravel() for values in np.meshgrid(windows, runs, indexing="ij"))
+    place = permuted(window, np.full_like(window, count), _hashes(order, epoch, "runs", run // SPACED))
+    return (run * count + place).reshape(len(windows), len(runs))
 
 
 @lru_cache(maxsize=4)
-def _sequence(order: Order, epoch: int) -> tuple[Ids, Ids]:
-    """The permuted shards: the end of each in the epoch's sequence, and the offset from positions to sample numbers."""
-    permuted = _random(order, epoch, "shards").permutation(len(order.rows))
-    rows = np.array(order.rows, np.int64)
-    starts = np.cumsum(rows) - rows
-    ends = np.cumsum(rows[permuted])
-    return ends, starts[permuted] - (ends - rows[permuted])
+def _window(order: Order, epoch: int, number: int) -> tuple[Ids, Ids]:
+    """A window's shards in random order: where each ends, and what turns a row of the window into a sample number."""
+    shards = _window_shards(order, epoch, np.array([number]))[0]
+    shards = shards[np.argsort(_hashes(order, epoch, "shards", shards))]
+    ends = np.cumsum(order._shard_rows[shards])
+    return ends, order._shard_starts[shards] - ends + order._shard_rows[shards]
 
 
-@lru_cache(maxsize=CACHED_WINDOWS)
-def _window(order: Order, epoch: int, lane: int, window: int) -> Ids:
-    """The sample numbers of one window of one lane, shuffled."""
-    start, end = order.total * lane // order.lanes, order.total * (lane + 1) // order.lanes
-    size = order._window_rows
-    positions = np.arange(start + window * size, min(start + (window + 1) * size, end), dtype=np.int64)
-    ends, offsets = _sequence(order, epoch)
-    ids: Ids = positions + offsets[np.searchsorted(ends, positions, side="right")]
-    _random(order, epoch, lane, window).shuffle(ids)
-    return ids
+def _block_size(order: Order) -> int:
+    """The samples of a block: whole turns of the lanes."""
+    return max(1, BLOCK // order._window_lanes) * order._window_lanes
+
+
+@lru_cache(maxsize=4)
+def _block(order: Order, epoch: int, window: int, number: int) -> tuple[Ids, Lanes]:
+    """The sample numbers in one block of a window's sequence, and the lane of each."""
+    ends, offsets = _window(order, epoch, window)
+    lanes, length = order._window_lanes, _block_size(order)
+    full, rest = divmod(int(ends[-1]), lanes)  # each lane has ``full`` rows, and each of the first ``rest`` one more
+    places = np.arange(number * length, min((number + 1) * length, int(ends[-1])))
+    turn = places // lanes
+    lane = _lanes(order, epoch, window, turn[::lanes], rest if turn[-1] == full else lanes)[: len(places)]
+    row = permuted(turn, full + (lane < rest), _hashes(order, epoch, "rows", np.array(window), lane))
+    row += lane * full + np.minimum(lane, rest)
+    ids = row + offsets[np.searchsorted(ends, row, side="right")]
+    ids.setflags(write=False)
+    return ids, lane.astype(np.uint16)  # a type that is sorted in linear time
+
+
+def _lanes(order: Order, epoch: int, window: int, turns: Ids, in_last: int) -> Ids:
+    """The lanes of some turns, one turn after the other; the last turn has only the first ``in_last`` lanes."""
+    lanes = np.arange(order._window_lanes)
+    hashes = _hashes(order, epoch, "turns", np.array(window), turns[:, None], lanes)
+    hashes[-1, in_last:] = np.iinfo(np.uint64).max
+    return np.argsort(hashes, axis=1).ravel()
+
+
+def _hashes(order: Order, epoch: int, purpose: str, *numbers: Ids) -> Hashes:
+    """A hash of each element's numbers, for one purpose in one epoch."""
+    text = f"{order.fingerprint}/{order.seed}/{epoch}/{purpose}"
+    hashed = np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), "<u8")
+    for number in numbers:
+        hashed = mixed(hashed + number.astype(np.uint64))
+    return hashed

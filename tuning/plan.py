@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,8 +23,8 @@ from heliostat.tuning.space import Params, assign, check_conditions, get
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, resolve_resources
-from heliostat.workloads.plan import Plan, prepare
-from heliostat.workloads.run.record import DatasetRecord, RunRecord, open_record
+from heliostat.workloads.plan import Plan, lanes_of, prepare
+from heliostat.workloads.run.record import NEWEST_ORDER, DatasetRecord, RunRecord, open_record
 from heliostat.workloads.task import create
 
 SWEEP, TRIALS = "sweep.yaml", "trials"
@@ -42,6 +42,8 @@ class SweepRecord(Config):
     config: SweepConfig
     hash: str
     objectives: dict[str, Mode]
+    order: Literal[1, 2] = 1
+    """The version of the order of samples of all trials; the first versions did not record it."""
     created: float
 
 
@@ -53,7 +55,7 @@ class SweepPlan:
     base: dict[str, Any]
     """The train config that all trials start from, as plain data."""
     train: Plan
-    """The plan of that config: dataset, lanes, resources of each worker."""
+    """The plan of that config: dataset, resources of each worker."""
     uri: str
     slots: int
     """Concurrent trials."""
@@ -129,26 +131,28 @@ class SweepPlan:
             UserError: see `check`.
         """
         found = self.check()
-        created = found.created if found else time.time()
-        record = SweepRecord(config=self.config, hash=self.config.hash, objectives=self.objectives, created=created)
+        record = SweepRecord(
+            config=self.config, hash=self.config.hash, objectives=self.objectives,
+            order=found.order if found else NEWEST_ORDER, created=found.created if found else time.time(),
+        )  # fmt: skip
         self.folder.write(SWEEP, to_yaml(record.model_dump(mode="json", exclude_none=True)).encode())
-        return RecordMaker(self)
+        return RecordMaker(self, record.order)
 
 
 class RecordMaker:
     """Makes the run record of each trial; each dataset is opened once."""
 
-    def __init__(self, plan: SweepPlan) -> None:
-        self._plan = plan
+    def __init__(self, plan: SweepPlan, order: int) -> None:
+        self._order = order
         self._datasets: dict[str, DatasetRecord] = {}
-        self._template = open_record(
-            plan.train.config, plan.folder / TRIALS / "none", self._dataset(plan.train), plan.train.lanes
-        )
+        config = plan.train.config
+        self._template = open_record(config, plan.folder / TRIALS / "none", self._dataset(plan.train), lanes_of(config))
 
     def record(self, plan: Plan) -> RunRecord:
         """The content of ``config.yaml`` of a trial."""
         return self._template.model_copy(update={
-            "config": plan.config, "hash": plan.config.hash, "lanes": plan.lanes,
+            "config": plan.config, "hash": plan.config.hash,
+            "order": self._order, "lanes": lanes_of(plan.config, self._order),
             "dataset": self._dataset(plan), "created": time.time(),
         })  # fmt: skip
 

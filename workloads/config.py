@@ -102,7 +102,9 @@ class TrainConfig(Config):
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto (bf16 on CUDA), fp32 or bf16")
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
     drop_last: bool = Field(False, description="true drops an epoch's last batch if it is incomplete")
-    lanes: int | None = Field(None, ge=1, description="a divisor of global_batch; see datasets/order.py")
+    lanes: int | None = Field(
+        None, ge=1, le=65536, description="null, or more than 64 to mix more shards; see datasets/order.py"
+    )
     evaluate_every: int = Field(100, ge=1, description="steps between evaluations, at least 1")
     evaluate_samples: int | None = Field(None, ge=1, description="validation samples to measure, or null for all")
     early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
@@ -144,13 +146,13 @@ class TrainConfig(Config):
     @model_validator(mode="after")
     def _batches(self) -> Self:
         batch, micro = self.global_batch, self.micro_batch
-        if self.lanes and batch % self.lanes:
-            raise ValueError(f"lanes is {self.lanes}, which does not divide global_batch {batch}; set lanes to a divisor")
         if isinstance(self.workers, list):
-            # The lanes are divided among any number of workers, as evenly as possible.
+            # A batch is divided among any number of workers, as evenly as possible.
             least, most = self.workers
             if not 1 <= least <= most:
                 raise ValueError(f"workers is [{least}, {most}]; give [least, most] with 1 <= least <= most, such as [1, 4]")
+            if most > batch:
+                raise ValueError(f"workers is [{least}, {most}], but global_batch is {batch}; set workers to at most {batch}")
             return self
         workers = self.workers
         if batch % workers:

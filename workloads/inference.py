@@ -9,7 +9,7 @@ from torch import nn
 
 from heliostat.config import nearest
 from heliostat.datasets import Dataset
-from heliostat.datasets.format import SPLITS
+from heliostat.datasets.index import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint

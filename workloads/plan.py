@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from heliostat.config import digest, validate
-from heliostat.datasets import Dataset, Order, build
-from heliostat.datasets.format import INDEX
-from heliostat.datasets.order import default_lanes
+from heliostat.datasets import Dataset, Order, Order1, build
+from heliostat.datasets.index import INDEX
 from heliostat.datasets.sources import Source, open_source
 from heliostat.environment import DATASETS
 from heliostat.errors import NotWritable, UserError
@@ -20,6 +19,7 @@ from heliostat.workloads.run.lease import Lease, hold
 from heliostat.workloads.run.record import (
     CHECKPOINTS,
     CONFIG,
+    NEWEST_ORDER,
     DatasetRecord,
     Result,
     RunRecord,
@@ -38,7 +38,6 @@ class Plan:
     dataset_uri: str
     source: Source | None
     """What the dataset will be built from; None if it exists."""
-    lanes: int
     most_workers: int
     """The most workers that it can have: the config's, or as many as fit on the nodes."""
     elsewhere: bool = False
@@ -51,7 +50,7 @@ class Plan:
         """The steps of the whole run; None before the dataset is built."""
         if self.config.steps or not Folder.at(self.dataset_uri).exists(INDEX):
             return self.config.steps
-        return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri), self.lanes))
+        return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri)))
 
     @property
     def folder(self) -> Folder:
@@ -87,7 +86,7 @@ class Plan:
         dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
         _check_dataset(self.config, dataset)
         data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
-        record = open_record(self.config, self.folder, data, self.lanes)
+        record = open_record(self.config, self.folder, data, lanes_of(self.config))
         if finished := read_result(self.folder):
             return record, finished.model_copy(update={"already": True})
         write_record(self.folder, record)
@@ -122,16 +121,10 @@ def prepare(
         dataset = Dataset.open(uri)
         task.check(config.task, cls, dataset.index.fields)
         _check_dataset(config, dataset)
-    lanes = config.lanes or default_lanes(config.global_batch)
-    if config.most_workers > lanes:
-        raise UserError(
-            f"workers is {_shown(config)}, but the data has {lanes} lanes",
-            f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
-        )
     most = config.most_workers
     if nodes:
         most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
-    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, nodes)
+    return Plan(config, join(storage, config.name), uri, source, most, elsewhere, nodes)
 
 
 def _shown(config: TrainConfig) -> str:
@@ -147,10 +140,20 @@ def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source
     return (None if not elsewhere and Folder.at(uri).exists(INDEX) else source), uri
 
 
-def order_of(config: TrainConfig, dataset: Dataset, lanes: int) -> Order:
-    """The order in which a run reads the train split of its dataset."""
+ORDERS: dict[int, type[Order]] = {1: Order1, 2: Order}
+"""The versions of the order of samples; a run keeps the one that it was started with."""
+
+
+def lanes_of(config: TrainConfig, version: int = NEWEST_ORDER) -> int:
+    """The lanes of a new run in an order of that version."""
+    return config.lanes or ORDERS[version].default_lanes(config.global_batch)
+
+
+def order_of(config: TrainConfig, dataset: Dataset, version: int = NEWEST_ORDER, lanes: int | None = None) -> Order:
+    """The order in which a run reads the train split of its dataset; by default that of a new run."""
     rows = tuple(shard.rows for shard in dataset.index.splits["train"])
-    return Order(rows, dataset.index.fingerprint, config.seed, config.global_batch, lanes, config.drop_last)
+    lanes = lanes or lanes_of(config, version)
+    return ORDERS[version](rows, dataset.index.fingerprint, config.seed, config.global_batch, lanes, config.drop_last)
 
 
 def steps_of(config: TrainConfig, order: Order) -> int:
@@ -159,7 +162,7 @@ def steps_of(config: TrainConfig, order: Order) -> int:
 
 
 def _check_dataset(config: TrainConfig, dataset: Dataset) -> None:
-    order = order_of(config, dataset, config.lanes or default_lanes(config.global_batch))
+    order = order_of(config, dataset)
     if order.epoch_steps == 0:
         raise UserError(
             f"global_batch is {config.global_batch}, but the train split has {order.total} samples and drop_last is set",

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from heliostat.config import Config, digest, nearest, validate
-from heliostat.datasets.format import Columns, Field
+from heliostat.datasets.arrow import Columns
+from heliostat.datasets.index import Field
 from heliostat.errors import UserError
 
 SOURCES = {

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from heliostat.datasets.format import Field
+from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Base, Chunk
 from heliostat.datasets.sources.table import Table
 

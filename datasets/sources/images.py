@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field as Key
 
 from heliostat.config import Config
-from heliostat.datasets.format import Field
+from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Base, Chunk
 from heliostat.errors import UserError
 

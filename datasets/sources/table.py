@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pydantic import Field as Key
 
 from heliostat.config import Config, nearest
-from heliostat.datasets.format import Field
+from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Base, Chunk
 from heliostat.errors import UserError
 

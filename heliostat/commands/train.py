@@ -121,7 +121,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
     known = {None: "checked by the job", True: "exists: the run is resumed", False: "new"}
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
-        "batch": f"{config.global_batch} samples a step in {plan.lanes} lanes",
+        "batch": f"{config.global_batch} samples a step",
         "dataset": f"{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({known[document['resumes']]})",
     }.items():

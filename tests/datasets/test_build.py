@@ -14,7 +14,7 @@ from PIL import Image
 
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.build import split_of
-from heliostat.datasets.format import SPLITS
+from heliostat.datasets.index import SPLITS
 from heliostat.datasets.sources import open_source
 from heliostat.datasets.sources.images import read_image
 from heliostat.datasets.sources.text import decode, encode

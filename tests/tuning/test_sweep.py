@@ -100,11 +100,11 @@ def test_a_sweep_in_which_all_trials_fail_reports_the_most_frequent_cause(folder
 
 
 def test_an_invalid_combination_fails_without_the_others(folder: Path, config: Make) -> None:
-    space = {"global_batch": {"choice": [32, 64]}, "lanes": {"choice": [32, 64]}}
+    space = {"global_batch": {"choice": [32, 64]}, "micro_batch": {"choice": [32, 64]}}
     result = run(config(space=space))
     assert result.states == {"finished": 3, "failed": 1}
     (failed,) = [row for row in rows(folder) if row["state"] == "failed"]
-    assert "lanes is 64, which does not divide global_batch 32" in failed["message"]
+    assert "32 samples a step, which micro_batch 64 does not divide" in failed["message"]
 
 
 def test_trials_that_need_the_whole_machine_take_turns(folder: Path, config: Make) -> None:

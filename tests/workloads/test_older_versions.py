@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,18 @@ import pytest
 
 from heliostat import load_run
 from heliostat.cli import main
+from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.plan import plan_sweep
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.run.record import read_record, read_result
+from heliostat.workloads.plan import prepare
+from heliostat.workloads.run.record import RunRecord, read_record, read_result, write_record
 from heliostat.workloads.run.report import write_report
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.loop import Loop
 from tests.conftest import ROOT, clean_environment
+from tests.workloads.test_loop import PLAIN, config, losses, record_of, train
 
 OLD = ROOT / "tests/fixtures/v0.1"
 TASK = "workloads.tasks.tabular_classification:TabularClassification"
@@ -63,6 +71,47 @@ def test_the_same_config_resumes_the_run(storage: Path) -> None:
 def test_a_name_that_is_not_of_our_modules_stays(storage: Path, task: str) -> None:
     config = read_record(Folder.at(storage / "breast-cancer")).config
     assert TrainConfig(**{**config.model_dump(), "task": task}).task == task
+
+
+def test_an_unfinished_run_continues_with_the_order_of_samples_that_it_was_started_with(tmp_path: Path) -> None:
+    def started(name: str) -> tuple[Folder, RunRecord]:
+        """A run whose record does not name its order of samples."""
+        folder, record = record_of(config(tmp_path, name=name))
+        write_record(folder, record.model_copy(update={"order": 1, "lanes": 24}))
+        lines = folder.read("config.yaml").decode().splitlines(keepends=True)
+        folder.write("config.yaml", "".join(line for line in lines if not line.startswith("order:")).encode())
+        return folder, read_record(folder)
+
+    def crash(metrics: dict[str, float]) -> None:
+        raise RuntimeError("power cut")
+
+    Loop(*started("calm"), Ranks.of_this_process(), time.time()).run()
+    with pytest.raises(RuntimeError):
+        Loop(*started("old"), Ranks.of_this_process(), time.time(), crash).run()
+    train(config(tmp_path, name="old"))
+    train(config(tmp_path, name="new"))
+    calm, old, new = (losses(Folder.at(tmp_path / name)) for name in ("calm", "old", "new"))
+    assert old == calm
+    assert old != new
+    with pytest.raises(UserError, match=r"workers is \[1, 48\].*'old'.* has 24 lanes"):
+        prepare(config(tmp_path, name="old", workers=[1, 48])).commit()
+
+
+def test_an_unfinished_sweep_continues_with_the_order_of_samples_that_it_was_started_with(tmp_path: Path) -> None:
+    train = {**PLAIN, "steps": 20, "global_batch": 48}
+    space = {"optimizer.lr": {"choice": [0.1, 0.2]}}
+    wanted = SweepConfig.model_validate(
+        {"name": "sweep", "storage": str(tmp_path), "train": train, "space": space, "algorithm": "grid"}
+    )
+
+    def trial() -> RunRecord:
+        plan = plan_sweep(wanted)
+        return plan.commit().record(plan.trial(0, {"optimizer.lr": 0.1}))
+
+    assert (trial().order, trial().lanes) == (2, 64)
+    sweep = tmp_path / "sweep/sweep.yaml"
+    sweep.write_text("".join(line for line in sweep.read_text().splitlines(keepends=True) if not line.startswith("order:")))
+    assert (trial().order, trial().lanes) == (1, 48)
 
 
 def test_the_dataset_verifies(storage: Path) -> None:

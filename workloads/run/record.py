@@ -32,6 +32,9 @@ CONFIG, METRICS, EVENTS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "events.j
 RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
 VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")
 
+NEWEST_ORDER: Literal[2] = 2
+"""The version of the order of samples that new runs get."""
+
 Numbers = dict[str, float]
 Measured = dict[str, dict[str, float | None]]
 """Metrics by split; None stands for NaN and infinity."""
@@ -49,6 +52,8 @@ class RunRecord(Config):
 
     config: TrainConfig
     hash: str
+    order: Literal[1, 2] = 1
+    """The version of the order of samples; the first versions did not record it."""
     lanes: int
     dataset: DatasetRecord
     versions: dict[str, str]
@@ -91,6 +96,7 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
     wanted = RunRecord(
         config=config,
         hash=config.hash,
+        order=NEWEST_ORDER,
         lanes=lanes,
         dataset=dataset,
         versions={"python": platform.python_version(), **{name: _version(name) for name in VERSIONED}},
@@ -107,12 +113,15 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
     lines = differences(found.config.identity, config.identity)
     if found.dataset.fingerprint != dataset.fingerprint:
         lines.append(f"dataset: {found.dataset.fingerprint} before, {dataset.fingerprint} now")
-    if found.lanes != lanes:
-        lines.append(f"lanes: {found.lanes} before, {lanes} now")
     if lines:
         raise UserError(
             f"run {config.name!r} exists in {config.storage} with another config:\n    " + "\n    ".join(lines),
             "give this one another name (--set name=...), or delete the folder of the other",
+        )
+    if found.order == 1 and config.most_workers > found.lanes:
+        raise UserError(
+            f"workers is {config.workers}, but run {config.name!r}, which an earlier version started, has {found.lanes} lanes",
+            f"set workers to at most {found.lanes}, or give this run another name (--set name=...)",
         )
     return found.model_copy(update={"config": config, "dataset": dataset})
 

@@ -16,7 +16,6 @@ import torch
 from heliostat.config import Config
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import Batch, batches
-from heliostat.datasets.order import lane_range
 from heliostat.folder import Folder
 from heliostat.workloads.plan import order_of, steps_of
 from heliostat.workloads.run.journal import finite
@@ -97,12 +96,13 @@ class Loop:
         self.folder, self.record, self.ranks, self.report = folder, record, ranks, report
         self.config = config = record.config
         self.dataset = dataset or Dataset.open(record.dataset.uri)
-        self.order = order_of(config, self.dataset, record.lanes)
+        self.order = order_of(config, self.dataset, record.order, record.lanes)
         self.total_steps = steps_of(config, self.order)
         self.task: Task = create(config.task, config.model, self.dataset.index)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
-        self.step = Step(config, self.dataset, self.task, self.model, ranks, record.lanes, self.total_steps)
+        share = self.order.largest_part(ranks.world)
+        self.step = Step(config, self.dataset, self.task, self.model, ranks, share, self.total_steps)
         self.step.check_single_samples(self.order)
         self.writer = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
         writer, optimizer = self.writer, self.step.optimizer
@@ -126,12 +126,11 @@ class Loop:
             self.writer.close(lost=self.signals is not None and self.signals.state == "lost")
 
     def _run(self) -> Outcome:
-        lanes = lane_range(self.order.lanes, self.ranks.world, self.ranks.rank)
         epoch = self.order.locate(self.progress.consumed)[0]
         state = self._sync(epoch) or self._finished()
         if self.progress.step == 0:
             self._try_metrics()
-        upcoming = batches(self.dataset, self.order, self.progress.consumed, lanes)
+        upcoming = batches(self.dataset, self.order, self.progress.consumed, self.ranks.rank, self.ranks.world)
         while state is None:
             since = time.perf_counter()
             batch = next(upcoming)

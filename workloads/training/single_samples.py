@@ -1,13 +1,8 @@
 """Finds the batches of which a worker computes a single sample, from which batch norm cannot compute a variance."""
 
-from heliostat.datasets.order import Order, lane_range
+from heliostat.datasets.order import Order
 from heliostat.errors import UserError
 from heliostat.workloads.config import TrainConfig
-
-
-def micro_batch_size(config: TrainConfig, lanes: int, world: int) -> int:
-    """The samples that a worker computes at once: the config's, or its largest share of a global batch."""
-    return config.micro_batch or -(-lanes // world) * (config.global_batch // lanes)
 
 
 def find_single_samples(config: TrainConfig, order: Order, total: int, world: int, synchronized: bool) -> UserError | None:
@@ -37,8 +32,8 @@ def find_single_samples(config: TrainConfig, order: Order, total: int, world: in
 
 def _sizes(config: TrainConfig, order: Order, step: int, workers: int, synchronized: bool) -> set[int]:
     """How many samples batch norm sees at once in a step of an epoch."""
-    size = micro_batch_size(config, order.lanes, workers)
-    rows = [order.lane_samples(step, lane_range(order.lanes, workers, rank)) for rank in range(workers)]
+    size = config.micro_batch or order.largest_part(workers)
+    rows = order.part_sizes(step, workers)
     if synchronized:
         return {sum(min(size, max(0, row - start)) for row in rows) for start in range(0, max(rows), size)}
     return {min(size, row - start) for row in rows for start in range(0, row, size)}
@@ -46,7 +41,7 @@ def _sizes(config: TrainConfig, order: Order, step: int, workers: int, synchroni
 
 def _problem(config: TrainConfig, order: Order, step: int, workers: int) -> tuple[str, str]:
     """The batch in words, and the fix."""
-    size = micro_batch_size(config, order.lanes, workers)
+    size = config.micro_batch or order.largest_part(workers)
     if order.batch_size(step) < order.global_batch:
         what, fix = f"the last batch of an epoch, of {order.batch_size(step)}", "set drop_last to true, or change global_batch"
     elif config.micro_batch:

@@ -18,7 +18,7 @@ from heliostat.workloads.training.buffers import Buffers
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.optimizer import adamw, gradient_norm, learning_rate
 from heliostat.workloads.training.parallel import parallelize, sharded
-from heliostat.workloads.training.single_samples import find_single_samples, micro_batch_size
+from heliostat.workloads.training.single_samples import find_single_samples
 
 Count = Callable[[Tensor, int], None]
 """Called with the mean loss of a micro-batch and its number of samples."""
@@ -33,12 +33,12 @@ class Step:
         task: defines the loss.
         model: not yet parallelized.
         ranks: this worker's.
-        lanes: of the data.
+        largest_share: the most samples of a global batch that a worker has.
         total: steps of the whole run, for the learning rate schedule.
     """
 
     def __init__(
-        self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, lanes: int, total: int
+        self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, largest_share: int, total: int
     ) -> None:
         self._config, self._dataset, self._task, self._ranks, self._total = config, dataset, task, ranks, total
         self._bare = model
@@ -46,8 +46,8 @@ class Step:
         self._model = parallelize(model, task.blocks(model), config, ranks)
         self._parameters = list(model.parameters())
         self.optimizer = adamw(model, config.optimizer)
-        self._largest_share = -(-lanes // ranks.world) * (config.global_batch // lanes)
-        self.micro_batch = micro_batch_size(config, lanes, ranks.world)
+        self._largest_share = largest_share
+        self.micro_batch = config.micro_batch or self._largest_share
         # As many as usual: batch norm, or a loss that compares samples, cannot compute a single one.
         self._padding = np.arange(min(self.micro_batch, dataset.index.rows("train")))
 

@@ -1,0 +1,154 @@
+"""``index.json``: what a dataset holds. It may come from anywhere, so everything in it is checked before it is used."""
+
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+import pyarrow as pa
+import pydantic
+import xxhash
+
+from heliostat.config import Config
+from heliostat.errors import UserError
+
+INDEX = "index.json"
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
+SHOWN = 20
+"""Problems of an index that are listed; a damaged one may have as many as the dataset has shards."""
+
+Count = Annotated[int, pydantic.Field(ge=1, le=2**40)]
+"""Bounded, so that the sum over all shards is far below 2**63."""
+
+
+class Field(Config):
+    """The type of one column: a numpy dtype and the shape of a sample."""
+
+    dtype: str = pydantic.Field(pattern=r"^(u?int(8|16|32|64)|float(16|32|64))$")
+    shape: tuple[Count, ...] = pydantic.Field(default=(), strict=False, max_length=32)
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{','.join(map(str, self.shape))}]" if self.shape else self.dtype
+
+    @property
+    def size(self) -> int:
+        """The bytes of a sample."""
+        return math.prod(self.shape) * int(self.dtype.lstrip("uintfloa")) // 8
+
+
+class Shard(Config):
+    """One file: name, rows, size in bytes, SHA-256, and XXH3 (64 bits), which the first versions did not write."""
+
+    file: str = pydantic.Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")
+    rows: Count
+    bytes: Count
+    sha256: str = pydantic.Field(pattern=r"^[0-9a-f]{64}$")
+    xxh3: str | None = pydantic.Field(None, pattern=r"^[0-9a-f]{16}$")
+
+    @classmethod
+    def of(cls, file: str, rows: int, data: pa.Buffer) -> "Shard":
+        """The shard that has this content."""
+        return cls(file=file, rows=rows, bytes=data.size, sha256=_sha256(data), xxh3=_xxh3(data))
+
+    def has(self, data: pa.Buffer) -> bool:
+        """Whether that is the content of the file, by the fast checksum, or by SHA-256 if there is no other."""
+        return _xxh3(data) == self.xxh3 if self.xxh3 else self.has_sha256(data)
+
+    def has_sha256(self, data: pa.Buffer) -> bool:
+        return _sha256(data) == self.sha256
+
+
+class Index(Config):
+    """The metadata of a dataset.
+
+    ``fingerprint`` is a hash of the fields, ``meta`` and every value in order, so it does not depend on the version
+    of the Arrow library. ``stats`` has the mean and the standard deviation of each column of the train split over all axes
+    but the first one of a sample (channels of an image, features of a row).
+    """
+
+    format: Literal[1] = 1
+    fingerprint: str = pydantic.Field(pattern=r"^[0-9a-f]{32}$")
+    fields: dict[str, Field] = pydantic.Field(min_length=1)
+    splits: dict[str, tuple[Shard, ...]]
+    stats: dict[str, dict[str, list[float]]]
+    meta: dict[str, Any]
+    source: dict[str, Any]
+
+    @classmethod
+    def parse(cls, data: bytes, where: str) -> "Index":
+        """The index of the dataset ``where``.
+
+        Raises:
+            UserError: it is damaged, or has a format that this version does not read; the message lists what is wrong.
+        """
+        try:
+            return cls.model_validate_json(data, strict=False)
+        except pydantic.ValidationError as error:
+            problems = [line for one in error.errors() for line in _describe(one)]
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        lines = "".join(f"\n    {line}" for line in problems[:SHOWN] + more)
+        raise UserError(
+            f"dataset {where}: {INDEX} is damaged:{lines}", "build it again, or copy it again from where it is whole"
+        )
+
+    @pydantic.model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if problems := list(self._problems()):
+            raise ValueError("\n".join(problems))
+        return self
+
+    def rows(self, split: str) -> int:
+        return sum(shard.rows for shard in self.splits[split])
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the classes in the column ``label``; empty without such a column."""
+        return list(self.meta.get("classes", []))
+
+    def _problems(self) -> Iterator[str]:
+        for split in dict.fromkeys((*SPLITS, *self.splits)):
+            if split not in SPLITS:
+                yield f"splits has {split!r}, but must have {', '.join(SPLITS)}"
+            elif not self.splits.get(split):
+                yield f"splits.{split} has no shards"
+        size = sum(field.size for field in self.fields.values())
+        for split, shards in self.splits.items():
+            for number, shard in enumerate(shards):
+                if shard.rows * size > shard.bytes:
+                    least = f"{shard.rows} rows of {size} bytes"
+                    yield f"splits.{split}.{number}.bytes is {shard.bytes}, but must be at least that of {least}"
+        files = Counter(shard.file for shards in self.splits.values() for shard in shards)
+        for file in (file for file, times in files.items() if times > 1):
+            yield f"splits has {file!r} {files[file]} times, but each shard is a file of its own"
+        for name, stats in self.stats.items():
+            shape = self.fields[name].shape if name in self.fields else ()
+            lengths = {key: len(values) for key, values in stats.items()}
+            if not shape or lengths != {"mean": shape[0], "std": shape[0]}:
+                yield f"stats.{name} has {lengths or 'no'} values, but must have a mean and a std for each of {list(shape[:1])}"
+        classes = self.meta.get("classes", [])
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            yield f"meta.classes is {_shown(classes)}, but must be a list of names"
+
+
+def _describe(error: Any) -> list[str]:
+    """The lines of one error of pydantic: the field, its value and what it must be."""
+    where = ".".join(map(str, error["loc"]))
+    if not where:
+        return str(error["msg"]).removeprefix("Value error, ").splitlines()
+    return [f"{where} is {_shown(error['input'])}: {error['msg']}"]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _sha256(data: pa.Buffer) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _xxh3(data: pa.Buffer) -> str:
+    return xxhash.xxh3_64(data).hexdigest()
