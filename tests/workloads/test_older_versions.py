@@ -12,6 +12,10 @@ import pytest
 from heliostat import load_run
 from heliostat.cli import main
 from heliostat.folder import Folder
+from heliostat.tuning.algorithms import open_algorithm
+from heliostat.tuning.journal import read_journal
+from heliostat.tuning.plan import plan_sweep, read_sweep
+from heliostat.tuning.trials import Trials
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.run.record import read_record, read_result
 from heliostat.workloads.run.report import write_report
@@ -73,6 +77,16 @@ def test_a_sweep_is_shown(storage: Path, capsys: pytest.CaptureFixture[str]) -> 
     found = printed(capsys, "sweep", "show", storage / "sweep")
     assert len(found["trials"]) == 3
     assert load_run(storage / "sweep/trials/0001").record.config.name == "0001"
+
+
+def test_a_sweep_is_continued(storage: Path) -> None:
+    stored = read_sweep(Folder.at(storage / "sweep"))
+    assert stored
+    plan = plan_sweep(stored.config.model_copy(update={"storage": str(storage), "trials": 50}))
+    assert plan.check() == stored
+    trials = Trials(read_journal(plan.folder)).all
+    search = open_algorithm(plan.config, plan.base, plan.objectives, plan.folder, trials)
+    assert search.ask(len(trials)) not in [None, *(trial.params for trial in trials)]
 
 
 @pytest.mark.parametrize("module", ["heliostat.torchrun", "workloads.legacy"])
