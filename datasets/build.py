@@ -22,23 +22,20 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
     Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
-    accepts. A finished dataset of the same content is not changed.
+    accepts; one that is refused leaves nothing. A finished dataset of the same content is not changed.
 
     Raises:
-        UserError: the source has too few samples, or ``uri`` holds a dataset of other content.
+        UserError: the source is refused or has too few samples, or ``uri`` holds a dataset of other content.
     """
     folder = Folder.at(uri)
     finished = Dataset.open(uri) if folder.exists(INDEX) else None
     # With a finished dataset nothing is written: the source is read only to compare fingerprints.
     writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
-    for chunk in source.chunks():
-        splits = split_of(chunk.keys)
-        for split, writer in writers.items():
-            writer.add({name: values[splits == split] for name, values in chunk.columns.items()}, source.fields)
-    for split, writer in writers.items():
-        writer.flush(source.fields)
-        if not writer.shards:
-            raise UserError(f"the source has too few samples: the {split} split would be empty", "add data")
+    try:
+        _write_shards(source, writers)
+    except UserError:
+        _delete_shards(folder, writers)
+        raise
     meta = source.meta()
     index = Index(
         fingerprint=_fingerprint(source.fields, meta, writers),
@@ -56,6 +53,27 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
         return finished
     folder.write(INDEX, index.model_dump_json(indent=2).encode())
     return Dataset.open(uri)
+
+
+def _write_shards(source: Source, writers: dict[SplitName, "_SplitWriter"]) -> None:
+    for chunk in source.chunks():
+        splits = split_of(chunk.keys)
+        for split, writer in writers.items():
+            writer.add({name: values[splits == split] for name, values in chunk.columns.items()}, source.fields)
+    for split, writer in writers.items():
+        if not writer.rows:
+            raise UserError(f"the source has too few samples: the {split} split would be empty", "add data")
+    for writer in writers.values():
+        writer.flush(source.fields)
+
+
+def _delete_shards(folder: Folder, writers: dict[SplitName, "_SplitWriter"]) -> None:
+    """Delete what an unfinished build has written."""
+    written = [shard.file for writer in writers.values() if writer.folder for shard in writer.shards]
+    for file in written:
+        folder.delete(file)
+    if written and not folder.names():
+        folder.delete()
 
 
 def split_of(keys: list[bytes]) -> npt.NDArray[np.str_]:
@@ -78,6 +96,7 @@ class _SplitWriter:
 
     def __init__(self, split: SplitName, folder: Folder | None, shard_bytes: int) -> None:
         self.split, self.folder, self.shard_bytes = split, folder, shard_bytes
+        self.rows = 0
         self.shards: list[Shard] = []
         self.content = hashlib.sha256()
         self.statistics = _Statistics()
@@ -86,6 +105,7 @@ class _SplitWriter:
 
     def add(self, columns: Columns, fields: dict[str, Field]) -> None:
         self._pending.append(columns)
+        self.rows += len(next(iter(columns.values())))
         self._pending_bytes += sum(values.nbytes for values in columns.values())
         if self._pending_bytes >= self.shard_bytes:
             self.flush(fields)

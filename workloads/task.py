@@ -76,9 +76,12 @@ def outermost(module: nn.Module) -> list[nn.Module]:
 
 
 def spread(stats: dict[str, list[float]]) -> Tensor:
-    """The divisor that standardizes a column: its standard deviation, or 1 where the training data is constant."""
-    std = torch.tensor(stats["std"])
-    return torch.where(std > 1e-6, std, torch.ones_like(std))
+    """The divisor that standardizes a column: its standard deviation, or infinity, which ignores it, where it is constant.
+
+    Constant is what varies by less than float32 resolves: the deviation is computed with rounding errors.
+    """
+    mean, std = (torch.tensor(stats[name], dtype=torch.float64) for name in ("mean", "std"))
+    return torch.where(std > 1e-7 * mean.abs(), std, torch.inf).float()
 
 
 def find(name: str) -> type[Task]:

@@ -29,6 +29,33 @@ class Chunk:
     columns: Columns
 
 
+class Problems:
+    """Collects what is wrong with a source, to refuse it with one message.
+
+    Args:
+        place: the file or folder that is read.
+        otherwise: what can be done about all problems of a kind.
+    """
+
+    def __init__(self, place: str, otherwise: str = "") -> None:
+        self._place, self._otherwise = place, otherwise
+        self._found: list[tuple[str, str]] = []
+
+    def add(self, what: str, fix: str) -> None:
+        self._found.append((what, fix))
+
+    def refuse(self) -> None:
+        """Raise a UserError with all of them, if there are any."""
+        if not self._found:
+            return
+        if len(self._found) == 1:
+            (what, fix) = self._found[0]
+            raise UserError(f"{self._place}: {what}", fix)
+        lines = [f"\n    {what}: {fix}" for what, fix in self._found]
+        fix = "correct all of them" + (f", or {self._otherwise}" if self._otherwise else "")
+        raise UserError(f"{self._place} has {len(lines)} problems:{''.join(lines)}", fix)
+
+
 class Source(Protocol):
     """The interface of a source. ``fields`` and ``meta()`` may be known only after the chunks have been read."""
 

@@ -11,6 +11,8 @@ import pytest
 
 from heliostat import load_run
 from heliostat.cli import main
+from heliostat.datasets import Dataset, build
+from heliostat.datasets.sources import open_source
 from heliostat.folder import Folder
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.journal import read_journal
@@ -69,8 +71,12 @@ def test_a_name_that_is_not_of_our_modules_stays(storage: Path, task: str) -> No
     assert TrainConfig(**{**config.model_dump(), "task": task}).task == task
 
 
-def test_the_dataset_verifies(storage: Path) -> None:
-    assert main(["dataset", "verify", str(storage / ".datasets/breast-cancer-b907f7ce")]) == 0
+def test_the_dataset_verifies_and_its_source_gives_the_same_again(storage: Path) -> None:
+    """So a run of version 0.1 resumes, although a table is read in another way now."""
+    dataset = storage / ".datasets/breast-cancer-b907f7ce"
+    assert main(["dataset", "verify", str(dataset)]) == 0
+    again = build(open_source("breast-cancer", {}), str(storage / "again"))
+    assert again.index.fingerprint == Dataset.open(str(dataset)).index.fingerprint
 
 
 def test_a_sweep_is_shown(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
