@@ -16,6 +16,7 @@ from heliostat.folder import Folder
 
 SHARD_BYTES = 16 << 20
 TEST, VALIDATION = 0.15, 0.15
+Moments = npt.NDArray[np.float64]
 
 
 def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
@@ -142,24 +143,29 @@ def _cuts(rows: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 class _Statistics:
-    """Mean and standard deviation of each column over all axes but the first one of a sample, in one pass."""
+    """Mean and standard deviation of each column over all axes but the first one of a sample, in one pass.
+
+    Sums are of the differences from the first sample: of large numbers that are near each other, squares have no digits left.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        self._sums: dict[str, tuple[int, Moments, Moments, Moments]] = {}
 
     def add(self, columns: Columns) -> None:
         for name, values in columns.items():
-            if values.ndim < 2 or name == "tokens":
+            if values.ndim < 2 or name == "tokens" or not len(values):
                 continue
             flat = values.reshape(len(values), values.shape[1], -1).astype(np.float64)
-            count, total, squares = self._sums.get(name, (0, np.float64(0), np.float64(0)))
+            zero = np.zeros(flat.shape[1])
+            count, first, total, squares = self._sums.get(name, (0, flat[0, :, 0].copy(), zero, zero))
+            flat -= first[:, None]
             seen = flat.shape[0] * flat.shape[2]
-            self._sums[name] = (count + seen, total + flat.sum(axis=(0, 2)), squares + (flat**2).sum(axis=(0, 2)))
+            self._sums[name] = (count + seen, first, total + flat.sum(axis=(0, 2)), squares + (flat**2).sum(axis=(0, 2)))
 
     def result(self) -> dict[str, dict[str, list[float]]]:
         stats = {}
-        for name, (count, total, squares) in self._sums.items():
+        for name, (count, first, total, squares) in self._sums.items():
             mean = total / count
             spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
-            stats[name] = {"mean": mean.tolist(), "std": spread.tolist()}
+            stats[name] = {"mean": (first + mean).tolist(), "std": spread.tolist()}
         return stats

@@ -8,13 +8,16 @@ import numpy.typing as npt
 Numbers = npt.NDArray[Any]
 TOLERANCE = 1e-3
 """The rounding error that is no loss, as a share of the typical distance of the values from their median."""
+NEAR = 1e-6
+"""Values that differ by less than this share of their median are stored as differences, even whole numbers that 32 bits hold:
+what is computed with them would be rounded."""
 LARGEST, SMALLEST = float(np.finfo(np.float32).max), 1e-30
 """The largest number in 32 bits, and a standard deviation far above the smallest one."""
 
 
 def is_whole(values: Numbers) -> bool:
     """Whether all are whole numbers, of any type."""
-    return values.dtype.kind in "iu" or bool((values == np.floor(values)).all())
+    return values.dtype.kind in "iu" or bool((np.isfinite(values) & (values == np.floor(values))).all())
 
 
 def trouble(values: Numbers) -> tuple[str, str] | None:
@@ -39,12 +42,12 @@ def narrowed(values: Numbers) -> tuple[npt.NDArray[np.float32], int | float]:
     """
     plain, wide = values.astype(np.float32), values.astype(np.float64)
     error = float(np.abs(plain - wide).mean())
-    if error == 0:
-        return plain, 0
     middle = np.partition(values, len(values) // 2)[len(values) // 2]
     distance = _less(values, middle)
     typical = float(np.median(np.abs(distance))) or float(distance.std())
-    return (plain, 0) if error <= TOLERANCE * typical or typical == 0 else (distance.astype(np.float32), middle.item())
+    if typical == 0 or (error <= TOLERANCE * typical and typical >= NEAR * abs(float(middle))):
+        return plain, 0
+    return distance.astype(np.float32), middle.item()
 
 
 def _less(values: Numbers, middle: Any) -> Numbers:

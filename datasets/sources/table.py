@@ -29,12 +29,15 @@ RULES = 2
 UNNAMED = re.compile(r"|unnamed: ?\d+|__index_level_\d+__", re.IGNORECASE)
 """What pandas and R call the index of the rows when it has no name."""
 COUNTER = re.compile(
-    r"index|idx|level_0|#|row|rows?[_ ]?(id|no|nr|num|number|names?)|rn|n|no|nr|number|obs|observation|serial|seq",
+    r"(.*[_\s.-])?(index|idx|row|rownum|no|nr|num|number|seq|serial|key)|level_0|#|n|rn|row_?(id|names?)|obs|observation",
     re.IGNORECASE,
 )
+"""Names of columns that number the rows, if their values do."""
 IDENTIFIER = re.compile(
-    r"(?i:(.*[_\s.-])?(id|ids|uuid|guid|zip|zip[_ ]?code|post[_ ]?code|postal[_ ]?code|plz))|.*[a-z](Id|ID)|[A-Z]+ID"
+    r"(?i:(.*[_\s.-])?(id|ids|uuid|guid|zip|zip[_ ]?code|post[_ ]?code|postal[_ ]?code|plz|phone|ssn|isbn|ean|sku|barcode))"
+    r"|.*[a-z](Id|ID)|[A-Z]+ID"
 )
+"""Names of columns whose whole numbers are names of something and no quantities."""
 
 
 class Table(Base):
@@ -288,13 +291,7 @@ def _identifiers(name: str, values: npt.NDArray[Any]) -> tuple[str, str] | None:
     if IDENTIFIER.fullmatch(name):
         fix = f"drop it; for categories write c{int(values[0])}, or if it is a quantity, rename it"
         return f"has identifiers, such as {int(values[0])}", fix
-    ordered = np.unique(values)
-    if (
-        COUNTER.fullmatch(name)
-        and len(ordered) == len(values)
-        and ordered[0] in (0, 1)
-        and ordered[-1] - ordered[0] == len(values) - 1
-    ):
+    if COUNTER.fullmatch(name) and len(np.unique(values)) == len(values) == int(values.max()) - int(values.min()) + 1:
         return "counts the rows", "drop it"
     return None
 

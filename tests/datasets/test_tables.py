@@ -167,10 +167,11 @@ def test_a_column_that_may_be_an_index_is_refused(tmp_path: Path) -> None:
     frame = pd.DataFrame({"x": range(ROWS), "arm": LABELS}, index=pd.Index([f"p{n}" for n in range(ROWS)], name="patient"))
     frame.to_parquet(tmp_path / "named.parquet")
     assert "column 'patient' is the row index of pandas" in refusal(tmp_path, str(tmp_path / "named.parquet"))
-    frame.assign(row=range(1, ROWS + 1)).to_csv(tmp_path / "row.csv")
+    frame.assign(row=range(1, ROWS + 1), invoice_no=range(ROWS + 700, 700, -1)).to_csv(tmp_path / "row.csv")
     message = refusal(tmp_path, str(tmp_path / "row.csv"))
     assert "column 'patient' has 300 different texts" in message
     assert "column 'row' counts the rows" in message
+    assert "column 'invoice_no' counts the rows" in message
     pd.concat([frame.reset_index(drop=True)[:150]] * 2).to_csv(tmp_path / "twice.csv")
     assert "column '' has no name of its own" in refusal(tmp_path, str(tmp_path / "twice.csv"))
 
@@ -215,6 +216,15 @@ def test_numbers_in_32_bits_are_unchanged(tmp_path: Path) -> None:
     assert "offsets" not in dataset.index.meta
     for at, values in enumerate(columns.values(), 1):
         assert set(samples(dataset)[:, at]) == set(np.asarray(values, np.float32))
+
+
+def test_whole_numbers_that_differ_little_are_standardized(tmp_path: Path) -> None:
+    dataset = built(
+        tmp_path, written(tmp_path, {"far": [16_000_000 + row % 2 for row in range(ROWS)], "same": repeated(1e5 / 3)})
+    )
+    x, far, same = spread(dataset.index.stats["features"]).tolist()
+    assert (far, same) == (pytest.approx(0.5, abs=0.01), float("inf"))
+    assert x == pytest.approx(samples(dataset)[:, 0].std(), rel=0.1)
 
 
 def test_a_number_as_target_keeps_what_its_values_differ_by(tmp_path: Path) -> None:
