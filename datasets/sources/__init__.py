@@ -34,11 +34,12 @@ class Problems:
 
     Args:
         place: the file or folder that is read.
-        otherwise: what can be done about all problems of a kind.
+        otherwise: what can be done about all of them.
+        most: how many are listed; the others are counted.
     """
 
-    def __init__(self, place: str, otherwise: str = "") -> None:
-        self._place, self._otherwise = place, otherwise
+    def __init__(self, place: str, otherwise: str = "", most: int | None = None) -> None:
+        self._place, self._otherwise, self._most = place, otherwise, most
         self._found: list[tuple[str, str]] = []
 
     def add(self, what: str, fix: str) -> None:
@@ -51,9 +52,11 @@ class Problems:
         if len(self._found) == 1:
             (what, fix) = self._found[0]
             raise UserError(f"{self._place}: {what}", fix)
-        lines = [f"\n    {what}: {fix}" for what, fix in self._found]
+        lines = [f"\n    {what}: {fix}" for what, fix in self._found[: self._most]]
+        more = len(self._found) - len(lines)
+        lines += [f"\n    and {more} more"] if more else []
         fix = "correct all of them" + (f", or {self._otherwise}" if self._otherwise else "")
-        raise UserError(f"{self._place} has {len(lines)} problems:{''.join(lines)}", fix)
+        raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", fix)
 
 
 class Source(Protocol):

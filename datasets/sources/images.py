@@ -53,9 +53,7 @@ class Images(Base):
         _check_classes(options.path, folders)
         self._classes = list(folders)
         self._files = [(path, label) for label, inside in enumerate(folders.values()) for path in inside if path.is_file()]
-        self._problems = Problems(options.path)
-        self._check_files(root, folders)
-        self._problems.refuse()
+        _check_files(root, folders)
         shape = (options.channels, options.size, options.size)
         self.fields = {"image": Field(dtype="uint8", shape=shape), "label": Field(dtype="int64")}
 
@@ -65,18 +63,16 @@ class Images(Base):
         Raises:
             UserError: some are no images.
         """
-        broken: list[UserError] = []
+        broken = Problems(self.options.path, most=SHOWN)
+        whole = True
         for start in range(0, len(self._files), CHUNK):
             part = self._files[start : start + CHUNK]
             images = [image for path, _ in part if (image := self._image(path, broken)) is not None]
-            if not broken:
+            whole = whole and len(images) == len(part)
+            if whole:
                 labels = np.array([label for _, label in part], np.int64)
                 yield Chunk([image.tobytes() for image in images], {"image": np.stack(images), "label": labels})
-        for error in broken[:SHOWN]:
-            self._problems.add(error.what, error.fix)
-        if len(broken) > SHOWN:
-            self._problems.add(f"{len(broken) - SHOWN} more files cannot be read as an image", "remove or convert them, too")
-        self._problems.refuse()
+        broken.refuse()
 
     def files(self) -> list[Path]:
         return [path for path, _ in self._files]
@@ -84,29 +80,35 @@ class Images(Base):
     def meta(self) -> dict[str, Any]:
         return {"classes": self._classes, "white": 255}
 
-    def _image(self, path: Path, broken: list[UserError]) -> npt.NDArray[np.uint8] | None:
+    def _image(self, path: Path, broken: Problems) -> npt.NDArray[np.uint8] | None:
         try:
             return read_image(path, self.fields["image"].shape)
         except UserError as error:
-            broken.append(error)
+            broken.add(error.what, error.fix)
             return None
 
-    def _check_files(self, root: Path, folders: dict[str, list[Path]]) -> None:
-        """Note what would be left out: images beside the folders or deeper in them, and classes without any."""
-        beside = [path.name for path in _visible(root) if path.suffix.lower() in Image.registered_extensions()]
-        if beside:
-            self._problems.add(f"images lie beside the folders: {_listed(beside)}", "move each to the folder of its class")
-        deeper = [f"{name}/{path.name}" for name, inside in folders.items() for path in inside if path.is_dir()]
-        if deeper:
-            fix = "set path to a folder whose folders are the classes, or move the images up into the folder of their class"
-            self._problems.add(f"there are folders inside of the classes: {_listed(deeper)}", fix)
-        empty = [name for name, inside in folders.items() if not inside]
-        if empty:
-            self._problems.add(f"classes without an image: {_listed(empty)}", "add images, or remove the folders")
-        lower = [name.casefold() for name in folders]
-        same = [name for name in folders if lower.count(name.casefold()) > 1]
-        if same:
-            self._problems.add(f"classes differ only in case: {_listed(same)}", "merge them, or rename all but one")
+
+def _check_files(root: Path, folders: dict[str, list[Path]]) -> None:
+    """Raise a UserError for what would be left out or mixed up: images beside the folders or deeper in them, empty classes."""
+    problems = Problems(str(root))
+    beside = [path.name for path in _visible(root) if path.suffix.lower() in Image.registered_extensions()]
+    if beside:
+        problems.add(f"images lie beside the folders: {_listed(beside)}", "move each to the folder of its class")
+    deeper = [f"{name}/{path.name}" for name, inside in folders.items() for path in inside if path.is_dir()]
+    if deeper:
+        fix = "set path to a folder whose folders are the classes, or move the images up into the folder of their class"
+        problems.add(f"there are folders inside of the classes: {_listed(deeper)}", fix)
+    lost = [f"{name}/{path.name}" for name, inside in folders.items() for path in inside if not path.exists()]
+    if lost:
+        problems.add(f"links to files that do not exist: {_listed(lost)}", "restore the files, or remove the links")
+    empty = [name for name, inside in folders.items() if not inside]
+    if empty:
+        problems.add(f"classes without an image: {_listed(empty)}", "add images, or remove the folders")
+    lower = [name.casefold() for name in folders]
+    same = [name for name in folders if lower.count(name.casefold()) > 1]
+    if same:
+        problems.add(f"classes differ only in case: {_listed(same)}", "merge them, or rename all but one")
+    problems.refuse()
 
 
 def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:

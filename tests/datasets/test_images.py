@@ -63,10 +63,12 @@ def test_what_would_be_left_out_or_mixed_up_is_listed_at_once(photos: Path) -> N
         images(photos / "dogs" / inner)
     images(photos / "Cat")
     (photos / "fish").mkdir()
+    (photos / "dog" / "lost.png").symlink_to("/nowhere.png")
     Image.new("RGB", (4, 4)).save(photos / "stray.jpg")
     message = refusal(photos)
     assert "images lie beside the folders: stray.jpg" in message
     assert "there are folders inside of the classes: dogs/husky, dogs/poodle" in message
+    assert "links to files that do not exist: dog/lost.png" in message
     assert "classes without an image: fish" in message
     assert "classes differ only in case: Cat, cat" in message
 
@@ -105,4 +107,4 @@ def test_all_files_that_are_no_images_are_listed_at_once(
     assert all(f"{photos}/dog/{name} cannot be read as an image" in message for name in ("7.png", "empty.jpg", "labels.txt"))
     for number in range(20):
         (photos / "dog" / f"{number}.xml").write_text("annotation")
-    assert "13 more files cannot be read as an image" in refusal(photos, shard_bytes)
+    assert "and 13 more" in refusal(photos, shard_bytes)
