@@ -65,7 +65,18 @@ def check_ends(config: SweepConfig, base: Mapping[str, Any]) -> None:
         for value in parameter.ends:
             if error := _error(_alone(name, parameter, value, base)):
                 known = get(base, name) is not None or "not a known key" in error.what or name.partition(".")[0] in error.what
-                raise UserError(f"space.{name} has {value!r}: {error.what}", error.fix) if known else error
+                fix = _in_whole_numbers(name, parameter, base) or error.fix
+                raise UserError(f"space.{name} has {value!r}: {error.what}", fix) if known else error
+
+
+def _in_whole_numbers(name: str, parameter: Parameter, base: Mapping[str, Any]) -> str | None:
+    """The fix for a range of floating-point numbers where whole ones are valid."""
+    low, high = parameter.ends[:2] if parameter.choice is None else (None, None)
+    if not (isinstance(low, float) and low.is_integer() and high.is_integer()) or _error(
+        _alone(name, parameter, int(low), base)
+    ):
+        return None
+    return f"set space.{name} to {{{'logint' if parameter.logarithmic else 'integer'}: [{int(low)}, {int(high)}]}}"
 
 
 def fix_of(config: SweepConfig, base: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ SIGN, MONEY = r"[+\-\x{2212}\x{2013}]?", r"(?:[$€£¥₹₽₩₺]|(?:USD|EUR|
 PLAIN = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
 FORMATTED = rf"^\(?{SIGN}\s?{MONEY}\s?{SIGN}{NUMBER}\s?(?:%|‰|{MONEY})\s?\)?$"
 WITH_UNIT = rf"^{SIGN}{NUMBER}\s?(?P<unit>[A-Za-zµμ°Ω][A-Za-zµμ°Ω0-9²³/^]*)$"
+ORDINALS = {"st", "nd", "rd", "th"}
 MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
 DATE = "|".join((
     r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[T ].*)?$",  # 2024-01-31, with or without a time
@@ -121,10 +122,12 @@ def _formatted(values: pa.Array) -> pa.Array:
     """Which values are numbers, also with separators, a currency, a percent sign, or the same unit in all of them."""
     has_digit = pc.match_substring_regex(values, r"\d")
     found = pc.and_(has_digit, pc.match_substring_regex(values, FORMATTED))
-    units = pc.extract_regex(values, WITH_UNIT)
-    unit = pc.struct_field(units, "unit")
-    # 5 kg, 7 kg, but not 1st, 2nd.
-    return pc.or_(found, pc.and_(has_digit, pc.is_valid(units))) if len(unit.drop_null().unique()) == 1 else found
+    units = pc.struct_field(pc.extract_regex(values, WITH_UNIT), "unit")
+    kinds = set(units.drop_null().unique().to_pylist())
+    # 5 kg, 7 kg, 0.5kg, but not 1st, 2nd; 2WD, 4WD.
+    measured = len(values) > LEAST or pc.any(pc.match_substring_regex(values, "[ .,]")).as_py()
+    same = len(kinds) == 1 and not kinds <= ORDINALS
+    return pc.or_(found, pc.and_(has_digit, pc.is_valid(units))) if same and measured else found
 
 
 def _most(values: pa.Array, mask: pa.Array) -> bool:

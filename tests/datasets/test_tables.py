@@ -133,6 +133,9 @@ CATEGORIES = {
     "truths": (repeated("true", "False"), ["odd"]),
     "yes and no": (repeated("yes", "no"), ["odd=no", "odd=yes"]),
     "ordinals": (repeated("1st", "2nd", "3rd"), ["odd=1st", "odd=2nd", "odd=3rd"]),
+    "late ordinals": (repeated("4th", "5th", "6th"), ["odd=4th", "odd=5th", "odd=6th"]),
+    "drives": (repeated("2WD", "4WD"), ["odd=2WD", "odd=4WD"]),
+    "income": (repeated("<=50K", ">50K"), ["odd=<=50K", "odd=>50K"]),
     "sizes": (repeated("S", "38", "M", "40"), ["odd=38", "odd=40", "odd=M", "odd=S"]),
     "ranges": (repeated("0-9", "10-19"), ["odd=0-9", "odd=10-19"]),
     "none of them": (repeated("none", "aspirin"), ["odd=aspirin", "odd=none"]),
@@ -195,6 +198,9 @@ def test_values_that_32_bits_cannot_tell_apart_are_told_apart(tmp_path: Path, ki
         first = task.model()[0](torch.from_numpy(samples(dataset)))  # type: ignore[index]
         assert first.std().item() == pytest.approx(1, abs=0.1)
         read = task.read(f'{{"time": {values[500]!r}}}')["features"]
+        assert task.read(f"[{values[500]!r}]")["features"] == read
+        with pytest.raises(UserError, match="the input has 2 values, but must have 1"):
+            task.read(f"[{values[500]!r}, 0]")
     assert read.item() in samples(dataset), "the same row is the same to predict"
 
 

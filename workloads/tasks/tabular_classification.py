@@ -49,8 +49,9 @@ class TabularClassification(Task):
         try:
             data: Any = json.loads(value)
             row = [data[name] for name in names] if isinstance(data, dict) else data
-            # Before it is rounded to 32 bits.
-            row = [number - offsets[name] if name in offsets else number for name, number in zip(names, row, strict=False)]
+            if offsets and isinstance(row, list) and len(row) == len(names):
+                # Before it is rounded to 32 bits.
+                row = [number - offsets.get(name, 0) for name, number in zip(names, row, strict=True)]
             features = torch.tensor([row], dtype=torch.float32)
         except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
             raise UserError(
