@@ -71,12 +71,12 @@ def check_ends(config: SweepConfig, base: Mapping[str, Any]) -> None:
 
 def _in_whole_numbers(name: str, parameter: Parameter, base: Mapping[str, Any]) -> str | None:
     """The fix for a range of floating-point numbers where whole ones are valid."""
-    low, high = parameter.ends[:2] if parameter.choice is None else (None, None)
-    if not (isinstance(low, float) and low.is_integer() and high.is_integer()) or _error(
-        _alone(name, parameter, int(low), base)
-    ):
+    ends = parameter.ends if parameter.choice is None else []
+    if not ends or not all(isinstance(end, float) and end.is_integer() for end in ends):
         return None
-    return f"set space.{name} to {{{'logint' if parameter.logarithmic else 'integer'}: [{int(low)}, {int(high)}]}}"
+    if _error(_alone(name, parameter, int(ends[0]), base)):
+        return None
+    return f"set space.{name} to {{{'logint' if parameter.logarithmic else 'integer'}: {[int(end) for end in ends]}}}"
 
 
 def fix_of(config: SweepConfig, base: Mapping[str, Any]) -> str:
