@@ -132,9 +132,11 @@ def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
         dtype, _, axes = need.partition("/")
         if field is None or dtype not in ("*", field.dtype) or len(field.shape) != int(axes or 0):
             has = ", ".join(f"{k}: {v}" for k, v in fields.items())
+            fix = "choose a dataset that fits the task, or a task that fits the dataset"
+            if column == "label" and "target" in fields:
+                fix = "write the target as texts or whole numbers for classes: numbers with a decimal point are no classes"
             raise UserError(
-                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}",
-                "choose a dataset that fits the task, or a task that fits the dataset",
+                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}", fix
             )
 
 

@@ -3,6 +3,7 @@
 Everything is computed by Arrow on whole columns or on their distinct values.
 """
 
+import unicodedata
 from collections import defaultdict
 
 import pyarrow as pa
@@ -35,6 +36,7 @@ DATE = "|".join((
 ))  # fmt: skip
 MOSTLY, LEAST = 0.8, 5
 """A column of texts is doubted if at least this share of its distinct values, and more than so many, are numbers or dates."""
+TRUTHS = {"true", "false", "yes", "no", "y", "n", "t", "f", "on", "off", "1", "0"}
 SHOWN = 3
 MANY = 1000
 """Texts with more distinct values are no categories or classes, so that their spelling does not matter."""
@@ -111,11 +113,13 @@ def _variants(values: pa.Array) -> tuple[str, str] | None:
         return None
     spellings: dict[str, list[str]] = defaultdict(list)
     for value in values.to_pylist():
-        spellings[" ".join(value.split()).casefold()].append(value)
+        spellings[" ".join(unicodedata.normalize("NFKC", value).split()).casefold()].append(value)
     twice = [" and ".join(map(repr, sorted(each))) for each in spellings.values() if len(each) > 1]
-    if not twice:
-        return None
-    return f"has texts that differ only in case or blanks: {', '.join(twice[:SHOWN])}", "write each in one way"
+    if twice:
+        return f"has texts that differ only in case or blanks: {', '.join(twice[:SHOWN])}", "write each in one way"
+    if len(values) > 2 and spellings.keys() <= TRUTHS:
+        return f"has {', '.join(map(repr, sorted(values.to_pylist())))} for true and false", "write each in one way"
+    return None
 
 
 def _formatted(values: pa.Array) -> pa.Array:

@@ -20,10 +20,10 @@ CHUNK = 1024
 SHOWN = 10
 """Files and folders that a message lists."""
 SPLIT = re.compile(
-    r"(train|training|trn|val|valid|validation|dev|test|testing|eval|holdout)([_ -]?(set|data|split|images))?", re.I
+    r"(?P<prefix>.*[_ -])?(?P<split>train|trn|val|dev|test|eval|holdout|unlabell?ed)(ing|id|idation|uation)?"
+    r"[_ -]?(set|data|split|images|imgs)?[_ -]?\d*",
+    re.IGNORECASE,
 )
-TRAIN = "train"
-"""The one split that is a class in common data sets of vehicles."""
 NOT_DATA = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 """What operating systems leave in folders, beside what is hidden."""
 
@@ -113,13 +113,15 @@ def _check_files(root: Path, folders: dict[str, list[Path]]) -> None:
 
 def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
     """Raise a UserError if folders are no classes: too few, or splits."""
-    splits = [name for name in folders if SPLIT.fullmatch(name)]
-    if splits and [name.lower() for name in splits] != [TRAIN]:
-        train = next((name for name in splits if name.lower().startswith("tr")), splits[0])
-        fix = f"set path to {Path(path) / train}, or merge the folders of each class; the splits are made from all images"
-        if len(splits) < len(folders):
+    found = {name: match for name in folders if (match := SPLIT.fullmatch(name))}
+    words = {name: match["split"].lower() for name, match in found.items()}
+    # A train may be a vehicle, and a steam_train, too.
+    if len({*words.values()}) > 1 or any(word != "train" and not found[name]["prefix"] for name, word in words.items()):
+        first = min(words, key=lambda name: words[name] not in ("train", "trn"))
+        fix = f"set path to {Path(path) / first}, or merge the folders of each class; the splits are made from all images"
+        if len(found) < len(folders):
             fix = f"move them out of {path}; the splits are made from all images"
-        raise UserError(f"{path} has the folders {_listed(splits)}, which are splits and not classes", fix)
+        raise UserError(f"{path} has the folders {_listed([*found])}, which are splits and not classes", fix)
     if len(folders) < 2:
         inner = [name for name, inside in folders.items() if sum(each.is_dir() for each in inside) > 1]
         fix = f"set path to {Path(path) / inner[0]}" if inner else "add the classes"

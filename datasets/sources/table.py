@@ -22,6 +22,8 @@ from heliostat.errors import UserError
 
 MAX_CATEGORIES = 100
 MAX_CLASSES = 1000
+MISSING_NUMBERS = (-999, -9999, -99999)
+"""What stands for a missing value among numbers of which no other is negative."""
 FEW = 20
 """So many classes are never too many for the rows of a table."""
 RULES = 2
@@ -219,7 +221,7 @@ class Table(Base):
             return {name: np.asarray(pc.cast(column, pa.int8()))}
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             values: npt.NDArray[Any] = column.to_numpy()
-            if found := _identifiers(name, values):
+            if found := _no_quantity(name, values):
                 self._problems.add(f"column {name!r} {found[0]}", found[1])
             return {name: values}
         if not _is_text(kind):
@@ -284,12 +286,16 @@ def _numbers_rows(column: pa.ChunkedArray) -> bool:
     return bool(values is not None and pa.types.is_integer(values.type) and pc.count_distinct(values).as_py() == len(values))
 
 
-def _identifiers(name: str, values: npt.NDArray[Any]) -> tuple[str, str] | None:
-    """Why the numbers of a column are names of something, and what to do; None if they may be quantities."""
+def _no_quantity(name: str, values: npt.NDArray[Any]) -> tuple[str, str] | None:
+    """Why the numbers of a column are no quantities, and what to do; None if they may be some."""
+    for mark in MISSING_NUMBERS:
+        if (count := int((values == mark).sum())) > 1 and not ((values < 0) & (values != mark)).any():
+            return f"has {count} values of {mark}, which stands for a missing one", "fill them or drop their rows"
     if not is_whole(values):
         return None
-    if IDENTIFIER.fullmatch(name):
-        fix = f"drop it; for categories write c{int(values[0])}, or if it is a quantity, rename it"
+    large = abs(int(values.max())) > 2**53 and not narrowed(values)[1]
+    if IDENTIFIER.fullmatch(name) or large:
+        fix = f"drop it; for categories write c{int(values[0])}, or if it is a quantity, {'scale' if large else 'rename'} it"
         return f"has identifiers, such as {int(values[0])}", fix
     if COUNTER.fullmatch(name) and len(np.unique(values)) == len(values) == int(values.max()) - int(values.min()) + 1:
         return "counts the rows", "drop it"

@@ -76,6 +76,10 @@ NO_FEATURES: dict[str, tuple[list[Any], str]] = {
     "ids above 2^53 among decimals": (repeated("12345678901234567", "1.5"), "64 bits do not hold"),
     "case": (repeated("Red", "red", "blue"), "differ only in case or blanks: 'Red' and 'red'"),
     "inner blanks": (repeated("New York", "New  York", "Rome"), "differ only in case or blanks"),
+    "accents": (repeated("caf\u00e9", "cafe\u0301", "tea"), "differ only in case or blanks"),
+    "truths in two ways": (repeated("yes", "no", "1"), "has '1', 'no', 'yes' for true and false"),
+    "a mark in numbers": (repeated(1.5, -999, 3), "100 values of -999, which stands for a missing one"),
+    "hashes": ([hash((row, 1.5)) for row in range(ROWS)], "has identifiers, such as"),
     "many texts": ([f"customer {row}" for row in range(ROWS)], "300 different texts"),
     "the target": (LABELS, "is equal to the target in every row"),
     "infinity": (repeated(1.0, float("inf"), 2.0), "100 values that are NaN, infinite or above 3.4e38"),
@@ -142,6 +146,7 @@ CATEGORIES = {
     "versions": (repeated("v1.2.3", "v2.0.0"), ["odd=v1.2.3", "odd=v2.0.0"]),
     "blanks at the ends": (repeated("a", " b", "b "), ["odd=a", "odd=b"]),
     "signed numbers": (repeated("+5", "-3", " 4"), ["odd"]),
+    "cold": (repeated(-999, -5, 3), ["odd"]),
     "constant": (repeated(7), ["odd"]),
     "decimals": (repeated("1e3", ".5", "5."), ["odd"]),
 }
