@@ -34,29 +34,28 @@ class Problems:
 
     Args:
         place: the file or folder that is read.
-        otherwise: what can be done about all of them.
         most: how many are listed; the others are counted.
     """
 
-    def __init__(self, place: str, otherwise: str = "", most: int | None = None) -> None:
-        self._place, self._otherwise, self._most = place, otherwise, most
+    def __init__(self, place: str, most: int | None = None) -> None:
+        self._place, self._most = place, most
         self._found: list[tuple[str, str]] = []
 
     def add(self, what: str, fix: str) -> None:
         self._found.append((what, fix))
 
-    def refuse(self) -> None:
-        """Raise a UserError with all of them, if there are any."""
+    def refuse(self, otherwise: str = "") -> None:
+        """Raise a UserError with all of them, if there are any; ``otherwise`` is another fix."""
         if not self._found:
             return
+        also = f", or {otherwise}" if otherwise else ""
         if len(self._found) == 1:
             (what, fix) = self._found[0]
-            raise UserError(f"{self._place}: {what}", fix)
+            raise UserError(f"{self._place}: {what}", fix + also)
         lines = [f"\n    {what}: {fix}" for what, fix in self._found[: self._most]]
         more = len(self._found) - len(lines)
         lines += [f"\n    and {more} more"] if more else []
-        fix = "correct all of them" + (f", or {self._otherwise}" if self._otherwise else "")
-        raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", fix)
+        raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", f"correct all of them{also}")
 
 
 class Source(Protocol):

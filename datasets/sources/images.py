@@ -24,6 +24,8 @@ SPLIT = re.compile(
     r"[_ -]?(set|data|split|images|imgs)?[_ -]?\d*",
     re.IGNORECASE,
 )
+NO_CLASS = {"test", "holdout", "unlabeled", "unlabelled"}
+"""Splits that are none of the classes even alone, unlike a train (a vehicle) and what is valid."""
 NOT_DATA = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "thumbs.db", "ehthumbs.db", "desktop.ini"}
 """What operating systems leave in folders, beside what is hidden."""
 
@@ -115,8 +117,7 @@ def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
     """Raise a UserError if folders are no classes: too few, or splits."""
     found = {name: match for name in folders if (match := SPLIT.fullmatch(name))}
     words = {name: match["split"].lower() for name, match in found.items()}
-    # A train may be a vehicle, and a steam_train, too.
-    if len({*words.values()}) > 1 or any(word != "train" and not found[name]["prefix"] for name, word in words.items()):
+    if len({*words.values()}) > 1 or any(word in NO_CLASS and not found[name]["prefix"] for name, word in words.items()):
         first = min(words, key=lambda name: words[name] not in ("train", "trn"))
         fix = f"set path to {Path(path) / first}, or merge the folders of each class; the splits are made from all images"
         if len(found) < len(folders):

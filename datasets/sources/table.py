@@ -62,7 +62,9 @@ class Table(Base):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._is_parquet = options.path.endswith(".parquet")
-        self._problems = Problems(options.path, "leave columns out with drop: [NAME, ...]")
+        self._problems = Problems(options.path)
+        self._concerned: list[str] = []
+        """The columns with problems, which can be left out, in their order."""
         table = self._without_index(self._read())
         target = self._check_names(table.column_names)
         learnt = self._typed(target, table[target])
@@ -76,7 +78,7 @@ class Table(Base):
         self.fields = {"features": Field(dtype="float32", shape=(len(self._features),))}
         self._classes: list[str] = []
         self._target = self._encode_target(target, learnt)
-        self._problems.refuse()
+        self._problems.refuse(self._without())
         if not self._features:
             raise UserError(f"{options.path} has no column but the target", "add the features")
 
@@ -127,9 +129,9 @@ class Table(Base):
             if UNNAMED.fullmatch(name) and (name in index or _numbers_rows(table[name])):
                 table = table.drop_columns([name])
             elif name in index:
-                self._problems.add(f"column {name!r} is the row index of pandas", "drop it, or save after reset_index()")
+                self._refuse_column(name, "is the row index of pandas", "drop it, or save after reset_index()")
             elif UNNAMED.fullmatch(name):
-                self._problems.add(f"column {name!r} has no name of its own", "give it one, or drop it if it numbers the rows")
+                self._refuse_column(name, "has no name of its own", "give it one, or drop it if it numbers the rows")
         return table
 
     def _check_names(self, names: list[str]) -> str:
@@ -182,33 +184,43 @@ class Table(Base):
             return column
         written = sorted({repr(value) for value in pc.unique(column.filter(missing)).to_pylist() if value})
         also = f" (also written {', '.join(written)})" if written else ""
-        self._problems.add(f"column {name!r} has {count} empty values{also}", "fill them or drop their rows")
+        self._refuse_column(name, f"has {count} empty values{also}", "fill them or drop their rows")
         return column.filter(pc.invert(missing))
 
     def _checked(self, name: str, texts: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
         """The numbers that the texts of a CSV file are; none of them if they are not what the texts say."""
         if pa.types.is_floating(values.type) and (example := cells.beyond(texts)):
-            self._problems.add(f"column {name!r} has whole numbers that 64 bits do not hold, such as {example}", "drop it")
+            self._refuse_column(name, f"has whole numbers that 64 bits do not hold, such as {example}", "drop it")
             return values[:0]
         if pa.types.is_floating(values.type) or not (example := cells.padded(texts)):
             return values
         if name == self.options.target.strip():
             return texts
-        what = f"column {name!r} has codes with leading zeros, such as {example}"
-        self._problems.add(what, f"drop it, or write c{example} for a category")
+        what = f"has codes with leading zeros, such as {example}"
+        self._refuse_column(name, what, f"drop it, or write c{example} for a category")
         return values[:0]
+
+    def _refuse_column(self, name: str, what: str, fix: str) -> None:
+        self._problems.add(f"column {name!r} {what}", fix)
+        if name != self.options.target.strip() and name not in self._concerned:
+            self._concerned.append(name)
+
+    def _without(self) -> str:
+        """The option that leaves out the columns with problems."""
+        names = [name if re.fullmatch(r"[A-Za-z_]\w*", name) else repr(name) for name in self._concerned]
+        return f"leave out columns with drop: [{', '.join(names)}]" if names else ""
 
     # --- features ---------------------------------------------------------------------------------------------
 
     def _add_features(self, name: str, column: pa.ChunkedArray, target: pa.ChunkedArray) -> None:
         if column.type == target.type and column.equals(target):
-            self._problems.add(f"column {name!r} is equal to the target in every row", "drop it")
+            self._refuse_column(name, "is equal to the target in every row", "drop it")
             return
         for feature, values in self._encode(name, column).items() if len(column) else ():
             if feature in self._features:
                 self._problems.add(f"two features would be named {feature!r}", "rename one of their columns")
             if found := trouble(values):
-                self._problems.add(f"column {name!r} {found[0]}", found[1])
+                self._refuse_column(name, *found)
                 continue
             self._features[feature], offset = narrowed(values)
             if offset:
@@ -222,7 +234,7 @@ class Table(Base):
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             values: npt.NDArray[Any] = column.to_numpy()
             if found := _no_quantity(name, values):
-                self._problems.add(f"column {name!r} {found[0]}", found[1])
+                self._refuse_column(name, *found)
             return {name: values}
         if not _is_text(kind):
             self._problems.add(
@@ -230,11 +242,11 @@ class Table(Base):
             )
             return {}
         if found := cells.doubts(column):
-            self._problems.add(f"column {name!r} {found[0]}", found[1])
+            self._refuse_column(name, *found)
             return {}
         categories = sorted(pc.unique(column).to_pylist())
         if len(categories) > MAX_CATEGORIES:
-            self._problems.add(f"column {name!r} has {len(categories)} different texts", "drop it, or group them into fewer")
+            self._refuse_column(name, f"has {len(categories)} different texts", "drop it, or group them into fewer")
             return {}
         return {f"{name}={value}": np.asarray(pc.cast(pc.equal(column, value), pa.int8())) for value in categories}
 
