@@ -17,29 +17,27 @@ from heliostat.folder import Folder
 
 SHARD_BYTES = 16 << 20
 TEST, VALIDATION = 0.15, 0.15
+Moments = npt.NDArray[np.float64]
 
 
 def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
     Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
-    accepts. A finished dataset of the same content is not changed.
+    accepts; one that is refused leaves nothing. A finished dataset of the same content is not changed.
 
     Raises:
-        UserError: the source has too few samples, or ``uri`` holds a dataset of other content.
+        UserError: the source is refused or has too few samples, or ``uri`` holds a dataset of other content.
     """
     folder = Folder.at(uri)
     finished = Dataset.open(uri) if folder.exists(INDEX) else None
     # With a finished dataset nothing is written: the source is read only to compare fingerprints.
     writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
-    for chunk in source.chunks():
-        splits = split_of(chunk.keys)
-        for split, writer in writers.items():
-            writer.add({name: values[splits == split] for name, values in chunk.columns.items()}, source.fields)
-    for split, writer in writers.items():
-        writer.flush(source.fields)
-        if not writer.shards:
-            raise UserError(f"the source has too few samples: the {split} split would be empty", "add data")
+    try:
+        _write_shards(source, writers)
+    except UserError:
+        _delete_shards(folder, writers)
+        raise
     meta = source.meta()
     index = Index(
         fingerprint=_fingerprint(source.fields, meta, writers),
@@ -57,6 +55,27 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
         return finished
     folder.write(INDEX, index.model_dump_json(indent=2).encode())
     return Dataset.open(uri)
+
+
+def _write_shards(source: Source, writers: dict[SplitName, "_SplitWriter"]) -> None:
+    for chunk in source.chunks():
+        splits = split_of(chunk.keys)
+        for split, writer in writers.items():
+            writer.add({name: values[splits == split] for name, values in chunk.columns.items()}, source.fields)
+    for split, writer in writers.items():
+        if not writer.rows:
+            raise UserError(f"the source has too few samples: the {split} split would be empty", "add data")
+    for writer in writers.values():
+        writer.flush(source.fields)
+
+
+def _delete_shards(folder: Folder, writers: dict[SplitName, "_SplitWriter"]) -> None:
+    """Delete what an unfinished build has written."""
+    written = [shard.file for writer in writers.values() if writer.folder for shard in writer.shards]
+    for file in written:
+        folder.delete(file)
+    if written and not folder.names():
+        folder.delete()
 
 
 def split_of(keys: list[bytes]) -> npt.NDArray[np.str_]:
@@ -79,6 +98,7 @@ class _SplitWriter:
 
     def __init__(self, split: SplitName, folder: Folder | None, shard_bytes: int) -> None:
         self.split, self.folder, self.shard_bytes = split, folder, shard_bytes
+        self.rows = 0
         self.shards: list[Shard] = []
         self.content = hashlib.sha256()
         self.statistics = _Statistics()
@@ -87,6 +107,7 @@ class _SplitWriter:
 
     def add(self, columns: Columns, fields: dict[str, Field]) -> None:
         self._pending.append(columns)
+        self.rows += len(next(iter(columns.values())))
         self._pending_bytes += sum(values.nbytes for values in columns.values())
         if self._pending_bytes >= self.shard_bytes:
             self.flush(fields)
@@ -118,24 +139,29 @@ def _cuts(rows: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 class _Statistics:
-    """Mean and standard deviation of each column over all axes but the first one of a sample, in one pass."""
+    """Mean and standard deviation of each column over all axes but the first one of a sample, in one pass.
+
+    Sums are of the differences from the first sample: of large numbers that are near each other, squares have no digits left.
+    """
 
     def __init__(self) -> None:
-        self._sums: dict[str, tuple[int, npt.NDArray[np.float64], npt.NDArray[np.float64]]] = {}
+        self._sums: dict[str, tuple[int, Moments, Moments, Moments]] = {}
 
     def add(self, columns: Columns) -> None:
         for name, values in columns.items():
-            if values.ndim < 2 or name == "tokens":
+            if values.ndim < 2 or name == "tokens" or not len(values):
                 continue
             flat = values.reshape(len(values), values.shape[1], -1).astype(np.float64)
-            count, total, squares = self._sums.get(name, (0, np.float64(0), np.float64(0)))
+            zero = np.zeros(flat.shape[1])
+            count, first, total, squares = self._sums.get(name, (0, flat[0, :, 0].copy(), zero, zero))
+            flat -= first[:, None]
             seen = flat.shape[0] * flat.shape[2]
-            self._sums[name] = (count + seen, total + flat.sum(axis=(0, 2)), squares + (flat**2).sum(axis=(0, 2)))
+            self._sums[name] = (count + seen, first, total + flat.sum(axis=(0, 2)), squares + (flat**2).sum(axis=(0, 2)))
 
     def result(self) -> dict[str, dict[str, list[float]]]:
         stats = {}
-        for name, (count, total, squares) in self._sums.items():
+        for name, (count, first, total, squares) in self._sums.items():
             mean = total / count
             spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
-            stats[name] = {"mean": mean.tolist(), "std": spread.tolist()}
+            stats[name] = {"mean": (first + mean).tolist(), "std": spread.tolist()}
         return stats

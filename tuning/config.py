@@ -90,7 +90,7 @@ class SweepConfig(Config):
             if self.algorithm == "grid" and parameter.values is None:
                 raise ValueError(
                     f"space.{name} is {parameter.kind}, which has infinitely many values, but algorithm grid needs finitely "
-                    "many; use choice, integer or quniform, or set algorithm: random"
+                    "many; use choice, integer, logint or quniform, or set algorithm: random"
                 )
             if self.algorithm == "cmaes" and (parameter.choice is not None or parameter.when):
                 raise ValueError(

@@ -96,7 +96,7 @@ def _delayed(error: str) -> None:
 def finished(plan: SweepPlan) -> SweepResult | None:
     """The result of a sweep that has nothing left to do, or None."""
     record = read_sweep(plan.folder)
-    if record is None or record.hash != plan.config.hash:
+    if record is None or record.config.identity != plan.config.identity:
         return None
     trials = Trials(read_journal(plan.folder))
     result = SweepResult.read(plan.folder)

@@ -19,10 +19,11 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder, join
 from heliostat.tuning.config import Mode, SweepConfig, base_of
 from heliostat.tuning.cost import most_expensive, trial_capacity
-from heliostat.tuning.space import Params, assign, check_conditions, get
+from heliostat.tuning.feasibility import check_ends, check_mostly_possible
+from heliostat.tuning.space import Params, assign, check_conditions
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.nodes import Nodes, resolve_resources
+from heliostat.workloads.nodes import Nodes
 from heliostat.workloads.plan import Plan, lanes_of, prepare
 from heliostat.workloads.run.record import NEWEST_ORDER, DatasetRecord, RunRecord, open_record
 from heliostat.workloads.task import create
@@ -116,7 +117,7 @@ class SweepPlan:
         )
         _check_metrics(self.config.metric, self.train.config, dataset)
         found = read_sweep(self.folder)
-        if found and found.hash != self.config.hash:
+        if found and found.config.identity != self.config.identity:
             lines = "\n    ".join(differences(found.config.identity, self.config.identity))
             raise UserError(
                 f"sweep {self.config.name!r} exists in {self.folder} with another config:\n    {lines}",
@@ -183,7 +184,7 @@ def plan_sweep(
     _check_keys(config)
     train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere)
     workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
-    _check_space(config, base, nodes)
+    check_ends(config, base, nodes)
     each = train.config.resources
     there = trial_capacity(nodes, float(each.cpu), float(each.gpu), workers) if nodes else config.concurrency or AT_ONCE
     slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
@@ -197,6 +198,8 @@ def plan_sweep(
     if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
         raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
     _ = plan.objectives
+    if elsewhere or not plan.folder.exists(SWEEP):  # one that is resumed may have started before this was checked
+        check_mostly_possible(config, base, nodes)
     return plan
 
 
@@ -236,21 +239,6 @@ def _check_keys(config: SweepConfig) -> None:
                 f"space.{name} is searched, but scheduler pbt changes keys during a run, and {name} cannot change during a run",
                 "search keys of optimizer or a dropout, or use another scheduler",
             )
-
-
-def _check_space(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> None:
-    """Check that both ends of every range make a valid train config, whose workers fit on the nodes."""
-    for name, parameter in config.space.items():
-        conditions = {key: value[0] if isinstance(value, list) else value for key, value in parameter.when.items()}
-        for value in parameter.ends:
-            try:
-                checked = validate(assign(base, {**conditions, name: value}), TrainConfig)
-                validate(checked.model, task.find(checked.task).Options, "model")
-                resolve_resources(checked.resources, checked.least_workers, nodes)
-            except UserError as error:
-                if get(base, name) is None and "not a known key" not in error.what and name.partition(".")[0] not in error.what:
-                    raise
-                raise UserError(f"space.{name} has {value!r}: {error.what}", error.fix) from None
 
 
 def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:

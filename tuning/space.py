@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
@@ -22,10 +22,13 @@ class Parameter(Config):
     uniform: Pair | None = Field(None, description="[low, high], any number between them")
     loguniform: Pair | None = Field(None, description="[low, high] above 0, uniform on a logarithmic scale")
     quniform: Annotated[list[float], Field(min_length=3, max_length=3)] | None = Field(
-        None, description="[low, high, step], low plus a multiple of step"
+        None, description="[low, high, step], low plus a multiple of step; whole numbers if low and step are"
     )
-    integer: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
-        None, description="[low, high], a whole number, both ends included"
+    integer: Annotated[list[int], Field(min_length=2, max_length=3)] | None = Field(
+        None, description="[low, high] or [low, high, step], a whole number, such as [8, 64, 8]"
+    )
+    logint: Annotated[list[int], Field(min_length=2, max_length=2)] | None = Field(
+        None, description="[low, high] from 1, a whole number, uniform on a logarithmic scale"
     )
     when: dict[str, Any] = Field({}, description="a mapping such as {model.stages: [2, 3]}: the key is searched only then")
 
@@ -45,12 +48,13 @@ class Parameter(Config):
         if not low < high:
             fix = f"write {kinds[0]}: [{high}, {low}]" if low > high else "write two different ends"
             raise ValueError(f"{kinds[0]} is {self.range}, an empty range; {fix}")
-        if self.loguniform and low <= 0:
+        if (self.loguniform or self.logint) and low <= 0:
+            even = "uniform" if self.loguniform else "integer"
             raise ValueError(
-                f"loguniform is {self.range}, but a logarithm needs numbers above 0; raise the low end, or use uniform"
+                f"{kinds[0]} is {self.range}, but a logarithm needs numbers above 0; raise the low end, or use {even}"
             )
-        if self.quniform and not 0 < self.range[2] <= high - low:
-            raise ValueError(f"quniform is {self.range}, whose step does not fit between the ends; write [low, high, step]")
+        if self.range[2:] and not 0 < self.range[2] <= high - low:
+            raise ValueError(f"{kinds[0]} is {self.range}, whose step does not fit between the ends; write [low, high, step]")
         return self
 
     @property
@@ -65,23 +69,35 @@ class Parameter(Config):
 
     @property
     def ends(self) -> list[Any]:
-        """The values to check to know that the whole range is valid: all choices, or both ends."""
-        return list(self.choice) if self.choice is not None else self.range[:2]
-
-    @property
-    def values(self) -> list[Any] | None:
-        """All values if there are finitely many, else None."""
+        """The values to check to know that the type and the bounds are right: all choices, or both ends."""
         if self.choice is not None:
             return list(self.choice)
+        return [values[0], values[-1]] if (values := self.values) else self.range[:2]
+
+    @property
+    def values(self) -> Sequence[Any] | None:
+        """All values if there are finitely many, a ``range`` of whole numbers where they are evenly spaced, else None."""
+        if self.choice is not None:
+            return list(self.choice)
+        if self.logint is not None:
+            return range(self.logint[0], self.logint[1] + 1)
         if self.integer is not None:
-            return list(range(self.integer[0], self.integer[1] + 1))
+            first, last, by = [*self.integer, 1][:3]
+            return range(first, last + 1, by)
         if self.quniform is not None:
             low, high, step = self.quniform
-            return [low + step * n for n in range(int((high - low) / step + 1e-9) + 1)]
+            count = int((high - low) / step + 1e-9) + 1
+            if low.is_integer() and step.is_integer():
+                return range(int(low), int(low) + count * int(step), int(step))
+            return [low + step * n for n in range(count)]
         return None
 
+    @property
+    def logarithmic(self) -> bool:
+        return self.loguniform is not None or self.logint is not None
 
-KINDS = ("choice", "uniform", "loguniform", "quniform", "integer")
+
+KINDS = ("choice", "uniform", "loguniform", "quniform", "integer", "logint")
 Space = Mapping[str, Parameter]
 Suggest = Callable[[str, Parameter], Any]
 
@@ -139,6 +155,10 @@ def _holds(wanted: Any, value: Any) -> bool:
 
 def draw(parameter: Parameter, source: random.Random) -> Any:
     """One value of a parameter."""
+    if parameter.logint:
+        low, high = parameter.logint
+        # Half a number on either side, so that the ends are as likely as their neighbours.
+        return min(max(round(math.exp(source.uniform(math.log(low - 0.5), math.log(high + 0.5)))), low), high)
     if (values := parameter.values) is not None:
         return source.choice(values)
     low, high = parameter.range
@@ -176,6 +196,7 @@ def check_conditions(space: Space, base: Mapping[str, Any]) -> None:
             wanted = wanted if isinstance(wanted, list) else [wanted]
             if possible is not None and not [value for value in wanted if value in possible]:
                 raise UserError(
-                    f"space.{name}.when needs {key} to be {wanted}, but it is one of {possible}", "use one of those values"
+                    f"space.{name}.when needs {key} to be {wanted}, but it is one of {list(possible)}",
+                    "use one of those values",
                 )
     ordered(space)

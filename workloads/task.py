@@ -91,9 +91,12 @@ def outermost(module: nn.Module) -> list[nn.Module]:
 
 
 def spread(stats: dict[str, list[float]]) -> Tensor:
-    """The divisor that standardizes a column: its standard deviation, or 1 where the training data is constant."""
-    std = torch.tensor(stats["std"])
-    return torch.where(std > 1e-6, std, torch.ones_like(std))
+    """The divisor that standardizes a column: its standard deviation, or infinity, which ignores it, where it is constant.
+
+    Constant is what varies by less than float32 resolves: the deviation is computed with rounding errors.
+    """
+    mean, std = (torch.tensor(stats[name], dtype=torch.float64) for name in ("mean", "std"))
+    return torch.where(std > 1e-7 * mean.abs(), std, torch.inf).float()
 
 
 def find(name: str) -> type[Task]:
@@ -144,9 +147,11 @@ def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
         dtype, _, axes = need.partition("/")
         if field is None or dtype not in ("*", field.dtype) or len(field.shape) != int(axes or 0):
             has = ", ".join(f"{k}: {v}" for k, v in fields.items())
+            fix = "choose a dataset that fits the task, or a task that fits the dataset"
+            if column == "label" and "target" in fields:
+                fix = "write the target as texts or whole numbers for classes: numbers with a decimal point are no classes"
             raise UserError(
-                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}",
-                "choose a dataset that fits the task, or a task that fits the dataset",
+                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}", fix
             )
 
 

@@ -30,6 +30,35 @@ class Chunk:
     columns: Columns
 
 
+class Problems:
+    """Collects what is wrong with a source, to refuse it with one message.
+
+    Args:
+        place: the file or folder that is read.
+        most: how many are listed; the others are counted.
+    """
+
+    def __init__(self, place: str, most: int | None = None) -> None:
+        self._place, self._most = place, most
+        self._found: list[tuple[str, str]] = []
+
+    def add(self, what: str, fix: str) -> None:
+        self._found.append((what, fix))
+
+    def refuse(self, otherwise: str = "") -> None:
+        """Raise a UserError with all of them, if there are any; ``otherwise`` is another fix."""
+        if not self._found:
+            return
+        also = f", or {otherwise}" if otherwise else ""
+        if len(self._found) == 1:
+            (what, fix) = self._found[0]
+            raise UserError(f"{self._place}: {what}", fix + also)
+        lines = [f"\n    {what}: {fix}" for what, fix in self._found[: self._most]]
+        more = len(self._found) - len(lines)
+        lines += [f"\n    and {more} more"] if more else []
+        raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", f"correct all of them{also}")
+
+
 class Source(Protocol):
     """The interface of a source. ``fields`` and ``meta()`` may be known only after the chunks have been read."""
 

@@ -17,6 +17,9 @@ from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Base, Chunk
 from heliostat.errors import UserError
 
+SHOWN = 10
+"""Files that a message lists."""
+
 
 class Text(Base):
     """Column ``tokens``: sequences of ``length`` tokens that overlap by one, so that each token is predicted once.
@@ -88,7 +91,13 @@ class Text(Base):
         try:
             return path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
-            raise UserError(f"{path} is not UTF-8 text", "convert it, or narrow dataset.options.pattern") from None
+            raise self._not_texts(self._files[self._files.index(path) :]) from None
+
+    def _not_texts(self, files: list[Path]) -> UserError:
+        """An error with all of these files that are not UTF-8."""
+        bad = [str(path) for path in files if not _is_utf8(path)]
+        shown = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
+        return UserError(f"no UTF-8 text: {shown}", "convert them, or narrow dataset.options.pattern")
 
     def _learn(self) -> Any:
         from tokenizers import ByteLevelBPETokenizer
@@ -102,6 +111,14 @@ class Text(Base):
         if self._tokenizer is None:
             return np.frombuffer(text.encode(), np.uint8)
         return np.array(self._tokenizer.encode(text).ids, np.uint16)
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class PythonStdlib(Text):

@@ -194,6 +194,11 @@ def write(path: Path, text: str) -> str:
         ("table", {"path": "huge.csv", "target": "y"}, ("'x'", "1 values", "infinite", "replace")),
         ("table", {"path": "one.csv", "target": "y"}, ("target 'y' has 1 classes",)),
         ("text", {"path": ".", "pattern": "/abs/*"}, ("dataset.options.pattern", "/abs/*")),
+        (
+            "text",
+            {"path": ".latin"},
+            ("no UTF-8 text: .latin/00.txt, .latin/01.txt", ".latin/09.txt and 2 more", "convert them"),
+        ),
         ("text", {"path": "~nobody-of-this-name/x"}, ("dataset.options.path", "~nobody")),
     ],
 )
@@ -208,6 +213,9 @@ def test_bad_input_is_reported_with_its_field(
     write(tmp_path / "clash.csv", "a=b,a,y\n1,b,a\n2,c,b\n")
     write(tmp_path / "huge.csv", "x,y\n1e39,a\n2,b\n")
     write(tmp_path / "one.csv", "x,y\n1,a\n2,a\n")
+    (tmp_path / ".latin").mkdir()
+    for number in range(12):
+        (tmp_path / ".latin" / f"{number:02d}.txt").write_bytes("grün".encode("latin-1"))
     before = sorted(os.listdir())
     with pytest.raises(UserError) as caught:
         build(open_source(source, options), "out")

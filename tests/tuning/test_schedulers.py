@@ -9,6 +9,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, MedianStoppingRule, Tri
 
 from heliostat.tuning.schedulers.asha import Asha
 from heliostat.tuning.schedulers.median import Median
+from heliostat.tuning.schedulers.pbt import pairs
 from heliostat.tuning.trials import Decision, Report, Trial
 
 STEPS = 81
@@ -153,3 +154,39 @@ def test_hyperband_compares_most_trials_early_and_some_late() -> None:
     assert scheduler.report(trial) == Decision.CONTINUE, "too early in its bracket"
     trial.reports.append(Report(9, 1 / 3, {"m": 0.0}, 0.0))
     assert scheduler.report(trial) == Decision.STOP
+
+
+NAN = float("nan")
+
+
+def trial(number: int, *values: float) -> Trial:
+    """A trial with reports at equal distances up to a third of its run."""
+    count = len(values)
+    return Trial(number, {}, reports=[Report(n, n / count / 3, {"m": v}, 0.0) for n, v in enumerate(values, 1)])
+
+
+@pytest.mark.parametrize("mode", ["max", "min"])
+@pytest.mark.parametrize("kind", ["asha", "median"])
+def test_a_trial_whose_metric_is_nan_is_stopped_and_stops_no_other(kind: str, mode: Any) -> None:
+    scheduler = Asha("m", mode, grace=0.3, reduction=3) if kind == "asha" else Median("m", mode, grace=0.3, samples=3)
+    assert scheduler.report(trial(0, NAN)) == Decision.CONTINUE, "nothing to compare it with"
+    best = 9.0 if mode == "max" else 0.0
+    for number in range(1, 5):
+        assert scheduler.report(trial(number, best)) == Decision.CONTINUE
+    assert scheduler.report(trial(5, NAN, NAN)) == Decision.STOP
+    assert scheduler.report(trial(6, NAN)) == Decision.STOP
+    assert scheduler.report(trial(7, best, NAN)) == Decision.CONTINUE, "its best value so far counts"
+    assert scheduler.report(trial(8, NAN, best)) == Decision.CONTINUE
+    assert scheduler.report(trial(9, 5.0)) == Decision.STOP
+
+
+@pytest.mark.parametrize("broken", range(6))
+def test_in_a_population_broken_members_copy_whole_ones(broken: int) -> None:
+    members = [trial(number, NAN if number < broken else float(number)) for number in range(6)]
+    copies = pairs(members, "m", "max", 0.25, random.Random(0))
+    assert {member.number for member, _ in copies} == set(range(max(2, broken)))
+    assert all(donor.number >= max(4, broken) for _, donor in copies)
+
+
+def test_a_population_without_any_finite_value_exchanges_nothing() -> None:
+    assert pairs([trial(number, NAN) for number in range(4)], "m", "max", 0.25, random.Random(0)) == []

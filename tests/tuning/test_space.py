@@ -1,6 +1,8 @@
 """Search spaces: what they sample, and what they refuse."""
 
+import math
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +12,9 @@ from heliostat.errors import UserError
 from heliostat.tuning.algorithms.grid import Grid
 from heliostat.tuning.algorithms.optuna import Optuna
 from heliostat.tuning.algorithms.random import Random
-from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.config import Mode, SweepConfig
+from heliostat.tuning.plan import plan_sweep
+from heliostat.tuning.preview import preview
 from heliostat.tuning.schedulers.pbt import perturbed
 from heliostat.tuning.space import Parameter, assign, check_conditions, draw, flatten, sample
 from heliostat.tuning.trials import Trial, Trials
@@ -89,6 +93,8 @@ def test_assign_changes_a_copy() -> None:
         ({"integer": [3, 3]}, "an empty range"),
         ({"loguniform": [0, 1]}, "a logarithm needs numbers above 0"),
         ({"quniform": [0, 1, 2]}, "whose step does not fit"),
+        ({"integer": [8, 64, 0]}, "whose step does not fit"),
+        ({"logint": [0, 8]}, "a logarithm needs numbers above 0; raise the low end, or use integer".replace("; ", "\n  fix: ")),
         ({"choice": []}, "choice is"),
         ({"choice": [1, 1]}, "a value twice"),
         ({}, "has no kind, but needs exactly one of choice"),
@@ -100,6 +106,66 @@ def test_a_wrong_parameter_is_named_with_its_fix(parameter: dict[str, Any], says
     with pytest.raises(UserError, match=says) as caught:
         config(space={"optimizer.lr": parameter})
     assert "space.optimizer.lr" in str(caught.value)
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe", "cmaes"])
+def test_whole_numbers_have_a_step_and_a_logarithmic_scale(algorithm: str) -> None:
+    space = {"a": {"integer": [8, 60, 8]}, "b": {"logint": [1, 1000]}, "c": {"quniform": [8, 64, 8]}}
+    whole = config(space=space, algorithm=algorithm)
+    search = Random(whole, {}) if algorithm == "random" else Optuna(whole, {}, {"loss": "min"}, None, [])
+    seen = [search.ask(number) or {} for number in range(60)]
+    assert {type(value) for params in seen for value in params.values()} == {int}
+    assert {params["a"] for params in seen} <= {8, 16, 24, 32, 40, 48, 56}
+    assert {params["c"] % 8 for params in seen} == {0}
+    assert all(1 <= params["b"] <= 1000 for params in seen)
+    assert algorithm == "cmaes" or 15 <= sum(params["b"] <= 31 for params in seen) <= 45, "half of the scale"
+    points = Grid(config(space={"a": space["a"], "c": {"quniform": [0, 20, 10]}}, algorithm="grid"), {})
+    assert [points.ask(number) for number in (0, 1)] == [{"a": 8, "c": 0}, {"a": 8, "c": 10}]
+
+
+IMAGES = {"task": "image-classification", "dataset": {"source": "digits"}, "epochs": 1}
+
+
+@pytest.mark.parametrize(
+    ("space", "train", "says"),
+    [
+        ({"model.width": {"integer": [8, 64]}}, {}, "set space.model.width to {integer: [8, 64, 8]}"),
+        ({"model.width": {"logint": [8, 64]}}, {}, "such as model.width"),
+        ({"global_batch": {"integer": [12, 36]}}, {"workers": 3}, "set space.global_batch to {integer: [12, 36, 3]}"),
+        (
+            {"global_batch": {"integer": [70, 201]}, "workers": {"integer": [2, 40]}},
+            {},
+            "narrow the space to values that fit together",
+        ),
+    ],
+)
+def test_a_space_of_mostly_impossible_trials_is_refused_with_its_fix(
+    tmp_path: Path, space: dict[str, Any], train: dict[str, Any], says: str
+) -> None:
+    train = {**IMAGES, **train, "global_batch": 2520, "storage": str(tmp_path)}
+    with pytest.raises(UserError, match=r"space: most trials are impossible, .* points tried, such as") as caught:
+        plan_sweep(config(space=space, train=train))
+    assert says in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("kind", "whole"), [("uniform", "integer"), ("loguniform", "logint")])
+def test_a_whole_number_is_searched_in_whole_numbers(tmp_path: Path, kind: str, whole: str) -> None:
+    space = {"model.stages": {kind: [1, 4]}}
+    with pytest.raises(UserError, match=r"space.model.stages has 1.0: .* must be a valid integer") as caught:
+        plan_sweep(config(space=space, train={**IMAGES, "storage": str(tmp_path)}))
+    assert caught.value.fix == f"set space.model.stages to {{{whole}: [1, 4]}}"
+
+
+def test_the_preview_counts_the_impossible_trials_of_a_space(tmp_path: Path) -> None:
+    space = {"model.width": {"integer": [8, 64, 4]}, "optimizer.lr": {"uniform": [1e-4, 1]}}
+    shown = preview(plan_sweep(config(space=space, train={**IMAGES, "storage": str(tmp_path)}, algorithm="random")))
+    found, line = shown["impossible"], shown["says"]["impossible"]
+    assert found["tried"] == 200
+    assert 60 < found["impossible"] <= 100
+    assert f"{found['impossible']} of 200 points tried" in line
+    assert "must be a multiple of 8; set space.model.width to {integer: [8, 64, 8]}" in line
+    assert line.startswith(f"{sum(params['model.width'] % 8 > 0 for params in shown['first_trials'])} of these 5 trials")
 
 
 @pytest.mark.parametrize(
@@ -139,6 +205,8 @@ def test_a_perturbed_value_is_near_and_in_range() -> None:
     assert {round(perturbed(lr, 0.01, source), 6) for _ in range(20)} == {0.008, 0.0125}
     assert perturbed(lr, 1e-4, source) >= 1e-4
     assert {perturbed(Parameter(choice=[1, 2, 4, 8]), 4, source) for _ in range(20)} == {2, 8}
+    assert {perturbed(Parameter(logint=[1, 100]), 1, source) for _ in range(20)} == {1, 2}
+    assert {perturbed(Parameter(logint=[1, 100]), 50, source) for _ in range(20)} == {40, 62}
     assert draw(Parameter(integer=[2, 2 + 1]), source) in (2, 3)
 
 
@@ -155,6 +223,25 @@ def test_outcomes_guide_the_search(algorithm: str) -> None:
         search.tell(ended(number, params, (params["optimizer.lr"] - 0.3) ** 2))
     late = [search.ask(number)["optimizer.lr"] for number in range(60, 70)]
     assert sum(abs(lr - 0.3) < 0.15 for lr in late) >= 7
+
+
+@pytest.mark.parametrize("state", ["diverged", "failed", "finished"])
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize("objectives", [{"loss": "min"}, {"loss": "min", "seconds": "min"}])
+def test_trials_without_a_value_count_as_the_worst(state: str, resumed: bool, objectives: dict[str, Mode]) -> None:
+    """Of six decades of learning rates, those above 0.1 diverge; ``finished`` is a trial whose metric is NaN."""
+    settings = config(space={"optimizer.lr": {"loguniform": [1e-4, 1e2]}}, scheduler="none")
+    search, trials = Optuna(settings, {}, objectives, None, []), Trials()
+    for number in range(60):
+        if resumed and number == 30:
+            search = Optuna(settings, {}, objectives, None, trials.all)
+        trial = Trial(number, search.ask(number), state=state)
+        if trial.params["optimizer.lr"] < 0.1:
+            value = (math.log10(trial.params["optimizer.lr"]) + 1.5) ** 2
+            trial = Trial(number, trial.params, state="finished", values=dict.fromkeys(objectives, value))
+        trials.all.append(trial)
+        search.tell(trial)
+    assert sum(trial.params["optimizer.lr"] >= 0.1 for trial in trials.all[-30:]) < 15
 
 
 def test_a_resumed_search_knows_the_earlier_trials(tmp_path: Any) -> None:

@@ -12,10 +12,15 @@ import pytest
 
 from heliostat import load_run
 from heliostat.cli import main
+from heliostat.datasets import Dataset, build
+from heliostat.datasets.sources import open_source
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.config import SweepConfig
-from heliostat.tuning.plan import plan_sweep
+from heliostat.tuning.journal import read_journal
+from heliostat.tuning.plan import plan_sweep, read_sweep
+from heliostat.tuning.trials import Trials
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import prepare
 from heliostat.workloads.run.record import RunRecord, read_record, read_result, write_record
@@ -114,14 +119,28 @@ def test_an_unfinished_sweep_continues_with_the_order_of_samples_that_it_was_sta
     assert (trial().order, trial().lanes) == (1, 48)
 
 
-def test_the_dataset_verifies(storage: Path) -> None:
-    assert main(["dataset", "verify", str(storage / ".datasets/breast-cancer-b907f7ce")]) == 0
+def test_the_dataset_verifies_and_its_source_gives_the_same_again(storage: Path) -> None:
+    """So a run of version 0.1 resumes, although a table is read in another way now."""
+    dataset = storage / ".datasets/breast-cancer-b907f7ce"
+    assert main(["dataset", "verify", str(dataset)]) == 0
+    again = build(open_source("breast-cancer", {}), str(storage / "again"))
+    assert again.index.fingerprint == Dataset.open(str(dataset)).index.fingerprint
 
 
 def test_a_sweep_is_shown(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(capsys, "sweep", "show", storage / "sweep")
     assert len(found["trials"]) == 3
     assert load_run(storage / "sweep/trials/0001").record.config.name == "0001"
+
+
+def test_a_sweep_is_continued(storage: Path) -> None:
+    stored = read_sweep(Folder.at(storage / "sweep"))
+    assert stored
+    plan = plan_sweep(stored.config.model_copy(update={"storage": str(storage), "trials": 50}))
+    assert plan.check() == stored
+    trials = Trials(read_journal(plan.folder)).all
+    search = open_algorithm(plan.config, plan.base, plan.objectives, plan.folder, trials)
+    assert search.ask(len(trials)) not in [None, *(trial.params for trial in trials)]
 
 
 @pytest.mark.parametrize("module", ["heliostat.torchrun", "workloads.legacy"])

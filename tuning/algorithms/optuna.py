@@ -5,6 +5,7 @@ journal whenever a sweep is resumed, so the two never disagree.
 """
 
 import json
+import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -49,6 +50,7 @@ class Optuna:
                 sampler=sampler(config, len(trials)),
             )
             self._study.set_metric_names(self._metrics)
+        self._worst = [-math.inf if mode == "max" else math.inf for mode in objectives.values()]
         for trial in trials:
             self._restore(trial)
 
@@ -58,15 +60,20 @@ class Optuna:
         return sample(self._space, self._base, lambda name, parameter: suggest(trial, name, parameter))
 
     def tell(self, trial: Trial) -> None:
+        """Report a trial that is done.
+
+        One without a value (diverged, impossible, failed at every attempt, or its metric is NaN) counts as infinitely bad: the
+        samplers ignore trials that are reported as failed, and would suggest their neighbours again and again.
+        """
         asked = self._asked.pop(trial.number)
         known = all(metric in trial.values for metric in self._metrics)
-        state = (TrialState.PRUNED if trial.state == "stopped" else TrialState.COMPLETE) if known else TrialState.FAIL
+        stopped = known and trial.state == "stopped"
         if len(self._metrics) == 1:
             for step, value in trial.curve(self._metrics[0]):
                 asked.report(value, step)
-        values = [trial.values[metric] for metric in self._metrics] if state == TrialState.COMPLETE else None
+        values = [trial.values[metric] for metric in self._metrics] if known else self._worst
         asked.set_user_attr("state", trial.state)
-        self._study.tell(asked, values, state)
+        self._study.tell(asked, None if stopped else values, TrialState.PRUNED if stopped else TrialState.COMPLETE)
 
     def _restore(self, trial: Trial) -> None:
         """Add a trial of an earlier session to the study, with its outcome if it is done."""
@@ -93,10 +100,11 @@ def suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
     """The value that the sampler suggests for a parameter."""
     if parameter.choice is not None:
         return trial.suggest_categorical(name, parameter.choice)
-    if parameter.integer is not None:
-        return trial.suggest_int(name, *parameter.integer)
+    values, log = parameter.values, parameter.logarithmic
+    if isinstance(values, range):
+        return trial.suggest_int(name, values[0], values[-1], step=values.step, log=log)
     low, high, *step = parameter.range
-    return trial.suggest_float(name, low, high, step=step[0] if step else None, log=parameter.loguniform is not None)
+    return trial.suggest_float(name, low, high, step=step[0] if step else None, log=log)
 
 
 class StudyFile(BaseJournalBackend):

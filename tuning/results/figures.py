@@ -185,7 +185,7 @@ def position(parameter: Parameter, value: Any) -> float:
     if parameter.choice is not None:
         return parameter.choice.index(value) / max(1, len(parameter.choice) - 1)
     low, high = parameter.range[:2]
-    if parameter.loguniform:
+    if parameter.logarithmic:
         low, high, value = math.log(low), math.log(high), math.log(value)
     return float((value - low) / (high - low))
 

@@ -35,7 +35,8 @@ def distribution(parameter: Parameter) -> BaseDistribution:
     """A parameter as a distribution of Optuna."""
     if parameter.choice is not None:
         return CategoricalDistribution(parameter.choice)
-    if parameter.integer is not None:
-        return IntDistribution(low=parameter.integer[0], high=parameter.integer[1])
+    values, log = parameter.values, parameter.logarithmic
+    if isinstance(values, range):
+        return IntDistribution(low=values[0], high=values[-1], step=values.step, log=log)
     low, high, *step = parameter.range
-    return FloatDistribution(low, high, log=parameter.loguniform is not None, step=step[0] if step else None)
+    return FloatDistribution(low, high, log=log, step=step[0] if step else None)

@@ -1,5 +1,7 @@
 """Asynchronous successive halving (Li et al., MLSys 2020), and HyperBand as several brackets of it."""
 
+import math
+
 import numpy as np
 
 from heliostat.tuning.config import Mode
@@ -14,7 +16,7 @@ class Asha(Scheduler):
     """Stops a trial at a rung unless it is among the best 1/reduction of the trials that have reached it.
 
     A trial is compared by its best report so far, not by the one at the rung: the outcome of a trial is its best checkpoint,
-    and on small validation splits the loss of a good trial is noisy.
+    and on small validation splits the loss of a good trial is noisy. One without any finite value is the worst.
 
     Rungs are at 1/reduction, 1/reduction^2, ... of a whole run, down to grace: shares, so that runs of different lengths
     compare, and counted from the end, so that no trial is stopped shortly before its end.
@@ -47,10 +49,16 @@ class Asha(Scheduler):
                 value = max((self._sign * value for _, value in trial.curve(self._metric)), default=np.nan)
                 others = [other for number, (_, other) in reached.items() if number != trial.number]
                 reached[trial.number] = last.progress, value
-                if others and value < np.nanpercentile(others, (1 - 1 / self._reduction) * 100):
-                    return Decision.STOP
-                break
+                return Decision.STOP if self._worse(value, others) else Decision.CONTINUE
         return Decision.CONTINUE
+
+    def _worse(self, value: float, others: list[float]) -> bool:
+        """Whether a value is below the best 1/reduction; NaN is below all numbers, and ranks with the lowest of them."""
+        finite = [other for other in others if not math.isnan(other)]
+        if not finite:
+            return False
+        ranked = [min(finite) if math.isnan(other) else other for other in others]
+        return not value >= np.percentile(ranked, (1 - 1 / self._reduction) * 100)
 
     def bracket(self, number: int) -> int:
         """The bracket of a trial."""

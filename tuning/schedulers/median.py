@@ -10,7 +10,8 @@ from heliostat.tuning.trials import Decision, Report, Trial
 class Median(Scheduler):
     """Stops a trial whose best value so far is worse than the median of the other trials' mean values up to the same step.
 
-    Only trials that have reached that step count; with fewer than ``samples`` of them nothing is stopped.
+    Only trials that have reached that step with a finite value count; with fewer than ``samples`` of them nothing is stopped.
+    A trial without any finite value is worse than all that have one.
     """
 
     def __init__(self, metric: str, mode: Mode, grace: float, samples: int) -> None:
@@ -27,9 +28,10 @@ class Median(Scheduler):
         means = [mean for mean in means if np.isfinite(mean)]
         if len(means) < self._samples:
             return Decision.CONTINUE
-        best = max(self._sign * report.value(self._metric) for report in trial.reports)
+        best = max((self._sign * value for _, value in trial.curve(self._metric)), default=-np.inf)
         return Decision.STOP if best < np.median(means) else Decision.CONTINUE
 
     def _mean(self, reports: list[Report], until: float) -> float:
         values = [self._sign * r.value(self._metric) for r in reports if self._grace <= r.progress <= until]
+        values = [value for value in values if np.isfinite(value)]
         return float(np.mean(values)) if values else np.nan

@@ -68,15 +68,26 @@ class PopulationBasedTraining(Scheduler):
 
 
 def pairs(members: list[Trial], metric: str, mode: str, quantile: float, source: random.Random) -> list[tuple[Trial, Trial]]:
-    """The exchange: each of the worst ``quantile`` of the members, with one of the best, drawn at random, which it copies."""
+    """The exchange: each of the worst ``quantile`` of the members, with one of the best, drawn at random, which it copies.
+
+    Members whose last value is not finite are among the worst, however many they are, and never among the best.
+    """
     sign = 1 if mode == "max" else -1
     ranked = sorted(members, key=lambda trial: (_score(trial, metric, sign), -trial.number))
+    broken = sum(not math.isfinite(_score(trial, metric, sign)) for trial in ranked)
     count = min(math.ceil(len(ranked) * quantile), len(ranked) // 2)
-    return [(member, source.choice(ranked[-count:])) for member in ranked[:count]]
+    best = ranked[max(len(ranked) - count, broken) :]
+    return [(member, source.choice(best)) for member in ranked[: max(count, broken)]] if best else []
 
 
 def perturbed(parameter: Parameter, value: Any, source: random.Random) -> Any:
     """A value near another: a neighbour in the list of values, or the number times one of `FACTORS`, within the range."""
+    if parameter.logint:
+        low, high = parameter.logint
+        factor = source.choice(FACTORS)
+        far = round(value * factor)
+        # A small number times the factor is rounded to itself.
+        return min(max(far if far != value else value + (1 if factor > 1 else -1), low), high)
     if (values := parameter.values) is not None:
         at = values.index(value) if value in values else 0
         return values[min(max(at + source.choice((-1, 1)), 0), len(values) - 1)]

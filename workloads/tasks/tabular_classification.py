@@ -45,9 +45,13 @@ class TabularClassification(Task):
     def read(self, value: str) -> Batch:
         """Parses a JSON object with every feature by its name, or a JSON list in the dataset's order."""
         names: list[str] = self.index.meta["feature_names"]
+        offsets: dict[str, float] = self.index.meta.get("offsets", {})
         try:
             data: Any = json.loads(value)
             row = [data[name] for name in names] if isinstance(data, dict) else data
+            if offsets and isinstance(row, list) and len(row) == len(names):
+                # Before it is rounded to 32 bits.
+                row = [number - offsets.get(name, 0) for name, number in zip(names, row, strict=True)]
             features = torch.tensor([row], dtype=torch.float32)
         except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
             raise UserError(
