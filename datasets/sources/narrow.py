@@ -34,6 +34,7 @@ def trouble(values: Numbers) -> tuple[str, str] | None:
     return None
 
 
+@np.errstate(over="ignore")  # `trouble` reports what 32 bits cannot hold
 def narrowed(values: Numbers) -> tuple[npt.NDArray[np.float32], int | float]:
     """The values, less an offset, as float32, and the offset.
 
