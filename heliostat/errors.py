@@ -44,12 +44,12 @@ class JobFailed(HeliostatError):
 
 
 class Diverged(JobFailed):
-    """The loss became NaN or infinite: the same config does so again.
+    """The loss, the gradient or a weight became NaN or infinite: the same config does so again.
 
     Args:
         what: at which step, and what is saved.
         advice: what to change in the config.
-        step: the step with that loss.
+        step: the step with that value.
         epoch: its pass over the dataset.
     """
 

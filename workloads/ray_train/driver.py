@@ -85,7 +85,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
 
     Raises:
         UserError: storage cannot be written or is not shared.
-        Diverged: the loss became NaN or infinite.
+        Diverged: the loss, the gradient or a weight became NaN or infinite.
         JobFailed: the training failed.
         Stopped: it was stopped, with a checkpoint.
     """

@@ -71,7 +71,8 @@ class Buffers:
             return
         same: dict[torch.dtype, list[Tensor]] = defaultdict(list)
         for module, name in self._others:
-            same[(buffer := getattr(module, name)).dtype].append(buffer)
+            if (buffer := getattr(module, name)) is not None:
+                same[buffer.dtype].append(buffer)
         for buffers in same.values():
             flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
             dist.broadcast(flat, 0, group=self._ranks.gradients)
@@ -111,7 +112,8 @@ class Buffers:
 
         With ``alone``, other workers need not take part.
         """
-        kept = [(module, name, getattr(module, name), getattr(module, name).clone()) for module, name in self._others]
+        now = [(module, name, getattr(module, name)) for module, name in self._others]
+        kept = [(module, name, buffer, buffer.clone()) for module, name, buffer in now if buffer is not None]
         self._weight, self._alone = 0.0, alone
         try:
             with frozen(self._norms):

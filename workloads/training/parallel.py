@@ -51,8 +51,10 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
     model.to(ranks.device)
     if ranks.world == 1:
         return model
-    # The buffers are kept the same by `heliostat.workloads.training.buffers`.
-    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True, broadcast_buffers=False)
+    # The buffers are kept the same by `heliostat.workloads.training.buffers`. Not by an option: torch has renamed it in 2.15.
+    names = [name for name, _ in model.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True)
 
 
 def sharded(config: TrainConfig, ranks: Ranks) -> bool:
