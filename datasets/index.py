@@ -20,15 +20,21 @@ SPLITS: tuple[SplitName, ...] = ("train", "validation", "test")
 SHOWN = 20
 """Problems of an index that are listed; a damaged one may have as many as the dataset has shards."""
 
-Count = Annotated[int, pydantic.Field(ge=1, le=2**40)]
+Count = Annotated[int, pydantic.Field(ge=1, le=2**40, description="a whole number from 1 to 2**40")]
 """Bounded, so that the sum over all shards is far below 2**63."""
+
+
+def _hexadecimal(digits: int, default: Any = ...) -> Any:
+    return pydantic.Field(default, pattern=rf"^[0-9a-f]{{{digits}}}$", description=f"{digits} hexadecimal digits")
 
 
 class Field(Config):
     """The type of one column: a numpy dtype and the shape of a sample."""
 
-    dtype: str = pydantic.Field(pattern=r"^(u?int(8|16|32|64)|float(16|32|64))$")
-    shape: tuple[Count, ...] = pydantic.Field(default=(), strict=False, max_length=32)
+    dtype: str = pydantic.Field(pattern=r"^(u?int(8|16|32|64)|float(16|32|64))$", description="a number's type, such as uint8")
+    shape: tuple[Count, ...] = pydantic.Field(
+        default=(), strict=False, max_length=32, description="at most 32 whole numbers, each at least 1"
+    )
 
     def __str__(self) -> str:
         return f"{self.dtype}[{','.join(map(str, self.shape))}]" if self.shape else self.dtype
@@ -42,11 +48,13 @@ class Field(Config):
 class Shard(Config):
     """One file: name, rows, size in bytes, SHA-256, and XXH3 (64 bits), which the first versions did not write."""
 
-    file: str = pydantic.Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$")
+    file: str = pydantic.Field(
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}$", description="the name of a file beside the index, without a folder"
+    )
     rows: Count
     bytes: Count
-    sha256: str = pydantic.Field(pattern=r"^[0-9a-f]{64}$")
-    xxh3: str | None = pydantic.Field(None, pattern=r"^[0-9a-f]{16}$")
+    sha256: str = _hexadecimal(64)
+    xxh3: str | None = _hexadecimal(16, None)
 
     @classmethod
     def of(cls, file: str, rows: int, data: pa.Buffer) -> "Shard":
@@ -69,11 +77,11 @@ class Index(Config):
     but the first one of a sample (channels of an image, features of a row).
     """
 
-    format: Literal[1] = 1
-    fingerprint: str = pydantic.Field(pattern=r"^[0-9a-f]{32}$")
-    fields: dict[str, Field] = pydantic.Field(min_length=1)
-    splits: dict[str, tuple[Shard, ...]]
-    stats: dict[str, dict[str, list[float]]]
+    format: Literal[1] = pydantic.Field(1, description="1; a later version of Heliostat reads others")
+    fingerprint: str = _hexadecimal(32)
+    fields: dict[str, Field] = pydantic.Field(min_length=1, description="at least one column, with its dtype and shape")
+    splits: dict[str, tuple[Shard, ...]] = pydantic.Field(description="train, validation and test, each a list of shards")
+    stats: dict[str, dict[str, list[float]]] = pydantic.Field(description="lists of numbers, mean and std, of each column")
     meta: dict[str, Any]
     source: dict[str, Any]
 
@@ -138,7 +146,17 @@ def _describe(error: Any) -> list[str]:
     where = ".".join(map(str, error["loc"]))
     if not where:
         return str(error["msg"]).removeprefix("Value error, ").splitlines()
-    return [f"{where} is {_shown(error['input'])}: {error['msg']}"]
+    if error["type"] == "missing":
+        return [f"{where} is missing"]
+    if error["type"] == "extra_forbidden":
+        return [f"{where} is not a known key"]
+    return [f"{where} is {_shown(error['input'])}, but must be {_wanted(error['loc']) or error['msg']}"]
+
+
+def _wanted(path: tuple[str | int, ...]) -> str | None:
+    """The description of the last key of a path that has one."""
+    described = {name: field.description for kind in (Index, Shard, Field) for name, field in kind.model_fields.items()}
+    return next((described[key] for key in reversed(path) if isinstance(key, str) and described.get(key)), None)
 
 
 def _shown(value: Any) -> str:

@@ -1,9 +1,8 @@
 """The global order of samples: a pure function that does not depend on the number of workers.
 
 An epoch is a sequence of all samples, of which each step takes the next global batch. A dataset is read in windows of 1024 to
-2047 shards (all, if it has fewer), so that no step needs other shards than these. The shards are cut into runs of neighbours,
-as long as there are windows, and each window gets one shard of every run at random: a sample of the whole dataset, also if
-that is sorted.
+2047 shards (all, if it has fewer), one after the other. The shards are cut into runs of neighbours, as long as there are
+windows, and each window gets one shard of every run at random: a sample of the whole dataset, also if that is sorted.
 
 A window is shuffled as a whole, with one rule: if it has at least four shards for each of L lanes, its rows are cut into L
 equal parts, the lanes, and the sequence takes a sample of each lane, in a new random order, before it takes the next ones.

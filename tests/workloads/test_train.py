@@ -45,7 +45,7 @@ def test_the_digits_example_learns_with_two_workers_and_leaves_no_process(traine
     assert trained.code == 0, trained.err
     result = json.loads(trained.out)
     assert result["state"] == "finished"
-    assert result["metrics"]["test"]["accuracy"] >= 0.97
+    assert result["metrics"]["test"]["accuracy"] >= 0.95
     gone(shop.env)
 
 
