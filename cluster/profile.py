@@ -58,7 +58,7 @@ def _text(value: Any) -> Any:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        raise ValueError(f'{value} may have been written differently, such as 3.10; write it in quotes: "{value}"')
+        raise ValueError(f"{value} is a number, whose spelling is lost (3.10 is read as 3.1); write it in quotes")
     if not isinstance(value, str | None):
         raise ValueError(f"{value!r} is not a text; write a key with dots in braces: --set 'groups.gpu.labels={{a.b/c: x}}'")
     return value

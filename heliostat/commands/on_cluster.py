@@ -4,6 +4,7 @@ import argparse
 import json
 import shlex
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.follow import Work, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
-from heliostat.commands import sending
 from heliostat.commands.live import line
 from heliostat.console import print_json
 from heliostat.errors import JobFailed, UserError
@@ -20,7 +20,9 @@ HELIOSTAT = ("python", "-P", "-m", "heliostat")
 """The command in a job; with -P a ``types.py`` in the working directory does not replace Python's own."""
 
 
-def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[str], files: Contents) -> int:
+def send(
+    profile: Profile, config: Any, args: argparse.Namespace, command: list[str], files: Contents, values: Mapping[str, str]
+) -> int:
     """Submit a command as a job with the options of this one, or with ``--cron`` as a scheduled job; follow the job to its end.
 
     Args:
@@ -29,13 +31,14 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
         args: the arguments of this command.
         command: the words of the command, with paths from the working directory.
         files: what the job gets of the working directory.
+        values: variables of the shell that the job gets, whose values nothing may show.
     """
     argv = [*HELIOSTAT, *command]
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _schedule(profile, config, args, argv, files)
-    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=sending.variables_to_send(args.env))
+        return _schedule(profile, config, args.cron, argv, files, values)
+    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=values)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -51,7 +54,7 @@ def send(profile: Profile, config: Any, args: argparse.Namespace, command: list[
     return 0
 
 
-def _schedule(profile: Profile, config: Any, args: argparse.Namespace, argv: list[str], files: Contents) -> int:
+def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str], files: Contents, values: Mapping[str, str]) -> int:
     """Create the documents that run this command on a schedule, each time under a new name."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
@@ -60,14 +63,13 @@ def _schedule(profile: Profile, config: Any, args: argparse.Namespace, argv: lis
 
     if profile.platform == "local":
         raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
-    values = sending.variables_to_send(args.env)
     target = KubernetesCluster(profile)
     target.check()
     command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
     code = packages(files)
-    documents = scheduled.documents(profile, config.name, args.cron, command, code, target.api.features, secret_env=values)
+    documents = scheduled.documents(profile, config.name, schedule, command, code, target.api.features, secret_env=values)
     scheduled.create(target.kube, profile, config.name, [*target.claims(), *documents])
-    out.print(f"{config.name} will run at {args.cron}; list or delete it with heliostat cron {profile.name}", highlight=False)
+    out.print(f"{config.name} will run at {schedule}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
 
 

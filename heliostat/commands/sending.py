@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,13 +59,13 @@ def _not_sendable(name: str) -> str:
     return "" if os.environ[name] else "is empty"
 
 
-def document(files: "Contents") -> dict[str, Any]:
-    """The files for ``--dry-run --json``: sizes in bytes by path, the biggest first."""
-    return {"files": files.biggest_first, "secrets_not_sent": list(files.secrets)}
+def document(files: "Contents", variables: Iterable[str]) -> dict[str, Any]:
+    """What is sent, for ``--dry-run --json``: sizes of files in bytes, the biggest first, and names of variables."""
+    return {"files": files.biggest_first, "secrets_not_sent": list(files.secrets), "variables": list(variables)}
 
 
-def show(files: "Contents") -> None:
-    """Print the files that are sent, the biggest first."""
+def show(files: "Contents", variables: Iterable[str]) -> None:
+    """Print the files that are sent, the biggest first, and the names of the variables."""
     from heliostat.cluster.jobs.contents import megabytes
     from heliostat.console import out
 
@@ -73,5 +74,7 @@ def show(files: "Contents") -> None:
     lines += [f"  {megabytes(size):>9}  {name}" for name, size in list(sizes.items())[:SHOWN]]
     if len(sizes) > SHOWN:
         lines.append(f"  and {len(sizes) - SHOWN} smaller files; --json lists all")
+    if names := ", ".join(variables):
+        lines.append(f"variables, whose values nothing shows: {names}")
     for line in lines:
         out.print(f"# {line}", highlight=False, markup=False, soft_wrap=True)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     files = sending.files_to_send(isolated=False)
     if args.dry_run:
         out.print(f"# command: {shlex.join(args.entrypoint)}", highlight=False, markup=False, soft_wrap=True)
-        sending.show(files)
+        sending.show(files, values)
         return 0
     work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values)
     with line() as shown:

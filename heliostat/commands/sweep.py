@@ -4,6 +4,7 @@ import argparse
 import os
 import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -64,12 +65,12 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     path = "./show" if path == "show" else path  # not the subcommand
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
     check_storage(profile, plan.base["storage"])
+    values = sending.variables_to_send(args.env)
     files = sending.files_to_send(path, str(config.train.get("base", path)))
     if args.dry_run:
-        sending.variables_to_send(args.env)
-        _show_plan(plan, args.json, files)
+        _show_plan(plan, args.json, files, values)
         return 0
-    return send(profile, config, args, ["sweep", path], files)
+    return send(profile, config, args, ["sweep", path], files, values)
 
 
 def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
@@ -99,7 +100,7 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
         return drive(plan, display.update)
 
 
-def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
+def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[str] = ()) -> None:
     """Show the first trials, resources, concurrency and cost of a sweep, and with a cluster the ``files`` that it gets."""
     from heliostat.commands import sending
     from heliostat.console import out, print_json, print_table
@@ -107,7 +108,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
 
     document = preview(plan)
     if as_json:
-        print_json(document | ({"sent": sending.document(files)} if files else {}))
+        print_json(document | ({"sent": sending.document(files, variables)} if files else {}))
         return
     keys = list(dict.fromkeys(key for params in document["first_trials"] for key in params))
     rows = [[number, *(params.get(key, "-") for key in keys)] for number, params in enumerate(document["first_trials"])]
@@ -115,7 +116,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
     for name, text in document["says"].items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
     if files:
-        sending.show(files)
+        sending.show(files, variables)
 
 
 def _show_result(result: Any, as_json: bool) -> None:

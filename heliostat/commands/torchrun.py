@@ -163,7 +163,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     files = sending.files_to_send(path)
     if args.dry_run:
         _show_plan(fitting, f"the cluster {profile.name}")
-        sending.show(files)
+        sending.show(files, values)
         return 0
     options = {
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,

@@ -4,6 +4,7 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -61,12 +62,12 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     path = relative_path(args.config)
     check_storage(profile, config.storage)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
+    values = sending.variables_to_send(args.env)
     files = sending.files_to_send(path)
     if args.dry_run:
-        sending.variables_to_send(args.env)
-        _show_plan(plan, args.json, files)
+        _show_plan(plan, args.json, files, values)
         return 0
-    return send(profile, config, args, ["train", path], files)
+    return send(profile, config, args, ["train", path], files, values)
 
 
 def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
@@ -95,7 +96,7 @@ def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -
             return execute(plan, record, launched, owner, display.update)
 
 
-def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
+def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[str] = ()) -> None:
     """Show what a run would do, and with a cluster the ``files`` that it gets."""
     from heliostat.commands import sending
     from heliostat.config import dump
@@ -112,7 +113,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
         "resumes": None if plan.elsewhere else plan.folder.exists(),
     }
     if as_json:
-        print_json(document | ({"sent": sending.document(files)} if files else {}))
+        print_json(document | ({"sent": sending.document(files, variables)} if files else {}))
         return
     out.print(dump(config), end="", highlight=False, markup=False)
     built = "will be built if it does not exist" if plan.elsewhere else "will be built" if plan.source else "exists"
@@ -127,7 +128,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None) -> None:
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
     if files:
-        sending.show(files)
+        sending.show(files, variables)
 
 
 def _show_result(result: Any, as_json: bool) -> None:

@@ -59,7 +59,7 @@ def group(**change: Any) -> dict[str, Any]:
         ({"head": {"drivers": 0}}, "head.drivers", "0", "at least 1"),
         ({"job_hours": 0}, "job_hours", "0", "the time limit of a job"),
         # Texts and Secrets.
-        ({"env": {"VERSION": 3.1}}, "env.VERSION", "3.1 may have been written differently", 'in quotes: "3.1"'),
+        ({"env": {"VERSION": 3.1}}, "env.VERSION", "3.1 is a number, whose spelling is lost", "write it in quotes"),
         ({"env": {"LIST": [1]}}, "env.LIST", "[1] is not a text", "write"),
         ({"env": {"A": {"secret": "wandb"}}}, "env.A", "does not name a key", "{secret: wandb, key: api-key}"),
         ({"env": {"A": {"secret": "mine", "key": "x"}}}, "env.A", "the Secret mine", "such as mine-keys"),

@@ -7,6 +7,7 @@ import pytest
 
 from heliostat.cluster.diagnosis.findings import Finding
 from heliostat.cluster.doctor.profile import in_secret
+from heliostat.cluster.documents import validation
 from heliostat.cluster.documents.manifests import FEATURES, documents, ray_job
 from heliostat.cluster.documents.secrets import job_secret, owned, reading
 from heliostat.cluster.jobs.packaging import Package
@@ -27,6 +28,7 @@ def ray_containers(document: Document) -> list[Document]:
 def test_all_pods_have_the_keys_that_a_profile_names_and_no_document_has_a_value() -> None:
     profile = find("research", ["env={WANDB_API_KEY: {secret: wandb, key: api-key}, MODE: fast}", "secrets=[hub]"])
     cluster = documents(profile)[-1]
+    validation.check(cluster)
     for container in ray_containers(cluster):
         reference = {"secretKeyRef": {"name": "wandb", "key": "api-key"}}
         assert {"name": "WANDB_API_KEY", "valueFrom": reference} in container["env"]

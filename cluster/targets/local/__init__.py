@@ -65,7 +65,9 @@ class LocalCluster:
     def changes(self) -> list[Change]:
         """What differs between the profile of the cluster and this one; every key if there is no cluster."""
         record = self._read()
-        return list(difference(record.profile if record else {}, self.profile.model_dump(mode="json")))
+        # A record of an earlier version lacks the keys that have been added since.
+        running = Profile.model_validate(record.profile).model_dump(mode="json") if record else {}
+        return list(difference(running, self.profile.model_dump(mode="json")))
 
     def up(self, replace: bool = False) -> Iterator[str]:
         """Start it unless it runs, and wait until the minimum of nodes is ready; yields status lines.
