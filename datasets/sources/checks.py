@@ -17,8 +17,7 @@ FEW = 20
 MISSING_NUMBERS = (-999, -9999, -99999)
 """What stands for a missing value among numbers of which no other is negative."""
 COUNTER = re.compile(
-    r"(.*[_\s.-])?(index|idx|row|rownum|no|nr|num|number|seq|serial|key)|level_0|#|n|rn|row_?(id|names?)|obs|observation",
-    re.IGNORECASE,
+    r".*[_\s.-](index|idx|row|no|nr|num|number|seq|serial)|index|idx|level_0|row|rownum|row_?(id|names?)|#", re.IGNORECASE
 )
 """Names of columns that number the rows, if their values do."""
 IDENTIFIER = re.compile(

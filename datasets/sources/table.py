@@ -60,12 +60,13 @@ class Table(Base):
         for name in table.column_names:
             if name != target and name not in options.drop:
                 self._add_features(name, self._typed(name, table[name]), learnt)
-        self.fields = {"features": Field(dtype="float32", shape=(len(self._features),))}
+        self.fields: dict[str, Field] = {}
         self._classes: list[str] = []
         self._target = self._encode_target(target, learnt)
         self._problems.refuse(self._without())
         if not self._features:
             raise UserError(f"{options.path} has no column but the target", "add the features")
+        self.fields = {"features": Field(dtype="float32", shape=(len(self._features),)), **self.fields}
 
     def chunks(self) -> Iterator[Chunk]:
         features = np.stack(list(self._features.values()), axis=1)
