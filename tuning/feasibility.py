@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ VALUES, CHOICES = 1000, 20
 
 
 @dataclass(frozen=True)
-class Explored:
+class Feasibility:
     """How many points of a space were tried, and the reason for each that makes no valid config."""
 
     tried: int
@@ -39,90 +39,81 @@ class Explored:
         return f"{len(self.impossible)} of {self.tried} points tried, such as {shown}: {error.what}"
 
 
-@dataclass(frozen=True)
-class Feasibility:
-    """Tries the points of a sweep's space.
+def explore(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> Feasibility:
+    """Try points that are drawn at random from the space of a sweep."""
+    source = random.Random(config.seed)
+    drawn = [sample(config.space, base, lambda _, parameter: draw(parameter, source)) for _ in range(POINTS)]
+    points = list({repr(point): point for point in drawn}.values())
+    return Feasibility(len(points), impossible(points, base, nodes))
 
-    Args:
-        config: the sweep.
-        base: the train config that all trials start from.
-        nodes: see `heliostat.tuning.plan.plan_sweep`.
-    """
 
-    config: SweepConfig
-    base: Mapping[str, Any]
-    nodes: Nodes | None
+def impossible(points: list[Params], base: Mapping[str, Any], nodes: Nodes | None) -> list[tuple[Params, UserError]]:
+    """The points that make no valid train config, each with its error."""
+    return [(point, error) for point in points if (error := _error(assign(base, point), nodes))]
 
-    def check_ends(self) -> None:
-        """Raise a UserError if an end of a range, or a choice, makes no valid train config, for any parameter alone."""
-        for name, parameter in self.config.space.items():
-            for value in parameter.ends:
-                if error := self._alone(name, parameter, value):
-                    searched = "not a known key" in error.what or name.partition(".")[0] in error.what
-                    if get(self.base, name) is None and not searched:
-                        raise error
-                    fix = self._in_whole_numbers(name, parameter) or error.fix
-                    raise UserError(f"space.{name} has {value!r}: {error.what}", fix)
 
-    def check_mostly_possible(self) -> None:
-        """Raise a UserError if most points make no valid train config; its fix is a space in which they do."""
-        found = self.explore()
-        if found.mostly_impossible:
-            raise UserError(f"space: most trials are impossible, {found}", self.fix())
+def check_mostly_possible(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> None:
+    """Raise a UserError, with a space that is possible as its fix, if most points of a space make no valid train config."""
+    found = explore(config, base, nodes)
+    if found.mostly_impossible:
+        raise UserError(f"space: most trials are impossible, {found}", fix_of(config, base, nodes))
 
-    def explore(self) -> Explored:
-        """Try points that are drawn at random."""
-        source = random.Random(self.config.seed)
-        drawn = [sample(self.config.space, self.base, lambda _, parameter: draw(parameter, source)) for _ in range(POINTS)]
-        points = list({repr(point): point for point in drawn}.values())
-        return Explored(len(points), self.impossible(points))
 
-    def impossible(self, points: list[Params]) -> list[tuple[Params, UserError]]:
-        """The points that make no valid train config, each with its error."""
-        return [(point, error) for point in points if (error := self._error(point))]
+def check_ends(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> None:
+    """Raise a UserError if an end of a range, or a choice, makes no valid train config, for any parameter alone."""
+    for name, parameter in config.space.items():
+        for value in parameter.ends:
+            if error := _error(_alone(name, parameter, value, base), nodes):
+                known = get(base, name) is not None or "not a known key" in error.what or name.partition(".")[0] in error.what
+                fix = _in_whole_numbers(name, parameter, base, nodes) or error.fix
+                raise UserError(f"space.{name} has {value!r}: {error.what}", fix) if known else error
 
-    def fix(self) -> str:
-        """What to change in the space so that most of its points are possible."""
-        space = self.config.space
-        narrower = {name: found for name, parameter in space.items() if (found := self._narrowed(name, parameter))}
-        left = replace(self, config=self.config.model_copy(update={"space": {**space, **narrower}})).explore()
-        if not narrower or left.mostly_impossible:
-            return "narrow the space to values that fit together, or search one of them only `when` they do"
-        return " and ".join(f"set space.{name} to {{{found.kind}: {found.range}}}" for name, found in narrower.items())
 
-    def _narrowed(self, name: str, parameter: Parameter) -> Parameter | None:
-        """The whole numbers that are possible with the base config, if some are not."""
-        values = parameter.values
-        if not isinstance(values, range) or len(values) > VALUES:
-            return None
-        possible = [value for value in values if not self._alone(name, parameter, value)]
-        if not possible or len(possible) == len(values):
-            return None
-        steps = {after - before for before, after in pairwise(possible)}
-        if len(steps) == 1:
-            return Parameter(integer=[possible[0], possible[-1], *steps], when=parameter.when)
-        return Parameter(choice=possible[:CHOICES], when=parameter.when)
-
-    def _in_whole_numbers(self, name: str, parameter: Parameter) -> str | None:
-        """The fix for a range of floating-point numbers where whole ones are valid."""
-        ends = parameter.ends if parameter.choice is None else []
-        if not ends or not all(isinstance(end, float) and end.is_integer() for end in ends):
-            return None
-        if self._alone(name, parameter, int(ends[0])):
-            return None
-        return f"set space.{name} to {{{'logint' if parameter.logarithmic else 'integer'}: {[int(end) for end in ends]}}}"
-
-    def _alone(self, name: str, parameter: Parameter, value: Any) -> UserError | None:
-        """What is wrong with one value of one parameter, with the values of others that it needs to be active."""
-        conditions = {key: wanted[0] if isinstance(wanted, list) else wanted for key, wanted in parameter.when.items()}
-        return self._error({**conditions, name: value})
-
-    def _error(self, params: Params) -> UserError | None:
-        """What is wrong with the train config of a point, as far as that is known without its data."""
-        try:
-            config = validate(assign(self.base, params), TrainConfig)
-            validate(config.model, task.find(config.task).Options, "model")
-            resolve_resources(config.resources, config.least_workers, self.nodes)
-        except UserError as error:
-            return error
+def _in_whole_numbers(name: str, parameter: Parameter, base: Mapping[str, Any], nodes: Nodes | None) -> str | None:
+    """The fix for a range of floating-point numbers where whole ones are valid."""
+    ends = parameter.ends if parameter.choice is None else []
+    if not ends or not all(isinstance(end, float) and end.is_integer() for end in ends):
         return None
+    if _error(_alone(name, parameter, int(ends[0]), base), nodes):
+        return None
+    return f"set space.{name} to {{{'logint' if parameter.logarithmic else 'integer'}: {[int(end) for end in ends]}}}"
+
+
+def fix_of(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> str:
+    """What to change in a space so that most of its points are possible."""
+    narrower = {name: found for name, parameter in config.space.items() if (found := _narrowed(name, parameter, base, nodes))}
+    left = explore(config.model_copy(update={"space": {**config.space, **narrower}}), base, nodes)
+    if not narrower or left.mostly_impossible:
+        return "narrow the space to values that fit together, or search one of them only `when` they do"
+    return " and ".join(f"set space.{name} to {{{found.kind}: {found.range}}}" for name, found in narrower.items())
+
+
+def _narrowed(name: str, parameter: Parameter, base: Mapping[str, Any], nodes: Nodes | None) -> Parameter | None:
+    """The whole numbers that are possible with the base config, if some are not."""
+    values = parameter.values
+    if not isinstance(values, range) or len(values) > VALUES:
+        return None
+    possible = [value for value in values if not _error(_alone(name, parameter, value, base), nodes)]
+    if not possible or len(possible) == len(values):
+        return None
+    steps = {after - before for before, after in pairwise(possible)}
+    if len(steps) == 1:
+        return Parameter(integer=[possible[0], possible[-1], *steps], when=parameter.when)
+    return Parameter(choice=possible[:CHOICES], when=parameter.when)
+
+
+def _alone(name: str, parameter: Parameter, value: Any, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The train config with one value of one parameter, and the values of others that it needs to be active."""
+    conditions = {key: wanted[0] if isinstance(wanted, list) else wanted for key, wanted in parameter.when.items()}
+    return assign(base, {**conditions, name: value})
+
+
+def _error(data: Mapping[str, Any], nodes: Nodes | None) -> UserError | None:
+    """What is wrong with a train config, as far as that is known without its data: a key, or workers that fit on no node."""
+    try:
+        config = validate(data, TrainConfig)
+        validate(config.model, task.find(config.task).Options, "model")
+        resolve_resources(config.resources, config.least_workers, nodes)
+    except UserError as error:
+        return error
+    return None

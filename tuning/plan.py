@@ -19,7 +19,7 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder, join
 from heliostat.tuning.config import Mode, SweepConfig, base_of
 from heliostat.tuning.cost import most_expensive, trial_capacity
-from heliostat.tuning.feasibility import Feasibility
+from heliostat.tuning.feasibility import check_ends, check_mostly_possible
 from heliostat.tuning.space import Params, assign, check_conditions
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
@@ -180,8 +180,7 @@ def plan_sweep(
     _check_keys(config)
     train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere)
     workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
-    feasibility = Feasibility(config, base, nodes)
-    feasibility.check_ends()
+    check_ends(config, base, nodes)
     each = train.config.resources
     there = (
         trial_capacity(nodes, float(each.cpu), float(each.gpu), workers) if nodes is not None else config.concurrency or AT_ONCE
@@ -198,7 +197,7 @@ def plan_sweep(
         raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
     _ = plan.objectives
     if elsewhere or not plan.folder.exists(SWEEP):  # one that is resumed may have started before this was checked
-        feasibility.check_mostly_possible()
+        check_mostly_possible(config, base, nodes)
     return plan
 
 

@@ -6,7 +6,7 @@ from heliostat.tuning.algorithms.grid import Grid
 from heliostat.tuning.algorithms.optuna import Optuna
 from heliostat.tuning.algorithms.random import Random
 from heliostat.tuning.cost import most_expensive
-from heliostat.tuning.feasibility import Feasibility
+from heliostat.tuning.feasibility import explore, fix_of, impossible
 from heliostat.tuning.journal import read_journal
 from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.space import Params
@@ -23,14 +23,13 @@ def preview(plan: SweepPlan) -> dict[str, Any]:
     hour = None if price is None else price * plan.workers * plan.slots
     seconds, cost = _estimate(plan, hour)
     first = _first(plan)
-    feasibility = Feasibility(config, plan.base, plan.nodes)
-    unusable, space = feasibility.impossible(first), feasibility.explore()
+    unusable, space = impossible(first, plan.base, plan.nodes), explore(config, plan.base, plan.nodes)
     known = "not known before a trial has run"
     says = {
         "objective": ", ".join(f"{metric} ({mode})" for metric, mode in plan.objectives.items()),
         "search": f"{config.algorithm}, scheduler {config.scheduler.kind}, until {_limits(plan)}",
         "impossible": f"{len(unusable)} of these {len(first)} trials, and {space}"
-        + (f"; {feasibility.fix()}" if space.impossible else ""),
+        + (f"; {fix_of(config, plan.base, plan.nodes)}" if space.impossible else ""),
         "each trial": f"{plan.workers} worker{'s' * (plan.workers > 1)}, {cpu} CPU and {gpu} GPU",
         "at once": f"at most {plan.slots}" + (f", concurrency is {config.concurrency}" if config.concurrency else ""),
         "cost": ("no prices are known" if hour is None else f"at most {hour:.2f} an hour")

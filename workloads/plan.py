@@ -103,16 +103,26 @@ def prepare(
         dataset = Dataset.open(uri)
         task.check(config.task, cls, dataset.index.fields)
         _check_dataset(config, dataset)
+    lanes = lanes_of(config)
+    most = config.most_workers
+    if nodes is not None:
+        most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
+    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, nodes)
+
+
+def lanes_of(config: TrainConfig) -> int:
+    """The lanes of a run.
+
+    Raises:
+        UserError: there are fewer lanes than workers.
+    """
     lanes = config.lanes or default_lanes(config.global_batch)
     if config.most_workers > lanes:
         raise UserError(
             f"workers is {_shown(config)}, but the data has {lanes} lanes",
             f"set lanes to a divisor of global_batch ({config.global_batch}) that is at least workers",
         )
-    most = config.most_workers
-    if nodes is not None:
-        most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
-    return Plan(config, join(storage, config.name), uri, source, lanes, most, elsewhere, nodes)
+    return lanes
 
 
 def _shown(config: TrainConfig) -> str:
