@@ -17,29 +17,14 @@ from pydantic import Field as Key
 from heliostat.config import Config, nearest
 from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Base, Chunk, Problems, cells
-from heliostat.datasets.sources.narrow import is_whole, narrowed, trouble
+from heliostat.datasets.sources.checks import MAX_CATEGORIES, is_text, no_classes, no_quantity
+from heliostat.datasets.sources.narrow import narrowed, trouble
 from heliostat.errors import UserError
 
-MAX_CATEGORIES = 100
-MAX_CLASSES = 1000
-MISSING_NUMBERS = (-999, -9999, -99999)
-"""What stands for a missing value among numbers of which no other is negative."""
-FEW = 20
-"""So many classes are never too many for the rows of a table."""
 RULES = 2
 """How a table is read; counted up with each change, so that a new run does not take a dataset that was read otherwise."""
 UNNAMED = re.compile(r"|unnamed: ?\d+|__index_level_\d+__", re.IGNORECASE)
 """What pandas and R call the index of the rows when it has no name."""
-COUNTER = re.compile(
-    r"(.*[_\s.-])?(index|idx|row|rownum|no|nr|num|number|seq|serial|key)|level_0|#|n|rn|row_?(id|names?)|obs|observation",
-    re.IGNORECASE,
-)
-"""Names of columns that number the rows, if their values do."""
-IDENTIFIER = re.compile(
-    r"(?i:(.*[_\s.-])?(id|ids|uuid|guid|zip|zip[_ ]?code|post[_ ]?code|postal[_ ]?code|plz|phone|ssn|isbn|ean|sku|barcode))"
-    r"|.*[a-z](Id|ID)|[A-Z]+ID"
-)
-"""Names of columns whose whole numbers are names of something and no quantities."""
 
 
 class Table(Base):
@@ -165,7 +150,7 @@ class Table(Base):
             column = pc.cast(column, column.type.value_type)
         if pa.types.is_decimal(column.type):
             column = pc.cast(column, pa.float64())
-        if not _is_text(column.type):
+        if not is_text(column.type):
             return self._there(name, column, pc.is_null(column))
         # Most columns of a CSV file are numbers without a gap, and the check for gaps takes longer than to read them as such.
         values = None if self._is_parquet else cells.numbers(column)
@@ -234,13 +219,11 @@ class Table(Base):
             return {name: np.asarray(pc.cast(column, pa.int8()))}
         if pa.types.is_integer(kind) or pa.types.is_floating(kind):
             values: npt.NDArray[Any] = column.to_numpy()
-            if found := _no_quantity(name, values):
+            if found := no_quantity(name, values):
                 self._refuse_column(name, *found)
             return {name: values}
-        if not _is_text(kind):
-            self._problems.add(
-                f"column {name!r} is of type {kind}, which cannot be a feature", "convert it to numbers or texts"
-            )
+        if not is_text(kind):
+            self._refuse_column(name, f"is of type {kind}, which cannot be a feature", "convert it to numbers or texts")
             return {}
         if found := cells.doubts(column):
             self._refuse_column(name, *found)
@@ -256,16 +239,18 @@ class Table(Base):
     def _encode_target(self, name: str, column: pa.ChunkedArray) -> npt.NDArray[Any]:
         """Encode the target as numbers; sets its field, and the classes of a categorical one."""
         kind = column.type
+        if not len(column):
+            return np.empty(0)
         if pa.types.is_floating(kind):
             values: npt.NDArray[Any] = column.to_numpy()
             if set(np.unique(values).tolist()) != {0.0, 1.0}:
                 return self._encode_number(name, values)
             column = pc.cast(column, pa.int64())
-        elif not (_is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+        elif not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             self._problems.add(f"target {name!r} is of type {kind}", "convert it to texts, integers or floating-point numbers")
             return np.empty(0)
         classes = sorted(pc.unique(column).to_pylist())
-        if found := _no_classes(column, len(classes)):
+        if found := no_classes(column, len(classes)):
             self._problems.add(f"target {name!r} {found[0]}", found[1])
         self._classes = [str(value) for value in classes]
         self.fields["label"] = Field(dtype="int64")
@@ -289,41 +274,7 @@ def _read_csv(path: str) -> pa.Table:
     return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=kinds))
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
 def _numbers_rows(column: pa.ChunkedArray) -> bool:
     """Whether a column has another whole number in each row."""
-    values = cells.numbers(cells.trimmed(column)) if _is_text(column.type) else column
+    values = cells.numbers(cells.trimmed(column)) if is_text(column.type) else column
     return bool(values is not None and pa.types.is_integer(values.type) and pc.count_distinct(values).as_py() == len(values))
-
-
-def _no_quantity(name: str, values: npt.NDArray[Any]) -> tuple[str, str] | None:
-    """Why the numbers of a column are no quantities, and what to do; None if they may be some."""
-    for mark in MISSING_NUMBERS:
-        if (count := int((values == mark).sum())) > 1 and not ((values < 0) & (values != mark)).any():
-            return f"has {count} values of {mark}, which stands for a missing one", "fill them or drop their rows"
-    if not is_whole(values):
-        return None
-    large = abs(int(values.max())) > 2**53 and not narrowed(values)[1]
-    if IDENTIFIER.fullmatch(name) or large:
-        fix = f"drop it; for categories write c{int(values[0])}, or if it is a quantity, {'scale' if large else 'rename'} it"
-        return f"has identifiers, such as {int(values[0])}", fix
-    if COUNTER.fullmatch(name) and len(np.unique(values)) == len(values) == int(values.max()) - int(values.min()) + 1:
-        return "counts the rows", "drop it"
-    return None
-
-
-def _no_classes(column: pa.ChunkedArray, count: int) -> tuple[str, str] | None:
-    """Why the values of a target are no classes, and what to do; None if they are."""
-    numbers = "write numbers with a decimal point to learn them as numbers"
-    if _is_text(column.type) and (found := cells.doubts(column, numbers_too=False)):
-        return found
-    if not 2 <= count <= MAX_CLASSES:
-        return f"has {count} classes, but must have from 2 to {MAX_CLASSES}", f"choose another target; {numbers}"
-    if pa.types.is_integer(column.type) and count > MAX_CATEGORIES:
-        return f"has {count} different whole numbers", f"{numbers}, or for classes write c1, c2"
-    if count > FEW and 2 * count > len(column):
-        return f"has {count} classes in {len(column)} rows", f"choose another target; {numbers}"
-    return None
