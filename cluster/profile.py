@@ -70,6 +70,8 @@ def _variable(value: Any) -> Any:
         if value.keys() != {"secret", "key"} or not all(isinstance(part, str) and part for part in value.values()):
             raise ValueError("it does not name a key of a Secret; write {secret: wandb, key: api-key}")
         return SecretKey(**value)
+    if value is None:
+        raise ValueError('it is empty; write a text, or "" for an empty one')
     return value if isinstance(value, SecretKey) else _text(value)
 
 

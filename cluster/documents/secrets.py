@@ -2,10 +2,13 @@
 
 import base64
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from heliostat.cluster.documents.manifests import metadata
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, SecretKey
+
+NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
 def secret_name(job: str) -> str:

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 from heliostat.cluster.diagnosis.observe import Observer
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import network_policy, ray_job
-from heliostat.cluster.documents.secrets import job_secret, owned, reading
+from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, reading
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import DONE, Job
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -16,7 +15,6 @@ from heliostat.cluster.names import Document
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.errors import ContactLost, JobFailed
 
-NONE: Mapping[str, str] = MappingProxyType({})
 START_SECONDS = 900
 """Timeout of the start of the cluster, without the time in a queue."""
 
@@ -91,7 +89,7 @@ _RESUME_HINT = "\n  the same command resumes from the last checkpoint"
 
 @contextmanager
 def own_cluster(
-    target: KubernetesCluster, job_id: str, say: Callable[[str], Any], secret_env: Mapping[str, str] = NONE
+    target: KubernetesCluster, job_id: str, say: Callable[[str], Any], secret_env: Mapping[str, str] = NO_VALUES
 ) -> Iterator[Ephemeral]:
     """Create a cluster for one job, and delete it afterwards; after a lost contact its time limits do that.
 

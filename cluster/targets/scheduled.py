@@ -8,12 +8,11 @@ import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
 from heliostat.cluster.documents.pods import FILES, env, run_program
-from heliostat.cluster.documents.secrets import job_secret, owned, reading, secret_name
+from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, reading, secret_name
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
@@ -26,14 +25,13 @@ CODE = "/opt/heliostat-code"
 LARGEST = 900_000
 """Bytes: a ConfigMap holds at most 1 MiB."""
 KEEP = 3
-NONE: Mapping[str, str] = MappingProxyType({})
 LONGEST_NAME = 30
 """With the time appended, a RayJob's name must stay below 47 characters, and its cluster's below 53."""
 FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code: Sequence[Package], features: frozenset[str],
-              time_zone: str | None = None, secret_env: Mapping[str, str] = NONE) -> list[Document]:  # fmt: skip
+              time_zone: str | None = None, secret_env: Mapping[str, str] = NO_VALUES) -> list[Document]:  # fmt: skip
     """All documents of scheduled runs, in the order in which they must be applied.
 
     Args:

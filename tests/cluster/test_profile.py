@@ -60,6 +60,7 @@ def group(**change: Any) -> dict[str, Any]:
         ({"job_hours": 0}, "job_hours", "0", "the time limit of a job"),
         # Texts and Secrets.
         ({"env": {"VERSION": 3.1}}, "env.VERSION", "3.1 is a number, whose spelling is lost", "write it in quotes"),
+        ({"env": {"EMPTY": None}}, "env.EMPTY", "it is empty", "write a text"),
         ({"env": {"LIST": [1]}}, "env.LIST", "[1] is not a text", "write"),
         ({"env": {"A": {"secret": "wandb"}}}, "env.A", "does not name a key", "{secret: wandb, key: api-key}"),
         ({"env": {"A": {"secret": "mine", "key": "x"}}}, "env.A", "the Secret mine", "such as mine-keys"),
