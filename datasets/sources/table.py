@@ -99,7 +99,8 @@ class Table(Base):
         except FileNotFoundError:
             raise UserError(f"dataset.options.path {path} does not exist", "give the path of a CSV or Parquet file") from None
         except (pa.ArrowInvalid, OSError) as error:
-            raise UserError(f"{path} cannot be read as a table: {error}", "give a CSV or Parquet file") from None
+            fix = "save it as UTF-8" if "invalid UTF8" in str(error) else "give a CSV or Parquet file"
+            raise UserError(f"{path} cannot be read as a table: {error}", fix) from None
         if not table.num_rows:
             raise UserError(f"{path} has no rows", "give a table with a row per sample")
         stripped = table.rename_columns([name.strip() for name in table.column_names])

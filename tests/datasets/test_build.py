@@ -188,6 +188,8 @@ def write(path: Path, text: str) -> str:
         ("table", {"path": "missing.csv", "target": "y"}, ("missing.csv", "does not exist")),
         ("table", {"path": "t.csv", "target": "z"}, ("'z'", "use one of: x, y")),
         ("table", {"path": "holes.csv", "target": "y"}, ("'x'", "1 empty", "fill")),
+        ("table", {"path": ".latin/00.txt", "target": "y"}, ("cannot be read", "save it as UTF-8")),
+        ("table", {"path": "head.csv", "target": "y"}, ("head.csv has no rows",)),
         ("table", {"path": "t.parquet", "target": "y"}, ("t.parquet", "cannot be read")),
         ("table", {"path": "twice.csv", "target": "y"}, ("2 columns", "'x'", "rename")),
         ("table", {"path": "clash.csv", "target": "y"}, ("two features", "'a=b'", "rename")),
@@ -213,9 +215,10 @@ def test_bad_input_is_reported_with_its_field(
     write(tmp_path / "clash.csv", "a=b,a,y\n1,b,a\n2,c,b\n")
     write(tmp_path / "huge.csv", "x,y\n1e39,a\n2,b\n")
     write(tmp_path / "one.csv", "x,y\n1,a\n2,a\n")
+    write(tmp_path / "head.csv", "x,y\n")
     (tmp_path / ".latin").mkdir()
     for number in range(12):
-        (tmp_path / ".latin" / f"{number:02d}.txt").write_bytes("grün".encode("latin-1"))
+        (tmp_path / ".latin" / f"{number:02d}.txt").write_bytes("x\ngrün\n".encode("latin-1"))
     before = sorted(os.listdir())
     with pytest.raises(UserError) as caught:
         build(open_source(source, options), "out")
