@@ -60,6 +60,9 @@ def machine() -> list[dict[str, float]]:
 
     manager = get_accelerator_manager_for_resource("GPU")
     gpus = manager.get_current_node_num_accelerators() if manager else 0
+    visible = manager.get_current_process_visible_accelerator_ids() if manager else None
+    if visible is not None:  # by CUDA_VISIBLE_DEVICES; Ray does the same when it starts
+        gpus = min(gpus, len(visible))
     return [{"CPU": float(ray._private.utils.get_num_cpus()), "GPU": float(gpus)}]
 
 

@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 
+from heliostat.cluster import in_process
 from tests.conftest import ROOT, Head, clean_environment, gone
 
 CODE = """
@@ -94,6 +96,15 @@ def test_a_ray_address_that_is_wrong_or_does_not_answer_is_named(
     assert "fix:" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs").exists()
+
+
+def test_gpus_that_are_hidden_from_this_process_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", lambda: 4)
+    seen = []
+    for visible in ("0,2", ""):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        seen.append(in_process.machine()[0]["GPU"])
+    assert seen == [2, 0]
 
 
 def test_the_head_of_the_tests_wants_a_token(ray_head: Head) -> None:
