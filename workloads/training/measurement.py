@@ -122,7 +122,8 @@ class Measurement:
             raise _refused(
                 self._task, [f"accumulator {name} gives {_kind(computed[name])}, but must give one number" for name in wrong]
             )
-        return {name: float(value) for name, value in computed.items()}
+        first = self._task.metric  # people look for it in every line
+        return {name: float(computed[name]) for name in sorted(computed, key=lambda name: name != first)}
 
 
 def _accumulators(task: Task) -> dict[str, Any]:
