@@ -12,7 +12,7 @@ import pytest
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
-from tests.conftest import ROOT, Command, wait_for
+from tests.conftest import Command, wait_for
 from tests.kubernetes.conftest import Place, Running
 from tests.kubernetes.test_doctor import examined
 
@@ -70,9 +70,9 @@ def shell(place: Place) -> Place:
 def standing(place: Place, named: dict[str, Any]) -> Iterator[Path]:
     path = place.profile("standing", groups=[CPU], **named)
     assert examined(place, path).all("problem", "secrets") == []
-    seen = place.command("diff", path)
-    assert "wandb" in seen.out
-    assert not shown(seen.out, seen.err, place.command("render", path).out)
+    rendered = place.command("render", path).out
+    assert "name: wandb" in rendered
+    assert not shown(rendered, place.command("diff", path).out)
     done = place.command("up", path)
     assert done.code == 0, done.err
     yield path
@@ -112,26 +112,26 @@ def test_a_job_with_its_own_cluster_has_a_secret_that_is_deleted_with_it(shell: 
 
 def test_the_secret_of_scheduled_runs_lives_as_long_as_they_do(shell: Place) -> None:
     path = shell.profile("base", groups=[CPU])
-    here = Command(ROOT, shell.command.env)
-    options: list[str | Path] = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=nightly"]
-    train: list[str | Path] = ["train", "workloads/configs/digits.yaml", *options]
-    assert here(*train, "--env", "OF_MY_SHELL").code == 0
+    options: list[str | Path] = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=nightly", "--set", "workers=1"]
+    train: list[str | Path] = ["train", "digits", *options]
+    assert shell.command(*train, "--env", "OF_MY_SHELL").code == 0
     own = secret(shell, "nightly-env")
     assert own
     assert [owner["kind"] for owner in own["metadata"]["ownerReferences"]] == ["CronJob"]
     assert not shown(shell.kube.objects("ConfigMap").get("nightly"), shell.kube.objects("CronJob").get("nightly"))
-    assert here(*train).code == 0
+    assert shell.command(*train).code == 0
     assert secret(shell, "nightly-env") is None, "a schedule without variables has no Secret"
-    assert here(*train, "--env", "OF_MY_SHELL").code == 0
-    assert here("cron", path, "--delete", "nightly").code == 0
+    assert shell.command(*train, "--env", "OF_MY_SHELL").code == 0
+    assert shell.command("cron", path, "--delete", "nightly").code == 0
     assert secret(shell, "nightly-env") is None
 
 
 def test_a_secret_of_others_is_not_overwritten_by_scheduled_runs(shell: Place) -> None:
     shell.kube.objects("Secret").create({"metadata": {"name": "weekly-env"}, "stringData": {"KEY": "of others"}})
     path = shell.profile("base", groups=[CPU])
-    options: list[str | Path] = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=weekly", "--env", "OF_MY_SHELL"]
-    done = Command(ROOT, shell.command.env)("train", "workloads/configs/digits.yaml", *options)
+    options: list[str | Path] = ["--on", path, "--cron", "0 0 1 1 *", "--set", "name=weekly", "--set", "workers=1"]
+    train: list[str | Path] = ["train", "digits", *options, "--env", "OF_MY_SHELL"]
+    done = shell.command(*train)
     assert done.code == 2
     assert "Secret weekly-env exists, and is not of base" in done.err
     assert shell.kube.objects("CronJob").find("weekly") is None
