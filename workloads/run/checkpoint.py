@@ -91,7 +91,7 @@ class Checkpoint:
                 state[section][name] = torch.cat(parts)
         if bad := not_finite(state, infinite, buffers):
             what = "NaN" if bad[0].removeprefix("model/") in buffers else "NaN or infinite"
-            raise Damaged(f"checkpoint {self.folder} cannot be used: {bad[0]} has a value that is {what}")
+            raise Damaged(f"checkpoint {self.folder} is damaged: {bad[0]} is {what}")
         return state
 
     def _load(self, name: str) -> State:
