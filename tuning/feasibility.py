@@ -76,7 +76,8 @@ def _in_whole_numbers(name: str, parameter: Parameter, base: Mapping[str, Any], 
         return None
     if _error(_alone(name, parameter, int(ends[0]), base), nodes):
         return None
-    return f"set space.{name} to {{{'logint' if parameter.logarithmic else 'integer'}: {[int(end) for end in ends]}}}"
+    kind = "logint" if parameter.logarithmic else "integer"
+    return f"set space.{name} to {_written(kind, [int(end) for end in ends], parameter.when)}"
 
 
 def fix_of(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> str:
@@ -85,7 +86,15 @@ def fix_of(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) ->
     left = explore(config.model_copy(update={"space": {**config.space, **narrower}}), base, nodes)
     if not narrower or left.mostly_impossible:
         return "narrow the space to values that fit together, or search one of them only `when` they do"
-    return " and ".join(f"set space.{name} to {{{found.kind}: {found.range}}}" for name, found in narrower.items())
+    return " and ".join(
+        f"set space.{name} to {_written(found.kind, found.range, found.when)}" for name, found in narrower.items()
+    )
+
+
+def _written(kind: str, values: list[Any], when: Mapping[str, Any]) -> str:
+    """A parameter as in a sweep's config."""
+    conditions = ", ".join(f"{key}: {wanted}" for key, wanted in when.items())
+    return f"{{{kind}: {values}{f', when: {{{conditions}}}' if when else ''}}}"
 
 
 def _narrowed(name: str, parameter: Parameter, base: Mapping[str, Any], nodes: Nodes | None) -> Parameter | None:

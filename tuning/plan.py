@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from heliostat.config import Config, differences, digest, nearest, to_yaml, validate
 from heliostat.datasets import Dataset, build
+from heliostat.datasets.index import INDEX
 from heliostat.datasets.loader import tensors
 from heliostat.errors import UserError
 from heliostat.folder import Folder, join
@@ -25,7 +26,7 @@ from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes
 from heliostat.workloads.plan import Plan, lanes_of, prepare
-from heliostat.workloads.run.record import NEWEST_ORDER, DatasetRecord, RunRecord, open_record
+from heliostat.workloads.run.record import CONFIG, NEWEST_ORDER, DatasetRecord, RunRecord, open_record, read_record
 from heliostat.workloads.task import create
 
 SWEEP, TRIALS = "sweep.yaml", "trials"
@@ -141,11 +142,19 @@ class SweepPlan:
 
 
 class RecordMaker:
-    """Makes the run record of each trial; each dataset is opened once."""
+    """Makes the run record of each trial; each dataset is opened once.
+
+    All trials of a sweep learn the same data: a sweep that is resumed keeps the datasets of its trials, where a table is read
+    in another way now.
+
+    Raises:
+        UserError: the dataset of the sweep's trials is lost, and is another one now.
+    """
 
     def __init__(self, plan: SweepPlan, order: int) -> None:
         self._order = order
         self._datasets: dict[str, DatasetRecord] = {}
+        self._before = _datasets_of_trials(plan)
         config = plan.train.config
         self._template = open_record(config, plan.folder / TRIALS / "none", self._dataset(plan.train), lanes_of(config))
 
@@ -159,9 +168,41 @@ class RecordMaker:
 
     def _dataset(self, plan: Plan) -> DatasetRecord:
         if plan.dataset_uri not in self._datasets:
-            dataset = build(plan.source, plan.dataset_uri) if plan.source else Dataset.open(plan.dataset_uri)
-            self._datasets[plan.dataset_uri] = DatasetRecord(uri=plan.dataset_uri, fingerprint=dataset.index.fingerprint)
+            before = self._before.get(plan.dataset_uri)
+            kept = before is not None and Folder.at(before.uri).exists(INDEX)
+            self._datasets[plan.dataset_uri] = before if before and kept else self._newest(plan, before)
         return self._datasets[plan.dataset_uri]
+
+    @staticmethod
+    def _newest(plan: Plan, before: DatasetRecord | None) -> DatasetRecord:
+        dataset = build(plan.source, plan.dataset_uri) if plan.source else Dataset.open(plan.dataset_uri)
+        found = DatasetRecord(uri=plan.dataset_uri, fingerprint=dataset.index.fingerprint)
+        if before and before.fingerprint != found.fingerprint:
+            raise UserError(
+                f"the trials of this sweep have another dataset ({before.fingerprint} in {before.uri}, which is gone) than "
+                f"it has now ({found.fingerprint}), so that they cannot be compared",
+                "give the sweep another name (--set name=...)",
+            )
+        return found
+
+
+def _datasets_of_trials(plan: SweepPlan) -> dict[str, DatasetRecord]:
+    """The datasets of the trials that exist, by the URI that each has now."""
+    trials, found = plan.folder / TRIALS, dict[str, DatasetRecord]()
+    searched = any(name.partition(".")[0] == "dataset" for name in plan.config.space)
+    uris: dict[str, str] = {}
+    for name in sorted(trials.names()):
+        if not (trials / name).exists(CONFIG):
+            continue
+        record = read_record(trials / name)
+        if not searched:
+            return {plan.train.dataset_uri: record.dataset}
+        key = record.config.dataset.model_dump_json()
+        if key not in uris:
+            config = record.config.model_copy(update={"storage": plan.train.config.storage})
+            uris[key] = prepare(config, None, plan.storage_base, plan.elsewhere).dataset_uri
+        found.setdefault(uris[key], record.dataset)
+    return found
 
 
 def plan_sweep(

@@ -3,7 +3,7 @@
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, overload
 
 from pydantic import Field, model_validator
 
@@ -89,12 +89,30 @@ class Parameter(Config):
             count = int((high - low) / step + 1e-9) + 1
             if low.is_integer() and step.is_integer():
                 return range(int(low), int(low) + count * int(step), int(step))
-            return [low + step * n for n in range(count)]
+            return Steps(low, step, count)
         return None
 
     @property
     def logarithmic(self) -> bool:
         return self.loguniform is not None or self.logint is not None
+
+
+class Steps(Sequence[float]):
+    """``low``, ``low + step`` and so on, computed when they are asked for."""
+
+    def __init__(self, low: float, step: float, count: int) -> None:
+        self._low, self._step, self._count = low, step, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, n: int) -> float: ...
+    @overload
+    def __getitem__(self, n: slice) -> list[float]: ...
+    def __getitem__(self, n: int | slice) -> float | list[float]:
+        found = range(self._count)[n]
+        return self._low + self._step * found if isinstance(found, int) else [self._low + self._step * each for each in found]
 
 
 KINDS = ("choice", "uniform", "loguniform", "quniform", "integer", "logint")

@@ -56,7 +56,7 @@ def load_run(folder: Folder | str | Path) -> Trained:
     ranks = Ranks.of_this_process()
     model = task.model()
     new = checkpoint.not_finite({"model": model.state_dict(), "optimizer": {}})
-    model.load_state_dict(best.read(infinite=new)["model"])
+    model.load_state_dict(best.read(infinite=new, buffers={name for name, _ in model.named_buffers()})["model"])
     return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), best.step, ranks)
 
 

@@ -19,7 +19,8 @@ PYTHON_NONE = "None"
 """Python's; in lower case it is a category of its own in many tables (no treatment, no fence)."""
 
 GROUP = r"[,.'_ \x{2019}\x{00a0}\x{202f}]"
-NUMBER = rf"(?:\d{{1,3}}(?:{GROUP}\d{{2,3}})*{GROUP}\d{{3}}|\d+)?(?:[.,]\d+|[.,])?(?:[eE][+-]?\d+)?"
+WHOLE = rf"(?:\d{{1,3}}(?:{GROUP}\d{{2,3}})*{GROUP}\d{{3}}|\d+)"
+NUMBER = rf"(?:{WHOLE}(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?"
 SIGN, MONEY = r"[+\-\x{2212}\x{2013}]?", r"(?:[$€£¥₹₽₩₺]|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD)\b|US\$)?"
 PLAIN = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
 FORMATTED = rf"^\(?{SIGN}\s?{MONEY}\s?{SIGN}{NUMBER}\s?(?:%|‰|{MONEY})\s?\)?$"
@@ -82,22 +83,22 @@ def beyond(texts: pa.ChunkedArray) -> str | None:
     return _first(texts, r"^[+-]?[1-9]\d{15,}$")
 
 
-def doubts(texts: pa.ChunkedArray, numbers_too: bool = True) -> tuple[str, str] | None:
+def doubts(texts: pa.ChunkedArray, target: bool = False) -> tuple[str, str] | None:
     """Why texts are no categories or classes, and what to do: they are numbers, dates, or spelt in two ways; None if they are.
 
     Args:
         texts: without missing values.
-        numbers_too: whether plain numbers are no categories.
+        target: whether they are classes, which may be plain numbers or have a unit, such as 1 star.
     """
     values = pc.unique(texts)
     date = pc.match_substring_regex(values, DATE)
     if _most(values, date):
         return f"has dates or times, such as {_some(values, date)}", "convert them to numbers, such as days or years"
-    plain, formatted = pc.match_substring_regex(values, PLAIN), _formatted(values)
+    plain, formatted = pc.match_substring_regex(values, PLAIN), _formatted(values, units=not target)
     if pc.any(pc.and_not(formatted, plain)).as_py() and _most(values, formatted):
         odd = _some(values, pc.and_not(formatted, plain))
         return f"has numbers with signs, separators or units, such as {odd}", "write them as 1234.5"
-    if numbers_too and _most(values, formatted):
+    if not target and _most(values, formatted):
         if pc.all(plain).as_py():
             return (
                 f"has numbers as texts, such as {_some(values, plain)}",
@@ -122,16 +123,17 @@ def _variants(values: pa.Array) -> tuple[str, str] | None:
     return None
 
 
-def _formatted(values: pa.Array) -> pa.Array:
-    """Which values are numbers, also with separators, a currency, a percent sign, or the same unit in all of them."""
-    has_digit = pc.match_substring_regex(values, r"\d")
-    found = pc.and_(has_digit, pc.match_substring_regex(values, FORMATTED))
-    units = pc.struct_field(pc.extract_regex(values, WITH_UNIT), "unit")
-    kinds = set(units.drop_null().unique().to_pylist())
+def _formatted(values: pa.Array, units: bool) -> pa.Array:
+    """Which values are numbers, also with separators, a currency, a percent sign, or with ``units`` the same in all of them."""
+    found = pc.match_substring_regex(values, FORMATTED)
+    if not units:
+        return found
+    unit = pc.struct_field(pc.extract_regex(values, WITH_UNIT), "unit")
+    kinds = set(unit.drop_null().unique().to_pylist())
     # 5 kg, 7 kg, 0.5kg, but not 1st, 2nd; 2WD, 4WD.
     measured = len(values) > LEAST or pc.any(pc.match_substring_regex(values, "[ .,]")).as_py()
     same = len(kinds) == 1 and not kinds <= ORDINALS
-    return pc.or_(found, pc.and_(has_digit, pc.is_valid(units))) if same and measured else found
+    return pc.or_(found, pc.is_valid(unit)) if same and measured else found
 
 
 def _most(values: pa.Array, mask: pa.Array) -> bool:

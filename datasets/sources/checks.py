@@ -17,12 +17,16 @@ FEW = 20
 MISSING_NUMBERS = (-999, -9999, -99999)
 """What stands for a missing value among numbers of which no other is negative."""
 COUNTER = re.compile(
-    r".*[_\s.-](index|idx|row|no|nr|num|number|seq|serial)|index|idx|level_0|row|rownum|row_?(id|names?)|#", re.IGNORECASE
+    r"(.*[_\s.-]|row|serial|record|line|seq|s|sr|sl)(index|idx|row|no|nr|num|number|seq|serial)\.?"
+    r"|index|idx|level_0|row|row_?(id|names?)|serial|instant|#",
+    re.IGNORECASE,
 )
 """Names of columns that number the rows, if their values do."""
 IDENTIFIER = re.compile(
     r"(?i:(.*[_\s.-])?(id|ids|uuid|guid|zip|zip[_ ]?code|post[_ ]?code|postal[_ ]?code|plz|phone|ssn|isbn|ean|sku|barcode))"
-    r"|.*[a-z](Id|ID)|[A-Z]+ID"
+    r"|.*[a-z](Id|ID)"
+    r"|(?i:account|case|client|cust|customer|employee|item|loan|member|order|passenger|patient|person|product|record|session"
+    r"|student|subject|transaction|user)ID"
 )
 """Names of columns whose whole numbers are names of something and no quantities."""
 
@@ -41,7 +45,8 @@ def no_quantity(name: str, values: npt.NDArray[Any]) -> tuple[str, str] | None:
     if not is_whole(values):
         return None
     large = abs(int(values.max())) > 2**53 and not narrowed(values)[1]
-    if IDENTIFIER.fullmatch(name) or large:
+    named = IDENTIFIER.fullmatch(name) and len(np.unique(values)) > 2  # two are a flag, such as has_phone
+    if named or large:
         fix = f"drop it; for categories write c{int(values[0])}, or if it is a quantity, {'scale' if large else 'rename'} it"
         return f"has identifiers, such as {int(values[0])}", fix
     if COUNTER.fullmatch(name) and len(np.unique(values)) == len(values) == int(values.max()) - int(values.min()) + 1:
@@ -52,7 +57,7 @@ def no_quantity(name: str, values: npt.NDArray[Any]) -> tuple[str, str] | None:
 def no_classes(column: pa.ChunkedArray, count: int) -> tuple[str, str] | None:
     """Why the values of a target are no classes, and what to do; None if they are."""
     numbers = "write numbers with a decimal point to learn them as numbers"
-    if is_text(column.type) and (found := cells.doubts(column, numbers_too=False)):
+    if is_text(column.type) and (found := cells.doubts(column, target=True)):
         return found
     if not 2 <= count <= MAX_CLASSES:
         return f"has {count} classes, but must have from 2 to {MAX_CLASSES}", f"choose another target; {numbers}"

@@ -20,7 +20,8 @@ CHUNK = 1024
 SHOWN = 10
 """Files and folders that a message lists."""
 SPLIT = re.compile(
-    r"(?P<prefix>.*[_ -])?(?P<split>train|trn|val|dev|test|eval|holdout|unlabell?ed)(ing|id|idation|uation)?"
+    r"(?P<prefix>(?![xy][_-]).*[_ -])?(public|private)?"
+    r"(?P<split>([xy][_-])?(train|trn|val|dev|test|eval|holdout|unlabell?ed))(ing|id|idation|uation)?(?-i:[AB])?"
     r"[_ -]?(set|data|split|images|imgs)?[_ -]?\d*",
     re.IGNORECASE,
 )
@@ -149,7 +150,15 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         with Image.open(path) as opened:
             upright = _eight_bits(ImageOps.exif_transpose(opened))
             canvas = ImageOps.pad(upright.convert("RGB" if channels == 3 else "L"), (width, height))
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+    except (
+        UnidentifiedImageError,
+        Image.DecompressionBombError,
+        OSError,
+        EOFError,
+        RuntimeError,
+        SyntaxError,
+        ValueError,
+    ) as error:
         raise UserError(f"{path} cannot be read as an image: {error}", "remove it, or convert it to PNG or JPEG") from None
     pixels = np.asarray(canvas, np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -11,6 +11,10 @@ TOLERANCE = 1e-3
 NEAR = 1e-6
 """Values that differ by less than this share of their median are stored as differences, even whole numbers that 32 bits hold:
 what is computed with them would be rounded."""
+BITS = 40
+"""Bits of a floating-point number that are no rounding error of a computation."""
+ENOUGH = 2**24
+"""So many different numbers in 32 bits are a feature, however many there were."""
 LARGEST, SMALLEST = float(np.finfo(np.float32).max), 1e-30
 """The largest number in 32 bits, and a standard deviation far above the smallest one."""
 
@@ -27,11 +31,19 @@ def trouble(values: Numbers) -> tuple[str, str] | None:
         return f"has {bad} values that are NaN, infinite or above 3.4e38", "replace them or drop their rows"
     if 0 < wide.std() < SMALLEST:
         return f"has values that differ by {wide.std():.1e} only", "write them in a smaller unit"
-    if not (values.astype(np.float32) == wide).all() and is_whole(values):
-        there, left = len(np.unique(values)), len(np.unique(narrowed(values)[0]))
-        if 2 * left < there:
-            return f"has {there} different whole numbers, of which 32 bits hold {left}", "drop it, or split it into columns"
+    if not (values.astype(np.float32) == wide).all():
+        there, left = _different(values), len(np.unique(narrowed(values)[0]))
+        if 2 * left < min(there, ENOUGH):
+            return f"has {there} different numbers, of which 32 bits hold {left}", "drop it, or split it into columns"
     return None
+
+
+def _different(values: Numbers) -> int:
+    """How many different numbers there are; those that only rounding errors tell apart, such as 0.1 + 0.2 and 0.3, are one."""
+    if is_whole(values):
+        return len(np.unique(values))
+    mantissa, exponent = np.frexp(values.astype(np.float64))
+    return len(np.unique(np.ldexp(np.rint(mantissa * 2.0**BITS), exponent - BITS)))
 
 
 @np.errstate(over="ignore")  # `trouble` reports what 32 bits cannot hold

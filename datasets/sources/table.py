@@ -21,10 +21,10 @@ from heliostat.datasets.sources.checks import MAX_CATEGORIES, is_text, no_classe
 from heliostat.datasets.sources.narrow import narrowed, trouble
 from heliostat.errors import UserError
 
-RULES = 2
+RULES = 3
 """How a table is read; counted up with each change, so that a new run does not take a dataset that was read otherwise."""
-UNNAMED = re.compile(r"|unnamed: ?\d+|__index_level_\d+__", re.IGNORECASE)
-"""What pandas and R call the index of the rows when it has no name."""
+UNNAMED = re.compile(r"|unnamed: ?\d+(\.\d+)*|\.\.\.\d+|_c0|__index_level_\d+__", re.IGNORECASE)
+"""What pandas, R and Spark call the index of the rows when it has no name."""
 
 
 class Table(Base):
@@ -113,11 +113,12 @@ class Table(Base):
         for name, count in Counter(table.column_names).items():
             if name in wanted or count > 1:
                 continue
-            if UNNAMED.fullmatch(name) and (name in index or _numbers_rows(table[name])):
+            unnamed = UNNAMED.fullmatch(name) and not (name == "_c0" and "_c1" in table.column_names)  # there no column has one
+            if unnamed and (name in index or _numbers_rows(table[name])):
                 table = table.drop_columns([name])
             elif name in index:
                 self._refuse_column(name, "is the row index of pandas", "drop it, or save after reset_index()")
-            elif UNNAMED.fullmatch(name):
+            elif unnamed:
                 self._refuse_column(name, "has no name of its own", "give it one, or drop it if it numbers the rows")
         return table
 
@@ -171,7 +172,10 @@ class Table(Base):
             return column
         written = sorted({repr(value) for value in pc.unique(column.filter(missing)).to_pylist() if value})
         also = f" (also written {', '.join(written)})" if written else ""
-        self._refuse_column(name, f"has {count} empty values{also}", "fill them or drop their rows")
+        fix = "fill them or drop their rows"
+        if "'None'" in written or (written and name == self.options.target.strip()):
+            fix += ", or if they are a class, write it otherwise, such as none"
+        self._refuse_column(name, f"has {count} empty values{also}", fix)
         return column.filter(pc.invert(missing))
 
     def _checked(self, name: str, texts: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:

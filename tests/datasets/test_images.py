@@ -36,7 +36,16 @@ def refusal(photos: Path, shard_bytes: int = 1 << 20) -> str:
 
 @pytest.mark.parametrize(
     "names",
-    [("train", "val", "test"), ("training", "validation"), ("Train", "Test"), ("train_set", "dev"), ("cat", "dog", "test")],
+    [
+        ("train", "val", "test"),
+        ("training", "validation"),
+        ("Train", "Test"),
+        ("train_set", "dev"),
+        ("cat", "dog", "test"),
+        ("trainA", "testB"),
+        ("Training", "PrivateTest", "PublicTest"),
+        ("x_train", "y_train"),
+    ],
 )
 @pytest.mark.parametrize("nested", [True, False])
 def test_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...], nested: bool) -> None:
@@ -47,6 +56,15 @@ def test_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...], nested: b
     assert "which are splits and not classes" in message
     fix = f"set path to {tmp_path}/photos/{names[0]}, or merge" if "cat" not in names else f"move them out of {tmp_path}/photos"
     assert fix in message
+
+
+@pytest.mark.parametrize("error", [RuntimeError, EOFError])
+def test_what_a_decoder_raises_names_the_file(photos: Path, error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(image: Image.Image) -> Image.Image:
+        raise error("Failed to decode frame 0")
+
+    monkeypatch.setattr("heliostat.datasets.sources.images.ImageOps.exif_transpose", fail)  # as Pillow's AVIF plugin does
+    assert f"{photos}/cat/0.png cannot be read as an image: Failed to decode" in refusal(photos)
 
 
 def test_a_train_is_a_vehicle(tmp_path: Path) -> None:

@@ -122,17 +122,19 @@ def test_types_of_parquet_that_are_no_features_are_listed(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    "name", ["id", "customer_id", "CustomerID", "userId", "zip", "home_zip", "ZIP code", "postcode", "plz"]
+    "name", ["id", "customer_id", "CustomerID", "userId", "zip", "home_zip", "ZIP code", "postcode", "plz", "CUSTOMERID"]
 )
 def test_identifiers_are_no_quantities(tmp_path: Path, name: str) -> None:
     assert f"column {name!r} has identifiers, such as 10115" in refusal(
-        tmp_path, written(tmp_path, {name: repeated(10115, 80331)})
+        tmp_path, written(tmp_path, {name: repeated(10115, 80331, 20095)})
     )
 
 
-@pytest.mark.parametrize("name", ["paid", "covid", "void", "grid", "index", "humidity", "number"])
-def test_names_that_only_look_like_identifiers_are_quantities(tmp_path: Path, name: str) -> None:
-    assert built(tmp_path, written(tmp_path, {name: repeated(3, 5)})).index.meta["feature_names"] == ["x", name]
+def test_names_that_only_look_like_identifiers_are_quantities(tmp_path: Path) -> None:
+    names = ["paid", "covid", "void", "grid", "index", "humidity", "number", "COVID", "GRID", "BID"]
+    flags = {name: repeated(0, 1) for name in ("FLAG_PHONE", "has_phone", "has_id")}
+    path = written(tmp_path, {**{name: repeated(3, 5, 8) for name in names}, **flags})
+    assert built(tmp_path, path).index.meta["feature_names"] == ["x", *names, *flags]
 
 
 CATEGORIES = {
@@ -150,6 +152,8 @@ CATEGORIES = {
     "signed numbers": (repeated("+5", "-3", " 4"), ["odd"]),
     "cold": (repeated(-999, -5, 3), ["odd"]),
     "constant": (repeated(7), ["odd"]),
+    "fuels": (repeated("E5", "E10"), ["odd=E10", "odd=E5"]),
+    "codes": (repeated(*(f"E{n}" for n in range(1, 18))), sorted(f"odd=E{n}" for n in range(1, 18))),
     "decimals": (repeated("1e3", ".5", "5."), ["odd"]),
 }
 
@@ -186,6 +190,26 @@ def test_a_column_that_may_be_an_index_is_refused(tmp_path: Path) -> None:
     assert "column '' has no name of its own" in refusal(tmp_path, str(tmp_path / "twice.csv"))
 
 
+@pytest.mark.parametrize("name", ["Unnamed: 0.1", "...1", "_c0"])
+def test_the_row_index_under_another_name_is_no_feature(tmp_path: Path, name: str) -> None:
+    assert built(tmp_path, written(tmp_path, {name: list(range(ROWS))})).index.meta["feature_names"] == ["x"]
+    assert f"column {name!r} has no name of its own" in refusal(tmp_path / "again", written(tmp_path, {name: repeated(1.5, 2)}))
+
+
+def test_columns_of_which_none_has_a_name_are_features(tmp_path: Path) -> None:
+    path = written(tmp_path, {"_c0": random.Random(0).sample(range(1000), ROWS), "_c1": repeated(1.5, 2)})
+    assert built(tmp_path, path).index.meta["feature_names"] == ["x", "_c0", "_c1"]
+
+
+def test_columns_that_count_the_rows_are_refused(tmp_path: Path) -> None:
+    names = ["RowNumber", "row_number", "rownum", "Serial No.", "serial_number", "S.No.", "SNo", "Sr. No", "instant"]
+    message = refusal(tmp_path, written(tmp_path, {name: list(range(1, ROWS + 1)) for name in names}))
+    assert [name for name in names if f"column {name!r} counts the rows" not in message] == []
+    assert (
+        built(tmp_path, written(tmp_path, {name: repeated(3, 5, 8) for name in names})).index.meta["feature_names"][1:] == names
+    )
+
+
 TIMES = [1_700_000_000 + row for row in range(857)]
 
 
@@ -209,6 +233,17 @@ def test_values_that_32_bits_cannot_tell_apart_are_told_apart(tmp_path: Path, ki
         with pytest.raises(UserError, match="the input has 2 values, but must have 1"):
             task.read(f"[{values[500]!r}, 0]")
     assert read.item() in samples(dataset), "the same row is the same to predict"
+
+
+def test_values_beside_a_frequent_one_that_32_bits_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    draw = random.Random(0).random
+    lost = [0.0 if row % 5 < 3 else 1.7e9 + draw() * 100 for row in range(ROWS)]
+    fine = [0.0 if row % 5 < 3 else draw() * 100 for row in range(ROWS)]
+    rounded = [(0.3, 0.1 + 0.2, 0.30000000000000004 + 5e-17, 0.7, 0.7 - 1e-16, 0.7 + 1e-16)[row % 6] for row in range(ROWS)]
+    message = refusal(tmp_path, written(tmp_path, {"lost": lost, "fine": fine, "rounded": rounded}))
+    assert "column 'lost' has 120 different numbers, of which 32 bits hold 3" in message
+    assert "fine" not in message
+    assert "rounded" not in message
 
 
 def test_an_offset_that_changes_with_more_rows_moves_no_sample(tmp_path: Path) -> None:
@@ -251,6 +286,7 @@ def test_a_number_as_target_keeps_what_its_values_differ_by(tmp_path: Path) -> N
         (repeated("a", "", "b"), "column 'y' has 100 empty values"),
         (repeated("a", "NA", "b"), "column 'y' has 100 empty values (also written 'NA')"),
         (repeated(1, "?", 0), "column 'y' has 100 empty values (also written '?')"),
+        (repeated("None", "mild"), "or if they are a class, write it otherwise, such as none"),
         (repeated("Yes", "yes", "no"), "target 'y' has texts that differ only in case or blanks: 'Yes' and 'yes'"),
         (repeated("1,200", "1,300"), "target 'y' has numbers with signs, separators or units"),
         (repeated("10%", "20%"), "target 'y' has numbers with"),
@@ -273,6 +309,9 @@ def test_what_is_no_target_is_refused(tmp_path: Path, values: list[Any], says: s
         (repeated(True, False), ["False", "True"]),
         (repeated(3, -1), ["-1", "3"]),
         (repeated("1", "2", "many"), ["1", "2", "many"]),
+        (repeated(*(f"{n} star" for n in range(1, 6))), [f"{n} star" for n in range(1, 6)]),
+        (repeated("E1", "E2"), ["E1", "E2"]),
+        (repeated("none", "mild"), ["mild", "none"]),
     ],
 )
 def test_classes_are_named_as_in_the_file(tmp_path: Path, values: list[Any], classes: list[str]) -> None:

@@ -108,6 +108,17 @@ def test_a_wrong_parameter_is_named_with_its_fix(parameter: dict[str, Any], says
     assert "space.optimizer.lr" in str(caught.value)
 
 
+def test_a_range_of_many_steps_is_drawn_from_as_its_list_of_values_is() -> None:
+    values = Parameter(quniform=[0.5, 0.9, 0.1]).values or []
+    assert list(values) == [0.5 + 0.1 * n for n in range(5)]
+    assert (values[-1], values[1:3], values.index(0.6)) == (0.5 + 0.1 * 4, [0.6, 0.7], 1)
+    few, many = Parameter(quniform=[0, 1, 0.01]), Parameter(quniform=[0, 0.9, 1e-9])
+    assert [draw(few, random.Random(seed)) for seed in range(20)] == [
+        random.Random(seed).choice([0.01 * n for n in range(101)]) for seed in range(20)
+    ]
+    assert all(0 <= draw(many, random.Random(seed)) <= 0.9 for seed in range(200))
+
+
 @pytest.mark.parametrize("algorithm", ["random", "tpe", "cmaes"])
 def test_whole_numbers_have_a_step_and_a_logarithmic_scale(algorithm: str) -> None:
     space = {"a": {"integer": [8, 60, 8]}, "b": {"logint": [1, 1000]}, "c": {"quniform": [8, 64, 8]}}
@@ -131,6 +142,11 @@ IMAGES = {"task": "image-classification", "dataset": {"source": "digits"}, "epoc
     [
         ({"model.width": {"integer": [8, 64]}}, {}, "set space.model.width to {integer: [8, 64, 8]}"),
         ({"model.width": {"logint": [8, 64]}}, {}, "such as model.width"),
+        (
+            {"model.width": {"integer": [8, 64], "when": {"model.stages": [2]}}, "model.stages": {"choice": [2]}},
+            {},
+            "set space.model.width to {integer: [8, 64, 8], when: {model.stages: [2]}}",
+        ),
         ({"global_batch": {"integer": [12, 36]}}, {"workers": 3}, "set space.global_batch to {integer: [12, 36, 3]}"),
         (
             {"global_batch": {"integer": [70, 201]}, "workers": {"integer": [2, 40]}},

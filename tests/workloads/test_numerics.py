@@ -57,6 +57,35 @@ class NanBuffer(TabularClassification):
         model.seen[1] = torch.nan if model.seen[0] > 6 else 0.0
         return super().loss(model, batch)
 
+class Mask(TabularClassification):
+    "A mask that the first forward pass fills."
+    def model(self):
+        model = super().model()
+        model.register_buffer("mask", torch.zeros(3))
+        return model
+    def loss(self, model, batch):
+        model.mask.fill_(-torch.inf)
+        return super().loss(model, batch)
+
+class Wide(TabularClassification):
+    "float64 in a parameter and a buffer, and a complex buffer."
+    def model(self):
+        first, *others = super().model()
+        model = nn.Sequential(first, *others)
+        model.scale = nn.Parameter(torch.ones((), dtype=torch.float64))
+        model.register_buffer("total", torch.full((), 1e200, dtype=torch.float64))
+        model.register_buffer("phase", torch.ones(2, dtype=torch.complex128))
+        return model
+    def loss(self, model, batch):
+        return super().loss(model, batch) * model.scale
+
+class Double(TabularClassification):
+    "All in float64."
+    def model(self):
+        return super().model().double()
+    def loss(self, model, batch):
+        return super().loss(model, {**batch, "features": batch["features"].double()})
+
 class Huge(TabularClassification):
     "A finite gradient whose square is not."
     def loss(self, model, batch):
@@ -74,11 +103,24 @@ class Normed(TabularClassification):
         getattr(model, "module", model).counter.add_(1 + rank())
         return super().loss(model, batch)
 
+def penalized(self, model, batch):
+    features = batch["features"].clone().requires_grad_()
+    loss = TabularClassification.loss(self, model, {**batch, "features": features})
+    (slope,) = torch.autograd.grad(loss, features, create_graph=True)
+    return loss + slope.square().sum()
+
+class Penalty(Normed):
+    loss = penalized
+
 class Pictures(TabularClassification):
     "Batch norm over several positions, for which one sample is enough."
     def model(self):
         first, *others = super().model()
         return nn.Sequential(first, nn.Unflatten(1, (2, 15)), nn.BatchNorm1d(2), nn.Flatten(), *others)
+
+class PicturePenalty(Pictures):
+    "Penalizes the gradient with respect to the input."
+    loss = penalized
 """
 
 
@@ -137,6 +179,32 @@ def test_a_buffer_that_becomes_nan_is_not_saved_and_one_that_is_infinite_by_inte
     assert state["model"]["mask"].isinf().all()
 
 
+def test_a_buffer_that_becomes_infinite_is_saved_and_used_and_one_that_is_nan_is_named(tmp_path: Path) -> None:
+    assert train(numeric(tmp_path, "Mask", steps=2)).state == "finished"
+    folder = Folder.at(tmp_path / "run")
+    assert evaluate(folder, "validation")["step"] == 2
+    saved = checkpoint.committed(folder)[-1]
+    state = saved.read(buffers=["mask"])
+    state["model"]["mask"][0] = torch.nan
+    assert checkpoint.not_finite(state, buffers=["mask"]) == ["model/mask"]
+    with pytest.raises(checkpoint.Damaged, match=r"is damaged: model/mask is NaN or infinite$"):
+        saved.read()
+
+
+@pytest.mark.parametrize("task", ["Wide", "Double"])
+def test_a_model_with_float64_and_complex_tensors_is_trained_and_saved(tmp_path: Path, task: str) -> None:
+    assert train(numeric(tmp_path, task, steps=2)).state == "finished"
+    assert evaluate(Folder.at(tmp_path / "run"), "validation")["step"] == 2
+
+
+def test_a_tensor_of_any_dtype_that_is_not_finite_is_found() -> None:
+    dtypes = [torch.float8_e5m2, torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128]
+    fine = {str(dtype): torch.ones(3).to(dtype) for dtype in [*dtypes, torch.int64]}
+    bad = {f"{dtype} nan": torch.tensor([1.0, torch.nan]).to(dtype) for dtype in dtypes}
+    found = checkpoint.not_finite({"model": {**fine, **bad, "empty": torch.zeros(0)}, "optimizer": {}})
+    assert sorted(found) == sorted(f"model/{name}" for name in bad)
+
+
 def test_a_gradient_whose_norm_overflows_float32_squares_is_clipped(tmp_path: Path) -> None:
     outcome = train(numeric(tmp_path, "Huge", optimizer={"lr": 0.01}))
     assert outcome.state == "finished"
@@ -153,6 +221,9 @@ def test_the_gradient_norm(values: list[float], norm: float, dtype: torch.dtype)
     used, unused = nn.Parameter(torch.zeros(len(values), dtype=dtype)), nn.Parameter(torch.zeros(2))
     used.grad = torch.tensor(values, dtype=dtype)
     assert float(gradient_norm([used, unused])) == pytest.approx(norm, rel=0.01, abs=1e-29, nan_ok=True)
+    double = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+    double.grad = torch.tensor([1e-3], dtype=torch.float64)
+    assert float(gradient_norm([used, double])) == pytest.approx(norm or 1e-3, rel=0.01, nan_ok=True), "a mix"
     half = nn.Parameter(torch.zeros(10_000, dtype=torch.float16))
     half.grad = torch.full_like(half, 1000)
     assert float(gradient_norm([half])) == pytest.approx(100_000, rel=1e-4), "more than float16 has"
@@ -210,6 +281,13 @@ def test_a_single_sample_is_fine_where_it_does_not_occur_or_is_enough(
 ) -> None:
     loop = run_of(tmp_path, task, **{"steps": 30, **changes})
     assert all(int(values) == 0 for name, values in loop.model.named_buffers() if "num_batches" in name)
+
+
+def test_a_loss_that_needs_gradients_is_tried_on_a_single_sample_too(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"of 1 .workers 1, micro-batches of 24"):
+        run_of(tmp_path, "Penalty", steps=30, global_batch=24)
+    loop = run_of(tmp_path / "other", "PicturePenalty", steps=30, global_batch=24, micro_batch=1)
+    assert all(parameter.grad is None for parameter in loop.model.parameters())
 
 
 def test_a_refused_run_leaves_its_name_to_a_better_config(tmp_path: Path) -> None:

@@ -119,6 +119,35 @@ def test_an_unfinished_sweep_continues_with_the_order_of_samples_that_it_was_sta
     assert (trial().order, trial().lanes) == (1, 48)
 
 
+@pytest.mark.parametrize("searched", [False, True])
+def test_a_sweep_keeps_its_dataset_where_the_source_is_read_in_another_way_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched: bool
+) -> None:
+    space = {"dataset.source": {"choice": ["breast-cancer"]}} if searched else {"optimizer.lr": {"choice": [0.1]}}
+    point = {name: parameter["choice"][0] for name, parameter in space.items()}
+    wanted = SweepConfig.model_validate(
+        {"name": "sweep", "storage": str(tmp_path), "train": {**PLAIN, "steps": 20}, "space": space, "algorithm": "grid"}
+    )
+
+    def trial(number: int) -> tuple[Folder, RunRecord]:
+        plan = plan_sweep(wanted)
+        each = plan.trial(number, point)
+        return each.folder, plan.commit().record(each)
+
+    folder, before = trial(0)
+    write_record(folder, before)
+    monkeypatch.setattr("heliostat.datasets.sources.table.RULES", 9)
+    assert trial(1)[1].dataset == before.dataset
+    assert len(list((tmp_path / ".datasets").iterdir())) == 2
+    lost = {"dataset": before.dataset.model_copy(update={"uri": str(tmp_path / "gone")})}
+    write_record(folder, before.model_copy(update=lost))
+    assert trial(1)[1].dataset.fingerprint == before.dataset.fingerprint
+    other = {"dataset": lost["dataset"].model_copy(update={"fingerprint": "0123"})}
+    write_record(folder, before.model_copy(update=other))
+    with pytest.raises(UserError, match=r"have another dataset .0123 in [\s\S]*give the sweep another name"):
+        trial(1)
+
+
 def test_the_dataset_verifies_and_its_source_gives_the_same_again(storage: Path) -> None:
     """So a run of version 0.1 resumes, although a table is read in another way now."""
     dataset = storage / ".datasets/breast-cancer-b907f7ce"

@@ -44,7 +44,14 @@ class Checkpoint:
     damage: str = ""
     """What is wrong with the manifest; empty if nothing is."""
 
-    def read(self, rank: int = 0, world: int = 1, sharded: Collection[str] = (), infinite: Collection[str] = ()) -> State:
+    def read(
+        self,
+        rank: int = 0,
+        world: int = 1,
+        sharded: Collection[str] = (),
+        infinite: Collection[str] = (),
+        buffers: Collection[str] = (),
+    ) -> State:
         """Reads the state to the CPU, whatever the number of workers that wrote it.
 
         Reads only the files that hold what this worker needs; with the world size that wrote it, one.
@@ -54,9 +61,10 @@ class Checkpoint:
             world: the world size now.
             sharded: the parameters of which this worker needs its own rows only.
             infinite: the tensors that need not be finite, see `not_finite`.
+            buffers: the names of the model's buffers, which may be infinite, but not NaN.
 
         Raises:
-            Damaged: a file is missing or differs from what was written; a tensor is not finite (version 0.1 saved such ones).
+            Damaged: a file is missing or differs from what was written; a tensor is not finite.
         """
         import torch  # here, so that the driver and the controller, which only list checkpoints, do not load torch
 
@@ -81,8 +89,9 @@ class Checkpoint:
                         pieces[number] = self._load(names[number])
                     parts.append(pieces[number][section][name][max(0, first - number * size) : last - number * size])
                 state[section][name] = torch.cat(parts)
-        if bad := not_finite(state, infinite):
-            raise Damaged(f"checkpoint {self.folder} is damaged: {bad[0]} is NaN or infinite, as its run had diverged")
+        if bad := not_finite(state, infinite, buffers):
+            what = "NaN" if bad[0].removeprefix("model/") in buffers else "NaN or infinite"
+            raise Damaged(f"checkpoint {self.folder} is damaged: {bad[0]} is {what}")
         return state
 
     def _load(self, name: str) -> State:
@@ -101,26 +110,43 @@ class Checkpoint:
         return state
 
 
-def not_finite(state: State, allowed: Collection[str] = ()) -> list[str]:
+def not_finite(state: State, allowed: Collection[str] = (), buffers: Collection[str] = ()) -> list[str]:
     """The tensors of a state that have a NaN or an infinite value, as ``section/name``.
 
-    Some have one by intent, such as a mask with minus infinity: those of a new model are ``allowed``.
+    Some have one by intent: those of a new model are ``allowed``, and the model's ``buffers`` may be infinite, such as a mask
+    that the first forward pass fills.
     """
     import torch
 
-    floats = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
     tensors = {
-        f"{section}/{name}": torch.view_as_real(tensor) if tensor.is_complex() else tensor
+        f"{section}/{name}": _real(tensor)
         for section in SECTIONS
         for name, tensor in state[section].items()
+        if (tensor.is_floating_point() or tensor.is_complex()) and f"{section}/{name}" not in allowed
     }
-    tensors = {place: tensor.detach() for place, tensor in tensors.items() if tensor.dtype in floats and place not in allowed}
-    if not tensors:
-        return []
     # Norms, because they are several times as fast as isfinite(), which need only look where one has overflowed.
-    norms = torch._foreach_norm(list(tensors.values()), 2.0, torch.float32)
-    suspects = [place for place, fine in zip(tensors, torch.stack(norms).isfinite().tolist(), strict=True) if not fine]
-    return [place for place in suspects if not tensors[place].isfinite().all()]
+    suspects: list[str] = []
+    for dtype in (torch.float32, torch.float64):
+        group = [place for place, tensor in tensors.items() if (tensor.dtype == torch.float64) == (dtype == torch.float64)]
+        if group:
+            norms = torch.stack(torch._foreach_norm([tensors[place] for place in group], 2.0, dtype))
+            suspects += [place for place, fine in zip(group, norms.isfinite().tolist(), strict=True) if not fine]
+    infinite = {f"model/{name}" for name in buffers}
+    return [
+        place
+        for place in suspects
+        if (tensors[place].isnan().any() if place in infinite else not tensors[place].isfinite().all())
+    ]
+
+
+def _real(tensor: Any) -> Any:
+    """A floating-point or complex tensor as one of real numbers that norms can be computed of."""
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.is_complex():
+        return torch.view_as_real(tensor.resolve_conj())
+    return tensor.float() if tensor.element_size() == 1 else tensor
 
 
 def share(rows: int, rank: int, world: int) -> tuple[int, int]:

@@ -69,6 +69,7 @@ class Checkpointer:
         self.model, self.optimizer = model, optimizer
         self._infinite = set(checkpoint.not_finite(state_of(model, optimizer)))
         """The tensors of a new model that are not finite by intent."""
+        self._buffer_names = {name for name, _ in model.named_buffers()}
         self._good: int | None = None
         """The step of the newest checkpoint that this attempt has read or written; counted by rank 0."""
         self._sharded = sharded(config, ranks)
@@ -128,7 +129,7 @@ class Checkpointer:
         for candidate in candidates:
             state, damage = {}, ""
             try:
-                state = candidate.read(self.ranks.rank, self.ranks.world, names, self._infinite)
+                state = candidate.read(self.ranks.rank, self.ranks.world, names, self._infinite, self._buffer_names)
             except checkpoint.Damaged as error:
                 damage = str(error)
             if problem := next((text for text in self.ranks.all_gather_object(damage) if text), None):
@@ -151,14 +152,15 @@ class Checkpointer:
         """Starts to save; with ``wait``, or without ``checkpoint_async``, returns when the checkpoint is committed.
 
         Raises:
-            NotFinite: on all workers, if the state of one has a NaN or an infinite value; nothing is written.
+            NotFinite: on all workers, if the state of one has a NaN, or outside of buffers an infinite value; nothing is
+                written.
         """
         started = time.perf_counter()
         self.finish()
         wait = wait or not self.config.checkpoint_async
         own = self._sharded or self.ranks.rank == 0
         tensors = state_of(self.model, self.optimizer) if own else {}
-        self._check_finite(step, checkpoint.not_finite(tensors, self._infinite) if own else [])
+        self._check_finite(step, checkpoint.not_finite(tensors, self._infinite, self._buffer_names) if own else [])
         if own:
             state, ready = self._copy({**tensors, "progress": progress})
             blocked = None if wait else time.perf_counter() - started

@@ -53,10 +53,14 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
 
 
 def _norm(gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
-    """As ``torch.nn.utils.get_total_norm``, which adds up in the dtype of the gradients."""
+    """As ``torch.nn.utils.get_total_norm``, which adds up in the dtype of the gradients; those of float64 always in float64."""
     first = gradients[0]
     shards = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
-    total = torch.stack(torch._foreach_norm(shards, 2.0, dtype)).double().square().sum()
+    shards = [torch.view_as_real(shard) if shard.is_complex() else shard for shard in shards]
+    wide = [shard for shard in shards if shard.dtype == torch.float64]
+    others = [shard for shard in shards if shard.dtype != torch.float64]
+    norms = [torch.stack(torch._foreach_norm(part, 2.0, to)) for part, to in ((wide, torch.float64), (others, dtype)) if part]
+    total = torch.cat([each.double() for each in norms]).square().sum()
     if isinstance(first, DTensor):
         dist.all_reduce(total, group=first.device_mesh.get_group())
     return total.sqrt()

@@ -63,7 +63,8 @@ class Step:
         if not error:
             return
         sample = self._on_device(tensors(self._dataset, "train", np.zeros(1, np.int64)))
-        with torch.no_grad(), self.buffers.padding(alone=True), self._autocast():
+        # With gradients, which a loss may need itself, such as a gradient penalty.
+        with self.buffers.padding(alone=True), self._autocast():
             try:
                 self._task.loss(self._bare, sample)
             except ValueError as raised:
