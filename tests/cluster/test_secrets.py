@@ -61,9 +61,9 @@ def test_a_secret_of_others_is_neither_deleted_nor_overwritten(
 ) -> None:
     live: dict[str, Document] = {"nightly-env": {"metadata": {"labels": {CLUSTER_LABEL: owner}}}}
     applied = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly", "uid": "u-1"}}
-    kube = Mock()
+    kube, code = Mock(), [Package("gcs://code.zip", b"")]
     kube.objects.return_value = Mock(find=live.get, delete=live.pop, apply=lambda document: applied)
-    made = scheduled.documents(find("gpu"), "nightly", "0 2 * * *", "true", [], FEATURES["1.7"], secret_env=variables)
+    made = scheduled.documents(find("gpu"), "nightly", "0 2 * * *", "true", code, FEATURES["1.7"], secret_env=variables)
     if left is None:
         with pytest.raises(UserError, match="nightly-env exists, and is not of gpu"):
             scheduled.create(kube, find("gpu"), "nightly", made)
