@@ -6,7 +6,6 @@ names it, without wildcards: a broad ``!*`` was not written for it.
 
 import errno
 import os
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,72 +13,17 @@ from pathlib import Path
 # Ray's copy of pathspec (2.60), so that patterns have the same meaning as with `ray job submit`.
 from ray._private.thirdparty.pathspec import PathSpec
 
+from heliostat.cluster.jobs.secret_files import is_secret, secret_paths
 from heliostat.environment import CACHE, DATASETS, RUN_FOLDERS
 from heliostat.errors import UserError
 
-SECRET_NAMES = """
-    .env  .env.*  .env[-_~]*  .flaskenv  .envrc
-    !.env[-._]example  !.env[-._]sample  !.env[-._]template  !.env[-._]dist  !.env[-._]defaults
-    .netrc  _netrc  .pgpass  .my.cnf  .pypirc  .npmrc  .yarnrc.yml  .condarc  pip.conf  .git-credentials  .htpasswd
-    .s3cfg  .boto  .vault-token  .vault[-_]pass  .databrickscfg  .dockercfg  .dockerconfigjson  **/.docker/config.json
-    .aws/  .azure/  .gcloud/  **/.config/gcloud/  **/.config/gh/  .kube/  .ssh/  .gnupg/  .huggingface/  .kaggle/  .heliostat/
-    id_rsa  id_dsa  id_ecdsa  id_ecdsa_sk  id_ed25519  id_ed25519_sk  *.key  *.p12  *.pfx  *.p8  *.jks  *.keystore  *.ppk
-    *.kdbx  **/huggingface/token  **/huggingface/stored_tokens  kaggle.json  *[-_]credentials.json  rclone.conf
-    client_secret*.json  *service[-_]account*.json  secret.y*ml  secrets.y*ml  secret.json  secrets.json  secrets.toml
-    .secrets.y*ml  .secrets.json  .secrets.toml  *.tfstate  *.tfstate.backup  terraform.tfvars  terraform.tfvars.json
-"""
-"""The patterns of an ignore file for files and folders with passwords, tokens and private keys."""
-SECRET_FILES = """
-    *.env  credentials  credentials.*  kubeconfig  kubeconfig[.-]*  *.kubeconfig  *-kubeconfig.y*ml
-"""
-"""The same for the names of files only: folders with such names are code."""
-CODE = (
-    "c",
-    "cc",
-    "cpp",
-    "cs",
-    "go",
-    "h",
-    "ipynb",
-    "java",
-    "js",
-    "jsx",
-    "kt",
-    "md",
-    "py",
-    "pyi",
-    "rb",
-    "rs",
-    "rst",
-    "ts",
-    "tsx",
-)
-"""The suffixes of code and texts about `SECRET_FILES`, which are none."""
-NAMED_BY = (
-    "KUBECONFIG", "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE",
-    "NETRC", "PGPASSFILE", "HF_TOKEN_PATH", "PIP_CONFIG_FILE", "NPM_CONFIG_USERCONFIG", "npm_config_userconfig",
-    "RAY_AUTH_TOKEN_PATH",
-)  # fmt: skip
-"""Environment variables with the paths of files or folders with secrets."""
-NAMED_BELOW = {"HF_HOME": ("token", "stored_tokens"), "DOCKER_CONFIG": ("config.json",)}
-"""Environment variables with the paths of folders, and the files with secrets there."""
-PRIVATE_KEY = re.compile(rb"^[ \t]*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-Key-File)", re.MULTILINE)
-PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]*)-----")
-LARGEST_PEM = 1 << 20
-"""Bytes of a ``.pem`` that is searched for other blocks than certificates."""
-JSON_KEY = re.compile(rb'"(private_key|client_secret|refresh_token|client-key-data)"\s*:\s*"')
-YAML_KEY = re.compile(rb"^[ \t]*(- )?client-key-data\s*:", re.MULTILINE)
-"""What a file with credentials has in it: the keys of a cloud's service account may have any name."""
-LARGEST_KEY = 64 << 10
-"""Bytes of a file that is searched for keys."""
 CACHE_NAMES = """
     .git  .venv  venv  __pycache__  *.egg-info  .mypy_cache  .ruff_cache  .pytest_cache  .hypothesis  .import_linter_cache
     .cache/  .tox/  .nox/  .ipynb_checkpoints/  node_modules/
 """
 CACHE_MARKS = ("pyvenv.cfg", "conda-meta", "CACHEDIR.TAG")
 """The files by which a virtual environment or a cache is recognized, whatever its name."""
-SECRETS, CACHES = (PathSpec.from_lines("gitwildmatch", names.split()) for names in (SECRET_NAMES, CACHE_NAMES))
-FILES = PathSpec.from_lines("gitwildmatch", [*SECRET_FILES.split(), *(f"!*.{suffix}" for suffix in CODE)])
+CACHES = PathSpec.from_lines("gitwildmatch", CACHE_NAMES.split())
 LISTED = 20
 """Files that a message names."""
 
@@ -127,7 +71,7 @@ def contents(directory: Path, isolated: bool = False, needed: Iterable[str] = ()
         UserError: a file cannot be read, its name is not UTF-8, or an ignore file is invalid.
     """
     root = directory.resolve()
-    found = _Found(root, frozenset(path for path in _secret_paths() if not root.is_relative_to(path)))
+    found = _Found(root, frozenset(path for path in secret_paths() if not root.is_relative_to(path)))
     ours = directory / "heliostat"
     without: list[Match] = [lambda path, is_folder: path == ours] if isolated and has_heliostat(directory) else []
     _walk(directory, "", without, [root], found)
@@ -185,18 +129,6 @@ class _Found:
         if not os.access(path, os.R_OK):
             self.unreadable.append(name)
 
-    def is_secret(self, path: Path, name: str, real: Path, is_folder: bool) -> bool:
-        """Whether a file or folder looks like a secret: by ``name``, its path in the directory, by its real path, for links
-        on the way to it, or by what it contains."""
-        outside = real.relative_to(self.root if real.is_relative_to(self.root) else real.anchor).as_posix()
-        if any(SECRETS.match_file(f"{each}/" if is_folder else each) for each in (name, outside)):
-            return True
-        if not self.secret_paths.isdisjoint((real, *real.parents)):
-            return True
-        if is_folder or not path.is_file():  # a pipe cannot be read
-            return False
-        return any(FILES.match_file(each.name) or _is_secret_pem(each) for each in (path, real)) or _has_key(path)
-
 
 def _walk(folder: Path, name: str, ignored: list[Match], above: list[Path], found: _Found) -> None:
     """Add what a folder contains.
@@ -224,7 +156,7 @@ def _walk(folder: Path, name: str, ignored: list[Match], above: list[Path], foun
                 found.unreadable.append(below)
             continue
         real = Path(os.path.realpath(path)) if path.is_symlink() else above[-1] / path.name
-        if found.is_secret(path, below, real, is_folder):
+        if is_secret(path, (below, _below(found.root, real)), real, is_folder, found.secret_paths):
             found.secrets.append(f"{below}/" if is_folder else below)
         elif is_folder and not os.access(path, os.R_OK | os.X_OK):
             found.unreadable.append(below)
@@ -234,6 +166,11 @@ def _walk(folder: Path, name: str, ignored: list[Match], above: list[Path], foun
             _walk(path, below, ignored, [*above, real], found)
         elif path.is_file():  # no socket and no pipe
             found.add(path, below)
+
+
+def _below(root: Path, real: Path) -> str:
+    """A real path in the root, or on the machine."""
+    return real.relative_to(root if real.is_relative_to(root) else real.anchor).as_posix()
 
 
 def _ignore_files(folder: Path) -> list[Match]:
@@ -293,32 +230,6 @@ def _is_cache(path: Path, is_folder: bool) -> bool:
         or any((path / mark).exists() for mark in CACHE_MARKS)
         or (CACHE in os.environ and os.path.realpath(path) == os.path.realpath(os.environ[CACHE]))
     )
-
-
-def _is_secret_pem(path: Path) -> bool:
-    """Whether a ``.pem`` has, or may have, anything else than certificates."""
-    if path.suffix.lower() != ".pem":
-        return False
-    if not os.access(path, os.R_OK) or path.stat().st_size > LARGEST_PEM:
-        return True
-    return set(PEM_BLOCK.findall(path.read_bytes())) != {b"CERTIFICATE"}
-
-
-def _has_key(path: Path) -> bool:
-    """Whether a small file is a private key, or has the keys of a cloud or a Kubernetes cluster in it."""
-    if not os.access(path, os.R_OK) or path.stat().st_size > LARGEST_KEY:
-        return False
-    text = path.read_bytes()
-    is_json = path.suffix.lower() == ".json" or text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    return bool(PRIVATE_KEY.search(text) or (is_json and JSON_KEY.search(text)) or (is_yaml and YAML_KEY.search(text)))
-
-
-def _secret_paths() -> Iterable[Path]:
-    """The files and folders with secrets that environment variables name."""
-    values = [value for name in NAMED_BY for value in os.environ.get(name, "").split(os.pathsep) if value]
-    values += [f"{os.environ[name]}/{file}" for name, files in NAMED_BELOW.items() if os.environ.get(name) for file in files]
-    return (Path(os.path.realpath(os.path.expanduser(value))) for value in values)
 
 
 def _printable(name: str) -> str:
