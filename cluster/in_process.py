@@ -17,6 +17,7 @@ from heliostat.errors import JobFailed, NoAnswer, UserError
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 OBJECT_STORE = 256 << 20
 ANSWER_SECONDS = 10.0
 """Seconds until the first response of a running Ray."""
@@ -61,9 +62,24 @@ def machine() -> list[dict[str, float]]:
     manager = get_accelerator_manager_for_resource("GPU")
     gpus = manager.get_current_node_num_accelerators() if manager else 0
     visible = manager.get_current_process_visible_accelerator_ids() if manager else None
-    if visible is not None:  # by CUDA_VISIBLE_DEVICES; Ray does the same when it starts
-        gpus = min(gpus, len(visible))
+    if visible is not None:
+        is_cuda = manager.get_visible_accelerator_ids_env_var() == VISIBLE
+        gpus = min(gpus, len(visible_gpus(os.environ[VISIBLE], gpus) if is_cuda else visible))
     return [{"CPU": float(ray._private.utils.get_num_cpus()), "GPU": float(gpus)}]
+
+
+def visible_gpus(text: str, gpus: int) -> list[str]:
+    """The GPUs that ``CUDA_VISIBLE_DEVICES`` leaves a process, of so many: as CUDA reads it, up to the first invalid one.
+
+    Ray (2.60) counts the entries instead, so that ``-1``, which hides all GPUs, would be one.
+    """
+    found: list[str] = []
+    for name in (part.strip() for part in text.split(",")):
+        valid = int(name) < gpus if name.isdecimal() else name.startswith(("GPU-", "MIG-"))
+        if not valid or name in found:
+            break
+        found.append(name)
+    return found
 
 
 @contextmanager
@@ -81,6 +97,7 @@ def session(verbose: bool = False) -> Iterator[str]:
 
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    _export_visible_gpus()
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
         os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
     # A folder of its own: Ray's processes find each other by a file there, and the default, /tmp/ray, may hold the
@@ -120,6 +137,15 @@ def session(verbose: bool = False) -> Iterator[str]:
         del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _export_visible_gpus() -> None:
+    """Let Ray, which reads the variable itself, start with as many GPUs as `machine` counts."""
+    from ray._private.accelerators import get_accelerator_manager_for_resource
+
+    manager = get_accelerator_manager_for_resource("GPU")
+    if manager and VISIBLE in os.environ and manager.get_visible_accelerator_ids_env_var() == VISIBLE:
+        os.environ[VISIBLE] = ",".join(visible_gpus(os.environ[VISIBLE], manager.get_current_node_num_accelerators()))
 
 
 def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:

@@ -1,6 +1,7 @@
 """The profile: one short file that describes an autoscaling Ray cluster."""
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.cluster.prices import price_per_hour
 from heliostat.cluster.ray_version import TESTED
-from heliostat.config import Config, load, nearest
+from heliostat.config import Config, Spelled, load, nearest
 from heliostat.errors import UserError
 
 BUNDLED = Path(__file__).parent / "profiles"
@@ -55,6 +56,10 @@ def _text(value: Any) -> Any:
     """A text, also from a number or a boolean that YAML reads without quotes, where that has one spelling only."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, Spelled):
+        raise ValueError(f"{value.text} is a number, whose spelling is lost (it is read as {int(value)}); write it in quotes")
+    if isinstance(value, date):
+        raise ValueError(f"{value} is a date, whose spelling is lost; write it in quotes")
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
@@ -282,7 +287,7 @@ def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
     """
     path = _path(name)
     try:
-        return load(path, Profile, overrides, {"name": path.stem})
+        return load(path, Profile, overrides, {"name": path.stem}, spelling=True)
     except UserError as error:
         if path.parent == Path() and str(path) != name:  # it may be a file of another kind
             raise UserError(f"{path}: {error.what}", error.fix) from None

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
 from heliostat.difference import ABSENT, difference
@@ -25,16 +26,47 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
-def load(path: str | Path, kind: type[C], overrides: Iterable[str] = (), defaults: Mapping[str, Any] | None = None) -> C:
+class Spelled(int):
+    """An integer whose text in YAML is not the usual one, such as 0755, 0x1F or 1_000."""
+
+    text: str
+
+
+class _Spelling(SafeConstructor):
+    def construct_yaml_int(self, node: Any) -> int:
+        value = Spelled(super().construct_yaml_int(node))
+        value.text = node.value
+        return int(value) if value.text == str(int(value)) else value
+
+
+_Spelling.add_constructor("tag:yaml.org,2002:int", _Spelling.construct_yaml_int)
+
+
+def load(
+    path: str | Path,
+    kind: type[C],
+    overrides: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    spelling: bool = False,
+) -> C:
     """Read a YAML file, at a path or a URI, as ``kind``; ``overrides`` are ``dotted.key=value`` and win over the file.
+
+    With ``spelling``, validators get an integer with an unusual text as `Spelled`.
 
     Raises:
         UserError: the file is missing, is not YAML, is not a mapping, or does not fit ``kind``.
     """
-    data = {**(defaults or {}), **read_mapping(path)}
+    data = {**(defaults or {}), **read_mapping(path, spelling)}
     for override in overrides:
-        _override(data, override)
+        _override(data, override, spelling)
     return validate(data, kind)
+
+
+def _yaml(spelling: bool) -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    if spelling:
+        yaml.Constructor = _Spelling
+    return yaml
 
 
 def config_path(config: str, folder: str) -> str:
@@ -45,10 +77,10 @@ def config_path(config: str, folder: str) -> str:
     return str(place) if is_bundled else config
 
 
-def read_mapping(path: str | Path) -> dict[str, Any]:
+def read_mapping(path: str | Path, spelling: bool = False) -> dict[str, Any]:
     """The mapping that a YAML file holds, at a path or a URI."""
     try:
-        data = YAML(typ="safe", pure=True).load(_text(str(path)))
+        data = _yaml(spelling).load(_text(str(path)))
     except FileNotFoundError:
         folder, name = Path(path).parent, Path(path).name
         near = difflib.get_close_matches(name, _yaml_files(folder), n=1, cutoff=0.4)
@@ -125,12 +157,12 @@ def _yaml_files(folder: Path) -> list[str]:
     return [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []
 
 
-def _override(data: dict[str, Any], override: str) -> None:
+def _override(data: dict[str, Any], override: str, spelling: bool = False) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not all(dotted.split(".")):
         raise UserError(f"--set {override!r} is not an assignment", "write it as --set optimizer.lr=0.01")
     try:
-        value = YAML(typ="safe", pure=True).load(text)
+        value = _yaml(spelling).load(text)
     except (YAMLError, ValueError):
         raise UserError(f"--set {override!r} has a value that is not YAML", "put quotes around it") from None
     *parents, key = dotted.split(".")

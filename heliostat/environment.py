@@ -14,7 +14,12 @@ JOB_ENVIRONMENT = "HELIOSTAT_JOB_ENVIRONMENT"
 """Set for a job with variables of its own: the key of their values, see `heliostat.job_environment`."""
 DATASETS = ".datasets"
 """The folder of a storage with the datasets that runs have built."""
-RUN_FOLDERS = (("config.yaml", "events.jsonl"), ("sweep.yaml", "trials"), ("script.json", "checkpoints"))
-"""The entries by which the folder of a run, a sweep and a torchrun script is recognized: it is never sent to a cluster."""
+RUN_FOLDERS = (
+    ("config.yaml", "events.jsonl", b'{"time": '),
+    ("sweep.yaml", "journal/000000.jsonl", b'{"time": '),
+    ("checkpoints", "script.json", b'{"arguments": ['),
+)
+"""By what the folder of a run, a sweep and a torchrun script is recognized, which is never sent to a cluster: an
+entry, and a file with the first bytes that Heliostat writes there. A user's own folder may have files with the same names."""
 ON_HEAD = {"node:__internal_head__": 0.001}
 """Resources that place a task or an actor on the head node, which alone has this one (Ray's HEAD_NODE_RESOURCE_NAME)."""

@@ -46,8 +46,8 @@ def apply_in_worker() -> None:
     os.environ.update(_unpacked(data))
 
 
-def run(command: list[str]) -> int:
-    """Run a job's command with its variables; returns its exit code, that of a shell after a signal."""
+def run(command: str) -> int:
+    """Run a job's shell command with its variables; returns its exit code, that of a shell after a signal."""
     from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without a stub
     from ray.exceptions import RpcError
 
@@ -60,7 +60,8 @@ def run(command: list[str]) -> int:
     # Ray sends it to the command, too.
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
-        process = subprocess.Popen(command, env={**os.environ, **_unpacked(data)})
+        # As Ray runs an entrypoint. The shell replaces itself by a simple command, which gets the signals then.
+        process = subprocess.Popen(command, shell=True, env={**os.environ, **_unpacked(data)})
         while True:
             with suppress(RpcError):  # the next renewal is in time
                 client.pin_runtime_env_uri(place, KEPT)
@@ -77,4 +78,4 @@ def _unpacked(data: bytes) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    sys.exit(run(sys.argv[1]))

@@ -47,7 +47,9 @@ class Work:
     @property
     def entrypoint(self) -> str:
         """The shell command that the head runs."""
-        command = shlex.join([*(("python", "-P", "-m", "heliostat.job_environment") if self.secret_env else ()), *self.argv])
+        command = shlex.join(self.argv)
+        if self.secret_env:
+            command = shlex.join(["python", "-P", "-m", "heliostat.job_environment", command])
         return isolated(command) if self.contents.isolated else command
 
 

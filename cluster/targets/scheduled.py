@@ -84,7 +84,7 @@ def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Docum
     """
     secrets, wanted = kube.objects("Secret"), [document for document in documents if document["kind"] == "Secret"]
     live = secrets.find(secret_name(name))
-    if live and not _is_ours(live, profile):
+    if live and wanted and not _is_ours(live, profile):
         raise UserError(
             f"Secret {secret_name(name)} exists, and is not of {profile.name}",
             f"give the runs another name: --set name={name}-2",
@@ -92,7 +92,7 @@ def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Docum
     applied = {document["kind"]: kube.objects(document["kind"]).apply(document) for document in documents}
     for document in wanted:
         secrets.apply(owned(document, applied["CronJob"]))
-    if live and not wanted:
+    if live and not wanted and _is_ours(live, profile):
         secrets.delete(secret_name(name))
 
 

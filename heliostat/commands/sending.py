@@ -56,6 +56,8 @@ def _not_sendable(name: str) -> str:
         return "belongs to the cluster"
     if name not in os.environ:
         return "is not set"
+    if os.fsencode(os.environ[name]).decode(errors="replace") != os.environ[name]:
+        return "is not UTF-8"
     return "" if os.environ[name] else "is empty"
 
 

@@ -1,5 +1,6 @@
 """What a job gets of the working directory: its code, and never a secret, a cache, an earlier run or what is ignored."""
 
+import errno
 import io
 import os
 import shutil
@@ -24,12 +25,14 @@ SECRETS = (
     ".docker/config.json", "kubeconfig", "kubeconfig.yaml", "team-kubeconfig.yaml", "id_rsa", "keys/id_ed25519",
     "keys/server.pem", "keys/server.key", "keys/store.p12", "credentials.json", "credentials/deploy.pem",
     "gcp-credentials.json", "my-service-account.json", "client_secret_1.json", "hub/huggingface/token",
-    ".streamlit/secrets.toml", "infra/terraform.tfstate",
+    ".streamlit/secrets.toml", "infra/terraform.tfstate", ".env_prod", ".env-prod", ".env~", ".flaskenv", ".secrets.toml",
+    ".secrets.yaml", "secret.json", ".vault_pass", "terraform.tfvars",
 )  # fmt: skip
 FOLDERS = (".aws/credentials", ".ssh/config", ".kube/config", ".config/gcloud/access_tokens.db", ".huggingface/token")
 CODE = (
     "train.py", "environment.py", ".env.example", "keys/id_ed25519.pub", "keys.py", "credentials.py",
-    "credentials/__init__.py", "tokenizer.json", ".docker/Dockerfile", "src/model.yaml",
+    "credentials/__init__.py", "tokenizer.json", ".docker/Dockerfile", "src/model.yaml", "kubeconfig.py", "credentials.ts",
+    "credentials.ipynb", "credentials.md", "atari.env/step.py", ".env-example",
 )  # fmt: skip
 
 
@@ -55,6 +58,10 @@ def test_code_is_sent_and_what_looks_like_a_secret_is_named_once(tmp_path: Path)
         ("my-project-1a2b3c.json", SERVICE_ACCOUNT),
         ("oauth.json", '{"refresh_token" : "1//x"}'),
         ("prod.yaml", KUBECONFIG),
+        ("KEY.JSON", SERVICE_ACCOUNT),
+        ("key.json.bak", SERVICE_ACCOUNT),
+        ("notes.txt", f"the key of the server:\n\n{PRIVATE_KEY}"),
+        ("server.pem", f"-----BEGIN CERTIFICATE-----\nx\n{PRIVATE_KEY}"),
     ],
 )
 def test_a_key_is_recognized_under_any_name(tmp_path: Path, name: str, text: str) -> None:
@@ -86,6 +93,99 @@ def test_a_link_to_a_secret_is_one_and_a_link_to_itself_ends(tmp_path: Path) -> 
     found = contents(tmp_path / "work")
     assert set(found.secrets) == {".env", "db", "keys/", "settings"}
     assert set(found.sizes) == {"train.py", "same.py"}
+
+
+def test_secrets_below_a_linked_folder_are_found_by_their_real_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written(
+        tmp_path / "home", "huggingface/token", "huggingface/notes", ".config/gcloud/db", ".docker/config.json", "cloud/db/x"
+    )
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path / "home/cloud"))
+    work = written(tmp_path / "work", "train.py")
+    for name, target in {"hf": "huggingface", "cfg": ".config", "dk": ".docker", "db": "cloud/db"}.items():
+        (work / name).symlink_to(tmp_path / "home" / target)
+    found = contents(work)
+    assert set(found.secrets) == {"hf/token", "cfg/gcloud/", "dk/config.json", "db/"}
+    assert set(found.sizes) == {"train.py", "hf/notes"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "secret"),
+    [
+        *((name, "x/mine", "x/mine") for name in ("AWS_CONFIG_FILE", "PGPASSFILE", "HF_TOKEN_PATH", "PIP_CONFIG_FILE")),
+        ("NPM_CONFIG_USERCONFIG", "x/mine", "x/mine"),
+        ("CLOUDSDK_CONFIG", "x", "x/"),
+        ("HF_HOME", "x", "x/token"),
+        ("DOCKER_CONFIG", "x", "x/config.json"),
+    ],
+)
+def test_files_of_tools_whose_place_a_variable_sets_are_secrets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, value: str, secret: str
+) -> None:
+    monkeypatch.setenv(variable, str(tmp_path / value))
+    assert contents(written(tmp_path, "x/mine", "x/token", "x/config.json")).secrets == (secret,)
+
+
+def test_a_pem_of_certificates_is_sent(tmp_path: Path) -> None:
+    written(tmp_path, "ca.pem", text="# root\n-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n" * 2)
+    assert set(contents(tmp_path).sizes) == {"ca.pem"}
+
+
+def test_the_users_own_folder_is_not_taken_for_an_earlier_run_and_those_are_named(tmp_path: Path) -> None:
+    own = (
+        "hpo/sweep.yaml",
+        "hpo/trials/base.py",
+        "job/config.yaml",
+        "job/events.jsonl",
+        "cli/script.json",
+        "cli/checkpoints/a",
+    )
+    shutil.copytree(ROOT / "tests/fixtures/v0.1/storage", tmp_path / "results")
+    found = contents(written(tmp_path, *own))
+    assert set(found.sizes) == set(own)
+    assert found.runs == ("results/breast-cancer/", "results/counts/", "results/sweep/")
+    assert "earlier runs: results/breast-cancer/, results/counts/" in found.notice
+
+
+def test_links_that_lead_nowhere_are_skipped_and_those_that_cannot_be_followed_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "latest").symlink_to("latest")
+    (tmp_path / "gone").symlink_to("nowhere")
+    assert set(contents(written(tmp_path, "train.py")).sizes) == {"train.py"}
+    (tmp_path / "root").symlink_to("/locked/file")
+    stat = Path.stat
+
+    def refused(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.name == "root" and follow_symlinks:
+            raise PermissionError(errno.EACCES, "denied")
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", refused)
+    with pytest.raises(UserError, match=r"root in the working directory .* cannot be read"):
+        contents(tmp_path)
+
+
+@pytest.mark.parametrize(("line", "words"), [(b"!", "is not a pattern: !"), (b"caf\xe9/", "is not UTF-8")])
+@pytest.mark.parametrize("file", [".gitignore", ".rayignore"])
+def test_an_invalid_line_of_an_ignore_file_is_named(tmp_path: Path, file: str, line: bytes, words: str) -> None:
+    (tmp_path / file).write_bytes(b"*.log\n" + line + b"\n")
+    with pytest.raises(UserError, match=rf"line 2 of .*{file} {words}"):
+        contents(tmp_path)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_before_packing(tmp_path: Path) -> None:
+    written(tmp_path, os.fsdecode(b"caf\xe9.csv"))
+    with pytest.raises(UserError, match=r"caf\\xe9.csv in .* has a name that is not UTF-8"):
+        contents(tmp_path)
+
+
+def test_folders_are_matched_as_git_does(tmp_path: Path) -> None:
+    written(tmp_path, "src/train.py", "src/run.log", "data/x", "pgdata/x", "notes")
+    (tmp_path / ".gitignore").write_text("/*\n!/src/\n*.log\n")
+    assert set(contents(tmp_path).sizes) == {"src/train.py"}
+    (tmp_path / ".gitignore").write_text("pgdata/\n")
+    (tmp_path / "pgdata").chmod(0)
+    assert not any(name.startswith("pgdata") for name in contents(tmp_path).sizes)
 
 
 def test_only_a_line_with_its_path_sends_a_secret(tmp_path: Path) -> None:
@@ -158,7 +258,8 @@ def test_a_working_directory_that_is_too_big_is_refused_with_its_biggest_files(
     ids=lambda words: words[0],
 )
 def test_a_dry_run_lists_what_goes_the_biggest_first(command: Command, words: tuple[str, ...]) -> None:
-    written(command.cwd, "train.py", ".env", "runs/old/config.yaml", "runs/old/events.jsonl")
+    written(command.cwd, "train.py", ".env", "runs/old/config.yaml")
+    written(command.cwd, "runs/old/events.jsonl", text='{"time": 1.0, "event": "start"}')
     written(command.cwd, "table.csv", text="1,2\n" * 1000)
     shutil.copy(ROOT / "workloads/configs/digits.yaml", command.cwd / "run.yaml")
     rest = {"torchrun": ["train.py"], "submit": ["--", "python", "train.py"]}.get(words[0], [])

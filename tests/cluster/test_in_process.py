@@ -100,11 +100,14 @@ def test_a_ray_address_that_is_wrong_or_does_not_answer_is_named(
 
 def test_gpus_that_are_hidden_from_this_process_do_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(NvidiaGPUAcceleratorManager, "get_current_node_num_accelerators", lambda: 4)
-    seen = []
-    for visible in ("0,2", ""):
+    seen = {}
+    for visible in ("0,2", "", "-1", "0,-1,1", "1,,2", "0,4,1", "3,3", "GPU-1a,GPU-2b", "NoDevFiles", "none", " 1, 2"):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        seen.append(in_process.machine()[0]["GPU"])
-    assert seen == [2, 0]
+        count = in_process.machine()[0]["GPU"]
+        in_process._export_visible_gpus()
+        assert len(NvidiaGPUAcceleratorManager.get_current_process_visible_accelerator_ids() or []) == count, "as Ray counts"
+        seen[visible] = count
+    assert list(seen.values()) == [2, 0, 0, 1, 1, 1, 1, 2, 0, 0, 2]
 
 
 def test_the_head_of_the_tests_wants_a_token(ray_head: Head) -> None:

@@ -3,15 +3,21 @@
 import hashlib
 import json
 import os
+import shlex
+import signal
 import urllib.request
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
+from heliostat import job_environment
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.follow import Work, follow, submit
 from heliostat.cluster.targets.run import new_job_id
+from heliostat.commands.sending import variables_to_send
+from heliostat.errors import UserError
 from tests.conftest import Command, Head, wait_for
 
 VALUE = "correct-horse-battery-staple"
@@ -112,6 +118,29 @@ def test_variables_that_cannot_be_passed_are_all_named_without_their_values(comm
         assert f"--env {part}" in done.err
     assert VALUE not in done.out + done.err
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(["N=7", "sh", "-c", "exit $N"], 7), (["sh", "-c", 'test "$A" = x'], 0), (["no-such-command"], 127)],
+)
+def test_the_shell_interprets_the_command_as_without_variables(
+    words: list[str], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = Mock()
+    client.internal_kv_get.return_value = job_environment.packed({"A": "x"})
+    monkeypatch.setattr("ray._raylet.GcsClient", lambda address: client)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setenv("RAY_ADDRESS", "here")
+    monkeypatch.setenv("HELIOSTAT_JOB_ENVIRONMENT", "key")
+    work = Work("job", words, contents(tmp_path), secret_env={"A": "x"})
+    assert job_environment.run(shlex.split(work.entrypoint)[-1]) == code
+
+
+def test_a_value_that_is_not_utf_8_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOT_UTF_8", os.fsdecode(b"caf\xe9"))
+    with pytest.raises(UserError, match="--env NOT_UTF_8 is not UTF-8"):
+        variables_to_send(["NOT_UTF_8"])
 
 
 def test_variables_need_a_cluster(command: Command) -> None:

@@ -148,6 +148,22 @@ def test_what_is_unusual_but_right_is_taken(change: dict[str, Any]) -> None:
     assert profile(**change).groups
 
 
+@pytest.mark.parametrize("text", ["012345678901", "0755", "0x1F", "0o17", "1_000", "+5", "2026-01-02"])
+@pytest.mark.parametrize("place", ["env.A", "groups.gpu.labels.a"])
+def test_a_value_whose_spelling_yaml_loses_is_refused_where_texts_are_needed(place: str, text: str) -> None:
+    with pytest.raises(UserError) as error:
+        find("gpu", [f"{place}={text}"])
+    assert f"{place}: {text} is a " in error.value.what
+    assert error.value.fix == "write it in quotes"
+    assert find("gpu", [f"{place}='{text}'"])
+
+
+def test_an_unusual_spelling_of_a_number_is_taken_where_numbers_are_needed() -> None:
+    found = find("gpu", ["groups.gpu.max=0_4", "env.A=-5"])
+    assert type(found.groups[0].max) is int
+    assert (found.groups[0].max, found.env["A"]) == (4, "-5")
+
+
 def test_numbers_and_booleans_are_texts_where_texts_are_needed() -> None:
     found = profile(
         env={"OMP_NUM_THREADS": 8, "HF_HUB_OFFLINE": True, "NAME": "x"},

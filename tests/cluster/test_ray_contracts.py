@@ -2,7 +2,6 @@
 
 import base64
 import inspect
-import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -119,11 +118,6 @@ def test_ray_keeps_an_upload_that_no_job_refers_to_for_ten_minutes_and_logs_no_m
     assert ray_constants.RAY_RUNTIME_ENV_URI_PIN_EXPIRATION_S_DEFAULT == job_environment.KEPT
     assert "{data[:15]}" in inspect.getsource(ray_packaging._store_package_in_gcs)
     assert len(job_environment.HEADER) > 15
-
-
-def test_the_logger_that_is_silenced_is_the_one_of_rays_packaging() -> None:
-    assert logging.getLogger(ray_packaging.__name__).level == logging.WARNING
-    assert ray_packaging.default_logger.name == ray_packaging.__name__
 
 
 # The local cluster: heliostat/cluster/targets/local

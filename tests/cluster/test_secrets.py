@@ -2,6 +2,7 @@
 
 import json
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,9 +12,10 @@ from heliostat.cluster.documents import validation
 from heliostat.cluster.documents.manifests import FEATURES, documents, ray_job
 from heliostat.cluster.documents.secrets import job_secret, owned, reading
 from heliostat.cluster.jobs.packaging import Package
-from heliostat.cluster.names import Document
+from heliostat.cluster.names import CLUSTER_LABEL, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets import scheduled
+from heliostat.errors import UserError
 
 VALUE = "correct-horse"
 ENCODED = "Y29ycmVjdC1ob3JzZQ=="
@@ -49,6 +51,25 @@ def test_a_job_with_its_own_cluster_reads_its_variables_from_its_own_secret_firs
     assert secret["metadata"]["ownerReferences"] == [
         {"apiVersion": "ray.io/v1", "kind": "RayJob", "name": "gpu-1234", "uid": "u-1"}
     ]
+
+
+@pytest.mark.parametrize(
+    ("owner", "variables", "left"), [("others", {}, True), ("gpu", {}, False), ("others", {"A": "x"}, None)]
+)
+def test_a_secret_of_others_is_neither_deleted_nor_overwritten(
+    owner: str, variables: dict[str, str], left: bool | None
+) -> None:
+    live: dict[str, Document] = {"nightly-env": {"metadata": {"labels": {CLUSTER_LABEL: owner}}}}
+    applied = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly", "uid": "u-1"}}
+    kube, code = Mock(), [Package("gcs://code.zip", b"")]
+    kube.objects.return_value = Mock(find=live.get, delete=live.pop, apply=lambda document: applied)
+    made = scheduled.documents(find("gpu"), "nightly", "0 2 * * *", "true", code, FEATURES["1.7"], secret_env=variables)
+    if left is None:
+        with pytest.raises(UserError, match="nightly-env exists, and is not of gpu"):
+            scheduled.create(kube, find("gpu"), "nightly", made)
+        return
+    scheduled.create(kube, find("gpu"), "nightly", made)
+    assert ("nightly-env" in live) is left
 
 
 def test_of_scheduled_runs_only_the_secret_has_the_values() -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 from collections.abc import Iterator
+from unittest.mock import Mock
 
 import psutil
 import pytest
@@ -59,11 +60,31 @@ def test_the_store_of_several_nodes_listens_on_the_nodes_own_address_only() -> N
 
 @pytest.mark.parametrize(
     ("node", "local", "alone"),
-    [("10.0.0.7", 2, True), ("10.0.0.7", 1, False), ("127.0.0.1", 1, True), ("fd00::7", 1, False)],
-    ids=["one pod", "several pods", "several nodes of a local cluster", "several pods, IPv6"],
+    [("10.0.0.7", 2, True), ("10.0.0.7", 1, False), ("127.0.0.1", 1, True), ("fd00::7", 1, False), ("gpu-node-1", 1, False)],
+    ids=["one pod", "several pods", "several nodes of a local cluster", "several pods, IPv6", "a host name"],
 )
 def test_which_ranks_are_on_one_machine(node: str, local: int, alone: bool) -> None:
     assert rendezvous.on_one_machine(node, local, world=2) is alone
+
+
+@pytest.mark.parametrize("node", ["192.0.2.77", "name-of-no-host.invalid"], ids=["NAT", "a name that only others resolve"])
+def test_the_store_of_a_node_whose_address_this_machine_does_not_have_listens_on_all(node: str) -> None:
+    listener = rendezvous.listen(node)
+    host, port = listener.getsockname()
+    server = rendezvous.serve(listener)
+    server.set("key", "value")
+    assert host == "0.0.0.0"
+    assert TCPStore(OTHER, port).get("key") == b"value"
+
+
+def test_gloo_of_several_nodes_uses_the_interface_with_the_nodes_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"lo": [Mock(address="127.0.0.1")], "eth1": [Mock(address="fe80::1%eth1"), Mock(address="10.0.0.7")]}
+    monkeypatch.setattr(psutil, "net_if_addrs", lambda: found)
+    variables: dict[str, str] = {}
+    rendezvous.choose_interface(variables, "10.0.0.8", alone=False)
+    assert variables == {}, "not an address of this machine"
+    rendezvous.choose_interface(variables, "10.0.0.7", alone=False)
+    assert variables == {"GLOO_SOCKET_IFNAME": "eth1"}
 
 
 def test_the_network_interface_that_the_user_has_chosen_stays() -> None:

@@ -71,8 +71,7 @@ def work(spec: dict[str, Any]) -> None:
     ranks = ray.get(hub.join.remote(attempt, rank, info))
     _check_shared(spec["run"], ranks)
     environment = {**os.environ, **torchrun_environment(context, ranks, spec), RUN: spec["run"]}
-    if alone:
-        rendezvous.keep_local(environment)
+    rendezvous.choose_interface(environment, node, alone)
     if not spec["each"][1]:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if environment.get("PYTHONBREAKPOINT", "").startswith("ray."):

@@ -35,10 +35,10 @@ def join(rank: int, world: int, node: str, alone: bool, broadcast: Callable[[Any
         RuntimeError: some workers did not join in time.
     """
     timeout = timedelta(seconds=seconds)
-    if alone:
-        rendezvous.keep_local(os.environ)
-    listener = rendezvous.listen(rendezvous.address_for(node, alone)) if rank == 0 else None
-    host, port = broadcast(listener.getsockname()[:2] if listener else None)
+    rendezvous.choose_interface(os.environ, node, alone)
+    address = rendezvous.address_for(node, alone)
+    listener = rendezvous.listen(address) if rank == 0 else None
+    host, port = broadcast((address, listener.getsockname()[1]) if listener else None)
     store = rendezvous.serve(listener, world, timeout) if listener else TCPStore(host, port, world, timeout=timeout)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
 
