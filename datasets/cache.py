@@ -54,7 +54,7 @@ def cached(folder: Folder, shard: Shard) -> pa.Buffer:
 
 
 def _own_folder() -> Path:
-    """The folder of the copies, in which nobody else can place files: the one that is named, or a folder of ours in it."""
+    """The folder of the copies, in which no other user can place files: the one that is named, or a folder of ours in it."""
     ours = f"heliostat-cache-{os.getuid()}"
     named = os.environ.get(CACHE)
     places = [Path(named), Path(named, ours)] if named else [Path(tempfile.gettempdir(), ours)]
