@@ -2,13 +2,14 @@
 
 import errno
 import os
+import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -44,6 +45,39 @@ def split(uri: str) -> tuple[str, str]:
     parts = urlsplit(uri)
     folder, _, name = parts.path.rpartition("/")
     return urlunsplit(parts._replace(path=folder)), name
+
+
+VARIABLE = re.compile(r"\$(?:(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[^}]*)\})")
+
+
+def expanded(place: str, variables: Mapping[str, str] | None = None) -> str:
+    """A path or URI of a config with its variables (``$DATA``, ``${DATA}``) replaced; ``file://`` and ``~`` become a path.
+
+    A path that exists as it is written is not changed.
+
+    Args:
+        place: as it is written.
+        variables: their values; by default the environment's.
+
+    Raises:
+        UserError: a variable is not set; it is not ``$NAME`` or ``${NAME}``; or ``file://`` names another host.
+    """
+    values = os.environ if variables is None else variables
+    if "$" in place and not os.path.exists(place):
+        found = [match["plain"] or match["braced"] for match in VARIABLE.finditer(place)]
+        if odd := [name for name in found if not re.fullmatch(r"[A-Za-z_]\w*", name or "")]:
+            raise UserError(f"the path {place} has ${{{odd[0]}}}, which is not a variable", "write ${NAME}, or the path itself")
+        if unset := [f"${name}" for name in found if not values.get(name)]:
+            where = "is not set" if variables is None else "is not set for the job"
+            fix = "export it" if variables is None else "add it to env in the profile, or give it with --env NAME"
+            raise UserError(f"the path {place} has {' and '.join(unset)}, which {where}", f"{fix}, or write the path itself")
+        place = VARIABLE.sub(lambda match: values[match["plain"] or match["braced"]], place)
+    if place.lower().startswith("file:"):
+        parts = urlsplit(place)
+        if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
+            raise UserError(f"{place} is not the URI of a local file", "write file:///PATH, or the path itself")
+        return unquote(parts.path)
+    return place if "://" in place else os.path.expanduser(place)
 
 
 def absolute(place: str, base: str | Path) -> str:

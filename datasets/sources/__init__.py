@@ -1,14 +1,14 @@
 """The sources of datasets. A source yields chunks of samples in a fixed order; `heliostat.datasets.build` writes them."""
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
-from heliostat.config import Config, digest, nearest, validate
+from heliostat.config import Config, nearest, validate
 from heliostat.datasets.arrow import Columns
 from heliostat.datasets.index import Field
+from heliostat.datasets.sources.files import File, identity
 from heliostat.errors import UserError
 
 SOURCES = {
@@ -24,10 +24,14 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split."""
+    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split.
+
+    Where shards may end depends on the chunks; one that does not ``end`` goes on with the next.
+    """
 
     keys: list[bytes]
     columns: Columns
+    ends: bool = True
 
 
 class Problems:
@@ -59,48 +63,74 @@ class Problems:
         raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", f"correct all of them{also}")
 
 
-class Source(Protocol):
-    """The interface of a source. ``fields`` and ``meta()`` may be known only after the chunks have been read."""
-
-    fields: dict[str, Field]
-
-    def chunks(self) -> Iterator[Chunk]: ...
-
-    def meta(self) -> dict[str, Any]:
-        """Metadata for tasks: the class names, the vocabulary."""
-        ...
-
-    def description(self) -> dict[str, Any]:
-        """The source's name and options, as they are recorded in the index."""
-        ...
-
-    def identity(self) -> dict[str, Any]:
-        """The description and the paths, sizes and times of the files: sources with equal identities have equal content."""
-        ...
+Progress = Callable[[str, int, int], None]
+"""Gets what is done, how much of it so far, and how much in all."""
 
 
-class Base:
-    """The base of all sources: validated options, a description, an identity."""
+class Source:
+    """The base of all sources: validated options, a description, an identity, and chunks that can be read again."""
 
     class Options(Config):
         pass
 
     name: ClassVar[str]
+    unit: ClassVar[str] = "files"
+    """Of what progress is reported."""
+    even: ClassVar[bool] = False
+    """Whether the shards of a split have the same number of rows, whatever the chunks are."""
     fields: dict[str, Field]
 
     def __init__(self, options: Any) -> None:
         self.options = options
+        self.progress: Progress = lambda doing, done, total: None
+        self._identity: dict[str, Any] | None = None
+
+    def chunks(self) -> Iterator[Chunk]:
+        """The samples in a fixed order, with bounded memory."""
+        raise NotImplementedError
+
+    def meta(self) -> dict[str, Any]:
+        """Metadata for tasks: the class names, the vocabulary. Some is known only after the chunks have been read."""
+        raise NotImplementedError
+
+    def preview(self) -> dict[str, Field] | None:
+        """The fields, if they are known without a long read; else None.
+
+        Raises:
+            UserError: the data is refused, as far as that is known without a long read.
+        """
+        return self.fields
 
     def description(self) -> dict[str, Any]:
+        """The source's name and options, as they are recorded in the index."""
         return {"name": self.name, **self.options.model_dump(mode="json")}
 
     def identity(self) -> dict[str, Any]:
-        stats = [(str(path.absolute()), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files()]
-        return {**self.description(), "files": digest(stats)}
+        """What is found without a long read, and changes with the content of the files or with the files that there are.
 
-    def files(self) -> list[Path]:
-        """The files that are read."""
+        It is that of the first call; see `files.identity`.
+        """
+        if self._identity is None:
+            self._identity = self._identify()
+        return self._identity
+
+    def check_unchanged(self) -> None:
+        """Raise a UserError if the files are not what they were when `identity` was first called."""
+        if self._identify() != self.identity():
+            raise UserError(
+                f"the files of {self.description().get('path', self.name)} changed while they were read",
+                "run the same command again when nothing writes to them",
+            )
+
+    def files(self) -> list[File]:
+        """The files that there are."""
         return []
+
+    def close(self) -> None:
+        """Free what is kept for the next reading of the chunks."""
+
+    def _identify(self) -> dict[str, Any]:
+        return {**self.description(), "files": identity(self.files())}
 
 
 def open_source(name: str, options: Mapping[str, Any]) -> Source:

@@ -8,13 +8,13 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Base, Chunk
+from heliostat.datasets.sources import Chunk, Source
 from heliostat.datasets.sources.table import Table
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
 
 
-class Digits(Base):
+class Digits(Source):
     """1,797 handwritten digits of 8x8 pixels, values 0 to 16."""
 
     name = "digits"
@@ -35,7 +35,7 @@ class BreastCancer(Table):
 
     name = "breast-cancer"
 
-    class Options(Base.Options):
+    class Options(Source.Options):
         pass
 
     def __init__(self, options: Any) -> None:

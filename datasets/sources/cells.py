@@ -1,6 +1,6 @@
 """What the texts in a column of a table stand for: numbers, dates, missing values, or categories.
 
-Everything is computed by Arrow on whole columns or on their distinct values.
+Everything is computed by Arrow on chunks of columns or on their distinct values.
 """
 
 import unicodedata
@@ -54,23 +54,25 @@ def missing(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.or_(listed, pc.equal(texts, PYTHON_NONE))
 
 
-def numbers(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """Texts as whole numbers, else as floating-point numbers, as Arrow's CSV reader infers them; None if some are neither."""
-    for kind in (pa.int64(), pa.float64()):
+def castable(texts: pa.Array) -> set[str]:
+    """As which numbers Arrow reads all of some texts: int64, float64."""
+    kinds = set()
+    for name in ("int64", "float64"):
         try:
-            values = pc.cast(texts, kind)
+            values = pc.cast(texts, name)
         except pa.ArrowInvalid:
             continue
-        return None if pa.types.is_floating(kind) and pc.any(pc.is_nan(values)).as_py() else values
-    return None
+        if name == "int64" or not pc.any(pc.is_nan(values)).as_py():
+            kinds.add(name)
+        if name == "int64" and not pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():
+            return {"int64", "float64"}  # all but what is written as 0x1F
+    return kinds
 
 
-def truths(texts: pa.ChunkedArray) -> pa.ChunkedArray | None:
-    """The texts true and false, in any case, as truth values; None if there are others."""
+def are_truths(texts: pa.Array) -> bool:
+    """Whether all texts are true and false, in any case."""
     lower = pc.utf8_lower(texts)
-    return (
-        pc.equal(lower, "true") if pc.all(pc.is_in(lower, value_set=pa.array(["true", "false"], lower.type))).as_py() else None
-    )
+    return bool(pc.all(pc.is_in(lower, value_set=pa.array(["true", "false"], lower.type))).as_py())
 
 
 def padded(texts: pa.ChunkedArray) -> str | None:
@@ -83,14 +85,13 @@ def beyond(texts: pa.ChunkedArray) -> str | None:
     return _first(texts, r"^[+-]?[1-9]\d{15,}$")
 
 
-def doubts(texts: pa.ChunkedArray, target: bool = False) -> tuple[str, str] | None:
+def doubts(values: pa.Array, target: bool = False) -> tuple[str, str] | None:
     """Why texts are no categories or classes, and what to do: they are numbers, dates, or spelt in two ways; None if they are.
 
     Args:
-        texts: without missing values.
+        values: the different ones, without missing values.
         target: whether they are classes, which may be plain numbers or have a unit, such as 1 star.
     """
-    values = pc.unique(texts)
     date = pc.match_substring_regex(values, DATE)
     if _most(values, date):
         return f"has dates or times, such as {_some(values, date)}", "convert them to numbers, such as days or years"

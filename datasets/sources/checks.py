@@ -1,14 +1,12 @@
 """Whether the values of a column are quantities, or classes: what else a table's numbers and names may be."""
 
 import re
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from heliostat.datasets.sources import cells
-from heliostat.datasets.sources.narrow import is_whole, narrowed
+from heliostat.datasets.sources.distinct import Distinct, count_distinct
+from heliostat.datasets.sources.narrow import Chunks, Narrowing, Summary
 
 MAX_CATEGORIES = 100
 MAX_CLASSES = 1000
@@ -36,33 +34,54 @@ def is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def no_quantity(name: str, values: npt.NDArray[Any]) -> tuple[str, str] | None:
-    """Why the numbers of a column are no quantities, and what to do; None if they may be some."""
-    wide = values.astype(np.float64)
-    for mark in MISSING_NUMBERS:
-        if (count := int((wide == mark).sum())) > 1 and not ((wide < 0) & (wide != mark)).any():
+def no_quantity(name: str, column: Chunks, found: Summary, way: Narrowing) -> tuple[str, str] | None:
+    """Why the numbers of a column are no quantities, and what to do; None if they may be some.
+
+    Args:
+        name: of the column.
+        column: its numbers.
+        found: what they are, with counts of `MISSING_NUMBERS`.
+        way: how they become float32.
+    """
+    for mark, count in found.marked.items():
+        if count > 1 and found.negative == count:
             return f"has {count} values of {mark}, which stands for a missing one", "fill them or drop their rows"
-    if not is_whole(values):
+    if not found.whole:
         return None
-    large = abs(int(values.max())) > 2**53 and not narrowed(values)[1]
-    named = IDENTIFIER.fullmatch(name) and len(np.unique(values)) > 2  # two are a flag, such as has_phone
+    large = abs(int(found.most)) > 2**53 and not way.offset
+    named = IDENTIFIER.fullmatch(name) and count_distinct(column, enough=3) > 2  # two are a flag, such as has_phone
     if named or large:
-        fix = f"drop it; for categories write c{int(values[0])}, or if it is a quantity, {'scale' if large else 'rename'} it"
-        return f"has identifiers, such as {int(values[0])}", fix
-    if COUNTER.fullmatch(name) and len(np.unique(values)) == len(values) == int(values.max()) - int(values.min()) + 1:
+        fix = f"drop it; for categories write c{int(found.first)}, or if it is a quantity, {'scale' if large else 'rename'} it"
+        return f"has identifiers, such as {int(found.first)}", fix
+    if COUNTER.fullmatch(name) and found.count == int(found.most) - int(found.least) + 1 and not _repeats(column):
         return "counts the rows", "drop it"
     return None
 
 
-def no_classes(column: pa.ChunkedArray, count: int) -> tuple[str, str] | None:
-    """Why the values of a target are no classes, and what to do; None if they are."""
+def _repeats(column: Chunks) -> bool:
+    found = Distinct()
+    for values in column:
+        found.add(values)
+    return found.repeated
+
+
+def no_classes(values: pa.Array, all_listed: bool, rows: int) -> tuple[str, str] | None:
+    """Why the different values of a target are no classes, and what to do; None if they are.
+
+    Args:
+        values: some of them.
+        all_listed: whether these are all.
+        rows: how many rows there are.
+    """
     numbers = "write numbers with a decimal point to learn them as numbers"
-    if is_text(column.type) and (found := cells.doubts(column, target=True)):
+    if is_text(values.type) and (found := cells.doubts(values, target=True)):
         return found
+    count = len(values)
     if not 2 <= count <= MAX_CLASSES:
-        return f"has {count} classes, but must have from 2 to {MAX_CLASSES}", f"choose another target; {numbers}"
-    if pa.types.is_integer(column.type) and count > MAX_CATEGORIES:
+        shown = f"{count}" if all_listed else f"more than {count}"
+        return f"has {shown} classes, but must have from 2 to {MAX_CLASSES}", f"choose another target; {numbers}"
+    if pa.types.is_integer(values.type) and count > MAX_CATEGORIES:
         return f"has {count} different whole numbers", f"{numbers}, or for classes write c1, c2"
-    if count > FEW and 2 * count > len(column):
-        return f"has {count} classes in {len(column)} rows", f"choose another target; {numbers}"
+    if count > FEW and 2 * count > rows:
+        return f"has {count} classes in {rows} rows", f"choose another target; {numbers}"
     return None

@@ -1,6 +1,5 @@
 """Image files in a folder per class."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +12,12 @@ from pydantic import Field as Key
 
 from heliostat.config import Config
 from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Base, Chunk, Problems
+from heliostat.datasets.sources import Chunk, Problems, Source
+from heliostat.datasets.sources.files import File, local_folder
 from heliostat.errors import UserError
 
-CHUNK = 1024
+CHUNK, CHUNK_BYTES = 1024, 8 << 20
+"""Images after which a shard may end, and bytes of images that are held at once."""
 SHOWN = 10
 """Files and folders that a message lists."""
 SPLIT = re.compile(
@@ -31,7 +32,7 @@ NOT_DATA = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "thumbs.db", "eh
 """What operating systems leave in folders, beside what is hidden."""
 
 
-class Images(Base):
+class Images(Source):
     """Column ``image``: uint8 (channels, size, size), scaled with its longer side to ``size`` and padded with black.
 
     The classes are the names of the folders in alphabetical order, and the images lie directly in them. The split is determined
@@ -39,24 +40,25 @@ class Images(Base):
     """
 
     name = "images"
+    unit = "images"
 
     class Options(Config):
         path: str = Key(description="the folder that holds a folder per class")
         size: int = Key(32, ge=1, le=4096, description="the side of the square images, in pixels")
         channels: int = Key(3, ge=1, le=3, description="3 for colour, 1 for grey")
+        skip_broken: bool = Key(False, description="true leaves out files that are no images, and counts them")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         if options.channels == 2:
             raise UserError("dataset.options.channels is 2", "set it to 3 for colour or 1 for grey")
-        root = Path(os.path.expanduser(options.path))
-        if not root.is_dir():
-            raise UserError(f"dataset.options.path {options.path} is not a folder", "give a folder with a folder per class")
-        folders = {path.name: _visible(path) for path in _visible(root) if path.is_dir()}
+        self._root = root = local_folder(options.path, "give a folder with a folder per class")
+        folders = _classes(root)
         _check_classes(options.path, folders)
         self._classes = list(folders)
         self._files = [(path, label) for label, inside in enumerate(folders.values()) for path in inside if path.is_file()]
         _check_files(root, folders)
+        self._skipped = 0
         shape = (options.channels, options.size, options.size)
         self.fields = {"image": Field(dtype="uint8", shape=shape), "label": Field(dtype="int64")}
 
@@ -64,24 +66,47 @@ class Images(Base):
         """The images, unless some cannot be read: then all are tried, so that one message has all of those.
 
         Raises:
-            UserError: some are no images.
+            UserError: some are no images, and are not to be skipped; or all of a class.
         """
         broken = Problems(self.options.path, most=SHOWN)
-        whole = True
-        for start in range(0, len(self._files), CHUNK):
-            part = self._files[start : start + CHUNK]
-            images = [image for path, _ in part if (image := self._image(path, broken)) is not None]
-            whole = whole and len(images) == len(part)
-            if whole:
-                labels = np.array([label for _, label in part], np.int64)
-                yield Chunk([image.tobytes() for image in images], {"image": np.stack(images), "label": labels})
-        broken.refuse()
+        self._skipped, found = 0, set[int]()
+        most = max(1, CHUNK_BYTES // self.fields["image"].size)
+        for first in range(0, len(self._files), CHUNK):
+            last = min(first + CHUNK, len(self._files))
+            for start in range(first, last, most):
+                part = self._files[start : min(start + most, last)]
+                read = [(image, label) for path, label in part if (image := self._image(path, broken)) is not None]
+                found |= {label for _, label in read}
+                self._skipped += len(part) - len(read)
+                self.progress(f"reading {self.options.path}", start + len(part), len(self._files))
+                if self.options.skip_broken or not self._skipped:
+                    yield self._chunk(read, start + most >= last)
+        if not self.options.skip_broken:
+            broken.refuse("leave them out with skip_broken: true")
+        if empty := [name for label, name in enumerate(self._classes) if label not in found]:
+            raise UserError(f"{self.options.path}: classes without an image that can be read: {_listed(empty)}", "add images")
 
-    def files(self) -> list[Path]:
-        return [path for path, _ in self._files]
+    def files(self) -> list[File]:
+        return [
+            File.local(path, str(path.relative_to(self._root)))
+            for inside in _classes(self._root).values()
+            for path in inside
+            if path.is_file()
+        ]
 
     def meta(self) -> dict[str, Any]:
-        return {"classes": self._classes, "white": 255}
+        skipped = {"skipped": self._skipped} if self.options.skip_broken else {}
+        return {"classes": self._classes, "white": 255, **skipped}
+
+    def description(self) -> dict[str, Any]:
+        described = super().description()
+        return described if described.pop("skip_broken") is False else {**described, "skip_broken": True}
+
+    def _chunk(self, read: list[tuple[npt.NDArray[np.uint8], int]], ends: bool) -> Chunk:
+        shape = (len(read), *self.fields["image"].shape)
+        images = np.stack([image for image, _ in read]) if read else np.empty(shape, np.uint8)
+        labels = np.array([label for _, label in read], np.int64)
+        return Chunk([image.tobytes() for image in images], {"image": images, "label": labels}, ends)
 
     def _image(self, path: Path, broken: Problems) -> npt.NDArray[np.uint8] | None:
         try:
@@ -128,6 +153,11 @@ def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
         inner = [name for name, inside in folders.items() if sum(each.is_dir() for each in inside) > 1]
         fix = f"set path to {Path(path) / inner[0]}" if inner else "add the classes"
         raise UserError(f"{path} has {len(folders)} folders, but needs one per class", fix)
+
+
+def _classes(root: Path) -> dict[str, list[Path]]:
+    """What the folders of the classes hold, by their names."""
+    return {path.name: _visible(path) for path in _visible(root) if path.is_dir()}
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -1,33 +1,52 @@
-"""A table in a CSV or Parquet file, one of whose columns is the target."""
+"""A table in CSV or Parquet files, one of whose columns is the target."""
 
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 from pydantic import Field as Key
 
 from heliostat.config import Config, nearest
 from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Base, Chunk, Problems, cells
-from heliostat.datasets.sources.checks import MAX_CATEGORIES, is_text, no_classes, no_quantity
-from heliostat.datasets.sources.narrow import narrowed, trouble
+from heliostat.datasets.sources import Chunk, Problems, Source, cells
+from heliostat.datasets.sources.checks import MAX_CATEGORIES, MISSING_NUMBERS, is_text, no_classes, no_quantity
+from heliostat.datasets.sources.files import File, table_files
+from heliostat.datasets.sources.narrow import Narrowing, loss, narrowing, summarize, trouble
+from heliostat.datasets.sources.reader import Batch, Reader
+from heliostat.datasets.sources.spool import Column, Spool
+from heliostat.datasets.sources.survey import Survey
 from heliostat.errors import UserError
 
 RULES = 3
 """How a table is read; counted up with each change, so that a new run does not take a dataset that was read otherwise."""
 UNNAMED = re.compile(r"|unnamed: ?\d+(\.\d+)*|\.\.\.\d+|_c0|__index_level_\d+__", re.IGNORECASE)
 """What pandas, R and Spark call the index of the rows when it has no name."""
+CHECKED = 8 << 20
+"""Bytes of a table that is checked before anything starts; a larger one is when it is built."""
+CHUNK = 8 << 20
+"""Bytes of the features of a chunk, at most."""
 
 
-class Table(Base):
+@dataclass(frozen=True)
+class Feature:
+    """A feature: numbers that are narrowed, or one category of a column's codes."""
+
+    column: Column
+    narrowing: Narrowing = Narrowing()
+    category: int | None = None
+
+    def of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The feature of some values of the column."""
+        return self.narrowing.apply(values) if self.category is None else values == self.category
+
+
+class Table(Source):
     """Numbers become features unchanged, texts are one-hot encoded; the target becomes ``label``.
 
     Numbers that 32 bits cannot tell apart, such as timestamps, are stored as the difference from their median, which
@@ -35,92 +54,53 @@ class Table(Base):
 
     A target of floating-point numbers becomes the column ``target`` instead, for your own regression tasks, unless it is 0.0
     and 1.0 only.
+
+    The files are read twice in chunks: what the columns are, then their values, as numbers into a temporary file. The rest is
+    computed from that, so that memory does not depend on the number of rows.
     """
 
     name = "table"
+    unit = "bytes"
+    even = True
 
     class Options(Config):
-        path: str = Key(description="the path of a .csv or .parquet file")
+        path: str = Key(description="the path of .csv or .parquet files: a file, a folder, or a pattern such as data/*.parquet")
         target: str = Key(description="the name of the column to learn")
         drop: list[str] = Key([], description="columns to leave out, such as [id, date]")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._is_parquet = options.path.endswith(".parquet")
-        self._problems = Problems(options.path)
-        self._concerned: list[str] = []
-        """The columns with problems, which can be left out, in their order."""
-        table = self._without_index(self._read())
-        target = self._check_names(table.column_names)
-        learnt = self._typed(target, table[target])
-        self._features: dict[str, npt.NDArray[np.float32]] = {}
-        self._exact: dict[str, npt.NDArray[Any]] = {}
-        """The values of the features that have an offset."""
-        self._offsets: dict[str, int | float] = {}
-        for name in table.column_names:
-            if name != target and name not in options.drop:
-                self._add_features(name, self._typed(name, table[name]), learnt)
-        self.fields = {}
-        self._classes: list[str] = []
-        self._target = self._encode_target(target, learnt)
-        self._problems.refuse(self._without())
-        if not self._features:
-            raise UserError(f"{options.path} has no column but the target", "add the features")
-        self.fields = {"features": Field(dtype="float32", shape=(len(self._features),)), **self.fields}
+        self._reader = Reader(options.path)
+        self._target = self._check_names(self._reader.names)
+        self._encoded: _Encoded | None = None
+        self._described: tuple[dict[str, Field], dict[str, Any]] | None = None
 
     def chunks(self) -> Iterator[Chunk]:
-        features = np.stack(list(self._features.values()), axis=1)
-        # By the values before the offset, which changes when rows are added: a sample must stay in its split.
-        plain = features[:, [name not in self._offsets for name in self._features]]
-        exact = [[value.tobytes() for value in values] for values in self._exact.values()]
-        keys = [row.tobytes() + b"".join(more) for row, *more in zip(plain, *exact, strict=True)]
-        yield Chunk(keys, {"features": features, "label" if self._classes else "target": self._target})
+        yield from self._encode().chunks()
+
+    def preview(self) -> dict[str, Field] | None:
+        return self.fields if self._reader.size <= CHECKED else None
+
+    @property
+    def fields(self) -> dict[str, Field]:  # type: ignore[override]
+        return self._describe()[0]
 
     def meta(self) -> dict[str, Any]:
-        classes = {"classes": self._classes} if self._classes else {}
-        offsets = {"offsets": self._offsets} if self._offsets else {}
-        return {**classes, "feature_names": list(self._features), **offsets}
+        return self._describe()[1]
 
     def description(self) -> dict[str, Any]:
         return {"name": self.name, **self.options.model_dump(mode="json", exclude_defaults=True)}
 
-    def identity(self) -> dict[str, Any]:
-        return {**super().identity(), "rules": RULES}
+    def files(self) -> list[File]:
+        return table_files(self.options.path)
 
-    def files(self) -> list[Path]:
-        return [Path(self.options.path)]
+    def close(self) -> None:
+        if self._encoded:
+            self._encoded.spool.close()
+        self._encoded = None
 
-    # --- the file ---------------------------------------------------------------------------------------------
-
-    def _read(self) -> pa.Table:
-        path = self.options.path
-        try:
-            table = pq.read_table(path) if self._is_parquet else _read_csv(path)
-        except FileNotFoundError:
-            raise UserError(f"dataset.options.path {path} does not exist", "give the path of a CSV or Parquet file") from None
-        except (pa.ArrowInvalid, OSError) as error:
-            fix = "save it as UTF-8" if "invalid UTF8" in str(error) else "give a CSV or Parquet file"
-            raise UserError(f"{path} cannot be read as a table: {error}", fix) from None
-        if not table.num_rows:
-            raise UserError(f"{path} has no rows", "give a table with a row per sample")
-        stripped = table.rename_columns([name.strip() for name in table.column_names])
-        return stripped.replace_schema_metadata(table.schema.metadata)  # pandas' part of it, which renaming removes
-
-    def _without_index(self, table: pa.Table) -> pa.Table:
-        """Leave out the index of the rows if it has no name; one with a name may be meant as a column, and is refused."""
-        index = [name for name in (table.schema.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
-        wanted = {self.options.target.strip(), *self.options.drop}
-        for name, count in Counter(table.column_names).items():
-            if name in wanted or count > 1:
-                continue
-            unnamed = UNNAMED.fullmatch(name) and not (name == "_c0" and "_c1" in table.column_names)  # there no column has one
-            if unnamed and (name in index or _numbers_rows(table[name])):
-                table = table.drop_columns([name])
-            elif name in index:
-                self._refuse_column(name, "is the row index of pandas", "drop it, or save after reset_index()")
-            elif unnamed:
-                self._refuse_column(name, "has no name of its own", "give it one, or drop it if it numbers the rows")
-        return table
+    def _identify(self) -> dict[str, Any]:
+        return {**super()._identify(), "rules": RULES}
 
     def _check_names(self, names: list[str]) -> str:
         """The name of the target's column. Without it, or with a name twice, no column can be checked.
@@ -134,152 +114,299 @@ class Table(Base):
             if other:
                 raise UserError(f"{path} has {other[0]!r} between its columns", "save it with commas")
             raise UserError(f"{path} has no column {target!r}", nearest(target, names))
-        for name in self.options.drop:
-            if name not in names:
-                self._problems.add(f"drop lists {name!r}, which is no column", nearest(name, names))
         if target in self.options.drop:
             raise UserError(f"dataset.options.drop lists {target!r}, which is the target", "remove it from drop")
-        twice = {name: count for name, count in Counter(names).items() if count > 1}
-        for name, count in twice.items():
-            self._problems.add(f"{count} columns have the name {name!r}", "rename all but one")
-        if twice:
-            self._problems.refuse()
+        twice = Problems(path)
+        for name, count in Counter(names).items():
+            if count > 1:
+                twice.add(f"{count} columns have the name {name!r}", "rename all but one")
+        twice.refuse()
         return target
 
-    def _typed(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
-        """The values that a column has, as numbers, truth values or trimmed texts; notes those that are missing."""
-        if pa.types.is_dictionary(column.type):
-            column = pc.cast(column, column.type.value_type)
-        if pa.types.is_decimal(column.type):
-            column = pc.cast(column, pa.float64())
-        if not is_text(column.type):
-            return self._there(name, column, pc.is_null(column))
-        # Most columns of a CSV file are numbers without a gap, and the check for gaps takes longer than to read them as such.
-        values = None if self._is_parquet else cells.numbers(column)
-        if values is None:
-            column = cells.trimmed(column)
-            column = self._there(name, column, cells.missing(column))
-            values = None if self._is_parquet else cells.numbers(column)
-        if values is not None:
-            return self._checked(name, column, values)
-        truths = None if self._is_parquet else cells.truths(column)
-        return column if truths is None else truths
+    def _describe(self) -> tuple[dict[str, Field], dict[str, Any]]:
+        if self._described is None:
+            found = self._encode()
+            self._described = found.fields, found.meta
+        return self._described
 
-    def _there(self, name: str, column: pa.ChunkedArray, missing: pa.ChunkedArray) -> pa.ChunkedArray:
-        """The values that are not missing; only a message follows if some are."""
-        count = pc.sum(missing).as_py()
-        if not count:
-            return column
-        written = sorted({repr(value) for value in pc.unique(column.filter(missing)).to_pylist() if value})
-        also = f" (also written {', '.join(written)})" if written else ""
-        fix = "fill them or drop their rows"
-        if "'None'" in written or (written and name == self.options.target.strip()):
-            fix += ", or if they are a class, write it otherwise, such as none"
-        self._refuse_column(name, f"has {count} empty values{also}", fix)
-        return column.filter(pc.invert(missing))
+    def _encode(self) -> "_Encoded":
+        """The encoded table; the files are read if they have not been, or if it was freed."""
+        if self._encoded is None:
+            self._encoded = _Encoder(self._reader, self._target, self.options.drop, self.progress).encode()
+        return self._encoded
 
-    def _checked(self, name: str, texts: pa.ChunkedArray, values: pa.ChunkedArray) -> pa.ChunkedArray:
-        """The numbers that the texts of a CSV file are; none of them if they are not what the texts say."""
-        if pa.types.is_floating(values.type) and (example := cells.beyond(texts)):
-            self._refuse_column(name, f"has whole numbers that 64 bits do not hold, such as {example}", "drop it")
-            return values[:0]
-        if pa.types.is_floating(values.type) or not (example := cells.padded(texts)):
-            return values
-        if name == self.options.target.strip():
-            return texts
-        what = f"has codes with leading zeros, such as {example}"
-        self._refuse_column(name, what, f"drop it, or write c{example} for a category")
-        return values[:0]
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A table as numbers."""
+
+    spool: Spool
+    features: dict[str, Feature]
+    target: Feature
+    classes: list[str]
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        features = Field(dtype="float32", shape=(len(self.features),))
+        return {
+            "features": features,
+            **({"label": Field(dtype="int64")} if self.classes else {"target": Field(dtype="float32")}),
+        }
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        offsets = {name: offset for name, feature in self.features.items() if (offset := feature.narrowing.offset)}
+        classes = {"classes": self.classes} if self.classes else {}
+        return {**classes, "feature_names": list(self.features), **({"offsets": offsets} if offsets else {})}
+
+    def chunks(self) -> Iterator[Chunk]:
+        rows = max(1, CHUNK // (4 * len(self.features)))
+        for number, (_, count) in enumerate(self.target.column.places):
+            values = {each.column: each.column.chunk(number) for each in (*self.features.values(), self.target)}
+            for start in range(0, count, rows):
+                yield self._chunk({column: part[start : start + rows] for column, part in values.items()})
+
+    def _chunk(self, values: dict[Column, npt.NDArray[Any]]) -> Chunk:
+        target = values[self.target.column]
+        features = np.empty((len(target), len(self.features)), np.float32)
+        for at, feature in enumerate(self.features.values()):
+            features[:, at] = feature.of(values[feature.column])
+        # By the values before the offset, which changes when rows are added: a sample must stay in its split.
+        plain = features[:, [not each.narrowing.offset for each in self.features.values()]]
+        exact = [values[each.column] for each in self.features.values() if each.narrowing.offset]
+        parts = [_rows(plain), *(_rows(each[:, None]) for each in exact)]
+        keys = parts[0] if len(parts) == 1 else [b"".join(row) for row in zip(*parts, strict=True)]
+        learnt = {"label": target.astype(np.int64)} if self.classes else {"target": self.target.of(target)}
+        return Chunk(keys, {"features": features, **learnt})
+
+
+def _rows(values: npt.NDArray[Any]) -> list[bytes]:
+    """The bytes of each row."""
+    data, size = np.ascontiguousarray(values).tobytes(), values.shape[1] * values.itemsize
+    return [data[start : start + size] for start in range(0, len(values) * size, size)] if size else [b""] * len(values)
+
+
+class _Encoder:
+    """Reads a table, and collects what is wrong with it, to refuse it with one message."""
+
+    def __init__(self, reader: Reader, target: str, drop: list[str], progress: Any) -> None:
+        self._reader, self._target, self._drop, self._progress = reader, target, drop, progress
+        self._problems = Problems(reader.place)
+        self._concerned: list[str] = []
+        """The columns with problems, which can be left out, in their order."""
+        self._surveys: dict[str, Survey] = {}
+        self._rows = 0
+
+    def encode(self) -> _Encoded:
+        """The table as numbers.
+
+        Raises:
+            UserError: all that is wrong with it.
+        """
+        for name in self._drop:
+            if name not in self._reader.names:
+                self._problems.add(f"drop lists {name!r}, which is no column", nearest(name, self._reader.names))
+        self._survey([name for name in self._reader.names if name not in self._drop])
+        learnt = [name for name in self._without_index() if name != self._target]
+        types = {name: self._type(name) for name in (self._target, *learnt)}
+        categories = {name: self._categories(name, types[name]) for name in learnt}
+        classes = self._classes(types[self._target])
+        spool = Spool()
+        columns, equal = self._spool(spool, types, {**categories, self._target: classes})
+        features: dict[str, Feature] = {}
+        for name in learnt:
+            self._add_features(features, name, types[name], columns[name], categories[name], name in equal)
+        target = self._encode_target(columns[self._target], classes)
+        self._problems.refuse(self._without())
+        if not features:
+            raise UserError(f"{self._reader.place} has no column but the target", "add the features")
+        return _Encoded(spool, features, target, [] if classes is None else [str(value) for value in classes.to_pylist()])
+
+    # --- what the columns are ---------------------------------------------------------------------------------
+
+    def _survey(self, names: list[str]) -> None:
+        from_csv = not self._reader.is_parquet
+        self._surveys = {name: Survey(from_csv, UNNAMED.fullmatch(name) is not None) for name in names}
+        for batch in self._batches("checking", names):
+            self._rows += len(next(iter(batch.values())))
+            for name, survey in self._surveys.items():
+                survey.add(batch[name])
+        if not self._rows:
+            raise UserError(f"{self._reader.place} has no rows", "give a table with a row per sample")
+
+    def _batches(self, doing: str, names: list[str]) -> Iterator[Batch]:
+        total = self._reader.size
+        return self._reader.batches(names, lambda done: self._progress(f"{doing} {self._reader.place}", done, total))
+
+    def _without_index(self) -> list[str]:
+        """The columns but the index of the rows if it has no name; one with a name may be meant as a column, and is refused."""
+        names = list(self._surveys)
+        for name in list(names):
+            if name == self._target:
+                continue
+            # Where there is a _c1, no column has a name.
+            unnamed = UNNAMED.fullmatch(name) and not (name == "_c0" and "_c1" in self._reader.names)
+            index = name in self._reader.index
+            if unnamed and (index or self._surveys[name].numbers_rows):
+                names.remove(name)
+            elif index:
+                self._refuse_column(name, "is the row index of pandas", "drop it, or save after reset_index()")
+            elif unnamed:
+                self._refuse_column(name, "has no name of its own", "give it one, or drop it if it numbers the rows")
+        return names
+
+    def _type(self, name: str) -> pa.DataType | None:
+        """As what a column is learnt; notes missing values. None if the values are not what the texts say."""
+        survey = self._surveys[name]
+        if survey.missing:
+            written = sorted(map(repr, survey.markers))
+            also = f" (also written {', '.join(written)})" if written else ""
+            fix = "fill them or drop their rows"
+            if "'None'" in written or (written and name == self._target):
+                fix += ", or if they are a class, write it otherwise, such as none"
+            self._refuse_column(name, f"has {survey.missing} empty values{also}", fix)
+        if not survey.from_texts or not (pa.types.is_integer(survey.type) or pa.types.is_floating(survey.type)):
+            return survey.type
+        if pa.types.is_floating(survey.type) and survey.beyond:
+            self._refuse_column(name, f"has whole numbers that 64 bits do not hold, such as {survey.beyond}", "drop it")
+            return None
+        if pa.types.is_floating(survey.type) or not survey.padded:
+            return survey.type
+        if name == self._target:
+            return pa.string()
+        what = f"has codes with leading zeros, such as {survey.padded}"
+        self._refuse_column(name, what, f"drop it, or write c{survey.padded} for a category")
+        return None
+
+    def _categories(self, name: str, kind: pa.DataType | None) -> pa.Array | None:
+        """The sorted categories of a column of texts; None if it is no such column, or there is a problem."""
+        survey = self._surveys[name]
+        if kind is None or survey.missing == self._rows:
+            return None
+        if not is_text(kind):
+            if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
+                self._refuse_column(name, f"is of type {kind}, which cannot be a feature", "convert it to numbers or texts")
+            return None
+        if found := cells.doubts(survey.values):
+            self._refuse_column(name, *found)
+            return None
+        if len(survey.values) > MAX_CATEGORIES:
+            shown = f"{len(survey.values)}" if survey.all_listed else f"more than {len(survey.values)}"
+            self._refuse_column(name, f"has {shown} different texts", "drop it, or group them into fewer")
+            return None
+        return pa.array(sorted(survey.values.to_pylist()), survey.values.type)
+
+    def _classes(self, kind: pa.DataType | None) -> pa.Array | None:
+        """The sorted classes of the target; None if it is a number, or there is a problem."""
+        survey, name = self._surveys[self._target], self._target
+        if kind is None or survey.missing == self._rows:
+            return None
+        values = pc.unique(_converted(survey.values, kind)) if survey.from_texts else survey.values
+        if pa.types.is_floating(kind):
+            if not survey.all_listed or set(values.to_pylist()) != {0.0, 1.0}:
+                return None
+            values = pc.cast(values, pa.int64())
+        elif not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            self._problems.add(f"target {name!r} is of type {kind}", "convert it to texts, integers or floating-point numbers")
+            return None
+        if found := no_classes(values, survey.all_listed, self._rows - survey.missing):
+            self._problems.add(f"target {name!r} {found[0]}", found[1])
+        return pa.array(sorted(values.to_pylist()), values.type)
+
+    # --- numbers ----------------------------------------------------------------------------------------------
+
+    def _spool(
+        self, spool: Spool, types: dict[str, pa.DataType | None], codes: dict[str, pa.Array | None]
+    ) -> tuple[dict[str, Column], set[str]]:
+        """The values of the columns as numbers, without missing ones, texts as codes; and the columns equal to the target."""
+        columns = {name: Column(spool) for name in types}
+        numeric = {name: kind for name, kind in types.items() if kind is not None}
+        equal = {name for name, kind in numeric.items() if name != self._target and kind == types[self._target]}
+        for batch in self._batches("reading", list(types)):
+            values = {name: self._converted(name, batch[name], kind) for name, kind in numeric.items()}
+            equal = {name for name in equal if values[name].equals(values[self._target])}
+            for name, column in values.items():
+                if (found := _numbers(column, codes[name])) is not None:
+                    spool.add(columns[name], found)
+        return columns, equal
+
+    def _converted(self, name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
+        survey = self._surveys[name]
+        if not survey.from_texts:
+            return column.drop_null() if survey.missing else column
+        if not survey.trimmed:
+            return _converted(column, kind)
+        column = cells.trimmed(column)
+        return _converted(column.filter(pc.invert(cells.missing(column))) if survey.missing else column, kind)
+
+    def _add_features(
+        self, features: dict[str, Feature], name: str, kind: Any, column: Column, categories: pa.Array | None, equal: bool
+    ) -> None:
+        if equal and self._surveys[name].missing < self._rows:
+            self._refuse_column(name, "is equal to the target in every row", "drop it")
+            return
+        if categories is not None:
+            for code, value in enumerate(categories.to_pylist()):
+                self._add(features, f"{name}={value}", Feature(column, category=code))
+        elif len(column) and kind is not None and pa.types.is_boolean(kind):
+            self._add(features, name, Feature(column))
+        elif len(column):
+            self._add(features, name, Feature(column, self._narrowed(name, column)))
+
+    def _add(self, features: dict[str, Feature], name: str, feature: Feature) -> None:
+        if name in features:
+            self._problems.add(f"two features would be named {name!r}", "rename one of their columns")
+        features[name] = feature
+
+    def _narrowed(self, name: str, column: Column) -> Narrowing:
+        """How the numbers of a feature become float32; notes why they cannot."""
+        found = summarize(column, MISSING_NUMBERS)
+        wrong = trouble(column, found)
+        way = Narrowing() if found.too_large else narrowing(column, found)
+        if odd := no_quantity(name, column, found, way):
+            self._refuse_column(name, *odd)
+        if wrong := wrong or loss(column, found, way):
+            self._refuse_column(name, *wrong)
+        return way
+
+    def _encode_target(self, column: Column, classes: pa.Array | None) -> Feature:
+        if classes is not None or not len(column):
+            return Feature(column)
+        found = summarize(column)
+        wrong = trouble(column, found)
+        if not wrong:
+            way = narrowing(column, found)
+            wrong = loss(column, found, way)
+            if not wrong and way.offset:
+                wrong = "has values that 32 bits cannot tell apart", "subtract a number that is near all of them"
+        if wrong:
+            self._problems.add(f"target {self._target!r} {wrong[0]}", wrong[1])
+        return Feature(column)
+
+    # --- what is wrong ----------------------------------------------------------------------------------------
 
     def _refuse_column(self, name: str, what: str, fix: str) -> None:
         self._problems.add(f"column {name!r} {what}", fix)
-        if name != self.options.target.strip() and name not in self._concerned:
+        if name != self._target and name not in self._concerned:
             self._concerned.append(name)
 
     def _without(self) -> str:
         """The option that leaves out the columns with problems."""
-        names = [name if re.fullmatch(r"[A-Za-z_]\w*", name) else repr(name) for name in self._concerned]
+        concerned = [name for name in self._reader.names if name in self._concerned]
+        names = [name if re.fullmatch(r"[A-Za-z_]\w*", name) else repr(name) for name in concerned]
         return f"leave out columns with drop: [{', '.join(names)}]" if names else ""
 
-    # --- features ---------------------------------------------------------------------------------------------
 
-    def _add_features(self, name: str, column: pa.ChunkedArray, target: pa.ChunkedArray) -> None:
-        if column.type == target.type and column.equals(target):
-            self._refuse_column(name, "is equal to the target in every row", "drop it")
-            return
-        for feature, values in self._encode(name, column).items() if len(column) else ():
-            if feature in self._features:
-                self._problems.add(f"two features would be named {feature!r}", "rename one of their columns")
-            if found := trouble(values):
-                self._refuse_column(name, *found)
-                continue
-            self._features[feature], offset = narrowed(values)
-            if offset:
-                self._offsets[feature], self._exact[feature] = offset, values
-
-    def _encode(self, name: str, column: pa.ChunkedArray) -> dict[str, npt.NDArray[Any]]:
-        """The features of a column by their names; none if there is a problem."""
-        kind = column.type
-        if pa.types.is_boolean(kind):
-            return {name: np.asarray(pc.cast(column, pa.int8()))}
-        if pa.types.is_integer(kind) or pa.types.is_floating(kind):
-            values: npt.NDArray[Any] = column.to_numpy()
-            if found := no_quantity(name, values):
-                self._refuse_column(name, *found)
-            return {name: values}
-        if not is_text(kind):
-            self._refuse_column(name, f"is of type {kind}, which cannot be a feature", "convert it to numbers or texts")
-            return {}
-        if found := cells.doubts(column):
-            self._refuse_column(name, *found)
-            return {}
-        categories = sorted(pc.unique(column).to_pylist())
-        if len(categories) > MAX_CATEGORIES:
-            self._refuse_column(name, f"has {len(categories)} different texts", "drop it, or group them into fewer")
-            return {}
-        return {f"{name}={value}": np.asarray(pc.cast(pc.equal(column, value), pa.int8())) for value in categories}
-
-    # --- the target -------------------------------------------------------------------------------------------
-
-    def _encode_target(self, name: str, column: pa.ChunkedArray) -> npt.NDArray[Any]:
-        """Encode the target as numbers; sets its field, and the classes of a categorical one."""
-        kind = column.type
-        if not len(column):
-            return np.empty(0)
-        if pa.types.is_floating(kind):
-            values: npt.NDArray[Any] = column.to_numpy()
-            if set(np.unique(values).tolist()) != {0.0, 1.0}:
-                return self._encode_number(name, values)
-            column = pc.cast(column, pa.int64())
-        elif not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-            self._problems.add(f"target {name!r} is of type {kind}", "convert it to texts, integers or floating-point numbers")
-            return np.empty(0)
-        classes = sorted(pc.unique(column).to_pylist())
-        if found := no_classes(column, len(classes)):
-            self._problems.add(f"target {name!r} {found[0]}", found[1])
-        self._classes = [str(value) for value in classes]
-        self.fields["label"] = Field(dtype="int64")
-        return np.asarray(pc.index_in(column, pa.array(classes, column.type))).astype(np.int64)
-
-    def _encode_number(self, name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        self.fields["target"] = Field(dtype="float32")
-        found = trouble(values)
-        if not found and narrowed(values)[1]:
-            found = "has values that 32 bits cannot tell apart", "subtract a number that is near all of them"
-        if found:
-            self._problems.add(f"target {name!r} {found[0]}", found[1])
-            return np.empty(0, np.float32)
-        return narrowed(values)[0]
+def _converted(column: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Texts as values of a type."""
+    return pc.equal(pc.utf8_lower(column), "true") if pa.types.is_boolean(kind) else pc.cast(column, kind)
 
 
-def _read_csv(path: str) -> pa.Table:
-    """All columns as texts: what Arrow would infer has lost leading zeros, and which values were missing."""
-    with pyarrow.csv.open_csv(path) as reader:
-        kinds = dict.fromkeys(reader.schema.names, pa.string())
-    return pyarrow.csv.read_csv(path, convert_options=pyarrow.csv.ConvertOptions(column_types=kinds))
-
-
-def _numbers_rows(column: pa.ChunkedArray) -> bool:
-    """Whether a column has another whole number in each row."""
-    values = cells.numbers(cells.trimmed(column)) if is_text(column.type) else column
-    return bool(values is not None and pa.types.is_integer(values.type) and pc.count_distinct(values).as_py() == len(values))
+def _numbers(column: pa.Array, values: pa.Array | None) -> npt.NDArray[Any] | None:
+    """A column as numbers, or as the places of its values among some; None if it is neither."""
+    if values is not None:
+        return np.asarray(pc.index_in(pc.cast(column, values.type), values))
+    if pa.types.is_boolean(column.type):
+        return np.asarray(pc.cast(column, pa.int8()))
+    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+    return np.asarray(column) if numeric else None

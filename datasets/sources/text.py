@@ -1,7 +1,6 @@
 """Text files of a folder as sequences of tokens: bytes, or byte-pair encoding."""
 
 import hashlib
-import os
 import sysconfig
 from collections import Counter
 from collections.abc import Iterator
@@ -14,14 +13,15 @@ from pydantic import Field as Key
 
 from heliostat.config import Config
 from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Base, Chunk
+from heliostat.datasets.sources import Chunk, Source
+from heliostat.datasets.sources.files import File, local_folder
 from heliostat.errors import UserError
 
 SHOWN = 10
 """Files that a message lists."""
 
 
-class Text(Base):
+class Text(Source):
     """Column ``tokens``: sequences of ``length`` tokens that overlap by one, so that each token is predicted once.
 
     A file is in one split as a whole. Its last sequence is shifted back so that it is complete; a file shorter than one
@@ -39,11 +39,9 @@ class Text(Base):
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._root = Path(os.path.expanduser(options.path))
-        if not self._root.is_dir():
-            raise UserError(f"dataset.options.path {options.path} is not a folder", "give a folder of text files")
+        self._root = local_folder(options.path, "give a folder of text files")
         try:
-            self._files = [path for path in sorted(self._root.glob(options.pattern)) if self._wanted(path)]
+            self._files = self._found()
         except (NotImplementedError, ValueError, IndexError) as error:
             raise UserError(f"dataset.options.pattern {options.pattern!r}: {error}", "write it like **/*.txt") from None
         if not self._files:
@@ -57,7 +55,8 @@ class Text(Base):
         length = self.options.length
         self._tokenizer = self._learn() if self.options.tokens == "bpe" else None
         self._counts, self._left_out = Counter(), 0
-        for path in self._files:
+        for number, path in enumerate(self._files):
+            self.progress(f"reading {self._root}", number, len(self._files))
             text = self._read(path)
             tokens = self._encode(text)
             self._counts.update(dict(zip(*(part.tolist() for part in np.unique(tokens, return_counts=True)), strict=True)))
@@ -81,8 +80,11 @@ class Text(Base):
             "files_left_out": self._left_out,
         }
 
-    def files(self) -> list[Path]:
-        return self._files
+    def files(self) -> list[File]:
+        return [File.local(path, str(path.relative_to(self._root))) for path in self._found()]
+
+    def _found(self) -> list[Path]:
+        return [path for path in sorted(self._root.glob(self.options.pattern)) if self._wanted(path)]
 
     def _wanted(self, path: Path) -> bool:
         return path.is_file()

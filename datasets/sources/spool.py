@@ -1,0 +1,75 @@
+"""Columns in a temporary file, which are read again and again in chunks: all that is kept of a table while it is encoded."""
+
+import errno
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from heliostat.errors import UserError
+
+
+@contextmanager
+def temporary_space() -> Iterator[None]:
+    """Raise a UserError if the disk of the temporary files is full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"the folder for temporary files, {tempfile.gettempdir()}, is full",
+            "free space, or set the environment variable TMPDIR to a folder with space for a copy of the data as numbers",
+        ) from None
+
+
+class Column:
+    """A column of numbers, as chunks; each iteration reads them from the beginning."""
+
+    def __init__(self, spool: "Spool") -> None:
+        self._spool = spool
+        self.dtype: Any = None
+        self.places: list[tuple[int, int]] = []
+        """The offset in the file and the count of values of each chunk."""
+
+    def __len__(self) -> int:
+        return sum(count for _, count in self.places)
+
+    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
+        return (self.chunk(number) for number in range(len(self.places)))
+
+    def chunk(self, number: int) -> npt.NDArray[Any]:
+        return self._spool.read(*self.places[number], self.dtype)
+
+
+class Spool:
+    """A temporary file, which ends with the object."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.TemporaryFile()
+        self._end = 0
+
+    def add(self, column: Column, values: npt.NDArray[Any]) -> None:
+        """Append a chunk to a column; all of them must have the same type.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        if column.dtype is None:
+            column.dtype = values.dtype
+        with temporary_space():
+            self._file.seek(self._end)
+            self._file.write(np.ascontiguousarray(values, column.dtype).data)
+            self._file.flush()
+        column.places.append((self._end, len(values)))
+        self._end += values.nbytes
+
+    def read(self, offset: int, count: int, dtype: Any) -> npt.NDArray[Any]:
+        self._file.seek(offset)
+        return np.frombuffer(self._file.read(count * np.dtype(dtype).itemsize), dtype)
+
+    def close(self) -> None:
+        self._file.close()
