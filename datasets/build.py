@@ -27,11 +27,11 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, progress: Pr
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
     Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
-    accepts; one that is refused leaves nothing. A finished dataset of the same content is not changed. Memory does not depend on
-    the number of samples.
+    accepts; one that is refused leaves nothing. A finished dataset of the same content is not changed. Memory does not depend
+    on the number of samples.
 
     Raises:
-        UserError: the source is refused, has too few samples, or changes meanwhile; or ``uri`` holds a dataset of other content.
+        UserError: the source is refused, has too few samples, or changes meanwhile; ``uri`` holds a dataset of other content.
     """
     folder = Folder.at(uri)
     finished = Dataset.open(uri) if folder.exists(INDEX) else None
@@ -133,7 +133,7 @@ class _Pending:
 
     def add(self, columns: Columns) -> None:
         for name, values in columns.items():
-            file = self._files.setdefault(name, tempfile.TemporaryFile())
+            file = self._files.setdefault(name, tempfile.TemporaryFile())  # noqa: SIM115
             with temporary_space():
                 file.seek(0, os.SEEK_END)
                 file.write(np.ascontiguousarray(values).data)

@@ -14,8 +14,8 @@ KEPT = 1 << 20
 class Distinct:
     """How many different numbers there are, and whether some are equal.
 
-    Adaptive sampling (Wegman; Flajolet 1990): of the hashes, those below a bound are kept, and the bound is halved whenever they
-    are too many. The hash is a bijection of 64 bits, so that equal hashes mean equal numbers.
+    Adaptive sampling (Wegman; Flajolet 1990): of the hashes, those below a bound are kept, and the bound is halved whenever
+    they are too many. The hash is a bijection of 64 bits, so that equal hashes mean equal numbers.
     """
 
     def __init__(self) -> None:

@@ -59,8 +59,8 @@ class File:
 def identity(files: Iterable[File]) -> str:
     """What changes whenever the content of a file does, or there is another file, without a read of much.
 
-    Of files of up to `HASHED` bytes in all it is a hash of their names and contents, so that copies, as in the working directory
-    of a job, are the same. Of larger ones it is one of their paths, sizes and times.
+    Of files of up to `HASHED` bytes in all it is a hash of their names and contents, so that copies, as in the working
+    directory of a job, are the same. Of larger ones it is one of their paths, sizes and times.
     """
     files = list(files)
     if sum(file.size for file in files) <= HASHED:

@@ -112,6 +112,9 @@ class Narrowing:
         return np.asarray(values.astype(np.float64) - float(self.offset))
 
 
+PLAIN = Narrowing()
+
+
 def narrowing(column: Chunks, found: Summary) -> Narrowing:
     """The offset of a column, which has no value that 32 bits do not hold at all.
 
@@ -122,7 +125,7 @@ def narrowing(column: Chunks, found: Summary) -> Narrowing:
     by_median = Narrowing(middle.item(), whole)
     typical = _median(lambda: (np.abs(by_median.distance(values)) for values in column), found.count) or found.deviation
     enough = found.error / found.count <= TOLERANCE * typical and typical >= NEAR * abs(float(middle))
-    return Narrowing() if typical == 0 or enough else by_median
+    return PLAIN if typical == 0 or enough else by_median
 
 
 def trouble(column: Chunks, found: Summary) -> tuple[str, str] | None:

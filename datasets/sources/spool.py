@@ -49,7 +49,7 @@ class Spool:
     """A temporary file, which ends with the object."""
 
     def __init__(self) -> None:
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._end = 0
 
     def add(self, column: Column, values: npt.NDArray[Any]) -> None:

@@ -37,8 +37,7 @@ class Survey:
         self.padded: str | None = None
         self.beyond: str | None = None
         """Examples, see `cells.padded` and `cells.beyond`."""
-        self.values: pa.Array | None = None
-        """The different values, without missing ones, or some of them."""
+        self._values: pa.Array | None = None
         self.all_listed = True
         self._numbers = Distinct() if numbered else None
 
@@ -64,6 +63,12 @@ class Survey:
         if self._kinds:
             return pa.int64() if "int64" in self._kinds else pa.float64()
         return pa.bool_() if self._truths else self._type
+
+    @property
+    def values(self) -> pa.Array:
+        """The different values, without missing ones, or some of them."""
+        assert self._values is not None
+        return self._values
 
     @property
     def from_texts(self) -> bool:
@@ -106,5 +111,5 @@ class Survey:
 
     def _list(self, column: pa.Array) -> None:
         new = pc.unique(column) if pa.types.is_primitive(column.type) or is_text(column.type) else column[:0]
-        self.values = new if self.values is None else pc.unique(pa.concat_arrays([self.values, new]))
-        self.all_listed = len(self.values) <= LISTED and self.values.nbytes <= LISTED_BYTES
+        self._values = new if self._values is None else pc.unique(pa.concat_arrays([self._values, new]))
+        self.all_listed = len(self._values) <= LISTED and self._values.nbytes <= LISTED_BYTES

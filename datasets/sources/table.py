@@ -17,7 +17,7 @@ from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Chunk, Problems, Source, cells
 from heliostat.datasets.sources.checks import MAX_CATEGORIES, MISSING_NUMBERS, is_text, no_classes, no_quantity
 from heliostat.datasets.sources.files import File, table_files
-from heliostat.datasets.sources.narrow import Narrowing, loss, narrowing, summarize, trouble
+from heliostat.datasets.sources.narrow import PLAIN, Narrowing, loss, narrowing, summarize, trouble
 from heliostat.datasets.sources.reader import Batch, Reader
 from heliostat.datasets.sources.spool import Column, Spool
 from heliostat.datasets.sources.survey import Survey
@@ -38,7 +38,7 @@ class Feature:
     """A feature: numbers that are narrowed, or one category of a column's codes."""
 
     column: Column
-    narrowing: Narrowing = Narrowing()
+    narrowing: Narrowing = PLAIN
     category: int | None = None
 
     def of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -83,6 +83,7 @@ class Table(Source):
 
     @property
     def fields(self) -> dict[str, Field]:  # type: ignore[override]
+        """Known only after the files have been read."""
         return self._describe()[0]
 
     def meta(self) -> dict[str, Any]:
@@ -362,7 +363,7 @@ class _Encoder:
         """How the numbers of a feature become float32; notes why they cannot."""
         found = summarize(column, MISSING_NUMBERS)
         wrong = trouble(column, found)
-        way = Narrowing() if found.too_large else narrowing(column, found)
+        way = PLAIN if found.too_large else narrowing(column, found)
         if odd := no_quantity(name, column, found, way):
             self._refuse_column(name, *odd)
         if wrong := wrong or loss(column, found, way):
