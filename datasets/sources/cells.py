@@ -5,6 +5,7 @@ Everything is computed by Arrow on chunks of columns or on their distinct values
 
 import unicodedata
 from collections import defaultdict
+from collections.abc import Collection
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -54,10 +55,13 @@ def missing(texts: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.or_(listed, pc.equal(texts, PYTHON_NONE))
 
 
-def castable(texts: pa.Array) -> set[str]:
-    """As which numbers Arrow reads all of some texts: int64, float64."""
+NUMBERS = ("int64", "float64")
+
+
+def castable(texts: pa.Array, tried: Collection[str] = NUMBERS) -> set[str]:
+    """As which types of numbers, of those that are ``tried``, Arrow reads all of some texts."""
     kinds = set()
-    for name in ("int64", "float64"):
+    for name in (name for name in NUMBERS if name in tried):
         try:
             values = pc.cast(texts, name)
         except pa.ArrowInvalid:
@@ -65,7 +69,7 @@ def castable(texts: pa.Array) -> set[str]:
         if name == "int64" or not pc.any(pc.is_nan(values)).as_py():
             kinds.add(name)
         if name == "int64" and not pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():
-            return {"int64", "float64"}  # all but what is written as 0x1F
+            return set(tried)  # all but what is written as 0x1F
     return kinds
 
 

@@ -26,7 +26,7 @@ class Survey:
 
     def __init__(self, from_csv: bool, numbered: bool = False) -> None:
         self._from_csv = from_csv
-        self._kinds = {"int64", "float64"}
+        self._kinds = set(cells.NUMBERS)
         self._truths = True
         self._type: pa.DataType | None = None
         self.trimmed = False
@@ -81,7 +81,7 @@ class Survey:
 
     def _add_texts(self, column: pa.Array) -> pa.Array:
         # Most columns of a CSV file are numbers without a gap, and the check for gaps takes longer than to read them as such.
-        kinds = cells.castable(column) & self._kinds if self._from_csv else set()
+        kinds = cells.castable(column, self._kinds) if self._from_csv else set()
         if not kinds:
             self.trimmed = True
             column = cells.trimmed(column)
@@ -90,7 +90,7 @@ class Survey:
                 self.missing += count
                 self.markers |= {value for value in pc.unique(column.filter(missing)).to_pylist() if value}
                 column = column.filter(pc.invert(missing))
-            kinds = cells.castable(column) & self._kinds if self._from_csv else set()
+            kinds = cells.castable(column, self._kinds) if self._from_csv else set()
         self._kinds = kinds
         self._truths = self._truths and not kinds and cells.are_truths(column)
         if "int64" in kinds:
