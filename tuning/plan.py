@@ -66,6 +66,8 @@ class SweepPlan:
     nodes: Nodes | None
     storage_base: str | Path | None
     elsewhere: bool
+    variables: Mapping[str, str] | None = None
+    """Those of the job, see `heliostat.workloads.plan.prepare`."""
 
     @property
     def folder(self) -> Folder:
@@ -98,7 +100,7 @@ class SweepPlan:
             UserError: the values do not fit together.
         """
         config = validate({**assign(self.base, params), "name": f"{number:04d}"}, TrainConfig)
-        plan = prepare(config, self.nodes, self.storage_base, self.elsewhere)
+        plan = prepare(config, self.nodes, self.storage_base, self.elsewhere, self.variables)
         config = plan.config.model_copy(update={"storage": join(self.uri, TRIALS)})
         if self.config.scheduler.kind == "pbt":
             config = config.model_copy(update={"checkpoint_every": config.evaluate_every})
@@ -116,6 +118,8 @@ class SweepPlan:
         dataset = (
             build(self.train.source, self.train.dataset_uri) if self.train.source else Dataset.open(self.train.dataset_uri)
         )
+        # Of a large source the columns are known only now.
+        task.check(self.train.config.task, task.find(self.train.config.task), dataset.index.fields)
         _check_metrics(self.config.metric, self.train.config, dataset)
         found = read_sweep(self.folder)
         if found and found.config.identity != self.config.identity:
@@ -200,13 +204,17 @@ def _datasets_of_trials(plan: SweepPlan) -> dict[str, DatasetRecord]:
         key = record.config.dataset.model_dump_json()
         if key not in uris:
             config = record.config.model_copy(update={"storage": plan.train.config.storage})
-            uris[key] = prepare(config, None, plan.storage_base, plan.elsewhere).dataset_uri
+            uris[key] = prepare(config, None, plan.storage_base, plan.elsewhere, plan.variables).dataset_uri
         found.setdefault(uris[key], record.dataset)
     return found
 
 
 def plan_sweep(
-    config: SweepConfig, nodes: Nodes | None = None, storage_base: str | Path | None = None, elsewhere: bool = False
+    config: SweepConfig,
+    nodes: Nodes | None = None,
+    storage_base: str | Path | None = None,
+    elsewhere: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> SweepPlan:
     """Check a sweep against the task, the data and, where they are known, the resources.
 
@@ -215,6 +223,7 @@ def plan_sweep(
         nodes: this machine, or the nodes of a cluster at its limits, none if these are not known; None if it is not chosen.
         storage_base: what a relative storage is relative to, see `heliostat.workloads.plan.prepare`.
         elsewhere: the storage cannot be seen from here.
+        variables: those of the job, see `heliostat.workloads.plan.prepare`.
 
     Raises:
         UserError: the config is wrong; nothing has been written.
@@ -223,14 +232,14 @@ def plan_sweep(
     base["storage"] = config.storage or base.get("storage") or "runs"
     check_conditions(config.space, base)
     _check_keys(config)
-    train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere)
+    train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere, variables)
     workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
     check_ends(config, base, nodes)
     each = train.config.resources
     there = trial_capacity(nodes, float(each.cpu), float(each.gpu), workers) if nodes else config.concurrency or AT_ONCE
     slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
     plan = SweepPlan(
-        config, base, train, join(train.config.storage, config.name), slots, workers, nodes, storage_base, elsewhere
+        config, base, train, join(train.config.storage, config.name), slots, workers, nodes, storage_base, elsewhere, variables
     )
     if config.scheduler.kind == "pbt" and workers > 1:
         raise UserError(f"workers is {workers}, but scheduler pbt needs trials with one worker", "set train.workers to 1")

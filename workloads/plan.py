@@ -1,6 +1,7 @@
 """Plans a run: resolves and checks its config before anything is started or written."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +9,10 @@ from pathlib import Path
 from heliostat.config import digest, validate
 from heliostat.datasets import Dataset, Order, Order1, build
 from heliostat.datasets.index import INDEX
-from heliostat.datasets.sources import Source, open_source
+from heliostat.datasets.sources import Source, find_source, open_source
 from heliostat.environment import DATASETS
 from heliostat.errors import NotWritable, UserError
-from heliostat.folder import Folder, absolute, default_base, join
+from heliostat.folder import Folder, absolute, default_base, expanded, join
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
@@ -36,8 +37,9 @@ class Plan:
     config: TrainConfig
     uri: str
     dataset_uri: str
+    """The dataset; the folder of datasets if only the job can tell, because the source is not on this machine."""
     source: Source | None
-    """What the dataset will be built from; None if it exists."""
+    """What the dataset will be built from; None if it exists, or if only the job can tell."""
     most_workers: int
     """The most workers that it can have: the config's, or as many as fit on the nodes."""
     elsewhere: bool = False
@@ -84,6 +86,8 @@ class Plan:
             UserError: storage cannot be written; a run of this name has another config; the dataset does not fit.
         """
         dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
+        # Of a large source the columns are known only now.
+        task.check(self.config.task, task.find(self.config.task), dataset.index.fields)
         _check_dataset(self.config, dataset)
         data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
         record = open_record(self.config, self.folder, data, lanes_of(self.config))
@@ -94,7 +98,11 @@ class Plan:
 
 
 def prepare(
-    config: TrainConfig, nodes: Nodes | None = None, storage_base: str | Path | None = None, elsewhere: bool = False
+    config: TrainConfig,
+    nodes: Nodes | None = None,
+    storage_base: str | Path | None = None,
+    elsewhere: bool = False,
+    variables: Mapping[str, str] | None = None,
 ) -> Plan:
     """Checks a config against the tasks, the data and, where they are known, the nodes.
 
@@ -104,6 +112,7 @@ def prepare(
         storage_base: the path or URI that a relative storage is relative to; by default the cluster's, else the working
             directory, or in a submitted job, whose working directory is deleted afterwards, the home directory.
         elsewhere: the storage cannot be read from this machine; the job itself checks what is in it.
+        variables: those of the job, which paths in the config may have; by default this process's.
 
     Raises:
         UserError: the config is invalid; nothing has been written.
@@ -112,11 +121,12 @@ def prepare(
     validate(config.model, cls.Options, "model")
     resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
     config = config.model_copy(update={"resources": resources})
-    storage = absolute(config.storage, storage_base or default_base())
+    storage = absolute(expanded(config.storage, variables), storage_base or default_base())
     config = config.model_copy(update={"storage": storage})
-    source, uri = _dataset(config, storage, elsewhere)
+    source, uri = _dataset(config, storage, elsewhere, variables)
     if source:
-        task.check(config.task, cls, source.fields)
+        if fields := source.preview():
+            task.check(config.task, cls, fields)
     elif not elsewhere:
         dataset = Dataset.open(uri)
         task.check(config.task, cls, dataset.index.fields)
@@ -131,13 +141,26 @@ def _shown(config: TrainConfig) -> str:
     return str(config.workers if isinstance(config.workers, int) else list(config.workers))
 
 
-def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source | None, str]:
+def _dataset(
+    config: TrainConfig, storage: str, elsewhere: bool, variables: Mapping[str, str] | None
+) -> tuple[Source | None, str]:
     if config.dataset.path:
-        return None, absolute(config.dataset.path, Path.cwd())
-    name = config.dataset.source or ""
-    source = open_source(name, config.dataset.options)
+        path = expanded(config.dataset.path, variables)
+        return None, path if elsewhere else absolute(path, Path.cwd())
+    name, options = config.dataset.source or "", config.dataset.options
+    find_source(name, options)
+    if elsewhere and "path" in options:
+        options = {**options, "path": expanded(options["path"], variables)}
+        if is_absolute(options["path"]):
+            return None, join(storage, DATASETS)
+    source = open_source(name, options)
     uri = join(storage, f"{DATASETS}/{name}-{digest(source.identity())[:8]}")
     return (None if not elsewhere and Folder.at(uri).exists(INDEX) else source), uri
+
+
+def is_absolute(path: str) -> bool:
+    """Whether a path does not depend on the working directory: only a job can tell what a cluster has there."""
+    return "://" in path or os.path.isabs(path)
 
 
 ORDERS: dict[int, type[Order]] = {1: Order1, 2: Order}

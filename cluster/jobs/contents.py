@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 # Ray's copy of pathspec (2.60), so that patterns have the same meaning as with `ray job submit`.
 from ray._private.thirdparty.pathspec import PathSpec
@@ -27,8 +28,8 @@ CACHES = PathSpec.from_lines("gitwildmatch", CACHE_NAMES.split())
 LISTED = 20
 """Files that a message names."""
 
-Match = Callable[[Path, bool], bool]
-"""Whether a path, which may be that of a folder, is excluded."""
+Match = Callable[[Path, bool], str]
+"""What excludes a path, which may be that of a folder: a line of an ignore file; empty if nothing does."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +74,18 @@ def contents(directory: Path, isolated: bool = False, needed: Iterable[str] = ()
     root = directory.resolve()
     found = _Found(root, frozenset(path for path in secret_paths() if not root.is_relative_to(path)))
     ours = directory / "heliostat"
-    without: list[Match] = [lambda path, is_folder: path == ours] if isolated and has_heliostat(directory) else []
+    own = "Heliostat itself, which is sent apart" if isolated and has_heliostat(directory) else ""
+    without: list[Match] = [lambda path, is_folder: own if path == ours else ""]
     _walk(directory, "", without, [root], found)
     for name in (*needed, *_chosen(directory)):
         path = Path(os.path.normpath(directory / name))
-        if path.is_relative_to(directory) and os.path.isfile(path):  # false also below a folder that cannot be read
-            found.add(path, path.relative_to(directory).as_posix())
+        if not path.is_relative_to(directory):
+            continue
+        below = path.relative_to(directory).as_posix()
+        if os.path.isfile(path):  # false also below a folder that cannot be read
+            found.add(path, below)
+        elif os.path.isdir(path) and path != directory and not any(f"{below}/".startswith(each) for each in found.secrets):
+            _walk(path, below, [], [root, Path(os.path.realpath(path))], found)
     if found.unreadable:
         raise UserError(
             f"{some(map(_printable, found.unreadable))} in the working directory {directory} cannot be read",
@@ -92,6 +99,25 @@ def contents(directory: Path, isolated: bool = False, needed: Iterable[str] = ()
     secrets = tuple(_printable(name) for name in found.secrets if name not in found.sizes)
     runs = tuple(map(_printable, found.runs))
     return Contents(directory, isolated, dict(sorted(found.sizes.items())), secrets, runs)
+
+
+def why_not_sent(files: Contents, name: str) -> str:
+    """Why a file of the working directory, which exists there, is not among those that a job gets."""
+    if any(name == each or (each.endswith("/") and name.startswith(each)) for each in files.secrets):
+        return "it looks like a secret"
+    if run := next((each for each in files.runs if name.startswith(each)), None):
+        return f"{run} is an earlier run"
+    path, ignored = files.directory, list[Match]()
+    for part in Path(name).parts:
+        ignored += _ignore_files(path)
+        path /= part
+        is_folder = path.is_dir()
+        for match in ignored:
+            if line := match(path, is_folder):
+                return f"{line} excludes it"
+        if _is_cache(path, is_folder):
+            return f"{path.relative_to(files.directory)} is a cache, a virtual environment, or holds the datasets of runs"
+    return "it is no file, or cannot be read"
 
 
 def has_heliostat(directory: Path) -> bool:
@@ -183,26 +209,36 @@ def _ignore_files(folder: Path) -> list[Match]:
     return [_excluding(folder, _patterns(file)) for file in files if os.path.isfile(file) and os.access(file, os.R_OK)]
 
 
-def _excluding(folder: Path, patterns: PathSpec) -> Match:
-    def excludes(path: Path, is_folder: bool) -> bool:
+def _excluding(folder: Path, patterns: list[tuple[str, Any]]) -> Match:
+    def excludes(path: Path, is_folder: bool) -> str:
         name = path.relative_to(folder).as_posix()
         names = (name, f"{name}/") if is_folder else (name,)
-        last_first = reversed(patterns.patterns)
-        return next((each.include for each in last_first if each.regex and any(map(each.regex.match, names))), False)
+        matching = (pair for pair in reversed(patterns) if any(map(pair[1].regex.match, names)))
+        line, last = next(matching, ("", None))
+        return line if last and last.include else ""
 
     return excludes
 
 
-def _patterns(file: Path) -> PathSpec:
-    lines = []
+def _patterns(file: Path) -> list[tuple[str, Any]]:
+    """The patterns of an ignore file, each with a description of its line."""
+    found = []
     for number, line in enumerate(file.read_bytes().splitlines(), 1):
+        text = ""
         try:
-            lines.append(line.decode())
-            PathSpec.from_lines("gitwildmatch", lines[-1:])
+            text = line.decode()
+            patterns = PathSpec.from_lines("gitwildmatch", [text]).patterns
         except (ValueError, IndexError) as error:  # pathspec raises IndexError for a lone "!"
-            reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is not a pattern: {lines[-1]}"
+            reason = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"is not a pattern: {text}"
             raise UserError(f"line {number} of {file} {reason}", "correct or remove that line") from None
-    return PathSpec.from_lines("gitwildmatch", lines)
+        found += [(f"line {number} of {_shown(file)} ({text.strip()})", each) for each in patterns if each.regex]
+    return found
+
+
+def _shown(file: Path) -> str:
+    """The path of an ignore file from the working directory, where it is below that."""
+    here = Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
 def _is_run(folder: Path) -> bool:

@@ -139,9 +139,18 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
     Raises:
         UserError: the source does not exist, or an option is wrong.
     """
+    cls, checked = find_source(name, options)
+    return cls(checked)
+
+
+def find_source(name: str, options: Mapping[str, Any]) -> tuple[type[Source], Config]:
+    """The class of a source and its checked options; no file is opened.
+
+    Raises:
+        UserError: the source does not exist, or an option is wrong.
+    """
     if name not in SOURCES:
         raise UserError(f"dataset.source is {name!r}, which is not a source", nearest(name, SOURCES))
     module, _, kind = SOURCES[name].partition(":")
     cls = getattr(importlib.import_module(f"heliostat.datasets.sources.{module}"), kind)
-    source: Source = cls(validate(options, cls.Options, "dataset.options"))
-    return source
+    return cls, validate(options, cls.Options, "dataset.options")

@@ -56,17 +56,30 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
-    from heliostat.commands import sending
+    from heliostat.commands import needed, sending
     from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.folder import expanded
+    from heliostat.tuning.config import base_of
     from heliostat.tuning.plan import plan_sweep
 
     profile = find(args.on)
     path = relative_path(args.config)
     path = "./show" if path == "show" else path  # not the subcommand
-    plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
-    check_storage(profile, plan.base["storage"])
     values = sending.variables_to_send(args.env)
-    files = sending.files_to_send(path, str(config.train.get("base", path)))
+    variables = needed.job_variables(profile, values)
+    base, data = str(config.train.get("base", path)), base_of(config)
+    searched = [(name, value) for name in needed.DATA for value in (config.space[name].choice if name in config.space else ())]
+    paths = [
+        ("train.base", base),
+        *needed.data_paths(data.get("dataset")),
+        *((f"space.{name}", each) for name, each in searched),
+    ]
+    needed.check_paths(profile, paths, variables)
+    plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
+    check_storage(profile, expanded(plan.base["storage"], variables))
+    files = sending.files_to_send(path, base)
+    for each in (plan.train, *(plan.trial(0, {name: value}) for name, value in searched)):
+        needed.check_sent(files, {**needed.data_files(each), **needed.task_files(profile, each.config.task)})
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
         return 0

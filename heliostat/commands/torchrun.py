@@ -63,11 +63,11 @@ def run(args: argparse.Namespace) -> int:
         _show_plan(script, address or "a Ray for this command")
         return 0
     with in_process.connection(address) if address else in_process.session():
-        from heliostat.folder import absolute, default_base, join
+        from heliostat.folder import absolute, default_base, expanded, join
         from heliostat.workloads.torchrun.driver import execute
 
         script = _fitting(script, available()) if address else script
-        execute(script, join(absolute(script.storage, default_base()), script.name), _write)
+        execute(script, join(absolute(expanded(script.storage), default_base()), script.name), _write)
     return 0
 
 
@@ -151,16 +151,18 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     from heliostat.cluster.jobs.follow import Work, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
-    from heliostat.commands import sending
+    from heliostat.commands import needed, sending
     from heliostat.commands.live import line
     from heliostat.commands.on_cluster import HELIOSTAT, check_storage, relative_path
+    from heliostat.folder import expanded
 
     profile = find(args.on)
     path = script.script if script.module else relative_path(script.script)
-    check_storage(profile, script.storage)
-    fitting = _fitting(script, profile.capacity)
     values = sending.variables_to_send(args.env)
+    check_storage(profile, expanded(script.storage, needed.job_variables(profile, values)))
+    fitting = _fitting(script, profile.capacity)
     files = sending.files_to_send(path)
+    needed.check_sent(files, needed.module_files(script.script) if script.module else {})
     if args.dry_run:
         _show_plan(fitting, f"the cluster {profile.name}")
         sending.show(files, values)

@@ -54,16 +54,20 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
-    from heliostat.commands import sending
+    from heliostat.commands import needed, sending
     from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.folder import expanded
     from heliostat.workloads.plan import prepare
 
     profile = find(args.on)
     path = relative_path(args.config)
-    check_storage(profile, config.storage)
-    plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
     values = sending.variables_to_send(args.env)
+    variables = needed.job_variables(profile, values)
+    needed.check_paths(profile, needed.data_paths(config.dataset.model_dump()), variables)
+    check_storage(profile, expanded(config.storage, variables))
+    plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
     files = sending.files_to_send(path)
+    needed.check_sent(files, {**needed.data_files(plan), **needed.task_files(profile, config.task)})
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
         return 0
@@ -108,7 +112,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         "hash": config.hash,
         "workers": config.workers,
         "resources": {"CPU": config.most_workers * config.resources.cpu, "GPU": config.most_workers * config.resources.gpu},
-        "dataset": {"uri": plan.dataset_uri, "will_be_built": plan.source is not None},
+        "dataset": {"uri": plan.dataset_uri, "will_be_built": bool(config.dataset.source and (plan.elsewhere or plan.source))},
         "run": plan.uri,
         "resumes": None if plan.elsewhere else plan.folder.exists(),
     }
@@ -116,7 +120,11 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         print_json(document | ({"sent": sending.document(files, variables)} if files else {}))
         return
     out.print(dump(config), end="", highlight=False, markup=False)
-    built = "will be built if it does not exist" if plan.elsewhere else "will be built" if plan.source else "exists"
+    built = "will be built" if plan.source else "exists"
+    if plan.elsewhere:
+        built = "will be built if it does not exist" if config.dataset.source else "checked by the job"
+    elif plan.source and plan.source.preview() is None:
+        built = "will be built, and its rows checked then"
     least, most = config.least_workers, config.most_workers
     workers = str(most) if least == most else f"{least} to {most}"
     known = {None: "checked by the job", True: "exists: the run is resumed", False: "new"}

@@ -1,0 +1,176 @@
+"""What a job needs, and whether it will find it: files that go along with it, or paths that its cluster has.
+
+Everything is checked before anything is sent, and all that is missing is in one message.
+"""
+
+import importlib.util
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from heliostat.cluster.jobs.contents import Contents, why_not_sent
+from heliostat.cluster.profile import Profile
+from heliostat.errors import UserError
+from heliostat.folder import expanded
+
+DATA = ("dataset.path", "dataset.options.path")
+"""The keys of a train config that may have the path of its data."""
+SHOWN = 5
+"""Problems, and files of one of them, that a message lists."""
+
+
+def job_variables(profile: Profile, values: Mapping[str, str]) -> Mapping[str, str] | None:
+    """The variables that a job's paths may have: those of the profile and of ``--env``; None for this process's own."""
+    if profile.platform == "local":
+        return None
+    return {**{name: value for name, value in profile.env.items() if isinstance(value, str)}, **values}
+
+
+def check_paths(profile: Profile, paths: Iterable[tuple[str, str]], variables: Mapping[str, str] | None) -> None:
+    """Refuse paths that only this machine has.
+
+    Args:
+        profile: of the cluster.
+        paths: each with the key that has it.
+        variables: those of the job.
+
+    Raises:
+        UserError: some are outside of the working directory and of what the cluster's nodes share.
+    """
+    if profile.platform == "local":  # its nodes are processes of this machine
+        return
+    _refuse([(f"{key} is {path}, {what}", fix) for key, path in paths for what, fix in _misplaced(profile, path, variables)])
+
+
+def check_sent(files: Contents, needed: Mapping[str, Iterable[str | Path]]) -> None:
+    """Refuse files of the working directory that do not go along with a job that reads them.
+
+    Args:
+        files: what the job gets.
+        needed: the files that it reads, by the key that names them.
+
+    Raises:
+        UserError: some are excluded; the message has the reason.
+    """
+    problems = []
+    for key, paths in needed.items():
+        names = [os.path.relpath(path, files.directory) for path in paths]
+        missing = [name for name in names if name not in files.sizes]
+        if missing:
+            more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+            what = f"{key} needs {missing[0]}{more}, which {'do' if more else 'does'} not go along with the job"
+            whole = os.path.dirname(missing[0]) if more else ""
+            chosen = f"{whole}/" if whole else missing[0]
+            fix = f"to send it, add the line !{chosen} to .rayignore; else give a path on the cluster's storage"
+            problems.append((f"{what}: {why_not_sent(files, missing[0])}", fix))
+    _refuse(problems)
+
+
+def data_paths(dataset: Any) -> list[tuple[str, str]]:
+    """The paths in the key ``dataset`` of a train config, each with its key."""
+    if not isinstance(dataset, Mapping):
+        return []
+    options = dataset.get("options")
+    paths = (dataset.get("path"), options.get("path") if isinstance(options, Mapping) else None)
+    return [(key, path) for key, path in zip(DATA, paths, strict=True) if isinstance(path, str)]
+
+
+def data_files(plan: Any) -> dict[str, list[str]]:
+    """The files of this machine that a planned run reads, by their key; those of a dataset are opened here.
+
+    Raises:
+        UserError: the dataset is not in the working directory.
+    """
+    from heliostat.datasets import Dataset
+    from heliostat.datasets.index import INDEX
+    from heliostat.workloads.plan import is_absolute
+
+    if plan.source:
+        own = "path" in plan.config.dataset.options
+        return {"dataset.options.path": [file.path for file in plan.source.files()]} if own else {}
+    if not plan.config.dataset.path or is_absolute(plan.dataset_uri):
+        return {}
+    dataset = Dataset.open(plan.dataset_uri)
+    shards = [shard.file for split in dataset.index.splits.values() for shard in split]
+    return {"dataset.path": [f"{dataset.folder.path}/{name}" for name in (INDEX, *shards)]}
+
+
+def task_files(profile: Profile, name: str) -> dict[str, list[str]]:
+    """The modules of the working directory that a task of one's own, which is imported, has loaded.
+
+    Raises:
+        UserError: its own module is in another folder, which the nodes do not have.
+    """
+    if ":" not in name:
+        return {}
+    module = name.partition(":")[0]
+    file, here = getattr(sys.modules.get(module), "__file__", None), Path.cwd()
+    own = [Path(place).resolve() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
+    away = file and not Path(file).is_relative_to(here) and not module.startswith("heliostat.")
+    if profile.platform != "local" and away and any(Path(file).resolve().is_relative_to(place) for place in own):
+        raise UserError(
+            f"task is {name}, but {file} is outside of the working directory, which the job gets a copy of",
+            "start from a folder that contains it, or install it in the image",
+        )
+    return {f"task {name}": sorted(_own_modules(here))}
+
+
+def module_files(name: str) -> dict[str, list[str]]:
+    """The file of a module of the working directory that is run, and that of its package."""
+    first, *inner = name.split(".")
+    found = importlib.util.find_spec(first)
+    if not found or not found.origin or not Path(found.origin).is_relative_to(Path.cwd()):
+        return {}
+    place = Path(found.origin).parent.joinpath(*inner)
+    module = [str(path) for path in (place.with_suffix(".py"), place / "__main__.py") if inner and path.is_file()]
+    return {f"module {name}": [found.origin, *module]}
+
+
+def _own_modules(folder: Path) -> Iterator[str]:
+    installed = [
+        sys.prefix,
+        *site.getsitepackages(),
+        *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
+    ]
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not file or name.partition(".")[0] in ("heliostat", "__main__") or not Path(file).is_relative_to(folder):
+            continue
+        if not any(Path(file).is_relative_to(place) for place in installed if Path(place) != folder):
+            yield file
+
+
+def _misplaced(profile: Profile, path: str, variables: Mapping[str, str] | None) -> Iterator[tuple[str, str]]:
+    """Why the cluster's nodes do not have a path, and what to do; nothing if they have it, or if only a job can tell."""
+    mount = None if profile.storage.uri else profile.storage.mount
+    there = f"{mount}/..." if mount else f"{profile.storage.uri}/..."
+    if path.startswith("~"):
+        yield "in the home of this machine, which the nodes do not have", f"give a path on their storage, such as {there}"
+        return
+    place = expanded(path, variables)
+    here = Path.cwd()
+    if "://" in place:
+        return
+    if not os.path.isabs(place):
+        if os.path.normpath(place).startswith(".."):
+            yield "outside of the working directory, which the job gets a copy of", "start from a folder that contains it"
+        return
+    if (mount and Path(place).is_relative_to(mount)) or not os.path.exists(place):
+        return  # what is not here may be in the image, or on another volume
+    if Path(place).is_relative_to(here):
+        yield "but the job has its working directory elsewhere", f"write {os.path.relpath(place, here)}"
+        return
+    yield "which only this machine has", f"copy it to the cluster's storage, and give its path there ({there})"
+
+
+def _refuse(problems: list[tuple[str, str]]) -> None:
+    if len(problems) == 1:
+        raise UserError(*problems[0])
+    if problems:
+        lines = [f"\n    {what}: {fix}" for what, fix in problems[:SHOWN]]
+        lines += [f"\n    and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise UserError(f"the job would not find what it needs:{''.join(lines)}", "correct all of them")
