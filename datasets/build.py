@@ -14,13 +14,14 @@ from heliostat.datasets.index import INDEX, SPLITS, Field, Index, Shard, SplitNa
 from heliostat.datasets.sources import Source
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.retry import TIMEOUT
 
 SHARD_BYTES = 16 << 20
 TEST, VALIDATION = 0.15, 0.15
 Moments = npt.NDArray[np.float64]
 
 
-def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
+def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: float = TIMEOUT) -> Dataset:
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
     Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
@@ -29,8 +30,8 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
     Raises:
         UserError: the source is refused or has too few samples, or ``uri`` holds a dataset of other content.
     """
-    folder = Folder.at(uri)
-    finished = Dataset.open(uri) if folder.exists(INDEX) else None
+    folder = Folder.at(uri, patience)
+    finished = Dataset.open(uri, patience) if folder.exists(INDEX) else None
     # With a finished dataset nothing is written: the source is read only to compare fingerprints.
     writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
     try:
@@ -54,7 +55,7 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES) -> Dataset:
             )
         return finished
     folder.write(INDEX, index.model_dump_json(indent=2).encode())
-    return Dataset.open(uri)
+    return Dataset.open(uri, patience)
 
 
 def _write_shards(source: Source, writers: dict[SplitName, "_SplitWriter"]) -> None:

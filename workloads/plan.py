@@ -48,14 +48,19 @@ class Plan:
     @property
     def total_steps(self) -> int | None:
         """The steps of the whole run; None before the dataset is built."""
-        if self.config.steps or not Folder.at(self.dataset_uri).exists(INDEX):
+        if self.config.steps or not Folder.at(self.dataset_uri, self.patience).exists(INDEX):
             return self.config.steps
-        return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri)))
+        return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri, self.patience)))
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which its storage may be unavailable."""
+        return self.config.storage_timeout
 
     @property
     def folder(self) -> Folder:
         """The run folder."""
-        return Folder.at(self.uri)
+        return Folder.at(self.uri, self.patience)
 
     @contextmanager
     def claim(self) -> Iterator[tuple[Lease, RunRecord, Result | None]]:
@@ -83,7 +88,8 @@ class Plan:
         Raises:
             UserError: storage cannot be written; a run of this name has another config; the dataset does not fit.
         """
-        dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
+        uri, patience = self.dataset_uri, self.patience
+        dataset = build(self.source, uri, patience=patience) if self.source else Dataset.open(uri, patience)
         _check_dataset(self.config, dataset)
         data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
         record = open_record(self.config, self.folder, data, lanes_of(self.config))
@@ -118,7 +124,7 @@ def prepare(
     if source:
         task.check(config.task, cls, source.fields)
     elif not elsewhere:
-        dataset = Dataset.open(uri)
+        dataset = Dataset.open(uri, config.storage_timeout)
         task.check(config.task, cls, dataset.index.fields)
         _check_dataset(config, dataset)
     most = config.most_workers
@@ -137,7 +143,7 @@ def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source
     name = config.dataset.source or ""
     source = open_source(name, config.dataset.options)
     uri = join(storage, f"{DATASETS}/{name}-{digest(source.identity())[:8]}")
-    return (None if not elsewhere and Folder.at(uri).exists(INDEX) else source), uri
+    return (None if not elsewhere and Folder.at(uri, config.storage_timeout).exists(INDEX) else source), uri
 
 
 ORDERS: dict[int, type[Order]] = {1: Order1, 2: Order}

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from heliostat.environment import RUN
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
+from heliostat.retry import with_retry
 from heliostat.workloads.run.lease import Lease, hold, taken_over
-from heliostat.workloads.run.retry import with_retry
 
 ARGUMENTS, STATE = "script.json", "state.pt"
 STORAGE_TIMEOUT = 300.0
