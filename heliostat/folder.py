@@ -19,6 +19,8 @@ from heliostat.retry import TIMEOUT, is_permanent, notice, reason, with_retry
 
 T = TypeVar("T")
 FULL, DENIED = {errno.ENOSPC, errno.EDQUOT}, {errno.EACCES, errno.EPERM}
+S3_ATTEMPTS = 3
+"""The attempts of each request within pyarrow; those of `heliostat.retry` follow."""
 NOT_WRITABLE = {
     getattr(errno, name)
     for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
@@ -58,6 +60,16 @@ def absolute(place: str, base: str | Path) -> str:
     return os.path.abspath(os.path.join(base, os.path.expanduser(place)))
 
 
+def _open(uri: str) -> tuple[fs.FileSystem, str]:
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    if filesystem.type_name == "s3":
+        # Without it, each call retries for 6 s, or for 99 s if the store accepts and does not answer (pyarrow 26), in which the
+        # user would see nothing. A URI cannot say so, so this is a copy as pickle makes it.
+        copy, (options,) = filesystem.__reduce__()
+        filesystem = copy({**options, "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)})
+    return filesystem, path
+
+
 @dataclass(frozen=True)
 class Folder:
     """Reads and writes whole files atomically; the only way to a storage.
@@ -67,7 +79,7 @@ class Folder:
     Args:
         filesystem: of pyarrow.
         path: in it.
-        patience: how many seconds an operation waits; 0 is one attempt, which raises OSError or NotWritable.
+        patience: how many seconds an operation waits, see `at`; 0 is one attempt, which raises OSError or NotWritable.
         full_is_temporary: whether it also waits for space on a full disk.
 
     Raises:
@@ -77,7 +89,7 @@ class Folder:
 
     filesystem: fs.FileSystem
     path: str
-    patience: float = TIMEOUT
+    patience: float = 0.0
     full_is_temporary: bool = False
 
     @classmethod
@@ -95,7 +107,7 @@ class Folder:
         try:
             # It may ask the store, for the bucket's region.
             filesystem, path = with_retry(
-                lambda: fs.FileSystem.from_uri(text),
+                lambda: _open(text),
                 lambda error: notice(text, f"{text}: {error}", patience),
                 patience,
                 lambda error: not is_permanent(error),
@@ -134,12 +146,12 @@ class Folder:
                 act, lambda error: notice(self._root, f"{self}: {error}", self.patience), self.patience, self._is_temporary
             )
         except OSError as error:
-            if not is_permanent(error) and self.patience:
+            if self.patience and self._is_temporary(error):
                 raise StorageUnavailable(
                     f"storage {self} did not respond for {self.patience:g} s: {reason(error)}",
                     "give the same command when it responds again; a run or a sweep resumes",
                 ) from error
-            if error.errno in DENIED or (is_permanent(error) and not error.errno):
+            if error.errno in DENIED or not (error.errno or self.is_local or self._is_temporary(error)):
                 raise UserError(
                     f"storage {self} cannot be used: {reason(error)}",
                     "correct the permissions" if self.is_local else "correct the URI, or the credentials in the environment",
@@ -257,6 +269,8 @@ class Folder:
         return self.retried(lambda: list(self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))))
 
     def _is_temporary(self, error: BaseException) -> bool:
+        if self.is_local and isinstance(error, OSError) and not error.errno:
+            return False  # not the filesystem's, but ours about what was read
         return not is_permanent(error) and (self.full_is_temporary or not isinstance(error, NoSpace))
 
     @property

@@ -108,9 +108,10 @@ class Checkpointer:
         return {}
 
     def load_best(self) -> Checkpoint | None:
-        """Loads the model of the best intact checkpoint; None if none was evaluated."""
-        found = self.ranks.broadcast(checkpoint.committed(self.run) if self.ranks.rank == 0 else [])
-        loaded, _ = self._load_first_intact(checkpoint.ranked(found, self.task.metric, self.task.better))
+        """Loads the model of the best intact checkpoint; None if none was evaluated. Damaged ones are reported."""
+        found = self.ranks.broadcast(checkpoint.all_checkpoints(self.run) if self.ranks.rank == 0 else [])
+        damaged = [c for c in found if c.damage]  # without its manifest, the metric of one is unknown: it may be the best
+        loaded, _ = self._load_first_intact([*damaged, *checkpoint.ranked(found, self.task.metric, self.task.better)])
         return loaded[0] if loaded else None
 
     def newest(self) -> int | None:
