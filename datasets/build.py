@@ -17,13 +17,20 @@ from heliostat.datasets.sources import Progress, Source
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.retry import TIMEOUT
 
 SHARD_BYTES = 16 << 20
 TEST, VALIDATION = 0.15, 0.15
 Moments = npt.NDArray[np.float64]
 
 
-def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, progress: Progress | None = None) -> Dataset:
+def build(
+    source: Source,
+    uri: str,
+    shard_bytes: int = SHARD_BYTES,
+    progress: Progress | None = None,
+    patience: float = TIMEOUT,
+) -> Dataset:
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
     Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
@@ -33,8 +40,8 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, progress: Pr
     Raises:
         UserError: the source is refused, has too few samples, or changes meanwhile; ``uri`` holds a dataset of other content.
     """
-    folder = Folder.at(uri)
-    finished = Dataset.open(uri) if folder.exists(INDEX) else None
+    folder = Folder.at(uri, patience)
+    finished = Dataset.open(uri, patience) if folder.exists(INDEX) else None
     # With a finished dataset nothing is written: the source is read only to compare fingerprints.
     writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
     source.progress = progress or source.progress
@@ -63,7 +70,7 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, progress: Pr
             )
         return finished
     folder.write(INDEX, index.model_dump_json(indent=2).encode())
-    return Dataset.open(uri)
+    return Dataset.open(uri, patience)
 
 
 def _write_shards(source: Source, writers: dict[SplitName, "_SplitWriter"]) -> None:

@@ -19,6 +19,7 @@ from heliostat.datasets.index import INDEX, Index
 from heliostat.datasets.shards import downloaded, mapped
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.retry import TIMEOUT
 
 MAPPED, LOADED = 4096, 64
 """Shards that stay open: memory-mapped ones, more than the order of samples uses at a time; and others, in memory."""
@@ -34,13 +35,13 @@ class Dataset:
         self._starts: dict[str, npt.NDArray[np.int64]] = {}
 
     @classmethod
-    def open(cls, uri: str) -> "Dataset":
-        """Open the dataset at a path or URI.
+    def open(cls, uri: str, patience: float = TIMEOUT) -> "Dataset":
+        """Open the dataset at a path or URI, with ``patience`` for its storage, see `Folder`.
 
         Raises:
             UserError: it does not exist, is incomplete, or has a format that this version does not read.
         """
-        folder = Folder.at(uri)
+        folder = Folder.at(uri, patience)
         if not folder.exists():
             raise UserError(f"dataset {uri} does not exist", f"build it: heliostat dataset build SOURCE {uri}")
         if not folder.exists(INDEX):
@@ -99,7 +100,8 @@ class Dataset:
     def _map(self, split: str, number: int) -> Columns:
         shard = self.index.splits[split][number]
         local = self.folder.is_local
-        data = mapped(f"{self.folder.path}/{shard.file}", shard) if local else cached(self.folder, shard)
+        path = f"{self.folder.path}/{shard.file}"
+        data = self.folder.retried(lambda: mapped(path, shard)) if local else cached(self.folder, shard)
         return decode(data, self.index.fields, shard.rows)
 
     def _load(self, split: str, number: int) -> Columns:

@@ -35,6 +35,10 @@ class NotWritable(UserError):
     """Storage cannot be written: no space, no permission, no folder. It may be temporary, so work in progress retries."""
 
 
+class NoSpace(NotWritable):
+    """The disk or the quota of a storage is full."""
+
+
 class NotComing(WithFix):
     """A failure outside of Heliostat; ``what`` says what was waited for or tried, and why it cannot succeed."""
 
@@ -77,6 +81,10 @@ class NoAnswer(WithFix):
     """A server that the command needs does not answer: the same command may work later."""
 
     exit_code = ContactLost.exit_code
+
+
+class StorageUnavailable(NoAnswer):
+    """Storage did not respond for as long as it is waited for."""
 
 
 def short_traceback(error: BaseException, frames: int = 4) -> str:

@@ -4,19 +4,24 @@ import errno
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from heliostat.environment import IN_A_JOB, STORAGE
-from heliostat.errors import NotWritable, UserError
+from heliostat.errors import NoSpace, NotWritable, StorageUnavailable, UserError
+from heliostat.retry import TIMEOUT, is_permanent, notice, reason, with_retry
 
+T = TypeVar("T")
+FULL, DENIED = {errno.ENOSPC, errno.EDQUOT}, {errno.EACCES, errno.EPERM}
+S3_ATTEMPTS = 3
+"""The attempts of each request within pyarrow; those of `heliostat.retry` follow."""
 NOT_WRITABLE = {
     getattr(errno, name)
     for name in ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "ENAMETOOLONG", "ENOSPC", "ENOTDIR", "EPERM", "EROFS")
@@ -89,15 +94,40 @@ def absolute(place: str, base: str | Path) -> str:
     return os.path.abspath(os.path.join(base, os.path.expanduser(place)))
 
 
+def _open(uri: str) -> tuple[fs.FileSystem, str]:
+    filesystem, path = fs.FileSystem.from_uri(uri)
+    if filesystem.type_name == "s3":
+        # Without it, each call retries for 6 s, or for 99 s if the store accepts and does not answer (pyarrow 26), in which the
+        # user would see nothing. A URI cannot say so, so this is a copy as pickle makes it.
+        copy, (options,) = filesystem.__reduce__()
+        filesystem = copy({**options, "retry_strategy": fs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)})
+    return filesystem, path
+
+
 @dataclass(frozen=True)
 class Folder:
-    """Reads and writes whole files atomically."""
+    """Reads and writes whole files atomically; the only way to a storage.
+
+    Each operation waits for a storage that is unavailable, and says so, see `heliostat.retry`.
+
+    Args:
+        filesystem: of pyarrow.
+        path: in it.
+        patience: how many seconds an operation waits, see `at`; 0 is one attempt, which raises OSError or NotWritable.
+        full_is_temporary: whether it also waits for space on a full disk.
+
+    Raises:
+        UserError: of every operation: access is denied, or the bucket does not exist.
+        StorageUnavailable: of every operation: the storage did not respond for ``patience`` seconds.
+    """
 
     filesystem: fs.FileSystem
     path: str
+    patience: float = 0.0
+    full_is_temporary: bool = False
 
     @classmethod
-    def at(cls, uri: str | Path) -> "Folder":
+    def at(cls, uri: str | Path, patience: float = TIMEOUT) -> "Folder":
         """The folder at a URI or a local path, which need not exist.
 
         Raises:
@@ -107,15 +137,21 @@ class Folder:
         if "\0" in text:
             raise UserError(f"{text!r} is not a path: it contains a null character", "give a path or a URI")
         if "://" not in text:
-            return cls(fs.LocalFileSystem(), absolute(text, Path.cwd()))
+            return cls(fs.LocalFileSystem(), absolute(text, Path.cwd()), patience)
         try:
-            filesystem, path = fs.FileSystem.from_uri(text)
+            # It may ask the store, for the bucket's region.
+            filesystem, path = with_retry(
+                lambda: _open(text),
+                lambda error: notice(text, f"{text}: {error}", patience),
+                patience,
+                lambda error: not is_permanent(error),
+            )
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise UserError(f"{text} cannot be opened: {error}", "use a path, s3:// or gs://") from None
-        return cls(filesystem, path.rstrip("/"))
+        return cls(filesystem, path.rstrip("/"), patience)
 
     def __truediv__(self, name: str) -> "Folder":
-        return Folder(self.filesystem, f"{self.path}/{name}")
+        return replace(self, path=f"{self.path}/{name}")
 
     def __str__(self) -> str:
         return self.path if self.is_local else f"{self.filesystem.type_name}://{self.path}"
@@ -128,35 +164,58 @@ class Folder:
     def is_local(self) -> bool:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
+    @property
+    def once(self) -> "Folder":
+        """The same folder, each of whose operations is one attempt: for those who try again themselves."""
+        return replace(self, patience=0.0)
+
+    def for_work(self, patience: float) -> "Folder":
+        """The same folder for work in progress, which also waits for space on a full disk."""
+        return replace(self, patience=patience, full_is_temporary=True)
+
+    def retried(self, act: Callable[[], T]) -> T:
+        """Returns ``act()``, which reads or writes below this folder by other means, and may be called again."""
+        try:
+            return with_retry(
+                act, lambda error: notice(self._root, f"{self}: {error}", self.patience), self.patience, self._is_temporary
+            )
+        except OSError as error:
+            if self.patience and self._is_temporary(error):
+                raise StorageUnavailable(
+                    f"storage {self} did not respond for {self.patience:g} s: {reason(error)}",
+                    "give the same command when it responds again; a run or a sweep resumes",
+                ) from error
+            if error.errno in DENIED or not (error.errno or self.is_local or self._is_temporary(error)):
+                raise UserError(
+                    f"storage {self} cannot be used: {reason(error)}",
+                    "correct the permissions" if self.is_local else "correct the URI, or the credentials in the environment",
+                ) from None
+            raise
+
     def exists(self, name: str = "") -> bool:
-        kind = self.filesystem.get_file_info(self._join(name)).type
-        return bool(kind != fs.FileType.NotFound)
+        return bool(self._info(name).type != fs.FileType.NotFound)
 
     def size(self, name: str) -> int:
         """The size of a file in bytes; 0 if it does not exist."""
-        return int(self.filesystem.get_file_info(self._join(name)).size or 0)
+        return int(self._info(name).size or 0)
 
     def names(self) -> list[str]:
         """The names of the files and folders in it, sorted; none if it does not exist."""
         try:
-            infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
+            return sorted(info.base_name for info in self._list())
         except NotADirectoryError:
             raise UserError(f"{self} is a file, but must be a folder", "give a folder") from None
-        return sorted(info.base_name for info in infos)
 
     def stamps(self) -> dict[str, tuple[int, int]]:
         """The size and the modification time (ns) of each file in it, by name: what changes when a file is written again."""
-        infos = self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))
-        return {info.base_name: (info.size, info.mtime_ns or 0) for info in infos if info.is_file}
+        return {info.base_name: (info.size, info.mtime_ns or 0) for info in self._list() if info.is_file}
 
     def read(self, name: str) -> bytes:
-        with self.filesystem.open_input_stream(self._join(name)) as stream:
-            return bytes(stream.read())
+        def attempt() -> bytes:
+            with self.filesystem.open_input_stream(self._join(name)) as stream:
+                return bytes(stream.read())
 
-    def open(self, name: str) -> pa.NativeFile:
-        """Open a file for random access; a local file is memory-mapped."""
-        path = self._join(name)
-        return pa.memory_map(path) if self.is_local else self.filesystem.open_input_file(path)
+        return self.retried(attempt)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a file atomically: it appears under its name when it is complete.
@@ -164,12 +223,16 @@ class Folder:
         Raises:
             NotWritable: no space, no permission, or a parent is not a folder.
         """
-        with self.writing(name) as file:
-            file.write(data)
+
+        def attempt() -> None:
+            with self.writing(name) as file:
+                file.write(data)
+
+        self.retried(attempt)
 
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
-        """Open a file for writing; it appears under its name when the block ends without an error.
+        """Open a file for writing; it appears under its name when the block ends without an error. It is one attempt.
 
         Raises:
             NotWritable: see `write`.
@@ -199,20 +262,55 @@ class Folder:
         try:
             yield
         except OSError as error:
-            if error.errno not in NOT_WRITABLE:
+            if error.errno not in NOT_WRITABLE and (error.errno or not is_permanent(error)):
                 raise
-            reason = os.strerror(error.errno or 0)
-            raise NotWritable(
-                f"storage {self} cannot be written: {reason}", "free space, or set storage to another folder"
-            ) from None
+            kind = NoSpace if error.errno in FULL else NotWritable
+            why = os.strerror(error.errno) if error.errno else reason(error)
+            fix = "free space, or set storage to another folder" if self.is_local else "correct storage, or the credentials"
+            raise kind(f"storage {self} cannot be written: {why}", fix) from None
+
+    def copy_from(self, other: "Folder") -> None:
+        """Copy the files of another folder into this one, over those of the same names.
+
+        Raises:
+            NotWritable: see `write`.
+        """
+
+        def attempt() -> None:
+            with self.write_errors():
+                self.filesystem.create_dir(self.path, recursive=True)
+                fs.copy_files(other.path, self.path, source_filesystem=other.filesystem, destination_filesystem=self.filesystem)
+
+        self.retried(attempt)
 
     def delete(self, name: str = "") -> None:
         """Delete a file or a folder with its contents, if it exists."""
-        kind = self.filesystem.get_file_info(self._join(name)).type
-        if kind == fs.FileType.Directory:
-            self.filesystem.delete_dir(self._join(name))
-        elif kind == fs.FileType.File:
-            self.filesystem.delete_file(self._join(name))
+
+        def attempt() -> None:
+            kind = self.filesystem.get_file_info(self._join(name)).type
+            with suppress(FileNotFoundError):  # by another process, or by an attempt before, whose answer was lost
+                if kind == fs.FileType.Directory:
+                    self.filesystem.delete_dir(self._join(name))
+                elif kind == fs.FileType.File:
+                    self.filesystem.delete_file(self._join(name))
+
+        self.retried(attempt)
+
+    def _info(self, name: str) -> fs.FileInfo:
+        return self.retried(lambda: self.filesystem.get_file_info(self._join(name)))
+
+    def _list(self) -> list[fs.FileInfo]:
+        return self.retried(lambda: list(self.filesystem.get_file_info(fs.FileSelector(self.path, allow_not_found=True))))
+
+    def _is_temporary(self, error: BaseException) -> bool:
+        if self.is_local and isinstance(error, OSError) and not error.errno:
+            return False  # not the filesystem's, but ours about what was read
+        return not is_permanent(error) and (self.full_is_temporary or not isinstance(error, NoSpace))
+
+    @property
+    def _root(self) -> str:
+        """What is unavailable as a whole: the bucket, or the local filesystem."""
+        return "" if self.is_local else f"{self.filesystem.type_name}://{self.path.split('/')[0]}"
 
     def _join(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path

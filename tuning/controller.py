@@ -4,11 +4,13 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from ray.exceptions import RayActorError
 
 from heliostat.errors import JobFailed, UserError
+from heliostat.retry import UNAVAILABLE
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.cost import most_expensive
 from heliostat.tuning.executors import ActorExecutor, Executor, Placement, TrainExecutor
@@ -63,6 +65,7 @@ class Controller:
         self._retention = Retention(plan)
         self._exhausted = False
         self._stopping = ""
+        self._stop_requested: set[int] = set()
         self._changed = asyncio.Condition()
         for trial in self.trials.all:
             self._replay(trial)
@@ -99,6 +102,8 @@ class Controller:
             for executor in executors:
                 executor.close()
             self._note(event="closed", reason=self._stopping)
+        if not self._stopping:
+            self._retention.finish()
         self._watch(self.trials)
         return self._stopping
 
@@ -197,6 +202,7 @@ class Controller:
 
     async def _check_limits(self, interrupted: int) -> None:
         if self._stopping:
+            self._request_stops()
             return
         config, now = self._plan.config, time.time()
         if interrupted:
@@ -206,10 +212,17 @@ class Controller:
         elif config.budget and (self.trials.cost(now) or 0.0) >= config.budget:
             self._stopping = "budget"
         if self._stopping:
-            for trial in self._running.values():
-                (self._plan.folder / "trials" / trial.name).write(STOP_FILE, b"")
+            self._request_stops()
             async with self._changed:
                 self._changed.notify_all()
+
+    def _request_stops(self) -> None:
+        """Request a checkpoint and the end of each running trial; again at the next tick while storage is unavailable."""
+        for trial in self._running.values():
+            if trial.number not in self._stop_requested:
+                with suppress(*UNAVAILABLE):
+                    (self._plan.folder.once / "trials" / trial.name).write(STOP_FILE, b"")
+                    self._stop_requested.add(trial.number)
 
     # --- events of trials --------------------------------------------------------------------------------------
 

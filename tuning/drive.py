@@ -22,7 +22,6 @@ from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
 from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
 from heliostat.workloads.run import lease
-from heliostat.workloads.run.retry import with_retry
 from heliostat.workloads.run.writer import LINGER
 
 
@@ -61,22 +60,22 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
     with lease.hold(plan.folder) as owner:
         maker = plan.commit()
         journal = open_journal(plan.folder, _delayed)
-        with interrupts() as received:
+        try:
+            with interrupts() as received:
 
-            def asked() -> int:
-                return 2 if owner.lost else len(received)
+                def asked() -> int:
+                    return 2 if owner.lost else len(received)
 
-            async def work() -> tuple[Trials, str]:
-                controller = Controller(plan, maker, journal, watch)
-                return controller.trials, await controller.run(asked)
+                async def work() -> tuple[Trials, str]:
+                    controller = Controller(plan, maker, journal, watch)
+                    return controller.trials, await controller.run(asked)
 
-            try:
                 trials, stopped = asyncio.run(work())
-                if not owner.lost:
-                    timeout = plan.train.config.storage_timeout
-                    with_retry(partial(journal.flush, timeout), lambda error: None, timeout)
-            finally:
-                journal.close(0.0 if owner.lost else LINGER)
+            if not owner.lost:
+                timeout = plan.train.patience
+                plan.folder.for_work(timeout).retried(partial(journal.flush, timeout))
+        finally:
+            journal.close(0.0 if owner.lost else LINGER)
     if stopped == "interrupted":
         counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
         raise Stopped(f"stopped with {counts}\n  the same command resumes the sweep")

@@ -119,9 +119,10 @@ class TrainExecutor:
     def _drive(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         from heliostat.workloads.ray_train.driver import execute
 
-        if result := read_result(plan.folder):
-            return _end(result, plan.folder)
-        write_record(plan.folder, record)
+        folder = plan.folder.for_work(plan.patience)
+        if result := read_result(folder):
+            return _end(result, folder)
+        write_record(folder, record)
         last = Decision.CONTINUE
         total = plan.total_steps or 1
 
@@ -133,7 +134,7 @@ class TrainExecutor:
                              "metrics": plain(found["metrics"])}  # fmt: skip
                     last = asyncio.run_coroutine_threadsafe(_call(decide, event), self._loop).result()
                     if last != Decision.CONTINUE:
-                        plan.folder.write(STOP_FILE, b"")
+                        folder.write(STOP_FILE, b"")
 
         start = time.time()
         try:
@@ -153,8 +154,8 @@ class TrainExecutor:
         except Exception as error:  # whatever Ray Train raises goes into the table, and the other trials continue
             return {"event": "fail", "message": short_traceback(error), "final": False}
         result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - start, 3)}}})
-        plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
-        return _end(result, plan.folder)
+        folder.write(RESULT, result.model_dump_json(indent=2).encode())
+        return _end(result, folder)
 
 
 async def _call(decide: Decide, event: Event) -> Decision:

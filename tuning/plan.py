@@ -72,7 +72,7 @@ class SweepPlan:
     @property
     def folder(self) -> Folder:
         """The sweep's folder."""
-        return Folder.at(self.uri)
+        return Folder.at(self.uri, self.train.patience)
 
     @cached_property
     def objectives(self) -> dict[str, Mode]:
@@ -115,9 +115,8 @@ class SweepPlan:
         Raises:
             UserError: storage cannot be written; another sweep has the name; the task does not report the metric.
         """
-        dataset = (
-            build(self.train.source, self.train.dataset_uri) if self.train.source else Dataset.open(self.train.dataset_uri)
-        )
+        uri, patience = self.train.dataset_uri, self.train.patience
+        dataset = build(self.train.source, uri, patience=patience) if self.train.source else Dataset.open(uri, patience)
         # Of a large source the columns are known only now.
         task.check(self.train.config.task, task.find(self.train.config.task), dataset.index.fields)
         _check_metrics(self.config.metric, self.train.config, dataset)
@@ -173,13 +172,14 @@ class RecordMaker:
     def _dataset(self, plan: Plan) -> DatasetRecord:
         if plan.dataset_uri not in self._datasets:
             before = self._before.get(plan.dataset_uri)
-            kept = before is not None and Folder.at(before.uri).exists(INDEX)
+            kept = before is not None and Folder.at(before.uri, plan.patience).exists(INDEX)
             self._datasets[plan.dataset_uri] = before if before and kept else self._newest(plan, before)
         return self._datasets[plan.dataset_uri]
 
     @staticmethod
     def _newest(plan: Plan, before: DatasetRecord | None) -> DatasetRecord:
-        dataset = build(plan.source, plan.dataset_uri) if plan.source else Dataset.open(plan.dataset_uri)
+        uri, patience = plan.dataset_uri, plan.patience
+        dataset = build(plan.source, uri, patience=patience) if plan.source else Dataset.open(uri, patience)
         found = DatasetRecord(uri=plan.dataset_uri, fingerprint=dataset.index.fingerprint)
         if before and before.fingerprint != found.fingerprint:
             raise UserError(
@@ -244,7 +244,7 @@ def plan_sweep(
     if config.scheduler.kind == "pbt" and workers > 1:
         raise UserError(f"workers is {workers}, but scheduler pbt needs trials with one worker", "set train.workers to 1")
     if not elsewhere and not train.source:
-        _check_metrics(config.metric, train.config, Dataset.open(train.dataset_uri))
+        _check_metrics(config.metric, train.config, Dataset.open(train.dataset_uri, train.patience))
     if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
         raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
     _ = plan.objectives

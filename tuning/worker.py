@@ -52,7 +52,7 @@ class Worker:
 
     def start(self, run: str, record: dict[str, Any], launched: float) -> Event:
         """Start or resume the trial whose run folder is at ``run``, and return its first event."""
-        self._work.put(partial(self._trial, Folder.at(run), record, launched))
+        self._work.put(partial(self._trial, run, record, launched))
         return self._events.get()
 
     def decide(self, decision: Decision) -> Event:
@@ -64,9 +64,11 @@ class Worker:
         while True:
             self._events.put(self._work.get()())
 
-    def _trial(self, folder: Folder, record: dict[str, Any], launched: float) -> Event:
+    def _trial(self, run: str, record: dict[str, Any], launched: float) -> Event:
         try:
-            return self._train(folder, RunRecord.model_validate(record), launched)
+            parsed = RunRecord.model_validate(record)
+            timeout = parsed.config.storage_timeout
+            return self._train(Folder.at(run, timeout).for_work(timeout), parsed, launched)
         except UserError as error:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
@@ -86,10 +88,10 @@ class Worker:
             gc.freeze()
             self._frozen = True
 
-    def _dataset(self, record: DatasetRecord) -> Dataset:
+    def _dataset(self, record: DatasetRecord, patience: float) -> Dataset:
         """The dataset of a trial; that of the last trial is kept open, as most trials have the same one."""
         if self._opened is None or self._opened[0] != record:
-            self._opened = record, Dataset.open(record.uri)
+            self._opened = record, Dataset.open(record.uri, patience)
         return self._opened[1]
 
     def _train(self, folder: Folder, record: RunRecord, launched: float) -> Event:
@@ -113,7 +115,7 @@ class Worker:
                 raise Ended
 
         started = time.time()
-        loop = Loop(folder, record, ranks, launched, report, dataset=self._dataset(record.dataset))
+        loop = Loop(folder, record, ranks, launched, report, dataset=self._dataset(record.dataset, folder.patience))
         parameters = sum(parameter.numel() for parameter in loop.model.parameters())
         try:
             outcome = loop.run()

@@ -1,5 +1,6 @@
 """Evaluation and prediction with the best model of a run."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from heliostat.datasets.index import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.checkpoint import Checkpoint, State
 from heliostat.workloads.run.journal import finite
-from heliostat.workloads.run.record import RunRecord, open_dataset, read_record
+from heliostat.workloads.run.record import RunRecord, open_dataset, read_record, read_result
 from heliostat.workloads.task import Task, create
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
@@ -33,37 +35,71 @@ class Trained:
     model: nn.Module
     step: int
     ranks: Ranks
+    skipped: tuple[str, ...] = ()
+    """Why better checkpoints were not used; empty if this is the best one of the run."""
 
 
 def load_run(folder: Folder | str | Path) -> Trained:
     """Loads the best checkpoint of a run, or the last if none was evaluated.
 
+    If it is damaged, not finite or missing, the next best is loaded, which standard error and `Trained.skipped` say.
+
     Args:
         folder: the run folder, or its path or URI.
 
     Raises:
-        UserError: there is no run, it has no checkpoint, or its dataset is missing or has changed.
-        Damaged: the checkpoint differs from what was written.
+        UserError: there is no run, it has no checkpoint that can be used, or its dataset is missing or has changed.
     """
     folder = folder if isinstance(folder, Folder) else Folder.at(folder)
     record = read_record(folder)
-    checkpoints = checkpoint.committed(folder)
+    checkpoints = checkpoint.all_checkpoints(folder)
     if not checkpoints:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
     dataset = open_dataset(folder, record)
     task = create(record.config.task, record.config.model, dataset.index)
-    best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
     ranks = Ranks.of_this_process()
     model = task.model()
+    found, state, skipped = _best_intact(folder, checkpoints, task, model)
+    for reason in skipped:
+        print(f"heliostat: {reason}; step {found.step} is used instead", file=sys.stderr)
+    model.load_state_dict(state["model"])
+    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), found.step, ranks, tuple(skipped))
+
+
+def _best_intact(
+    folder: Folder, checkpoints: list[Checkpoint], task: Task, model: nn.Module
+) -> tuple[Checkpoint, State, list[str]]:
+    """The best checkpoint that can be read, its state, and why better ones cannot."""
     new = checkpoint.not_finite({"model": model.state_dict(), "optimizer": {}})
-    model.load_state_dict(best.read(infinite=new, buffers={name for name, _ in model.named_buffers()})["model"])
-    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), best.step, ranks)
+    buffers = {name for name, _ in model.named_buffers()}
+    result = read_result(folder)
+    best = result.best_step if result else None
+    ranked = checkpoint.ranked(checkpoints, task.metric, task.better)
+    others = [c for c in reversed(checkpoints) if c not in ranked]
+    # Without its manifest, the metric of a checkpoint is unknown: it may be the best.
+    damaged = [c for c in others if c.damage]
+    skipped = list[str]()
+    for found in [*damaged, *ranked, *(c for c in others if not c.damage)]:
+        try:
+            state = found.read(infinite=new, buffers=buffers)
+        except checkpoint.Damaged as error:
+            skipped.append(str(error))
+            continue
+        if found.step == best:
+            return found, state, []
+        if best is not None and not any(c.step == best for c in checkpoints):
+            skipped.insert(0, f"checkpoint {checkpoint.folder_of(folder, best)}, the best of the run, is missing")
+        return found, state, skipped
+    raise UserError(
+        f"no checkpoint of run {folder} can be used:\n    " + "\n    ".join(skipped),
+        "restore one of them, or train again under another name (--set name=...)",
+    )
 
 
 def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
     """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics"}``.
 
-    A metric that is NaN or infinite is None.
+    A metric that is NaN or infinite is None. If that is not the run's best checkpoint, ``skipped`` says why.
 
     Raises:
         UserError: see `load_run`; there is no such split; a metric cannot be used.
@@ -77,6 +113,7 @@ def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
         "split": split,
         "samples": run.dataset.index.rows(split),
         "metrics": finite(measure(run.task, run.model, run.dataset, split, run.ranks, BATCH)),
+        **({"skipped": list(run.skipped)} if run.skipped else {}),
     }
 
 

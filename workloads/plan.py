@@ -50,14 +50,19 @@ class Plan:
     @property
     def total_steps(self) -> int | None:
         """The steps of the whole run; None before the dataset is built."""
-        if self.config.steps or not Folder.at(self.dataset_uri).exists(INDEX):
+        if self.config.steps or not Folder.at(self.dataset_uri, self.patience).exists(INDEX):
             return self.config.steps
-        return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri)))
+        return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri, self.patience)))
+
+    @property
+    def patience(self) -> float:
+        """Seconds for which its storage may be unavailable."""
+        return self.config.storage_timeout
 
     @property
     def folder(self) -> Folder:
         """The run folder."""
-        return Folder.at(self.uri)
+        return Folder.at(self.uri, self.patience)
 
     @contextmanager
     def claim(self) -> Iterator[tuple[Lease, RunRecord, Result | None]]:
@@ -85,7 +90,8 @@ class Plan:
         Raises:
             UserError: storage cannot be written; a run of this name has another config; the dataset does not fit.
         """
-        dataset = build(self.source, self.dataset_uri) if self.source else Dataset.open(self.dataset_uri)
+        uri, patience = self.dataset_uri, self.patience
+        dataset = build(self.source, uri, patience=patience) if self.source else Dataset.open(uri, patience)
         # Of a large source the columns are known only now.
         task.check(self.config.task, task.find(self.config.task), dataset.index.fields)
         _check_dataset(self.config, dataset)
@@ -128,7 +134,7 @@ def prepare(
         if fields := source.preview():
             task.check(config.task, cls, fields)
     elif not elsewhere:
-        dataset = Dataset.open(uri)
+        dataset = Dataset.open(uri, config.storage_timeout)
         task.check(config.task, cls, dataset.index.fields)
         _check_dataset(config, dataset)
     most = config.most_workers
@@ -155,7 +161,7 @@ def _dataset(
             return None, join(storage, DATASETS)
     source = open_source(name, options)
     uri = join(storage, f"{DATASETS}/{name}-{digest(source.identity())[:8]}")
-    return (None if not elsewhere and Folder.at(uri).exists(INDEX) else source), uri
+    return (None if not elsewhere and Folder.at(uri, config.storage_timeout).exists(INDEX) else source), uri
 
 
 def is_absolute(path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import os
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -92,9 +93,11 @@ class Display:
     def _productive(self) -> str:
         """The goodput so far; empty for the first seconds, in which workers only start."""
         if time.monotonic() > self._next_goodput:
+            from heliostat.retry import UNAVAILABLE
             from heliostat.workloads.run.goodput import goodput
 
-            self._goodput = f"  goodput {goodput(self._plan.folder).share:.0%}"
+            with suppress(*UNAVAILABLE):  # the last one is shown until storage is back
+                self._goodput = f"  goodput {goodput(self._plan.folder.once).share:.0%}"
             self._next_goodput = time.monotonic() + GOODPUT_SECONDS
         return self._goodput
 

@@ -1,6 +1,7 @@
 """Checkpoints: written in the background, kept by number and by metric, retried, and never truncated."""
 
 import os
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -15,11 +16,12 @@ from pyarrow import fs
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
 from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.inference import evaluate, load_run
 from heliostat.workloads.plan import prepare
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import Damaged
 from heliostat.workloads.run.journal import read_journal
-from heliostat.workloads.run.record import EVENTS, METRICS, RunRecord
+from heliostat.workloads.run.record import EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.training import checkpointer
 from heliostat.workloads.training import loop as loop_module
 from heliostat.workloads.training.distributed import Ranks
@@ -190,6 +192,31 @@ def test_a_checkpoint_that_is_used_by_hand_is_never_read_when_damaged(tmp_path: 
     damage(Path(str(last.folder)), "truncated")
     with pytest.raises(Damaged, match=r"state\.pt has \d+ bytes instead of \d+"):
         last.read()
+
+
+@pytest.mark.parametrize("harm", [*HARMS, "folder deleted"])
+def test_a_damaged_best_checkpoint_is_reported_and_the_next_best_is_used(
+    tmp_path: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(config(tmp_path, keep={"last": 2, "best": 2}))
+    folder = Folder.at(tmp_path / "run")
+    best, *others = [c.step for c in checkpoint.ranked(checkpoint.committed(folder), "loss", "lower")]
+    folder.write(
+        RESULT,
+        Result(name="run", run=str(folder), state="finished", step=20, epoch=2, best_step=best).model_dump_json().encode(),
+    )
+    assert "skipped" not in evaluate(folder)
+    place = Path(str(folder)) / f"checkpoints/step-{best:08d}"
+    shutil.rmtree(place) if harm == "folder deleted" else damage(place, harm)
+    measured = evaluate(folder)
+    assert measured["step"] == others[0]
+    (reason,) = measured["skipped"]
+    assert f"step-{best:08d}" in reason
+    assert f"step {others[0]} is used instead" in capsys.readouterr().err
+    for step in others:
+        damage(Path(str(folder)) / f"checkpoints/step-{step:08d}", "truncated")
+    with pytest.raises(UserError, match=r"no checkpoint of run .* can be used"):
+        load_run(folder)
 
 
 def test_an_object_store_holds_checkpoints_too(tmp_path: Path) -> None:

@@ -1,14 +1,23 @@
 """The parts of ``heliostat torchrun`` alone: the merged output, the hub, and checkpoints without Ray."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
+import torch
 
+from heliostat.environment import RUN
+from heliostat.errors import JobFailed
+from heliostat.folder import Folder
+from heliostat.workloads.run import checkpoint
+from heliostat.workloads.torchrun import script
 from heliostat.workloads.torchrun.hub import MAX_LINES, Hub
 from heliostat.workloads.torchrun.output import HOLD, TRACEBACK, Output
 from heliostat.workloads.torchrun.worker import CHILD
@@ -70,6 +79,73 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(counts: Com
     assert "step-00000004 is damaged" in again.stderr
     assert "the one before is used" in again.stderr
     assert again.stdout == "step 4 4.0 4\nhas 4.0 {'of': 4}\n"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+    """This process is a script with this run folder."""
+    monkeypatch.setenv(RUN, str(tmp_path / "run"))
+    monkeypatch.setattr(script._Run, "lease", None)
+    monkeypatch.setattr(script, "_handle_sigterm", lambda: None)
+    with ExitStack() as stack:
+        monkeypatch.setattr(script.atexit, "register", stack.callback)
+        yield Folder.at(tmp_path / "run")
+
+
+def filled(value: float) -> torch.nn.Linear:
+    model = torch.nn.Linear(2, 1)
+    torch.nn.init.constant_(model.weight, value)
+    return model
+
+
+@pytest.mark.parametrize("cut", ["state", "manifest"])
+def test_a_save_of_the_same_step_that_is_cut_leaves_the_checkpoint_before(
+    here: Folder, cut: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script.save(1, model=filled(1.0))
+    replace = os.replace
+
+    def cuts(source: str, target: str) -> None:
+        if Path(target).name.startswith(cut):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", cuts)
+        with pytest.raises(KeyboardInterrupt):
+            script.save(1, model=filled(2.0))
+    model = filled(0.0)
+    assert script.resume(model=model) == 1
+    assert model.weight[0, 0] == 1.0
+    script.save(1, model=filled(3.0))
+    assert script.resume(model=model) == 1
+    assert model.weight[0, 0] == 3.0
+    assert len((here / "checkpoints/step-00000001").names()) == 2, "what the interrupted save wrote is deleted"
+
+
+def test_a_nan_is_neither_saved_nor_resumed_from(here: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    model = filled(1.0)
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    script.resume(model=model)
+    script.save(1, model=model, best={"loss": torch.tensor(torch.inf)})
+    with pytest.raises(JobFailed, match="step 2 is not saved: model/weight became NaN"):
+        script.save(2, model=filled(torch.nan), best={})
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(2)).sum().backward()
+    optimizer.step()
+    optimizer.state[model.weight]["exp_avg"][0] = torch.nan
+    with pytest.raises(JobFailed, match="optimizer/state/0/exp_avg became NaN"):
+        script.save(2, model=model, optimizer=optimizer)
+    assert [c.step for c in checkpoint.committed(here)] == [1]
+    place = checkpoint.folder_of(here, 2)
+    state = {"model": {}, "optimizer": {}, "rows": {}, "progress": {"model": filled(torch.nan).state_dict(), "best": {}}}
+    checkpoint.commit(place, 2, {}, {"state.pt": checkpoint.write_state(place, "state.pt", state)})  # of an earlier version
+    assert script.resume(model=model, best={}) == 1
+    assert "step-00000002 is damaged: model/weight is NaN or infinite; the one before is used" in capsys.readouterr().err
+    checkpoint.folder_of(here, 1).delete()
+    with pytest.raises(SystemExit):
+        script.resume(model=model, best={})
+    assert "no checkpoint in" in capsys.readouterr().err
 
 
 def test_the_checkpoints_of_other_arguments_are_refused(counts: Command) -> None:

@@ -9,6 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import optuna
@@ -18,6 +19,7 @@ from optuna.storages.journal import BaseJournalBackend
 from optuna.trial import TrialState
 
 from heliostat.folder import Folder
+from heliostat.retry import UNAVAILABLE
 from heliostat.tuning.config import Mode, SweepConfig
 from heliostat.tuning.space import Parameter, Params, sample
 from heliostat.tuning.trials import Trial
@@ -114,6 +116,8 @@ class StudyFile(BaseJournalBackend):
         self._folder = folder
         self._logs: list[dict[str, Any]] = []
         self._written = time.monotonic()
+        self._whole = folder.is_local
+        """Whether the file has all records before the last one, so that those can be appended."""
         folder.write(STUDY, b"")
 
     def read_logs(self, log_number_from: int) -> list[dict[str, Any]]:
@@ -122,13 +126,21 @@ class StudyFile(BaseJournalBackend):
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         lines = [json.dumps(log, separators=(",", ":")) for log in logs]
         self._logs += [json.loads(line) for line in lines]
-        if self._folder.is_local:
-            with self._folder.write_errors(), open(f"{self._folder.path}/{STUDY}", "a") as file:
-                file.write("".join(line + "\n" for line in lines))
-        elif time.monotonic() - self._written > REMOTE_WRITE:
-            self.flush()
+        with suppress(*UNAVAILABLE):  # the sweep continues, and the whole file is written later
+            if self._whole:
+                self._whole = False
+                with self._folder.write_errors(), open(f"{self._folder.path}/{STUDY}", "a") as file:
+                    file.write("".join(line + "\n" for line in lines))
+                self._whole = True
+            elif time.monotonic() - self._written > REMOTE_WRITE:
+                self._written = time.monotonic()
+                self._write(self._folder.once)
+                self._whole = self._folder.is_local
 
     def flush(self) -> None:
         """Write the whole file."""
-        self._folder.write(STUDY, "".join(json.dumps(log) + "\n" for log in self._logs).encode())
+        self._write(self._folder)
         self._written = time.monotonic()
+
+    def _write(self, folder: Folder) -> None:
+        folder.write(STUDY, "".join(json.dumps(log) + "\n" for log in self._logs).encode())

@@ -10,11 +10,12 @@ from heliostat.workloads.config import TrainConfig
 
 def write_result(plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
     """Write the table, the best config, the report and, last, the result."""
-    plan.folder.write(TABLE, table(trials.all, plan.objectives))
+    folder = plan.folder.for_work(plan.train.patience)
+    folder.write(TABLE, table(trials.all, plan.objectives))
     if result.best is not None:
-        plan.folder.write(BEST, best_config(plan, trials.all[result.best]).encode())
-    write_report(plan.folder, plan, trials, result)
-    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+        folder.write(BEST, best_config(plan, trials.all[result.best]).encode())
+    write_report(folder, plan, trials, result)
+    folder.write(RESULT, result.model_dump_json(indent=2).encode())
 
 
 def best_config(plan: SweepPlan, trial: Trial) -> str:

@@ -9,8 +9,6 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from pyarrow import fs
-
 from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.schedulers.base import Scheduler
 from heliostat.tuning.space import Parameter, Params, draw
@@ -58,13 +56,11 @@ class PopulationBasedTraining(Scheduler):
         return perturbed(parameter, params[name], source)
 
     def _copy(self, donor: Trial, member: Trial) -> None:
-        trials = self._plan.folder / "trials"
+        trials = self._plan.folder.for_work(self._plan.train.patience) / "trials"
         last = checkpoint.committed(trials / donor.name)[-1].folder
         checkpoints = trials / member.name / "checkpoints"
         checkpoints.delete()
-        target = checkpoints / last.name
-        target.filesystem.create_dir(target.path, recursive=True)
-        fs.copy_files(last.path, target.path, source_filesystem=last.filesystem, destination_filesystem=target.filesystem)
+        (checkpoints / last.name).copy_from(last)
 
 
 def pairs(members: list[Trial], metric: str, mode: str, quantile: float, source: random.Random) -> list[tuple[Trial, Trial]]:

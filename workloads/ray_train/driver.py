@@ -21,6 +21,7 @@ from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, UserE
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.modules import enter_working_dir
+from heliostat.retry import UNAVAILABLE, notice, reason
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
@@ -35,7 +36,6 @@ from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import Tail
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.run.report import write_report
-from heliostat.workloads.run.retry import UNAVAILABLE
 from heliostat.workloads.run.signals import STOP, announce_drain
 
 Watch = Callable[[list[dict[str, Any]]], None]
@@ -113,13 +113,14 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
     if result.state == "stopped":
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command resumes from there")
-    result = result.model_copy(update={"cost": cost(plan.folder)})
-    write_report(plan.folder, record, result)
+    folder = plan.folder.for_work(plan.patience)
+    result = result.model_copy(update={"cost": cost(folder)})
+    write_report(folder, record, result)
     done = time.time()
     seconds = {**result.seconds, "report": done - trained, "total": done - launched}
-    went = {kind: round(value, 2) for kind, value in goodput(plan.folder).worker_seconds.items() if value}
+    went = {kind: round(value, 2) for kind, value in goodput(folder).worker_seconds.items() if value}
     result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}, "goodput": went})
-    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+    folder.write(RESULT, result.model_dump_json(indent=2).encode())
     return result
 
 
@@ -173,12 +174,20 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
 
 def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
     """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
-    journals, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
+    tails = [Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS)]
+    once = folder.once  # so that a signal is seen while storage is unavailable
 
-    def poll() -> list[dict[str, Any]]:
-        records = [record for tail in journals for record in tail.new()]
-        watch([*records, *(event for event in events.new() if "told" in event)])
-        return records
+    def attempt(tail: Tail) -> list[dict[str, Any]]:
+        try:
+            return tail.new()
+        except UNAVAILABLE as error:
+            notice(str(folder), reason(error), folder.patience)
+            return []
+
+    def poll(read: Callable[[Tail], list[dict[str, Any]]] = attempt) -> list[dict[str, Any]]:
+        metrics, attempts, events = (read(tail) for tail in tails)
+        watch([*metrics, *attempts, *(event for event in events if "told" in event)])
+        return [*metrics, *attempts]
 
     this_node = ray.get_runtime_context().get_node_id()
     requested: float | None = None
@@ -194,7 +203,7 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
                 raise lease.taken_over(folder, owner)
             if (received or this_node in leaving) and requested is None:
                 with suppress(*UNAVAILABLE):  # storage is unavailable for a while: written again at the next poll
-                    folder.write(STOP, b"")
+                    once.write(STOP, b"")
                     requested = now
             if len(received) > 1 or (requested is not None and not running and now - requested > STOP_TIMEOUT):
                 raise Stopped("stopped at once; the same command resumes from the last checkpoint")
@@ -202,11 +211,11 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
                 checked = now
                 if (found := draining()) and found != leaving:
                     with suppress(*UNAVAILABLE):
-                        announce_drain(folder, found)
+                        announce_drain(once, found)
                         leaving = found
                         if this_node in found:
                             watch([{"told": "the node of this command is draining: the workers save, and the run stops"}])
-    poll()
+    poll(lambda tail: folder.retried(tail.new))
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:
@@ -217,7 +226,8 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     from heliostat.workloads.training.rendezvous import on_one_machine
 
     enter_working_dir(spec["working_dir"])
-    folder, record = Folder.at(spec["run"]), RunRecord.model_validate(spec["record"])
+    record = RunRecord.model_validate(spec["record"])
+    folder = Folder.at(spec["run"], record.config.storage_timeout)
     if not folder.exists(CONFIG):
         host = socket.gethostname()
         raise UserError(f"the run folder {folder} does not exist on {host}", "set storage to a place that all nodes share")

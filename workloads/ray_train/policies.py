@@ -18,13 +18,13 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from heliostat.errors import HeliostatError, Stopped
+from heliostat.errors import HeliostatError, Stopped, StorageUnavailable
 from heliostat.folder import Folder
+from heliostat.retry import UNAVAILABLE
 from heliostat.workloads.nodes import draining, free_resources
 from heliostat.workloads.ray_train.failures import Failures
 from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, START_TIMEOUT
 from heliostat.workloads.run import attempts, checkpoint
-from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 from heliostat.workloads.run.signals import GROW, STOP
 
 SETTLE_SECONDS = 3.0
@@ -94,7 +94,7 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
         with suppress(*UNAVAILABLE):  # storage is unavailable for a while: checked again before the next start
-            if Folder.at(self._run).exists(STOP):
+            if Folder.at(self._run, 0).exists(STOP):
                 raise Stopped("stopped while waiting to start its workers; the same command resumes it")
         if time.monotonic() < attempts.of(self._run).not_before:
             return _ask_again()
@@ -120,7 +120,7 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
             if running < self._most and free_slots(self._each) > 0:
                 # The workers save, exit, and are restarted on what is free then.
                 with suppress(*UNAVAILABLE):
-                    Folder.at(self._run).write(GROW, b"")
+                    Folder.at(self._run, 0).write(GROW, b"")
         return NoopDecision()
 
     @property
@@ -151,14 +151,16 @@ class FailureHandling(FailurePolicy):  # type: ignore[misc]
         self._run, self._failures, self._storage_timeout = run, Failures(most), storage_timeout
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
-        folder = Folder.at(self._run)
         if isinstance(training_failed_error, ControllerError):
             return self._on_controller(training_failed_error.controller_failure)
         assert isinstance(training_failed_error, WorkerGroupError)
         failures = {rank: unwrap(error) for rank, error in training_failed_error.worker_failures.items()}
-        saved = with_retry(
-            lambda: max((c.step for c in checkpoint.committed(folder)), default=0), lambda _: None, self._storage_timeout
-        )
+        try:
+            folder = Folder.at(self._run, self._storage_timeout)
+            saved = max((c.step for c in checkpoint.committed(folder)), default=0)
+        except StorageUnavailable as error:
+            training_failed_error.worker_failures = {0: error}
+            return FailureDecision.RAISE
         decision = self._failures.decide(failures, saved)
         attempts.of(self._run).record(
             "failed" if decision.charged else "left", reason=decision.reason, saved=saved, again=decision.retry,

@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import Any
 
 from heliostat.folder import Folder
+from heliostat.retry import TIMEOUT, UNAVAILABLE
 from heliostat.workloads.run.journal import Journal
-from heliostat.workloads.run.retry import UNAVAILABLE
 
 ATTEMPTS = "attempts.jsonl"
 WAIT = 1.0
@@ -37,4 +37,4 @@ class Attempts:
 @lru_cache
 def of(uri: str) -> Attempts:
     """The only writer in this process for the run folder at ``uri``."""
-    return Attempts(Folder.at(uri))
+    return Attempts(Folder.at(uri).for_work(TIMEOUT))

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from heliostat.workloads.run.retry import FIRST_PAUSE, LONGEST_PAUSE, UNAVAILABLE, reason
+from heliostat.retry import FIRST_PAUSE, LONGEST_PAUSE, UNAVAILABLE, reason
 
 
 class Background:

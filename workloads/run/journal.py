@@ -15,9 +15,9 @@ from itertools import takewhile
 from typing import Any
 
 from heliostat.folder import Folder
+from heliostat.retry import UNAVAILABLE, reason
 from heliostat.workloads.run.background import Background
 from heliostat.workloads.run.chunks import Chunk, Record, file_of, numbers_in, parse, read_chunks, refuse_damage, sealed
-from heliostat.workloads.run.retry import UNAVAILABLE, reason
 
 CHUNK = 200
 """Records per file in an object store. Only the last file is rewritten, so this bounds the cost of each record."""
@@ -42,7 +42,7 @@ class Journal:
 
     Raises:
         UserError: it is strict and damaged.
-        OSError, NotWritable: storage is unavailable.
+        StorageUnavailable, NotWritable: storage is unavailable for as long as its folder waits.
     """
 
     def __init__(
@@ -55,6 +55,7 @@ class Journal:
         wait: float = 0.0,
     ) -> None:
         self.folder, self.name, self._delayed, self._wait = folder, name, delayed, wait
+        self._once = folder.once
         self._lock = threading.RLock()
         self._behind = False
         self._background = None if folder.is_local else Background(self._catch_up, delayed, LAZY)
@@ -103,7 +104,7 @@ class Journal:
 
     def rewind(self, step: int) -> None:
         """Deletes the records after a step, before any other thread appends again."""
-        self.flush()
+        self.folder.retried(self.flush)
         with self._lock:
             # The last file first, so that an interruption leaves a prefix of the journal.
             for chunk in reversed(self._chunks):
@@ -152,7 +153,7 @@ class Journal:
             waiting = [*takewhile(lambda chunk: chunk.written < len(chunk.lines), reversed(self._chunks))][::-1]
             contents = [list(chunk.lines) for chunk in waiting]
         for chunk, lines in zip(waiting, contents, strict=True):
-            self.folder.write(file_of(self.name, chunk.number), b"".join(lines))
+            self._once.write(file_of(self.name, chunk.number), b"".join(lines))
             chunk.written = len(lines)
 
     def _write_here(self, chunk: Chunk) -> None:
@@ -168,12 +169,12 @@ class Journal:
         """Truncates the local file to the end of the last complete write."""
         name = file_of(self.name, chunk.number)
         written = b"".join(chunk.lines[: chunk.written])
-        size = self.folder.size(name)
+        size = self._once.size(name)
         if size > len(written):
             with self.folder.write_errors():
                 os.truncate(self._path(chunk), len(written))
-        elif size < len(written) or not self.folder.exists(name):
-            self.folder.write(name, written)
+        elif size < len(written) or not self._once.exists(name):
+            self._once.write(name, written)
 
     def _repair(self) -> None:
         """Removes damaged and incomplete lines from the files, so that the next record is not appended to one."""
@@ -181,7 +182,7 @@ class Journal:
             if chunk.damaged or (chunk.torn and not self.folder.is_local):
                 self._replace(chunk, chunk.lines)
         if self.folder.is_local:
-            self._cut(self._chunks[-1])
+            self.folder.retried(lambda: self._cut(self._chunks[-1]))
 
     def _replace(self, chunk: Chunk, lines: list[bytes]) -> None:
         self.folder.write(file_of(self.name, chunk.number), b"".join(lines))
@@ -192,20 +193,24 @@ class Journal:
 
 
 class Tail:
-    """Reads the records that were written since it was created."""
+    """Reads the records that were written since it was created; each reading is one attempt."""
 
     def __init__(self, folder: Folder, name: str) -> None:
-        self.folder, self.name = folder, name
+        self.folder, self.name = folder.once, name
         self._since = time.time()
         self._polled = 0.0
         self._file: str | None = None
         self._inode, self._offset = 0, 0
         self._seen: dict[str, tuple[int, int]] = {}
         if folder.is_local:
-            self._local()
+            folder.retried(self._local)
 
     def new(self) -> list[Record]:
-        """The records since the last call."""
+        """The records since the last call.
+
+        Raises:
+            OSError: storage is unavailable; the next call has the records.
+        """
         records = self._local() if self.folder.is_local else self._later(self._remote())
         self._since = max([self._since, *(r["time"] for r in records)])
         return records
@@ -241,9 +246,11 @@ class Tail:
         if time.monotonic() - self._polled < REMOTE_POLL:
             return []
         self._polled = time.monotonic()
-        before, self._seen = self._seen, self.folder.stamps()
-        changed = [n for n in numbers_in(self._seen, self.name) if before.get(f := file_of(self.name, n)) != self._seen[f]]
-        return _records(read_chunks(self.folder, self.name, changed))
+        stamps = self.folder.stamps()
+        changed = [n for n in numbers_in(stamps, self.name) if self._seen.get(f := file_of(self.name, n)) != stamps[f]]
+        records = _records(read_chunks(self.folder, self.name, changed))
+        self._seen = stamps
+        return records
 
 
 def read_journal(folder: Folder, name: str, strict: bool = False) -> list[Record]:

@@ -178,11 +178,11 @@ def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
     from heliostat.datasets import Dataset
 
     uri = record.dataset.uri
-    if folder.is_local and not Folder.at(uri).exists():
+    if folder.is_local and not Folder.at(uri, folder.patience).exists():
         # The run is storage/NAME, a sweep's trial storage/SWEEP/trials/NAME.
         moved = (place / DATASETS / uri.rpartition("/")[2] for place in list(Path(folder.path).parents)[:3])
         uri = next((str(place) for place in moved if place.is_dir()), uri)
-    dataset = Dataset.open(uri)
+    dataset = Dataset.open(uri, folder.patience)
     if dataset.index.fingerprint != record.dataset.fingerprint:
         raise UserError(f"dataset {dataset.folder} is not the one that the run was trained on", "restore it")
     return dataset

@@ -34,7 +34,7 @@ class Signals:
     """
 
     def __init__(self, run: Folder, nodes: Iterable[str] = (), lease: str | None = None) -> None:
-        self._run, self._nodes, self._lease = run, set(nodes), lease
+        self._run, self._nodes, self._lease = run.once, set(nodes), lease
         self.state: str | None = None
         """``stopped``, ``drain``, ``grow``, ``lost`` (to another driver), or None."""
         self.drain_announced: float | None = None

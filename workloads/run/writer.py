@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 from heliostat.folder import Folder
+from heliostat.retry import UNAVAILABLE
 from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.goodput import Running, account
 from heliostat.workloads.run.journal import Journal, read_journal
 from heliostat.workloads.run.record import EVENTS, METRICS
-from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 
 LINGER = 10.0
 """Seconds for which a checkpoint, or a worker that exits, waits for storage that does not respond."""
@@ -20,7 +20,7 @@ class RunWriter:
 
     Args:
         folder: the run folder.
-        timeout: how many seconds storage may be unavailable at the start and the end; in between, records wait in memory.
+        timeout: how many seconds an object store may take to respond at the end.
         first: whether this is rank 0.
     """
 
@@ -73,8 +73,7 @@ class RunWriter:
     def account(self, world: int) -> None:
         """Starts to count the goodput, from that of earlier attempts."""
         if self._journals:
-            # Retried like checkpoints while storage is unavailable.
-            attempts = with_retry(partial(read_journal, self._folder, ATTEMPTS), lambda error: None, self._timeout)
+            attempts = read_journal(self._folder, ATTEMPTS)
             metrics, events = (journal.records for journal in self._journals)
             self._account = Running(account(attempts, events, metrics), world)
 
@@ -92,7 +91,7 @@ class RunWriter:
     def flush(self) -> None:
         """Writes the records that wait in memory."""
         for journal in self._journals:
-            with_retry(partial(journal.flush, self._timeout), lambda error: None, self._timeout)
+            self._folder.retried(partial(journal.flush, self._timeout))
 
     def close(self, lost: bool = False) -> None:
         """Writes the records that wait in memory if storage is available, and stops; nothing if another driver has the run."""

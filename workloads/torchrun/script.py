@@ -8,20 +8,20 @@ import signal
 import sys
 import threading
 import time
+import uuid
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
 from heliostat.environment import RUN
-from heliostat.errors import NotWritable, UserError
+from heliostat.errors import JobFailed, NotWritable, UserError
 from heliostat.folder import Folder
+from heliostat.retry import TIMEOUT, with_retry
 from heliostat.workloads.run.lease import Lease, hold, taken_over
-from heliostat.workloads.run.retry import with_retry
 
 ARGUMENTS, STATE = "script.json", "state.pt"
-STORAGE_TIMEOUT = 300.0
-"""Seconds for which a save is retried while storage is full or unavailable."""
 KEEP = 2
 """Checkpoints to keep: the newest, and the one before in case that is damaged."""
 SAVED_AND_STOPPED = 128 + signal.SIGTERM
@@ -38,20 +38,22 @@ class _Run:
     saved = time.monotonic()
     lease: Lease | None = None
     checked = False
+    infinite: frozenset[str] = frozenset()
+    """The tensors of the new parts that are not finite by intent, see `_not_finite`."""
 
 
 def resume(**parts: Any) -> int:
     """Loads the newest checkpoint into the parts; returns its step, 0 if there is none.
 
-    A damaged checkpoint is reported, and the one before is used.
+    A damaged checkpoint is reported, and the one before is used; so is one with a NaN, see `save`.
 
     Args:
         parts: by the same names as in `save`: objects with ``load_state_dict`` (models, optimizers, schedulers,
             scalers, samplers), and dictionaries, which are updated.
 
     Raises:
-        SystemExit: with code 2, if the checkpoints were saved with other arguments or parts, or another process is saving
-            there.
+        SystemExit: with code 2, if the checkpoints were saved with other arguments or parts, none of them can be used, or
+            another process is saving there.
     """
     from heliostat.workloads.run import checkpoint
 
@@ -61,15 +63,25 @@ def resume(**parts: Any) -> int:
         _check_arguments(run)
         if _rank() == 0 and run.exists():
             _claim(run)
+        _Run.infinite = frozenset(_not_finite(_states(parts), parts))
+        skipped = list[str]()
         for found in reversed(checkpoint.all_checkpoints(run)):
             try:
                 states = found.read()["progress"]
+                if bad := _not_finite(states, parts, _Run.infinite):
+                    raise checkpoint.Damaged(f"checkpoint {found.folder} is damaged: {bad[0]} is NaN or infinite")
             except checkpoint.Damaged as error:
                 _say(f"{error}; the one before is used")
+                skipped.append(str(error))
                 continue
             _load(states, parts, found.folder)
             _say(f"resumes from step {found.step}, {found.folder}")
             return found.step
+        if skipped:
+            raise UserError(
+                f"no checkpoint in {run} can be used:\n    " + "\n    ".join(skipped),
+                f"restore one of them, or delete {run}/checkpoints to start from step 0",
+            )
     except UserError as error:
         _refuse(error)
     return 0
@@ -78,6 +90,9 @@ def resume(**parts: Any) -> int:
 def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
     """Saves the parts after a step, on rank 0; after SIGTERM, also exits the script.
 
+    As in a training run, nothing is saved if a model or an optimizer has a NaN or, outside of a model's buffers and of what was
+    so when `resume` got it, an infinite value.
+
     Args:
         step: how many steps are done; `resume` returns the highest.
         every: the least time between two checkpoints, in seconds; 0 writes each time.
@@ -85,18 +100,23 @@ def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
 
     Raises:
         TypeError: a part holds something else than tensors, numbers, strings, None, and lists and dictionaries of them.
-        UserError: the storage could not be written for minutes.
-        JobFailed: another process has taken over the run folder.
+        UserError: the storage could not be written for `TIMEOUT` seconds.
+        JobFailed: a model or an optimizer has a NaN or an infinite value, or another process has taken over the run folder.
         SystemExit: with code 143, after SIGTERM, when the parts are saved.
     """
     _handle_sigterm()
     leave = _Run.stop_requested
     if _rank() == 0 and (leave or time.monotonic() - _Run.saved >= every):
-        states = {name: part if isinstance(part, dict) else _unwrapped(part).state_dict() for name, part in parts.items()}
+        states = _states(parts)
+        if bad := _not_finite(states, parts, _Run.infinite):
+            raise JobFailed(
+                f"step {step} is not saved: {bad[0]} became NaN or infinite; the checkpoints before it are good\n"
+                "  try a smaller learning rate, or gradient clipping"
+            )
         if not _Run.checked:
             _check(states)
             _Run.checked = True
-        with_retry(lambda: _write(states, step), lambda reason: _say(f"cannot save yet: {reason}"), STORAGE_TIMEOUT)
+        with_retry(lambda: _write(states, step), lambda reason: _say(f"cannot save yet: {reason}"), TIMEOUT)
         _Run.saved = time.monotonic()
     if leave:
         _say(f"step {step} is saved, and the script exits, as requested")
@@ -116,6 +136,39 @@ def _load(states: dict[str, Any], parts: dict[str, Any], where: Folder) -> None:
             _unwrapped(part).load_state_dict(states[name])
 
 
+def _states(parts: dict[str, Any]) -> dict[str, Any]:
+    return {name: part if isinstance(part, dict) else _unwrapped(part).state_dict() for name, part in parts.items()}
+
+
+def _not_finite(states: dict[str, Any], parts: dict[str, Any], allowed: Collection[str] = ()) -> list[str]:
+    """The tensors of models and optimizers that have a NaN or an infinite value, as ``part/key``; buffers may be infinite."""
+    from torch import nn, optim
+
+    from heliostat.workloads.run.checkpoint import not_finite
+
+    tensors, buffers = dict[str, Any](), set[str]()
+    for name, part in parts.items():
+        whole = _unwrapped(part)
+        if isinstance(whole, nn.Module | optim.Optimizer):
+            tensors.update(_tensors(states.get(name), name))
+        if isinstance(whole, nn.Module):
+            buffers.update(f"{name}/{key}" for key, _ in whole.named_buffers())
+    found = not_finite({"model": tensors, "optimizer": {}}, {f"model/{name}" for name in allowed}, buffers)
+    return [place.removeprefix("model/") for place in found]
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, Any]]:
+    """The tensors in a state, with their names."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _tensors(inner, f"{name}/{key}")
+    elif isinstance(value, list | tuple):
+        for number, inner in enumerate(value):
+            yield from _tensors(inner, f"{name}/{number}")
+    elif hasattr(value, "is_floating_point"):
+        yield name, value
+
+
 def _unwrapped(part: Any) -> Any:
     """A model without its DistributedDataParallel wrapper, so that its checkpoint does not depend on it."""
     from torch.nn.parallel import DistributedDataParallel
@@ -126,17 +179,21 @@ def _unwrapped(part: Any) -> Any:
 def _write(states: dict[str, Any], step: int) -> None:
     from heliostat.workloads.run import checkpoint
 
-    run = _folder()
+    run = _folder().once
     lease = _claim(run)
     if lease.lost:
         raise taken_over(run, lease)
     run.write(ARGUMENTS, json.dumps({"arguments": sys.argv[1:]}).encode())
     folder = checkpoint.folder_of(run, step)
-    folder.delete()  # an older one of that step would be damaged if this write were interrupted
+    # Another name than that of a committed checkpoint of this step, which counts until the manifest names this file.
+    name = f"state-{uuid.uuid4().hex[:8]}.pt" if folder.exists(checkpoint.MANIFEST) else STATE
     # The layout of a training run's checkpoints, where everything that is never sharded is in progress.
     content = {"model": {}, "optimizer": {}, "progress": states, "rows": {}}
-    files = {STATE: checkpoint.write_state(folder, STATE, content)}
+    files = {name: checkpoint.write_state(folder, name, content)}
     checkpoint.commit(folder, step, {}, files)
+    for other in folder.names():
+        if other not in (name, checkpoint.MANIFEST):
+            folder.delete(other)
     checkpoint.prune(run, step, last=KEEP, best=0, metric="", better="lower")
 
 

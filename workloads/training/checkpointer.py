@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
+from heliostat.retry import UNAVAILABLE, with_retry
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import SECTIONS, Checkpoint, File, State
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import EVENTS
-from heliostat.workloads.run.retry import UNAVAILABLE, with_retry
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.parallel import load_model, load_optimizer, sharded, sharded_names, state_of
@@ -108,9 +108,10 @@ class Checkpointer:
         return {}
 
     def load_best(self) -> Checkpoint | None:
-        """Loads the model of the best intact checkpoint; None if none was evaluated."""
-        found = self.ranks.broadcast(checkpoint.committed(self.run) if self.ranks.rank == 0 else [])
-        loaded, _ = self._load_first_intact(checkpoint.ranked(found, self.task.metric, self.task.better))
+        """Loads the model of the best intact checkpoint; None if none was evaluated. Damaged ones are reported."""
+        found = self.ranks.broadcast(checkpoint.all_checkpoints(self.run) if self.ranks.rank == 0 else [])
+        damaged = [c for c in found if c.damage]  # without its manifest, the metric of one is unknown: it may be the best
+        loaded, _ = self._load_first_intact([*damaged, *checkpoint.ranked(found, self.task.metric, self.task.better)])
         return loaded[0] if loaded else None
 
     def newest(self) -> int | None:
@@ -238,7 +239,7 @@ class Checkpointer:
     ) -> None:
         """Writes this worker's file, and on rank 0 the manifest; ``blocked`` is how long training was blocked."""
         ready()
-        folder = checkpoint.folder_of(self.run, step)
+        folder = checkpoint.folder_of(self.run.once, step)
         retrying = partial(with_retry, on_error=partial(self._delayed, step), seconds=self.config.storage_timeout)
         try:
             name = self._file(self.ranks.rank)
@@ -283,7 +284,7 @@ class Checkpointer:
         for rank in range(1, self._parts):
             folder.delete(self._marker(rank))
         keep = self.config.keep
-        checkpoint.prune(self.run, step, keep.last, keep.best, self.task.metric, self.task.better)
+        checkpoint.prune(self.run.once, step, keep.last, keep.best, self.task.metric, self.task.better)
 
     def _delayed(self, step: int, error: str) -> None:
         message = f"the checkpoint of step {step} is delayed: {error}; training continues, and the write is retried"

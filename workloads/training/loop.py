@@ -93,9 +93,10 @@ class Loop:
         lease: str | None = None,
         dataset: Dataset | None = None,
     ) -> None:
-        self.folder, self.record, self.ranks, self.report = folder, record, ranks, report
         self.config = config = record.config
-        self.dataset = dataset or Dataset.open(record.dataset.uri)
+        self.folder = folder = folder.for_work(config.storage_timeout)
+        self.record, self.ranks, self.report = record, ranks, report
+        self.dataset = dataset or Dataset.open(record.dataset.uri, config.storage_timeout)
         self.order = order_of(config, self.dataset, record.order, record.lanes)
         self.total_steps = steps_of(config, self.order)
         self.task: Task = create(config.task, config.model, self.dataset.index)
