@@ -62,6 +62,25 @@ def load(
     return validate(data, kind)
 
 
+def as_config(config: str | Path | Mapping[str, Any] | C, kind: type[C], overrides: Iterable[str] = (), suffix: str = "") -> C:
+    """A config from a file, from a mapping of its keys, or as it is; ``overrides`` win in all cases.
+
+    A file's default name is its own without the ending, with ``suffix``.
+
+    Raises:
+        UserError: see `load`.
+    """
+    if isinstance(config, str | Path):
+        return load(config, kind, overrides, {"name": f"{Path(config).stem}{suffix}"})
+    data = dict(config) if isinstance(config, Mapping) else config.model_dump(mode="json")
+    overrides = [*overrides]
+    if not isinstance(config, Mapping) and not overrides:
+        return config
+    for override in overrides:
+        _override(data, override)
+    return validate(data, kind)
+
+
 def _yaml(spelling: bool) -> YAML:
     yaml = YAML(typ="safe", pure=True)
     if spelling:

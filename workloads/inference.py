@@ -13,11 +13,13 @@ from heliostat.datasets.index import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.code import find_task
 from heliostat.workloads.run.journal import finite
 from heliostat.workloads.run.record import RunRecord, open_dataset, read_record
 from heliostat.workloads.task import Task, create
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
+from heliostat.workloads.training.parallel import Apply
 
 BATCH = 256
 
@@ -33,10 +35,12 @@ class Trained:
     model: nn.Module
     step: int
     ranks: Ranks
+    note: str = ""
+    """That the code of the run was used, because the current is another."""
 
 
 def load_run(folder: Folder | str | Path) -> Trained:
-    """Loads the best checkpoint of a run, or the last if none was evaluated.
+    """Loads the best checkpoint of a run, or the last if none was evaluated, with the code of its task that is kept with it.
 
     Args:
         folder: the run folder, or its path or URI.
@@ -51,17 +55,18 @@ def load_run(folder: Folder | str | Path) -> Trained:
     if not checkpoints:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
     dataset = open_dataset(folder, record)
-    task = create(record.config.task, record.config.model, dataset.index)
+    cls, note = find_task(folder, record.config.task, record.code)
+    task = create(record.config.task, record.config.model, dataset.index, cls)
     best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
     ranks = Ranks.of_this_process()
     model = task.model()
     new = checkpoint.not_finite({"model": model.state_dict(), "optimizer": {}})
     model.load_state_dict(best.read(infinite=new, buffers={name for name, _ in model.named_buffers()})["model"])
-    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), best.step, ranks)
+    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), best.step, ranks, note)
 
 
-def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
-    """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics"}``.
+def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]:
+    """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics", "note"}``.
 
     A metric that is NaN or infinite is None.
 
@@ -72,16 +77,21 @@ def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
         raise UserError(f"--split is {split!r}, which is not a split", nearest(split, SPLITS))
     run = load_run(folder)
     return {
-        "run": str(folder),
+        "run": str(run.folder),
         "step": run.step,
         "split": split,
         "samples": run.dataset.index.rows(split),
-        "metrics": finite(measure(run.task, run.model, run.dataset, split, run.ranks, BATCH)),
+        "metrics": finite(measure(run.task, Apply(run.model), run.dataset, split, run.ranks, BATCH)),
+        "note": run.note,
     }
 
 
-def predict(run: Trained, value: str) -> dict[str, Any]:
-    """Predicts one input; for classifiers the classes and their probabilities, the most probable first."""
+def predict(run: Trained | str | Path, value: str) -> dict[str, Any]:
+    """Predicts one input with a run, or the run in that folder.
+
+    For classifiers the classes and their probabilities, the most probable first.
+    """
+    run = run if isinstance(run, Trained) else load_run(run)
     batch = {name: tensor.to(run.ranks.device) for name, tensor in run.task.read(value).items()}
     with torch.no_grad():
         outputs = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}

@@ -14,10 +14,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.console import numbers, out, print_json
+    from heliostat.console import err, numbers, out, print_json
     from heliostat.workloads.inference import evaluate
 
     result = evaluate(run_folder(args.run_name, args.storage), args.split)
+    if result["note"]:
+        err.print(f"heliostat: {result['note']}", highlight=False, markup=False, soft_wrap=True)
     if args.json:
         print_json(result)
     else:

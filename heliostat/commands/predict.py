@@ -14,10 +14,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.console import out, print_json, print_table
+    from heliostat.console import err, out, print_json, print_table
     from heliostat.workloads.inference import load_run, predict
 
     trained = load_run(run_folder(args.run_name, args.storage))
+    if trained.note:
+        err.print(f"heliostat: {trained.note}", highlight=False, markup=False, soft_wrap=True)
     results = [predict(trained, value) for value in args.inputs]
     if args.json:
         print_json(results)
