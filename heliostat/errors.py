@@ -3,7 +3,8 @@
 import os
 import sysconfig
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 INSTALLED = (
     *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -86,6 +87,15 @@ class NoAnswer(WithFix):
     """A server that the command needs does not answer: the same command may work later."""
 
     exit_code = ContactLost.exit_code
+
+
+@contextmanager
+def collected(errors: list[UserError]) -> Iterator[None]:
+    """Adds the error of a block to a list, so that further checks can follow before all are raised, `combined`."""
+    try:
+        yield
+    except UserError as error:
+        errors.append(error)
 
 
 def combined(errors: Sequence[UserError], where: str) -> UserError:

@@ -10,7 +10,7 @@ from heliostat.datasets import Dataset, Order, Order1, build
 from heliostat.datasets.index import INDEX
 from heliostat.datasets.sources import Source, open_source
 from heliostat.environment import DATASETS
-from heliostat.errors import NotWritable, UserError
+from heliostat.errors import NotWritable, UserError, collected, combined
 from heliostat.folder import Folder, absolute, default_base, join
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig, learning_rate
@@ -210,13 +210,18 @@ def prepare(
     Raises:
         UserError: the config is invalid; nothing has been written.
     """
-    cls = task.find(config.task)
-    validate(config.model, cls.Options, "model")
-    resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
-    config = config.model_copy(update={"resources": resources})
+    problems: list[UserError] = []
     storage = absolute(config.storage, storage_base or default_base())
-    config = config.model_copy(update={"storage": storage})
-    source, uri = _dataset(config, storage, elsewhere)
+    with collected(problems):
+        cls = task.find(config.task)
+        validate(config.model, cls.Options, "model")
+    with collected(problems):
+        resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
+        config = config.model_copy(update={"resources": resources, "storage": storage})
+    with collected(problems):
+        source, uri = _dataset(config, storage, elsewhere)
+    if problems:
+        raise combined(problems, "the config")
     if source:
         task.check(config.task, cls, source.fields)
     elif not elsewhere:

@@ -210,8 +210,9 @@ def _explained(config: TrainConfig, part: str) -> Iterator[None]:
             raise Undecided("it needs more memory than this machine has free") from None
         if config.resources.gpu and any(word in text for word in DEVICES):
             raise Undecided(f"it needs a GPU ({str(error).splitlines()[0]})") from None
+        where = "" if part == "model" else " on samples of the dataset"
         raise UserError(
-            f"{part} of task {config.task} fails{'' if part == 'model' else ' on samples of the dataset'}:\n  {short_traceback(error)}",
+            f"{part} of task {config.task} fails{where}:\n  {short_traceback(error)}",
             "correct the line that is named last in your own file; nothing has been started",
         ) from None
 
