@@ -4,7 +4,7 @@ import difflib
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -14,7 +14,7 @@ from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
 from heliostat.difference import ABSENT, difference
-from heliostat.errors import UserError
+from heliostat.errors import UserError, combined
 
 
 class Config(BaseModel):
@@ -59,6 +59,25 @@ def load(
     data = {**(defaults or {}), **read_mapping(path, spelling)}
     for override in overrides:
         _override(data, override, spelling)
+    return validate(data, kind)
+
+
+def as_config(config: str | Path | Mapping[str, Any] | C, kind: type[C], overrides: Iterable[str] = (), suffix: str = "") -> C:
+    """A config from a file, from a mapping of its keys, or as it is; ``overrides`` win in all cases.
+
+    A file's default name is its own without the ending, with ``suffix``.
+
+    Raises:
+        UserError: see `load`.
+    """
+    if isinstance(config, str | Path):
+        return load(config, kind, overrides, {"name": f"{Path(config).stem}{suffix}"})
+    data = dict(config) if isinstance(config, Mapping) else config.model_dump(mode="json")
+    overrides = [*overrides]
+    if not isinstance(config, Mapping) and not overrides:
+        return config
+    for override in overrides:
+        _override(data, override)
     return validate(data, kind)
 
 
@@ -115,7 +134,11 @@ def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:
     try:
         return kind.model_validate(data)
     except ValidationError as error:
-        raise _explain(error.errors()[0], data, kind, prefix) from None
+        groups: dict[tuple[str, ...], list[Any]] = {}
+        for each in error.errors():
+            groups.setdefault(tuple(_path(each["loc"], kind)), []).append(each)
+        found = [_explain(group, data, kind, prefix) for group in groups.values()]
+        raise combined(found, prefix or "the config") from None
 
 
 def assignments(overrides: Iterable[str]) -> dict[str, Any]:
@@ -188,22 +211,71 @@ def _item_named(items: list[Any], name: str, override: str) -> dict[str, Any]:
     return found
 
 
-def _explain(error: Any, data: Any, kind: type[BaseModel], prefix: str) -> UserError:
-    """Convert a pydantic error into a message with the field, the value and the fix."""
+PLAIN = {
+    "int_type": "a whole number", "int_from_float": "a whole number", "int_parsing": "a whole number", "float_type": "a number",
+    "finite_number": "a finite number", "bool_type": "true or false", "string_type": "a text", "list_type": "a list",
+    "tuple_type": "a list", "dict_type": "a mapping of keys to values", "model_type": "a mapping",
+    "none_required": "null", "greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}", "less_than_equal": "at most {le:g}", "literal_error": "{expected}",
+    "multiple_of": "a multiple of {multiple_of:g}",
+}  # fmt: skip
+"""What a value must be, for pydantic's types of errors."""
+
+
+def _explain(group: list[Any], data: Any, kind: type[BaseModel], prefix: str) -> UserError:
+    """Convert the pydantic errors of one key, one for each type that it may have, to a message with field, value and fix."""
+    error = group[0]
     path = _path(error["loc"], kind)
     shown = _with_names(error["loc"], data)[: len(path)]
     name = ".".join([prefix, *shown] if prefix else shown) or "the config"
     owner = _owner(kind, path[:-1])
     if error["type"] == "extra_forbidden":
-        return UserError(f"{name} is not a known key (value: {error['input']!r})", nearest(path[-1], owner.model_fields))
+        return UserError(f"{name} is not a known key (value: {error['input']!r})", _nearest_key(path, kind, owner))
     if error["type"] == "missing":
-        return UserError(f"{name} is missing", f"add it: {_describe(owner, path)}")
+        return UserError(f"{name} is missing", f"add it: {_describe(owner, path)}".removesuffix(": "))
+    if error["type"] == "value_error" and len(group) == 1:
+        message = error["msg"].removeprefix("Value error, ")
+        what, _, fix = (message[:1].lower() + message[1:]).partition("; ")
+        return UserError(f"{name}: {what}" if path or prefix else what, fix or _describe(owner, path) or "correct it")
+    described = _describe(owner, path)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    message = message[:1].lower() + message[1:]
-    if error["type"] == "value_error":
-        what, _, fix = message.partition("; ")
-        return UserError(f"{name}: {what}" if path or prefix else what, fix or _describe(owner, path))
-    return UserError(f"{name} is {error['input']!r}, but must be {message}", f"set {name} to {_describe(owner, path)}")
+    needed = PLAIN.get(error["type"], message[:1].lower() + message[1:]).format_map(error.get("ctx", {}))
+    if error["type"] == "model_type" and (inner := _owner(kind, path)) is not owner:
+        needed = f"a mapping of {', '.join(inner.model_fields)}"
+    if len(group) > 1 and described:
+        needed = described.partition(" (default")[0]
+    value = _value_at(data, error, path)
+    return UserError(f"{name} is {value!r}, but must be {needed}", f"set {name} to {described or needed}")
+
+
+def _value_at(data: Any, error: Any, path: list[str]) -> Any:
+    """The value of a key; that of an error in one of several possible types may be a part of it."""
+    for part, name in zip(error["loc"], path, strict=False):
+        if isinstance(data, dict) and name in data:
+            data = data[name]
+        elif isinstance(data, list) and isinstance(part, int) and part < len(data):
+            data = data[part]
+        else:
+            return error["input"]
+    return data
+
+
+def _nearest_key(path: list[str], kind: type[BaseModel], owner: type[BaseModel]) -> str:
+    """The fix for an unknown key: the nearest one beside it, or one of the same name elsewhere."""
+    word = path[-1]
+    elsewhere = [dotted for dotted in _keys(kind) if dotted.rpartition(".")[2] == word]
+    near = difflib.get_close_matches(word, owner.model_fields, n=1, cutoff=0.8)
+    if elsewhere and not near:
+        return f"did you mean {' or '.join(elsewhere)}?"
+    return nearest(word, owner.model_fields)
+
+
+def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All keys of a config type, dotted where they are nested."""
+    for name in kind.model_fields:
+        yield f"{prefix}{name}"
+        if (inner := _owner(kind, [name])) is not kind:
+            yield from _keys(inner, f"{prefix}{name}.")
 
 
 def _with_names(loc: Iterable[Any], data: Any) -> list[str]:
@@ -242,8 +314,9 @@ def _owner(kind: type[BaseModel], path: list[str]) -> type[BaseModel]:
 def _describe(owner: type[BaseModel], path: list[str]) -> str:
     field = next((owner.model_fields[p] for p in reversed(path) if p in owner.model_fields), None)
     if field is None:
-        return "a value of the right kind"
-    described = field.description or "a value of the right kind"
+        return ""
+    if not (described := field.description or ""):
+        return ""
     return described if field.is_required() or field.default is None else f"{described} (default: {field.default})"
 
 

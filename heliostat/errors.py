@@ -1,6 +1,16 @@
 """The errors that users see, each kind with its exit code."""
 
+import os
+import sysconfig
 import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+INSTALLED = (
+    *(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    os.path.join(os.path.dirname(os.path.abspath(__file__)), ""),
+)
+"""Where the code of others is: Python's, of installed packages and of Heliostat."""
 
 
 class HeliostatError(Exception):
@@ -87,8 +97,31 @@ class StorageUnavailable(NoAnswer):
     """Storage did not respond for as long as it is waited for."""
 
 
+@contextmanager
+def collected(errors: list[UserError]) -> Iterator[None]:
+    """Adds the error of a block to a list, so that further checks can follow before all are raised, `combined`."""
+    try:
+        yield
+    except UserError as error:
+        errors.append(error)
+
+
+def combined(errors: Sequence[UserError], where: str) -> UserError:
+    """One error from several: a single one as it is, else each on a line, with its fix."""
+    if len(errors) == 1:
+        return errors[0]
+    lines = "".join(f"\n    {error.what}: {error.fix}" for error in errors)
+    return UserError(f"{where} has {len(errors)} problems:{lines}", "correct all of them")
+
+
 def short_traceback(error: BaseException, frames: int = 4) -> str:
-    """The last frames of an exception's traceback, without those of the import system, and its message."""
+    """The user's own last frames of an exception's traceback, with the very last, and its message.
+
+    The user's own are those outside of installed packages, of the standard library and of Heliostat. Where there are none, the
+    last frames; those of the import system are left out.
+    """
     shown = [frame for frame in traceback.extract_tb(error.__traceback__) if "importlib" not in frame.filename]
-    lines = traceback.format_list(shown[-frames:]) + traceback.format_exception_only(error)
-    return "".join(lines).strip()
+    own = [frame for frame in shown if not os.path.abspath(frame.filename).startswith(INSTALLED)]
+    kept = [*own[-frames:], *(shown[-1:] if own[-1:] != shown[-1:] else [])] if own else shown[-frames:]
+    lines = traceback.format_list(kept)
+    return "".join([*lines, *traceback.format_exception_only(error)]).strip()

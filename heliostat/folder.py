@@ -238,8 +238,9 @@ class Folder:
             NotWritable: see `write`.
         """
         target, temporary = self._join(name), f"{self._join(name)}.{uuid.uuid4().hex[:8]}.tmp"
-        with self.write_errors():
+        with self.write_errors(errno.ENOENT):  # such as in /proc
             self.filesystem.create_dir(self.path, recursive=True)
+        with self.write_errors():
             if not self.is_local:
                 # An object store shows an object when its stream is closed, which also happens after an error.
                 with self.filesystem.open_output_stream(target) as stream:
@@ -257,12 +258,12 @@ class Folder:
                     os.unlink(temporary)
 
     @contextmanager
-    def write_errors(self) -> Iterator[None]:
+    def write_errors(self, *also: int) -> Iterator[None]:
         """Raise NotWritable for the OS errors that mean that this folder cannot be written."""
         try:
             yield
         except OSError as error:
-            if error.errno not in NOT_WRITABLE and (error.errno or not is_permanent(error)):
+            if error.errno not in (*NOT_WRITABLE, *also) and (error.errno or not is_permanent(error)):
                 raise
             kind = NoSpace if error.errno in FULL else NotWritable
             why = os.strerror(error.errno) if error.errno else reason(error)

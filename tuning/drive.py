@@ -1,14 +1,14 @@
 """Runs a sweep from its plan to its result, on the Ray that this process is connected to."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from heliostat.config import load
+from heliostat.config import as_config
 from heliostat.console import err
 from heliostat.errors import JobFailed, Stopped, UserError
 from heliostat.interrupts import interrupts
@@ -25,14 +25,14 @@ from heliostat.workloads.run import lease
 from heliostat.workloads.run.writer import LINGER
 
 
-def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:
+def sweep(config: str | Path | Mapping[str, Any] | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:
     """Run a sweep on the Ray that this process is connected to, and return its result.
 
     Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the sweep is driven from
     the cluster's head, so that it does not depend on this process.
 
     Args:
-        config: a config file or a config.
+        config: a config file, a dictionary with its keys, or a config.
         overrides: ``dotted.key=value``, as with ``--set``.
 
     Raises:
@@ -42,8 +42,7 @@ def sweep(config: str | Path | SweepConfig, overrides: Iterable[str] = ()) -> Sw
     """
     if not ray.is_initialized():
         raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat sweep')
-    if not isinstance(config, SweepConfig):
-        config = load(config, SweepConfig, overrides, {"name": f"{Path(config).stem}-sweep"})
+    config = as_config(config, SweepConfig, overrides, suffix="-sweep")
     if ray.util.client.ray.is_connected():
         return SweepResult.model_validate(run_on_head(_drive, config))
     return drive(plan_sweep(config, available()))

@@ -1,5 +1,6 @@
 """The schema of a train config, such as the YAML files in ``workloads/configs``."""
 
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -8,12 +9,16 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
 
-PLACEMENT = {
+CHANGEABLE = {
     "workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every",
     "max_failures", "hang_minutes", "grow_seconds",
     "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
+    "find_unused_parameters", "evaluate_every", "evaluate_samples", "early_stopping",
 }  # fmt: skip
-"""Keys that decide where and how fast a run trains, not what it computes: they may change when it is resumed."""
+"""Keys that decide where and how fast a run trains, and what of it is measured and kept, not what its steps compute: they may
+change when it is resumed."""
+LENGTH = {"epochs", "steps"}
+"""Keys that may grow, see `heliostat.workloads.plan.Plan.standing`."""
 
 
 def _name(value: Any) -> Any:
@@ -64,11 +69,31 @@ class OptimizerConfig(Config):
     clip_norm: float | None = Field(1.0, gt=0, description="the largest gradient norm, a number above 0, or null")
 
 
+def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
+    """Linear warm-up, then cosine decay to ``final_lr`` times the peak at the last step (Loshchilov, Hutter 2017)."""
+    if step < config.warmup_steps:
+        return config.lr * (step + 1) / config.warmup_steps
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    low = config.final_lr * config.lr
+    return low + (config.lr - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
 class EarlyStopping(Config):
     """Stops the run when the task's metric has not improved for ``patience`` evaluations."""
 
     patience: int = Field(gt=0, description="a whole number of evaluations, at least 1")
     min_delta: float = Field(0.0, ge=0, description="the smallest improvement that counts, a number, at least 0")
+
+
+class StartFrom(Config):
+    """The weights that a new run starts from."""
+
+    path: str = Field(min_length=1, description="a run's folder, such as runs/a, or a file such as weights.pt or .safetensors")
+    strict: bool = Field(True, description="false loads the tensors that fit, and leaves the others new")
+
+
+def _start_from(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
 
 
 class Keep(Config):
@@ -98,6 +123,9 @@ class TrainConfig(Config):
     micro_batch: int | None = Field(None, ge=1, description="samples that a worker computes at once, at least 1")
     epochs: int | None = Field(None, ge=1, description="a whole number of passes over the data, at least 1")
     steps: int | None = Field(None, ge=1, description="a whole number of steps, at least 1")
+    start_from: Annotated[StartFrom | None, BeforeValidator(_start_from)] = Field(
+        None, description="a run's folder or a file of weights, or a mapping such as {path: runs/a, strict: false}"
+    )
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto (bf16 on CUDA), fp32 or bf16")
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
@@ -110,6 +138,9 @@ class TrainConfig(Config):
     early_stopping: EarlyStopping | None = Field(None, description="a mapping such as {patience: 5}, or null")
     parallelism: Literal["ddp", "fsdp"] = Field(
         "ddp", description="ddp (each worker holds the model) or fsdp (each holds a shard)"
+    )
+    find_unused_parameters: bool = Field(
+        False, description="true lets the loss leave out parameters, with several workers and ddp"
     )
     activation_checkpointing: bool = Field(
         False, description="true recomputes activations in the backward pass, to save memory"
@@ -181,7 +212,7 @@ class TrainConfig(Config):
     @property
     def identity(self) -> dict[str, Any]:
         """The keys that decide what the run computes: they must not change when it is resumed."""
-        return self.model_dump(mode="json", exclude=PLACEMENT)
+        return self.model_dump(mode="json", exclude=CHANGEABLE)
 
     @property
     def hash(self) -> str:

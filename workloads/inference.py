@@ -15,11 +15,13 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import Checkpoint, State
+from heliostat.workloads.run.code import find_task
 from heliostat.workloads.run.journal import finite
 from heliostat.workloads.run.record import RunRecord, open_dataset, read_record, read_result
 from heliostat.workloads.task import Task, create
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
+from heliostat.workloads.training.parallel import Apply
 
 BATCH = 256
 
@@ -35,14 +37,14 @@ class Trained:
     model: nn.Module
     step: int
     ranks: Ranks
-    skipped: tuple[str, ...] = ()
-    """Why better checkpoints were not used; empty if this is the best one of the run."""
+    notes: tuple[str, ...] = ()
+    """Why better checkpoints were not used, and that the task's code is not the current one."""
 
 
 def load_run(folder: Folder | str | Path) -> Trained:
-    """Loads the best checkpoint of a run, or the last if none was evaluated.
+    """Loads the best checkpoint of a run, or the last if none was evaluated, with the code of its task that is kept with it.
 
-    If it is damaged, not finite or missing, the next best is loaded, which standard error and `Trained.skipped` say.
+    If it is damaged, not finite or missing, the next best is loaded, which standard error and `Trained.notes` say.
 
     Args:
         folder: the run folder, or its path or URI.
@@ -56,14 +58,16 @@ def load_run(folder: Folder | str | Path) -> Trained:
     if not checkpoints:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
     dataset = open_dataset(folder, record)
-    task = create(record.config.task, record.config.model, dataset.index)
+    cls, note = find_task(folder, record.config.task, record.code)
+    task = create(record.config.task, record.config.model, dataset.index, cls)
     ranks = Ranks.of_this_process()
     model = task.model()
     found, state, skipped = _best_intact(folder, checkpoints, task, model)
-    for reason in skipped:
-        print(f"heliostat: {reason}; step {found.step} is used instead", file=sys.stderr)
+    notes = [note] * bool(note) + [f"{reason}; step {found.step} is used instead" for reason in skipped]
+    for each in notes:
+        print(f"heliostat: {each}", file=sys.stderr)
     model.load_state_dict(state["model"])
-    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), found.step, ranks, tuple(skipped))
+    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), found.step, ranks, tuple(notes))
 
 
 def _best_intact(
@@ -96,10 +100,10 @@ def _best_intact(
     )
 
 
-def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
-    """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics"}``.
+def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]:
+    """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics", "notes"}``.
 
-    A metric that is NaN or infinite is None. If that is not the run's best checkpoint, ``skipped`` says why.
+    A metric that is NaN or infinite is None. If that is not the run's best checkpoint, ``notes`` say why.
 
     Raises:
         UserError: see `load_run`; there is no such split; a metric cannot be used.
@@ -108,17 +112,21 @@ def evaluate(folder: Folder, split: str = "test") -> dict[str, Any]:
         raise UserError(f"--split is {split!r}, which is not a split", nearest(split, SPLITS))
     run = load_run(folder)
     return {
-        "run": str(folder),
+        "run": str(run.folder),
         "step": run.step,
         "split": split,
         "samples": run.dataset.index.rows(split),
-        "metrics": finite(measure(run.task, run.model, run.dataset, split, run.ranks, BATCH)),
-        **({"skipped": list(run.skipped)} if run.skipped else {}),
+        "metrics": finite(measure(run.task, Apply(run.model), run.dataset, split, run.ranks, BATCH)),
+        "notes": list(run.notes),
     }
 
 
-def predict(run: Trained, value: str) -> dict[str, Any]:
-    """Predicts one input; for classifiers the classes and their probabilities, the most probable first."""
+def predict(run: Trained | str | Path, value: str) -> dict[str, Any]:
+    """Predicts one input with a run, or the run in that folder.
+
+    For classifiers the classes and their probabilities, the most probable first.
+    """
+    run = run if isinstance(run, Trained) else load_run(run)
     batch = {name: tensor.to(run.ranks.device) for name, tensor in run.task.read(value).items()}
     with torch.no_grad():
         outputs = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from heliostat.config import digest, validate
@@ -11,23 +11,44 @@ from heliostat.datasets import Dataset, Order, Order1, build
 from heliostat.datasets.index import INDEX
 from heliostat.datasets.sources import Source, find_source, open_source
 from heliostat.environment import DATASETS
-from heliostat.errors import NotWritable, UserError
+from heliostat.errors import NotWritable, UserError, collected, combined
 from heliostat.folder import Folder, absolute, default_base, expanded, join
 from heliostat.workloads import task
-from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.config import TrainConfig, learning_rate
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
+from heliostat.workloads.run import checkpoint, code
 from heliostat.workloads.run.lease import Lease, hold
 from heliostat.workloads.run.record import (
     CHECKPOINTS,
     CONFIG,
     NEWEST_ORDER,
+    RESULT,
     DatasetRecord,
     Result,
     RunRecord,
     open_record,
+    read_record,
     read_result,
     write_record,
 )
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a run stands before its command does anything."""
+
+    record: RunRecord
+    total: int
+    """Its steps."""
+    finished: Result | None = None
+    """The result of a run that has nothing left to do."""
+    step: int | None = None
+    """The step of its newest checkpoint; None if it is new, or has none yet."""
+    exists: bool = False
+    notes: tuple[str, ...] = ()
+    """What the user should know: that it becomes longer, that its code has changed."""
+    code: Mapping[str, bytes] = field(default_factory=dict)
+    """The files of its task."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +67,10 @@ class Plan:
     """Whether its storage cannot be read from this machine."""
     nodes: Nodes | None = None
     """The nodes that it can have, if they are known."""
+    storage_base: str | Path | None = None
+    """What a relative path on storage is relative to; None for the default."""
+    notes: list[str] = field(default_factory=list)
+    """What the user should know before it starts; `commit` adds to them."""
 
     @property
     def total_steps(self) -> int | None:
@@ -88,19 +113,97 @@ class Plan:
         """Builds the dataset if needed and writes the run's record; returns it, and the result if the run is finished.
 
         Raises:
-            UserError: storage cannot be written; a run of this name has another config; the dataset does not fit.
+            UserError: storage cannot be written; see `standing`.
         """
         uri, patience = self.dataset_uri, self.patience
         dataset = build(self.source, uri, patience=patience) if self.source else Dataset.open(uri, patience)
         # Of a large source the columns are known only now.
         task.check(self.config.task, task.find(self.config.task), dataset.index.fields)
-        _check_dataset(self.config, dataset)
+        standing = self.standing(dataset)
+        if standing.finished:
+            return standing.record, standing.finished
+        self.notes.extend(standing.notes)
+        # First: with the new length beside the old result, the run would pass for finished.
+        self.folder.delete(RESULT)
+        if not standing.exists or code.hashes(standing.code) != read_record(self.folder).code:
+            code.keep(self.folder, standing.code)
+        write_record(self.folder, standing.record)
+        return standing.record, None
+
+    def standing(self, dataset: Dataset) -> Standing:
+        """Compares the config with the run of this name, if there is one; writes nothing.
+
+        Raises:
+            UserError: a run of this name has another config, or was longer; the dataset does not fit.
+        """
+        order = order_of(self.config, dataset)
+        _check_dataset(self.config, order)
+        notes = _small(self.config, order)
         data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
         record = open_record(self.config, self.folder, data, lanes_of(self.config))
-        if finished := read_result(self.folder):
-            return record, finished.model_copy(update={"already": True})
-        write_record(self.folder, record)
-        return record, None
+        total = steps_of(self.config, order_of(self.config, dataset, record.order, record.lanes))
+        files = code.sources(self.config.task)
+        new = record.model_copy(update={"code": code.hashes(files)})
+        if not self.folder.exists(CONFIG):
+            return Standing(new, total, notes=tuple(notes), code=files)
+        old = read_record(self.folder).config
+        before = steps_of(old, order_of(old, dataset, record.order, record.lanes))
+        finished = _finished(self.config, old, total, before, read_result(self.folder))
+        saved = checkpoint.all_checkpoints(self.folder)
+        step = saved[-1].step if saved else None
+        if total > before:
+            notes.append(_longer(self.config, old, before, total, step or 0))
+        if record.code and (different := code.changed(record.code, files)):
+            notes.append(f"{', '.join(different)} has changed since the run was started; it goes on with the new one")
+        return Standing(new, total, finished, step, True, tuple(notes), files)
+
+
+def _small(config: TrainConfig, order: Order) -> list[str]:
+    if config.global_batch <= order.total:
+        return []
+    return [
+        f"global_batch is {config.global_batch}, but the train split has {order.total} samples: each step is a whole epoch, "
+        f"of {order.total}"
+    ]
+
+
+def _longer(config: TrainConfig, old: TrainConfig, before: int, total: int, step: int) -> str:
+    """The note of a run that becomes longer: its learning rate is from now on that of a run of the new length."""
+    was = learning_rate(step, before, old.optimizer)
+    now = learning_rate(step, total, config.optimizer)
+    return (
+        f"the run is trained for longer: {total} steps instead of {before}; the learning rate follows the schedule of {total} "
+        f"steps from step {step} on, where it is {now:.3g} instead of {was:.3g}"
+    )
+
+
+def _finished(config: TrainConfig, old: TrainConfig, total: int, before: int, result: Result | None) -> Result | None:
+    """The result of a run if it has nothing left to do, for a config of ``total`` steps where it had ``before``.
+
+    Raises:
+        UserError: it has fewer steps now, or more that it would not make.
+    """
+    name = config.name
+    if total < before:
+        raise UserError(
+            f"run {name!r} has {before} steps, and cannot be made shorter: {_length(config)} would be {total}",
+            f"set {_length(old).replace(' is ', ' to ')} or more, or give this run another name (--set name=...)",
+        )
+    if result is None:
+        return None
+    stopped_early = result.step < before
+    if stopped_early and config.early_stopping != old.early_stopping:
+        return None
+    if stopped_early and total > before:
+        raise UserError(
+            f"run {name!r} was ended by early_stopping at step {result.step} of {before}: with {total} it would end there, too",
+            "set early_stopping to null, or to a larger patience",
+        )
+    return result.model_copy(update={"already": True}) if total == before or stopped_early else None
+
+
+def _length(config: TrainConfig) -> str:
+    return f"steps is {config.steps}" if config.steps else f"epochs is {config.epochs}"
 
 
 def prepare(
@@ -123,24 +226,29 @@ def prepare(
     Raises:
         UserError: the config is invalid; nothing has been written.
     """
-    cls = task.find(config.task)
-    validate(config.model, cls.Options, "model")
-    resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
-    config = config.model_copy(update={"resources": resources})
+    problems: list[UserError] = []
     storage = absolute(expanded(config.storage, variables), storage_base or default_base())
-    config = config.model_copy(update={"storage": storage})
-    source, uri = _dataset(config, storage, elsewhere, variables)
+    with collected(problems):
+        cls = task.find(config.task)
+        validate(config.model, cls.Options, "model")
+    with collected(problems):
+        resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
+        config = config.model_copy(update={"resources": resources, "storage": storage})
+    with collected(problems):
+        source, uri = _dataset(config, storage, elsewhere, variables)
+    if problems:
+        raise combined(problems, "the config")
     if source:
         if fields := source.preview():
             task.check(config.task, cls, fields)
     elif not elsewhere:
         dataset = Dataset.open(uri, config.storage_timeout)
         task.check(config.task, cls, dataset.index.fields)
-        _check_dataset(config, dataset)
+        _check_dataset(config, order_of(config, dataset))
     most = config.most_workers
     if nodes:
         most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
-    return Plan(config, join(storage, config.name), uri, source, most, elsewhere, nodes)
+    return Plan(config, join(storage, config.name), uri, source, most, elsewhere, nodes, storage_base)
 
 
 def _shown(config: TrainConfig) -> str:
@@ -190,8 +298,7 @@ def steps_of(config: TrainConfig, order: Order) -> int:
     return config.steps or (config.epochs or 0) * order.epoch_steps
 
 
-def _check_dataset(config: TrainConfig, dataset: Dataset) -> None:
-    order = order_of(config, dataset)
+def _check_dataset(config: TrainConfig, order: Order) -> None:
     if order.epoch_steps == 0:
         raise UserError(
             f"global_batch is {config.global_batch}, but the train split has {order.total} samples and drop_last is set",

@@ -17,6 +17,13 @@ Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
 Accumulator = nn.Module | Callable[..., Any]
 TASKS = Path(__file__).parent / "tasks"
+FOREIGN = {
+    "configure_optimizers": "the optimizer is AdamW, with the config's optimizer: values; delete the method",
+    "training_step": "rename it to loss(self, model, batch)",
+    "validation_step": "rename it to metrics(self, model, batch), which returns a dictionary",
+    "train_dataloader": "name the data with dataset: in the config; delete the method",
+}
+"""Methods of other frameworks that would be ignored, and what to do."""
 
 
 class Task:
@@ -41,7 +48,7 @@ class Task:
 
     def model(self) -> nn.Module:
         """A new model; called once, after the seed is set."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method model")
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The parts of the model that are sharded, recomputed and compiled one by one; by default its ModuleLists' entries."""
@@ -49,7 +56,7 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no method loss")
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
         """The metrics of a batch; called without gradients, the model in ``eval`` mode.
@@ -114,6 +121,7 @@ def find(name: str) -> type[Task]:
         cls_name = name.title().replace("-", "")
     else:
         order_search_path()
+        _check_name(module, cls_name)
     try:
         loaded = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -125,17 +133,40 @@ def find(name: str) -> type[Task]:
     cls = getattr(loaded, cls_name, None)
     if not (isinstance(cls, type) and issubclass(cls, Task)):
         tasks = [k for k, v in vars(loaded).items() if isinstance(v, type) and issubclass(v, Task) and v is not Task]
-        raise UserError(f"task {name!r}: {module} has no Task named {cls_name}", nearest(cls_name, tasks))
+        raise UserError(
+            f"task {name!r}: {module} has no Task named {cls_name}",
+            nearest(cls_name, tasks) if tasks else f"write class {cls_name}(Task) there, with from heliostat import Task",
+        )
+    if foreign := [f"{method}: {fix}" for method, fix in FOREIGN.items() if hasattr(cls, method)]:
+        raise UserError(f"task {name!r} has methods that nothing here calls", "; ".join(foreign))
     return cls
 
 
-def create(name: str, options: dict[str, Any], index: Index) -> Task:
-    """Creates a task, after a check of its options and the dataset's schema.
+def _check_name(module: str, cls_name: str) -> None:
+    """Raises a UserError for what is no name of a module that other processes can import."""
+    name = f"{module}:{cls_name}"
+    if module == "__main__":
+        raise UserError(
+            f"task {name!r} is in __main__, which is another program in the processes that train",
+            f"write it into a file (in a notebook: %%writefile tasks.py), and name it tasks:{cls_name}",
+        )
+    dotted = ".".join(part for part in module.removesuffix(".py").split("/") if part not in ("", "."))
+    if dotted != module and not module.startswith(("/", "~", "..")):
+        raise UserError(f"task {name!r} is a path, but must be a module's name", f"write it as {dotted}:{cls_name}")
+    if not all(part.isidentifier() for part in module.split(".")):
+        raise UserError(
+            f"task {name!r}: {module!r} is not a module's name",
+            f"write module:{cls_name}, of a module in the folder where the command is started",
+        )
+
+
+def create(name: str, options: dict[str, Any], index: Index, cls: type[Task] | None = None) -> Task:
+    """Creates a task, after a check of its options and the dataset's schema; of the class that is called so, or of ``cls``.
 
     Raises:
         UserError: see `find`; an option is invalid; the dataset lacks a column that the task needs.
     """
-    cls = find(name)
+    cls = cls or find(name)
     check(name, cls, index.fields)
     return cls(index, validate(options, cls.Options, "model"))
 

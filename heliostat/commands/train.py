@@ -17,7 +17,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan, and start nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="try the task on a few samples, print the plan, and start nothing"
+    )
+    parser.add_argument(
+        "--in-process", action="store_true", help="train in this process, with one worker and without Ray: breakpoint() works"
+    )
     add_cluster_options(parser, "run")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
@@ -29,20 +34,25 @@ def run(args: argparse.Namespace) -> int:
     launched = time.time()
     refuse_cluster_options(args)
     from heliostat.config import config_path, load
+    from heliostat.errors import UserError
     from heliostat.workloads.config import TrainConfig
 
     config = load(config_path(args.config, "workloads/configs"), TrainConfig, args.set, {"name": Path(args.config).stem})
+    if args.in_process:
+        config = config.model_copy(update={"workers": 1})
+        if args.on:
+            raise UserError("--in-process trains here, and --on on a cluster", "leave one of them out")
     if args.on:
         return _train_on_cluster(config, args)
-    address = os.environ.get("RAY_ADDRESS")
+    address = None if args.in_process else os.environ.get("RAY_ADDRESS")
     if args.dry_run:
         from heliostat.workloads.plan import prepare
 
         _show_plan(prepare(config, nodes_of(address)), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
-    with redirect_stdout(sys.stderr):
-        result = _train(config, address, launched, args.verbose)
+    with redirect_stdout(sys.stderr) if args.json or not args.in_process else nullcontext():
+        result = _train_here(config, launched) if args.in_process else _train(config, address, launched, args.verbose)
     _show_result(result, args.json)
     return 0
 
@@ -86,13 +96,35 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
     return _run(prepare(config, in_process.machine()), launched, in_process.session(verbose))
 
 
+def _train_here(config: Any, launched: float) -> Any:
+    """Train in this process, with a line for each evaluation; a bar would overwrite a debugger's prompt."""
+    from heliostat.cluster import in_process
+    from heliostat.console import err, numbers
+    from heliostat.workloads.plan import prepare
+    from heliostat.workloads.ray_train.driver import execute
+    from heliostat.workloads.training.start import begin
+
+    def show(records: list[dict[str, Any]]) -> None:
+        for record in records:
+            text = f"step {record['step']:>6}  validation  {numbers(record['metrics'])}"
+            err.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    plan = prepare(config, in_process.machine())
+    with plan.claim() as (owner, record, finished):
+        return finished or execute(plan, begin(plan, record, tries=False), launched, owner, show, here=True)
+
+
 def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
     from heliostat.commands.progress import Display
+    from heliostat.console import err
+    from heliostat.workloads.training.start import begin
 
     with plan.claim() as (owner, record, finished):
         if finished:
             return finished
+        with err.status("trying the task on a few samples") if err.is_terminal else nullcontext():
+            record = begin(plan, record)
         with Display(plan) as display, ray_session as dashboard:
             from heliostat.workloads.ray_train.driver import execute
 
@@ -101,12 +133,15 @@ def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -
 
 
 def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[str] = ()) -> None:
-    """Show what a run would do, and with a cluster the ``files`` that it gets."""
+    """Show what a run would do, after a try of its task, and with a cluster the ``files`` that it gets."""
     from heliostat.commands import sending
     from heliostat.config import dump
     from heliostat.console import out, print_json
+    from heliostat.workloads.training.start import preview
 
-    config = plan.config
+    with redirect_stdout(sys.stderr):
+        found = preview(plan)
+    config, standing = plan.config, found.standing
     document = {
         "config": config.model_dump(mode="json"),
         "hash": config.hash,
@@ -114,7 +149,10 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         "resources": {"CPU": config.most_workers * config.resources.cpu, "GPU": config.most_workers * config.resources.gpu},
         "dataset": {"uri": plan.dataset_uri, "will_be_built": bool(config.dataset.source and (plan.elsewhere or plan.source))},
         "run": plan.uri,
-        "resumes": None if plan.elsewhere else plan.folder.exists(),
+        "resumes": standing.exists if standing else None,
+        "finished": bool(standing.finished) if standing else None,
+        "steps": standing.total if standing else config.steps,
+        "notes": found.notes,
     }
     if as_json:
         print_json(document | ({"sent": sending.document(files, variables)} if files else {}))
@@ -127,16 +165,34 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         built = "will be built, and its rows checked then"
     least, most = config.least_workers, config.most_workers
     workers = str(most) if least == most else f"{least} to {most}"
-    known = {None: "checked by the job", True: "exists: the run is resumed", False: "new"}
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
-        "batch": f"{config.global_batch} samples a step",
+        "batch": f"{config.global_batch} samples a step" + (f", {standing.total} steps" if standing else ""),
         "dataset": f"{plan.dataset_uri} ({built})",
-        "run folder": f"{plan.uri} ({known[document['resumes']]})",
+        "run folder": f"{plan.uri} ({_known(config.name, standing)})",
+        **{f"note {number}": note for number, note in enumerate(found.notes, 1)},
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
     if files:
         sending.show(files, variables)
+
+
+def _known(name: str, standing: Any) -> str:
+    """What is known of a run before its command, in words."""
+    if standing is None:
+        return "checked when the run starts"
+    if standing.finished:
+        return _finished(name)
+    if not standing.exists:
+        return "new"
+    return "exists: the run starts again" if standing.step is None else f"exists: the run is resumed from step {standing.step}"
+
+
+def _finished(name: str) -> str:
+    return (
+        f"{name} is already finished; train it for longer with more epochs or steps, "
+        f"or choose another name: --set name={name}-2"
+    )
 
 
 def _show_result(result: Any, as_json: bool) -> None:
@@ -150,7 +206,7 @@ def _show_result(result: Any, as_json: bool) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)
 
     if result.already:
-        say(f"{result.name} is already finished; to train again, choose another name: --set name={result.name}-2")
+        say(_finished(result.name))
     else:
         say(f"{result.name} finished at step {result.step} in {duration(result.seconds['total'])}")
     for split, metrics in result.metrics.items():

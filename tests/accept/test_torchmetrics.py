@@ -29,6 +29,7 @@ from heliostat.datasets.loader import tensors
 from heliostat.datasets.sources import open_source
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
+from heliostat.workloads.training.parallel import Apply
 from tests.workloads.group import in_group
 
 HOW = ((7, None), (500, None), (2, 6))  # the batch size, and how many samples: of 6, some of 4 workers have one and some two
@@ -60,7 +61,7 @@ class Many(Task):
 def worker(rank, data):
     dataset = Dataset.open(data)
     task = Many(dataset.index, None)
-    found = [measure(task, task.model(), dataset, "test", Ranks.of_this_process(cuda=False), *how) for how in HOW]
+    found = [measure(task, Apply(task.model()), dataset, "test", Ranks.of_this_process(cuda=False), *how) for how in HOW]
     if rank == 0:
         print(json.dumps(found), flush=True)
 

@@ -46,7 +46,7 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("name: a\ninner: {lr: -0.1}", [], "inner.lr", "-0.1", "a number above 0"),
         ("name: a\ninner: {steps: 1.5}", [], "inner.steps", "1.5", "a whole number"),
         ("name: a\ninner: {steps: yes}", [], "inner.steps", "'yes'", "a whole number"),
-        ("name: a\ninner: 3", [], "inner", "3", "valid"),
+        ("name: a\ninner: 3", [], "inner", "3", "a mapping of lr, steps"),
         ("name: 3", [], "name", "3", "a name"),
         ("name: a", ["inner.lr"], "--set", "inner.lr", "write it as --set"),
         ("name: a", ["inner..lr=1"], "--set", "inner..lr=1", "write it as --set"),

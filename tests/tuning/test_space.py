@@ -168,7 +168,7 @@ def test_a_space_of_mostly_impossible_trials_is_refused_with_its_fix(
 @pytest.mark.parametrize(("kind", "whole"), [("uniform", "integer"), ("loguniform", "logint")])
 def test_a_whole_number_is_searched_in_whole_numbers(tmp_path: Path, kind: str, whole: str) -> None:
     space = {"model.stages": {kind: [1, 4]}}
-    with pytest.raises(UserError, match=r"space.model.stages has 1.0: .* must be a valid integer") as caught:
+    with pytest.raises(UserError, match=r"space.model.stages has 1.0: .* must be a whole number") as caught:
         plan_sweep(config(space=space, train={**IMAGES, "storage": str(tmp_path)}))
     assert caught.value.fix == f"set space.model.stages to {{{whole}: [1, 4]}}"
 

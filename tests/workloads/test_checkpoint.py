@@ -205,12 +205,12 @@ def test_a_damaged_best_checkpoint_is_reported_and_the_next_best_is_used(
         RESULT,
         Result(name="run", run=str(folder), state="finished", step=20, epoch=2, best_step=best).model_dump_json().encode(),
     )
-    assert "skipped" not in evaluate(folder)
+    assert evaluate(folder)["notes"] == []
     place = Path(str(folder)) / f"checkpoints/step-{best:08d}"
     shutil.rmtree(place) if harm == "folder deleted" else damage(place, harm)
     measured = evaluate(folder)
     assert measured["step"] == others[0]
-    (reason,) = measured["skipped"]
+    (reason,) = measured["notes"]
     assert f"step-{best:08d}" in reason
     assert f"step {others[0]} is used instead" in capsys.readouterr().err
     for step in others:

@@ -31,6 +31,7 @@ from heliostat.workloads.task import Task, find
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
 from heliostat.workloads.training.measurement import merged
+from heliostat.workloads.training.parallel import Apply
 from tests.conftest import ROOT
 from tests.workloads.test_loop import config, train, train_with
 
@@ -89,7 +90,7 @@ def test_rmse_and_f1_are_those_of_all_samples_for_any_batch_size_and_again(data:
     model = task.model()
     truth = by_hand(task, model, data, "test")
     for size in (1, 7, 7, 500):
-        measured = measure(task, model, data, "test", ALONE, size)
+        measured = measure(task, Apply(model), data, "test", ALONE, size)
         assert measured == pytest.approx(truth, rel=1e-5), f"batches of {size}"
     assert next(iter(measured)) == task.metric
 
@@ -142,7 +143,7 @@ class Measures(Task):
 def measured(data: Dataset, returned: Callable[[dict[str, Tensor]], Any], computed: Any = NONE) -> dict[str, float]:
     task = Measures(data.index, None)
     task.returned, task.computed = returned, computed
-    return measure(task, task.model(), data, "test", ALONE, 30)
+    return measure(task, Apply(task.model()), data, "test", ALONE, 30)
 
 
 def test_a_number_is_a_number_whatever_its_type(data: Dataset) -> None:
@@ -244,7 +245,7 @@ def test_an_evaluation_leaves_each_part_of_the_model_in_its_mode(data: Dataset) 
     task = Measures(data.index, None)
     task.returned = lambda batch: {"loss": 1.0}
     model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Dropout().eval())
-    measure(task, model, data, "test", ALONE, 30)
+    measure(task, Apply(model), data, "test", ALONE, 30)
     assert [module.training for module in model.modules()] == [True, True, False]
 
 

@@ -6,7 +6,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import ray.train
 from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from heliostat.config import load
+from heliostat.config import as_config
 from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
@@ -27,6 +27,7 @@ from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
 from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
 from heliostat.workloads.ray_train.failures import RestartRequested, kind_of, worker_failed
+from heliostat.workloads.ray_train.here import fit_here
 from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrap
 from heliostat.workloads.ray_train.trainer import Trainer
 from heliostat.workloads.run import lease
@@ -37,6 +38,7 @@ from heliostat.workloads.run.journal import Tail
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.run.report import write_report
 from heliostat.workloads.run.signals import STOP, announce_drain
+from heliostat.workloads.training.start import begin
 
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called several times a second with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, if any."""
@@ -48,14 +50,14 @@ STOP_TIMEOUT = 10.0
 """Seconds to wait for a request to stop when no worker is running that could answer it."""
 
 
-def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Result:
+def train(config: str | Path | Mapping[str, Any] | TrainConfig, overrides: Iterable[str] = ()) -> Result:
     """Trains on the Ray that this process is connected to, and returns the result.
 
     Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the run is driven
     from the cluster's head, and does not depend on this process.
 
     Args:
-        config: a config file or a config.
+        config: a config file, a dictionary with its keys, or a config.
         overrides: ``dotted.key=value``, as with ``--set``.
 
     Raises:
@@ -66,15 +68,21 @@ def train(config: str | Path | TrainConfig, overrides: Iterable[str] = ()) -> Re
     launched = time.time()
     if not ray.is_initialized():
         raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat train')
-    if not isinstance(config, TrainConfig):
-        config = load(config, TrainConfig, overrides, {"name": Path(config).stem})
+    config = as_config(config, TrainConfig, overrides)
     if ray.util.client.ray.is_connected():
         return Result.model_validate(run_on_head(_drive, config))
     return _run(prepare(config, available()), launched)
 
 
-def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch = lambda records: None) -> Result:
-    """Executes a plan on the connected Ray.
+def execute(
+    plan: Plan,
+    record: RunRecord,
+    launched: float,
+    owner: lease.Lease,
+    watch: Watch = lambda records: None,
+    here: bool = False,
+) -> Result:
+    """Executes a plan on the connected Ray, or in this process.
 
     Args:
         plan: what to run.
@@ -82,6 +90,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         launched: when the command started, in seconds since the epoch.
         owner: this driver's lease on the run folder, see `Plan.claim`.
         watch: called with new records.
+        here: in this process, with one worker and without Ray.
 
     Raises:
         UserError: storage cannot be written or is not shared.
@@ -98,7 +107,7 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         "working_dir": str(Path.cwd()),
     }
     started = time.time()
-    outcome = _fit(plan, spec, owner, watch)
+    outcome = (fit_here if here else fit_on_ray)(plan, spec, owner, watch)
     trained = time.time()
     result = Result(
         name=plan.config.name,
@@ -124,7 +133,8 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
     return result
 
 
-def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:
+def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:
+    """Trains on Ray Train's workers; returns the outcome of the loop as plain values."""
     config = plan.config
     least, most = config.least_workers, max(config.least_workers, plan.most_workers)
     os.environ.update(ENVIRONMENT if least == most else ENVIRONMENT | ELASTIC)
@@ -272,7 +282,7 @@ def _drive(config: dict[str, Any]) -> dict[str, Any]:
 
 def _run(plan: Plan, launched: float) -> Result:
     with plan.claim() as (owner, record, finished):
-        return finished or execute(plan, record, launched, owner)
+        return finished or execute(plan, begin(plan, record), launched, owner)
 
 
 def _user_error(error: BaseException) -> BaseException:

@@ -1,5 +1,6 @@
 """Decides what follows when workers fail: restart without a charge, retry, or give up with the cause."""
 
+import pickle
 import re
 import traceback
 from collections.abc import Mapping
@@ -13,9 +14,10 @@ MAX_BACKOFF = 60.0
 """Seconds, the longest pause before a retry."""
 MISTAKES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, SyntaxError,
-    TypeError, ValueError,
+    TypeError, ValueError, pickle.UnpicklingError,
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError,
 )  # fmt: skip
-"""Errors of code, not of machines: a retry does not help."""
+"""Errors of code and of what it reads, not of machines: a retry does not help."""
 
 
 class RestartRequested(HeliostatError):

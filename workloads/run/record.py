@@ -1,9 +1,9 @@
 """The files of a run folder, ``STORAGE/NAME``.
 
-``config.yaml`` (resolved, with versions and the dataset), ``metrics.jsonl`` (a record for each logged step and each
-evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and when it is finished ``result.json``,
-``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what the controller did), ``lease.json`` (the driver) and the
-files of `heliostat.workloads.run.signals`.
+``config.yaml`` (resolved, with versions and the dataset), ``code/`` (the user's own task), ``metrics.jsonl`` (a record for each
+logged step and each evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and when it is finished
+``result.json``, ``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what the controller did), ``lease.json`` (the
+driver) and the files of `heliostat.workloads.run.signals`.
 """
 
 import platform
@@ -22,7 +22,7 @@ from heliostat.config import Config, differences, to_yaml
 from heliostat.environment import DATASETS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.config import LENGTH, TrainConfig
 from heliostat.workloads.run.signals import STOP
 
 if TYPE_CHECKING:
@@ -58,6 +58,10 @@ class RunRecord(Config):
     dataset: DatasetRecord
     versions: dict[str, str]
     git: str | None
+    code: dict[str, str] = {}
+    """The SHA-256 of each file that is kept in ``code/``, see `heliostat.workloads.run.code`."""
+    tried: str | None = None
+    """A hash of the code, config, versions and data with which the task was last tried before a start."""
     created: float
 
 
@@ -92,6 +96,7 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
 
     Raises:
         UserError: a run of that name exists with another config or dataset (the message has the difference), or cannot be read.
+            Its length is not compared.
     """
     wanted = RunRecord(
         config=config,
@@ -110,20 +115,22 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
             )
         return wanted
     found = read_record(folder)
-    lines = differences(found.config.identity, config.identity)
+    before, now = ({key: value for key, value in each.identity.items() if key not in LENGTH} for each in (found.config, config))
+    lines = differences(before, now)
     if found.dataset.fingerprint != dataset.fingerprint:
         lines.append(f"dataset: {found.dataset.fingerprint} before, {dataset.fingerprint} now")
     if lines:
         raise UserError(
             f"run {config.name!r} exists in {config.storage} with another config:\n    " + "\n    ".join(lines),
-            "give this one another name (--set name=...), or delete the folder of the other",
+            "these keys cannot change: give this run another name (--set name=...; start_from takes the weights of the other), "
+            "or delete the folder of the other",
         )
     if found.order == 1 and config.most_workers > found.lanes:
         raise UserError(
             f"workers is {config.workers}, but run {config.name!r}, which an earlier version started, has {found.lanes} lanes",
             f"set workers to at most {found.lanes}, or give this run another name (--set name=...)",
         )
-    return found.model_copy(update={"config": config, "dataset": dataset})
+    return found.model_copy(update={"config": config, "hash": config.hash, "dataset": dataset})
 
 
 def read_record(folder: Folder) -> RunRecord:
@@ -143,8 +150,13 @@ def read_record(folder: Folder) -> RunRecord:
 
 def write_record(folder: Folder, record: RunRecord) -> None:
     """Writes ``config.yaml``, and deletes a request to stop."""
-    folder.write(CONFIG, to_yaml(record.model_dump(mode="json")).encode())
+    update_record(folder, record)
     folder.delete(STOP)
+
+
+def update_record(folder: Folder, record: RunRecord) -> None:
+    """Writes ``config.yaml``."""
+    folder.write(CONFIG, to_yaml(record.model_dump(mode="json")).encode())
 
 
 def read_result(folder: Folder) -> Result | None:

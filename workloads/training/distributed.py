@@ -2,11 +2,12 @@
 
 import os
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +16,9 @@ from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, 
 
 from heliostat.errors import UserError
 from heliostat.workloads.training import rendezvous
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
 
 T = TypeVar("T")
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/kfd")
@@ -60,6 +64,12 @@ def check_gpu() -> None:
         "install a torch that fits the GPU's driver (in the image, where the run is on a cluster), "
         "or set resources.gpu to 0 to train on CPUs",
     )
+
+
+def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
+    """Whether a tensor is one worker's part of another; the module of these, which loads for half a second, may be absent."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,14 @@ from heliostat.datasets.order import Ids
 from heliostat.workloads.task import Batch, Task
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.measurement import Measurement
+from heliostat.workloads.training.parallel import Apply
 
 MISTAKES = 24
 
 
 @torch.no_grad()
 def measure(
-    task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None
+    task: Task, apply: Apply, dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None
 ) -> dict[str, float]:
     """The task's metrics on a split, the same on all workers; each computes its part in batches of ``size``.
 
@@ -30,38 +31,25 @@ def measure(
         UserError: a metric cannot be used, see `Measurement`.
     """
     measurement = Measurement(task, ranks)
-    with _eval_mode(model):
+    with eval_mode(apply):
         for _, batch, samples in _parts(dataset, split, ranks, size, most):
-            measurement.add(task.metrics(model, batch), max(samples, 1), samples)
+            measurement.add(apply(task.metrics, batch), max(samples, 1), samples)
     return measurement.compute()
 
 
 @torch.no_grad()
-def try_metrics(task: Task, model: nn.Module, dataset: Dataset, ranks: Ranks) -> None:
-    """Tries the task's metrics on two samples, on all workers, so that no evaluation ends what has been trained by then.
-
-    Raises:
-        UserError: a metric cannot be used, see `Measurement`.
-    """
-    rows = min(2, dataset.index.rows("validation"))  # two, because of one a vector of all samples would pass for a number
-    with _eval_mode(model):
-        measured = task.metrics(model, _batch(dataset, "validation", np.arange(rows), ranks))
-    Measurement(task, ranks).add(measured, rows, rows)
-
-
-@torch.no_grad()
-def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks: Ranks, size: int) -> dict[str, Any] | None:
+def confusion(task: Task, apply: Apply, dataset: Dataset, split: str, ranks: Ranks, size: int) -> dict[str, Any] | None:
     """For classifiers, the confusion matrix (rows are the truth) and the most confident mistakes; None for others."""
     if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
         return None
     matrix = np.zeros((len(classes), len(classes)))
     mistakes: list[dict[str, Any]] = []
-    with _eval_mode(model):
+    with eval_mode(apply):
         # All workers must decide the same, also one whose part is empty: they all predict the same sample.
-        if "probabilities" not in task.predict(model, _first_sample(dataset, split, ranks)):
+        if "probabilities" not in apply(task.predict, _first_sample(dataset, split, ranks)):
             return None
         for ids, batch, samples in _parts(dataset, split, ranks, size):
-            confidence, guess = task.predict(model, batch)["probabilities"].max(1)
+            confidence, guess = apply(task.predict, batch)["probabilities"].max(1)
             if not samples:
                 continue
             truth = batch["label"]
@@ -77,7 +65,7 @@ def confusion(task: Task, model: nn.Module, dataset: Dataset, split: str, ranks:
 
 
 @contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """The model in ``eval`` mode; afterwards each part is in the mode that it was in, such as one that the task has frozen."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -99,12 +87,13 @@ def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | No
     first, last = ranks.share(total)
     for start in range(first, first + -(-total // ranks.world), size):
         ids = np.arange(start, min(start + size, last)) * rows // total
-        yield ids, _batch(dataset, split, ids, ranks) if len(ids) else _first_sample(dataset, split, ranks), len(ids)
+        yield ids, batch_of(dataset, split, ids, ranks) if len(ids) else _first_sample(dataset, split, ranks), len(ids)
 
 
 def _first_sample(dataset: Dataset, split: str, ranks: Ranks) -> Batch:
-    return _batch(dataset, split, np.zeros(1, np.int64), ranks)
+    return batch_of(dataset, split, np.zeros(1, np.int64), ranks)
 
 
-def _batch(dataset: Dataset, split: str, ids: Ids, ranks: Ranks) -> Batch:
+def batch_of(dataset: Dataset, split: str, ids: Ids, ranks: Ranks) -> Batch:
+    """The samples with these numbers, on this worker's device."""
     return {name: value.to(ranks.device) for name, value in tensors(dataset, split, ids).items()}

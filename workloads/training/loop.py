@@ -25,8 +25,9 @@ from heliostat.workloads.run.writer import RunWriter
 from heliostat.workloads.task import Task, create
 from heliostat.workloads.training.checkpointer import Checkpointer, NotFinite
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.evaluation import confusion, measure, try_metrics
+from heliostat.workloads.training.evaluation import confusion, measure
 from heliostat.workloads.training.metrics import Meter
+from heliostat.workloads.training.preflight import try_metrics
 from heliostat.workloads.training.step import Step
 
 SYNC_SECONDS = 1.0
@@ -223,12 +224,12 @@ class Loop:
     def _try_metrics(self) -> None:
         # Eager, because the model would be compiled for the size of this batch.
         with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
-            try_metrics(self.task, self.model, self.dataset, self.ranks)
+            try_metrics(self.task, self.step.apply, self.dataset, self.ranks)
         self.meter.restart()
 
     def _measure(self, split: str) -> dict[str, float]:
         most = self.config.evaluate_samples if split == "validation" else None
-        return measure(self.task, self.model, self.dataset, split, self.ranks, self._batch_without_gradients, most)
+        return measure(self.task, self.step.apply, self.dataset, split, self.ranks, self._batch_without_gradients, most)
 
     @property
     def _batch_without_gradients(self) -> int:
@@ -257,7 +258,7 @@ class Loop:
         first = self.ranks.rank == 0
         self.signals = Signals(self.folder, {worker["node"] for worker in workers}, lease) if first else None
         self.writer.rewind(self.progress.step, self.progress.records)
-        self._event("start", launched=launched, workers=workers)
+        self._event("start", launched=launched, workers=workers, total=self.total_steps)
 
     def _event(self, event: str, **details: Any) -> None:
         self.writer.event(event, self.progress.step, **details)
@@ -276,9 +277,11 @@ class Loop:
         # A run that was resumed after its last step may have no evaluated checkpoint.
         validation = best.metrics if best else self._measure("validation")
         metrics = {"validation": finite(validation), "test": finite(self._measure("test"))}
-        detail = confusion(self.task, self.model, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
+        detail = confusion(self.task, self.step.apply, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
         self.model.eval()
-        sample = self.task.sample(self.model)  # on all workers: a sharded model is computed together
+        sample = self.step.apply(
+            lambda model, _: self.task.sample(model), None
+        )  # on all workers: a sharded model is computed together
         if self.ranks.rank == 0:
             written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample}
             self.folder.write(EVALUATION, json.dumps(written).encode())

@@ -1,35 +1,25 @@
-"""AdamW, and its learning rate as a pure function of the step."""
+"""AdamW, and the norm of its gradients."""
 
-import math
 from collections.abc import Sequence
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from heliostat.errors import UserError
 from heliostat.workloads.config import OptimizerConfig
+from heliostat.workloads.training.distributed import is_sharded
 
 
-def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then cosine decay to ``final_lr`` times the peak at the last step (Loshchilov, Hutter 2017)."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    low = config.final_lr * config.lr
-    return low + (config.lr - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels only.
-
-    Raises:
-        UserError: the model has sparse gradients.
-    """
+def check_gradients(model: nn.Module) -> None:
+    """Raises a UserError if AdamW cannot use the model's gradients, because they are sparse."""
     embeddings = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag))
     if sparse := [name for name, layer in embeddings if layer.sparse]:
         raise UserError(f"AdamW cannot use sparse gradients, which {', '.join(sparse)} has", "create it with sparse=False")
+
+
+def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices and kernels only."""
     decay = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
@@ -55,12 +45,12 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
 def _norm(gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
     """As ``torch.nn.utils.get_total_norm``, which adds up in the dtype of the gradients; those of float64 always in float64."""
     first = gradients[0]
-    shards = [gradient.to_local() if isinstance(gradient, DTensor) else gradient for gradient in gradients]
+    shards = [gradient.to_local() if is_sharded(gradient) else gradient for gradient in gradients]
     shards = [torch.view_as_real(shard) if shard.is_complex() else shard for shard in shards]
     wide = [shard for shard in shards if shard.dtype == torch.float64]
     others = [shard for shard in shards if shard.dtype != torch.float64]
     norms = [torch.stack(torch._foreach_norm(part, 2.0, to)) for part, to in ((wide, torch.float64), (others, dtype)) if part]
     total = torch.cat([each.double() for each in norms]).square().sum()
-    if isinstance(first, DTensor):
+    if is_sharded(first):
         dist.all_reduce(total, group=first.device_mesh.get_group())
     return total.sqrt()

@@ -5,6 +5,7 @@ Each changes the model in place, so that parameters keep their names, and checkp
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -12,9 +13,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
@@ -22,9 +20,24 @@ from heliostat.errors import UserError
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.run.checkpoint import State
 from heliostat.workloads.training.buffers import frozen, running_norms
-from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.distributed import Ranks, is_sharded
 
 COMPILERS = ("c++", "g++", "clang++")
+
+
+class Apply(nn.Module):
+    """Calls a function of the model and a batch, such as a task's loss, as the forward pass of a module.
+
+    DDP and FSDP act when the module that they wrap is called. They wrap this one, so that the function gets the model itself,
+    with its own methods (``model.encode``) and attributes, and may call it several times.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, function: Callable[[nn.Module, Any], Any], batch: Any) -> Any:
+        return function(self.model, batch)
 
 
 def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConfig, ranks: Ranks) -> nn.Module:
@@ -37,7 +50,7 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
         ranks: this worker's.
 
     Returns:
-        The model to compute the loss with; its backward pass averages the gradients over the workers.
+        An `Apply`, or DDP around one, to compute the loss with; its backward pass averages the gradients over the workers.
 
     Raises:
         UserError: the model has no blocks to recompute; no C++ compiler is installed.
@@ -49,12 +62,27 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
     if sharded(config, ranks):
         return _shard(model, blocks, ranks)
     model.to(ranks.device)
+    applied = Apply(model)
     if ranks.world == 1:
-        return model
+        return applied
+    # Of a 1x1 kernel, whose bytes are the same in either memory format, torch warns that they differ (pytorch#47163, 2.15).
+    warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
     # The buffers are kept the same by `heliostat.workloads.training.buffers`. Not by an option: torch has renamed it in 2.15.
-    names = [name for name, _ in model.named_buffers()]
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)  # type: ignore[no-untyped-call]
-    return DistributedDataParallel(model, process_group=ranks.gradients, gradient_as_bucket_view=True)
+    names = [name for name, _ in applied.named_buffers()]
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(applied, names)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(
+        applied,
+        process_group=ranks.gradients,
+        gradient_as_bucket_view=True,
+        find_unused_parameters=config.find_unused_parameters,
+    )
+
+
+def without_gradients(parallel: nn.Module) -> Apply:
+    """What evaluates the parallelized model: DDP has no part in it, and a sharded model is gathered."""
+    found = parallel.module if isinstance(parallel, DistributedDataParallel) else parallel
+    assert isinstance(found, Apply)
+    return found
 
 
 def sharded(config: TrainConfig, ranks: Ranks) -> bool:
@@ -94,14 +122,19 @@ def _compile(parts: Sequence[nn.Module]) -> None:
 
 
 def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> nn.Module:
+    # Here, because the import takes half a second, which other runs need not wait for.
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    applied = Apply(model)
     group = ranks.gradients or dist.group.WORLD
     assert group is not None
     mesh = DeviceMesh.from_group(group, ranks.device.type)
     # Block by block, so that a device never holds more of the model than its shard and one block.
     for block in blocks:
         fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
-    return model
+    fully_shard(applied, mesh=mesh)
+    return applied
 
 
 def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
@@ -109,7 +142,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     rows: dict[str, int] = {}
 
     def local(name: str, tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, DTensor):
+        if not is_sharded(tensor):
             return tensor
         rows[name] = len(tensor)
         return tensor.to_local()
@@ -126,7 +159,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
 
 def sharded_names(model: nn.Module) -> set[str]:
     """The parameters that are sharded."""
-    return {name for name, tensor in model.state_dict().items() if isinstance(tensor, DTensor)}
+    return {name for name, tensor in model.state_dict().items() if is_sharded(tensor)}
 
 
 def load_model(model: nn.Module, state: State) -> None:
@@ -154,8 +187,10 @@ def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: St
 
 def _like(there: Tensor | None, rows: Tensor) -> Tensor:
     """Converts this worker's rows to a DTensor if the current tensor is one."""
-    if not isinstance(there, DTensor) or rows.ndim == 0:
+    if there is None or not is_sharded(there) or rows.ndim == 0:
         return rows
+    from torch.distributed.tensor import DTensor
+
     return DTensor.from_local(
         rows.to(there.device), there.device_mesh, there.placements, run_check=False, shape=there.shape, stride=there.stride()
     )

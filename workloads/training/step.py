@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,12 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import Batch, tensors
 from heliostat.datasets.order import Order
-from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.config import TrainConfig, learning_rate
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.buffers import Buffers
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.optimizer import adamw, gradient_norm, learning_rate
-from heliostat.workloads.training.parallel import parallelize, sharded
+from heliostat.workloads.training.optimizer import adamw, check_gradients, gradient_norm
+from heliostat.workloads.training.parallel import parallelize, sharded, without_gradients
 from heliostat.workloads.training.single_samples import find_single_samples
 
 Count = Callable[[Tensor, int], None]
@@ -41,15 +42,21 @@ class Step:
         self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, largest_share: int, total: int
     ) -> None:
         self._config, self._dataset, self._task, self._ranks, self._total = config, dataset, task, ranks, total
-        self._bare = model
         self.buffers = Buffers(model, ranks, config.sync_batchnorm)
         self._model = parallelize(model, task.blocks(model), config, ranks)
+        self.apply = without_gradients(self._model)
+        """Calls a function of the model without gradients, on all workers."""
         self._parameters = list(model.parameters())
-        self.optimizer = adamw(model, config.optimizer)
+        check_gradients(model)
         self._largest_share = largest_share
         self.micro_batch = config.micro_batch or self._largest_share
         # As many as usual: batch norm, or a loss that compares samples, cannot compute a single one.
         self._padding = np.arange(min(self.micro_batch, dataset.index.rows("train")))
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        """Created when it is first needed: torch then imports its compiler, for which a mere try need not wait."""
+        return adamw(self.apply.model, self._config.optimizer)
 
     def check_single_samples(self, order: Order) -> None:
         """Checks that the model can compute the smallest batches of the run, before the first one.
@@ -66,7 +73,7 @@ class Step:
         # With gradients, which a loss may need itself, such as a gradient penalty.
         with self.buffers.padding(alone=True), self._autocast():
             try:
-                self._task.loss(self._bare, sample)
+                self.apply(self._task.loss, sample)
             except ValueError as raised:
                 if "more than 1 value per channel" in str(raised):
                     raise error from None
@@ -91,7 +98,7 @@ class Step:
         for number, (part, samples) in enumerate(parts):
             with self._synchronized(number == len(parts) - 1), nullcontext() if samples else self.buffers.padding():
                 with self._autocast():
-                    loss = self._task.loss(self._model, part)
+                    loss: Tensor = self._model(self._task.loss, part)
                 # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
                 (loss * (samples / batch.global_size * self._ranks.world)).backward()  # type: ignore[no-untyped-call]
             if samples:

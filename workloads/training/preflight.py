@@ -1,0 +1,222 @@
+"""Tries a task on a few samples of its data before a run starts, so that a mistake in it costs no GPU and no hour.
+
+The workers try the metrics once more, on their own device, see `try_metrics`.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from heliostat.datasets import Dataset
+from heliostat.errors import HeliostatError, UserError, short_traceback
+from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.plan import order_of, steps_of
+from heliostat.workloads.task import Batch, Task, create
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.evaluation import batch_of, eval_mode
+from heliostat.workloads.training.limits import SECONDS, Undecided, limited_memory, limited_time
+from heliostat.workloads.training.measurement import Measurement
+from heliostat.workloads.training.parallel import Apply
+from heliostat.workloads.training.step import Step
+
+T = TypeVar("T")
+Load = Callable[[Task, nn.Module], list[str]]
+FEW, MORE = 2, 16
+"""Samples of a try: two, because of one a vector of all samples would pass for a number; and for metrics that are no means."""
+DEVICES = ("cuda", "nvidia", "gpu", "triton", "hip", "backend", "not implemented for")
+"""Words in the errors of code that runs only on a GPU."""
+DEGENERATE = (ValueError, ArithmeticError)
+"""Errors of a metric that a few samples may cause, such as an AUC of a single class."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What a try has found."""
+
+    metrics: tuple[str, ...] = ()
+    """The names of the task's metrics; none if the try did not get there."""
+    notes: tuple[str, ...] = ()
+    """What the user should know."""
+
+
+def try_task(config: TrainConfig, dataset: Dataset, load: Load = lambda task, model: []) -> Tried:
+    """Tries the model, its loss with the backward pass, all metrics and the predictions of a task, on the CPU.
+
+    Args:
+        config: of the run.
+        dataset: of the run.
+        load: loads the weights that the run starts from into its new model; returns what to report.
+
+    Raises:
+        UserError: the task cannot be trained; the message has the place in the user's code.
+    """
+    notes: list[str] = []
+    metrics: tuple[str, ...] = ()
+    with torch.random.fork_rng(devices=[]), limited_memory():
+        try:
+            with limited_time():
+                task = create(config.task, config.model, dataset.index)
+                step = _step(config, task, dataset, load, notes)
+                notes += _try_loss(config, task, step, dataset)
+                metrics = _try_all_metrics(config, task, step, dataset)
+            notes += _try_outputs(config, task, step, dataset)
+        except Undecided as undecided:
+            notes.append(f"the task was not tried to the end before the start: {undecided}")
+    return Tried(metrics, tuple(notes))
+
+
+@torch.no_grad()
+def try_metrics(task: Task, apply: Apply, dataset: Dataset, ranks: Ranks) -> None:
+    """Tries the task's metrics on two samples, on all workers, so that no evaluation ends what has been trained by then.
+
+    Raises:
+        UserError: a metric cannot be used, see `Measurement`.
+    """
+    rows = min(FEW, dataset.index.rows("validation"))
+    with eval_mode(apply):
+        measured = apply(task.metrics, batch_of(dataset, "validation", np.arange(rows), ranks))
+    Measurement(task, ranks).add(measured, rows, rows)
+
+
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
+def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: list[str]) -> Step:
+    """The step of a single worker, on the CPU and not compiled; checks the model."""
+    order = order_of(config, dataset)
+    torch.manual_seed(config.seed)
+    with _explained(config, "model"):
+        model = task.model()
+    if not isinstance(model, nn.Module):
+        raise UserError(f"task {config.task}: model returns a {type(model).__name__}", "return a torch.nn.Module")
+    notes += load(task, model)
+    alone = config.model_copy(update={"compile": False, "parallelism": "ddp"})
+    with _explained(config, "model"):
+        step = Step(alone, dataset, task, model, ALONE, order.largest_part(1), steps_of(config, order))
+    with _explained(config, "loss"):
+        step.check_single_samples(order)
+    return step
+
+
+def _try_loss(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> list[str]:
+    """Tries the loss and its backward pass; finds the parameters without a gradient."""
+    started = time.monotonic()
+
+    def backward(batch: Batch) -> None:
+        loss = step.apply(task.loss, batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            kind = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
+            raise UserError(f"task {config.task}: loss returns {kind}", "return the mean over the samples, a scalar tensor")
+        if not loss.requires_grad:
+            raise UserError(
+                f"task {config.task}: the loss has no gradient",
+                "compute it from the model's output without detach(), item() or no_grad(), and leave a parameter trainable",
+            )
+        if time.monotonic() - started > SECONDS / 3:  # the backward pass takes about twice as long
+            raise Undecided("its loss takes long on this CPU")
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    with _explained(config, "loss"):
+        _with_batch(backward, dataset, "train", step.micro_batch)
+    named = [*step.apply.model.named_parameters()]
+    unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+    if not unused:
+        return []
+    what = f"the loss of task {config.task} does not use {_listed(unused)}"
+    if config.most_workers > 1 and config.parallelism == "ddp" and not config.find_unused_parameters:
+        raise UserError(
+            f"{what}, for which several workers would wait",
+            "set find_unused_parameters to true, or use them in the loss, or set requires_grad to False",
+        )
+    return [f"{what}: they are not trained"]
+
+
+@torch.no_grad()
+def _try_all_metrics(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> tuple[str, ...]:
+    """Tries the metrics and, on a few samples more, the accumulators; returns the names of all."""
+    rows = dataset.index.rows("validation")
+    measurement = Measurement(task, ALONE)
+
+    def measure(batch: Batch) -> Any:
+        return step.apply(task.metrics, batch)
+
+    with eval_mode(step.apply), _explained(config, "metrics"):
+        try_metrics(task, step.apply, dataset, ALONE)
+        samples = min(MORE, 4 * step.micro_batch, rows)
+        measured = measure(batch_of(dataset, "validation", np.arange(samples) * rows // samples, ALONE))
+        measurement.add(measured, samples, samples)
+        try:
+            measurement.compute()
+        except DEGENERATE:  # undecided by a part of the split
+            if samples == rows:
+                raise
+    return tuple(measured)
+
+
+@torch.no_grad()
+def _try_outputs(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> list[str]:
+    """Tries the predictions and the sample for the report."""
+    classifies = "label" in dataset.index.fields and bool(dataset.index.classes)
+    rows = FEW if classifies else 1
+    tries: dict[str, Callable[[], Any]] = {
+        "predict": lambda: step.apply(task.predict, batch_of(dataset, "test", np.arange(rows), ALONE)),
+        "sample": lambda: step.apply(lambda model, _: task.sample(model), None),
+    }
+    notes = []
+    for part, call in tries.items():
+        if getattr(type(task), part) is getattr(Task, part):
+            continue
+        try:
+            with eval_mode(step.apply), limited_time(step.apply.model), _explained(config, part):
+                call()
+        except Undecided:
+            continue
+        except UserError as error:
+            if classifies or part == "sample":  # the end of the run calls them
+                raise
+            notes.append(f"{error.what}\n  heliostat predict will not work")
+    return notes
+
+
+def _with_batch(call: Callable[[Batch], T], dataset: Dataset, split: str, micro_batch: int) -> T:
+    """Calls a function with a few samples; if that fails, with as many as in the run, which a loss may need."""
+    few = min(FEW, micro_batch)
+    try:
+        return call(batch_of(dataset, split, np.arange(min(few, dataset.index.rows(split))), ALONE))
+    except HeliostatError:
+        raise
+    except Exception:
+        if micro_batch == few:
+            raise
+    return call(batch_of(dataset, split, np.arange(min(micro_batch, dataset.index.rows(split))), ALONE))
+
+
+@contextmanager
+def _explained(config: TrainConfig, part: str) -> Iterator[None]:
+    """Converts an exception of the task's code to a message with its place, or to the end of an undecided try."""
+    try:
+        yield
+    except HeliostatError:
+        raise
+    except Exception as error:  # the user's code can raise anything, and the message must show it
+        text = str(error).lower()
+        if isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text:
+            raise Undecided("it needs more memory than this machine has free") from None
+        if config.resources.gpu and any(word in text for word in DEVICES):
+            raise Undecided(f"it needs a GPU ({str(error).splitlines()[0]})") from None
+        where = "" if part == "model" else " on samples of the dataset"
+        raise UserError(
+            f"{part} of task {config.task} fails{where}:\n  {short_traceback(error)}",
+            "correct the line that is named last in your own file; nothing has been started",
+        ) from None
+
+
+def _listed(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,134 @@
+"""Weights that a new run starts from: those of another run's best checkpoint, or of a file."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from heliostat.errors import UserError
+from heliostat.folder import Folder, absolute
+from heliostat.workloads.config import StartFrom
+from heliostat.workloads.run import checkpoint
+from heliostat.workloads.run.record import CONFIG
+from heliostat.workloads.task import Task
+
+FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
+NESTED = ("state_dict", "model_state_dict", "model", "MODEL_STATE")
+"""Where files of other frameworks have the state of the model."""
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes that DistributedDataParallel and torch.compile give all names."""
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Tensors by name, and where they come from, in words."""
+
+    origin: str
+    tensors: Mapping[str, Tensor]
+
+
+def read_weights(start: StartFrom, task: Task, storage_base: str | Path) -> Weights:
+    """Reads the weights of a run or of a file to the CPU; a file cannot run code.
+
+    Args:
+        start: the key of the config.
+        task: of the new run, whose metric decides which checkpoint of another run is the best.
+        storage_base: what the relative folder of a run is relative to; a file is relative to the working directory.
+
+    Raises:
+        UserError: there is no such run or file, or it has no weights.
+        Damaged: the checkpoint differs from what was written.
+    """
+    if start.path.endswith(FILES):
+        return _of_file(start.path)
+    run = Folder.at(absolute(start.path, storage_base))
+    if not run.exists(CONFIG):
+        raise UserError(
+            f"start_from is {start.path!r}, but {run} is not a run: it has no {CONFIG}",
+            f"give the folder of a run, or a file that ends in {', '.join(FILES)}",
+        )
+    saved = checkpoint.committed(run)
+    if not saved:
+        raise UserError(f"start_from is {start.path!r}, but this run has no checkpoint yet", "let it train longer")
+    best = checkpoint.best(saved, task.metric, task.better)
+    chosen = best or saved[-1]
+    what = f"the best checkpoint, step {chosen.step}," if best else f"the last checkpoint, step {chosen.step},"
+    return Weights(f"{what} of {run}", chosen.read()["model"])
+
+
+def load_weights(model: nn.Module, weights: Weights, strict: bool) -> list[str]:
+    """Loads weights into a model; returns what was loaded and what was not, in lines.
+
+    Raises:
+        UserError: with ``strict``, the names or the shapes differ; without, nothing fits; a value is NaN or infinite.
+    """
+    own = model.state_dict()
+    fitting = {name: tensor for name, tensor in weights.tensors.items() if name in own and own[name].shape == tensor.shape}
+    missing = [name for name in own if name not in weights.tensors]
+    unexpected = [name for name in weights.tensors if name not in own]
+    shapes = [
+        f"{name} ({list(weights.tensors[name].shape)} there, {list(own[name].shape)} here)"
+        for name in own
+        if name in weights.tensors and name not in fitting
+    ]
+    others = [
+        f"{kind}: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
+        for kind, names in (("missing there", missing), ("unexpected", unexpected), ("of other shapes", shapes))
+        if names
+    ]
+    if (strict and others) or not fitting:
+        lines = "".join(f"\n    {line}" for line in others)
+        fix = "give weights of the same model"
+        if fitting:
+            fix = f"{fix}, or load the {len(fitting)} tensors that fit: start_from: {{path: ..., strict: false}}"
+        raise UserError(f"the weights in {weights.origin} do not fit the model:{lines}", fix)
+    new = checkpoint.not_finite({"model": own, "optimizer": {}})
+    buffers = {name for name, _ in model.named_buffers()}
+    if bad := checkpoint.not_finite({"model": fitting, "optimizer": {}}, new, buffers):
+        raise UserError(f"{bad[0].removeprefix('model/')} in {weights.origin} is NaN or infinite", "give other weights")
+    model.load_state_dict({**own, **fitting})
+    return [f"starts from {weights.origin}: {len(fitting)} of the model's {len(own)} tensors are loaded", *others]
+
+
+def write_first(run: Folder, model: nn.Module) -> None:
+    """Saves the weights as the checkpoint of step 0, from which the workers start, whatever becomes of their origin."""
+    folder = checkpoint.folder_of(run, 0)
+    state = {"model": model.state_dict(), "optimizer": {}, "progress": {}, "rows": {}}
+    checkpoint.commit(folder, 0, {}, {"state.pt": checkpoint.write_state(folder, "state.pt", state)})
+
+
+def _of_file(path: str) -> Weights:
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise UserError(f"start_from is {path!r}, but there is no file {place.absolute()}", "give the path of a file or a run")
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import load_file
+
+            found: Any = load_file(place)
+        else:
+            found = torch.load(place, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise _unusable(path, str(error).strip().splitlines()[0]) from None
+    except Exception as error:  # safetensors has an exception of its own, derived from Exception
+        raise _unusable(path, str(error)) from None
+    for key in NESTED:
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
+        raise _unusable(path, "it holds no dictionary of tensors")
+    for prefix in WRAPPERS:
+        if all(name.startswith(prefix) for name in found):
+            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+    return Weights(str(place.absolute()), found)
+
+
+def _unusable(path: str, reason: str) -> UserError:
+    return UserError(
+        f"start_from is {path!r}, which cannot be used: {reason}", "save it with torch.save(model.state_dict(), ...)"
+    )
