@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,11 @@ from heliostat.workloads.run.cost import cost, price_of
 from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import Tail
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
+from heliostat.workloads.run.redraw import Redraw, draw
 from heliostat.workloads.run.report import write_report
 from heliostat.workloads.run.retry import UNAVAILABLE
 from heliostat.workloads.run.signals import STOP, announce_drain
+from heliostat.workloads.run.so_far import result_of
 
 Watch = Callable[[list[dict[str, Any]]], None]
 """Called several times a second with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, if any."""
@@ -98,7 +101,13 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         "working_dir": str(Path.cwd()),
     }
     started = time.time()
-    outcome = _fit(plan, spec, owner, watch)
+    report = partial(_write_report, plan.folder, record)
+    try:
+        outcome = _fit(plan, spec, owner, watch, Redraw(partial(report, running=True), plan.uri))
+    except BaseException:
+        if not owner.lost:
+            draw(report, plan.uri)
+        raise
     trained = time.time()
     result = Result(
         name=plan.config.name,
@@ -106,24 +115,29 @@ def execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, 
         seconds={"before": started - launched, "training": trained - started},
         **outcome,
     )
-    if result.state == "diverged":
-        raise Diverged(result.message, _advice(plan.config), result.step, result.epoch)
     if result.state == "lost":
         raise lease.taken_over(plan.folder, owner)
+    if result.state == "finished":
+        went = {kind: round(value, 2) for kind, value in goodput(plan.folder).worker_seconds.items() if value}
+        seconds = {k: round(v, 2) for k, v in {**result.seconds, "total": time.time() - launched}.items()}
+        result = result.model_copy(update={"cost": cost(plan.folder), "seconds": seconds, "goodput": went})
+        plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
+    draw(report, plan.uri)
+    if result.state == "diverged":
+        raise Diverged(result.message, _advice(plan.config), result.step, result.epoch)
     if result.state == "stopped":
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command resumes from there")
-    result = result.model_copy(update={"cost": cost(plan.folder)})
-    write_report(plan.folder, record, result)
-    done = time.time()
-    seconds = {**result.seconds, "report": done - trained, "total": done - launched}
-    went = {kind: round(value, 2) for kind, value in goodput(plan.folder).worker_seconds.items() if value}
-    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}, "goodput": went})
-    plan.folder.write(RESULT, result.model_dump_json(indent=2).encode())
     return result
 
 
-def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:
+def _write_report(folder: Folder, record: RunRecord, running: bool = False) -> None:
+    result = result_of(folder, running)
+    if result.metrics or result.step:
+        write_report(folder, record, result)
+
+
+def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch, report: Redraw) -> dict[str, Any]:
     config = plan.config
     least, most = config.least_workers, max(config.least_workers, plan.most_workers)
     os.environ.update(ENVIRONMENT if least == most else ENVIRONMENT | ELASTIC)
@@ -162,8 +176,9 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
     # thread of a task never releases its node.
     try:
         threading.Thread(target=fit, daemon=True).start()
-        _wait(done, plan.folder, owner, watch)
+        _wait(done, plan.folder, owner, watch, report)
     finally:
+        report.close()
         shutil.rmtree(scratch, ignore_errors=True)
     if "error" in box:
         raise _user_error(box["error"])
@@ -171,13 +186,14 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> 
     return outcome
 
 
-def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
+def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch, report: Redraw) -> None:
     """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
     journals, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
 
     def poll() -> list[dict[str, Any]]:
         records = [record for tail in journals for record in tail.new()]
         watch([*records, *(event for event in events.new() if "told" in event)])
+        report.poll(any(record.get("kind") == "eval" for record in records))
         return records
 
     this_node = ray.get_runtime_context().get_node_id()
