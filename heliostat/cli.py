@@ -14,7 +14,8 @@ COMMANDS = {
     "sweep": "search for the best config with many trials",
     "evaluate": "measure a finished run on a split of its dataset",
     "predict": "apply a finished run to new input",
-    "runs": "list the runs in a storage folder",
+    "runs": "list the runs and sweeps in a storage folder; runs compare shows the differences between them",
+    "report": "draw the report of a run or a sweep again, finished or not",
     "dataset": "build, show and verify datasets",
     "profile": "write, show and check the profiles of clusters",
     "up": "create or update the cluster of a profile",
@@ -32,7 +33,10 @@ COMMANDS = {
 }
 """The help line of each command; ``heliostat/commands/NAME.py`` has its ``configure(parser)`` and ``run(args)``."""
 
-SUBCOMMANDS = {"sweep": {"show": "show the trials of a sweep, live while it runs"}}
+SUBCOMMANDS = {
+    "sweep": {"show": "show the trials of a sweep, live while it runs"},
+    "runs": {"compare": "show the settings and the metrics in which runs differ, side by side"},
+}
 """Second words of commands that also work without one; ``heliostat/commands/NAME_WORD.py`` has their functions."""
 
 EXAMPLE = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01"

@@ -1,7 +1,9 @@
 """Output of the commands: results on standard output, progress and remarks on standard error."""
 
 import json
+import re
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +11,21 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+# Without markup and emoji codes: a name or a message may contain [bold], [/] or :x:, which is shown as it is.
+out = Console(markup=False, emoji=False, highlight=False)
+err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
+"""Control characters, line separators, marks that change the direction of text, and lone surrogates, which UTF-8 lacks."""
+
+
+def printable(text: object, keep: str = "") -> str:
+    """A text of the user's, such as the name of a class or a metric, as every terminal, page and figure can show it.
+
+    What cannot be printed, a line break too, becomes an escape such as ``\\n``, except for the characters of ``keep``.
+    """
+    return UNPRINTABLE.sub(
+        lambda found: found[0] if found[0] in keep else found[0].encode("unicode_escape").decode(), str(text)
+    )
 
 
 def print_json(document: Any) -> None:
@@ -43,3 +58,8 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min {rest} s"
     return f"{minutes // 60} h {minutes % 60} min"
+
+
+def clock(seconds: float) -> str:
+    """A time, in seconds since the epoch, as local time with its zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))

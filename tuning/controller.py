@@ -13,7 +13,7 @@ from heliostat.errors import JobFailed, UserError
 from heliostat.retry import UNAVAILABLE
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.cost import most_expensive
-from heliostat.tuning.executors import ActorExecutor, Executor, Placement, TrainExecutor
+from heliostat.tuning.executors import Executor, Placement, open_executor
 from heliostat.tuning.plan import RecordMaker, SweepPlan, key_of
 from heliostat.tuning.retention import Retention
 from heliostat.tuning.schedulers import open_scheduler
@@ -43,10 +43,18 @@ class Controller:
         maker: makes the run record of each trial.
         journal: the sweep's journal.
         watch: called with the progress.
+        opened: opens a slot.
     """
 
-    def __init__(self, plan: SweepPlan, maker: RecordMaker, journal: Journal, watch: Watch) -> None:
-        self._plan, self._maker, self._journal, self._watch = plan, maker, journal, watch
+    def __init__(
+        self,
+        plan: SweepPlan,
+        maker: RecordMaker,
+        journal: Journal,
+        watch: Watch,
+        opened: Callable[[SweepPlan], Executor] = open_executor,
+    ) -> None:
+        self._plan, self._maker, self._journal, self._watch, self._open = plan, maker, journal, watch, opened
         config = plan.config
         self.trials = Trials(journal.records)
         self._note(event="session", slots=plan.slots)
@@ -80,26 +88,27 @@ class Controller:
         Returns:
             Why the sweep stopped: interrupted, time or budget; empty if no trial is left.
         """
-        executors = [self._executor() for _ in range(self._plan.slots)]
-        slots = [asyncio.create_task(self._slot(executor)) for executor in executors]
+        slots: dict[asyncio.Task[None], Executor] = {}
         seconds = SAVE_SECONDS
         try:
-            # When all trials are done, slots that still wait for a node are cancelled.
-            while not self._all_done and seconds > 0 and interrupted() < 2 and not all(slot.done() for slot in slots):
-                await asyncio.wait(
-                    [slot for slot in slots if not slot.done()], timeout=TICK, return_when=asyncio.FIRST_EXCEPTION
-                )
+            while seconds > 0 and interrupted() < 2:
+                await self._check_limits(interrupted())
+                self._open_slots(slots)
+                opened = [slot for slot in slots if not slot.done()]
+                # When all trials are done, slots that still wait for a node are cancelled.
+                if self._all_done or not opened:
+                    break
+                await asyncio.wait(opened, timeout=TICK, return_when=asyncio.FIRST_EXCEPTION)
                 for error in (slot.exception() for slot in slots if slot.done()):
                     if error:
                         raise error
-                await self._check_limits(interrupted())
                 seconds -= TICK if self._stopping else 0
                 self._watch(self.trials)
         finally:
             for slot in slots:
                 slot.cancel()
             await asyncio.gather(*slots, return_exceptions=True)
-            for executor in executors:
+            for executor in slots.values():
                 executor.close()
             self._note(event="closed", reason=self._stopping)
         if not self._stopping:
@@ -109,9 +118,15 @@ class Controller:
 
     # --- slots ------------------------------------------------------------------------------------------------
 
-    def _executor(self) -> Executor:
-        each = self._plan.train.config.resources
-        return TrainExecutor() if self._plan.workers > 1 else ActorExecutor(float(each.cpu), float(each.gpu))
+    def _open_slots(self, slots: dict[asyncio.Task[None], Executor]) -> None:
+        """Open a slot for each trial that can run now, so that no more workers are requested than are of use."""
+        if self._stopping:
+            return
+        self._fill()
+        opened = sum(not slot.done() for slot in slots)
+        for _ in range(opened, min(self._plan.slots, len(self._running) + len(self._waiting))):
+            executor = self._open(self._plan)
+            slots[asyncio.create_task(self._slot(executor))] = executor
 
     async def _slot(self, executor: Executor) -> None:
         """Run one trial after the other, and release the resources as soon as none is left."""
@@ -170,13 +185,18 @@ class Controller:
         return bool(self._stopping) or (self._all_asked and all(trial.done for trial in self.trials.all))
 
     def _take(self) -> Trial | None:
+        self._fill()
+        return self._waiting.pop(0) if self._waiting else None
+
+    def _fill(self) -> None:
+        """Add trials to those that wait, as many as there are free slots."""
+        slots = self._plan.slots
         # A duplicate waits for the trial that it repeats. Their number is limited to the slots, so that an algorithm that
         # suggests the same config repeatedly learns its outcome first.
-        while not self._waiting and not self._all_asked and len(self._duplicates) < self._plan.slots:
+        while len(self._running) + len(self._waiting) < slots and not self._all_asked and len(self._duplicates) < slots:
             self._ask()
         if not self._waiting and not self._running:
             self._waiting = self._scheduler.next_round()
-        return self._waiting.pop(0) if self._waiting else None
 
     def _ask(self) -> None:
         number = len(self.trials.all)
@@ -296,9 +316,8 @@ class Controller:
         if state == "finished":
             measured = {**metrics.get("validation", {}), **metrics.get("trial", {})}
             return {name: value for name in self._plan.objectives if (value := measured.get(name)) is not None}
-        pick = max if self._plan.mode == "max" else min
-        reported = [value for _, value in trial.curve(self._plan.metric)]
-        return {self._plan.metric: pick(reported)} if state == "stopped" and reported else {}
+        best = trial.best(self._plan.metric, self._plan.mode)
+        return {self._plan.metric: best} if state == "stopped" and math.isfinite(best) else {}
 
     def _replay(self, trial: Trial) -> None:
         """Feed the reports of an earlier session to the scheduler."""

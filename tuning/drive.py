@@ -15,13 +15,16 @@ from heliostat.interrupts import interrupts
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.controller import Controller, Watch
 from heliostat.tuning.journal import open_journal, read_journal
-from heliostat.tuning.plan import SweepPlan, plan_sweep, read_sweep
+from heliostat.tuning.plan import RecordMaker, SweepPlan, plan_sweep, read_sweep
+from heliostat.tuning.results.report import write_report
 from heliostat.tuning.results.table import SweepResult, failed_because, result_of
-from heliostat.tuning.results.write import write_result
+from heliostat.tuning.results.write import write_result, write_so_far
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
 from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
 from heliostat.workloads.run import lease
+from heliostat.workloads.run.journal import Journal
+from heliostat.workloads.run.redraw import Redraw, draw
 from heliostat.workloads.run.writer import LINGER
 
 
@@ -60,30 +63,53 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
         maker = plan.commit()
         journal = open_journal(plan.folder, _delayed)
         try:
-            with interrupts() as received:
+            trials, stopped = _run(plan, maker, journal, owner, watch)
+        except BaseException:
+            if not owner.lost:
+                draw(partial(write_so_far, plan, "interrupted"), plan.uri)
+            raise
+    result = result_of(plan, trials, stopped)
+    if stopped == "interrupted":
+        draw(partial(write_so_far, plan, stopped), plan.uri)
+        counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
+        raise Stopped(f"stopped with {counts}\n  the same command resumes the sweep")
+    write_result(plan, trials, result)
+    draw(partial(write_report, plan.folder, plan, trials, result), plan.uri)
+    over = [trial for trial in trials.all if trial.done]
+    if over and all(trial.state in ("failed", "diverged") for trial in over):
+        raise JobFailed(failed_because(over))
+    return result
 
-                def asked() -> int:
-                    return 2 if owner.lost else len(received)
 
-                async def work() -> tuple[Trials, str]:
-                    controller = Controller(plan, maker, journal, watch)
-                    return controller.trials, await controller.run(asked)
+def _run(plan: SweepPlan, maker: RecordMaker, journal: Journal, owner: lease.Lease, watch: Watch) -> tuple[Trials, str]:
+    """Run the trials that are left; returns all trials, and why the sweep stopped, see `Controller.run`."""
+    report = Redraw(partial(write_so_far, plan), plan.uri)
+    drawn = 0
 
-                trials, stopped = asyncio.run(work())
+    def progress(trials: Trials) -> None:
+        nonlocal drawn
+        before, drawn = drawn, sum(len(trial.reports) + trial.done for trial in trials.all)
+        report.poll(drawn != before)
+        watch(trials)
+
+    with interrupts() as received:
+
+        def asked() -> int:
+            return 2 if owner.lost else len(received)
+
+        async def work() -> tuple[Trials, str]:
+            controller = Controller(plan, maker, journal, progress)
+            return controller.trials, await controller.run(asked)
+
+        try:
+            trials, stopped = asyncio.run(work())
             if not owner.lost:
                 timeout = plan.train.patience
                 plan.folder.for_work(timeout).retried(partial(journal.flush, timeout))
         finally:
             journal.close(0.0 if owner.lost else LINGER)
-    if stopped == "interrupted":
-        counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
-        raise Stopped(f"stopped with {counts}\n  the same command resumes the sweep")
-    result = result_of(plan, trials, stopped)
-    write_result(plan, trials, result)
-    over = [trial for trial in trials.all if trial.done]
-    if over and all(trial.state in ("failed", "diverged") for trial in over):
-        raise JobFailed(failed_because(over))
-    return result
+            report.close()
+    return trials, stopped
 
 
 def _delayed(error: str) -> None:

@@ -17,6 +17,7 @@ import ray
 from heliostat.errors import Diverged, HeliostatError, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.tuning.journal import plain
+from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.trials import Decision
 from heliostat.tuning.worker import Event, Worker
 from heliostat.workloads.nodes import alive
@@ -49,6 +50,12 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """Release its resources."""
+
+
+def open_executor(plan: SweepPlan) -> Executor:
+    """A new slot of a sweep."""
+    each = plan.train.config.resources
+    return TrainExecutor() if plan.workers > 1 else ActorExecutor(float(each.cpu), float(each.gpu))
 
 
 class ActorExecutor:

@@ -91,6 +91,11 @@ class Trial:
         """The steps and the finite values of a metric."""
         return ((r.step, v) for r in self.reports if math.isfinite(v := r.value(metric)))
 
+    def best(self, metric: str, mode: str) -> float:
+        """The best value of a metric that it has reported; NaN if there is none."""
+        pick = max if mode == "max" else min
+        return pick((value for _, value in self.curve(metric)), default=math.nan)
+
     def elapsed(self, now: float) -> float:
         """Seconds that it has held its workers until now."""
         return self.seconds + (now - self.started if self.started else 0.0)
@@ -195,7 +200,7 @@ class Trials:
             return None
         open_seconds = (wanted - sum(trial.done for trial in self.all)) * sum(done) / len(done)
         spent = sum(trial.elapsed(now) for trial in self.all if not trial.done)
-        return max(0.0, open_seconds - spent) / self.slots
+        return max(0.0, open_seconds - spent) / max(1, min(self.slots, wanted - sum(trial.done for trial in self.all)))
 
     def states(self) -> dict[str, int]:
         """The number of trials in each state."""
@@ -211,6 +216,13 @@ def best(trials: Iterable[Trial], metric: str, mode: str) -> Trial | None:
     finished = [trial for trial in found if trial.state == "finished"] or found
     sign = 1 if mode == "max" else -1
     return max(finished, key=lambda trial: (sign * trial.values[metric], -trial.number), default=None)
+
+
+def leader(trials: Iterable[Trial], metric: str, mode: str) -> Trial | None:
+    """The trial with the best report so far, for a sweep that has no best one yet, because no trial is over."""
+    reported = [trial for trial in trials if not trial.done and math.isfinite(trial.best(metric, mode))]
+    sign = 1 if mode == "max" else -1
+    return max(reported, key=lambda trial: (sign * trial.best(metric, mode), -trial.number), default=None)
 
 
 def pareto_front(trials: Iterable[Trial], objectives: Mapping[str, str]) -> list[Trial]:

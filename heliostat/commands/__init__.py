@@ -1,5 +1,6 @@
 """The commands, one a file: ``configure(parser)`` declares the options, ``run(args)`` does the work."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -8,8 +9,8 @@ if TYPE_CHECKING:
 RUN_HELP = "a run's name, or its folder or URI"
 
 
-def run_folder(run: str, storage: str) -> "Folder":
-    """The folder of a run that is given by its name, folder or URI.
+def run_folder(run: str, storage: str, files: Sequence[str] = ("config.yaml",)) -> "Folder":
+    """The folder of a run that is given by its name, folder or URI, with one of the files.
 
     Raises:
         UserError: the run does not exist; the message has the nearest name.
@@ -20,9 +21,15 @@ def run_folder(run: str, storage: str) -> "Folder":
 
     storage = absolute(storage, default_base())
     folder = Folder.at(run) if "/" in run else Folder.at(storage) / run
-    if not folder.exists("config.yaml"):
-        known = [name for name in Folder.at(storage).names() if (Folder.at(storage) / name).exists("config.yaml")]
+    if not any(map(folder.exists, files)):
+        known = [name for name in Folder.at(storage).names() if any(map((Folder.at(storage) / name).exists, files))]
+        kind = "run" if len(files) == 1 else "run or sweep"
         raise UserError(
-            f"run {run!r} does not exist in {storage}", nearest(run, known) if known else "train one, or give --storage"
+            f"{kind} {run!r} does not exist in {storage}", nearest(run, known) if known else "train one, or give --storage"
         )
     return folder
+
+
+def find_folder(name: str, storage: str) -> "Folder":
+    """The folder of a run or a sweep, see `run_folder`."""
+    return run_folder(name, storage, ("config.yaml", "sweep.yaml"))

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from heliostat.console import err
+from heliostat.console import err, printable
 
 
 def add_profile(parser: argparse.ArgumentParser) -> None:
@@ -89,9 +89,9 @@ class Line:
             return
         self.clear()
         if text:
-            from rich.markup import escape
+            from rich.text import Text
 
-            self._status = err.status(escape(text))
+            self._status = err.status(Text(printable(text)))
             self._status.start()
 
     def clear(self) -> None:

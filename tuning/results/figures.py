@@ -9,7 +9,7 @@ import numpy as np
 
 from heliostat.tuning.space import Parameter, Space
 from heliostat.tuning.trials import Trial, Trials, pareto_front
-from heliostat.workloads.run.figures import ACCENT, GREY, INK, new_figure, svg
+from heliostat.workloads.run.figures import ACCENT, GREY, INK, label, new_figure, svg
 
 MOST_LINES = 300
 """The most trials in a figure with a line for each: the best, and an even sample of the others."""
@@ -48,7 +48,7 @@ def best_so_far(trials: list[Trial], all_trials: Trials, metric: str, mode: str,
     _window(axes, [trial.values[metric] for trial in finished], mode)
     unit = "seconds" if over == "time" else "cost" if priced else "workers' seconds"
     axes.set_xlabel(unit, color=GREY)
-    axes.set_ylabel(metric, color=GREY)
+    axes.set_ylabel(label(metric), color=GREY)
     return svg(figure)
 
 
@@ -70,7 +70,7 @@ def learning_curves(trials: list[Trial], metric: str, mode: str) -> str:
             axes.plot(*points[-1], marker="x", color=ACCENT, markersize=4, alpha=0.7)
     _window(axes, [value for _, points in lines for _, value in points], mode)
     axes.set_xlabel("share of the run (x: stopped there)", color=GREY)
-    axes.set_ylabel(metric, color=GREY)
+    axes.set_ylabel(label(metric), color=GREY)
     return svg(figure)
 
 
@@ -80,7 +80,8 @@ def importance_bars(shares: Mapping[str, float]) -> str:
         return ""
     figure, axes = new_figure()
     names = list(reversed(list(shares)[:12]))
-    axes.barh(names, [shares[name] for name in names], color=INK, height=0.6)
+    axes.barh(range(len(names)), [shares[name] for name in names], color=INK, height=0.6)
+    axes.set_yticks(range(len(names)), [label(name) for name in names])
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("importance", color=GREY)
     axes.grid(axis="y", visible=False)
@@ -139,8 +140,8 @@ def pareto(trials: list[Trial], objectives: Mapping[str, str]) -> str:
         axes.annotate(
             str(trial.number), (trial.values[a], trial.values[b]), textcoords="offset points", xytext=(5, 4), fontsize=8
         )
-    axes.set_xlabel(f"{a} ({objectives[a]})", color=GREY)
-    axes.set_ylabel(f"{b} ({objectives[b]})", color=GREY)
+    axes.set_xlabel(f"{label(a)} ({objectives[a]})", color=GREY)
+    axes.set_ylabel(f"{label(b)} ({objectives[b]})", color=GREY)
     return svg(figure)
 
 
@@ -167,7 +168,7 @@ def parallel(trials: list[Trial], space: Space, metric: str, mode: str) -> str:
     axes.set_xlim(-0.15, len(names) + 0.15)
     axes.set_ylim(-0.3, 1.08)
     axes.set_yticks([])
-    axes.set_xticks(range(len(names) + 1), [*names, metric], rotation=12 if len(names) > 5 else 0)
+    axes.set_xticks(range(len(names) + 1), [label(name) for name in (*names, metric)], rotation=12 if len(names) > 5 else 0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     for at, name in enumerate(names):
@@ -192,7 +193,9 @@ def position(parameter: Parameter, value: Any) -> float:
 
 def _marks(parameter: Parameter) -> list[tuple[float, str]]:
     values: Sequence[Any] = parameter.choice if parameter.choice is not None else parameter.range[:2]
-    marks = [(position(parameter, value), f"{value:.4g}" if isinstance(value, float) else str(value)[:14]) for value in values]
+    marks = [
+        (position(parameter, value), f"{value:.4g}" if isinstance(value, float) else label(value)[:14]) for value in values
+    ]
     return [*marks, (-0.2, "inactive")] if parameter.when else marks
 
 

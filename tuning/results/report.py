@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from heliostat.config import to_yaml
-from heliostat.console import duration
+from heliostat.console import clock, duration
 from heliostat.folder import Folder
 from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.results import figures
@@ -26,8 +26,9 @@ def write_report(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepR
         TEMPLATE,
         result=result,
         config=to_yaml(plan.config.model_dump(mode="json", exclude_none=True)),
-        searched=f"{plan.config.algorithm}, scheduler {plan.config.scheduler.kind}, on {plan.train.config.task}",
-        written=time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
+        searched=f"{plan.config.algorithm}, scheduler {plan.config.scheduler.kind}, on {plan.train.config.task}"
+        + (f", {result.ended}" if result.ended != "done" else ""),
+        written=clock(time.time()),
         tiles=_tiles(plan, trials, result),
         figures=[{"title": title, "svg": svg} for title, svg in _figures(plan, own, trials) if svg],
         columns=list(dict.fromkeys(key for trial in own for key in trial.params)),

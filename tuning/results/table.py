@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from heliostat.config import Config
 from heliostat.folder import Folder, join
 from heliostat.tuning.plan import SweepPlan
-from heliostat.tuning.trials import Trial, Trials, best, pareto_front
+from heliostat.tuning.trials import Trial, Trials, best, leader, pareto_front
 
 RESULT, TABLE, BEST, REPORT = "result.json", "trials.parquet", "best.yaml", "report.html"
 
@@ -44,7 +44,7 @@ class SweepResult(Config):
     cost: float | None
     """The cost of all trials, or None where prices are not known."""
     ended: str
-    """Why it ended: done, time or budget."""
+    """Why it ended: done, time or budget; running or interrupted in a report that was drawn before the end."""
     limits: dict[str, Any]
     already: bool = False
     """Whether the sweep was finished before this call."""
@@ -68,7 +68,7 @@ class SweepResult(Config):
 def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
     """The result of the trials so far."""
     objectives = plan.objectives
-    top = best(trials.all, plan.metric, plan.mode)
+    top = best(trials.all, plan.metric, plan.mode) or leader(trials.all, plan.metric, plan.mode)
     now = max((until for _, until in trials.sessions), default=0.0)
     return SweepResult(
         name=plan.config.name,
@@ -76,7 +76,7 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
         objectives=dict(objectives),
         states=trials.states(),
         best=top.number if top else None,
-        values=top.values if top else {},
+        values=(top.values or {plan.metric: top.best(plan.metric, plan.mode)}) if top else {},
         params=top.params if top else {},
         front=[trial.number for trial in pareto_front(trials.all, objectives)] if len(objectives) > 1 else [],
         seconds=round(trials.seconds(now), 3),

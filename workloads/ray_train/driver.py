@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ from heliostat.workloads.run.cost import cost, price_of
 from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import Tail
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
+from heliostat.workloads.run.redraw import Redraw, draw
 from heliostat.workloads.run.report import write_report
 from heliostat.workloads.run.signals import STOP, announce_drain
+from heliostat.workloads.run.so_far import result_of
 from heliostat.workloads.training.start import begin
 
 Watch = Callable[[list[dict[str, Any]]], None]
@@ -107,7 +110,23 @@ def execute(
         "working_dir": str(Path.cwd()),
     }
     started = time.time()
-    outcome = (fit_here if here else fit_on_ray)(plan, spec, owner, watch)
+    folder = plan.folder.for_work(plan.patience)
+    report = partial(_write_report, folder, record)
+    redraw = Redraw(partial(report, running=True), plan.uri)
+
+    def seen(records: list[dict[str, Any]]) -> None:
+        redraw.poll(any(record.get("kind") == "eval" for record in records))
+        watch(records)
+
+    try:
+        try:
+            outcome = (fit_here if here else fit_on_ray)(plan, spec, owner, seen)
+        finally:
+            redraw.close()
+    except BaseException:
+        if not owner.lost:
+            draw(report, plan.uri)
+        raise
     trained = time.time()
     result = Result(
         name=plan.config.name,
@@ -115,22 +134,26 @@ def execute(
         seconds={"before": started - launched, "training": trained - started},
         **outcome,
     )
-    if result.state == "diverged":
-        raise Diverged(result.message, _advice(plan.config), result.step, result.epoch)
     if result.state == "lost":
         raise lease.taken_over(plan.folder, owner)
+    if result.state == "finished":
+        went = {kind: round(value, 2) for kind, value in goodput(folder).worker_seconds.items() if value}
+        seconds = {k: round(v, 2) for k, v in {**result.seconds, "total": time.time() - launched}.items()}
+        result = result.model_copy(update={"cost": cost(folder), "seconds": seconds, "goodput": went})
+        folder.write(RESULT, result.model_dump_json(indent=2).encode())
+    draw(report, plan.uri)
+    if result.state == "diverged":
+        raise Diverged(result.message, _advice(plan.config), result.step, result.epoch)
     if result.state == "stopped":
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command resumes from there")
-    folder = plan.folder.for_work(plan.patience)
-    result = result.model_copy(update={"cost": cost(folder)})
-    write_report(folder, record, result)
-    done = time.time()
-    seconds = {**result.seconds, "report": done - trained, "total": done - launched}
-    went = {kind: round(value, 2) for kind, value in goodput(folder).worker_seconds.items() if value}
-    result = result.model_copy(update={"seconds": {k: round(v, 2) for k, v in seconds.items()}, "goodput": went})
-    folder.write(RESULT, result.model_dump_json(indent=2).encode())
     return result
+
+
+def _write_report(folder: Folder, record: RunRecord, running: bool = False) -> None:
+    result = result_of(folder, running)
+    if result.metrics or result.step:
+        write_report(folder, record, result)
 
 
 def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:

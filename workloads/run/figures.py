@@ -1,11 +1,14 @@
 """The figures of a run's report, and the figure style that all reports share."""
 
 import io
+import threading
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from heliostat.console import printable
 from heliostat.workloads.run.goodput import KINDS, Goodput, Span
 
 INK, ACCENT, GREY = "#2563a8", "#c2570c", "#66707d"
@@ -13,6 +16,10 @@ COLOURS = dict(
     zip(KINDS, ("#2f8f5b", "#8fc7a4", "#e0b03a", "#b58ad6", "#7a9cc6", "#c2570c", "#c9ced6", "#f1f3f5"), strict=True)
 )
 BINS = 240
+LONGEST = 32
+"""Characters of a label: a longer one would take the place of the figure."""
+DRAWING = threading.Lock()
+"""Matplotlib's settings are global, and the runs of one process may draw at the same time."""
 Points = Sequence[tuple[int, float]]
 """Steps and values."""
 
@@ -24,19 +31,34 @@ def new_figure(width: float = 5.4, height: float = 2.9, title: str = "") -> tupl
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(label(title), loc="left", fontsize=11, fontweight="bold")
     axes.grid(color="#e3e7ec", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
+def label(text: object) -> str:
+    """A text of the user's for a figure, in one line and not too long."""
+    shown = printable(text)
+    return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
+
+
 def svg(figure: Any) -> str:
-    """A figure as an SVG element to embed in a page; equal figures give equal text."""
+    """A figure as an SVG element to embed in a page; equal figures give equal text.
+
+    No text in it is mathematics: a ``$`` in the name of a metric is a dollar.
+    """
     from matplotlib import rc_context
+    from matplotlib.text import Text
 
     buffer = io.StringIO()
-    with rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "heliostat"}):
+    style = {"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "heliostat"}
+    with DRAWING, rc_context({**style, "text.parse_math": False}), warnings.catch_warnings():
+        # The browser draws the texts, with fonts of its own.
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
+        for text in figure.findobj(Text):
+            text.set_parse_math(False)
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     return text[text.index("<svg") :]

@@ -5,6 +5,8 @@ from typing import Any
 
 import jinja2
 
+from heliostat.console import printable
+
 
 def render(template: Path, **values: Any) -> str:
     """The self-contained page of a template that extends ``page.html.j2``; ``result`` is among the values.
@@ -16,4 +18,4 @@ def render(template: Path, **values: Any) -> str:
         loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    return environment.get_template(template.name).render(**values)
+    return printable(environment.get_template(template.name).render(**values), keep="\n\t")

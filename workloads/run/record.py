@@ -70,7 +70,8 @@ class Result(Config):
 
     name: str
     run: str
-    state: Literal["finished", "stopped", "diverged", "lost"]
+    state: Literal["finished", "stopped", "diverged", "lost", "failed", "interrupted", "running"]
+    """Of a run without ``result.json``, as `heliostat.workloads.run.so_far` finds it, also one of the last three."""
     step: int
     epoch: int
     best_step: int | None = None

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.config import dump
-from heliostat.console import duration
+from heliostat.console import clock, duration
 from heliostat.datasets import Dataset
 from heliostat.folder import Folder
 from heliostat.workloads.run.chunks import Record
@@ -39,7 +39,7 @@ MEANINGS = {
 
 
 def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
-    """Writes the report of a finished run."""
+    """Writes the report of a run, finished or not (see `heliostat.workloads.run.so_far`)."""
     metrics, events = read_journal(folder, METRICS), read_journal(folder, EVENTS)
     evaluation = json.loads(folder.read(EVALUATION)) if folder.exists(EVALUATION) else {}
     dataset = open_dataset(folder, record)
@@ -48,14 +48,14 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
         result=result,
         record=record,
         data_name=record.config.dataset.source or record.dataset.uri,
-        finished=_clock(time.time()),
+        written=clock(time.time()),
         tiles=_tiles(result, metrics, dataset),
         curves=_curves(metrics, result.best_step),
         classes=dataset.index.classes,
         confusion=_confusion(evaluation.get("confusion"), dataset.index.classes),
         mistakes=_mistakes(evaluation.get("mistakes"), dataset),
         sample=evaluation.get("sample"),
-        attempts=_attempts(events),
+        attempts=_attempts(events, result.state == "running"),
         goodput=_goodput(goodput(folder)),
         facts=_facts(record, dataset),
         config=dump(record.config),
@@ -64,15 +64,17 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
 
 
 def _tiles(result: Result, metrics: list[Record], dataset: Dataset) -> list[dict[str, str]]:
+    split = "test" if "test" in result.metrics else "validation"
     tiles = [
-        {"name": f"test {name}", "value": _value(name, value)} for name, value in sorted(result.metrics.get("test", {}).items())
+        {"name": f"{split} {name}", "value": _value(name, value)}
+        for name, value in sorted(result.metrics.get(split, {}).items())
     ]
     if "unigram_entropy" in dataset.index.meta:
         tiles.append({"name": "unigram entropy", "value": f"{dataset.index.meta['unigram_entropy']:.4f}"})
     speeds = [r["samples_per_second"] for r in metrics if r["kind"] == "train"]
     if speeds:
         tiles.append({"name": "samples a second", "value": f"{np.median(speeds):,.0f}"})
-    tiles.append({"name": "best step", "value": str(result.best_step)})
+    tiles += [] if result.best_step is None else [{"name": "best step", "value": str(result.best_step)}]
     tiles += [] if result.cost is None else [{"name": "cost", "value": f"{result.cost:.4g}"}]
     return tiles
 
@@ -149,8 +151,8 @@ def _picture(pixels: npt.NDArray[Any], white: int) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _attempts(events: list[Record]) -> list[Record]:
-    """A row for each attempt, from the events of rank 0."""
+def _attempts(events: list[Record], running: bool) -> list[Record]:
+    """A row for each attempt, from the events of rank 0; ``running`` is whether the last one goes on."""
     groups: list[list[Record]] = []
     for event in events:
         if event["event"] == "start":
@@ -158,7 +160,10 @@ def _attempts(events: list[Record]) -> list[Record]:
         if groups:
             groups[-1].append(event)
     befores = [group[-1]["time"] for group in groups]
-    return [_attempt(group, before) for group, before in zip(groups, [0.0, *befores], strict=False)]
+    rows = [_attempt(group, before) for group, before in zip(groups, [0.0, *befores], strict=False)]
+    if rows and running:
+        rows[-1]["ended"] = "runs"
+    return rows
 
 
 def _attempt(group: list[Record], before: float) -> Record:
@@ -168,7 +173,7 @@ def _attempt(group: list[Record], before: float) -> Record:
     hosts = [f"{worker['host']} ({worker['device']})" for worker in start["workers"]]
     began = max(start["launched"], before)
     return {
-        "started": _clock(began),
+        "started": clock(began),
         "from_step": start["step"],
         "to_step": last["step"],
         "workers": len(hosts),
@@ -206,9 +211,5 @@ def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str]]:
         ("git revision", record.git or "not in a repository"),
         ("dataset", f"{record.dataset.uri}, fingerprint {record.dataset.fingerprint}, {rows}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("created", _clock(record.created)),
+        ("created", clock(record.created)),
     ]
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
