@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from heliostat.cluster.diagnosis.problem import Problem, about, missing_fix, start_seconds
 from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, group_of, statuses
+from heliostat.cluster.field_types import cpus
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
-from heliostat.cluster.profile import Profile, WorkerGroup, cpus
+from heliostat.cluster.profile import Profile, WorkerGroup
 
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 """Events of cluster autoscalers (upstream, Karpenter): a node for this pod is being added."""

@@ -135,6 +135,7 @@ def _autoscaling(profile: Profile) -> Document:
             "idleTimeoutSeconds": max(group.idle_seconds for group in profile.groups),
             "resources": resources(profile.autoscaler.cpu, profile.autoscaler.memory),
             "securityContext": RESTRICTED,
+            **({"imagePullPolicy": profile.image_pull_policy} if profile.image_pull_policy else {}),
             "env": env({
                 # After this time a Pending pod is abandoned, and another group of the same shape is tried.
                 "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": max(group.start_seconds for group in profile.groups),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
-from heliostat.cluster.documents.pods import FILES, env, run_program
+from heliostat.cluster.documents.pods import FILES, env, image, run_program, user
 from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, reading, secret_name
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -167,7 +167,7 @@ def _field(text: str, least: int, most: int) -> bool:
 def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None) -> Document:
     container = {
         "name": "launch",
-        "image": profile.image,
+        **image(profile),
         **run_program("launch"),
         "env": [
             *env({"CRON": name, "KEEP": KEEP, "DOCUMENT": f"{FILES}/in_pod/job.json"}),
@@ -177,9 +177,11 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
     pod: Document = {
         "restartPolicy": "Never",
         "serviceAccountName": name,
+        **({"securityContext": ids} if (ids := user(profile)) else {}),
         "containers": [container],
         "volumes": [{"name": "files", "configMap": {"name": name}}],
     }
+    annotated = {"metadata": {"annotations": profile.annotations}} if profile.annotations else {}
     if profile.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in profile.image_pull_secrets]
     return {
@@ -189,7 +191,7 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
         "startingDeadlineSeconds": 600,
         "successfulJobsHistoryLimit": KEEP,
         "failedJobsHistoryLimit": KEEP,
-        "jobTemplate": {"spec": {"backoffLimit": 2, "template": {"spec": pod}}},
+        "jobTemplate": {"spec": {"backoffLimit": 2, "template": {**annotated, "spec": pod}}},
     }
 
 
