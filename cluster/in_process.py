@@ -14,6 +14,7 @@ import psutil
 
 from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, NoAnswer, UserError
+from heliostat.home import own_folder
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
@@ -256,10 +257,12 @@ def own_token() -> Path:
     """The file with the user's token for Ray on this machine, created if it does not exist.
 
     It is not Ray's own, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
+
+    Raises:
+        UserError: the home cannot be written.
     """
-    path = TOKEN.expanduser()
+    path = own_folder() / TOKEN.name
     if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=path.parent)  # with mode 0600
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))

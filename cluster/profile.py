@@ -19,7 +19,7 @@ from heliostat.cluster.field_types import (
     size,
     text,
 )
-from heliostat.cluster.pod import Placement, PodKeys, Spread
+from heliostat.cluster.pod import Placement, PodKeys, Spread, Volume
 from heliostat.cluster.prices import price_per_hour
 from heliostat.cluster.ray_version import TESTED
 from heliostat.config import Config, load, nearest
@@ -312,36 +312,48 @@ ONLY_OF_PODS = {*PodKeys.model_fields, "image_pull_policy", "run_as_user", "run_
 """Keys that mean something only where there are pods."""
 
 
-def _given(keys: PodKeys) -> set[str]:
-    return {key for key, field in type(keys).model_fields.items() if getattr(keys, key) != field.default}
+def keys_of_pods(profile: Profile) -> list[str]:
+    """The keys of a profile that are for pods and differ from the defaults, such as ``groups.gpu.volumes``."""
+    return [f"{place}{key}" for place, keys in _places(profile) for key in type(keys).model_fields if _is_given(keys, key)]
+
+
+def volumes(profile: Profile) -> list[tuple[str, Volume]]:
+    """The further volumes of a profile, and the key that has each."""
+    return [(f"{place}volumes", volume) for place, keys in _places(profile) for volume in keys.volumes]
+
+
+def _places(profile: Profile) -> list[tuple[str, PodKeys]]:
+    groups = ((f"groups.{group.name}.", group) for group in profile.groups)
+    return [("", profile), ("head.", profile.head), *groups]
+
+
+def _is_given(keys: PodKeys, key: str) -> bool:
+    return key in ONLY_OF_PODS and getattr(keys, key) != type(keys).model_fields[key].default
 
 
 def _check_pods(profile: Profile) -> None:
-    places: list[tuple[str, PodKeys]] = [
-        ("", profile),
-        ("head.", profile.head),
-        *((f"groups.{g.name}.", g) for g in profile.groups),
-    ]
     if profile.platform == "local":
-        if used := [f"{place}{key}" for place, keys in places for key in sorted(_given(keys) & ONLY_OF_PODS)]:
+        if used := keys_of_pods(profile):
             raise ValueError(f"{' and '.join(used)} is for pods, which a local cluster does not have; remove it")
         return
-    for place, keys in places:
-        mounts = [volume.mount for volume in keys.volumes]
-        if twice := next((mount for mount in mounts if mounts.count(mount) > 1), None):
-            raise ValueError(f"{place}volumes has two volumes at {twice}; give each a mount of its own")
-        containers = (keys.pod.get("spec") or {}).get("containers") or []
-        for container in containers:
-            for kind, amounts in (container.get("resources") or {}).items():
-                if isinstance(keys, WorkerGroup) and keys.gpu_resource in amounts:
-                    raise ValueError(f"{place}pod sets {kind} of {keys.gpu_resource}; use gpu, by which Ray counts them, too")
-        mounts += [mount["mountPath"].rstrip("/") for each in containers for mount in each.get("volumeMounts") or []]
-        if profile.storage.claim and profile.storage.mount.rstrip("/") in mounts:
-            raise ValueError(
-                f"{place}volumes has one at {profile.storage.mount}, where storage is mounted; choose another mount"
-            )
+    for place, keys in _places(profile):
+        _check_mounts(profile, place, keys)
         shared = keys.shared_memory or profile.shared_memory
         if shared and isinstance(keys, Placement) and size(shared) > size(keys.memory):
             raise ValueError(
                 f"shared_memory is {shared}, but {place}memory, which it is a part of, is {keys.memory}; raise {place}memory"
             )
+
+
+def _check_mounts(profile: Profile, place: str, keys: PodKeys) -> None:
+    mounts = [volume.mount for volume in keys.volumes]
+    if twice := next((mount for mount in mounts if mounts.count(mount) > 1), None):
+        raise ValueError(f"{place}volumes has two volumes at {twice}; give each a mount of its own")
+    for container in (keys.pod.get("spec") or {}).get("containers") or []:
+        mounts += [mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or []]
+        for kind, amounts in (container.get("resources") or {}).items():
+            if isinstance(keys, WorkerGroup) and keys.gpu_resource in (amounts or {}):
+                raise ValueError(f"{place}pod sets {kind} of {keys.gpu_resource}; use gpu, by which Ray counts them, too")
+    if profile.storage.claim and profile.storage.mount.rstrip("/") in mounts:
+        at = f"{place}volumes has one at {profile.storage.mount}"
+        raise ValueError(f"{at}, where storage is mounted; choose another mount")

@@ -33,7 +33,9 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
         yield Problem(
             f"claim {found[1]}",
             f"{group}: the claim {found[1]} does not exist",
-            "set storage.size so that it is created, or correct storage.claim",
+            "set storage.size so that it is created, or correct storage.claim"
+            if found[1] == profile.storage.claim
+            else "create it, or correct volumes in the profile",
             2,
         )
         return

@@ -53,6 +53,12 @@ def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) ->
     return document
 
 
+def templates(profile: Profile) -> list[Document]:
+    """The pod templates of the head and of each group."""
+    spec = ray_cluster(profile)["spec"]
+    return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
 def ray_job(
     profile: Profile,
     name: str,

@@ -19,8 +19,8 @@ from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.names import PORTS
 from heliostat.cluster.targets.kubernetes import UP_SECONDS, KubernetesCluster
 from heliostat.errors import UserError
+from heliostat.home import own_folder
 
-TOKENS = Path("~/.heliostat/tokens")
 ANSWER_SECONDS = 30.0
 """Timeout of the first response of the dashboard of a ready head."""
 POLL = 1.0
@@ -124,8 +124,7 @@ def watch(cluster: KubernetesCluster, forward: Forward, stopped: Callable[[], bo
 
 def write_token(api: Api, cluster: str, token: str) -> Path:
     """Write a token atomically to a file that only the user can read; returns its path."""
-    folder = TOKENS.expanduser()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = own_folder("tokens")
     folder.chmod(0o700)
     # A separator that does not occur in quoted parts.
     path = folder / "+".join(quote(part, safe="") for part in (api.context, api.namespace, cluster))
