@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, suppress
+from contextlib import AbstractContextManager, chdir, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -83,14 +83,23 @@ def visible_gpus(text: str, gpus: int) -> list[str]:
     return found
 
 
-@contextmanager
-def session(verbose: bool = False) -> Iterator[str]:
+def session(verbose: bool = False) -> AbstractContextManager[str]:
     """Start Ray with its dashboard, yield the dashboard's URL, and stop everything afterwards.
 
     All of this Ray requires a token, which is in ``~/.heliostat/ray-token``. A mode or a token in the environment takes
-    precedence.
+    precedence. What can be refused is refused by the call, before the context is entered.
+
+    Raises:
+        UserError: Ray has another version, or the home cannot be written.
     """
     check_ray()
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not _has_token():
+        own_token()
+    return _session(verbose)
+
+
+@contextmanager
+def _session(verbose: bool) -> Iterator[str]:
     # Here, because other users of this module need not wait a second for the import of Ray.
     import ray
     from ray._private import ray_constants

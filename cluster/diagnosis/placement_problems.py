@@ -8,7 +8,7 @@ from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, group_of, sta
 from heliostat.cluster.field_types import cpus
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
-from heliostat.cluster.profile import Profile, WorkerGroup
+from heliostat.cluster.profile import Profile, WorkerGroup, volumes
 
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 """Events of cluster autoscalers (upstream, Karpenter): a node for this pod is being added."""
@@ -33,9 +33,9 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
         yield Problem(
             f"claim {found[1]}",
             f"{group}: the claim {found[1]} does not exist",
-            "set storage.size so that it is created, or correct storage.claim"
-            if found[1] == profile.storage.claim
-            else "create it, or correct volumes in the profile",
+            "create it, or correct volumes in the profile"
+            if found[1] in [volume.claim for _, volume in volumes(profile)]
+            else "set storage.size so that it is created, or correct storage.claim",
             2,
         )
         return
