@@ -12,6 +12,7 @@ PLACEMENT = {
     "workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every",
     "max_failures", "hang_minutes", "grow_seconds",
     "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
+    "requirements",
 }  # fmt: skip
 """Keys that decide where and how fast a run trains, not what it computes: they may change when it is resumed."""
 
@@ -135,6 +136,9 @@ class TrainConfig(Config):
     )
     grow_seconds: float = Field(60, gt=0, description="seconds between checks whether more workers fit")
     resources: Resources = Resources()
+    requirements: list[str] | str = Field(
+        [], description="packages that a cluster installs beside the image's, as pip writes them, or the path of a file of them"
+    )
     storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
 
     @model_validator(mode="after")

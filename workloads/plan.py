@@ -12,6 +12,7 @@ from heliostat.datasets.sources import Source, open_source
 from heliostat.environment import DATASETS
 from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder, absolute, default_base, join
+from heliostat.requirements import missing, parse, provide
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
@@ -108,7 +109,9 @@ def prepare(
     Raises:
         UserError: the config is invalid; nothing has been written.
     """
-    cls = task.find(config.task)
+    # The run's record has the list, so that its workers need no file for it.
+    config = config.model_copy(update={"requirements": [each.text for each in parse(config.requirements)]})
+    cls = _task(config, elsewhere)
     validate(config.model, cls.Options, "model")
     resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
     config = config.model_copy(update={"resources": resources})
@@ -129,6 +132,20 @@ def prepare(
 
 def _shown(config: TrainConfig) -> str:
     return str(config.workers if isinstance(config.workers, int) else list(config.workers))
+
+
+def _task(config: TrainConfig, elsewhere: bool) -> type[task.Task]:
+    """The task of a config, whose requirements are checked, or on a cluster installed, before its module is imported."""
+    if not elsewhere:
+        provide(config.requirements)
+    lacking = missing(config.requirements)
+    try:
+        return task.find(config.task)
+    except UserError as error:
+        if not lacking:
+            raise
+        fix = f"install here, too, what this check of the task imports: pip install {' '.join(lacking)}"
+        raise UserError(error.what, fix) from None
 
 
 def _dataset(config: TrainConfig, storage: str, elsewhere: bool) -> tuple[Source | None, str]:

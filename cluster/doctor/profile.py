@@ -1,5 +1,6 @@
 """Checks of the namespace for what a profile needs, and of its cluster if it runs."""
 
+import platform
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -18,7 +19,7 @@ from heliostat.cluster.documents.manifests import documents, templates
 from heliostat.cluster.errors import Forbidden, Invalid, NotAdmitted, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import keys_of_pods, volumes
-from heliostat.cluster.ray_version import installed_ray
+from heliostat.cluster.ray_version import differing, installed_ray
 
 PROGRESS_SECONDS = 60.0
 """A problem that may last longer than this is work in progress, such as a node that starts."""
@@ -255,6 +256,16 @@ def _version(site: Site) -> Found:
         yield ok(f"Ray {here} here and in the profile{' and in the cluster' if site.head_is_ready else ''}")
 
 
+def _python(site: Site) -> Found:
+    if not site.head_is_ready:
+        return
+    python, here = site.cluster.dashboard().python_version(), platform.python_version()
+    if mismatches := differing(installed_ray(), python):
+        yield problem(mismatches[0], "use the same minor version of Python here as in the image; jobs do not need that")
+    elif python:
+        yield ok(f"Python {here} here and {python} in the cluster")
+
+
 def _policy(site: Site) -> Found:
     if site.snapshot.cluster is None:
         return
@@ -279,5 +290,6 @@ CHECKS: dict[str, Callable[[Site], Found]] = {
     "cluster": _cluster,
     "token": _token,
     "Ray": _version,
+    "Python": _python,
     "network policy": _policy,
 }

@@ -65,8 +65,9 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     path = "./show" if path == "show" else path  # not the subcommand
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
     check_storage(profile, plan.base["storage"])
+    needed = sending.requirements_to_send(plan.base.get("requirements", []), profile.ray_version)
     values = sending.variables_to_send(args.env)
-    files = sending.files_to_send(path, str(config.train.get("base", path)))
+    files = sending.files_to_send(path, str(config.train.get("base", path)), *needed)
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
         return 0
@@ -115,6 +116,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     print_table(["trial", *keys], rows)
     for name, text in document["says"].items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    sending.show_requirements(plan.train.config.requirements)
     if files:
         sending.show(files, variables)
 

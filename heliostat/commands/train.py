@@ -61,9 +61,10 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     profile = find(args.on)
     path = relative_path(args.config)
     check_storage(profile, config.storage)
+    needed = sending.requirements_to_send(config.requirements, profile.ray_version)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
     values = sending.variables_to_send(args.env)
-    files = sending.files_to_send(path)
+    files = sending.files_to_send(path, *needed)
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
         return 0
@@ -127,6 +128,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         "run folder": f"{plan.uri} ({known[document['resumes']]})",
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    sending.show_requirements(config.requirements)
     if files:
         sending.show(files, variables)
 
