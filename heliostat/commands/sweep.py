@@ -57,19 +57,22 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     """
     from heliostat.cluster.profile import find
     from heliostat.commands import sending
-    from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.commands.on_cluster import check_storage, check_times, relative_path, send, show_times
     from heliostat.tuning.plan import plan_sweep
 
     profile = find(args.on)
     path = relative_path(args.config)
     path = "./show" if path == "show" else path  # not the subcommand
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True)
+    times = check_times(profile, config.name, args)
     check_storage(profile, plan.base["storage"])
     needed = sending.requirements_to_send(plan.base.get("requirements", []), profile.ray_version)
     values = sending.variables_to_send(args.env)
     files = sending.files_to_send(path, str(config.train.get("base", path)), *needed)
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
+        if not args.json:
+            show_times(times)
         return 0
     return send(profile, config, args, ["sweep", path], files, values)
 

@@ -55,11 +55,12 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     """
     from heliostat.cluster.profile import find
     from heliostat.commands import sending
-    from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.commands.on_cluster import check_storage, check_times, relative_path, send, show_times
     from heliostat.workloads.plan import prepare
 
     profile = find(args.on)
     path = relative_path(args.config)
+    times = check_times(profile, config.name, args)
     check_storage(profile, config.storage)
     needed = sending.requirements_to_send(config.requirements, profile.ray_version)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
@@ -67,6 +68,8 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     files = sending.files_to_send(path, *needed)
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
+        if not args.json:
+            show_times(times)
         return 0
     return send(profile, config, args, ["train", path], files, values)
 
