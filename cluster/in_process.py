@@ -7,13 +7,14 @@ import socket
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import chdir, contextmanager, suppress
+from contextlib import AbstractContextManager, chdir, contextmanager, suppress
 from pathlib import Path
 
 import psutil
 
 from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, NoAnswer, UserError
+from heliostat.home import own_folder
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
@@ -82,14 +83,23 @@ def visible_gpus(text: str, gpus: int) -> list[str]:
     return found
 
 
-@contextmanager
-def session(verbose: bool = False) -> Iterator[str]:
+def session(verbose: bool = False) -> AbstractContextManager[str]:
     """Start Ray with its dashboard, yield the dashboard's URL, and stop everything afterwards.
 
     All of this Ray requires a token, which is in ``~/.heliostat/ray-token``. A mode or a token in the environment takes
-    precedence.
+    precedence. What can be refused is refused by the call, before the context is entered.
+
+    Raises:
+        UserError: Ray has another version, or the home cannot be written.
     """
     check_ray()
+    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not _has_token():
+        own_token()
+    return _session(verbose)
+
+
+@contextmanager
+def _session(verbose: bool) -> Iterator[str]:
     # Here, because other users of this module need not wait a second for the import of Ray.
     import ray
     from ray._private import ray_constants
@@ -256,10 +266,12 @@ def own_token() -> Path:
     """The file with the user's token for Ray on this machine, created if it does not exist.
 
     It is not Ray's own, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
+
+    Raises:
+        UserError: the home cannot be written.
     """
-    path = TOKEN.expanduser()
+    path = own_folder() / TOKEN.name
     if not path.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, scratch = tempfile.mkstemp(dir=path.parent)  # with mode 0600
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))

@@ -1,39 +1,35 @@
 """The profile: one short file that describes an autoscaling Ray cluster."""
 
 import re
-from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from heliostat.cluster.field_types import (
+    Cpu,
+    DataKey,
+    DnsLabel,
+    LabelKey,
+    Memory,
+    ObjectName,
+    Seconds,
+    VariableName,
+    cpus,
+    size,
+    text,
+)
+from heliostat.cluster.pod import Placement, PodKeys, Spread, Volume
 from heliostat.cluster.prices import price_per_hour
 from heliostat.cluster.ray_version import TESTED
-from heliostat.config import Config, Spelled, load, nearest
+from heliostat.config import Config, load, nearest
 from heliostat.errors import UserError
 
 BUNDLED = Path(__file__).parent / "profiles"
-UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 SMALLEST_HEAD = 3 * 2**30
 """Bytes: Ray's own processes take 1.2 GB, a driver and Train's controller 0.7 GB each (Ray 2.60); in 2 GB runs hung."""
 LONGEST_NAME = 40
 """KubeRay allows 53 characters for a RayCluster and 47 for a RayJob; ours get a suffix."""
-
-
-def _cpu(value: Any) -> Any:
-    """CPUs as Kubernetes writes them: ``2`` or ``500m``."""
-    if isinstance(value, bool) or not re.fullmatch(r"\d+m|\d+(\.\d+)?", str(value)) or cpus(str(value)) <= 0:
-        raise ValueError(f"{value!r} is not a number of CPUs; write 2, or 500m for half of one")
-    return str(value)
-
-
-def _memory(value: Any) -> Any:
-    text = str(value)
-    if re.fullmatch(r"\d+(\.\d+)?", text) and not isinstance(value, bool):
-        raise ValueError(f"{value!r} has no unit; write {text}Gi or {text}Mi")
-    if not re.fullmatch(rf"\d+(\.\d+)?({'|'.join(UNITS)})", text) or size(text) <= 0:
-        raise ValueError(f"{value!r} is not an amount of memory; write 8Gi or 512Mi")
-    return text
 
 
 def _label(value: str) -> str:
@@ -52,23 +48,6 @@ def _cluster_name(value: str) -> str:
     return value
 
 
-def _text(value: Any) -> Any:
-    """A text, also from a number or a boolean that YAML reads without quotes, where that has one spelling only."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, Spelled):
-        raise ValueError(f"{value.text} is a number, whose spelling is lost (it is read as {int(value)}); write it in quotes")
-    if isinstance(value, date):
-        raise ValueError(f"{value} is a date, whose spelling is lost; write it in quotes")
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        raise ValueError(f"{value} is a number, whose spelling is lost (3.10 is read as 3.1); write it in quotes")
-    if not isinstance(value, str | None):
-        raise ValueError(f"{value!r} is not a text; write a key with dots in braces: --set 'groups.gpu.labels={{a.b/c: x}}'")
-    return value
-
-
 def _variable(value: Any) -> Any:
     """The value of an environment variable: a text, or the key of a Secret."""
     if isinstance(value, dict):
@@ -77,53 +56,20 @@ def _variable(value: Any) -> Any:
         return SecretKey(**value)
     if value is None:
         raise ValueError('it is empty; write a text, or "" for an empty one')
-    return value if isinstance(value, SecretKey) else _text(value)
+    if not isinstance(value, SecretKey | str | int):
+        raise ValueError(f"{value!r} is not a text; write it in quotes")
+    return value if isinstance(value, SecretKey) else text(value)
 
 
 class SecretKey(Config):
     """A key of a Kubernetes Secret in the cluster's namespace."""
 
-    secret: str
-    key: str
+    secret: ObjectName
+    key: DataKey
 
 
-Cpu = Annotated[str, BeforeValidator(_cpu)]
-Memory = Annotated[str, BeforeValidator(_memory)]
 GroupName = Annotated[str, AfterValidator(_label)]
 ClusterName = Annotated[str, AfterValidator(_cluster_name)]
-Text = Annotated[str, BeforeValidator(_text)]
-Labels = Annotated[dict[str, Text], Field(description="a mapping of texts, such as {team: vision}")]
-Seconds = Annotated[int, Field(ge=1, description="a whole number of seconds, at least 1")]
-
-
-def cpus(quantity: str) -> float:
-    """``500m`` as 0.5."""
-    return float(quantity[:-1]) / 1000 if quantity.endswith("m") else float(quantity)
-
-
-def size(quantity: str) -> int:
-    """``2Gi`` as bytes; a plain number is bytes already."""
-    number, unit = re.fullmatch(r"([\d.]+)(\w*)", quantity).groups()  # type: ignore[union-attr]  # checked at the door
-    return int(float(number) * UNITS.get(unit, 1))
-
-
-class Toleration(Config):
-    """A taint of nodes that pods tolerate."""
-
-    key: str | None = Field(None, description="the taint's key, or null for every taint")
-    operator: Literal["Exists", "Equal"] = "Exists"
-    value: Text | None = Field(None, description="the taint's value, with operator Equal")
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
-
-
-class Placement(Config):
-    """The size of a pod and its placement."""
-
-    cpu: Cpu = Field("2", description="CPUs, such as 2 or 500m")
-    memory: Memory = Field("8Gi", description="memory with its unit, such as 8Gi")
-    node_selector: Labels = {}
-    tolerations: list[Toleration] = []
-    labels: Labels = {}
 
 
 class Head(Placement):
@@ -153,7 +99,7 @@ class WorkerGroup(Placement):
     name: GroupName = Field(description="a name such as gpu-spot")
     gpu: int = Field(0, ge=0, description="a whole number of GPUs a pod; Kubernetes cannot share one")
     gpu_type: str | None = Field(None, description="a GPU type of the price table, such as A100-80GB")
-    gpu_resource: str = Field("nvidia.com/gpu", description="the resource name of the GPUs on the nodes")
+    gpu_resource: LabelKey = Field("nvidia.com/gpu", description="the resource name of the GPUs on the nodes")
     market: Literal["on-demand", "spot"] = Field("on-demand", description="on-demand or spot")
     min: int = Field(0, ge=0, description="pods that always run, at least 0")
     max: int = Field(ge=1, le=10_000, description="the most pods, a whole number from 1 to 10000")
@@ -162,6 +108,9 @@ class WorkerGroup(Placement):
     drain_seconds: Seconds = Field(25, description="the seconds of work after a preemption notice; spot nodes often get 30")
     priority: int | None = Field(None, description="a number, the highest is filled first (KubeRay 1.7); null: spot first")
     price_per_hour: float | None = Field(None, ge=0, description="the price of a pod per hour; null: from the price table")
+    topology_spread: list[Spread] = Field(
+        [], description="a list of how the pods are spread, such as [{key: topology.kubernetes.io/zone}]"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -185,12 +134,14 @@ class WorkerGroup(Placement):
 class Storage(Config):
     """The storage of runs: a ReadWriteMany claim, or an object store."""
 
-    claim: str | None = Field(None, description="the name of a ReadWriteMany claim")
+    claim: ObjectName | None = Field(None, description="the name of a ReadWriteMany claim")
     size: Memory | None = Field(None, description="the size of a claim to create; null: it exists")
-    storage_class: str | None = Field(None, description="the storage class of a new claim; null: the default one")
+    storage_class: ObjectName | None = Field(None, description="the storage class of a new claim; null: the default one")
     mount: str = Field("/mnt/heliostat", pattern=r"^/[\w./-]+$", description="the path of the claim in the pods")
     uri: str | None = Field(None, description="an object store, such as s3://bucket/team")
-    secret: str | None = Field(None, description="a Secret whose keys become environment variables, such as AWS_ACCESS_KEY_ID")
+    secret: ObjectName | None = Field(
+        None, description="a Secret whose keys become environment variables, such as AWS_ACCESS_KEY_ID"
+    )
 
     @property
     def root(self) -> str:
@@ -198,30 +149,40 @@ class Storage(Config):
         return self.uri or self.mount
 
 
-class Profile(Config):
+class Profile(PodKeys):
     """The description of one cluster."""
 
     name: ClusterName = Field(description="the cluster's name")
     platform: Literal["kubernetes", "local"] = Field("kubernetes", description="kubernetes or local")
-    namespace: str | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
+    namespace: DnsLabel | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
     image: str = Field(f"heliostat/ray:{TESTED}", description="a container image with its tag")
-    image_pull_secrets: list[str] = []
+    image_pull_secrets: list[ObjectName] = []
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
+        None, description="Always, IfNotPresent or Never; null: IfNotPresent, because the image has a version"
+    )
+    run_as_user: int | None = Field(
+        None, ge=1, description="the user's number in all containers, for an image of root; null: the image's own"
+    )
+    run_as_group: int | None = Field(None, ge=0, description="the group's number in all containers; null: the image's own")
+    fs_group: int | None = Field(
+        100, ge=0, description="the group that may write to volumes; null where the cluster chooses it, as OpenShift does"
+    )
     ray_version: str = Field(TESTED, pattern=r"^\d+\.\d+\.\d+$", description="the version of Ray in the image, such as 2.60.0")
     head: Head = Head()
     autoscaler: Sidecar = Sidecar()
     groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
     node_autoscaling: bool = Field(False, description="true if nodes are added when pods need them, as clouds and Karpenter do")
     storage: Storage = Field(description="a mapping such as {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}")
-    queue: str | None = Field(None, description="a Kueue local queue; then every group needs min equal to max")
+    queue: ObjectName | None = Field(None, description="a Kueue local queue; then every group needs min equal to max")
     idle_shutdown_seconds: Seconds | None = Field(
         3600, ge=1, description="the seconds without work until the cluster, head included, is suspended; null: never"
     )
     job_hours: float = Field(24, gt=0, description="the time limit of a job with its own cluster")
     tls: bool = Field(False, description="encrypt the traffic in the cluster (KubeRay 1.7 with cert-manager)")
-    env: dict[str, Annotated[str | SecretKey, BeforeValidator(_variable)]] = Field(
+    env: dict[VariableName, Annotated[str | SecretKey, BeforeValidator(_variable)]] = Field(
         {}, description="environment variables of all pods: texts, or {secret: wandb, key: api-key}"
     )
-    secrets: list[str] = Field([], description="a list of Secrets; all pods have their keys as environment variables")
+    secrets: list[ObjectName] = Field([], description="a list of Secrets; all pods have their keys as environment variables")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -236,6 +197,7 @@ class Profile(Config):
         _check_image(self.image, self.ray_version)
         _check_storage(self.storage, self.platform)
         _check_secrets(self.secrets_named, self.platform, self.name)
+        _check_pods(self)
         if self.queue:
             if self.idle_shutdown_seconds:
                 raise ValueError(
@@ -287,7 +249,7 @@ def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
     """
     path = _path(name)
     try:
-        return load(path, Profile, overrides, {"name": path.stem}, spelling=True)
+        return load(path, Profile, overrides, {"name": path.stem})
     except UserError as error:
         if path.parent == Path() and str(path) != name:  # it may be a file of another kind
             raise UserError(f"{path}: {error.what}", error.fix) from None
@@ -344,3 +306,54 @@ def _check_secrets(named: list[tuple[str, str, str | None]], platform: str, name
                 f"{place} names the Secret {secret}, but a local cluster has no Secrets; remove it, and give your shell's "
                 "variables to a job by --env NAME"
             )
+
+
+ONLY_OF_PODS = {*PodKeys.model_fields, "image_pull_policy", "run_as_user", "run_as_group", "fs_group", "topology_spread"}
+"""Keys that mean something only where there are pods."""
+
+
+def keys_of_pods(profile: Profile) -> list[str]:
+    """The keys of a profile that are for pods and differ from the defaults, such as ``groups.gpu.volumes``."""
+    return [f"{place}{key}" for place, keys in _places(profile) for key in type(keys).model_fields if _is_given(keys, key)]
+
+
+def volumes(profile: Profile) -> list[tuple[str, Volume]]:
+    """The further volumes of a profile, and the key that has each."""
+    return [(f"{place}volumes", volume) for place, keys in _places(profile) for volume in keys.volumes]
+
+
+def _places(profile: Profile) -> list[tuple[str, PodKeys]]:
+    groups = ((f"groups.{group.name}.", group) for group in profile.groups)
+    return [("", profile), ("head.", profile.head), *groups]
+
+
+def _is_given(keys: PodKeys, key: str) -> bool:
+    return key in ONLY_OF_PODS and getattr(keys, key) != type(keys).model_fields[key].default
+
+
+def _check_pods(profile: Profile) -> None:
+    if profile.platform == "local":
+        if used := keys_of_pods(profile):
+            raise ValueError(f"{' and '.join(used)} is for pods, which a local cluster does not have; remove it")
+        return
+    for place, keys in _places(profile):
+        _check_mounts(profile, place, keys)
+        shared = keys.shared_memory or profile.shared_memory
+        if shared and isinstance(keys, Placement) and size(shared) > size(keys.memory):
+            raise ValueError(
+                f"shared_memory is {shared}, but {place}memory, which it is a part of, is {keys.memory}; raise {place}memory"
+            )
+
+
+def _check_mounts(profile: Profile, place: str, keys: PodKeys) -> None:
+    mounts = [volume.mount for volume in keys.volumes]
+    if twice := next((mount for mount in mounts if mounts.count(mount) > 1), None):
+        raise ValueError(f"{place}volumes has two volumes at {twice}; give each a mount of its own")
+    for container in (keys.pod.get("spec") or {}).get("containers") or []:
+        mounts += [mount["mountPath"].rstrip("/") for mount in container.get("volumeMounts") or []]
+        for kind, amounts in (container.get("resources") or {}).items():
+            if isinstance(keys, WorkerGroup) and keys.gpu_resource in (amounts or {}):
+                raise ValueError(f"{place}pod sets {kind} of {keys.gpu_resource}; use gpu, by which Ray counts them, too")
+    if profile.storage.claim and profile.storage.mount.rstrip("/") in mounts:
+        at = f"{place}volumes has one at {profile.storage.mount}"
+        raise ValueError(f"{at}, where storage is mounted; choose another mount")

@@ -4,17 +4,19 @@ import difflib
 import hashlib
 import io
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import SafeConstructor
 from ruamel.yaml.error import YAMLError
 
 from heliostat.difference import ABSENT, difference
 from heliostat.errors import UserError, combined
+from heliostat.spelling import parse, plain, settled
 
 
 class Config(BaseModel):
@@ -26,40 +28,21 @@ class Config(BaseModel):
 C = TypeVar("C", bound=Config)
 
 
-class Spelled(int):
-    """An integer whose text in YAML is not the usual one, such as 0755, 0x1F or 1_000."""
-
-    text: str
-
-
-class _Spelling(SafeConstructor):
-    def construct_yaml_int(self, node: Any) -> int:
-        value = Spelled(super().construct_yaml_int(node))
-        value.text = node.value
-        return int(value) if value.text == str(int(value)) else value
-
-
-_Spelling.add_constructor("tag:yaml.org,2002:int", _Spelling.construct_yaml_int)
-
-
 def load(
     path: str | Path,
     kind: type[C],
     overrides: Iterable[str] = (),
     defaults: Mapping[str, Any] | None = None,
-    spelling: bool = False,
 ) -> C:
     """Read a YAML file, at a path or a URI, as ``kind``; ``overrides`` are ``dotted.key=value`` and win over the file.
-
-    With ``spelling``, validators get an integer with an unusual text as `Spelled`.
 
     Raises:
         UserError: the file is missing, is not YAML, is not a mapping, or does not fit ``kind``.
     """
-    data = {**(defaults or {}), **read_mapping(path, spelling)}
+    data = {**(defaults or {}), **_read(path)}
     for override in overrides:
-        _override(data, override, spelling)
-    return validate(data, kind)
+        _override(data, override)
+    return validate(settled(data, kind), kind)
 
 
 def as_config(config: str | Path | Mapping[str, Any] | C, kind: type[C], overrides: Iterable[str] = (), suffix: str = "") -> C:
@@ -78,14 +61,7 @@ def as_config(config: str | Path | Mapping[str, Any] | C, kind: type[C], overrid
         return config
     for override in overrides:
         _override(data, override)
-    return validate(data, kind)
-
-
-def _yaml(spelling: bool) -> YAML:
-    yaml = YAML(typ="safe", pure=True)
-    if spelling:
-        yaml.Constructor = _Spelling
-    return yaml
+    return validate(settled(data, kind), kind)
 
 
 def config_path(config: str, folder: str) -> str:
@@ -96,10 +72,16 @@ def config_path(config: str, folder: str) -> str:
     return str(place) if is_bundled else config
 
 
-def read_mapping(path: str | Path, spelling: bool = False) -> dict[str, Any]:
+def read_mapping(path: str | Path) -> dict[str, Any]:
     """The mapping that a YAML file holds, at a path or a URI."""
+    data: dict[str, Any] = plain(_read(path))
+    return data
+
+
+def _read(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML file, with its numbers and booleans as they are written."""
     try:
-        data = _yaml(spelling).load(_text(str(path)))
+        data = parse(_text(str(path)))
     except FileNotFoundError:
         folder, name = Path(path).parent, Path(path).name
         near = difflib.get_close_matches(name, _yaml_files(folder), n=1, cutoff=0.4)
@@ -114,7 +96,7 @@ def read_mapping(path: str | Path, spelling: bool = False) -> dict[str, Any]:
         detail = " ".join(str(error).split())
         raise UserError(f"config file {path} is not valid YAML: {detail}", "correct that line") from None
     if not isinstance(data, dict):
-        kind = "empty" if data is None else f"a {type(data).__name__}"
+        kind = "empty" if data is None else f"a {type(plain(data)).__name__}"
         raise UserError(f"config file {path} is {kind}, but must be a mapping", "write it as lines of `key: value`")
     return data
 
@@ -136,7 +118,7 @@ def validate(data: Mapping[str, Any], kind: type[C], prefix: str = "") -> C:
     except ValidationError as error:
         groups: dict[tuple[str, ...], list[Any]] = {}
         for each in error.errors():
-            groups.setdefault(tuple(_path(each["loc"], kind)), []).append(each)
+            groups.setdefault(tuple(_path(_location(each), kind)), []).append(each)
         found = [_explain(group, data, kind, prefix) for group in groups.values()]
         raise combined(found, prefix or "the config") from None
 
@@ -146,7 +128,8 @@ def assignments(overrides: Iterable[str]) -> dict[str, Any]:
     data: dict[str, Any] = {}
     for override in overrides:
         _override(data, override)
-    return data
+    found: dict[str, Any] = plain(data)
+    return found
 
 
 def dump(config: Config) -> str:
@@ -180,15 +163,16 @@ def _yaml_files(folder: Path) -> list[str]:
     return [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []
 
 
-def _override(data: dict[str, Any], override: str, spelling: bool = False) -> None:
+def _override(data: dict[str, Any], override: str) -> None:
     dotted, equals, text = override.partition("=")
-    if not equals or not all(dotted.split(".")):
+    keys = [key.replace(r"\.", ".") for key in re.split(r"(?<!\\)\.", dotted)]
+    if not equals or not all(keys):
         raise UserError(f"--set {override!r} is not an assignment", "write it as --set optimizer.lr=0.01")
     try:
-        value = _yaml(spelling).load(text)
+        value = parse(text)
     except (YAMLError, ValueError):
         raise UserError(f"--set {override!r} has a value that is not YAML", "put quotes around it") from None
-    *parents, key = dotted.split(".")
+    *parents, key = keys
     while parents:
         parent = parents.pop(0)
         child = data.get(parent)
@@ -204,7 +188,7 @@ def _override(data: dict[str, Any], override: str, spelling: bool = False) -> No
 
 def _item_named(items: list[Any], name: str, override: str) -> dict[str, Any]:
     """The item of a list that has this name: ``--set groups.gpu.max=4``."""
-    named = {item["name"]: item for item in items if isinstance(item, dict) and "name" in item}
+    named = {str(plain(item["name"])): item for item in items if isinstance(item, dict) and "name" in item}
     if name not in named:
         raise UserError(f"--set {override!r}: no item has the name {name}", nearest(name, named))
     found: dict[str, Any] = named[name]
@@ -225,8 +209,9 @@ PLAIN = {
 def _explain(group: list[Any], data: Any, kind: type[BaseModel], prefix: str) -> UserError:
     """Convert the pydantic errors of one key, one for each type that it may have, to a message with field, value and fix."""
     error = group[0]
-    path = _path(error["loc"], kind)
-    shown = _with_names(error["loc"], data)[: len(path)]
+    loc = _location(error)
+    path = _path(loc, kind)
+    shown = _with_names(loc, data)[: len(path)]
     name = ".".join([prefix, *shown] if prefix else shown) or "the config"
     owner = _owner(kind, path[:-1])
     if error["type"] == "extra_forbidden":
@@ -238,6 +223,8 @@ def _explain(group: list[Any], data: Any, kind: type[BaseModel], prefix: str) ->
         what, _, fix = (message[:1].lower() + message[1:]).partition("; ")
         return UserError(f"{name}: {what}" if path or prefix else what, fix or _describe(owner, path) or "correct it")
     described = _describe(owner, path)
+    if error["type"] == "string_type" and len(group) == 1:
+        return _not_a_text(name, shown[-1], error["input"], described)
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
     needed = PLAIN.get(error["type"], message[:1].lower() + message[1:]).format_map(error.get("ctx", {}))
     if error["type"] == "model_type" and (inner := _owner(kind, path)) is not owner:
@@ -250,7 +237,7 @@ def _explain(group: list[Any], data: Any, kind: type[BaseModel], prefix: str) ->
 
 def _value_at(data: Any, error: Any, path: list[str]) -> Any:
     """The value of a key; that of an error in one of several possible types may be a part of it."""
-    for part, name in zip(error["loc"], path, strict=False):
+    for part, name in zip(_location(error), path, strict=False):
         if isinstance(data, dict) and name in data:
             data = data[name]
         elif isinstance(data, list) and isinstance(part, int) and part < len(data):
@@ -276,6 +263,31 @@ def _keys(kind: type[BaseModel], prefix: str = "") -> Iterator[str]:
         yield f"{prefix}{name}"
         if (inner := _owner(kind, [name])) is not kind:
             yield from _keys(inner, f"{prefix}{name}.")
+
+
+def _not_a_text(name: str, key: str, value: Any, described: str) -> UserError:
+    what = f"{name} is {value!r}, but must be a text"
+    if isinstance(value, bool | int | float | date):
+        return UserError(
+            what, f"write it in quotes, {key}: '...', in a shell --set \"{name}='...'\"; {described}".removesuffix("; ")
+        )
+    if isinstance(value, dict) and len(value) == 1:
+        return UserError(what, rf"if its key has dots, write each as \.: --set '{_dotted(name, key, value)}'")
+    return UserError(what, f"set {name} to {described or 'a text'}")
+
+
+def _dotted(name: str, key: str, value: Any) -> str:
+    """The assignment that was meant by a value in which ``--set`` has split a key at its dots."""
+    before = name.removesuffix(key)
+    while isinstance(value, dict) and len(value) == 1:
+        part, value = next(iter(value.items()))
+        key += f".{part}"
+    return before + key.replace(".", r"\.") + f"={value}"
+
+
+def _location(error: Any) -> list[Any]:
+    """Where a pydantic error is, without the mark of an error in the key of a mapping."""
+    return [part for part in error["loc"] if part != "[key]"]
 
 
 def _with_names(loc: Iterable[Any], data: Any) -> list[str]:

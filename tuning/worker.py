@@ -19,6 +19,7 @@ from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.modules import enter_working_dir
+from heliostat.requirements import provide
 from heliostat.tuning.journal import plain
 from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
@@ -99,6 +100,7 @@ class Worker:
             # The trial is done, but the driver was killed before it wrote that to the journal.
             return _end(result)
         write_record(folder, record)
+        provide(record.config.requirements, install=True)
         if record.config.resources.gpu:
             check_gpu()
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)

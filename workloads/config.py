@@ -13,7 +13,7 @@ CHANGEABLE = {
     "workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every",
     "max_failures", "hang_minutes", "grow_seconds",
     "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
-    "find_unused_parameters", "evaluate_every", "evaluate_samples", "early_stopping",
+    "find_unused_parameters", "evaluate_every", "evaluate_samples", "early_stopping", "requirements",
 }  # fmt: skip
 """Keys that decide where and how fast a run trains, and what of it is measured and kept, not what its steps compute: they may
 change when it is resumed."""
@@ -166,6 +166,9 @@ class TrainConfig(Config):
     )
     grow_seconds: float = Field(60, gt=0, description="seconds between checks whether more workers fit")
     resources: Resources = Resources()
+    requirements: list[str] | str = Field(
+        [], description="packages that a cluster installs beside the image's, as pip writes them, or the path of a file of them"
+    )
     storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
 
     @model_validator(mode="after")

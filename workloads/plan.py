@@ -13,6 +13,7 @@ from heliostat.datasets.sources import Source, find_source, open_source
 from heliostat.environment import DATASETS
 from heliostat.errors import NotWritable, UserError, collected, combined
 from heliostat.folder import Folder, absolute, default_base, expanded, join
+from heliostat.requirements import missing, parse, provide
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig, learning_rate
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
@@ -226,10 +227,12 @@ def prepare(
     Raises:
         UserError: the config is invalid; nothing has been written.
     """
+    # The run's record has the list, so that its workers need no file for it.
+    config = config.model_copy(update={"requirements": [each.text for each in parse(config.requirements)]})
     problems: list[UserError] = []
     storage = absolute(expanded(config.storage, variables), storage_base or default_base())
     with collected(problems):
-        cls = task.find(config.task)
+        cls = _task(config, elsewhere)
         validate(config.model, cls.Options, "model")
     with collected(problems):
         resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
@@ -253,6 +256,20 @@ def prepare(
 
 def _shown(config: TrainConfig) -> str:
     return str(config.workers if isinstance(config.workers, int) else list(config.workers))
+
+
+def _task(config: TrainConfig, elsewhere: bool) -> type[task.Task]:
+    """The task of a config, whose requirements are checked, or on a cluster installed, before its module is imported."""
+    if not elsewhere:
+        provide(config.requirements)
+    lacking = missing(config.requirements)
+    try:
+        return task.find(config.task)
+    except UserError as error:
+        if not lacking:
+            raise
+        fix = f"install here, too, what this check of the task imports: pip install {' '.join(lacking)}"
+        raise UserError(error.what, fix) from None
 
 
 def _dataset(

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 
 from heliostat.cluster.diagnosis.problem import Problem, about, missing_fix, start_seconds
 from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, group_of, statuses
+from heliostat.cluster.field_types import cpus
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
-from heliostat.cluster.profile import Profile, WorkerGroup, cpus
+from heliostat.cluster.profile import Profile, WorkerGroup, volumes
 
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 """Events of cluster autoscalers (upstream, Karpenter): a node for this pod is being added."""
@@ -32,7 +33,9 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
         yield Problem(
             f"claim {found[1]}",
             f"{group}: the claim {found[1]} does not exist",
-            "set storage.size so that it is created, or correct storage.claim",
+            "create it, or correct volumes in the profile"
+            if found[1] in [volume.claim for _, volume in volumes(profile)]
+            else "set storage.size so that it is created, or correct storage.claim",
             2,
         )
         return

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass
 
+from heliostat.cluster.diagnosis.refusals import fix_of_refusal
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
 
@@ -38,7 +39,7 @@ def missing_fix(message: str) -> str:
         return f"create the {found[1]} {found[2]}, or remove it from the profile"
     if found := re.search(r"couldn't find key (\S+) in (Secret|ConfigMap) \S*?([^/\s]+)$", message):
         return f"add the key {found[1]} to the {found[2]} {found[3]}, or correct it in the profile"
-    return "correct what it names in the profile"
+    return fix_of_refusal(message)
 
 
 def about(pod: Document, events: list[Document]) -> list[Document]:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from heliostat.cluster.diagnosis.container_problems import crashed_before, is_current, of_containers
 from heliostat.cluster.diagnosis.placement_problems import of_node, of_volumes
 from heliostat.cluster.diagnosis.problem import Problem
+from heliostat.cluster.diagnosis.refusals import UNKNOWN, fix_of_refusal
 from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, terminating
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import QUEUE_LABEL, SUSPENDED, Document
@@ -50,7 +51,7 @@ def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:
             yield Problem(reason, f"KubeRay rejects the cluster: {message}", "correct the field that it names, then retry")
         elif reason == "AutoscalerServiceAccountNotFound":
             yield Problem(
-                reason, f"the service account of the head is missing: {message}", "create it, or remove it from the template"
+                reason, f"the service account of the head is missing: {message}", "create it, or correct service_account"
             )
 
 
@@ -90,12 +91,9 @@ def _no_pod(message: str) -> Iterator[Problem]:
             "free resources (heliostat status, heliostat down), or raise it",
             2,
         )
-    elif "violates PodSecurity" in message:
-        yield Problem("security", what, "use an image with a non-root user; heliostat's manifests comply with the standard", 2)
-    elif "service account" in message.lower() or "serviceaccount" in message.lower():
-        yield Problem("account", what, "create the service account that it names", 2)
     else:
-        yield Problem("replica", what, "correct what it names in the profile", 5)
+        fix = fix_of_refusal(message)
+        yield Problem("refused", what, fix, 2 if fix != UNKNOWN else 5)
 
 
 def _submitter(job: Document, events: list[Document]) -> Iterator[Problem]:

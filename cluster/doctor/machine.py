@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 
 from heliostat.cluster.diagnosis.findings import Found, ok, problem
-from heliostat.cluster.profile import Profile, size
+from heliostat.cluster.field_types import size
+from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import PORTS
 from heliostat.folder import absolute

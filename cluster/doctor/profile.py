@@ -1,5 +1,6 @@
 """Checks of the namespace for what a profile needs, and of its cluster if it runs."""
 
+import platform
 import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -10,13 +11,15 @@ from heliostat.cluster.diagnosis.checks import check_claim
 from heliostat.cluster.diagnosis.container_problems import PULL
 from heliostat.cluster.diagnosis.findings import Finding, Found, ok, problem, unknown
 from heliostat.cluster.diagnosis.problems import problems
+from heliostat.cluster.diagnosis.refusals import fix_of_refusal
 from heliostat.cluster.diagnosis.snapshot import group_of
 from heliostat.cluster.diagnosis.wait import progress
 from heliostat.cluster.doctor.kubernetes import ANSWER_SECONDS, Site
-from heliostat.cluster.documents.manifests import documents
-from heliostat.cluster.errors import Forbidden, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.documents.manifests import documents, templates
+from heliostat.cluster.errors import Forbidden, Invalid, NotAdmitted, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.names import Document
-from heliostat.cluster.ray_version import installed_ray
+from heliostat.cluster.profile import keys_of_pods, volumes
+from heliostat.cluster.ray_version import differing, installed_ray
 
 PROGRESS_SECONDS = 60.0
 """A problem that may last longer than this is work in progress, such as a node that starts."""
@@ -168,6 +171,27 @@ def in_secret(secret: Document | None, place: str, name: str, key: str | None, n
     )
 
 
+def _pods(site: Site) -> Found:
+    """A dry run of each pod passes all admission: accounts, classes, pod security, and what other webhooks want."""
+    if not (keys := keys_of_pods(site.profile)):
+        return
+    claims = site.kube.objects("PersistentVolumeClaim")
+    for place, volume in volumes(site.profile):
+        if volume.claim and claims.find(volume.claim) is None:
+            what = f"{place} names the claim {volume.claim}, which does not exist in namespace {site.api.namespace}"
+            yield problem(what, f"create it, or correct {place}")
+    for shape, template in zip(site.shapes, templates(site.profile), strict=True):
+        meta = {**template["metadata"], "generateName": f"{site.profile.name}-doctor-"}
+        pod = {"metadata": meta, "spec": template["spec"]}
+        try:
+            site.api.request("POST", site.api.path("Pod"), pod, {"dryRun": "All", "fieldValidation": "Strict"})
+        except (NotAdmitted, Invalid) as error:
+            if "quota" not in error.what:  # another check reports it
+                yield problem(f"the API server refuses the pods of {shape.name}: {error.what}", fix_of_refusal(error.what))
+        else:
+            yield ok(f"the API server accepts the pods of {shape.name} with {', '.join(keys)}")
+
+
 def _documents(site: Site) -> Found:
     tried = documents(site.profile, site.api.features)
     for document in tried:
@@ -232,6 +256,16 @@ def _version(site: Site) -> Found:
         yield ok(f"Ray {here} here and in the profile{' and in the cluster' if site.head_is_ready else ''}")
 
 
+def _python(site: Site) -> Found:
+    if not site.head_is_ready:
+        return
+    python, here = site.cluster.dashboard().python_version(), platform.python_version()
+    if mismatches := differing(installed_ray(), python):
+        yield problem(mismatches[0], "use the same minor version of Python here as in the image; jobs do not need that")
+    elif python:
+        yield ok(f"Python {here} here and {python} in the cluster")
+
+
 def _policy(site: Site) -> Found:
     if site.snapshot.cluster is None:
         return
@@ -251,9 +285,11 @@ CHECKS: dict[str, Callable[[Site], Found]] = {
     "storage": _storage,
     "image": _image,
     "secrets": _secrets,
+    "pods": _pods,
     "documents": _documents,
     "cluster": _cluster,
     "token": _token,
     "Ray": _version,
+    "Python": _python,
     "network policy": _policy,
 }

@@ -53,6 +53,12 @@ def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) ->
     return document
 
 
+def templates(profile: Profile) -> list[Document]:
+    """The pod templates of the head and of each group."""
+    spec = ray_cluster(profile)["spec"]
+    return [group["template"] for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"])]
+
+
 def ray_job(
     profile: Profile,
     name: str,
@@ -135,6 +141,7 @@ def _autoscaling(profile: Profile) -> Document:
             "idleTimeoutSeconds": max(group.idle_seconds for group in profile.groups),
             "resources": resources(profile.autoscaler.cpu, profile.autoscaler.memory),
             "securityContext": RESTRICTED,
+            **({"imagePullPolicy": profile.image_pull_policy} if profile.image_pull_policy else {}),
             "env": env({
                 # After this time a Pending pod is abandoned, and another group of the same shape is tried.
                 "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": max(group.start_seconds for group in profile.groups),

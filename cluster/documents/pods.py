@@ -1,16 +1,20 @@
 """The head and worker groups of a cluster: pod templates, resources and labels."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from heliostat.cluster.names import CLUSTER_LABEL, PORTS, TEMPLATE, TOKEN_KEY, Document
-from heliostat.cluster.profile import Head, Placement, Profile, SecretKey, WorkerGroup
+from heliostat.cluster.pod import Placement, PodKeys, Spread, Volume, merged
+from heliostat.cluster.pod_override import merge, of_container
+from heliostat.cluster.profile import Head, Profile, SecretKey, WorkerGroup
 from heliostat.config import digest
 from heliostat.environment import NODES_FILE, STORAGE
 
 HEAD_GRACE = 10
 """The head does not exit on SIGTERM, so a longer grace period only delays its deletion (KubeRay 1.6.1, Ray 2.60)."""
 FILES = "/opt/heliostat"
+SHARED_MEMORY = "shared-memory"
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -44,9 +48,9 @@ def head_group(profile: Profile, name: str, standing: bool) -> Document:
     document = {
         "rayStartParams": {"dashboard-host": "0.0.0.0"},
         "resources": {"CPU": "0", "driver": str(head.drivers)},
-        "template": _template(profile, name, head, containers, volumes, HEAD_GRACE),
+        "template": _overridden(profile, head, _template(profile, name, head, containers, volumes, HEAD_GRACE)),
     }
-    return _with_template_hash(document)
+    return _with_template_hash(document, _metadata(profile, head))
 
 
 def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str]) -> Document:
@@ -59,15 +63,18 @@ def worker_group(profile: Profile, name: str, group: WorkerGroup, features: froz
     # Longer than the drain, so that a worker exits by itself and not by SIGKILL.
     template = _template(profile, name, group, [container], [], grace=group.drain_seconds + 20)
     template["spec"]["automountServiceAccountToken"] = False
+    if group.topology_spread:
+        pods = {CLUSTER_LABEL: name, "ray.io/group": group.name}
+        template["spec"]["topologySpreadConstraints"] = [_spread(each, pods) for each in group.topology_spread]
     document: Document = {
         "groupName": group.name,
         "minReplicas": group.min,
         "maxReplicas": group.max,
         "labels": ray_labels(group),
         "rayStartParams": {},
-        "template": template,
+        "template": _overridden(profile, group, template),
     }
-    _with_template_hash(document)
+    _with_template_hash(document, _metadata(profile, group))
     if profile.queue:
         return {**document, "replicas": group.max}
     document["idleTimeoutSeconds"] = group.idle_seconds
@@ -92,11 +99,11 @@ def ray_labels(group: WorkerGroup) -> dict[str, str]:
 
 
 def _ray_container(profile: Profile, container: str, size: Placement) -> Document:
-    storage = profile.storage
+    storage, keys = profile.storage, merged(profile, size)
     document: Document = {
         "name": container,
-        "image": profile.image,
-        "resources": resources(size.cpu, size.memory),
+        **image(profile),
+        "resources": resources(size.cpu, size.memory, keys.ephemeral_storage),
         "securityContext": RESTRICTED,
         "env": env({
             **SETTINGS,
@@ -106,8 +113,12 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
             **profile.env,
         }),
     }  # fmt: skip
-    if storage.claim:
-        document["volumeMounts"] = [{"name": "storage", "mountPath": storage.mount}]
+    mounts = [{"name": "storage", "mountPath": storage.mount}] if storage.claim else []
+    mounts += [_mount(volume) for volume in keys.volumes]
+    if keys.shared_memory:
+        mounts.append({"name": SHARED_MEMORY, "mountPath": "/dev/shm"})
+    if mounts:
+        document["volumeMounts"] = mounts
     if whole := [secret for _, secret, key in profile.secrets_named if key is None]:
         document["envFrom"] = [{"secretRef": {"name": secret}} for secret in whole]
     return document
@@ -116,22 +127,27 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
 def _template(
     profile: Profile, name: str, where: Placement, containers: list[Document], volumes: list[Document], grace: int
 ) -> Document:
-    tolerations = [toleration.model_dump(exclude_none=True) for toleration in where.tolerations]
+    tolerations = [toleration.document for toleration in where.tolerations]
     if isinstance(where, WorkerGroup) and where.gpu:
         tolerations.append({"key": where.gpu_resource, "operator": "Exists", "effect": "NoSchedule"})
+    keys = merged(profile, where)
     if profile.storage.claim:
         volumes = [{"name": "storage", "persistentVolumeClaim": {"claimName": profile.storage.claim}}, *volumes]
     spec: Document = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": grace,
-        # The group of the Ray images, so that their user may write to a claim.
-        "securityContext": {"fsGroup": 100, "fsGroupChangePolicy": "OnRootMismatch"},
-        "containers": containers,
     }
+    # By default the group of the Ray images, so that their user may write to a claim.
+    group = {} if profile.fs_group is None else {"fsGroup": profile.fs_group, "fsGroupChangePolicy": "OnRootMismatch"}
     for key, value in {
+        "securityContext": {**user(profile), **group},
+        "containers": containers,
+        "serviceAccountName": keys.service_account,
+        "runtimeClassName": keys.runtime_class,
+        "priorityClassName": keys.priority_class,
         "nodeSelector": where.node_selector,
         "tolerations": tolerations,
-        "volumes": volumes,
+        "volumes": [*volumes, *_volumes(keys)],
         "imagePullSecrets": [{"name": secret} for secret in profile.image_pull_secrets],
     }.items():
         if value:
@@ -146,15 +162,75 @@ def _template(
                 # Ray's autoscaler decides when a pod is removed; a node autoscaler must not evict one from a running job.
                 "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
                 "karpenter.sh/do-not-disrupt": "true",
+                **keys.annotations,
             },
         },
         "spec": spec,
     }
 
 
-def _with_template_hash(group: Document) -> Document:
+def _overridden(profile: Profile, where: Placement, template: Document) -> Document:
+    """A pod template with the overrides of the profile merged into it, those of all pods first."""
+    name = template["spec"]["containers"][0]["name"]
+    for override in (profile.pod, where.pod):
+        template = merge(template, of_container(override, name))
+    return template
+
+
+def _metadata(profile: Profile, where: Placement) -> Document:
+    """What the profile adds to the metadata of pods, which only new pods have."""
+    labels = [(override.get("metadata") or {}).get("labels") or {} for override in (profile.pod, where.pod)]
+    return {**merged(profile, where).annotations, **labels[0], **labels[1]}
+
+
+def _volumes(keys: PodKeys) -> list[Document]:
+    volumes = [_volume(volume) for volume in keys.volumes]
+    if keys.shared_memory:
+        volumes.append({"name": SHARED_MEMORY, "emptyDir": {"medium": "Memory", "sizeLimit": keys.shared_memory}})
+    return volumes
+
+
+def _volume(volume: Volume) -> Document:
+    server, _, path = (volume.nfs or "").partition(":")
+    read_only = {"readOnly": True} if volume.read_only else {}
+    sources = {
+        "persistentVolumeClaim": {"claimName": volume.claim, **read_only} if volume.claim else None,
+        "nfs": {"server": server, "path": path, **read_only} if volume.nfs else None,
+        "hostPath": {"path": volume.host_path} if volume.host_path else None,
+        "secret": {"secretName": volume.secret} if volume.secret else None,
+        "configMap": {"name": volume.config_map} if volume.config_map else None,
+        "emptyDir": {"sizeLimit": volume.empty_dir} if volume.empty_dir else None,
+    }
+    return {"name": _volume_name(volume), **{kind: source for kind, source in sources.items() if source}}
+
+
+def _mount(volume: Volume) -> Document:
+    document: Document = {"name": _volume_name(volume), "mountPath": volume.mount}
+    if volume.sub_path:
+        document["subPath"] = volume.sub_path
+    if volume.read_only:
+        document["readOnly"] = True
+    return document
+
+
+def _volume_name(volume: Volume) -> str:
+    """A name that depends on the path alone, so that a diff matches volumes by it."""
+    words = re.sub("[^a-z0-9]+", "-", volume.mount.lower()).strip("-")[:40].strip("-")
+    return f"volume-{words}-{digest(volume.mount)[:4]}"
+
+
+def _spread(spread: Spread, pods: Mapping[str, str]) -> Document:
+    return {
+        "maxSkew": spread.max_skew,
+        "topologyKey": spread.key,
+        "whenUnsatisfiable": "DoNotSchedule" if spread.required else "ScheduleAnyway",
+        "labelSelector": {"matchLabels": dict(pods)},
+    }
+
+
+def _with_template_hash(group: Document, metadata: Document) -> Document:
     """Annotate the pods of a group with a hash of everything that needs a new pod, so that outdated ones are recognized."""
-    fixed = [group["template"]["spec"], group.get("resources"), group.get("labels")]
+    fixed = [group["template"]["spec"], group.get("resources"), group.get("labels"), *([metadata] if metadata else [])]
     group["template"]["metadata"]["annotations"][TEMPLATE] = digest(fixed)
     return group
 
@@ -163,7 +239,7 @@ def _watcher(profile: Profile) -> Document:
     """The container that suspends the cluster after a time without work, with the head's service account."""
     return {
         "name": "idle-watcher",
-        "image": profile.image,
+        **image(profile),
         **run_program("idle"),
         "env": [
             *env({"CLUSTER": profile.name, "IDLE_SECONDS": profile.idle_shutdown_seconds}),
@@ -184,12 +260,25 @@ def run_program(name: str) -> Document:
     }
 
 
-def resources(cpu: str, memory: str) -> Document:
-    """Memory requests equal to limits, so that no pod is killed for the memory of another one.
+def resources(cpu: str, memory: str, disk: str | None = None) -> Document:
+    """Memory, and space of the node's disk, with requests equal to limits, so that no pod ends for the use of another one.
 
     There is no CPU limit: it would throttle a pod while its node has idle cores.
     """
-    return {"limits": {"memory": memory}, "requests": {"cpu": cpu, "memory": memory}}
+    both = {"memory": memory, **({"ephemeral-storage": disk} if disk else {})}
+    return {"limits": both, "requests": {"cpu": cpu, **both}}
+
+
+def image(profile: Profile) -> Document:
+    """The image of a container, and when it is pulled."""
+    policy = {"imagePullPolicy": profile.image_pull_policy} if profile.image_pull_policy else {}
+    return {"image": profile.image, **policy}
+
+
+def user(profile: Profile) -> Document:
+    """The user and the group of all containers of a pod, as far as they are not the image's."""
+    ids = {"runAsUser": profile.run_as_user, "runAsGroup": profile.run_as_group}
+    return {key: value for key, value in ids.items() if value is not None}
 
 
 def env(values: Mapping[str, Any]) -> list[Document]:

@@ -11,8 +11,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from heliostat.cluster import schedule
 from heliostat.cluster.errors import Invalid
 from heliostat.cluster.names import Document
+from heliostat.errors import UserError
 
 Violations = Iterator[tuple[str, str]]
 """What is wrong, and the fix."""
@@ -271,9 +273,10 @@ def _deletion(strategy: Document, shutdown: bool, autoscaling: bool, selected: b
 
 
 def _cron(spec: Document, _: Document) -> Violations:
-    schedule = spec.get("schedule", "")
-    if len(schedule.split()) != 5 and not schedule.startswith("@"):
-        yield f"schedule is {schedule!r}", "write five fields such as 0 3 * * 1, or @daily"
+    try:
+        schedule.parse(spec.get("schedule", ""))
+    except UserError as error:
+        yield error.what.replace("--cron", "schedule"), error.fix.replace("--cron ", "schedule: ")
     yield from _job(spec.get("jobTemplate", {}), {})
 
 

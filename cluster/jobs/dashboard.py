@@ -108,6 +108,11 @@ class Dashboard:
         """The version of Ray in the cluster."""
         return str(self._json("GET", "/api/version")["ray_version"])
 
+    def python_version(self) -> str:
+        """The version of Python in the cluster, such as 3.11.4; empty if its dashboard does not have it."""
+        found = self._json("GET", "/api/v0/cluster_metadata").get("data") or {}
+        return str(found.get("pythonVersion", ""))
+
     def jobs(self) -> list[Job]:
         """List the submitted jobs, and other drivers that are or were connected."""
         return [Job.of(answer) for answer in self._json("GET", "/api/jobs/")]

@@ -11,12 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
-from heliostat.cluster.documents.pods import FILES, env, run_program
+from heliostat.cluster.documents.pods import FILES, env, image, run_program, user
 from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, reading, secret_name
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
 from heliostat.cluster.profile import Profile
+from heliostat.cluster.schedule import upcoming
 from heliostat.config import nearest, to_yaml
 from heliostat.environment import NODES
 from heliostat.errors import UserError
@@ -27,7 +28,6 @@ LARGEST = 900_000
 KEEP = 3
 LONGEST_NAME = 30
 """With the time appended, a RayJob's name must stay below 47 characters, and its cluster's below 53."""
-FIELDS = ((0, 59), (0, 23), (1, 31), (1, 12), (0, 7))
 
 
 def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code: Sequence[Package], features: frozenset[str],
@@ -37,7 +37,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     Args:
         profile: of the cluster that each run creates.
         name: of the runs, to which each appends the time.
-        schedule: five fields of cron, such as ``0 2 * * *``.
+        schedule: five fields of cron, such as ``0 2 * * *``, or ``@daily``.
         entrypoint: the shell command of the job.
         code: its packages, the working directory first.
         features: of the operator.
@@ -47,7 +47,8 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     Raises:
         UserError: the name or the schedule is invalid, or the code too large.
     """
-    _check(profile, name, schedule, code)
+    check(profile, name, schedule, time_zone)
+    _check_size(code)
     mounted = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
     job = ray_job(reading(profile, name, secret_env), name, features, entrypoint, to_yaml(runtime_env(mounted, variables)))
@@ -131,7 +132,14 @@ def delete(kube: KubeRay, profile: Profile, name: str) -> None:
         kube.jobs.delete(job["metadata"]["name"])
 
 
-def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) -> None:
+def check(profile: Profile, name: str, schedule: str, time_zone: str | None = None) -> list[str]:
+    """Check what does not need the code; returns the next times.
+
+    Raises:
+        UserError: the name, the schedule or the time zone is invalid, or the profile is a local one.
+    """
+    if profile.platform == "local":
+        raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
     if name == profile.name:
         raise UserError(
             f"{name} is also the name of the cluster", f"give the scheduled runs another name: --set name={name}-scheduled"
@@ -141,11 +149,10 @@ def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) 
             f"{name} cannot be the name of scheduled runs",
             f"use up to {LONGEST_NAME} lowercase letters, digits and '-': --set name=...",
         )
-    fields = schedule.split()
-    if len(fields) != 5 or not all(_field(text, *limits) for text, limits in zip(fields, FIELDS, strict=False)):
-        raise UserError(
-            f"--cron is {schedule!r}, which is not a schedule", 'write minute, hour, day, month and weekday: --cron "0 2 * * *"'
-        )
+    return upcoming(schedule, time_zone)
+
+
+def _check_size(code: Sequence[Package]) -> None:
     if (total := sum(len(package.data) for package in code)) > LARGEST:
         raise UserError(
             f"the working directory is {total >> 10} kB packed, but scheduled runs are limited to {LARGEST >> 10} kB",
@@ -154,20 +161,10 @@ def _check(profile: Profile, name: str, schedule: str, code: Sequence[Package]) 
         )
 
 
-def _field(text: str, least: int, most: int) -> bool:
-    """Whether a field of a schedule is valid: ``*``, ``*/5``, ``1-5``, ``1,3`` or a number."""
-    for part in text.split(","):
-        match = re.fullmatch(r"(\*|(\d+)(?:-(\d+))?)(?:/(\d+))?", part)
-        numbers = [int(number) for number in (match.groups()[1:3] if match else ()) if number]
-        if not match or any(not least <= number <= most for number in numbers) or numbers != sorted(numbers):
-            return False
-    return True
-
-
 def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None) -> Document:
     container = {
         "name": "launch",
-        "image": profile.image,
+        **image(profile),
         **run_program("launch"),
         "env": [
             *env({"CRON": name, "KEEP": KEEP, "DOCUMENT": f"{FILES}/in_pod/job.json"}),
@@ -177,9 +174,11 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
     pod: Document = {
         "restartPolicy": "Never",
         "serviceAccountName": name,
+        **({"securityContext": ids} if (ids := user(profile)) else {}),
         "containers": [container],
         "volumes": [{"name": "files", "configMap": {"name": name}}],
     }
+    annotated = {"metadata": {"annotations": profile.annotations}} if profile.annotations else {}
     if profile.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret} for secret in profile.image_pull_secrets]
     return {
@@ -189,7 +188,7 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
         "startingDeadlineSeconds": 600,
         "successfulJobsHistoryLimit": KEEP,
         "failedJobsHistoryLimit": KEEP,
-        "jobTemplate": {"spec": {"backoffLimit": 2, "template": {"spec": pod}}},
+        "jobTemplate": {"spec": {"backoffLimit": 2, "template": {**annotated, "spec": pod}}},
     }
 
 

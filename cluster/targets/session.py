@@ -17,10 +17,11 @@ from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.names import PORTS
+from heliostat.cluster.ray_version import differing
 from heliostat.cluster.targets.kubernetes import UP_SECONDS, KubernetesCluster
 from heliostat.errors import UserError
+from heliostat.home import own_folder
 
-TOKENS = Path("~/.heliostat/tokens")
 ANSWER_SECONDS = 30.0
 """Timeout of the first response of the dashboard of a ready head."""
 POLL = 1.0
@@ -63,8 +64,8 @@ class Session:
 @contextmanager
 def opened(
     cluster: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0
-) -> Iterator[tuple[Session, Forward, str]]:
-    """Forward the dashboard and Ray Client of a cluster; yields the session, the port-forward and Ray's version.
+) -> Iterator[tuple[Session, Forward, list[str]]]:
+    """Forward the dashboard and Ray Client of a cluster; yields the session, the port-forward, and versions that differ.
 
     Args:
         cluster: the cluster.
@@ -89,7 +90,11 @@ def opened(
         dashboard.jobs()
         client = f"ray://127.0.0.1:{forward.ports[PORTS['client']]}"
         environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
-        yield Session(cluster.name, url, client, environment), forward, dashboard.version()
+        yield (
+            Session(cluster.name, url, client, environment),
+            forward,
+            differing(dashboard.version(), dashboard.python_version()),
+        )
 
 
 def check_awake(cluster: KubernetesCluster) -> None:
@@ -124,8 +129,7 @@ def watch(cluster: KubernetesCluster, forward: Forward, stopped: Callable[[], bo
 
 def write_token(api: Api, cluster: str, token: str) -> Path:
     """Write a token atomically to a file that only the user can read; returns its path."""
-    folder = TOKENS.expanduser()
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = own_folder("tokens")
     folder.chmod(0o700)
     # A separator that does not occur in quoted parts.
     path = folder / "+".join(quote(part, safe="") for part in (api.context, api.namespace, cluster))

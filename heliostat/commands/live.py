@@ -40,15 +40,23 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that need ``--on``."""
     from heliostat.errors import UserError
 
-    given = [f"--{name}" for name in ("cron", "ephemeral", "env") if getattr(args, name, None)]
+    names = ("cron", "time_zone", "ephemeral", "env")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
     if not args.on and given:
         own = "; here, a run has all variables of your shell" if args.env else ""
         verb = "needs" if len(given) == 1 else "need"
         raise UserError(f"{' and '.join(given)} {verb} a cluster{own}", "add --on PROFILE, such as --on gpu")
+    if getattr(args, "time_zone", None) and not args.cron:
+        raise UserError(f"--time-zone is {args.time_zone}, but there is no schedule", 'add --cron "0 2 * * *"')
 
 
 def add_cron(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it on a schedule, such as "0 2 * * *"')
+    parser.add_argument("--cron", metavar="SCHEDULE", help='with --on: run it on a schedule, such as "0 2 * * *" or @daily')
+    parser.add_argument(
+        "--time-zone",
+        metavar="ZONE",
+        help="the time zone of --cron, such as Europe/Berlin (default: the cluster's, mostly UTC)",
+    )
 
 
 def nodes_of(address: str | None) -> Any:

@@ -37,7 +37,7 @@ def send(
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _schedule(profile, config, args.cron, argv, files, values)
+        return _schedule(profile, config, args, argv, files, values)
     work = Work(new_job_id(config.name.lower()), argv, files, secret_env=values)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
@@ -54,22 +54,45 @@ def send(
     return 0
 
 
-def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str], files: Contents, values: Mapping[str, str]) -> int:
+def check_times(profile: Profile, name: str, args: argparse.Namespace) -> list[str]:
+    """The next times of scheduled runs, none without ``--cron``.
+
+    Raises:
+        UserError: the schedule, the time zone or the name is invalid.
+    """
+    from heliostat.cluster.targets.scheduled import check
+
+    return check(profile, name, args.cron, args.time_zone) if args.cron else []
+
+
+def show_times(times: list[str]) -> None:
+    """Print the next times of scheduled runs."""
+    from heliostat.console import out
+
+    if times:
+        out.print(f"# next times: {', '.join(times)}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _schedule(
+    profile: Profile, config: Any, args: argparse.Namespace, argv: list[str], files: Contents, values: Mapping[str, str]
+) -> int:
     """Create the documents that run this command on a schedule, each time under a new name."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
     from heliostat.console import out
 
-    if profile.platform == "local":
-        raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
+    times = check_times(profile, config.name, args)
     target = KubernetesCluster(profile)
     target.check()
     command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
     code = packages(files)
-    documents = scheduled.documents(profile, config.name, schedule, command, code, target.api.features, secret_env=values)
+    documents = scheduled.documents(
+        profile, config.name, args.cron, command, code, target.api.features, args.time_zone, secret_env=values
+    )
     scheduled.create(target.kube, profile, config.name, [*target.claims(), *documents])
-    out.print(f"{config.name} will run at {schedule}; list or delete it with heliostat cron {profile.name}", highlight=False)
+    when = f"{args.cron}, next at {', '.join(times)}"
+    out.print(f"{config.name} will run at {when}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
 
 

@@ -32,6 +32,27 @@ def files_to_send(*needed: str, isolated: bool = True) -> "Contents":
     return found
 
 
+def requirements_to_send(requirements: list[str] | str, ray_version: str) -> list[str]:
+    """The files that requirements need on the cluster: their list, and local wheels.
+
+    Raises:
+        UserError: they are invalid, or contradict the image's Ray.
+    """
+    from heliostat.requirements import check_fixed, files
+
+    check_fixed(requirements, {"ray": ray_version}, "the cluster")
+    return files(requirements)
+
+
+def show_requirements(requirements: list[str]) -> None:
+    """Print the packages that a cluster installs beside the image's."""
+    from heliostat.console import out
+
+    if requirements:
+        text = f"# requirements: {', '.join(requirements)} (what the image lacks is installed once on each node of a cluster)"
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def variables_to_send(names: list[str]) -> dict[str, str]:
     """The values of the shell's variables that ``--env`` names.
 

@@ -34,7 +34,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(target: Any, args: argparse.Namespace) -> None:
-    from heliostat.cluster.ray_version import installed_ray
     from heliostat.cluster.targets.session import opened, watch
     from heliostat.console import err
     from heliostat.interrupts import interrupts
@@ -44,11 +43,11 @@ def _run(target: Any, args: argparse.Namespace) -> None:
 
     # Ctrl-C, or SIGTERM from a program, is the normal end of a session.
     with interrupts() as received, line() as shown, opened(target, shown.say, args.port, args.client_port) as parts:
-        session, forward, version = parts
+        session, forward, mismatches = parts
         shown.say("")
+        for mismatch in mismatches:
+            say(f"warning: {mismatch}")
         _show(session, args)
-        if version != installed_ray():
-            say(f"the cluster has Ray {version}, and this machine {installed_ray()}: Ray Client needs the same on both")
         say("Ctrl-C ends the session; the cluster keeps running")
         for text in watch(target, forward, lambda: bool(received)):
             say(f"{time.strftime('%H:%M:%S')} {text}")

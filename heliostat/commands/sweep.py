@@ -57,7 +57,7 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     """
     from heliostat.cluster.profile import find
     from heliostat.commands import needed, sending
-    from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.commands.on_cluster import check_storage, check_times, relative_path, send, show_times
     from heliostat.folder import expanded
     from heliostat.tuning.config import base_of
     from heliostat.tuning.plan import plan_sweep
@@ -76,12 +76,16 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     ]
     needed.check_paths(profile, paths, variables)
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
+    times = check_times(profile, config.name, args)
     check_storage(profile, expanded(plan.base["storage"], variables))
-    files = sending.files_to_send(path, base)
+    wheels = sending.requirements_to_send(plan.base.get("requirements", []), profile.ray_version)
+    files = sending.files_to_send(path, base, *wheels)
     for each in (plan.train, *(plan.trial(0, {name: value}) for name, value in searched)):
         needed.check_sent(files, {**needed.data_files(each), **needed.task_files(profile, each.config.task)})
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
+        if not args.json:
+            show_times(times)
         return 0
     return send(profile, config, args, ["sweep", path], files, values)
 
@@ -128,6 +132,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     print_table(["trial", *keys], rows)
     for name, text in document["says"].items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    sending.show_requirements(plan.train.config.requirements)
     if files:
         sending.show(files, variables)
 

@@ -65,21 +65,25 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     """
     from heliostat.cluster.profile import find
     from heliostat.commands import needed, sending
-    from heliostat.commands.on_cluster import check_storage, relative_path, send
+    from heliostat.commands.on_cluster import check_storage, check_times, relative_path, send, show_times
     from heliostat.folder import expanded
     from heliostat.workloads.plan import prepare
 
     profile = find(args.on)
     path = relative_path(args.config)
+    times = check_times(profile, config.name, args)
     values = sending.variables_to_send(args.env)
     variables = needed.job_variables(profile, values)
     needed.check_paths(profile, needed.data_paths(config.dataset.model_dump()), variables)
     check_storage(profile, expanded(config.storage, variables))
+    wheels = sending.requirements_to_send(config.requirements, profile.ray_version)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
-    files = sending.files_to_send(path)
+    files = sending.files_to_send(path, *wheels)
     needed.check_sent(files, {**needed.data_files(plan), **needed.task_files(profile, config.task)})
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
+        if not args.json:
+            show_times(times)
         return 0
     return send(profile, config, args, ["train", path], files, values)
 
@@ -173,6 +177,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         **{f"note {number}": note for number, note in enumerate(found.notes, 1)},
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+    sending.show_requirements(config.requirements)
     if files:
         sending.show(files, variables)
 

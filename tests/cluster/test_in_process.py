@@ -11,6 +11,7 @@ import pytest
 from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 
 from heliostat.cluster import in_process
+from heliostat.errors import UserError
 from tests.conftest import ROOT, Head, clean_environment, gone
 
 CODE = """
@@ -113,3 +114,11 @@ def test_gpus_that_are_hidden_from_this_process_do_not_count(monkeypatch: pytest
 def test_the_head_of_the_tests_wants_a_token(ray_head: Head) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{ray_head.jobs}/api/jobs/")
+
+
+def test_a_home_that_cannot_be_written_is_one_message_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/proc")
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=r"HOME is /proc, where ~/\.heliostat cannot be written(.|\n)*RAY_AUTH_TOKEN_PATH"):
+        in_process.session()

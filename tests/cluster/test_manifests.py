@@ -15,8 +15,9 @@ from heliostat.cli import main
 from heliostat.cluster.documents import manifests, render, validation
 from heliostat.cluster.documents.manifests import FEATURES, documents, ray_cluster, ray_job
 from heliostat.cluster.documents.pods import run_program
+from heliostat.cluster.field_types import size
 from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
-from heliostat.cluster.profile import BUNDLED, Profile, find, size
+from heliostat.cluster.profile import BUNDLED, Profile, find
 from heliostat.config import validate
 
 PROFILES = [path.stem for path in sorted(BUNDLED.glob("*.yaml")) if find(str(path)).platform == "kubernetes"]

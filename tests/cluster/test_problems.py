@@ -125,6 +125,18 @@ FAULTS: dict[str, tuple[Snapshot, float, str, str]] = {
     "a namespace that is restricted": (
         seen(cluster=failure("FailedCreateHeadPod", SECURITY)), 2, 'violates PodSecurity "restricted', "non-root user",
     ),
+    "an image of root": (
+        seen(pod(containerStatuses=waiting("CreateContainerConfigError", "runAsNonRoot and image will run as root"))),
+        8, "image will run as root", "set run_as_user, such as 1000",
+    ),
+    "an OpenShift that chooses the groups": (
+        seen(cluster=failure("FailedCreateHeadPod", "fsGroup: Invalid value: []int64{100}: 100 is not an allowed group")),
+        2, "100 is not an allowed group", "set fs_group: null",
+    ),
+    "a priority class that does not exist": (
+        seen(cluster=failure("FailedCreateHeadPod", 'pods "gpu-head" is forbidden: no PriorityClass with name high was found')),
+        2, "no PriorityClass with name high", "correct priority_class",
+    ),
     "a submitter that is not admitted": (
         seen(job=job(jobDeploymentStatus="Running"), events=[SUBMITTER]),
         3, "submitter's pod cannot be created: pods", "correct",

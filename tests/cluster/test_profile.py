@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from heliostat.cli import main
+from heliostat.cluster.field_types import cpus, size
 from heliostat.cluster.prices import PER_GPU
-from heliostat.cluster.profile import BUNDLED, Profile, cpus, find, ray_resources, size
+from heliostat.cluster.profile import BUNDLED, Profile, find, ray_resources
 from heliostat.config import read_mapping, validate
 from heliostat.errors import UserError
 
@@ -35,7 +36,7 @@ def group(**change: Any) -> dict[str, Any]:
         (group(gpus=3), "groups.gpu.gpus", "3", "did you mean gpu?"),
         (group(tolerations=[{"kye": "a"}]), "groups.gpu.tolerations.0.kye", "'a'", "did you mean key?"),
         ({"storage": {"claim": "runs", "sizes": "1Gi"}}, "storage.sizes", "'1Gi'", "did you mean size?"),
-        (group(xyz=1), "groups.gpu.xyz", "1", "use one of: cpu, drain_seconds, gpu"),
+        (group(xyz=1), "groups.gpu.xyz", "1", "use one of: annotations, cpu, drain_seconds"),
         # How many.
         (group(min=5), "groups.gpu: min", "5, but max is 4", "set min to at most 4"),
         (group(max=float("inf")), "groups.gpu.max", "inf", "a whole number from 1 to 10000"),
@@ -59,7 +60,7 @@ def group(**change: Any) -> dict[str, Any]:
         ({"head": {"drivers": 0}}, "head.drivers", "0", "at least 1"),
         ({"job_hours": 0}, "job_hours", "0", "the time limit of a job"),
         # Texts and Secrets.
-        ({"env": {"VERSION": 3.1}}, "env.VERSION", "3.1 is a number, whose spelling is lost", "write it in quotes"),
+        ({"env": {"VERSION": 3.1}}, "env.VERSION", "3.1 is not a text", "write it in quotes"),
         ({"env": {"EMPTY": None}}, "env.EMPTY", "it is empty", "write a text"),
         ({"env": {"LIST": [1]}}, "env.LIST", "[1] is not a text", "write"),
         ({"env": {"A": {"secret": "wandb"}}}, "env.A", "does not name a key", "{secret: wandb, key: api-key}"),
@@ -67,7 +68,69 @@ def group(**change: Any) -> dict[str, Any]:
         ({"secrets": ["mine"]}, "secrets", "the Secret mine", "such as mine-keys"),
         ({"secrets": ["wandb"], **HERE}, "secrets", "a local cluster has no Secrets", "--env NAME"),
         ({"env": {"A": {"secret": "wandb", "key": "x"}}, **HERE}, "env.A", "a local cluster has no Secrets", "--env NAME"),
-        (group(node_selector={"cloud": {"google": "x"}}), "groups.gpu.node_selector.cloud", "is not a text", "in braces"),
+        (
+            group(node_selector={"cloud": {"google": {"com/pool": "x"}}}),
+            "groups.gpu.node_selector.cloud",
+            "but must be a text",
+            r"write each as \.: --set 'groups.gpu.node_selector.cloud\.google\.com/pool=x'",
+        ),
+        # Names, as the API server checks them.
+        ({"namespace": "Team_A"}, "namespace", "'Team_A' is refused by Kubernetes", "up to 63 small letters"),
+        ({"namespace": "a.b"}, "namespace", "'a.b'", "small letters, digits and '-'"),
+        ({"storage": {"claim": "Runs"}}, "storage.claim", "'Runs'", "up to 253 small letters"),
+        ({"image_pull_secrets": ["my secret"]}, "image_pull_secrets", "'my secret'", "a letter or digit at both ends"),
+        ({"env": {"1A": "x"}}, "env.1A", "'1A'", "no digit first"),
+        (group(labels={"team": "a b"}), "groups.gpu.labels.team", "'a b'", "up to 63 letters, digits"),
+        (group(node_selector={"a/b/c": "x"}), "groups.gpu.node_selector.a/b/c", "'a/b/c'", "such as example.com/team"),
+        (group(gpu_resource="nvidia.com/"), "groups.gpu.gpu_resource", "'nvidia.com/'", "such as example.com/team"),
+        # Tolerations.
+        (
+            group(tolerations=[{"key": "a", "operator": "Exists", "value": "b"}]),
+            "groups.gpu.tolerations.0",
+            "operator is Exists, but value is b",
+            "remove operator, or value",
+        ),
+        (group(tolerations=[{"value": "b"}]), "groups.gpu.tolerations.0", "there is no key", "add the taint's key"),
+        (
+            group(tolerations=[{"key": "a", "toleration_seconds": 9}]),
+            "groups.gpu.tolerations.0",
+            "toleration_seconds is 9, but effect is None",
+            "set effect: NoExecute",
+        ),
+        # Volumes and memory.
+        (group(volumes=[{"mount": "/data"}]), "groups.gpu.volumes.0", "no source", "exactly one of claim, nfs"),
+        (
+            group(volumes=[{"mount": "/data", "claim": "a", "nfs": "b:/c"}]),
+            "groups.gpu.volumes.0",
+            "has claim and nfs",
+            "exactly one of",
+        ),
+        (group(volumes=[{"mount": "data", "claim": "a"}]), "groups.gpu.volumes.0.mount", "'data'", "an absolute path"),
+        (group(volumes=[{"mount": "/dev/shm", "claim": "a"}]), "groups.gpu.volumes.0.mount", "'/dev/shm'", "shared_memory"),
+        (group(volumes=[{"mount": "/mnt/heliostat", "claim": "a"}]), "groups.gpu.volumes", "/mnt/heliostat", "another mount"),
+        (group(volumes=[{"mount": "/a", "claim": "a"}] * 2), "groups.gpu.volumes", "two volumes at /a", "a mount of its own"),
+        (group(shared_memory="9Gi"), "shared_memory is 9Gi", "groups.gpu.memory", "raise groups.gpu.memory"),
+        ({"run_as_user": 0}, "run_as_user", "0", "the user's number"),
+        ({"volumes": [{"mount": "/a", "claim": "a"}], **HERE}, "volumes", "a local cluster does not have", "remove it"),
+        # The override.
+        ({"pod": {"spec": {"hostNetwrok": True}}}, "pod", "spec.hostNetwrok is no field", "did you mean hostNetwork?"),
+        ({"pod": {"spec": {"hostNetwork": "yes"}}}, "pod", "spec.hostNetwork is 'yes'", "write true or false"),
+        ({"pod": {"spec": {"restartPolicy": "Always"}}}, "pod", "spec.restartPolicy", "the autoscaler needs Never"),
+        (group(pod={"spec": {"tolerations": []}}), "groups.gpu.pod", "spec.tolerations", "use tolerations"),
+        (
+            {"pod": {"spec": {"containers": [{"name": "ray-worker", "image": "x", "env": []}]}}},
+            "pod",
+            "[ray-worker].image cannot be set here and spec.containers[ray-worker].env",
+            "use image, use env",
+        ),
+        ({"pod": {"spec": {"containers": [{"image": "x"}]}}}, "pod", "spec.containers[0] has no name", "add its name"),
+        ({"pod": {"spec": {"containers": [{"name": "log"}]}}}, "pod", "[log] is a further container", "set its image"),
+        (
+            group(pod={"spec": {"containers": [{"name": "ray-worker", "resources": {"limits": {"nvidia.com/gpu": 2}}}]}}),
+            "groups.gpu.pod",
+            "limits of nvidia.com/gpu",
+            "use gpu",
+        ),
         # Names.
         ({"groups": [GPU, GPU]}, "groups has two groups named", "gpu", "give each a name of its own"),
         (group(name="g" * 31), "name", "g" * 31, "up to 30 small letters"),
@@ -148,14 +211,13 @@ def test_what_is_unusual_but_right_is_taken(change: dict[str, Any]) -> None:
     assert profile(**change).groups
 
 
-@pytest.mark.parametrize("text", ["012345678901", "0755", "0x1F", "0o17", "1_000", "+5", "2026-01-02"])
-@pytest.mark.parametrize("place", ["env.A", "groups.gpu.labels.a"])
-def test_a_value_whose_spelling_yaml_loses_is_refused_where_texts_are_needed(place: str, text: str) -> None:
-    with pytest.raises(UserError) as error:
-        find("gpu", [f"{place}={text}"])
-    assert f"{place}: {text} is a " in error.value.what
-    assert error.value.fix == "write it in quotes"
-    assert find("gpu", [f"{place}='{text}'"])
+@pytest.mark.parametrize("text", ["012345678901", "0755", "0x1F", "1_000", "2026-01-02", "True", "yes", "3.10", "1e3"])
+@pytest.mark.parametrize("place", ["env.A", "groups.gpu.labels.a", "groups.gpu.node_selector.a", "groups.gpu.annotations.a"])
+def test_a_text_keeps_the_spelling_that_it_has_without_quotes(place: str, text: str) -> None:
+    found = find("gpu", [f"{place}={text}"])
+    gpu = found.group("gpu")
+    texts = [found.env.get("A"), gpu.labels.get("a"), gpu.node_selector.get("a"), gpu.annotations.get("a")]
+    assert [each for each in texts if each is not None] == [text]
 
 
 def test_an_unusual_spelling_of_a_number_is_taken_where_numbers_are_needed() -> None:
@@ -333,8 +395,7 @@ def test_a_new_profile_that_cannot_be_is_refused_and_nothing_is_written(
     ("override", "words"),
     [
         ("groups.gpu.max=0", "groups.gpu.max is 0"),
-        # Only the operator's rules know that this cannot be a label.
-        ("groups.gpu.labels={team: a b}", "workerGroupSpecs[gpu].labels has team: a b"),
+        ("namespace=Team_A", "namespace: 'Team_A' is refused by Kubernetes"),
     ],
 )
 def test_a_wrong_profile_does_not_pass_the_check(override: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,9 +1,10 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import Field
 
-from heliostat.config import Config, load, nearest
+from heliostat.config import Config, load, nearest, validate
 from heliostat.errors import UserError
 
 
@@ -16,6 +17,8 @@ class Outer(Config):
     name: str = Field(description="a name")
     inner: Inner = Inner()
     options: dict[str, int] = Field({}, description="a mapping")
+    texts: dict[str, str] = Field({}, description="a mapping of texts")
+    any: dict[str, Any] = Field({}, description="a mapping")
 
 
 def load_text(tmp_path: Path, text: str, *overrides: str) -> Outer:
@@ -36,6 +39,31 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", ["8", "true", "True", "1_000", "0x10", "0o17", "0755", "1e3", "12e5678", "3.10", "yes", "2026-01-02", "+5", ".inf"]
+)
+def test_a_text_is_what_is_written_without_quotes_too(tmp_path: Path, text: str) -> None:
+    config = load_text(tmp_path, f"name: {text}\ntexts: {{{text}: {text}}}\n")
+    assert (config.name, config.texts) == (text, {text: text})
+    assert load_text(tmp_path, "name: a", f"name={text}", f"texts.a={text}").texts == {"a": text}
+
+
+def test_where_no_text_is_needed_a_value_is_what_yaml_says(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "name: a\nany: {a: 0x10, b: [true, 1e3], c: {1: 2}}\noptions: {x: 1_0}\n", "any.d=false")
+    assert config.any == {"a": 16, "b": [True, 1000.0], "c": {1: 2}, "d": False}
+    assert [type(value) for value in (config.any["a"], config.options["x"])] == [int, int]
+
+
+def test_a_value_that_was_read_as_a_number_before_says_that_quotes_are_missing() -> None:
+    with pytest.raises(UserError, match=r"name is 1234567, but must be a text\n  fix: write it in quotes, name: '...'"):
+        validate({"name": 1234567}, Outer)
+
+
+def test_a_dot_in_a_key_is_escaped(tmp_path: Path) -> None:
+    config = load_text(tmp_path, "name: a", r"texts.cloud\.google\.com/gke-accelerator=nvidia-l4")
+    assert config.texts == {"cloud.google.com/gke-accelerator": "nvidia-l4"}
+
+
+@pytest.mark.parametrize(
     ("text", "overrides", "field", "value", "fix"),
     [
         ("name: a\ninner: {learning_rat: 1}", [], "inner.learning_rat", "1", "use one of: lr, steps"),
@@ -47,7 +75,9 @@ def test_overrides_win_over_the_file(tmp_path: Path) -> None:
         ("name: a\ninner: {steps: 1.5}", [], "inner.steps", "1.5", "a whole number"),
         ("name: a\ninner: {steps: yes}", [], "inner.steps", "'yes'", "a whole number"),
         ("name: a\ninner: 3", [], "inner", "3", "a mapping of lr, steps"),
-        ("name: 3", [], "name", "3", "a name"),
+        ("name: [3]", [], "name", "[3]", "a name"),
+        ("name: a", [r"options.a.b=1"], "options.a", "{'b': 1}", "a mapping"),
+        ("name: a", ["texts.a.b/c=x"], "texts.a", "{'b/c': 'x'}", r"write each as \.: --set 'texts.a\.b/c=x'"),
         ("name: a", ["inner.lr"], "--set", "inner.lr", "write it as --set"),
         ("name: a", ["inner..lr=1"], "--set", "inner..lr=1", "write it as --set"),
         ("name: a", ["inner.lr=[1"], "--set", "[1", "quotes"),

@@ -15,6 +15,7 @@ import pytest
 from heliostat.cluster.kube.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
 from tests.kubernetes.conftest import Place, group, whole_node, worker_pods, workers
+from tests.wheels import wheel
 
 DIGITS = "workloads/configs/digits.yaml"
 TRAIN = ["python", "-m", "heliostat", "train", DIGITS]
@@ -188,10 +189,35 @@ def test_spot_that_does_not_come_is_replaced_by_on_demand(place: Place) -> None:
     assert place.command("down", path, "--yes").code == 0
 
 
-def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Place, here: Command) -> None:
-    path = place.profile("brief")
-    done = here("train", DIGITS, "--on", path, "--ephemeral", "--set", "name=brief", *SHORT)
+def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Place) -> None:
+    """Its pods have volumes and metadata of the profile's, and its run a package that the image lacks."""
+    path = place.profile(
+        "brief",
+        annotations={"team": "vision"},
+        shared_memory="512Mi",
+        run_as_user=1000,
+        volumes=[{"mount": "/scratch", "empty_dir": "1Gi"}],
+        pod={"metadata": {"labels": {"team": "vision"}}},
+        env={"NUMBER": 1},
+    )
+    folder = place.command.cwd
+    lacking = wheel(folder, "tiny", "1.2")
+    (folder / ".gitignore").write_text("*.whl\n")
+    (folder / "needing.py").write_text(
+        "import os, tiny\n"
+        "from heliostat.workloads.tasks.image_classification import ImageClassification\n\n\n"
+        "class Digits(ImageClassification):\n"
+        "    def model(self):\n"
+        "        assert os.environ['NUMBER'] == '1' and os.path.ismount('/scratch') and tiny.version == '1.2'\n"
+        "        return super().model()\n"
+    )
+    # Here it is imported from the wheel itself.
+    search = f"{place.command.env['PYTHONPATH']}{os.pathsep}{lacking}"
+    here = Command(folder, {**place.command.env, "PYTHONPATH": search})
+    changes = ["name=brief", "task=needing:Digits", f"requirements=[{lacking.name}]"]
+    done = here("train", "digits", "--on", path, "--ephemeral", *SHORT, *(part for each in changes for part in ("--set", each)))
     assert done.code == 0, done.err
+    assert f"installs {lacking.name} on" in done.out
     assert "brief finished at step 84" in done.out
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
     wait_for(lambda: [c for c in place.kube.clusters.list() if c["metadata"]["name"].startswith("brief")] == [], "its cluster")

@@ -22,6 +22,7 @@ from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, UserE
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.modules import enter_working_dir
+from heliostat.requirements import provide
 from heliostat.retry import UNAVAILABLE, notice, reason
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, available, draining, group_here
@@ -264,6 +265,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
     if not folder.exists(CONFIG):
         host = socket.gethostname()
         raise UserError(f"the run folder {folder} does not exist on {host}", "set storage to a place that all nodes share")
+    provide(record.config.requirements, install=True)
     if record.config.resources.gpu:
         check_gpu()
     context = ray.train.get_context()

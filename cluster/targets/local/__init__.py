@@ -31,6 +31,7 @@ from heliostat.cluster.targets.local.processes import ClusterRecord, nodes, stop
 from heliostat.cluster.targets.status import Group, Node, State
 from heliostat.difference import Change, difference
 from heliostat.errors import NotComing, UserError
+from heliostat.home import own_folder
 
 CLUSTERS = Path("~/.heliostat/clusters")
 UP_SECONDS = 60.0
@@ -250,8 +251,7 @@ class LocalCluster:
     @contextmanager
     def _lock(self) -> Iterator[None]:
         """Only one command at a time starts or stops it; the lock is released when its process exits."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as file:
+        with (own_folder("clusters", self.name) / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

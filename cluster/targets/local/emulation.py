@@ -9,7 +9,8 @@ from typing import Any
 
 from heliostat.cluster import in_process
 from heliostat.cluster.documents.pods import priority_of, ray_labels
-from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources, size
+from heliostat.cluster.field_types import size
+from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.environment import NODES, STORAGE
 
 HEAD = "head"
