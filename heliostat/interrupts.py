@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Collect the SIGINTs and SIGTERMs that arrive in the block in a list; they interrupt nothing.
+def interrupts(*more: signal.Signals) -> Iterator[list[int]]:
+    """Collect the SIGINTs and SIGTERMs that arrive in the block, and ``more``, in a list; they interrupt nothing.
 
     Python raises KeyboardInterrupt at any instruction; in a finalizer, such as that of a connection, it is lost.
     Outside of the main thread, which is the only one to get signals, the list stays empty.
@@ -17,7 +17,8 @@ def interrupts() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    # What is ignored stays so, as SIGHUP after nohup.
+    numbers = [signal.SIGINT, signal.SIGTERM, *(number for number in more if signal.getsignal(number) != signal.SIG_IGN)]
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
     try:
         yield received
