@@ -1,22 +1,30 @@
 """Starts Ray on this machine for one command, and stops it afterwards; or connects to a running one."""
 
+import fcntl
 import os
 import secrets
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, NoAnswer, UserError
+from heliostat.interrupts import hangups_blocked
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
+SCRATCH, LOCK = "heliostat-ray-", "lock"
+"""The prefix of a command's folder for Ray, and the file in it that the command locks."""
+KEPT_SECONDS = 86400.0
+"""Seconds for which the folder of a command that failed is kept, for its logs."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OBJECT_STORE = 256 << 20
 ANSWER_SECONDS = 10.0
@@ -99,10 +107,12 @@ def session(verbose: bool = False) -> Iterator[str]:
         os.environ.setdefault(name, value)
     _export_visible_gpus()
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
+        _export_token()
     # A folder of its own: Ray's processes find each other by a file there, and the default, /tmp/ray, may hold the
     # address of another Ray, alive or dead; then its State API, and with it Train's shutdown, hang (seen on 2.60).
-    scratch = tempfile.mkdtemp(prefix="heliostat-ray-", dir="/tmp")
+    _remove_abandoned()
+    scratch = tempfile.mkdtemp(prefix=SCRATCH, dir="/tmp")
+    lock = _locked(Path(scratch))
     os.environ["RAY_TMPDIR"] = scratch
     # Ray 2.60 reads the mode and the address when it is imported; this makes it read them again.
     RayConfig.initialize("")
@@ -113,7 +123,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     for name in {"PYTHONPATH", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         parts = [part for part in os.environ[name].split(os.pathsep) if part]
         os.environ[name] = os.pathsep.join(map(os.path.abspath, parts))
-    with chdir(heliostat_only(Path(scratch))):
+    with chdir(heliostat_only(Path(scratch))), hangups_blocked():
         context = ray.init(
             address="local",
             object_store_memory=OBJECT_STORE,
@@ -134,9 +144,36 @@ def session(verbose: bool = False) -> Iterator[str]:
         started = _tree(own)
         ray.shutdown()
         _kill(started)
+        lock.close()
         del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _locked(scratch: Path) -> IO[str]:
+    """The lock that a command holds on its folder while it runs."""
+    file = (scratch / LOCK).open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _remove_abandoned() -> None:
+    """Delete the folders that this user's commands have left when they failed or were killed, a day ago or earlier."""
+    for place in Path("/tmp").glob(f"{SCRATCH}*/{LOCK}"):
+        with suppress(OSError):  # another command deletes it, or it is another user's
+            status = place.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > KEPT_SECONDS:
+                with place.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(place.parent, ignore_errors=True)
+
+
+def _export_token() -> None:
+    """Let Ray's processes have the user's token, or one for this command if the home cannot be written."""
+    try:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
+    except OSError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _export_visible_gpus() -> None:

@@ -25,3 +25,16 @@ def interrupts(*more: signal.Signals) -> Iterator[list[int]]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def hangups_blocked() -> Iterator[None]:
+    """Defer SIGHUP in the block; processes that are started in it never get one.
+
+    When a terminal is closed, all of its processes get it: those of Ray must live until the command has ended its work.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
