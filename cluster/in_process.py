@@ -21,8 +21,8 @@ from heliostat.interrupts import hangups_blocked
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
-SCRATCH, LOCK = "heliostat-ray-", "lock"
-"""The prefix of a command's folder for Ray, and the file in it that the command locks."""
+SCRATCH, LOCK = Path("/tmp/heliostat-ray-"), "lock"
+"""The path of a command's folder for Ray without its last letters, and the file in it that the command locks."""
 KEPT_SECONDS = 86400.0
 """Seconds for which the folder of a command that failed is kept, for its logs."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -111,7 +111,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     # A folder of its own: Ray's processes find each other by a file there, and the default, /tmp/ray, may hold the
     # address of another Ray, alive or dead; then its State API, and with it Train's shutdown, hang (seen on 2.60).
     _remove_abandoned()
-    scratch = tempfile.mkdtemp(prefix=SCRATCH, dir="/tmp")
+    scratch = tempfile.mkdtemp(prefix=SCRATCH.name, dir=SCRATCH.parent)
     lock = _locked(Path(scratch))
     os.environ["RAY_TMPDIR"] = scratch
     # Ray 2.60 reads the mode and the address when it is imported; this makes it read them again.
@@ -159,7 +159,7 @@ def _locked(scratch: Path) -> IO[str]:
 
 def _remove_abandoned() -> None:
     """Delete the folders that this user's commands have left when they failed or were killed, a day ago or earlier."""
-    for place in Path("/tmp").glob(f"{SCRATCH}*/{LOCK}"):
+    for place in SCRATCH.parent.glob(f"{SCRATCH.name}*/{LOCK}"):
         with suppress(OSError):  # another command deletes it, or it is another user's
             status = place.stat()
             if status.st_uid == os.getuid() and time.time() - status.st_mtime > KEPT_SECONDS:

@@ -135,7 +135,7 @@ def _script(args: argparse.Namespace) -> "Script":
     check_options(args)
     refuse_cluster_options(args)
     stem = args.script.rpartition(".")[2] if args.module else Path(args.script).stem
-    name = args.name or re.sub(r"[^\w.-]+", "-", stem).lstrip("-.") or "script"
+    name = args.name or re.sub(r"[^\w.-]+", "-", stem).lstrip("-.")[:100] or "script"
     resources = {"cpu": args.cpu, "gpu": int(args.gpu) if args.gpu.isdigit() else args.gpu}
     values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "max_restarts")}
     script = validate({**values, "workers": workers_of(args), "name": name, "resources": resources}, Script)
@@ -208,7 +208,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     }  # fmt: skip
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
-    stem = re.sub(r"[^a-z0-9_.-]+", "-", script.name.lower())
+    stem = re.sub(r"[^a-z0-9_.-]+", "-", script.name.lower()).strip("-") or "script"
     work = Work(new_job_id(stem), argv, files, secret_env=values, stopped="its output says what it has saved")
     write, last = to_stream(), deque[str](maxlen=PIECES)
 
@@ -235,12 +235,13 @@ def _report_not_sent(files: "Contents", sent: Collection[str]) -> None:
     from heliostat.console import err
 
     text = not_sent.sources(files)
-    for names, why in (
-        (
-            not_sent.ignored(text, files),
-            "not sent, because an ignore file excludes it: {} (to send it, add a line !{} to .rayignore)",
-        ),
-        (not_sent.variables(text, os.environ, sent), "not sent, because --env does not name it: {} (to send it, add --env {})"),
-    ):
-        if names:
-            err.print(f"heliostat: {why.format(some(names, 5), names[0])}", highlight=False, markup=False, soft_wrap=True)
+    lines = []
+    if names := not_sent.ignored(text, files):
+        lines.append(
+            f"not sent, because an ignore file excludes it: {some(names, 5)} (to send it, add !{names[0]} to .rayignore)"
+        )
+    if names := not_sent.variables(text, os.environ, sent):
+        options = " ".join(f"--env {name}" for name in names[:5])
+        lines.append(f"not sent, because --env does not name it: {some(names, 5)} (to send it, add {options})")
+    for each in lines:
+        err.print(f"heliostat: {each}", highlight=False, markup=False, soft_wrap=True)

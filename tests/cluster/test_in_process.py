@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -113,3 +114,30 @@ def test_gpus_that_are_hidden_from_this_process_do_not_count(monkeypatch: pytest
 def test_the_head_of_the_tests_wants_a_token(ray_head: Head) -> None:
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{ray_head.jobs}/api/jobs/")
+
+
+def test_a_home_that_cannot_be_written_needs_no_token_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(in_process, "TOKEN", Path("/proc/no-home/ray-token"))
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "restored afterwards")
+        monkeypatch.delenv(name)
+    in_process._export_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
+def test_the_folders_of_commands_that_failed_a_day_ago_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of running commands are locked, however old they are."""
+    monkeypatch.setattr(in_process, "SCRATCH", tmp_path / "heliostat-ray-")
+    folders = {name: tmp_path / f"heliostat-ray-{name}" for name in ("running", "old", "new")}
+    locks = {}
+    for name, folder in folders.items():
+        folder.mkdir()
+        locks[name] = in_process._locked(folder)
+        if name != "new":
+            os.utime(folder / in_process.LOCK, (1, 1))
+        if name != "running":
+            locks[name].close()
+    in_process._remove_abandoned()
+    assert sorted(tmp_path.iterdir()) == [folders["new"], folders["running"]]
+    locks["running"].close()
