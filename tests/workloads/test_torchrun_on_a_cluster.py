@@ -12,7 +12,7 @@ from heliostat.cluster.jobs.contents import contents
 from heliostat.commands import not_sent
 from heliostat.environment import NODES
 from heliostat.folder import Folder
-from heliostat.workloads.torchrun.kept import files_in, is_copy, keep_new
+from heliostat.workloads.torchrun.kept import files_in, is_copy, keep, new_files
 from tests.conftest import ROOT, Command, Head, end_group, gone, wait_for
 from tests.workloads.scripts import EXAMPLES, ranks_of, script
 from tests.workloads.test_jobs_and_client import submit
@@ -87,7 +87,7 @@ def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(c
         assert "secret" not in done.err + done.out
         (kept,) = command.cwd.rglob("model.pt")
         assert kept == command.cwd / "storage/runs/placed/files/out/model.pt"
-        assert f"kept 1 file (0.0 MB) of the working directory in {kept.parent.parent}: out/model.pt\n" in done.out
+        assert f"keeps 1 file (0.0 MB) of the working directory in {kept.parent.parent}: out/model.pt\n" in done.out
         (made,) = command.cwd.rglob("placed/checkpoints/step-00000003/manifest.json")
         assert made.is_relative_to(command.cwd / "storage"), "a relative storage is on the cluster's"
         never = command("torchrun", "--on", "pair.yaml", "--workers", "3", "--gpu", "1", "placed.py")
@@ -135,7 +135,7 @@ def test_files_and_variables_that_a_script_names_but_does_not_get_are_found(tmp_
 
 
 def test_new_and_changed_files_of_a_working_directory_are_kept(tmp_path: Path) -> None:
-    copy, place = tmp_path / "copy", Folder.at(tmp_path / "run/files")
+    copy, run = tmp_path / "copy", Folder.at(tmp_path / "work/run")
     for folder in ("old", "__pycache__"):
         (copy / folder).mkdir(parents=True)
     for name in ("same.py", "old/changed.txt"):
@@ -145,9 +145,13 @@ def test_new_and_changed_files_of_a_working_directory_are_kept(tmp_path: Path) -
     for name in ("new.pt", "__pycache__/x.pyc"):
         (copy / name).write_text("new")
     (copy / "nowhere").symlink_to("nothing")
-    assert keep_new(copy, before, place) == {"place": str(place), "sizes": {"new.pt": 3, "old/changed.txt": 10}}
-    assert files_in(tmp_path / "run/files").keys() == {"new.pt", "old/changed.txt"}
-    assert keep_new(copy, files_in(copy), place)["sizes"] == {}
+    sizes = new_files(copy, before)
+    assert sizes == {"new.pt": 3, "old/changed.txt": 10}
+    keep(copy, sizes, run, "files")
+    assert files_in(tmp_path / "work/run/files").keys() == sizes.keys()
+    assert new_files(copy, files_in(copy)) == {}
+    (tmp_path / "work/train.py").write_text("")
+    assert list(contents(tmp_path / "work").sizes) == ["train.py"], "they are not sent with the next job"
     assert is_copy(Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1/working-dir"))
     assert not is_copy(copy)
 

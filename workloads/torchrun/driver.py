@@ -198,7 +198,8 @@ def _attempt(script: Script, spec: dict[str, Any], output: Output, received: lis
         costs += [worker_cost(worker, requested, done) for worker in watch.workers if worker["price"] is not None]
     if watch.stopping:
         saved = (Folder.at(spec["run"]) / "checkpoints").names()
-        return _Outcome(Stopped(f"stopped; the same command resumes from {saved[-1]}" if saved else "stopped"))
+        resumes = f"; the same command resumes from the last checkpoint, {saved[-1]}" if saved else ""
+        return _Outcome(Stopped(f"stopped{resumes}"))
     return _outcome(script, ended, error, output)
 
 
@@ -235,7 +236,7 @@ def _report_kept(write: Write, place: str, sizes: dict[str, int]) -> None:
     more = f" and {len(sizes) - KEPT_SHOWN} more" if len(sizes) > KEPT_SHOWN else ""
     names = ", ".join(sorted(sizes, key=lambda name: -sizes[name])[:KEPT_SHOWN])
     files = f"{len(sizes)} file" + "s" * (len(sizes) > 1)
-    _say(write, f"kept {files} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: {names}{more}")
+    _say(write, f"keeps {files} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: {names}{more}")
 
 
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:
@@ -279,17 +280,23 @@ def _first(ended: list[Record]) -> tuple[int, int] | None:
 def _outcome(script: Script, ended: list[Record], error: BaseException | None, output: Output) -> _Outcome:
     if any(kind == "left" for _, _, kind, _ in ended):
         return _Outcome(_Drained("a node is draining, and the script has saved its state"), uncharged=True)
+    users = (
+        [f for f in error.worker_failures.values() if isinstance(f, UserError)] if isinstance(error, WorkerGroupError) else []
+    )
     if first := _first(ended):
-        return _Outcome(_failure(script, *first, output.cause(first[0])))
+        failure = _failure(script, *first, output.cause(first[0]))
+        for user in users:  # its files cannot be kept
+            failure.add_note(str(user))
+        return _Outcome(failure)
     if error is None:
         return _Outcome()
     if not isinstance(error, WorkerGroupError):
         raise error
-    rank, failure = min(error.worker_failures.items())
-    if user := next((f for f in error.worker_failures.values() if isinstance(f, UserError)), None):
-        return _Outcome(user)
+    if users:
+        return _Outcome(users[0])
+    rank, failed = min(error.worker_failures.items())
     preempted = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
-    return _Outcome(JobFailed(f"the worker of rank {rank} was lost: {_short(failure)}"), uncharged=preempted)
+    return _Outcome(JobFailed(f"the worker of rank {rank} was lost: {_short(failed)}"), uncharged=preempted)
 
 
 def _failure(script: Script, rank: int, code: int, cause: str) -> ScriptFailed:

@@ -1,6 +1,7 @@
 """The message hub between a command and its workers: an actor, so that Ray's authentication protects it."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from signal import SIGTERM
@@ -55,8 +56,8 @@ class Hub:
         async with self._changed:
             if attempt != self._attempt:
                 return "failed"
-            for time, kind, value in events:
-                self._records.append((time, rank, kind, value))
+            for at, kind, value in events:
+                self._records.append((at, rank, kind, value))
                 self._size += len(value) if isinstance(value, bytes) else 0
                 if kind in ("exit", "left"):
                     self._order = self._after(rank, kind, value)
@@ -85,6 +86,10 @@ class Hub:
         async with self._changed:
             if self._order in ("", "notice"):
                 self._order = order
+
+    async def clock(self) -> float:
+        """The time here, in seconds since the epoch."""
+        return time.time()
 
     async def joined(self) -> list[dict[str, Any]]:
         """The info of the workers that have joined so far."""

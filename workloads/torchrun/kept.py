@@ -1,15 +1,19 @@
 """Keeps the files that a job's script writes into Ray's copy of the working directory, which is deleted after the job."""
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from heliostat.folder import Folder
 from heliostat.workloads.run.retry import with_retry
 
 STORAGE_TIMEOUT = 300.0
 """Seconds for which a file is retried while storage is full or unavailable."""
+PIECE = 1 << 20
+"""Bytes that are copied at once."""
 COPIES = "runtime_resources"
 """The folder in which Ray (2.60) has its copies of working directories."""
 
@@ -34,20 +38,26 @@ def files_in(folder: Path) -> Stamps:
     return found
 
 
-def keep_new(folder: Path, before: Stamps, place: Folder) -> dict[str, Any]:
-    """Copies the files that are new or have changed since ``before``; returns the place and their sizes by path.
+def new_files(folder: Path, before: Stamps) -> dict[str, int]:
+    """The sizes of the files that are new or have changed since ``before``."""
+    after = files_in(folder)
+    return {name: after[name][0] for name in sorted(after) if before.get(name) != after[name]}
+
+
+def keep(folder: Path, sizes: Mapping[str, int], run: Folder, name: str) -> None:
+    """Copies these files to a folder of the run, beside which a list says what it is.
 
     Raises:
-        NotWritable: the place could not be written for minutes.
+        NotWritable: the storage could not be written for minutes.
     """
-    after = files_in(folder)
-    new = sorted(name for name, stamp in after.items() if before.get(name) != stamp)
-    for name in new:
-        with_retry(lambda name=name: _copy(folder, name, place), lambda reason: None, STORAGE_TIMEOUT)  # type: ignore[misc]
-    return {"place": str(place), "sizes": {name: after[name][0] for name in new}}
 
+    def copy(file: str) -> None:
+        within, _, last = f"{name}/{file}".rpartition("/")
+        with (folder / file).open("rb") as source, (run / within).writing(last) as target:
+            shutil.copyfileobj(source, target, PIECE)
 
-def _copy(folder: Path, name: str, place: Folder) -> None:
-    parent, _, file = name.rpartition("/")
-    with (folder / name).open("rb") as source, (place / parent if parent else place).writing(file) as target:
-        shutil.copyfileobj(source, target, 1 << 20)
+    def describe() -> None:
+        run.write(f"{name}.json", json.dumps({"files": dict(sizes)}).encode())
+
+    for act in (describe, *(partial(copy, file) for file in sizes)):
+        with_retry(act, lambda reason: None, STORAGE_TIMEOUT)

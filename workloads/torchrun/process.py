@@ -19,7 +19,7 @@ POLL = 0.5
 """Seconds between two polls for an order."""
 OUTPUT_TIMEOUT = 5.0
 """Seconds for which a script's children may keep its output open after it has exited."""
-EVENTS = 1000
+EVENTS = 256
 """Events that a rank holds, above which the script blocks when it prints."""
 
 Signals = Mapping[str, Sequence[tuple[float, signal.Signals]]]

@@ -21,7 +21,8 @@ from heliostat.folder import Folder
 from heliostat.modules import FOLDER, heliostat_only, is_clone
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.cost import price_of
-from heliostat.workloads.torchrun.kept import files_in, is_copy, keep_new
+from heliostat.workloads.torchrun.hub import Event
+from heliostat.workloads.torchrun.kept import files_in, is_copy, keep, new_files
 from heliostat.workloads.torchrun.process import ScriptProcess, Send, kill, start
 from heliostat.workloads.training import rendezvous
 
@@ -34,7 +35,7 @@ def work(spec: dict[str, Any]) -> None:
     """Runs the script as one rank, until it exits.
 
     Raises:
-        UserError: the script does not exist on this node, or the nodes do not share the run folder.
+        UserError: the script does not exist on this node, the nodes do not share the run folder, or it cannot be written.
         ScriptEnded: it failed or was killed.
     """
     context = ray.train.get_context()
@@ -63,19 +64,25 @@ def work(spec: dict[str, Any]) -> None:
     if environment.get("PYTHONBREAKPOINT", "").startswith("ray."):
         del environment["PYTHONBREAKPOINT"]
     # One rank for each copy of the working directory.
-    keep = is_copy(working_dir) and next(each for each, one in enumerate(ranks) if one["files"] == info["files"]) == rank
-    before = files_in(working_dir) if keep else {}
+    keeps = is_copy(working_dir) and next(each for each, one in enumerate(ranks) if one["files"] == info["files"]) == rank
+    before = files_in(working_dir) if keeps else {}
+    offset = 0.0 if alone else _clock_offset(hub)
+
+    def send(events: list[Event]) -> str:
+        return str(ray.get(hub.send.remote(attempt, rank, [(at + offset, kind, value) for at, kind, value in events])))
+
     with tempfile.TemporaryDirectory(prefix="heliostat-modules-") as scratch:
         if "PYTHONPATH" in environment:
             environment["PYTHONPATH"] = _python_path(environment["PYTHONPATH"], scratch)
         # In this thread, which outlives the script: Linux kills the script when the thread that started it exits.
         with _stdin(spec, rank) as stdin:
             process = start(spec["command"], working_dir, environment, stdin)
-        code = _follow(process, listener, rank, lambda events: ray.get(hub.send.remote(attempt, rank, events)))
+        code = _follow(process, listener, rank, send)
     ray.get(hub.ended.remote(attempt, rank))
-    if keep:
-        kept = keep_new(working_dir, before, Folder.at(spec["run"]) / ("files" if rank == 0 else f"files-rank-{rank}"))
-        ray.get(hub.send.remote(attempt, rank, [(time.time(), "kept", kept)]))
+    if keeps and (sizes := new_files(working_dir, before)):
+        run, name = Folder.at(spec["run"]), "files" if rank == 0 else f"files-rank-{rank}"
+        send([(time.time(), "kept", {"place": str(run / name), "sizes": sizes})])
+        keep(working_dir, sizes, run, name)
     if code != 0:
         raise ScriptEnded(f"rank {rank}: {code}")
 
@@ -92,6 +99,13 @@ def _follow(process: "subprocess.Popen[bytes]", listener: socket.socket | None, 
         if code != 0 or not script.undisturbed:
             kill(process)
     return code
+
+
+def _clock_offset(hub: Any) -> float:
+    """What to add to this node's clock to have that of the hub's, in seconds; right to half of a request's time."""
+    asked = time.time()
+    there: float = ray.get(hub.clock.remote())
+    return there - (asked + time.time()) / 2
 
 
 @contextmanager
