@@ -17,7 +17,7 @@ import psutil
 
 from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, NoAnswer, UserError
-from heliostat.interrupts import hangups_blocked
+from heliostat.interrupts import terminal_blocked
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
@@ -123,7 +123,7 @@ def session(verbose: bool = False) -> Iterator[str]:
     for name in {"PYTHONPATH", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         parts = [part for part in os.environ[name].split(os.pathsep) if part]
         os.environ[name] = os.pathsep.join(map(os.path.abspath, parts))
-    with chdir(heliostat_only(Path(scratch))), hangups_blocked():
+    with chdir(heliostat_only(Path(scratch))), terminal_blocked():
         context = ray.init(
             address="local",
             object_store_memory=OBJECT_STORE,

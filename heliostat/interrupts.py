@@ -28,12 +28,13 @@ def interrupts(*more: signal.Signals) -> Iterator[list[int]]:
 
 
 @contextmanager
-def hangups_blocked() -> Iterator[None]:
-    """Defer SIGHUP in the block; processes that are started in it never get one.
+def terminal_blocked() -> Iterator[None]:
+    r"""Defer SIGHUP and SIGQUIT in the block; processes that are started in it never get them.
 
-    When a terminal is closed, all of its processes get it: those of Ray must live until the command has ended its work.
+    All processes of a terminal get them when it is closed, or by Ctrl-\\: those of Ray must live until the command has ended
+    its work. (Ray blocks SIGINT itself.)
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGQUIT})
     try:
         yield
     finally:

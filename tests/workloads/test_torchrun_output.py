@@ -1,8 +1,10 @@
 """What a script prints under ``heliostat torchrun``, and how its process is followed: plain processes and pipes, no Ray."""
 
 import os
+import pty
 import signal
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,10 @@ from typing import Any
 import psutil
 import pytest
 
+from heliostat.commands import torchrun
+from heliostat.environment import IN_A_JOB
+from heliostat.interrupts import interrupts, terminal_blocked
+from heliostat.workloads.torchrun import driver
 from heliostat.workloads.torchrun import process as module
 from heliostat.workloads.torchrun.hub import Event
 from heliostat.workloads.torchrun.output import BAR, SETTLE, TRACEBACK, UNFINISHED, InOrder, Output
@@ -249,3 +255,54 @@ os.kill(os.getpid(), signal.SIGKILL)
     found, events = followed(tmp_path, code, answer)
     assert found == -signal.SIGKILL
     assert events[-1][1:] == ("exit", -signal.SIGKILL)
+
+
+def test_what_is_written_is_byte_for_byte_what_the_script_has_printed(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
+    torchrun._write("stdout", "é\udcff\r")
+    torchrun._write("stderr", "no end")
+    assert capfdbinary.readouterr() == ("é".encode() + b"\xff\r", b"no end")
+
+
+def test_a_closed_terminal_does_not_end_the_command_before_the_script_has_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    master, slave = pty.openpty()
+    with open(slave, "w") as terminal:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        os.close(master)
+        torchrun._write("stdout", "lost\n")
+        torchrun._write("stdout", "lost, too\n")
+
+
+@pytest.mark.parametrize(
+    ("number", "in_a_job", "order"),
+    [
+        (signal.SIGINT, False, "interrupt"),
+        (signal.SIGTERM, False, "stop"),
+        (signal.SIGHUP, False, "stop"),
+        (signal.SIGQUIT, False, "stop"),
+        (signal.SIGTERM, True, "cancel"),
+    ],
+)
+def test_a_signal_of_the_command_is_that_of_the_script(
+    number: signal.Signals, in_a_job: bool, order: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(IN_A_JOB, raising=False)
+    if in_a_job:
+        monkeypatch.setenv(IN_A_JOB, "{}")
+    with interrupts(*driver.TERMINAL) as received:
+        os.kill(os.getpid(), number)
+        assert received == [number]
+    assert driver._order(number) == order
+
+
+def test_sighup_stays_ignored_after_nohup_and_ends_no_process_of_ray() -> None:
+    with terminal_blocked(), subprocess.Popen(["sleep", "60"]) as sleeping:
+        sleeping.send_signal(signal.SIGHUP)
+        sleeping.terminate()
+        assert sleeping.wait() == -signal.SIGTERM, "not -1, though that came first"
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interrupts(signal.SIGHUP) as received:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert received == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

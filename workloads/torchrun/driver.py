@@ -34,6 +34,8 @@ POLL, NODE_POLL = 0.3, 1.0
 """Seconds between two polls of the output, and of the nodes."""
 START_NOTICE_SECONDS = 15.0
 """Seconds after which workers that have not started are reported."""
+TERMINAL = (signal.SIGHUP, signal.SIGQUIT)
+"""The signals of a terminal besides SIGINT: of its end, and of Ctrl-\\."""
 STOP_SECONDS = SIGNALS["interrupt"][1][0]
 KEPT_SHOWN = 20
 """Files that a message names."""
@@ -100,7 +102,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
         "stdin": (ray.get_runtime_context().get_node_id(), stdin),
     }
     restarts, costs = 0, list[float]()
-    with interrupts(signal.SIGHUP) as received:
+    with interrupts(*TERMINAL) as received:
         try:
             for attempt in itertools.count(1):
                 output = Output(write, script.workers, terminal)
@@ -307,9 +309,14 @@ def _failure(script: Script, rank: int, code: int, cause: str) -> ScriptFailed:
         error.exit_code = code
         return error
     memory = " (out of memory?)" if code == -9 else ""
-    error = ScriptFailed(f"{who} was killed by {signal.Signals(-code).name}{memory}")
+    error = ScriptFailed(f"{who} was killed by {_signal_name(-code)}{memory}")
     error.exit_code = 128 - code
     return error
+
+
+def _signal_name(number: int) -> str:
+    known = number in set(signal.Signals)
+    return signal.Signals(number).name if known else f"signal {number}"  # Python has names for two of the real-time signals
 
 
 def _say(write: Write, text: str) -> None:

@@ -15,7 +15,9 @@ UNFINISHED = 1.0
 """Seconds after which a line without a newline, or an unfinished traceback, is shown."""
 BAR = 5.0
 """Seconds between two states of a progress bar, where it cannot move."""
-LOST_PEER = re.compile(r"closed by peer|reset by peer|Broken pipe|Read timeout|ncclRemoteError|remote process exited")
+LOST_PEER = re.compile(
+    r"closed by peer|reset by peer|Broken pipe|Read timeout|ncclRemoteError|failed to recv|remote process exited"
+)
 """The exceptions of ranks that have lost another one: gloo's and NCCL's (torch 2.15)."""
 
 Write = Callable[[str, str], None]
