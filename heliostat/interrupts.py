@@ -31,7 +31,7 @@ def interrupts(*more: signal.Signals) -> Iterator[list[int]]:
 def terminal_blocked() -> Iterator[None]:
     r"""Defer SIGHUP and SIGQUIT in the block; processes that are started in it never get them.
 
-    All processes of a terminal get them when it is closed, or by Ctrl-\\: those of Ray must live until the command has ended
+    All processes of a terminal get them when it is closed, or by Ctrl-\: those of Ray must live until the command has ended
     its work. (Ray blocks SIGINT itself.)
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGQUIT})

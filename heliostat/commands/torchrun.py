@@ -70,7 +70,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _number(text: str) -> int | float:
-    return int(text) if text.isdecimal() else float(text)
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 2 or 0.5") from None
 
 
 def _fitting(script: "Script", nodes: Any) -> "Script":

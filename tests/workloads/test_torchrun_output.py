@@ -14,10 +14,13 @@ import pytest
 
 from heliostat.commands import torchrun
 from heliostat.environment import IN_A_JOB
+from heliostat.errors import HeliostatError
 from heliostat.interrupts import interrupts, terminal_blocked
 from heliostat.workloads.torchrun import driver
 from heliostat.workloads.torchrun import process as module
+from heliostat.workloads.torchrun.config import Script
 from heliostat.workloads.torchrun.hub import Event
+from heliostat.workloads.torchrun.outcome import outcome_of
 from heliostat.workloads.torchrun.output import BAR, SETTLE, TRACEBACK, UNFINISHED, InOrder, Output
 from heliostat.workloads.torchrun.process import ScriptProcess, kill, start
 
@@ -71,18 +74,35 @@ def test_a_traceback_is_shown_as_one_block_and_delays_nothing_that_follows_it() 
     assert shown.end() == f"[rank 1] {TRACEBACK}:\n", "of a rank that was killed meanwhile"
 
 
+def failure(shown: Shown, *exits: tuple[int, int]) -> HeliostatError:
+    """The error after these exits, of a rank with a code each."""
+    ended = [(float(at), rank, "exit", code) for at, (rank, code) in enumerate(exits)]
+    error = outcome_of(Script(script="x.py", name="x", workers=3), ended, None, shown.output).error
+    assert error
+    return error
+
+
 def test_the_cause_is_named_where_the_rank_that_failed_has_only_lost_another_one() -> None:
     shown = Shown(world=3)
-    for rank, line in enumerate(("RuntimeError: Connection closed by peer", "ValueError: the cause", "E: reset by peer")):
-        shown.take(f"{TRACEBACK}:\n  x\n", rank)
-        assert shown.output.cause(rank) == ""
-        del line
     for rank, line in ((1, "ValueError: the cause"), (2, "E: Connection reset by peer"), (0, "E: Connection closed by peer")):
-        shown.take(f"{line}\n", rank)
-    assert shown.output.cause(0) == "; rank 1 had printed before: ValueError: the cause"
-    assert shown.output.cause(1) == ""
-    assert "ValueError: the cause" in shown.text
-    assert "closed by peer" in shown.text
+        shown.take(f"{TRACEBACK}:\n  x\n{line}\n", rank)
+        assert line in shown.text
+    cause = "; rank 1 had printed before: ValueError: the cause"
+    assert str(failure(shown, (0, 1), (2, 1), (1, -15))) == f"rank 0 of x.py exited with code 1{cause}"
+    assert str(failure(shown, (1, 1), (0, 1), (2, 1))) == "rank 1 of x.py exited with code 1"
+    unseen = Shown(world=3)
+    unseen.take(f"{TRACEBACK}:\n  x\nValueError: the cause\n", rank=1)
+    assert str(failure(unseen, (0, -6), (1, 1))) == f"rank 0 of x.py was killed by SIGABRT{cause}", "by NCCL"
+    assert str(failure(unseen, (0, 1), (1, 1))) == "rank 0 of x.py exited with code 1"
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "exit_code"),
+    [(3, "exited with code 3", 3), (-9, "was killed by SIGKILL (out of memory?)", 137), (-37, "was killed by signal 37", 165)],
+)
+def test_the_first_rank_that_failed_is_the_one_that_is_reported(code: int, said: str, exit_code: int) -> None:
+    error = failure(Shown(), (2, 0), (1, code), (0, 1))
+    assert (str(error), error.exit_code) == (f"rank 1 of x.py {said}", exit_code)
 
 
 def test_records_are_in_the_order_of_time_though_they_arrive_in_another() -> None:

@@ -15,10 +15,9 @@ from typing import Any
 import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.environment import IN_A_JOB, ON_HEAD
-from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.errors import JobFailed, Stopped, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.workloads.nodes import available, draining
@@ -26,6 +25,7 @@ from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fixed, Tra
 from heliostat.workloads.run.cost import worker_cost
 from heliostat.workloads.torchrun.config import Script
 from heliostat.workloads.torchrun.hub import Hub, Record
+from heliostat.workloads.torchrun.outcome import Drained, Outcome, outcome_of, short
 from heliostat.workloads.torchrun.output import SETTLE, InOrder, Output, Write
 from heliostat.workloads.torchrun.process import SIGNALS
 from heliostat.workloads.torchrun.worker import work
@@ -43,10 +43,6 @@ NO_CPU = 0.001
 """CPUs of a worker with ``--cpu 0``: without any it could be placed on the head, which has none."""
 
 
-class ScriptFailed(HeliostatError):
-    """The script itself failed; its output has the cause."""
-
-
 class _Torchrun(Backend):  # type: ignore[misc]  # Ray has no types
     share_cuda_visible_devices = True
     """Each worker sees the GPUs of all workers on its node, so that ``cuda:LOCAL_RANK`` is its own."""
@@ -58,14 +54,6 @@ class _TorchrunConfig(BackendConfig):  # type: ignore[misc]
     @property
     def backend_cls(self) -> type[Backend]:
         return _Torchrun
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """The result of an attempt; an ``uncharged`` error does not count as a restart."""
-
-    error: HeliostatError | None = None
-    uncharged: bool = False
 
 
 def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool], stdin: str) -> None:
@@ -109,7 +97,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
                 end = _attempt(script, {**spec, "attempt": attempt}, output, received, costs)
                 if end.error is None:
                     return
-                if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, _Drained)):
+                if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, Drained)):
                     _say(write, f"{end.error}; the script is restarted")
                     continue
                 if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
@@ -119,10 +107,6 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
         finally:
             if costs:
                 _say(write, f"cost {sum(costs):.4g}")
-
-
-class _Drained(HeliostatError):
-    """The script saved its state and exited, because a node is draining."""
 
 
 @dataclass
@@ -177,7 +161,7 @@ class _Watch:
         except ray.exceptions.RayError as error:
             if self.received:
                 raise Stopped("stopped, and Ray with it") from None
-            raise JobFailed(f"contact with Ray's head was lost: {_short(error)}") from None
+            raise JobFailed(f"contact with Ray's head was lost: {short(error)}") from None
 
 
 def _order(number: int) -> str:
@@ -187,7 +171,7 @@ def _order(number: int) -> str:
     return "cancel" if IN_A_JOB in os.environ else "stop"
 
 
-def _attempt(script: Script, spec: dict[str, Any], output: Output, received: list[int], costs: list[float]) -> _Outcome:
+def _attempt(script: Script, spec: dict[str, Any], output: Output, received: list[int], costs: list[float]) -> Outcome:
     """Starts the workers and follows them until they exit; adds what they cost to ``costs``."""
     watch, ended = _Watch(script, spec["hub"], output.write, received), list[Record]()
     watch.ask(watch.hub.attempt.remote(spec["attempt"], script.workers))
@@ -201,8 +185,8 @@ def _attempt(script: Script, spec: dict[str, Any], output: Output, received: lis
     if watch.stopping:
         saved = (Folder.at(spec["run"]) / "checkpoints").names()
         resumes = f"; the same command resumes from the last checkpoint, {saved[-1]}" if saved else ""
-        return _Outcome(Stopped(f"stopped{resumes}"))
-    return _outcome(script, ended, error, output)
+        return Outcome(Stopped(f"stopped{resumes}"))
+    return outcome_of(script, ended, error, output)
 
 
 def _follow(spec: dict[str, Any], watch: _Watch, output: Output, ended: list[Record]) -> BaseException | None:
@@ -274,55 +258,5 @@ def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.
     return done, box
 
 
-def _first(ended: list[Record]) -> tuple[int, int] | None:
-    """The rank that failed first, and its exit code."""
-    return next(((rank, value) for _, rank, kind, value in ended if kind == "exit" and value), None)
-
-
-def _outcome(script: Script, ended: list[Record], error: BaseException | None, output: Output) -> _Outcome:
-    if any(kind == "left" for _, _, kind, _ in ended):
-        return _Outcome(_Drained("a node is draining, and the script has saved its state"), uncharged=True)
-    users = (
-        [f for f in error.worker_failures.values() if isinstance(f, UserError)] if isinstance(error, WorkerGroupError) else []
-    )
-    if first := _first(ended):
-        failure = _failure(script, *first, output.cause(first[0]))
-        for user in users:  # its files cannot be kept
-            failure.add_note(str(user))
-        return _Outcome(failure)
-    if error is None:
-        return _Outcome()
-    if not isinstance(error, WorkerGroupError):
-        raise error
-    if users:
-        return _Outcome(users[0])
-    rank, failed = min(error.worker_failures.items())
-    preempted = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
-    return _Outcome(JobFailed(f"the worker of rank {rank} was lost: {_short(failed)}"), uncharged=preempted)
-
-
-def _failure(script: Script, rank: int, code: int, cause: str) -> ScriptFailed:
-    """The error of the first rank that failed; after a signal the exit code is a shell's, 128 plus its number."""
-    who = f"rank {rank} of {script.script}" if script.workers > 1 else script.script
-    if code > 0:
-        error = ScriptFailed(f"{who} exited with code {code}{cause}")
-        error.exit_code = code
-        return error
-    memory = " (out of memory?)" if code == -9 else ""
-    error = ScriptFailed(f"{who} was killed by {_signal_name(-code)}{memory}")
-    error.exit_code = 128 - code
-    return error
-
-
-def _signal_name(number: int) -> str:
-    known = number in set(signal.Signals)
-    return signal.Signals(number).name if known else f"signal {number}"  # Python has names for two of the real-time signals
-
-
 def _say(write: Write, text: str) -> None:
     write("stderr", f"heliostat: {text}\n")
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

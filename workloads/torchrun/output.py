@@ -134,11 +134,16 @@ class Output:
             self._show_unfinished(rank, stream, found)
         self._streams.clear()
 
-    def cause(self, failed: int) -> str:
-        """The exception before that of a rank which has only lost another one; empty if there is none."""
-        if not LOST_PEER.search(self.exceptions.get(failed, "")):
-            return ""
+    def cause(self, failed: int, aborted: bool = False) -> str:
+        """The exception before that of a rank which has only lost another one; empty if there is none.
+
+        NCCL's watchdog aborts such a rank without an exception.
+        """
         ranks = list(self.exceptions)
+        if not LOST_PEER.search(self.exceptions.get(failed, "")):
+            if not aborted or failed in ranks:
+                return ""
+            ranks.append(failed)
         earlier = [rank for rank in ranks[: ranks.index(failed)] if not LOST_PEER.search(self.exceptions[rank])]
         return f"; rank {earlier[-1]} had printed before: {self.exceptions[earlier[-1]]}" if earlier else ""
 
