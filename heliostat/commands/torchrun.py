@@ -6,7 +6,9 @@ import importlib.util
 import os
 import re
 import shlex
+import stat
 import sys
+import threading
 from collections import deque
 from collections.abc import Collection
 from pathlib import Path
@@ -115,15 +117,31 @@ def _write(stream: str, text: str) -> None:
         # The terminal has been closed, of which SIGHUP tells; the script has its time to save.
 
 
-def _stdin() -> str:
+def _stdin(number: int = 0) -> str:
     """The path by which another process opens the standard input of this one; empty if it must not, or cannot."""
     try:
-        if os.isatty(0):
-            return os.ttyname(0) if os.tcgetpgrp(0) == os.getpgrp() else ""  # the shell reads, not a job in the background
-        os.fstat(0)
+        if os.isatty(number):
+            # A job in the background must not take what is typed for the shell.
+            return os.ttyname(number) if os.tcgetpgrp(number) == os.getpgrp() else ""
+        mode = os.fstat(number).st_mode
     except OSError:  # closed
         return ""
-    return f"/proc/{os.getpid()}/fd/0" if sys.platform == "linux" else ""
+    if stat.S_ISSOCK(mode):  # as under ssh; it cannot be opened
+        number = _piped(number)
+    return f"/proc/{os.getpid()}/fd/{number}" if sys.platform == "linux" else ""
+
+
+def _piped(number: int) -> int:
+    """A pipe with what comes from a file descriptor."""
+    reader, writer = os.pipe()
+
+    def copy() -> None:
+        while data := os.read(number, 1 << 16):
+            os.write(writer, data)
+        os.close(writer)
+
+    threading.Thread(target=copy, daemon=True).start()
+    return reader
 
 
 def _script(args: argparse.Namespace) -> "Script":

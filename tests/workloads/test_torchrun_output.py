@@ -3,6 +3,7 @@
 import os
 import pty
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -326,3 +327,16 @@ def test_sighup_stays_ignored_after_nohup_and_ends_no_process_of_ray() -> None:
         assert received == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_standard_input_that_is_a_socket_as_under_ssh_reaches_the_script() -> None:
+    here, there = socket.socketpair()
+    with here, there:
+        path = torchrun._stdin(there.fileno())
+        here.sendall(b"piped")
+        here.shutdown(socket.SHUT_WR)
+        assert Path(path).read_bytes() == b"piped"
+    closed, other = os.pipe()
+    os.close(other)
+    os.close(closed)
+    assert torchrun._stdin(closed) == ""
