@@ -1,23 +1,31 @@
 """Starts Ray on this machine for one command, and stops it afterwards; or connects to a running one."""
 
+import fcntl
 import os
 import secrets
 import shutil
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import psutil
 
 from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, NoAnswer, UserError
 from heliostat.home import own_folder
+from heliostat.interrupts import terminal_blocked
 from heliostat.modules import heliostat_only
 
 TOKEN = Path("~/.heliostat/ray-token")
+SCRATCH, LOCK = Path("/tmp/heliostat-ray-"), "lock"
+"""The path of a command's folder for Ray without its last letters, and the file in it that the command locks."""
+KEPT_SECONDS = 86400.0
+"""Seconds for which the folder of a command that failed is kept, for its logs."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 OBJECT_STORE = 256 << 20
 ANSWER_SECONDS = 10.0
@@ -83,23 +91,17 @@ def visible_gpus(text: str, gpus: int) -> list[str]:
     return found
 
 
-def session(verbose: bool = False) -> AbstractContextManager[str]:
+@contextmanager
+def session(verbose: bool = False) -> Iterator[str]:
     """Start Ray with its dashboard, yield the dashboard's URL, and stop everything afterwards.
 
     All of this Ray requires a token, which is in ``~/.heliostat/ray-token``. A mode or a token in the environment takes
-    precedence. What can be refused is refused by the call, before the context is entered.
+    precedence.
 
     Raises:
-        UserError: Ray has another version, or the home cannot be written.
+        UserError: Ray has another version.
     """
     check_ray()
-    if os.environ.get("RAY_AUTH_MODE", "token") == "token" and not _has_token():
-        own_token()
-    return _session(verbose)
-
-
-@contextmanager
-def _session(verbose: bool) -> Iterator[str]:
     # Here, because other users of this module need not wait a second for the import of Ray.
     import ray
     from ray._private import ray_constants
@@ -109,10 +111,12 @@ def _session(verbose: bool) -> Iterator[str]:
         os.environ.setdefault(name, value)
     _export_visible_gpus()
     if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
+        _export_token()
     # A folder of its own: Ray's processes find each other by a file there, and the default, /tmp/ray, may hold the
     # address of another Ray, alive or dead; then its State API, and with it Train's shutdown, hang (seen on 2.60).
-    scratch = tempfile.mkdtemp(prefix="heliostat-ray-", dir="/tmp")
+    _remove_abandoned()
+    scratch = tempfile.mkdtemp(prefix=SCRATCH.name, dir=SCRATCH.parent)
+    lock = _locked(Path(scratch))
     os.environ["RAY_TMPDIR"] = scratch
     # Ray 2.60 reads the mode and the address when it is imported; this makes it read them again.
     RayConfig.initialize("")
@@ -123,7 +127,7 @@ def _session(verbose: bool) -> Iterator[str]:
     for name in {"PYTHONPATH", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         parts = [part for part in os.environ[name].split(os.pathsep) if part]
         os.environ[name] = os.pathsep.join(map(os.path.abspath, parts))
-    with chdir(heliostat_only(Path(scratch))):
+    with chdir(heliostat_only(Path(scratch))), terminal_blocked():
         context = ray.init(
             address="local",
             object_store_memory=OBJECT_STORE,
@@ -144,9 +148,36 @@ def _session(verbose: bool) -> Iterator[str]:
         started = _tree(own)
         ray.shutdown()
         _kill(started)
+        lock.close()
         del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _locked(scratch: Path) -> IO[str]:
+    """The lock that a command holds on its folder while it runs."""
+    file = (scratch / LOCK).open("w")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    return file
+
+
+def _remove_abandoned() -> None:
+    """Delete the folders that this user's commands have left when they failed or were killed, a day ago or earlier."""
+    for place in SCRATCH.parent.glob(f"{SCRATCH.name}*/{LOCK}"):
+        with suppress(OSError):  # another command deletes it, or it is another user's
+            status = place.stat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > KEPT_SECONDS:
+                with place.open() as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(place.parent, ignore_errors=True)
+
+
+def _export_token() -> None:
+    """Let Ray's processes have the user's token, or one for this command if the home cannot be written."""
+    try:
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
+    except UserError:
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _export_visible_gpus() -> None:

@@ -18,6 +18,7 @@ RUN_FOLDERS = (
     ("config.yaml", "events.jsonl", b'{"time": '),
     ("sweep.yaml", "journal/000000.jsonl", b'{"time": '),
     ("checkpoints", "script.json", b'{"arguments": ['),
+    ("files", "files.json", b'{"files": {'),
 )
 """By what the folder of a run, a sweep and a torchrun script is recognized, which is never sent to a cluster: an
 entry, and a file with the first bytes that Heliostat writes there. A user's own folder may have files with the same names."""

@@ -22,7 +22,6 @@ def own_folder(*names: str) -> Path:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"HOME is {os.environ.get('HOME', 'not set')}, where ~/.heliostat cannot be written: {reason}",
-            "set HOME to a folder of yours, such as HOME=/tmp/you; for a run here, RAY_AUTH_TOKEN_PATH=FILE with a token of "
-            "your own is enough",
+            "set HOME to a folder of yours, such as HOME=/tmp/you",
         ) from None
     return path

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """Collect the SIGINTs and SIGTERMs that arrive in the block in a list; they interrupt nothing.
+def interrupts(*more: signal.Signals) -> Iterator[list[int]]:
+    """Collect the SIGINTs and SIGTERMs that arrive in the block, and ``more``, in a list; they interrupt nothing.
 
     Python raises KeyboardInterrupt at any instruction; in a finalizer, such as that of a connection, it is lost.
     Outside of the main thread, which is the only one to get signals, the list stays empty.
@@ -17,10 +17,25 @@ def interrupts() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    # What is ignored stays so, as SIGHUP after nohup.
+    numbers = [signal.SIGINT, signal.SIGTERM, *(number for number in more if signal.getsignal(number) != signal.SIG_IGN)]
     before = [signal.signal(number, lambda number, _: received.append(number)) for number in numbers]
     try:
         yield received
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
+
+
+@contextmanager
+def terminal_blocked() -> Iterator[None]:
+    r"""Defer SIGHUP and SIGQUIT in the block; processes that are started in it never get them.
+
+    All processes of a terminal get them when it is closed, or by Ctrl-\: those of Ray must live until the command has ended
+    its work. (Ray blocks SIGINT itself.)
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGQUIT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -7,15 +7,19 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from heliostat.environment import NODES, NODES_FILE
 from heliostat.errors import UserError
 from heliostat.workloads.config import Resources
 
+R = TypeVar("R", bound=Resources)
 Nodes = Sequence[Mapping[str, Any]]
 """Each entry has the ``CPU`` and ``GPU`` of a node, the number of such ``nodes`` (1 by default), and where they are known its
 ``group`` and its ``price`` an hour."""
+
+MANY = 1_000_000
+"""Workers that need nothing, of which a node holds any number."""
 
 
 def available() -> Nodes:
@@ -62,9 +66,7 @@ def free_resources() -> dict[str, dict[str, float]]:
     return free
 
 
-def resolve_resources(
-    resources: Resources, workers: int, nodes: Nodes | None, shown: str = "", key: str = "resources.gpu"
-) -> Resources:
+def resolve_resources(resources: R, workers: int, nodes: Nodes | None, shown: str = "", key: str = "resources.gpu") -> R:
     """Replaces ``auto`` by a number of GPUs, and checks that the workers fit.
 
     ``auto`` is one GPU where nodes have GPUs, also where they are too few: training on CPUs instead would take the user by
@@ -130,5 +132,7 @@ def capacity(nodes: Nodes, each: Mapping[str, float]) -> int:
     """How many workers of this size the nodes hold when they run nothing else."""
     total = 0.0
     for node in nodes:
-        total += min(node.get(kind, 0) // amount for kind, amount in each.items() if amount) * node.get("nodes", 1)
+        # Not //, by which ten times 0.1 CPU do not fit into one.
+        room = min((int(node.get(kind, 0) / amount + 1e-9) for kind, amount in each.items() if amount), default=MANY)
+        total += room * node.get("nodes", 1)
     return int(total)

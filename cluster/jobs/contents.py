@@ -45,6 +45,8 @@ class Contents:
     """Files and folders that look like secrets, and are not sent."""
     runs: tuple[str, ...] = ()
     """Folders of earlier runs and sweeps, which are not sent."""
+    ignored: tuple[str, ...] = ()
+    """What ignore files exclude; of a folder its path alone, which ends with a slash."""
 
     @property
     def biggest_first(self) -> dict[str, int]:
@@ -98,7 +100,8 @@ def contents(directory: Path, isolated: bool = False, needed: Iterable[str] = ()
         )
     secrets = tuple(_printable(name) for name in found.secrets if name not in found.sizes)
     runs = tuple(map(_printable, found.runs))
-    return Contents(directory, isolated, dict(sorted(found.sizes.items())), secrets, runs)
+    ignored = tuple(_printable(name) for name in found.ignored if name not in found.sizes)
+    return Contents(directory, isolated, dict(sorted(found.sizes.items())), secrets, runs, ignored)
 
 
 def why_not_sent(files: Contents, name: str) -> str:
@@ -149,6 +152,7 @@ class _Found:
     secrets: list[str] = field(default_factory=list)
     runs: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
 
     def add(self, path: Path, name: str) -> None:
         self.sizes[name] = path.stat().st_size
@@ -173,7 +177,10 @@ def _walk(folder: Path, name: str, ignored: list[Match], above: list[Path], foun
     for path in entries:
         below = f"{name}/{path.name}" if name else path.name
         is_folder = os.path.isdir(path)
-        if any(match(path, is_folder) for match in ignored) or _is_cache(path, is_folder):
+        if _is_cache(path, is_folder):
+            continue
+        if any(match(path, is_folder) for match in ignored):
+            found.ignored.append(f"{below}/" if is_folder else below)
             continue
         try:
             path.stat()

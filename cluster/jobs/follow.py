@@ -43,6 +43,8 @@ class Work:
     env: Mapping[str, str] = field(default_factory=dict)
     secret_env: Mapping[str, str] = field(default_factory=dict, repr=False)
     """Variables whose values nothing may show."""
+    stopped: str = "the same command resumes from the last checkpoint"
+    """What a message says after the job was stopped."""
 
     @property
     def entrypoint(self) -> str:
@@ -142,15 +144,15 @@ def _job(dashboard: Dashboard, job_id: str) -> Job:
         ) from None
 
 
-def check(job: Job, name: str) -> None:
-    """Raise an exception unless the job succeeded.
+def check(job: Job, name: str, stopped: str = Work.stopped) -> None:
+    """Raise an exception unless the job succeeded; ``stopped`` is what the message says after it was stopped.
 
     Raises:
         JobFailed: it failed; its exit code is the job's own.
         Stopped: it was stopped.
     """
     if job.status == "STOPPED":
-        raise Stopped(f"{name} was stopped; the same command resumes from the last checkpoint")
+        raise Stopped(f"{name} was stopped; {stopped}")
     if job.status == "FAILED":
         error = JobFailed(_why(job))
         error.exit_code = job.exit_code or 1

@@ -81,7 +81,7 @@ def run_there(
         submit(connection.dashboard, replace(work, secret_env={}) if ephemeral else work, code)
         connection.started(work.job_id)
         job = _follow(connection, work.job_id, write, say, again, received)
-    check(job, work.job_id)
+    check(job, work.job_id, work.stopped)
     return job
 
 

@@ -1,36 +1,35 @@
 """heliostat torchrun: runs a script for torchrun or python, unchanged, on Ray workers."""
 
 import argparse
+import errno
 import importlib.util
 import os
 import re
 import shlex
+import stat
 import sys
+import threading
+from collections import deque
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heliostat.commands.live import add_cluster_options, refuse_cluster_options
+from heliostat.commands.torchrun_options import add_options, check_options, workers_of
 
 if TYPE_CHECKING:
+    from heliostat.cluster.jobs.contents import Contents
     from heliostat.workloads.torchrun.config import Script
-
-PLACEMENT_OPTIONS = (
-    "nproc-per-node",
-    "nnodes",
-    "node-rank",
-    "master-addr",
-    "master-port",
-    "rdzv-backend",
-    "rdzv-endpoint",
-    "rdzv-id",
-)
-"""Options of torchrun for the placement of processes, which the cluster decides here."""
+SHARES = 10_000
+"""Ray's parts of a CPU."""
+PIECES = 100
+"""The last pieces of a job's output, in which the reason of a failure is searched."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = "heliostat torchrun [options] SCRIPT [the script's arguments]"
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes on all nodes together (default: 1)")
-    parser.add_argument("--cpu", type=int, default=1, metavar="N", help="CPUs a worker (default: 1)")
+    parser.add_argument("--workers", type=int, metavar="N", help="processes on all nodes together (default: 1)")
+    parser.add_argument("--cpu", type=_number, default=1, metavar="N", help="CPUs a worker, such as 2 or 0.5 (default: 1)")
     parser.add_argument("--gpu", default="auto", metavar="N", help="GPUs a worker: 0, 1, or auto (1 where there are GPUs)")
     parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help="restarts after a failure (default: 0)")
     parser.add_argument("--name", help="the run's name, for its checkpoints (default: the script's)")
@@ -40,8 +39,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="print what would run and what is sent, and start nothing")
     add_cluster_options(parser, "run")
     parser.add_argument("-m", "--module", action="store_true", help="SCRIPT is a module's name, as with python -m")
-    for name in PLACEMENT_OPTIONS:
-        parser.add_argument(f"--{name}", f"--{name.replace('-', '_')}", dest=name, help=argparse.SUPPRESS)
+    add_options(parser)
     parser.add_argument("script", metavar="SCRIPT", help="a Python file")
     parser.add_argument(
         "args", nargs=argparse.REMAINDER, metavar="...", help="the script's own arguments, passed on as they are"
@@ -58,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
     address = os.environ.get("RAY_ADDRESS")
     if not address:  # checked before Ray is started
-        script = _fitting(script, in_process.machine())
+        script = _fitting_here(script, in_process.machine()[0])
     if args.dry_run:
         _show_plan(script, address or "a Ray for this command")
         return 0
@@ -67,8 +65,17 @@ def run(args: argparse.Namespace) -> int:
         from heliostat.workloads.torchrun.driver import execute
 
         script = _fitting(script, available()) if address else script
-        execute(script, join(absolute(expanded(script.storage), default_base()), script.name), _write)
+        run = join(absolute(expanded(script.storage), default_base()), script.name)
+        terminal = {name: stream.isatty() for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))}
+        execute(script, run, _write, terminal, _stdin())
     return 0
+
+
+def _number(text: str) -> int | float:
+    try:
+        return int(text) if text.isdecimal() else float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 2 or 0.5") from None
 
 
 def _fitting(script: "Script", nodes: Any) -> "Script":
@@ -77,15 +84,64 @@ def _fitting(script: "Script", nodes: Any) -> "Script":
     return script.model_copy(update={"resources": resolve_resources(script.resources, script.workers, nodes, key="--gpu")})
 
 
-def _write(stream: str, line: str) -> None:
+def _fitting_here(script: "Script", machine: dict[str, float]) -> "Script":
+    """The script on this machine, whose CPUs more processes may share than there are, as with torchrun.
+
+    Raises:
+        UserError: one process needs more CPUs than there are, or all together more GPUs.
+    """
+    from heliostat.workloads.nodes import resolve_resources
+
+    cpu = resolve_resources(script.resources.model_copy(update={"gpu": 0}), 1, [machine]).cpu
+    without = script.resources.model_copy(update={"cpu": 0})
+    resources = resolve_resources(without, script.workers, [machine], key="--gpu")
+    share = int(machine["CPU"] / script.workers * SHARES) / SHARES if script.workers > 0 else 0
+    return script.model_copy(update={"resources": resources.model_copy(update={"cpu": min(cpu, share)})})
+
+
+def _write(stream: str, text: str) -> None:
+    """Write what a script has printed, byte for byte."""
     file = sys.stdout if stream == "stdout" else sys.stderr
     try:
-        print(line, file=file, flush=True)
-    except BrokenPipeError:
-        from heliostat.errors import Stopped
-
+        file.flush()
+        file.buffer.write(text.encode(errors="surrogateescape"))
+        file.buffer.flush()
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())  # else Python fails when it flushes at exit
-        raise Stopped("stopped, because the reader of its output has closed the pipe") from None
+        if error.errno == errno.EPIPE:
+            from heliostat.errors import Stopped
+
+            raise Stopped("stopped, because the reader of its output has closed the pipe") from None
+        # The terminal has been closed, of which SIGHUP tells; the script has its time to save.
+
+
+def _stdin(number: int = 0) -> str:
+    """The path by which another process opens the standard input of this one; empty if it must not, or cannot."""
+    try:
+        if os.isatty(number):
+            # A job in the background must not take what is typed for the shell.
+            return os.ttyname(number) if os.tcgetpgrp(number) == os.getpgrp() else ""
+        mode = os.fstat(number).st_mode
+    except OSError:  # closed
+        return ""
+    if stat.S_ISSOCK(mode):  # as under ssh; it cannot be opened
+        number = _piped(number)
+    return f"/proc/{os.getpid()}/fd/{number}" if sys.platform == "linux" else ""
+
+
+def _piped(number: int) -> int:
+    """A pipe with what comes from a file descriptor."""
+    reader, writer = os.pipe()
+
+    def copy() -> None:
+        while data := os.read(number, 1 << 16):
+            os.write(writer, data)
+        os.close(writer)
+
+    threading.Thread(target=copy, daemon=True).start()
+    return reader
 
 
 def _script(args: argparse.Namespace) -> "Script":
@@ -95,21 +151,15 @@ def _script(args: argparse.Namespace) -> "Script":
         UserError: an argument is wrong, or the script does not exist.
     """
     from heliostat.config import validate
-    from heliostat.errors import UserError
     from heliostat.workloads.torchrun.config import Script
 
-    for name in PLACEMENT_OPTIONS:
-        if (value := getattr(args, name)) is not None:
-            workers = value if name == "nproc-per-node" and value.isdigit() else "N"
-            raise UserError(
-                f"--{name} is {value}, but the cluster decides where processes run",
-                f"give the total number of processes instead: --workers {workers}",
-            )
+    check_options(args)
     refuse_cluster_options(args)
     stem = args.script.rpartition(".")[2] if args.module else Path(args.script).stem
+    name = args.name or re.sub(r"[^\w.-]+", "-", stem).lstrip("-.")[:100] or "script"
     resources = {"cpu": args.cpu, "gpu": int(args.gpu) if args.gpu.isdigit() else args.gpu}
-    values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "workers", "max_restarts")}
-    script = validate({**values, "name": args.name or stem, "resources": resources}, Script)
+    values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "max_restarts")}
+    script = validate({**values, "workers": workers_of(args), "name": name, "resources": resources}, Script)
     _check_script(script)
     return script
 
@@ -125,6 +175,11 @@ def _check_script(script: "Script") -> None:
         scripts = [str(path) for path in Path(script.script).parent.glob("*.py")]
         fix = nearest(script.script, scripts) if scripts else "give the path of a Python file"
         raise UserError(f"the script {script.script} does not exist", fix)
+    elif Path(script.script).suffix in (".sh", ".bash", ".zsh"):
+        raise UserError(
+            f"{script.script} is a shell script, but must be a Python file",
+            f"write heliostat torchrun instead of torchrun in it, and start it with bash {script.script}",
+        )
     elif re.search(r"^\s*(from|import) workloads\.legacy\b", Path(script.script).read_text(errors="replace"), re.MULTILINE):
         raise UserError(
             f"{script.script} imports workloads.legacy, the name of heliostat.torchrun in version 0.1",
@@ -148,12 +203,14 @@ def _show_plan(script: "Script", where: str) -> None:
 
 def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     """Submit the same command as a job on the profile's cluster, after all checks that can be made here."""
+    from heliostat.cluster.jobs.contents import some
     from heliostat.cluster.jobs.follow import Work, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
-    from heliostat.commands import needed, sending
+    from heliostat.commands import needed, not_sent, sending
     from heliostat.commands.live import line
     from heliostat.commands.on_cluster import HELIOSTAT, check_storage, relative_path
+    from heliostat.errors import JobFailed
     from heliostat.folder import expanded
 
     profile = find(args.on)
@@ -163,6 +220,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     fitting = _fitting(script, profile.capacity)
     files = sending.files_to_send(path)
     needed.check_sent(files, needed.module_files(script.script) if script.module else {})
+    _report_not_sent(files, values)
     if args.dry_run:
         _show_plan(fitting, f"the cluster {profile.name}")
         sending.show(files, values)
@@ -173,8 +231,40 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     }  # fmt: skip
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
-    work = Work(new_job_id(script.name.lower()), argv, files, secret_env=values)
+    stem = re.sub(r"[^a-z0-9_.-]+", "-", script.name.lower()).strip("-") or "script"
+    work = Work(new_job_id(stem), argv, files, secret_env=values, stopped="its output says what it has saved")
+    write, last = to_stream(), deque[str](maxlen=PIECES)
+
+    def keep(text: str) -> None:
+        last.append(text)
+        write(text)
+
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
-        run_there(profile, work, to_stream(), shown.say, args.ephemeral, again)
+        try:
+            run_there(profile, work, keep, shown.say, args.ephemeral, again)
+        except JobFailed as error:
+            if names := not_sent.missing("".join(last), files):
+                error.add_note(f"{some(names)} is here, but was not sent, because .gitignore or .rayignore excludes it")
+                error.add_note(f"fix: add a line !{names[0]} to .rayignore, or keep the data on the storage of the cluster")
+            raise
     return 0
+
+
+def _report_not_sent(files: "Contents", sent: Collection[str]) -> None:
+    """Report on standard error what of this machine the script names, but does not get."""
+    from heliostat.cluster.jobs.contents import some
+    from heliostat.commands import not_sent
+    from heliostat.console import err
+
+    text = not_sent.sources(files)
+    lines = []
+    if names := not_sent.ignored(text, files):
+        lines.append(
+            f"not sent, because an ignore file excludes it: {some(names, 5)} (to send it, add !{names[0]} to .rayignore)"
+        )
+    if names := not_sent.variables(text, os.environ, sent):
+        options = " ".join(f"--env {name}" for name in names[:5])
+        lines.append(f"not sent, because --env does not name it: {some(names, 5)} (to send it, add {options})")
+    for each in lines:
+        err.print(f"heliostat: {each}", highlight=False, markup=False, soft_wrap=True)

@@ -1,4 +1,5 @@
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,7 +12,6 @@ import pytest
 from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 
 from heliostat.cluster import in_process
-from heliostat.errors import UserError
 from tests.conftest import ROOT, Head, clean_environment, gone
 
 CODE = """
@@ -116,9 +116,28 @@ def test_the_head_of_the_tests_wants_a_token(ray_head: Head) -> None:
         urllib.request.urlopen(f"{ray_head.jobs}/api/jobs/")
 
 
-def test_a_home_that_cannot_be_written_is_one_message_before_anything_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_that_cannot_be_written_needs_no_token_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/proc")
-    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "RAY_AUTH_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    with pytest.raises(UserError, match=r"HOME is /proc, where ~/\.heliostat cannot be written(.|\n)*RAY_AUTH_TOKEN_PATH"):
-        in_process.session()
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.setenv(name, "restored afterwards")
+        monkeypatch.delenv(name)
+    in_process._export_token()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64
+    assert "RAY_AUTH_TOKEN_PATH" not in os.environ
+
+
+def test_the_folders_of_commands_that_failed_a_day_ago_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of running commands are locked, however old they are."""
+    monkeypatch.setattr(in_process, "SCRATCH", tmp_path / "heliostat-ray-")
+    folders = {name: tmp_path / f"heliostat-ray-{name}" for name in ("running", "old", "new")}
+    locks = {}
+    for name, folder in folders.items():
+        folder.mkdir()
+        locks[name] = in_process._locked(folder)
+        if name != "new":
+            os.utime(folder / in_process.LOCK, (1, 1))
+        if name != "running":
+            locks[name].close()
+    in_process._remove_abandoned()
+    assert sorted(tmp_path.iterdir()) == [folders["new"], folders["running"]]
+    locks["running"].close()

@@ -93,4 +93,5 @@ def test_ctrl_c_here_ends_a_script_there_with_a_checkpoint(breakable: Breakable)
     assert process.returncode == 130, out + err
     match = re.search(r"heliostat: step (\d+) is saved", out + err)
     assert match, out + err
+    assert f"the same command resumes from the last checkpoint, step-{int(match[1]):08d}" in out + err
     assert (breakable.storage / f"runs/stopped/checkpoints/step-{int(match[1]):08d}/manifest.json").exists()

@@ -204,6 +204,9 @@ def test_a_script_for_torchrun_continues_after_the_loss_of_a_node(place: Place, 
 
 
 def test_the_exit_code_of_a_script_is_that_of_the_command(place: Place, cluster: Path) -> None:
-    (place.command.cwd / "exits.py").write_text("import os, sys\nsys.exit(int(sys.argv[1]) * int(os.environ['WORLD_SIZE']))\n")
+    """And where the files are that it has written to its working directory, which is deleted."""
+    code = "import os, sys\nopen('written.txt', 'w').close()\nsys.exit(int(sys.argv[1]) * int(os.environ['WORLD_SIZE']))\n"
+    (place.command.cwd / "exits.py").write_text(code)
     run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "exits.py", "3")
     assert run.end() == 6, "".join(run.lines)
+    run.says(r"^heliostat: keeps 1 file \(0.0 MB\) of the working directory in \S+/runs/exits/files: written.txt$")

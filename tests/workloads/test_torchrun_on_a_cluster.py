@@ -6,8 +6,13 @@ import shlex
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
+from heliostat.cluster.jobs.contents import contents
+from heliostat.commands import not_sent
 from heliostat.environment import NODES
+from heliostat.folder import Folder
+from heliostat.workloads.torchrun.kept import files_in, is_copy, keep, new_files
 from tests.conftest import ROOT, Command, Head, end_group, gone, wait_for
 from tests.workloads.scripts import EXAMPLES, ranks_of, script
 from tests.workloads.test_jobs_and_client import submit
@@ -48,13 +53,25 @@ from heliostat.torchrun import save
 devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
 print("place", os.environ["LOCAL_RANK"], devices[int(os.environ["LOCAL_RANK"])], len(devices), flush=True)
 save(3)
+if os.environ["RANK"] == "0":
+    os.makedirs("out")
+    print(open("out/model.pt", "w").write("weights"), "bytes", os.environ.get("SENT"))
+    try:
+        open(os.path.join("data", "train.bin"))
+    except FileNotFoundError as error:
+        print(error)
 sys.exit(5 if os.environ["RANK"] == "0" else 0)
 """
 
 
 def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(command: Command) -> None:
+    """What the script writes to its copy of the working directory is kept; what it misses, and is here, is named."""
     (command.cwd / "pair.yaml").write_text(PROFILE)
     script(command, "placed.py", PLACED)
+    (command.cwd / "data").mkdir()
+    (command.cwd / "data/train.bin").write_bytes(b"x")
+    (command.cwd / ".gitignore").write_text("*.bin\n")
+    command = Command(command.cwd, {**command.env, "SENT": "no", "WANDB_API_KEY": "secret"})
     try:
         up = command("up", "pair.yaml")
         assert up.code == 0, up.err
@@ -65,6 +82,12 @@ def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(c
             "[rank 1] place 1 1 2",
         }
         assert "rank 0 of placed.py exited with code 5" in done.out + done.err
+        assert "data/train.bin is here, but was not sent, because" in done.err
+        assert "because --env does not name it: SENT, WANDB_API_KEY" in done.err
+        assert "secret" not in done.err + done.out
+        (kept,) = command.cwd.rglob("model.pt")
+        assert kept == command.cwd / "storage/runs/placed/files/out/model.pt"
+        assert f"keeps 1 file (0.0 MB) of the working directory in {kept.parent.parent}: out/model.pt\n" in done.out
         (made,) = command.cwd.rglob("placed/checkpoints/step-00000003/manifest.json")
         assert made.is_relative_to(command.cwd / "storage"), "a relative storage is on the cluster's"
         never = command("torchrun", "--on", "pair.yaml", "--workers", "3", "--gpu", "1", "placed.py")
@@ -80,6 +103,57 @@ def test_on_a_profile_each_rank_finds_its_own_gpu_and_the_exit_code_comes_back(c
         down = command("down", "pair.yaml", "--yes")
     assert down.code == 0, down.err
     gone(command.env)
+
+
+def test_files_and_variables_that_a_script_names_but_does_not_get_are_found(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text('np.memmap("data/train.bin"); os.environ["TOKEN"], os.getenv("HOME"), "cache"')
+    (tmp_path / ".gitignore").write_text("*.bin\n/cache/\n/outputs\n/sent.csv")
+    (tmp_path / ".rayignore").write_text("!sent.csv")
+    for folder in ("data", "cache", "outputs", "seen"):
+        (tmp_path / folder).mkdir()
+    for file in ("data/train.bin", "cache/x", "outputs/y", "sent.csv", "seen/z"):
+        (tmp_path / file).write_text("")
+    files = contents(tmp_path, isolated=True)
+    text = not_sent.sources(files)
+    assert not_sent.ignored(text, files) == ["cache/", "data/train.bin"]
+    shell = {"TOKEN": "t", "HOME": "h", "OMP_NUM_THREADS": "3", "MY_API_KEY": "k", "HF_HOME": "x", "OTHER": "o"}
+    assert not_sent.variables(text, shell, sent=["HF_HOME"]) == ["MY_API_KEY", "OMP_NUM_THREADS", "TOKEN"]
+    copy = "/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1/working-dir"
+    for line in (
+        "FileNotFoundError: [Errno 2] No such file or directory: 'data/train.bin'",
+        f"RuntimeError: cannot open {copy}/data/train.bin: it does not exist",
+        "[rank 3] data/train.bin: not found",
+    ):
+        assert not_sent.missing(f"a line\n{line}\n", files) == ["data/train.bin"]
+    for line in (
+        "No such file: 'data/other.bin'",
+        "No such file: 'seen/z'",
+        "opened 'data/train.bin'",
+        "no such file: '/etc/hosts'",
+    ):
+        assert not_sent.missing(line, files) == []
+
+
+def test_new_and_changed_files_of_a_working_directory_are_kept(tmp_path: Path) -> None:
+    copy, run = tmp_path / "copy", Folder.at(tmp_path / "work/run")
+    for folder in ("old", "__pycache__"):
+        (copy / folder).mkdir(parents=True)
+    for name in ("same.py", "old/changed.txt"):
+        (copy / name).write_text("before")
+    before = files_in(copy)
+    (copy / "old/changed.txt").write_text("after that")
+    for name in ("new.pt", "__pycache__/x.pyc"):
+        (copy / name).write_text("new")
+    (copy / "nowhere").symlink_to("nothing")
+    sizes = new_files(copy, before)
+    assert sizes == {"new.pt": 3, "old/changed.txt": 10}
+    keep(copy, sizes, run, "files")
+    assert files_in(tmp_path / "work/run/files").keys() == sizes.keys()
+    assert new_files(copy, files_in(copy)) == {}
+    (tmp_path / "work/train.py").write_text("")
+    assert list(contents(tmp_path / "work").sizes) == ["train.py"], "they are not sent with the next job"
+    assert is_copy(Path("/tmp/ray/session_1/runtime_resources/working_dir_files/_ray_pkg_1/working-dir"))
+    assert not is_copy(copy)
 
 
 def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:

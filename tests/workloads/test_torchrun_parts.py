@@ -1,6 +1,7 @@
 """The parts of ``heliostat torchrun`` alone: the merged output, the hub, and checkpoints without Ray."""
 
 import asyncio
+import atexit
 import os
 import signal
 import subprocess
@@ -18,9 +19,8 @@ from heliostat.errors import JobFailed
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.torchrun import script
-from heliostat.workloads.torchrun.hub import MAX_LINES, Hub
-from heliostat.workloads.torchrun.output import HOLD, TRACEBACK, Output
-from heliostat.workloads.torchrun.worker import CHILD
+from heliostat.workloads.torchrun.hub import MAX_BYTES, SAVED_AND_STOPPED, Hub
+from heliostat.workloads.torchrun.process import CHILD
 from tests.conftest import Command, end_group, wait_for
 
 COUNTS = """
@@ -86,9 +86,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     """This process is a script with this run folder."""
     monkeypatch.setenv(RUN, str(tmp_path / "run"))
     monkeypatch.setattr(script._Run, "lease", None)
-    monkeypatch.setattr(script, "_handle_sigterm", lambda: None)
+    monkeypatch.setattr(script, "_handle_signals", lambda: None)
     with ExitStack() as stack:
-        monkeypatch.setattr(script.atexit, "register", stack.callback)
+        monkeypatch.setattr(atexit, "register", stack.callback)
         yield Folder.at(tmp_path / "run")
 
 
@@ -231,68 +231,32 @@ time.sleep(1000)
         wait_for(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, "the child's end")
 
 
-def shown(world: int = 2) -> tuple[Output, list[str]]:
-    lines: list[str] = []
-    return Output(lambda stream, text: lines.append(f"{stream}: {text}"), world), lines
-
-
-def test_lines_have_their_rank_unless_there_is_only_one() -> None:
-    output, lines = shown()
-    output.line(1, "stdout", "a", 0)
-    output.line(0, "stderr", "[rank0]: b", 0)
-    alone, only = shown(world=1)
-    alone.line(0, "stdout", "a", 0)
-    assert lines == ["stdout: [rank 1] a", "stderr: [rank 0] b"]
-    assert only == ["stdout: a"]
-
-
-def test_of_several_tracebacks_that_of_the_first_failure_is_shown() -> None:
-    output, lines = shown()
-    for rank in (0, 1):
-        output.line(rank, "stderr", f"[rank{rank}]: {TRACEBACK}:", 0)
-        output.line(rank, "stderr", f"[rank{rank}]: Error {rank}", 0)
-    assert lines == []
-    output.failed(1)
-    output.tick(HOLD + 1)
-    output.end()
-    assert lines == [f"stderr: [rank 1] {TRACEBACK}:", "stderr: [rank 1] Error 1"]
-
-
-def test_a_handled_traceback_is_shown_after_a_while_or_at_the_end() -> None:
-    output, lines = shown()
-    output.line(0, "stderr", TRACEBACK, 0)
-    output.tick(HOLD / 2)
-    assert lines == []
-    output.tick(HOLD + 1)
-    assert lines == [f"stderr: [rank 0] {TRACEBACK}"]
-    output.line(0, "stderr", "on", HOLD + 2)
-    output.line(1, "stderr", TRACEBACK, HOLD + 2)
-    output.end()
-    assert lines[1:] == ["stderr: [rank 0] on", f"stderr: [rank 1] {TRACEBACK}"]
-
-
 def test_the_hub_blocks_when_it_is_full_and_ignores_earlier_attempts() -> None:
     async def scene() -> None:
         hub = Hub()
         await hub.attempt(1, 2)
         one = asyncio.create_task(hub.join(1, 1, {"rank": 1}))
         assert await hub.join(1, 0, {"rank": 0}) == [{"rank": 0}, {"rank": 1}] == await one
-        flood = asyncio.create_task(hub.send(1, 0, [("stdout", "x")] * MAX_LINES))
+        flood = asyncio.create_task(hub.send(1, 0, [(1.0, "stdout", bytes(MAX_BYTES))]))
         await asyncio.sleep(0.01)
         assert not flood.done(), "the script blocks while nothing reads"
-        assert len(await hub.take(1)) == MAX_LINES
+        assert len(await hub.take(1)) == 1
         assert await flood == ""
-        first = asyncio.create_task(hub.ended(1, 1, 3))
+        assert await hub.send(1, 1, [(2.0, "exit", 3)]) == "failed"
+        first = asyncio.create_task(hub.ended(1, 1))
         await asyncio.sleep(0.01)
         assert not first.done(), "who fails first waits, so that the others end in order"
         assert await hub.send(1, 0, []) == "failed"
-        await hub.ended(1, 0, -15)
+        await hub.send(1, 0, [(3.0, "exit", -15)])
+        await hub.ended(1, 0)
         await first
-        assert await hub.take(1) == [(1, "exit", 3), (0, "exit", -15)]
+        assert await hub.take(1) == [(2.0, 1, "exit", 3), (3.0, 0, "exit", -15)]
         await hub.attempt(2, 2)
-        assert await hub.send(1, 0, [("stdout", "late")]) == "failed"
+        assert await hub.send(1, 0, [(4.0, "stdout", b"late")]) == "failed"
         assert await hub.take(0) == []
         await hub.order("stop")
         assert await hub.send(2, 0, []) == "stop"
+        assert await hub.send(2, 0, [(5.0, "exit", 0)]) == "stop", "the others may still save"
+        assert await hub.send(2, 0, [(6.0, "exit", SAVED_AND_STOPPED)]) == "hurry", "rank 0 has saved for all"
 
     asyncio.run(scene())

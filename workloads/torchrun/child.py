@@ -14,7 +14,7 @@ PR_SET_PDEATHSIG = 1
 def main() -> None:
     """Resets the signal handlers, ties the process to its parent, and executes the command."""
     parent, command = int(sys.argv[1]), sys.argv[2:]
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
     if sys.platform == "linux":

@@ -6,6 +6,12 @@ from heliostat.config import Config
 from heliostat.workloads.config import Name, Resources
 
 
+class ScriptResources(Resources):
+    """Resources of each process."""
+
+    cpu: int | float = Field(1, ge=0, description="CPUs a worker, a number such as 1 or 0.5")  # type: ignore[assignment]
+
+
 class Script(Config):
     """A script, its arguments, and how many processes run it."""
 
@@ -15,7 +21,7 @@ class Script(Config):
     name: Name = Field(description="a folder's name, such as digits-2")
     storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
     workers: int = Field(1, ge=1, description="a whole number of processes, at least 1")
-    resources: Resources = Resources()
+    resources: ScriptResources = ScriptResources()
     max_restarts: int = Field(0, ge=0, description="a whole number of restarts, at least 0")
 
     @property

@@ -3,38 +3,44 @@
 import itertools
 import os
 import secrets
+import signal
 import tempfile
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from signal import Signals
 from typing import Any
 
 import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
-from ray.train.v2.api.exceptions import WorkerGroupError
 
-from heliostat.environment import ON_HEAD
-from heliostat.errors import HeliostatError, JobFailed, Stopped, UserError
+from heliostat.environment import IN_A_JOB, ON_HEAD
+from heliostat.errors import JobFailed, Stopped, UserError
+from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.workloads.nodes import available, draining
 from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fixed, Trainer
 from heliostat.workloads.run.cost import worker_cost
 from heliostat.workloads.torchrun.config import Script
 from heliostat.workloads.torchrun.hub import Hub, Record
-from heliostat.workloads.torchrun.output import Output, Write
+from heliostat.workloads.torchrun.outcome import Drained, Outcome, outcome_of, short
+from heliostat.workloads.torchrun.output import SETTLE, InOrder, Output, Write
+from heliostat.workloads.torchrun.process import SIGNALS
 from heliostat.workloads.torchrun.worker import work
 
 POLL, NODE_POLL = 0.3, 1.0
 """Seconds between two polls of the output, and of the nodes."""
 START_NOTICE_SECONDS = 15.0
 """Seconds after which workers that have not started are reported."""
-
-
-class ScriptFailed(HeliostatError):
-    """The script itself failed; its output has the cause."""
+TERMINAL = (signal.SIGHUP, signal.SIGQUIT)
+"""The signals of a terminal besides SIGINT: of its end, and of Ctrl-\\."""
+STOP_SECONDS = SIGNALS["interrupt"][1][0]
+KEPT_SHOWN = 20
+"""Files that a message names."""
+NO_CPU = 0.001
+"""CPUs of a worker with ``--cpu 0``: without any it could be placed on the head, which has none."""
 
 
 class _Torchrun(Backend):  # type: ignore[misc]  # Ray has no types
@@ -50,21 +56,15 @@ class _TorchrunConfig(BackendConfig):  # type: ignore[misc]
         return _Torchrun
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    """The result of an attempt; an ``uncharged`` error does not count as a restart."""
-
-    error: HeliostatError | None = None
-    uncharged: bool = False
-
-
-def execute(script: Script, run: str, write: Write) -> None:
+def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool], stdin: str) -> None:
     """Runs a script on the connected Ray.
 
     Args:
         script: with its resources resolved.
         run: the path or URI of its run folder, which only a script that saves checkpoints creates.
-        write: called with each line that a rank prints.
+        write: called with what the ranks print.
+        terminal: whether ``stdout`` and ``stderr`` are terminals.
+        stdin: the path of the command's standard input on this node, for rank 0; empty if it has none.
 
     Raises:
         UserError: the script or the run folder does not exist on the workers.
@@ -86,29 +86,27 @@ def execute(script: Script, run: str, write: Write) -> None:
         "max_restarts": script.max_restarts,
         "each": (script.resources.cpu, script.resources.gpu),
         "nodes": available(),
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", str(script.resources.cpu)),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", str(max(1, int(script.resources.cpu)))),
+        "stdin": (ray.get_runtime_context().get_node_id(), stdin),
     }
     restarts, costs = 0, list[float]()
-    with interrupts() as received:
+    with interrupts(*TERMINAL) as received:
         try:
             for attempt in itertools.count(1):
-                end = _attempt(script, {**spec, "attempt": attempt}, write, received, costs)
+                output = Output(write, script.workers, terminal)
+                end = _attempt(script, {**spec, "attempt": attempt}, output, received, costs)
                 if end.error is None:
                     return
-                if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, _Drained)):
-                    write("stderr", f"heliostat: {end.error}; the script is restarted")
+                if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, Drained)):
+                    _say(write, f"{end.error}; the script is restarted")
                     continue
                 if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
                     raise end.error
                 restarts += 1
-                write("stderr", f"heliostat: {end.error}; restart {restarts} of {script.max_restarts}")
+                _say(write, f"{end.error}; restart {restarts} of {script.max_restarts}")
         finally:
             if costs:
-                write("stderr", f"heliostat: cost {sum(costs):.4g}")
-
-
-class _Drained(HeliostatError):
-    """The script saved its state and exited, because a node is draining."""
+                _say(write, f"cost {sum(costs):.4g}")
 
 
 @dataclass
@@ -131,9 +129,9 @@ class _Watch:
         """Sends the orders that are due.
 
         Raises:
-            Stopped: on a second signal, or before the workers have started.
+            Stopped: on the same signal again, or before the workers have started.
         """
-        if len(self.received) > 1:
+        if len(self.received) > len(set(self.received)):
             raise Stopped("stopped at once")
         now, stop = time.monotonic(), bool(self.received) and not self.stopping
         if now - self._checked < NODE_POLL and not stop:
@@ -145,14 +143,16 @@ class _Watch:
             if not nodes:
                 raise Stopped("stopped before the script started")
             self.stopping = True
-            self.ask(self.hub.order.remote("stop"))
+            self.ask(self.hub.order.remote(_order(self.received[0])))
+            again = "; Ctrl-C again ends it at once" if self.received[0] == signal.SIGINT else ""
+            _say(self.write, f"{self.script.script} is asked to exit, and has {STOP_SECONDS:.0f} s to save{again}")
         if not self._drain_sent and nodes & draining().keys():
             self._drain_sent = True
-            self.write("stderr", "heliostat: a node is draining; the script is asked to save, if it can")
+            _say(self.write, "a node is draining; the script is asked to save, if it can")
             self.ask(self.hub.order.remote("notice"))
         if not self._reported and not nodes and now - self._started > START_NOTICE_SECONDS:
             self._reported = True
-            self.write("stderr", f"heliostat: waiting for {self.script.workers} workers to start")
+            _say(self.write, f"waiting for {self.script.workers} workers to start")
 
     def ask(self, answer: Any) -> Any:
         """Returns the hub's answer. A SIGTERM to all processes of this command stops Ray, too."""
@@ -161,53 +161,75 @@ class _Watch:
         except ray.exceptions.RayError as error:
             if self.received:
                 raise Stopped("stopped, and Ray with it") from None
-            raise JobFailed(f"contact with Ray's head was lost: {_short(error)}") from None
+            raise JobFailed(f"contact with Ray's head was lost: {short(error)}") from None
 
 
-def _attempt(script: Script, spec: dict[str, Any], write: Write, received: list[int], costs: list[float]) -> _Outcome:
+def _order(number: int) -> str:
+    """The order for a signal; that a job is stopped with SIGTERM may have been Ctrl-C elsewhere."""
+    if number == signal.SIGINT:
+        return "interrupt"
+    return "cancel" if IN_A_JOB in os.environ else "stop"
+
+
+def _attempt(script: Script, spec: dict[str, Any], output: Output, received: list[int], costs: list[float]) -> Outcome:
     """Starts the workers and follows them until they exit; adds what they cost to ``costs``."""
-    watch, ended = _Watch(script, spec["hub"], write, received), list[Record]()
+    watch, ended = _Watch(script, spec["hub"], output.write, received), list[Record]()
     watch.ask(watch.hub.attempt.remote(spec["attempt"], script.workers))
     requested = time.time()
     try:
-        error = _follow(spec, watch, ended)
+        error = _follow(spec, watch, output, ended)
         watch.workers = watch.ask(watch.hub.joined.remote())
     finally:
         done = time.time()
         costs += [worker_cost(worker, requested, done) for worker in watch.workers if worker["price"] is not None]
     if watch.stopping:
-        return _Outcome(Stopped(f"stopped; if {script.script} saves checkpoints, the same command resumes from the last"))
-    return _outcome(script, ended, error)
+        saved = (Folder.at(spec["run"]) / "checkpoints").names()
+        resumes = f"; the same command resumes from the last checkpoint, {saved[-1]}" if saved else ""
+        return Outcome(Stopped(f"stopped{resumes}"))
+    return outcome_of(script, ended, error, output)
 
 
-def _follow(spec: dict[str, Any], watch: _Watch, ended: list[Record]) -> BaseException | None:
+def _follow(spec: dict[str, Any], watch: _Watch, output: Output, ended: list[Record]) -> BaseException | None:
     """Writes the workers' output until all have exited, adds their exits to ``ended``, and returns Ray's error."""
-    output = Output(watch.write, watch.script.workers)
+    merged = InOrder(SETTLE if watch.script.workers > 1 else 0)
     with tempfile.TemporaryDirectory(prefix="heliostat-", ignore_cleanup_errors=True) as scratch:
         finished, box = _fit(watch.script, spec, scratch)
         while True:
             done = finished.is_set()
-            records: list[Record] = watch.ask(watch.hub.take.remote(0 if done else POLL))
-            for rank, kind, value in records:
+            taken: list[Record] = watch.ask(watch.hub.take.remote(0 if done else merged.wait or POLL))
+            now = time.monotonic()
+            merged.add(taken, now)
+            for record in merged.due(float("inf") if done and not taken else now):
+                _, rank, kind, value = record
                 if kind in ("stdout", "stderr"):
-                    output.line(rank, kind, value, time.monotonic())
-                    continue
-                ended.append((rank, kind, value))
-                if value and not watch.stopping and _first(ended) == (rank, value):
-                    output.failed(rank)
-            if done and not records:
+                    output.take(rank, kind, value, now)
+                elif kind == "kept":
+                    _report_kept(watch.write, **value)
+                else:
+                    ended.append(record)
+            if done and not taken:
                 break
-            output.tick(time.monotonic())
+            output.tick(now)
             watch.poll()
     output.end()
     return box.get("error")
+
+
+def _report_kept(write: Write, place: str, sizes: dict[str, int]) -> None:
+    """Says where files are that the script has written to the working directory."""
+    if not sizes:
+        return
+    more = f" and {len(sizes) - KEPT_SHOWN} more" if len(sizes) > KEPT_SHOWN else ""
+    names = ", ".join(sorted(sizes, key=lambda name: -sizes[name])[:KEPT_SHOWN])
+    files = f"{len(sizes)} file" + "s" * (len(sizes) > 1)
+    _say(write, f"keeps {files} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: {names}{more}")
 
 
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:
     """Starts the workers in a thread: in the main thread, Ray Train would handle Ctrl-C."""
     gpu = {"GPU": script.resources.gpu} if script.resources.gpu else {}
     scaling = ray.train.ScalingConfig(
-        num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu, **gpu}
+        num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu or NO_CPU, **gpu}
     )
     trainer = Trainer(
         work,
@@ -218,7 +240,7 @@ def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.
         # Ray's own storage stays empty: the script's checkpoints are in the run folder.
         # Restarts are decided here, by exit codes.
         run_config=ray.train.RunConfig(
-            name=script.name, storage_path=scratch, failure_config=ray.train.FailureConfig(max_preemption_failures=0)
+            name="torchrun", storage_path=scratch, failure_config=ray.train.FailureConfig(max_preemption_failures=0)
         ),
     )
     done = threading.Event()
@@ -236,40 +258,5 @@ def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.
     return done, box
 
 
-def _first(ended: list[Record]) -> tuple[int, int] | None:
-    """The rank that failed first, and its exit code."""
-    return next(((rank, value) for rank, kind, value in ended if kind == "exit" and value), None)
-
-
-def _outcome(script: Script, ended: list[Record], error: BaseException | None) -> _Outcome:
-    if any(kind == "left" for _, kind, _ in ended):
-        return _Outcome(_Drained("a node is draining, and the script has saved its state"), uncharged=True)
-    if first := _first(ended):
-        return _Outcome(_failure(script, *first))
-    if error is None:
-        return _Outcome()
-    if not isinstance(error, WorkerGroupError):
-        raise error
-    rank, failure = min(error.worker_failures.items())
-    if user := next((f for f in error.worker_failures.values() if isinstance(f, UserError)), None):
-        return _Outcome(user)
-    preempted = any(getattr(f, "preempted", False) for f in error.worker_failures.values())
-    return _Outcome(JobFailed(f"the worker of rank {rank} was lost: {_short(failure)}"), uncharged=preempted)
-
-
-def _failure(script: Script, rank: int, code: int) -> ScriptFailed:
-    """The error of the first rank that failed; after a signal the exit code is a shell's, 128 plus its number."""
-    who = f"rank {rank} of {script.script}" if script.workers > 1 else script.script
-    if code > 0:
-        error = ScriptFailed(f"{who} exited with code {code}")
-        error.exit_code = code
-        return error
-    memory = " (out of memory?)" if code == -9 else ""
-    error = ScriptFailed(f"{who} was killed by {Signals(-code).name}{memory}")
-    error.exit_code = 128 - code
-    return error
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def _say(write: Write, text: str) -> None:
+    write("stderr", f"heliostat: {text}\n")

@@ -20,19 +20,18 @@ from heliostat.errors import JobFailed, NotWritable, UserError
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT, with_retry
 from heliostat.workloads.run.lease import Lease, hold, taken_over
+from heliostat.workloads.torchrun.hub import SAVED_AND_STOPPED
 
 ARGUMENTS, STATE = "script.json", "state.pt"
 KEEP = 2
 """Checkpoints to keep: the newest, and the one before in case that is damaged."""
-SAVED_AND_STOPPED = 128 + signal.SIGTERM
-"""The exit code of a script that saved its state after SIGTERM."""
 
 
 class _Run:
     """The state of this process's run."""
 
     stop_requested = False
-    """Whether SIGTERM was received."""
+    """Whether SIGTERM was received, or Ctrl-C."""
     handler_pid = 0
     """The process whose handler this is: forked children must not use it."""
     saved = time.monotonic()
@@ -57,7 +56,7 @@ def resume(**parts: Any) -> int:
     """
     from heliostat.workloads.run import checkpoint
 
-    _handle_sigterm()
+    _handle_signals()
     run = _folder()
     try:
         _check_arguments(run)
@@ -88,7 +87,7 @@ def resume(**parts: Any) -> int:
 
 
 def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
-    """Saves the parts after a step, on rank 0; after SIGTERM, also exits the script.
+    """Saves the parts after a step, on rank 0; after SIGTERM or Ctrl-C, also exits the script.
 
     As in a training run, nothing is saved if a model or an optimizer has a NaN or, outside of a model's buffers and of what was
     so when `resume` got it, an infinite value.
@@ -104,7 +103,7 @@ def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
         JobFailed: a model or an optimizer has a NaN or an infinite value, or another process has taken over the run folder.
         SystemExit: with code 143, after SIGTERM, when the parts are saved.
     """
-    _handle_sigterm()
+    _handle_signals()
     leave = _Run.stop_requested
     if _rank() == 0 and (leave or time.monotonic() - _Run.saved >= every):
         states = _states(parts)
@@ -270,21 +269,30 @@ def _refuse(error: UserError) -> NoReturn:
     sys.exit(UserError.exit_code)
 
 
-def _handle_sigterm() -> None:
-    """Installs a SIGTERM handler that requests the exit at the next `save`, and then calls the script's own."""
+def _handle_signals() -> None:
+    """Installs handlers that request the exit at the next `save`, and then call the script's own.
+
+    For SIGTERM, and under ``heliostat torchrun`` for the first Ctrl-C, which is a KeyboardInterrupt elsewhere.
+    """
     mine = _Run.handler_pid == os.getpid()
     if mine or threading.current_thread() is not threading.main_thread():
         return
-    before = signal.getsignal(signal.SIGTERM)
+    _Run.handler_pid = os.getpid()
+    for number in (signal.SIGTERM, signal.SIGINT) if RUN in os.environ else (signal.SIGTERM,):
+        _handle(number)
+
+
+def _handle(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
 
     def heard(number: int, frame: FrameType | None) -> None:
         if os.getpid() != _Run.handler_pid:  # a forked child
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, before if number == signal.SIGINT else signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+        first = not _Run.stop_requested
         _Run.stop_requested = True
-        if callable(before):
+        if callable(before) and not (first and before is signal.default_int_handler):
             before(number, frame)
 
-    _Run.handler_pid = os.getpid()
-    signal.signal(signal.SIGTERM, heard)
+    signal.signal(number, heard)

@@ -1,17 +1,15 @@
 """Runs a script in a Ray Train worker: sets torchrun's environment, forwards output, exit code and signals."""
 
 import os
-import queue
-import re
-import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import ray
@@ -23,22 +21,10 @@ from heliostat.folder import Folder
 from heliostat.modules import FOLDER, heliostat_only, is_clone
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.cost import price_of
-from heliostat.workloads.torchrun.hub import Line
-from heliostat.workloads.torchrun.script import SAVED_AND_STOPPED
+from heliostat.workloads.torchrun.hub import Event
+from heliostat.workloads.torchrun.kept import files_in, is_copy, keep, new_files
+from heliostat.workloads.torchrun.process import ScriptProcess, Send, kill, start
 from heliostat.workloads.training import rendezvous
-
-CHILD = Path(__file__).with_name("child.py")
-POLL = 0.5
-"""Seconds between two polls for an order."""
-GRACE = {"stop": 30.0, "hurry": 5.0, "failed": 5.0}
-"""Seconds between SIGTERM and SIGKILL, by the order."""
-OUTPUT_TIMEOUT = 5.0
-"""Seconds for which a script's children may keep its output open after it has exited."""
-MAX_LINE = 1 << 20
-"""Bytes after which a line is split, so that memory is bounded."""
-
-Event = tuple[str, Any]
-"""``stdout`` or ``stderr`` with a line, or None when it is closed; ``code`` with the exit code; ``error`` with an exception."""
 
 
 class ScriptEnded(Exception):
@@ -49,7 +35,7 @@ def work(spec: dict[str, Any]) -> None:
     """Runs the script as one rank, until it exits.
 
     Raises:
-        UserError: the script does not exist on this node, or the nodes do not share the run folder.
+        UserError: the script does not exist on this node, the nodes do not share the run folder, or it cannot be written.
         ScriptEnded: it failed or was killed.
     """
     context = ray.train.get_context()
@@ -66,6 +52,7 @@ def work(spec: dict[str, Any]) -> None:
         "price": price_of(spec["nodes"], group_here(), *spec["each"]),
         "address": address,
         "port": listener.getsockname()[1] if listener else 0,
+        "files": (socket.gethostname(), str(working_dir)),
         "checkpoints": (Folder.at(spec["run"]) / "checkpoints").names(),
     }
     ranks = ray.get(hub.join.remote(attempt, rank, info))
@@ -76,22 +63,64 @@ def work(spec: dict[str, Any]) -> None:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     if environment.get("PYTHONBREAKPOINT", "").startswith("ray."):
         del environment["PYTHONBREAKPOINT"]
-    command = [sys.executable, "-IS", str(CHILD), str(os.getpid()), sys.executable, "-u", *spec["command"]]
+    # One rank for each copy of the working directory.
+    keeps = is_copy(working_dir) and next(each for each, one in enumerate(ranks) if one["files"] == info["files"]) == rank
+    before = files_in(working_dir) if keeps else {}
+    offset = 0.0 if alone else _clock_offset(hub)
+
+    def send(events: list[Event]) -> str:
+        return str(ray.get(hub.send.remote(attempt, rank, [(at + offset, kind, value) for at, kind, value in events])))
+
     with tempfile.TemporaryDirectory(prefix="heliostat-modules-") as scratch:
         if "PYTHONPATH" in environment:
             environment["PYTHONPATH"] = _python_path(environment["PYTHONPATH"], scratch)
         # In this thread, which outlives the script: Linux kills the script when the thread that started it exits.
-        process = subprocess.Popen(
-            command, cwd=working_dir, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True,
-        )  # fmt: skip
-        try:
-            code = _ScriptProcess(process, hub, attempt, rank).run(listener)
-        finally:
-            _kill(process)
-    ray.get(hub.ended.remote(attempt, rank, code))
+        with _stdin(spec, rank) as stdin:
+            process = start(spec["command"], working_dir, environment, stdin)
+        code = _follow(process, listener, rank, send)
+    ray.get(hub.ended.remote(attempt, rank))
+    if keeps and (sizes := new_files(working_dir, before)):
+        run, name = Folder.at(spec["run"]), "files" if rank == 0 else f"files-rank-{rank}"
+        send([(time.time(), "kept", {"place": str(run / name), "sizes": sizes})])
+        keep(working_dir, sizes, run, name)
     if code != 0:
         raise ScriptEnded(f"rank {rank}: {code}")
+
+
+def _follow(process: "subprocess.Popen[bytes]", listener: socket.socket | None, rank: int, send: Send) -> int:
+    """Follows the script until it exits; what it has started lives on only after a success, as with torchrun."""
+    script = ScriptProcess(process, rank, send)
+    code = None
+    try:
+        if listener:
+            threading.Thread(target=_serve, args=(listener, script), daemon=True).start()
+        code = script.run()
+    finally:
+        if code != 0 or not script.undisturbed:
+            kill(process)
+    return code
+
+
+def _clock_offset(hub: Any) -> float:
+    """What to add to this node's clock to have that of the hub's, in seconds; right to half of a request's time."""
+    asked = time.time()
+    there: float = ray.get(hub.clock.remote())
+    return there - (asked + time.time()) / 2
+
+
+@contextmanager
+def _stdin(spec: dict[str, Any], rank: int) -> Iterator[int]:
+    """The command's standard input for rank 0 on the same node, else an empty one."""
+    node, path = spec["stdin"]
+    place = path if rank == 0 and path and node == ray.get_runtime_context().get_node_id() else os.devnull
+    try:
+        stdin = os.open(place, os.O_RDONLY | os.O_NOCTTY)
+    except OSError:  # a socket cannot be opened again
+        stdin = os.open(os.devnull, os.O_RDONLY)
+    try:
+        yield stdin
+    finally:
+        os.close(stdin)
 
 
 def torchrun_environment(context: Any, ranks: list[dict[str, Any]], spec: dict[str, Any]) -> dict[str, str]:
@@ -118,100 +147,12 @@ def torchrun_environment(context: Any, ranks: list[dict[str, Any]], spec: dict[s
     }
 
 
-class _ScriptProcess:
-    """A script's process: sends its output to the hub, and the hub's orders to the script."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]", hub: Any, attempt: int, rank: int) -> None:
-        self._process, self._hub, self._attempt, self._rank = process, hub, attempt, rank
-        self._events: queue.Queue[Event] = queue.Queue(maxsize=5000)  # when it is full, the script blocks
-        self._open = {"stdout", "stderr"}
-        self._code: int | None = None
-        self._order, self._kill_at = "", float("inf")
-        self._drain_sent = False
-
-    def run(self, listener: socket.socket | None) -> int | None:
-        """Runs until the script exits; its exit code, negative for a signal, or None if it saved and exited on a drain."""
-        if listener:
-            self._thread(self._serve, listener)
-        for name, pipe in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
-            assert pipe
-            self._thread(self._read, name, pipe)
-        self._thread(lambda: self._events.put(("code", self._process.wait())))
-        ended = float("inf")
-        while (self._code is None or self._open) and time.monotonic() < ended + OUTPUT_TIMEOUT:
-            lines = self._gather()
-            if self._code is not None:
-                ended = min(ended, time.monotonic())
-            self._apply(ray.get(self._hub.send.remote(self._attempt, self._rank, lines)))
-        assert self._code is not None
-        return self._result(self._code)
-
-    def _result(self, code: int) -> int | None:
-        """The exit code; after a drain no failure: rank 0 has saved (None), and the others just exit (0)."""
-        if not self._drain_sent or code not in (0, SAVED_AND_STOPPED, -signal.SIGTERM):
-            return code
-        return 0 if self._rank else None
-
-    def _gather(self) -> list[Line]:
-        """The new lines; waits up to `POLL` seconds for the first."""
-        lines: list[Line] = []
-        wait = POLL
-        while len(lines) < 1000:
-            try:
-                kind, value = self._events.get(timeout=wait)
-            except queue.Empty:
-                break
-            if kind == "error":
-                raise value
-            if kind == "code":
-                self._code = value
-            elif value is None:
-                self._open.discard(kind)
-            else:
-                lines.append((kind, value))
-            wait = 0.02 if self._code is None or self._open else 0
-        return lines
-
-    def _apply(self, order: str) -> None:
-        if order != self._order:
-            self._order = order
-            if order == "notice":
-                # A script that does not handle SIGTERM would only exit earlier.
-                self._drain_sent = _handles_sigterm(self._process.pid)
-            self._kill_at = min(self._kill_at, time.monotonic() + GRACE.get(order, float("inf")))
-            if order != "notice" or self._drain_sent:
-                self._send(signal.SIGTERM)
-        if time.monotonic() > self._kill_at:
-            _kill(self._process)
-
-    def _send(self, number: int) -> None:
-        """Signals the script alone: it stops its children, such as those of a DataLoader, itself."""
-        if self._code is None:
-            self._process.send_signal(number)
-
-    def _read(self, name: str, pipe: IO[bytes]) -> None:
-        """Reads lines that end with a newline, or with a carriage return as those of progress bars."""
-        rest = b""
-        while piece := os.read(pipe.fileno(), 1 << 16):
-            *lines, rest = re.split(rb"\r\n|\n|\r", rest + piece)
-            for line in lines:
-                self._events.put((name, line.decode(errors="replace")))
-            if len(rest) > MAX_LINE:
-                self._events.put((name, rest.decode(errors="replace")))
-                rest = b""
-        if rest:
-            self._events.put((name, rest.decode(errors="replace")))
-        self._events.put((name, None))
-
-    def _serve(self, listener: socket.socket) -> None:
-        """Serves the store of the process group, as torchrun's agent does: no port is lost, and rank 0 may exit first."""
-        try:
-            _STORES.append(rendezvous.serve(listener))
-        except Exception as error:  # raised by `run`
-            self._events.put(("error", error))
-
-    def _thread(self, target: Any, *args: Any) -> None:
-        threading.Thread(target=target, args=args, daemon=True).start()
+def _serve(listener: socket.socket, script: ScriptProcess) -> None:
+    """Serves the store of the process group, as torchrun's agent does: no port is lost, and rank 0 may exit first."""
+    try:
+        _STORES.append(rendezvous.serve(listener))
+    except Exception as error:
+        script.fail(error)
 
 
 _STORES: list[Any] = []
@@ -247,19 +188,3 @@ def _python_path(path: str, scratch: str) -> str:
     parts = [part for part in path.split(os.pathsep) if part]
     kept = [part for part in parts if not is_clone(part)]
     return path if len(kept) == len(parts) else os.pathsep.join([*kept, heliostat_only(Path(scratch))])
-
-
-def _handles_sigterm(pid: int) -> bool:
-    try:
-        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    except OSError:  # it has exited, or this is not Linux
-        return False
-    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)
-
-
-def _kill(process: "subprocess.Popen[bytes]") -> None:
-    """Kills the script and all processes that it started."""
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
