@@ -65,15 +65,13 @@ class Handler(BaseHTTPRequestHandler):
         path, _, query = self.path.partition("?")
         self.server.requests.append((self.command, path))
         size = int(self.headers.get("Content-Length") or 0)
-        self.body = json.loads(self.rfile.read(size)) if size else None
+        self.body: Any = json.loads(self.rfile.read(size)) if size else None
         if self.server.faults and self.server.faults.popleft()(self):
             return
         if "watch=1" in query:
             self._stream(self.server.streams.popleft() if self.server.streams else [])
         else:
             self._answer(path)
-
-    do_GET = do_POST = do_PATCH = do_DELETE = do_PUT = answer
 
     def _answer(self, path: str) -> None:
         objects = self.server.objects
@@ -112,6 +110,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(data)
+
+
+for method in ("GET", "POST", "PATCH", "DELETE", "PUT"):
+    setattr(Handler, f"do_{method}", Handler.answer)
 
 
 def failing(status: int, **headers: str) -> Fault:

@@ -30,16 +30,14 @@ storage: {claim: runs, size: 1Gi}
 """
 
 
-def schema(*fields: str) -> dict[str, Any]:
-    group = {"workerGroupSpecs": {"items": {"properties": dict.fromkeys(fields, {})}}}
-    spec = {"properties": {"spec": {"properties": group}}}
-    return {"components": {"schemas": {"io.ray.v1.RayCluster": spec}}}
+GROUPS: dict[str, Any] = {"properties": {"workerGroupSpecs": {"items": {"properties": {}}}}}
+SCHEMA = {"components": {"schemas": {"io.ray.v1.RayCluster": {"properties": {"spec": GROUPS}}}}}
 
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
     with serving() as server:
-        server.objects["/openapi/v3/apis/ray.io/v1"] = schema()
+        server.objects["/openapi/v3/apis/ray.io/v1"] = SCHEMA
         yield server
 
 
