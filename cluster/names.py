@@ -7,6 +7,7 @@ Document = dict[str, Any]
 
 API_VERSION = "ray.io/v1"
 CLUSTER_LABEL, SCHEDULED_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron"
+MANAGED_BY = "app.kubernetes.io/managed-by"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 MANAGER = "heliostat"
 """The field manager of our writes."""

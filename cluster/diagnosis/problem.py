@@ -31,6 +31,8 @@ class Problem:
     """The pod whose log explains it."""
     crash: Crash | None = None
     """A crash is followed by another pod or container, so that the wait ends only when that crashes, too."""
+    group: str = ""
+    """The worker group of its pod; ``head`` for the head's, empty for the whole cluster's."""
 
 
 def missing_fix(message: str) -> str:

@@ -12,7 +12,7 @@ from heliostat.cluster.diagnosis.container_problems import crashed_before, is_cu
 from heliostat.cluster.diagnosis.placement_problems import of_node, of_volumes
 from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.refusals import UNKNOWN, fix_of_refusal
-from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, terminating
+from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, group_of, terminating
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import QUEUE_LABEL, SUSPENDED, Document
 from heliostat.cluster.profile import Profile
@@ -30,14 +30,18 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
         yield from _suspended(snapshot.cluster)
         yield from _refused(snapshot.cluster, snapshot.events or [])
         yield from _replica_failure(snapshot.cluster, snapshot.events or [])
-    for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers()]:
+    for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers(), *filter(terminating, snapshot.pods)]:
+        yield from (replace(problem, group=group_of(pod)) for problem in _of_pod(pod, snapshot, profile))
+
+
+def _of_pod(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
+    if not terminating(pod):
         yield from of_containers(pod, snapshot, profile)
         yield from of_node(pod, snapshot, profile)
         yield from of_volumes(pod, snapshot.events or [], profile)
-    for pod in snapshot.pods:
-        # The operator deletes a crashed pod at once (autoscaler v2), so most crashes show on terminating pods.
-        if terminating(pod) and is_current(pod, snapshot.cluster):
-            yield from crashed_before(pod, snapshot.head)
+    # The operator deletes a crashed pod at once (autoscaler v2), so most crashes show on terminating pods.
+    elif is_current(pod, snapshot.cluster):
+        yield from crashed_before(pod, snapshot.head)
 
 
 def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:

@@ -51,6 +51,11 @@ def pod_ready(pod: Document) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", []))
 
 
+def ray_runs(head: Document) -> bool:
+    """Whether the Ray container of a head's pod runs, as far as the API server knows."""
+    return any(status["name"] == "ray-head" and "running" in status.get("state", {}) for status in statuses(head))
+
+
 def terminating(pod: Document) -> bool:
     """Whether a pod is being deleted."""
     return "deletionTimestamp" in pod["metadata"]

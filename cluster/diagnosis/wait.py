@@ -27,10 +27,17 @@ class Watchdog:
         profile: the desired cluster.
         log: the last lines of a pod's log.
         clock: a monotonic clock in seconds.
+        counts: whether a problem in a snapshot is one of what is waited for; others are shown, and end no wait.
     """
 
-    def __init__(self, profile: Profile, log: Callable[[str], str], clock: Callable[[], float] = time.monotonic) -> None:
-        self.profile, self.clock = profile, clock
+    def __init__(
+        self,
+        profile: Profile,
+        log: Callable[[str], str],
+        clock: Callable[[], float] = time.monotonic,
+        counts: Callable[[Problem, Snapshot], bool] = lambda problem, snapshot: True,
+    ) -> None:
+        self.profile, self.clock, self.counts = profile, clock, counts
         self.first_seen: dict[str, float] = {}
         self.crashes = Crashes(log)
         self._queued = False
@@ -49,7 +56,7 @@ class Watchdog:
         for problem in found:
             since = now - self.first_seen.setdefault(problem.key, now)
             crash = self.crashes.note(problem, pods, now) if problem.crash else None
-            if since >= problem.patience or (crash and crash.final):
+            if (since >= problem.patience or (crash and crash.final)) and self.counts(problem, snapshot):
                 raise NotComing(problem.what + self._more(problem, crash), problem.fix)
         if found:
             return self._line(found[0], pods, now)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, worker_group
-from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, PORTS, QUEUE_LABEL, Document
+from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, MANAGED_BY, PORTS, QUEUE_LABEL, Document
 from heliostat.cluster.profile import Profile
 
 FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
@@ -186,7 +186,7 @@ def _claim(profile: Profile) -> list[Document]:
 
 def metadata(profile: Profile, name: str) -> Document:
     """The metadata of a document: name, namespace and labels."""
-    labels = {"app.kubernetes.io/managed-by": "heliostat", CLUSTER_LABEL: profile.name}
+    labels = {MANAGED_BY: "heliostat", CLUSTER_LABEL: profile.name}
     document: Document = {"name": name, "labels": labels}
     if profile.namespace:
         document["namespace"] = profile.namespace

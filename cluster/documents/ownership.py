@@ -1,9 +1,9 @@
-"""Fields of a RayCluster that the autoscaler and Kueue own: what an apply carries over, and what a comparison leaves out."""
+"""Who owns what: objects of other profiles and programs, and the fields of a RayCluster that the autoscaler and Kueue own."""
 
 import copy
 from typing import Any
 
-from heliostat.cluster.names import QUEUE_LABEL, Document
+from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, QUEUE_LABEL, Document
 
 AUTOSCALER = "python-requests"
 """The field manager of Ray's autoscaler (Ray 2.60): it sets ``replicas``, and owns the list of worker groups from then on."""
@@ -11,6 +11,33 @@ KUEUE = "kueue"
 """The field manager of Kueue (0.15); what it has set is carried over, too."""
 OWNED = ("replicas", "scaleStrategy")
 """The fields of a worker group that the autoscaler owns."""
+
+
+def is_ours(live: Document, document: Document) -> bool:
+    """Whether a live object was made for the same profile as a document with its name; a claim may be of any profile.
+
+    A document without our labels, such as one of a program that uses the client, is not compared.
+    """
+    wanted, labels = (each["metadata"].get("labels") or {} for each in (document, live))
+    key = CLUSTER_LABEL if CLUSTER_LABEL in wanted else MANAGED_BY
+    return key not in wanted or labels.get(key) == wanted[key]
+
+
+def contains(live: Any, wanted: Any) -> bool:
+    """Whether a live object has everything that a document has; the API server adds defaults."""
+    if isinstance(wanted, dict):
+        return isinstance(live, dict) and all(key in live and contains(live[key], value) for key, value in wanted.items())
+    if isinstance(wanted, list):
+        return isinstance(live, list) and len(live) == len(wanted) and all(map(contains, live, wanted))
+    return bool(live == wanted)
+
+
+def owner_of(live: Document) -> str:
+    """Who has made an object, as a clause for a message; empty if it does not show."""
+    if cluster := (live["metadata"].get("labels") or {}).get(CLUSTER_LABEL):
+        return f"of {cluster}"
+    makers = [fields["manager"] for fields in live["metadata"].get("managedFields", []) if fields.get("manager")]
+    return f"made by {makers[0]}" if makers else ""
 
 
 def carried_over(document: Document, live: Document | None) -> Document:

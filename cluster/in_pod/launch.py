@@ -16,7 +16,8 @@ def launch() -> None:
         document = json.load(file)
     cron, keep = os.environ["CRON"], int(os.environ["KEEP"])
     path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayjobs"
-    jobs = kubernetes("GET", f"{path}?labelSelector=heliostat.dev/cron%3D{cron}")["items"]
+    own = f"heliostat.dev/cron%3D{cron},heliostat.dev/cluster%3D{document['metadata']['labels']['heliostat.dev/cluster']}"
+    jobs = kubernetes("GET", f"{path}?labelSelector={own}")["items"]
     jobs.sort(key=lambda job: str(job["metadata"]["creationTimestamp"]))
     finished = [
         job for job in jobs if job.get("status", {}).get("jobDeploymentStatus") in ("Complete", "Failed", "ValidationFailed")
@@ -25,7 +26,7 @@ def launch() -> None:
         print(f"{jobs[-1]['metadata']['name']} is still running: skipped", flush=True)
         return
     for job in finished[: max(0, len(finished) + 1 - keep)]:
-        kubernetes("DELETE", f"{path}/{job['metadata']['name']}")
+        kubernetes("DELETE", f"{path}/{job['metadata']['name']}", {"preconditions": {"uid": job["metadata"]["uid"]}})
     document["metadata"]["name"] = f"{cron}-{datetime.now(UTC):%m%d%H%M}"
     print(f"created {kubernetes('POST', path, document)['metadata']['name']}", flush=True)
 

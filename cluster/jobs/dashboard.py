@@ -15,6 +15,7 @@ import urllib3
 from websocket import create_connection
 
 from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.retries import SECONDS, send
 
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
@@ -113,6 +114,10 @@ class Dashboard:
         found = self._json("GET", "/api/v0/cluster_metadata").get("data") or {}
         return str(found.get("pythonVersion", ""))
 
+    def probe(self) -> None:
+        """Raise an exception if it does not respond; the request is not repeated, for callers that poll."""
+        self._request("GET", "/api/version", within=0)
+
     def jobs(self) -> list[Job]:
         """List the submitted jobs, and other drivers that are or were connected."""
         return [Job.of(answer) for answer in self._json("GET", "/api/jobs/")]
@@ -173,7 +178,7 @@ class Dashboard:
         deadline = time.monotonic() + within
         while True:
             try:
-                self.version()
+                self.probe()
             except (Unreachable, NotFound) as error:
                 if time.monotonic() > deadline:
                     raise
@@ -199,12 +204,13 @@ class Dashboard:
         body: bytes | None = None,
         ok: tuple[int, ...] = (200,),
         timeout: urllib3.Timeout = TIMEOUT,
+        within: float = SECONDS,
     ) -> urllib3.BaseHTTPResponse:
+        """Send a request; all may be repeated, because a job is submitted and stopped by its id."""
         headers = {**self.endpoint.headers(), "Content-Type": "application/json"}
+        url, options = f"{self.endpoint.url}{path}", {"body": body, "headers": headers, "timeout": timeout}
         try:
-            response = self.endpoint.pool.request(
-                method, f"{self.endpoint.url}{path}", body=body, headers=headers, timeout=timeout, retries=False
-            )
+            response = send(self.endpoint.pool, method, url, True, within, **options)
         except urllib3.exceptions.HTTPError as error:
             raise Unreachable(f"the dashboard of {self.name} does not answer: {error}", "heliostat doctor says why") from None
         if response.status in ok:
@@ -230,7 +236,7 @@ def _refused(name: str, status: int, text: str) -> KubernetesError:
         return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status shows its state")
     if status == 404:
         return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs")
-    if status in (502, 503, 504):
+    if status in (429, 502, 503, 504):
         return Unreachable(f"the dashboard of {name} answered {status}: {text[:200]}", "heliostat status shows its state")
     if "already exists" in text:
         return Conflict(f"the job exists already: {text[-300:]}", "use another name")

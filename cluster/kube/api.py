@@ -28,6 +28,7 @@ from heliostat.cluster.errors import (
     Unreachable,
 )
 from heliostat.cluster.kube.credentials import expired
+from heliostat.cluster.retries import is_of_trust, retry_after, send
 from heliostat.errors import UserError
 
 CONFLICTING = ("AlreadyExists", "Conflict")
@@ -158,13 +159,30 @@ class Api:
         query: dict[str, str] | None = None,
         content_type: str = "application/json",
         timeout: float = TIMEOUT,
+        repeat: bool | None = None,
     ) -> Any:
         """Send a request and return the JSON of the response.
+
+        Args:
+            method: of HTTP.
+            path: on the server.
+            body: sent as JSON.
+            query: parameters.
+            content_type: of the body.
+            timeout: seconds without a response.
+            repeat: whether it may be sent again if it may have arrived, see `heliostat.cluster.retries`; by default if it is
+                no POST.
 
         Raises:
             KubernetesError: the request failed; the subclass says how.
         """
-        return json.loads(self.raw(method, path, body, query, content_type, timeout).data)
+        response = self.raw(method, path, body, query, content_type, timeout, repeat=repeat)
+        try:
+            return json.loads(response.data)
+        except ValueError:
+            raise Unreachable(
+                f"{self.server} responded to {method} {path} with something other than JSON", "check what is in front of it"
+            ) from None
 
     def raw(
         self,
@@ -175,16 +193,18 @@ class Api:
         content_type: str = "application/json",
         timeout: float | urllib3.Timeout = TIMEOUT,
         stream: bool = False,
+        repeat: bool | None = None,
     ) -> urllib3.BaseHTTPResponse:
-        """Send a request and return the response."""
+        """Send a request and return the response; with ``stream`` its body is not read yet."""
         from urllib.parse import urlencode
 
         url = f"{self.server}{path}" + (f"?{urlencode(query)}" if query else "")
         data = None if body is None else json.dumps(body).encode()
         headers = {**self.headers(), "Content-Type": content_type, "Accept": "application/json"}
+        repeat = method != "POST" if repeat is None else repeat
         try:
-            response = self.pool.request(
-                method, url, body=data, headers=headers, timeout=timeout, retries=False, preload_content=not stream
+            response = send(
+                self.pool, method, url, repeat, body=data, headers=headers, timeout=timeout, preload_content=not stream
             )
         except urllib3.exceptions.HTTPError as error:
             raise _no_answer(self.server, error) from None
@@ -193,7 +213,7 @@ class Api:
         if response.status == 401:
             what = f"{self.server} rejects these credentials (HTTP 401){expired(self.configuration)}"
             raise Unauthorized(what, f"log in again, or use another KUBECONFIG (this is its context {self.context})")
-        raise refusal(response.status, response.data.decode(errors="replace"), self.server)
+        raise refusal(response.status, response.data.decode(errors="replace"), self.server, retry_after(response))
 
     @cached_property
     def features(self) -> frozenset[str]:
@@ -219,12 +239,12 @@ class Api:
         if subresource:
             attributes["subresource"] = subresource
         body = {"kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}}
-        answer = self.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body)
+        answer = self.request("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body, repeat=True)
         return bool(answer["status"]["allowed"])
 
 
-def refusal(status: int, text: str, server: str = "") -> KubernetesError:
-    """The exception for an error response of the API server."""
+def refusal(status: int, text: str, server: str = "", wait: float = 0.0) -> KubernetesError:
+    """The exception for an error response of the API server, which may ask to wait for some seconds."""
     try:
         answer = json.loads(text)
     except ValueError:
@@ -246,7 +266,8 @@ def refusal(status: int, text: str, server: str = "") -> KubernetesError:
     if status in (400, 422) or "field not declared in schema" in message:
         return Invalid(message, "correct the field that it names; heliostat doctor shows the KubeRay version")
     if status >= 500 or status == 429:
-        return Unreachable(f"{server} answered {status}: {message[:300]}", "retry; heliostat doctor")
+        fix = f"retry after {wait:.0f} s, as it asks" if wait else "retry; heliostat doctor"
+        return Unreachable(f"{server} answered {status}: {message[:300]}", fix)
     return KubernetesError(f"{server} answered {status}: {message[:500]}", "correct what it names")
 
 
@@ -260,8 +281,7 @@ def _refused(message: str, by_rule: bool) -> KubernetesError:
 
 def _no_answer(server: str, error: urllib3.exceptions.HTTPError) -> KubernetesError:
     text = str(error)
-    # An EOF during the handshake is not a certificate error: the server or the connection failed.
-    if any(word in text for word in ("CERTIFICATE", "ALERT", "WRONG_VERSION")):
+    if is_of_trust(error):
         return Unauthorized(f"the TLS connection to {server} failed: {text}", "correct the certificates in the kubeconfig")
     return Unreachable(f"the API server {server} does not answer: {text}", "check the network, the VPN and KUBECONFIG")
 

@@ -51,9 +51,13 @@ class Clusters(Objects):
         """Delete the pods of a cluster, including the head, and keep the object."""
         return self.patch(name, {"metadata": {"annotations": {SUSPENDED: why}}, "spec": {"suspend": True}})
 
-    def resume(self, name: str) -> Document:
-        """Resume a suspended cluster; the new head has no jobs or history from before."""
-        return self.patch(name, {"metadata": {"annotations": {SUSPENDED: None}}, "spec": {"suspend": False}})
+    def resume(self, name: str, seen: Document | None = None) -> Document:
+        """Resume a suspended cluster; the new head has no jobs or history from before.
+
+        Raises:
+            Conflict: it is another cluster than ``seen``.
+        """
+        return self.patch(name, {"metadata": {"annotations": {SUSPENDED: None}}, "spec": {"suspend": False}}, seen)
 
 
 class Suspendable(Objects):

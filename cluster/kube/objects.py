@@ -11,15 +11,20 @@ from typing import Any
 import urllib3
 
 from heliostat.cluster.documents import validation
-from heliostat.cluster.documents.ownership import carried_over, decided, only_with_carried
-from heliostat.cluster.errors import Conflict, NotFound, Unreachable
-from heliostat.cluster.kube.api import Api
+from heliostat.cluster.documents.ownership import carried_over, contains, decided, is_ours, only_with_carried, owner_of
+from heliostat.cluster.errors import Conflict, Invalid, NotFound, Unreachable
+from heliostat.cluster.kube.api import Api, refusal
 from heliostat.cluster.names import MANAGER, Document
+from heliostat.cluster.retries import pauses
 from heliostat.errors import NotComing
 
 APPLY, MERGE, JSON_PATCH = "application/apply-patch+yaml", "application/merge-patch+json", "application/json-patch+json"
 STRICT = {"fieldValidation": "Strict"}
 TRIES = 20
+STREAM_SECONDS = 60.0
+"""The longest stream of a watch: a connection that is lost without a sign is noticed then."""
+SHORTEST_STREAM = 1.0
+"""A stream that ends earlier, without a change, is not opened again without a pause."""
 
 Condition = Callable[[Document], bool]
 
@@ -38,6 +43,18 @@ class Objects:
             Invalid: the API server or the operator rejects it.
         """
         validation.check(document)
+        try:
+            return self._create(document)
+        except Unreachable:
+            # It may have arrived: then there is an object with this name and content, else it can be sent again.
+            live = self.find(document["metadata"]["name"])
+            if live is None:
+                return self._create(document)
+            if not contains(live, document):
+                raise
+            return live
+
+    def _create(self, document: Document) -> Document:
         created: Document = self.api.request("POST", self._path(document=document), document, STRICT)
         return created
 
@@ -61,6 +78,8 @@ class Objects:
     def apply(self, document: Document, seen: Document | None = None, force: bool = False, dry_run: bool = False) -> Document:
         """Create or change an object by server-side apply, and return it; values set by the autoscaler are kept.
 
+        With our labels in the document, an object of another owner is not changed.
+
         Args:
             document: the desired object.
             seen: the live object that the decision to apply is based on; a change since then, except by the autoscaler, is a
@@ -69,14 +88,18 @@ class Objects:
             dry_run: change nothing, and return the object as it would be.
 
         Raises:
-            Conflict: another manager owns a field, or the object has changed since ``seen``.
+            Conflict: another manager owns a field, the object has changed since ``seen``, or it is of another owner.
             Invalid: the API server or the operator rejects it.
         """
         validation.check(document)
         name = document["metadata"]["name"]
         for _ in range(TRIES):
             live = self.find(name)
-            if live and seen and decided(live) != decided(seen):
+            if live and not is_ours(live, document):
+                owner = owner_of(live) or "of another owner"
+                raise Conflict(f"{self.kind} {name} exists, and is {owner}", "use another name, or delete it if it is yours")
+            # What it has already is what this apply wants: its answer may have been lost.
+            if live and seen and decided(live) != decided(seen) and not contains(live, document):
                 raise Conflict(
                     f"{self.kind} {name} was changed by another client meanwhile",
                     f"check it (heliostat diff {name}), then retry",
@@ -88,19 +111,38 @@ class Objects:
                     raise
         raise Conflict(f"{self.kind} {name} changes faster than it can be applied", "stop what changes it, then retry")
 
-    def patch(self, name: str, patch: Mapping[str, Any]) -> Document:
-        """Apply a merge patch to an object; null deletes a key."""
-        patched: Document = self.api.request("PATCH", self._path(name), patch, {**STRICT, "fieldManager": MANAGER}, MERGE)
+    def patch(self, name: str, patch: Mapping[str, Any], seen: Document | None = None) -> Document:
+        """Apply a merge patch to an object; null deletes a key.
+
+        Raises:
+            Conflict: it is another object than ``seen``, created after that was deleted.
+        """
+        body = dict(patch)
+        if seen:
+            body["metadata"] = {**patch.get("metadata", {}), "uid": seen["metadata"]["uid"]}
+        try:
+            patched: Document = self.api.request("PATCH", self._path(name), body, {**STRICT, "fieldManager": MANAGER}, MERGE)
+        except Invalid as error:
+            if seen and "metadata.uid" in error.what:
+                raise Conflict(f"{self.kind} {name} was deleted and created again meanwhile", "retry") from None
+            raise
         return patched
 
-    def delete(self, name: str, timeout: float = 0) -> bool:
-        """Delete an object and wait up to ``timeout`` seconds until it is deleted; False if it did not exist."""
+    def delete(self, name: str, timeout: float = 0, seen: Document | None = None) -> bool:
+        """Delete an object and wait up to ``timeout`` seconds until it is deleted; False if it did not exist.
+
+        Raises:
+            Conflict: it is another object than ``seen``, created after that was deleted.
+        """
+        body: Document = {"propagationPolicy": "Background"}
+        if seen:
+            body["preconditions"] = {"uid": seen["metadata"]["uid"]}
         try:
-            self.api.request("DELETE", self._path(name), {"propagationPolicy": "Background"})
+            self.api.request("DELETE", self._path(name), body)
         except NotFound:
-            return False
+            return seen is not None
         deadline = time.monotonic() + timeout
-        while timeout and (left := self.find(name)):
+        while timeout and (left := self.find(name)) and (not seen or left["metadata"]["uid"] == seen["metadata"]["uid"]):
             if time.monotonic() > deadline:
                 holding = ", ".join(left["metadata"].get("finalizers", [])) or "its pods"
                 raise NotComing(
@@ -112,20 +154,32 @@ class Objects:
     def watch(self, selector: str = "", timeout: float = 3600) -> Iterator[tuple[str, Document]]:
         """Yield existing objects and each change, as (ADDED, MODIFIED or DELETED, object), over one connection.
 
-        After a lost connection it starts again with every existing object, so that some come twice.
+        After a lost connection, or when the server has no more of the changes in between, the objects are listed again, with
+        growing pauses; what has changed meanwhile is yielded.
+
+        Raises:
+            Unreachable: the server does not respond when ``timeout`` seconds are over.
         """
         deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            listed = self._list(selector)
-            for item in listed["items"]:
-                yield "ADDED", item
-            yield from self._stream(selector, listed["metadata"]["resourceVersion"], deadline)
+        known, waits, lost = dict[str, Document](), pauses(), None
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                for change in self._changes(selector, known, left):
+                    waits = pauses()
+                    yield change
+                lost = None
+            except Unreachable as error:
+                lost = error
+            time.sleep(max(0.0, min(next(waits), deadline - time.monotonic())))
+        if lost:
+            raise lost
 
     def wait(self, names: Iterable[str], until: Condition, timeout: float) -> dict[str, Document]:
         """Wait by one watch until the condition holds for all of these objects.
 
         Raises:
             NotComing: it does not hold for all after ``timeout`` seconds.
+            Unreachable: the server does not respond when they are over.
         """
         missing, found = set(names), dict[str, Document]()
         if not missing:
@@ -157,26 +211,56 @@ class Objects:
     def _list(self, selector: str) -> Any:
         return self.api.request("GET", self._path(), query={"labelSelector": selector} if selector else None)
 
-    def _stream(self, selector: str, version: str, deadline: float) -> Iterator[tuple[str, Document]]:
-        while (left := deadline - time.monotonic()) > 0:
-            query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(max(1, round(left)))}
-            if selector:
-                query["labelSelector"] = selector
-            limits = urllib3.Timeout(connect=5, read=left + 5)
-            try:
-                for line in _lines(self.api.raw("GET", self._path(), query=query, timeout=limits, stream=True)):
-                    change = json.loads(line)
-                    if change["type"] == "ERROR":  # the version has expired: list again
-                        return
-                    version = change["object"]["metadata"]["resourceVersion"]
-                    yield change["type"], change["object"]
-            except (Unreachable, urllib3.exceptions.HTTPError):
-                time.sleep(1)
-                return
+    def _changes(self, selector: str, known: dict[str, Document], seconds: float) -> Iterator[tuple[str, Document]]:
+        """List the objects, and stream their changes until that must be done again; ``known`` has all objects, by uid."""
+        deadline = time.monotonic() + seconds
+        listed = self._list(selector)
+        present = {item["metadata"]["uid"]: item for item in listed["items"]}
+        for uid in known.keys() - present.keys():
+            yield "DELETED", known.pop(uid)
+        for uid, item in present.items():
+            before = known.get(uid)
+            known[uid] = item
+            if before is None or before["metadata"]["resourceVersion"] != item["metadata"]["resourceVersion"]:
+                yield "ADDED" if before is None else "MODIFIED", item
+        version, began = listed["metadata"]["resourceVersion"], -SHORTEST_STREAM
+        while (left := deadline - time.monotonic()) > 0 and time.monotonic() - began >= SHORTEST_STREAM:
+            began = time.monotonic()
+            for change in self._stream(selector, version, min(left, STREAM_SECONDS)):
+                if change["type"] == "ERROR":
+                    self._check_error(change["object"])
+                    return
+                version, began = change["object"]["metadata"]["resourceVersion"], -SHORTEST_STREAM
+                _note(known, change["type"], change["object"])
+                yield change["type"], change["object"]
+
+    def _check_error(self, status: Document) -> None:
+        """Raise the error that ends a stream; none if only the version has expired."""
+        if status.get("code") != 410:
+            raise refusal(int(status.get("code") or 0), json.dumps(status), self.api.server)
+
+    def _stream(self, selector: str, version: str, seconds: float) -> Iterator[Document]:
+        query = {"watch": "1", "resourceVersion": version, "timeoutSeconds": str(max(1, round(seconds)))}
+        if selector:
+            query["labelSelector"] = selector
+        limits = urllib3.Timeout(connect=5, read=seconds + 5)
+        try:
+            for line in _lines(self.api.raw("GET", self._path(), query=query, timeout=limits, stream=True)):
+                yield json.loads(line)
+        except (urllib3.exceptions.HTTPError, ValueError) as error:
+            raise Unreachable(f"the connection to {self.api.server} was lost: {error}", "retry") from None
 
     def _path(self, name: str = "", document: Document | None = None) -> str:
         namespace = document["metadata"].get("namespace") if document else None
         return self.api.path(self.kind, name, namespace)
+
+
+def _note(known: dict[str, Document], change: str, item: Document) -> None:
+    """Note a change of an object."""
+    if change == "DELETED":
+        known.pop(item["metadata"]["uid"], None)
+    else:
+        known[item["metadata"]["uid"]] = item
 
 
 def _lines(answer: urllib3.BaseHTTPResponse) -> Iterator[bytes]:

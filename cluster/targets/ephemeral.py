@@ -11,6 +11,7 @@ from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, re
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import DONE, Job
 from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.names import Document
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.errors import ContactLost, JobFailed
@@ -50,7 +51,7 @@ class Ephemeral:
     def answers(self) -> bool:
         """Whether the dashboard responds."""
         try:
-            self.cluster().dashboard().version()
+            self.cluster().dashboard().probe()
         except (NotFound, Unreachable):
             return False
         return True
@@ -96,6 +97,8 @@ def own_cluster(
     Its pods have the variables ``secret_env`` from a Secret, which is deleted with it.
     """
     target.check()
+    claims = target.claims()
+    live_objects(target.kube, target.profile.name, claims, "set another claim")
     name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"
     kube = target.kube
     created = kube.jobs.create(ray_job(reading(target.profile, name, secret_env), name, target.api.features))
@@ -104,7 +107,7 @@ def own_cluster(
         if secret_env:  # until it exists, the pods wait
             kube.objects("Secret").create(owned(job_secret(target.profile, name, secret_env), created))
         kube.objects("NetworkPolicy").create(owned(network_policy(target.profile, name), created))
-        for document in target.claims():
+        for document in claims:
             kube.objects(document["kind"]).apply(document)
         say(f"creates the cluster {name}")
         for line in poll(cluster.look, cluster.answers, START_SECONDS, name, cluster.watchdog.in_queue):
@@ -115,12 +118,13 @@ def own_cluster(
         raise
     finally:
         if not keep:
-            _delete(kube, name, say)
+            _delete(kube, created, say)
 
 
-def _delete(kube: KubeRay, name: str, say: Callable[[str], Any]) -> None:
+def _delete(kube: KubeRay, created: Document, say: Callable[[str], Any]) -> None:
     """Delete the RayJob; a failure must not hide the result of the job."""
+    name = created["metadata"]["name"]
     try:
-        kube.jobs.delete(name)
+        kube.jobs.delete(name, seen=created)
     except KubernetesError as error:
         say(f"{name} could not be deleted, and is deleted by its own time limits: {error.what}")

@@ -3,21 +3,30 @@
 import base64
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from heliostat.cluster.diagnosis.checks import check_claim, check_head, check_image, check_operator, check_queue
 from heliostat.cluster.diagnosis.observe import Observer
-from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, pod_ready, template_hash, template_hashes, terminating
+from heliostat.cluster.diagnosis.snapshot import (
+    Snapshot,
+    group_of,
+    pod_ready,
+    ray_runs,
+    template_hash,
+    template_hashes,
+    terminating,
+)
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
-from heliostat.cluster.documents.manifests import documents
-from heliostat.cluster.documents.ownership import decided
+from heliostat.cluster.documents.manifests import documents, metadata
+from heliostat.cluster.documents.ownership import decided, is_ours, owner_of
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Job, Socket
 from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
 from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.names import RETRY, TEMPLATE, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
@@ -66,21 +75,23 @@ class KubernetesCluster:
         """The steps that `up` would apply; each is validated by a dry run on the API server.
 
         Raises:
-            UserError: the profile does not fit this Kubernetes.
+            UserError: the profile does not fit this Kubernetes, or objects of other owners have the same names.
         """
         self.check()
-        return [self._step(document) for document in documents(self.profile, self.api.features)]
+        wanted = documents(self.profile, self.api.features)
+        found = live_objects(self.kube, self.profile.name, wanted, "set another name in the profile")
+        return [self._step(document, live) for document, live in zip(wanted, found, strict=True)]
 
-    def outdated(self, steps: list[Step]) -> list[str]:
+    def outdated(self, steps: list[Step]) -> list[Document]:
         """The pods that must be replaced so that these steps, or earlier ones, take effect."""
         wanted = template_hashes(next(step.document for step in steps if step.document["kind"] == "RayCluster"))
         return [
-            pod["metadata"]["name"]
+            pod
             for pod in self.snapshot().pods
             if not terminating(pod) and wanted.get(group_of(pod)) not in (None, template_hash(pod["metadata"]))
         ]
 
-    def up(self, steps: list[Step], old: list[str], force: bool = False) -> Iterator[str]:
+    def up(self, steps: list[Step], old: list[Document], force: bool = False) -> Iterator[str]:
         """Apply the steps, resume, replace pods, and wait until the cluster is ready; yields status lines.
 
         Args:
@@ -104,9 +115,10 @@ class KubernetesCluster:
                 self.kube.objects(step.document["kind"]).apply(step.document, step.live, force)
         yield from self._resume_or_retry(self.kube.clusters.get(self.name))
         for pod in old:
-            yield f"replaces {pod}"
-            self.api.request("DELETE", self.api.path("Pod", pod), {})
-        yield from self.wait(lambda snapshot: self._is_up(snapshot, set(old)), UP_SECONDS)
+            yield f"replaces {pod['metadata']['name']}"
+            self.kube.objects("Pod").delete(pod["metadata"]["name"], seen=pod)
+        replaced = {pod["metadata"]["name"] for pod in old}
+        yield from self.wait(lambda snapshot: self._is_up(snapshot, replaced), UP_SECONDS)
         yield "asks the cluster for its version"
         check_image(self.profile, self.dashboard().version())
 
@@ -144,13 +156,23 @@ class KubernetesCluster:
         yield from poll(look, self.answers, UP_SECONDS + self._slowest, self.name, watchdog.in_queue)
 
     def _resume_or_retry(self, live: Document) -> Iterator[str]:
-        """Resume a suspended cluster, and make the operator retry at once if it is in a backoff."""
-        if live["spec"].get("suspend") and not self.profile.queue:
+        """Resume a suspended cluster, and make the operator retry at once if it is in a backoff.
+
+        Raises:
+            UserError: it would have to be changed, and is of another owner.
+        """
+        suspended = live["spec"].get("suspend") and not self.profile.queue
+        if not suspended and condition(live, "ReplicaFailure").get("status") != "True":
+            return
+        if not is_ours(live, {"metadata": metadata(self.profile, self.name)}):
+            what = f"RayCluster {self.name} ({owner_of(live)}) is not of {self.profile.name}, and does not run"
+            raise UserError(what, "ask its owner to start it, or set another name in the profile")
+        if suspended:
             yield "resumes the cluster"
-            self.kube.clusters.resume(self.name)
-        elif condition(live, "ReplicaFailure").get("status") == "True":
+            self.kube.clusters.resume(self.name, live)
+        else:
             yield "makes KubeRay retry"
-            self.kube.clusters.patch(self.name, {"metadata": {"annotations": {RETRY: secrets.token_hex(4)}}})
+            self.kube.clusters.patch(self.name, {"metadata": {"annotations": {RETRY: secrets.token_hex(4)}}}, live)
 
     @property
     def _slowest(self) -> int:
@@ -172,12 +194,31 @@ class KubernetesCluster:
         """The claims that jobs of this profile need."""
         return [d for d in documents(self.profile, self.api.features) if d["kind"] == "PersistentVolumeClaim"]
 
-    def down(self, timeout: float = 0) -> list[str]:
-        """Delete the cluster and its objects, but not the runs; returns the titles of the deleted objects."""
+    def deletable(self) -> list[Document]:
+        """The live objects that `down` deletes.
+
+        Raises:
+            UserError: objects of other owners have the same names.
+        """
+        wanted = [d for d in reversed(documents(self.profile, self.api.features)) if d["kind"] in WORKLOAD]
+        fix = f"correct the name in the profile, or delete what is yours: kubectl get raycluster {self.name} -o yaml"
+        return [live for live in live_objects(self.kube, self.profile.name, wanted, fix) if live]
+
+    def down(self, timeout: float = 0, objects: list[Document] | None = None) -> list[str]:
+        """Delete the cluster and its objects, but not the runs; returns the titles of the deleted objects.
+
+        Args:
+            timeout: seconds to wait until the pods are deleted.
+            objects: of `deletable`, if something was asked about them; others that have the same names now are not deleted.
+
+        Raises:
+            UserError: objects of other owners have the same names.
+            Conflict: the objects have been deleted and created again meanwhile.
+        """
         deleted = []
-        for document in reversed(documents(self.profile, self.api.features)):
-            kind, name = document["kind"], document["metadata"]["name"]
-            if kind in WORKLOAD and self.kube.objects(kind).delete(name, timeout if kind == "RayCluster" else 0):
+        for live in self.deletable() if objects is None else objects:
+            kind, name = live["kind"], live["metadata"]["name"]
+            if self.kube.objects(kind).delete(name, timeout if kind == "RayCluster" else 0, live):
                 deleted.append(f"{kind} {name}")
         return deleted
 
@@ -188,7 +229,8 @@ class KubernetesCluster:
     def state(self) -> State:
         """The current status, with nodes, groups and jobs."""
         snapshot = self.snapshot()
-        return kubernetes_state(self.profile, self.name, snapshot, *self._ray(snapshot))
+        used, jobs, unknown = self._ray(snapshot)
+        return replace(kubernetes_state(self.profile, self.name, snapshot, used, jobs), jobs_unknown=unknown)
 
     def dashboard(self) -> Dashboard:
         """The dashboard through the API server's proxy, without open ports and also after a restart of the head.
@@ -235,10 +277,8 @@ class KubernetesCluster:
         query = {"tailLines": str(lines), "container": container or ("ray-head" if head else "ray-worker")}
         return self.api.raw("GET", f"{self.api.path('Pod', pod)}/log", query=query).data.decode(errors="replace")
 
-    def _step(self, document: Document) -> Step:
-        objects = self.kube.objects(document["kind"])
-        live = objects.find(document["metadata"]["name"])
-        would = objects.apply(document, dry_run=True, force=True)
+    def _step(self, document: Document, live: Document | None) -> Step:
+        would = self.kube.objects(document["kind"]).apply(document, dry_run=True, force=True)
         if live is None:
             return Step(document, None, [Change(document["kind"], ABSENT, document["metadata"]["name"])])
         return Step(document, live, list(difference(decided(live), decided(would))))
@@ -255,17 +295,19 @@ class KubernetesCluster:
     def answers(self) -> bool:
         """Whether the dashboard responds."""
         try:
-            self.dashboard().version()
+            self.dashboard().probe()
         except (Unreachable, NotFound):
             return False
         return True
 
-    def _ray(self, snapshot: Snapshot) -> tuple[dict[str, NodeUsage], list[Job]]:
-        """The usage and the jobs of Ray; empty while the dashboard does not respond."""
-        if not snapshot.head or not pod_ready(snapshot.head):
-            return {}, []
+    def _ray(self, snapshot: Snapshot) -> tuple[dict[str, NodeUsage], list[Job], str]:
+        """The usage and the jobs of Ray, and why they are not known; without the head, the pods are still listed."""
+        if not snapshot.head or not ray_runs(snapshot.head):
+            return {}, [], ""  # a head that never started, or has exited, has no job
+        if not pod_ready(snapshot.head):
+            return {}, [], f"the head of {self.name} runs, but is not ready"
         try:
             dashboard = self.dashboard()
-            return usage(dashboard), dashboard.jobs_with_last_line()
-        except KubernetesError:
-            return {}, []  # without the head, the pods are still listed
+            return usage(dashboard), dashboard.jobs_with_last_line(), ""
+        except KubernetesError as error:
+            return {}, [], error.what

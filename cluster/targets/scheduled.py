@@ -11,10 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
+from heliostat.cluster.documents.ownership import is_ours
 from heliostat.cluster.documents.pods import FILES, env, image, run_program, user
 from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, reading, secret_name
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.schedule import upcoming
@@ -81,24 +83,16 @@ def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Docum
     """Create or change scheduled runs; their Secret belongs to the CronJob, with which Kubernetes deletes it.
 
     Raises:
-        UserError: another Secret has the name of theirs.
+        UserError: objects of other owners have their names.
     """
-    secrets, wanted = kube.objects("Secret"), [document for document in documents if document["kind"] == "Secret"]
-    live = secrets.find(secret_name(name))
-    if live and wanted and not _is_ours(live, profile):
-        raise UserError(
-            f"Secret {secret_name(name)} exists, and is not of {profile.name}",
-            f"give the runs another name: --set name={name}-2",
-        )
+    live_objects(kube, profile.name, documents, f"give the runs another name: --set name={name}-2")
     applied = {document["kind"]: kube.objects(document["kind"]).apply(document) for document in documents}
-    for document in wanted:
+    secrets, with_values = kube.objects("Secret"), [document for document in documents if document["kind"] == "Secret"]
+    for document in with_values:
         secrets.apply(owned(document, applied["CronJob"]))
-    if live and not wanted and _is_ours(live, profile):
-        secrets.delete(secret_name(name))
-
-
-def _is_ours(secret: Document, profile: Profile) -> bool:
-    return bool((secret["metadata"].get("labels") or {}).get(CLUSTER_LABEL) == profile.name)
+    before = job_secret(profile, name, NO_VALUES)
+    if not with_values and (live := secrets.find(secret_name(name))) and is_ours(live, before):
+        secrets.delete(secret_name(name), seen=live)
 
 
 def find(kube: KubeRay, profile: Profile) -> list[dict[str, Any]]:
@@ -119,17 +113,22 @@ def delete(kube: KubeRay, profile: Profile, name: str) -> None:
     """Delete scheduled runs, including a running one.
 
     Raises:
-        UserError: none have that name.
+        UserError: none have that name, or some of their objects are of other owners.
     """
     known = [cron["name"] for cron in find(kube, profile)]
     if name not in known:
         raise UserError(f"{profile.name} has no scheduled runs {name}", nearest(name, known) if known else "there are none")
-    if (secret := kube.objects("Secret").find(secret_name(name))) and _is_ours(secret, profile):
-        kube.objects("Secret").delete(secret_name(name))
-    for kind in ("CronJob", "RoleBinding", "Role", "ServiceAccount", "ConfigMap", "NetworkPolicy"):
-        kube.objects(kind).delete(name)
-    for job in kube.jobs.list(f"{SCHEDULED_LABEL}={name}"):
-        kube.jobs.delete(job["metadata"]["name"])
+    secret = job_secret(profile, name, NO_VALUES)
+    kinds = ("CronJob", "RoleBinding", "Role", "ServiceAccount", "ConfigMap", "NetworkPolicy")
+    own = [{"kind": kind, "metadata": metadata(profile, name)} for kind in kinds]
+    found = live_objects(kube, profile.name, own, f"delete what is yours: kubectl get all -l {CLUSTER_LABEL}={profile.name}")
+    if (live := kube.objects("Secret").find(secret_name(name))) and is_ours(live, secret):
+        kube.objects("Secret").delete(secret_name(name), seen=live)
+    for kind, live in zip(kinds, found, strict=True):
+        if live:
+            kube.objects(kind).delete(name, seen=live)
+    for job in kube.jobs.list(f"{SCHEDULED_LABEL}={name},{CLUSTER_LABEL}={profile.name}"):
+        kube.jobs.delete(job["metadata"]["name"], seen=job)
 
 
 def check(profile: Profile, name: str, schedule: str, time_zone: str | None = None) -> list[str]:

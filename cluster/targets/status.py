@@ -54,6 +54,8 @@ class State:
     groups: list[Group] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     jobs: list[Job] = field(default_factory=list)
+    jobs_unknown: str = ""
+    """Why ``jobs`` is not known, such as a dashboard that does not respond; empty if it is."""
 
     @property
     def gpus_used(self) -> float:

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         steps = target.plan()
         lines = [f"{step.title}: {change}" for step in steps for change in step.shown]
-        old = target.outdated(steps)
+        old = [pod["metadata"]["name"] for pod in target.outdated(steps)]
     if args.json:
         print_json({"changes": lines, "replaces": old})
         return 0

@@ -2,12 +2,12 @@
 
 import argparse
 
-from heliostat.commands.live import add_profile, confirm, line, target_of
+from heliostat.commands.live import add_profile, confirm, line, possible_jobs, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("--yes", action="store_true", help="do not ask, even if jobs are running")
+    parser.add_argument("--yes", action="store_true", help="do not ask, even if jobs are running, or may be")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until all pods are deleted")
 
 
@@ -15,10 +15,12 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.console import out
 
     target = target_of(args)
-    if not args.yes and (running := [job.id for job in target.state().jobs if not job.done]):
-        confirm(f"{target.name} still runs {len(running)} jobs: {', '.join(running)}", args.yes)
+    # What the question is about: an object that has the same name afterwards is not deleted.
+    objects = () if target.profile.platform == "local" else (target.deletable(),)
+    if not args.yes and (jobs := possible_jobs(target.state())):
+        confirm(f"deleting {target.name} stops its jobs: {jobs}", args.yes)
     with line() as shown:
         shown.say(f"deleting {target.name}")
-        deleted = target.down(0 if args.no_wait else 120)
+        deleted = target.down(0 if args.no_wait else 120, *objects)
     out.print(f"deleted {', '.join(deleted)}" if deleted else f"cluster {target.name} does not exist", highlight=False)
     return 0

@@ -126,6 +126,13 @@ def show(lines: Iterable[str]) -> None:
             shown.say(text)
 
 
+def possible_jobs(state: Any) -> str:
+    """The jobs that a cluster runs, or why they are not known; empty if it runs none."""
+    if state.jobs_unknown:
+        return f"which ones is not known ({state.jobs_unknown})"
+    return ", ".join(job.id for job in state.jobs if not job.done)
+
+
 def confirm(question: str, yes: bool) -> None:
     """Ask for confirmation, unless ``yes`` is set.
 

@@ -73,6 +73,8 @@ def _page(state: Any) -> Any:
         parts.append(
             _table(("node", "group", "host", "state", "GPUs used", "CPUs used"), [_node(node) for node in state.nodes])
         )
+    if state.jobs_unknown:
+        parts.append(Text(f"its jobs are not known: {state.jobs_unknown}"))
     jobs = sorted(state.jobs, key=lambda job: -(job.started or 0))[:8]
     if jobs:
         parts.append(_table(("job", "status", "for", "what"), [_job(job) for job in jobs]))

@@ -2,7 +2,7 @@
 
 import argparse
 
-from heliostat.commands.live import add_profile, confirm, show, target_of
+from heliostat.commands.live import add_profile, confirm, possible_jobs, show, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,9 +24,10 @@ def run(args: argparse.Namespace) -> int:
             for change in step.shown if step.live else []:
                 out.print(f"{step.title}: {change}", highlight=False, markup=False, soft_wrap=True)
         if old := target.outdated(steps):
-            jobs = [job.id for job in target.state().jobs if not job.done]
-            stops = f", which stops {', '.join(jobs)}" if jobs else ""
-            confirm(f"this change replaces {len(old)} pods ({', '.join(old)}){stops}", args.yes)
+            jobs = possible_jobs(target.state())
+            stops = f", which stops its jobs: {jobs}" if jobs else ""
+            names = ", ".join(pod["metadata"]["name"] for pod in old)
+            confirm(f"this change replaces {len(old)} pods ({names}){stops}", args.yes)
         show(target.up(steps, old, args.force))
     out.print(f"{target.name} is ready", highlight=False)
     out.print(f"  heliostat train CONFIG --on {args.profile}     heliostat status {args.profile}", highlight=False)

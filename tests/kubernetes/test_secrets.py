@@ -133,7 +133,8 @@ def test_a_secret_of_others_is_not_overwritten_by_scheduled_runs(shell: Place) -
     train: list[str | Path] = ["train", "digits", *options, "--env", "OF_MY_SHELL"]
     done = shell.command(*train)
     assert done.code == 2
-    assert "Secret weekly-env exists, and is not of base" in done.err
+    assert "Secret weekly-env (made by " in done.err
+    assert "exists, and is not of base" in done.err
     assert shell.kube.objects("CronJob").find("weekly") is None
 
 

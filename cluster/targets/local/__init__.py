@@ -140,11 +140,11 @@ class LocalCluster:
             dashboard = self.dashboard()
             used, jobs, word, detail = usage(dashboard), dashboard.jobs_with_last_line(), "ready", ""
         except KubernetesError as error:
-            used, jobs, word, detail = {}, [], "starting", error.what
+            used, jobs, word, detail = {}, [], "starting", error.what  # then the jobs are not known
         started = [_node(profile, name, group, used.get(name)) for name, group in nodes(record).items()]
         groups = [_group(group, [node for node in started if node.group == group.name]) for group in profile.groups]
         url = f"http://127.0.0.1:{record.ports['dashboard']}"
-        return State(self.name, "local", word, detail, record.ray_version, url, groups, started, jobs)
+        return State(self.name, "local", word, detail, record.ray_version, url, groups, started, jobs, detail)
 
     def dashboard(self) -> Dashboard:
         """The dashboard, with the user's token.
@@ -200,7 +200,9 @@ class LocalCluster:
         """What is not ready yet, in a line; empty if everything is."""
         self._check(record)  # first, because the dashboard of a killed head may respond for a while
         try:
-            alive = usage(self.dashboard())
+            dashboard = self.dashboard()
+            dashboard.probe()
+            alive = usage(dashboard)
         except Unreachable:
             return "the head, whose dashboard does not respond yet"
         except KubernetesError as error:

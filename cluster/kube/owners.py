@@ -1,0 +1,46 @@
+"""The live objects of documents, which must be ours: those of other owners are neither changed nor deleted."""
+
+from collections.abc import Iterable
+
+from heliostat.cluster.documents.ownership import is_ours, owner_of
+from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.names import Document
+from heliostat.errors import UserError
+
+
+def live_objects(kube: KubeRay, profile: str, documents: Iterable[Document], fix: str) -> list[Document | None]:
+    """The live object of each document, None for one that does not exist.
+
+    Args:
+        kube: the namespace.
+        profile: the name that the labels of the documents have.
+        documents: with the kinds and names of the objects.
+        fix: what to do if some are of others.
+
+    Raises:
+        UserError: objects of other owners have these names; all are listed.
+    """
+    wanted = list(documents)
+    found = [kube.objects(document["kind"]).find(document["metadata"]["name"]) for document in wanted]
+    others = [(d["kind"], live) for d, live in zip(wanted, found, strict=True) if live and not is_ours(live, d)]
+    if others:
+        names = ", ".join(f"{kind} {_described(live)}" for kind, live in others)
+        exist, are = ("exists", "is") if len(others) == 1 else ("exist", "are")
+        raise UserError(f"{names} {exist}, and {are} not of {profile}; nothing was changed", _fix(kube, others, fix))
+    return found
+
+
+def _described(live: Document) -> str:
+    owner = owner_of(live)
+    return f"{live['metadata']['name']} ({owner})" if owner else str(live["metadata"]["name"])
+
+
+def _fix(kube: KubeRay, others: list[tuple[str, Document]], fix: str) -> str:
+    """What to do: a claim can be used as it is, other objects are in the way of ours."""
+    claims = [live for kind, live in others if kind == "PersistentVolumeClaim"]
+    rest = [f"{kind.lower()}/{live['metadata']['name']}" for kind, live in others if kind != "PersistentVolumeClaim"]
+    parts = ["remove storage.size from the profile: then the claim is used as it is"] if claims else []
+    if rest:
+        delete = f"kubectl delete --namespace {kube.api.namespace} {' '.join(rest)}"
+        parts.append(f"{fix}; or, if their owner does not need them any more, {delete}")
+    return "; ".join(parts)
