@@ -121,7 +121,7 @@ def prepare(
     validate(config.model, cls.Options, "model")
     resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
     config = config.model_copy(update={"resources": resources})
-    storage = absolute(expanded(config.storage, variables), storage_base or default_base())
+    storage = absolute(expanded(config.storage, variables, "storage"), storage_base or default_base())
     config = config.model_copy(update={"storage": storage})
     source, uri = _dataset(config, storage, elsewhere, variables)
     if source:
@@ -145,12 +145,12 @@ def _dataset(
     config: TrainConfig, storage: str, elsewhere: bool, variables: Mapping[str, str] | None
 ) -> tuple[Source | None, str]:
     if config.dataset.path:
-        path = expanded(config.dataset.path, variables)
+        path = expanded(config.dataset.path, variables, "dataset.path")
         return None, path if elsewhere else absolute(path, Path.cwd())
     name, options = config.dataset.source or "", config.dataset.options
     find_source(name, options)
     if elsewhere and "path" in options:
-        options = {**options, "path": expanded(options["path"], variables)}
+        options = {**options, "path": expanded(options["path"], variables, "dataset.options.path")}
         if is_absolute(options["path"]):
             return None, join(storage, DATASETS)
     source = open_source(name, options)

@@ -83,7 +83,7 @@ def local_folder(place: str, fix: str) -> Path:
     Raises:
         UserError: it is not one on this machine.
     """
-    path = expanded(place)
+    path = expanded(place, key="dataset.options.path")
     if "://" in path:
         raise UserError(
             f"dataset.options.path {place} is a URI, and only tables are read from there",
@@ -102,7 +102,7 @@ def table_files(place: str) -> list[File]:
     Raises:
         UserError: there are none.
     """
-    path = expanded(place)
+    path = expanded(place, key="dataset.options.path")
     folder = Folder.at(path)
     kind = folder.filesystem.get_file_info(folder.path).type
     if kind == fs.FileType.Directory:

@@ -60,7 +60,6 @@ class Table(Source):
     """
 
     name = "table"
-    unit = "bytes"
     even = True
 
     class Options(Config):
@@ -76,7 +75,11 @@ class Table(Source):
         self._described: tuple[dict[str, Field], dict[str, Any]] | None = None
 
     def chunks(self) -> Iterator[Chunk]:
-        yield from self._encode().chunks()
+        encoded, done = self._encode(), 0
+        for chunk in encoded.chunks():
+            self.progress(f"encoding {self.options.path}", done, len(encoded.target.column), "rows")
+            yield chunk
+            done += len(chunk.keys)
 
     def preview(self) -> dict[str, Field] | None:
         return self.fields if self._reader.size <= CHECKED else None
@@ -215,7 +218,8 @@ class _Encoder:
         spool = Spool()
         columns, equal = self._spool(spool, types, {**categories, self._target: classes})
         features: dict[str, Feature] = {}
-        for name in learnt:
+        for number, name in enumerate(learnt):
+            self._progress(f"measuring {self._reader.place}", number, len(learnt), "columns")
             self._add_features(features, name, types[name], columns[name], categories[name], name in equal)
         target = self._encode_target(columns[self._target], classes)
         self._problems.refuse(self._without())
@@ -237,7 +241,7 @@ class _Encoder:
 
     def _batches(self, doing: str, names: list[str]) -> Iterator[Batch]:
         total = self._reader.size
-        return self._reader.batches(names, lambda done: self._progress(f"{doing} {self._reader.place}", done, total))
+        return self._reader.batches(names, lambda done: self._progress(f"{doing} {self._reader.place}", done, total, "bytes"))
 
     def _without_index(self) -> list[str]:
         """The columns but the index of the rows if it has no name; one with a name may be meant as a column, and is refused."""

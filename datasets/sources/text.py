@@ -56,7 +56,7 @@ class Text(Source):
         self._tokenizer = self._learn() if self.options.tokens == "bpe" else None
         self._counts, self._left_out = Counter(), 0
         for number, path in enumerate(self._files):
-            self.progress(f"reading {self._root}", number, len(self._files))
+            self.progress(f"reading {self._root}", number, len(self._files), "files")
             text = self._read(path)
             tokens = self._encode(text)
             self._counts.update(dict(zip(*(part.tolist() for part in np.unique(tokens, return_counts=True)), strict=True)))
@@ -92,6 +92,8 @@ class Text(Source):
     def _read(self, path: Path) -> str:
         try:
             return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise self.changed() from None
         except UnicodeDecodeError:
             raise self._not_texts(self._files[self._files.index(path) :]) from None
 

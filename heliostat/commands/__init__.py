@@ -16,9 +16,9 @@ def run_folder(run: str, storage: str) -> "Folder":
     """
     from heliostat.config import nearest
     from heliostat.errors import UserError
-    from heliostat.folder import Folder, absolute, default_base
+    from heliostat.folder import Folder, absolute, default_base, expanded
 
-    storage = absolute(storage, default_base())
+    storage = absolute(expanded(storage, key="--storage"), default_base())
     folder = Folder.at(run) if "/" in run else Folder.at(storage) / run
     if not folder.exists("config.yaml"):
         known = [name for name in Folder.at(storage).names() if (Folder.at(storage) / name).exists("config.yaml")]

@@ -64,7 +64,7 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     values = sending.variables_to_send(args.env)
     variables = needed.job_variables(profile, values)
     needed.check_paths(profile, needed.data_paths(config.dataset.model_dump()), variables)
-    check_storage(profile, expanded(config.storage, variables))
+    check_storage(profile, expanded(config.storage, variables, "storage"))
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
     files = sending.files_to_send(path)
     needed.check_sent(files, {**needed.data_files(plan), **needed.task_files(profile, config.task)})
@@ -88,8 +88,11 @@ def _train(config: Any, address: str | None, launched: float, verbose: bool) -> 
 
 def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
+    from heliostat.commands.building import Building
     from heliostat.commands.progress import Display
 
+    if plan.source:
+        plan.source.progress = Building()
     with plan.claim() as (owner, record, finished):
         if finished:
             return finished
@@ -105,6 +108,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     from heliostat.commands import sending
     from heliostat.config import dump
     from heliostat.console import out, print_json
+    from heliostat.environment import DATASETS
 
     config = plan.config
     document = {
@@ -131,7 +135,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
         "batch": f"{config.global_batch} samples a step",
-        "dataset": f"{plan.dataset_uri} ({built})",
+        "dataset": f"{'in ' * plan.dataset_uri.endswith(DATASETS)}{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({known[document['resumes']]})",
     }.items():
         out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
