@@ -104,7 +104,10 @@ def table_files(place: str) -> list[File]:
     """
     path = expanded(place, key="dataset.options.path")
     folder = Folder.at(path)
-    kind = folder.filesystem.get_file_info(folder.path).type
+    try:
+        kind = folder.filesystem.get_file_info(folder.path).type
+    except OSError as error:
+        raise UserError(f"dataset.options.path {place} cannot be read: {error}", "check the path and the rights") from None
     if kind == fs.FileType.Directory:
         found = _below(folder)
     elif kind == fs.FileType.File:

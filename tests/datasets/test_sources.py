@@ -19,6 +19,8 @@ from heliostat.datasets import build
 from heliostat.datasets.sources import Source, distinct, files, images, narrow, open_source, reader, survey, table
 from heliostat.datasets.sources.distinct import KEPT, Distinct
 from heliostat.errors import UserError
+from heliostat.folder import Folder
+from tests.store import Store
 
 ROWS = range(700)
 COLUMNS: dict[str, list[Any]] = {
@@ -95,23 +97,18 @@ def photos(folder: Path, count: int = 20) -> None:
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-@pytest.mark.usefixtures("small_chunks")
 def test_the_memory_of_a_build_does_not_grow_with_the_table(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (reader, "BLOCK", 8000), (reader, "ROWS", 500), (table, "CHUNK", 8000), (narrow, "AT_ONCE", 2000),
-        (distinct, "KEPT", 500), (survey, "LISTED", 200),
+        (reader, "BLOCK", 20_000), (reader, "ROWS", 1000), (table, "CHUNK", 8000), (narrow, "AT_ONCE", 2000),
+        (distinct, "KEPT", 500), (survey, "LISTED", 200), (files, "HASHED", 0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
     def peak(rows: int) -> int:
-        source = np.random.RandomState(0)
-        columns = {f"x{n}": source.randn(rows).round(3).tolist() for n in range(2)}
-        path = written(tmp_path / f"{rows}.{kind}", {**columns, "y": (source.rand(rows) < 0.5).astype(int).tolist()})
-        pa.default_memory_pool().release_unused()
-        gc.collect()
-        tracemalloc.start()
-        before = pa.total_allocated_bytes()
-        highest = before
+        """Bytes of Python and of Arrow."""
+        source, highest = np.random.RandomState(0), 0
+        columns = {"a": source.randn(rows).round(3), "b": source.randn(rows), "y": source.randint(0, 2, rows)}
+        path = written(tmp_path / f"{rows}.{kind}", {name: values.tolist() for name, values in columns.items()})
 
         def watch(doing: str, done: int, total: int, unit: str) -> None:
             nonlocal highest
@@ -119,13 +116,17 @@ def test_the_memory_of_a_build_does_not_grow_with_the_table(tmp_path: Path, kind
 
         opened = source_of(path)
         opened.progress = watch
-        build(opened, str(tmp_path / f"d{rows}"), 20_000)
+        gc.collect()
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        build(opened, str(tmp_path / f"d{rows}"), 100_000)
         used = tracemalloc.get_traced_memory()[1] + highest - before
         tracemalloc.stop()
         return used
 
-    few = peak(15_000)
-    assert peak(45_000) < 1.3 * few, "the values alone are three times as many"
+    few, many = 20_000, 60_000
+    peak(few)  # imports
+    assert peak(many) - peak(few) < 0.5 * (many - few) * 3 * 8, "the values alone take twice that"
 
 
 def test_a_plan_reads_no_rows_of_a_large_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,3 +328,28 @@ def test_different_numbers_are_counted_in_bounded_memory() -> None:
         many.add(np.arange(start, start + KEPT))
     assert many.count == pytest.approx(5 * KEPT, rel=0.02)
     assert not many.repeated
+
+
+def test_a_table_in_an_object_store_is_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, at = Store(), Folder.at
+
+    def opened(uri: str | Path) -> Folder:
+        return store.folder(str(uri).removeprefix("s3://")) if str(uri).startswith("s3://") else at(uri)
+
+    monkeypatch.setattr(files.Folder, "at", opened)
+    parts(tmp_path / "t")
+    for path in (tmp_path / "t").iterdir():
+        store.put(f"bucket/t/{path.name}", path.read_bytes())
+    identity = source_of("s3://bucket/t").identity()
+    index = build(source_of("s3://bucket/t"), str(tmp_path / "out")).index
+    assert index.fingerprint == build(source_of(tmp_path / "t"), str(tmp_path / "again")).index.fingerprint
+    assert build(source_of("s3://bucket/t/part-0.parquet"), str(tmp_path / "part")).index.rows("train") < 350
+    for hashed in (0, files.HASHED):
+        monkeypatch.setattr(files, "HASHED", hashed)
+        before = source_of("s3://bucket/t").identity()
+        store.put("bucket/t/part-0.parquet", store.objects["bucket/t/part-1.parquet"][0])
+        assert source_of("s3://bucket/t").identity() != before
+        store.put("bucket/t/part-0.parquet", (tmp_path / "t/part-0.parquet").read_bytes())
+    assert source_of("s3://bucket/t").identity() == identity
+    with pytest.raises(UserError, match="s3://bucket/none does not exist"):
+        source_of("s3://bucket/none")

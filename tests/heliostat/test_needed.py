@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> str:
-    command = args if args[0] in ("train", "sweep", "torchrun") else ("train", "c.yaml", *args)
+    command = args if args and args[0] in ("train", "sweep", "torchrun") else ("train", "c.yaml", *args)
     capsys.readouterr()
     assert main([*command[:1], "--on", "gpu", "--dry-run", *command[1:]]) == code
     captured = capsys.readouterr()
