@@ -7,8 +7,11 @@ import pytest
 from heliostat.cli import main
 from heliostat.config import load
 from heliostat.errors import UserError
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.plan import plan_sweep
 from heliostat.workloads.config import DatasetConfig, TrainConfig
 from heliostat.workloads.plan import prepare
+from heliostat.workloads.run.record import RunRecord, write_record
 
 GOOD = """
 task: tabular-classification
@@ -146,6 +149,31 @@ def test_data_that_changed_since_the_run_was_started(folder: Path, kind: str) ->
         prepare(config).commit()
     files[-1].write_text(text)
     assert prepare(config).commit()[0].dataset.fingerprint == first.dataset.fingerprint
+
+
+def test_a_sweep_whose_data_changed_says_so_and_keeps_that_of_its_trials(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "x,y\n" + "".join(f"{row / 7},{'ab'[row % 2]}\n" for row in range(90))
+    (folder / "t.csv").write_text(text)
+    (folder / "c.yaml").write_text(
+        GOOD.replace("{source: breast-cancer}", "{source: table, options: {path: t.csv, target: y}}")
+    )
+    (folder / "s.yaml").write_text("train: {base: c.yaml}\nspace: {optimizer.lr: {choice: [0.1, 0.2]}}\ntrials: 2\n")
+
+    def trial() -> RunRecord:
+        plan = plan_sweep(load("s.yaml", SweepConfig, (), {"name": "s"}))
+        each = plan.trial(0, {"optimizer.lr": 0.1})
+        record = plan.commit().record(each)
+        write_record(each.folder, record)
+        return record
+
+    before = trial()
+    assert trial().dataset == before.dataset
+    assert capsys.readouterr().err == ""
+    (folder / "t.csv").write_text(text.replace("a", "c"))
+    assert trial().dataset == before.dataset
+    assert "the data has changed since this sweep was started" in capsys.readouterr().err
 
 
 def test_a_large_table_that_does_not_fit_the_task_is_refused_once_it_is_built(
