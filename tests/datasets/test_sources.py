@@ -243,9 +243,9 @@ def test_a_table_may_be_many_files_of_any_name(
 
 @pytest.mark.parametrize("place", ["h", "h/year=*", "h/*/*/*.parquet"])
 def test_the_folders_of_a_hive_table_are_columns(tmp_path: Path, place: str) -> None:
-    for number, (year, place) in enumerate([(2023, "Rome"), (2024, "S%C3%A3o")]):
+    for number, (year, city) in enumerate([(2023, "Rome"), (2024, "S%C3%A3o")]):
         rows = {name: COLUMNS[name] for name in ("whole", "y")}
-        written(tmp_path / f"h/year={year}/city={place}/0.parquet", rows, slice(number * 350, number * 350 + 350))
+        written(tmp_path / f"h/year={year}/city={city}/0.parquet", rows, slice(number * 350, number * 350 + 350))
     dataset = build(source_of(tmp_path / place), str(tmp_path / "out"))
     assert dataset.index.meta["feature_names"] == ["whole", "year", "city=Rome", "city=São"]
     features = np.concatenate([dataset.take(s, np.arange(dataset.index.rows(s)))["features"] for s in dataset.index.splits])
