@@ -101,7 +101,7 @@ class SweepPlan:
             UserError: the values do not fit together.
         """
         config = validate({**assign(self.base, params), "name": f"{number:04d}"}, TrainConfig)
-        plan = prepare(config, self.nodes, self.storage_base, self.elsewhere, self.variables)
+        plan = prepare(config, self.nodes, self.storage_base, self.elsewhere, self.variables, self.train)
         config = plan.config.model_copy(update={"storage": join(self.uri, TRIALS)})
         if self.config.scheduler.kind == "pbt":
             config = config.model_copy(update={"checkpoint_every": config.evaluate_every})

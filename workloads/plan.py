@@ -103,6 +103,7 @@ def prepare(
     storage_base: str | Path | None = None,
     elsewhere: bool = False,
     variables: Mapping[str, str] | None = None,
+    like: Plan | None = None,
 ) -> Plan:
     """Checks a config against the tasks, the data and, where they are known, the nodes.
 
@@ -113,6 +114,7 @@ def prepare(
             directory, or in a submitted job, whose working directory is deleted afterwards, the home directory.
         elsewhere: the storage cannot be read from this machine; the job itself checks what is in it.
         variables: those of the job, which paths in the config may have; by default this process's.
+        like: a plan with this storage; if it has the same data, the source is not looked at again.
 
     Raises:
         UserError: the config is invalid; nothing has been written.
@@ -123,7 +125,11 @@ def prepare(
     config = config.model_copy(update={"resources": resources})
     storage = absolute(expanded(config.storage, variables, "storage"), storage_base or default_base())
     config = config.model_copy(update={"storage": storage})
-    source, uri = _dataset(config, storage, elsewhere, variables)
+    if like and like.config.dataset == config.dataset:
+        built = not elsewhere and Folder.at(like.dataset_uri).exists(INDEX)
+        source, uri = None if built else like.source, like.dataset_uri
+    else:
+        source, uri = _dataset(config, storage, elsewhere, variables)
     if source:
         if fields := source.preview():
             task.check(config.task, cls, fields)

@@ -152,7 +152,7 @@ def test_data_that_changed_since_the_run_was_started(folder: Path, kind: str) ->
 
 
 def test_a_sweep_whose_data_changed_says_so_and_keeps_that_of_its_trials(
-    folder: Path, capsys: pytest.CaptureFixture[str]
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "x,y\n" + "".join(f"{row / 7},{'ab'[row % 2]}\n" for row in range(90))
     (folder / "t.csv").write_text(text)
@@ -169,6 +169,10 @@ def test_a_sweep_whose_data_changed_says_so_and_keeps_that_of_its_trials(
         return record
 
     before = trial()
+    plan = plan_sweep(load("s.yaml", SweepConfig, (), {"name": "s"}))
+    with monkeypatch.context() as patch:
+        patch.setattr("heliostat.workloads.plan.open_source", lambda *args: pytest.fail("the source is looked at for a trial"))
+        assert plan.trial(1, {"optimizer.lr": 0.2}).dataset_uri == before.dataset.uri
     assert trial().dataset == before.dataset
     assert capsys.readouterr().err == ""
     (folder / "t.csv").write_text(text.replace("a", "c"))
