@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from heliostat.datasets import build
-from heliostat.datasets.sources import Source, distinct, files, images, narrow, open_source, reader, survey, table
+from heliostat.datasets.sources import Source, distinct, encoder, files, images, narrow, open_source, reader, survey, table
 from heliostat.datasets.sources.distinct import KEPT, Distinct
 from heliostat.errors import UserError
 from heliostat.folder import Folder
@@ -40,7 +40,7 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of few rows, so that a small table has many."""
     for module, name, value in (
         (reader, "BLOCK", 4000), (reader, "BLOCK_OF_A_COLUMN", 1), (reader, "ROWS", 37),
-        (table, "CHUNK", 700), (narrow, "AT_ONCE", 16), (images, "CHUNK_BYTES", 100),
+        (encoder, "CHUNK", 700), (narrow, "AT_ONCE", 16), (images, "CHUNK_BYTES", 100),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
 
@@ -99,7 +99,7 @@ def photos(folder: Path, count: int = 20) -> None:
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_memory_of_a_build_does_not_grow_with_the_table(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (reader, "BLOCK", 20_000), (reader, "ROWS", 1000), (table, "CHUNK", 8000), (narrow, "AT_ONCE", 2000),
+        (reader, "BLOCK", 20_000), (reader, "ROWS", 1000), (encoder, "CHUNK", 8000), (narrow, "AT_ONCE", 2000),
         (distinct, "KEPT", 500), (survey, "LISTED", 200), (files, "HASHED", 0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
