@@ -13,7 +13,7 @@ import numpy.typing as npt
 from heliostat.datasets.arrow import Columns, encode
 from heliostat.datasets.format import Dataset
 from heliostat.datasets.index import INDEX, SPLITS, Field, Index, Shard, SplitName
-from heliostat.datasets.sources import Progress, Source
+from heliostat.datasets.sources import Source
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.errors import UserError
 from heliostat.folder import Folder
@@ -24,13 +24,7 @@ TEST, VALIDATION = 0.15, 0.15
 Moments = npt.NDArray[np.float64]
 
 
-def build(
-    source: Source,
-    uri: str,
-    shard_bytes: int = SHARD_BYTES,
-    progress: Progress | None = None,
-    patience: float = TIMEOUT,
-) -> Dataset:
+def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: float = TIMEOUT) -> Dataset:
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
     Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
@@ -44,7 +38,6 @@ def build(
     finished = Dataset.open(uri, patience) if folder.exists(INDEX) else None
     # With a finished dataset nothing is written: the source is read only to compare fingerprints.
     writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
-    source.progress = progress or source.progress
     source.identity()
     try:
         _write_shards(source, writers)
@@ -54,6 +47,7 @@ def build(
         raise
     finally:
         source.close()
+        source.progress("", 0, 0, "")
     meta = source.meta()
     index = Index(
         fingerprint=_fingerprint(source.fields, meta, writers),

@@ -55,7 +55,7 @@ def split(uri: str) -> tuple[str, str]:
 VARIABLE = re.compile(r"\$(?:(?P<plain>[A-Za-z_]\w*)|\{(?P<braced>[^}]*)\})")
 
 
-def expanded(place: str, variables: Mapping[str, str] | None = None) -> str:
+def expanded(place: str, variables: Mapping[str, str] | None = None, key: str = "the path") -> str:
     """A path or URI of a config with its variables (``$DATA``, ``${DATA}``) replaced; ``file://`` and ``~`` become a path.
 
     A path that exists as it is written is not changed.
@@ -63,6 +63,7 @@ def expanded(place: str, variables: Mapping[str, str] | None = None) -> str:
     Args:
         place: as it is written.
         variables: their values; by default the environment's.
+        key: of the config, for messages.
 
     Raises:
         UserError: a variable is not set; it is not ``$NAME`` or ``${NAME}``; or ``file://`` names another host.
@@ -71,16 +72,18 @@ def expanded(place: str, variables: Mapping[str, str] | None = None) -> str:
     if "$" in place and not os.path.exists(place):
         found = [match["plain"] or match["braced"] for match in VARIABLE.finditer(place)]
         if odd := [name for name in found if not re.fullmatch(r"[A-Za-z_]\w*", name or "")]:
-            raise UserError(f"the path {place} has ${{{odd[0]}}}, which is not a variable", "write ${NAME}, or the path itself")
+            raise UserError(f"{key} is {place}, but ${{{odd[0]}}} is no variable", "write ${NAME}, or the path itself")
         if unset := [f"${name}" for name in found if not values.get(name)]:
-            where = "is not set" if variables is None else "is not set for the job"
+            where = "here" if variables is None else "for the job"
             fix = "export it" if variables is None else "add it to env in the profile, or give it with --env NAME"
-            raise UserError(f"the path {place} has {' and '.join(unset)}, which {where}", f"{fix}, or write the path itself")
+            raise UserError(
+                f"{key} is {place}, but {' and '.join(unset)} is not set {where}", f"{fix}, or write the path itself"
+            )
         place = VARIABLE.sub(lambda match: values[match["plain"] or match["braced"]], place)
     if place.lower().startswith("file:"):
         parts = urlsplit(place)
         if parts.netloc not in ("", "localhost") or not parts.path.startswith("/"):
-            raise UserError(f"{place} is not the URI of a local file", "write file:///PATH, or the path itself")
+            raise UserError(f"{key} is {place}, which is not the URI of a local file", "write file:///PATH, or the path itself")
         return unquote(parts.path)
     return place if "://" in place else os.path.expanduser(place)
 

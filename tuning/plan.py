@@ -13,6 +13,7 @@ import torch
 from ruamel.yaml import YAML
 
 from heliostat.config import Config, differences, digest, nearest, to_yaml, validate
+from heliostat.console import err
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.index import INDEX
 from heliostat.datasets.loader import tensors
@@ -100,7 +101,7 @@ class SweepPlan:
             UserError: the values do not fit together.
         """
         config = validate({**assign(self.base, params), "name": f"{number:04d}"}, TrainConfig)
-        plan = prepare(config, self.nodes, self.storage_base, self.elsewhere, self.variables)
+        plan = prepare(config, self.nodes, self.storage_base, self.elsewhere, self.variables, self.train)
         config = plan.config.model_copy(update={"storage": join(self.uri, TRIALS)})
         if self.config.scheduler.kind == "pbt":
             config = config.model_copy(update={"checkpoint_every": config.evaluate_every})
@@ -173,8 +174,22 @@ class RecordMaker:
         if plan.dataset_uri not in self._datasets:
             before = self._before.get(plan.dataset_uri)
             kept = before is not None and Folder.at(before.uri, plan.patience).exists(INDEX)
-            self._datasets[plan.dataset_uri] = before if before and kept else self._newest(plan, before)
+            self._datasets[plan.dataset_uri] = self._kept(plan, before) if before and kept else self._newest(plan, before)
         return self._datasets[plan.dataset_uri]
+
+    @staticmethod
+    def _kept(plan: Plan, before: DatasetRecord) -> DatasetRecord:
+        """The dataset of the trials, also if there is another one now, which is said."""
+        if before.uri != plan.dataset_uri and Folder.at(plan.dataset_uri, plan.patience).exists(INDEX):
+            now = Dataset.open(plan.dataset_uri, plan.patience).index.fingerprint
+            if now != before.fingerprint:
+                err.print(
+                    f"the data has changed since this sweep was started, or is read in another way now ({now} in "
+                    f"{plan.dataset_uri}): so that its trials can be compared, all learn the dataset of before "
+                    f"({before.fingerprint} in {before.uri}); for the new one, give the sweep another name (--set name=...)",
+                    highlight=False, markup=False, soft_wrap=True,
+                )  # fmt: skip
+        return before
 
     @staticmethod
     def _newest(plan: Plan, before: DatasetRecord | None) -> DatasetRecord:

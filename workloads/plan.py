@@ -213,6 +213,7 @@ def prepare(
     storage_base: str | Path | None = None,
     elsewhere: bool = False,
     variables: Mapping[str, str] | None = None,
+    like: Plan | None = None,
 ) -> Plan:
     """Checks a config against the tasks, the data and, where they are known, the nodes.
 
@@ -223,6 +224,7 @@ def prepare(
             directory, or in a submitted job, whose working directory is deleted afterwards, the home directory.
         elsewhere: the storage cannot be read from this machine; the job itself checks what is in it.
         variables: those of the job, which paths in the config may have; by default this process's.
+        like: a plan with this storage; if it has the same data, the source is not looked at again.
 
     Raises:
         UserError: the config is invalid; nothing has been written.
@@ -230,7 +232,7 @@ def prepare(
     # The run's record has the list, so that its workers need no file for it.
     config = config.model_copy(update={"requirements": [each.text for each in parse(config.requirements)]})
     problems: list[UserError] = []
-    storage = absolute(expanded(config.storage, variables), storage_base or default_base())
+    storage = absolute(expanded(config.storage, variables, "storage"), storage_base or default_base())
     with collected(problems):
         cls = _task(config, elsewhere)
         validate(config.model, cls.Options, "model")
@@ -238,7 +240,11 @@ def prepare(
         resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
         config = config.model_copy(update={"resources": resources, "storage": storage})
     with collected(problems):
-        source, uri = _dataset(config, storage, elsewhere, variables)
+        if like and like.config.dataset == config.dataset:
+            built = not elsewhere and Folder.at(like.dataset_uri, config.storage_timeout).exists(INDEX)
+            source, uri = None if built else like.source, like.dataset_uri
+        else:
+            source, uri = _dataset(config, storage, elsewhere, variables)
     if problems:
         raise combined(problems, "the config")
     if source:
@@ -276,12 +282,12 @@ def _dataset(
     config: TrainConfig, storage: str, elsewhere: bool, variables: Mapping[str, str] | None
 ) -> tuple[Source | None, str]:
     if config.dataset.path:
-        path = expanded(config.dataset.path, variables)
+        path = expanded(config.dataset.path, variables, "dataset.path")
         return None, path if elsewhere else absolute(path, Path.cwd())
     name, options = config.dataset.source or "", config.dataset.options
     find_source(name, options)
     if elsewhere and "path" in options:
-        options = {**options, "path": expanded(options["path"], variables)}
+        options = {**options, "path": expanded(options["path"], variables, "dataset.options.path")}
         if is_absolute(options["path"]):
             return None, join(storage, DATASETS)
     source = open_source(name, options)

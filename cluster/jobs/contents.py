@@ -1,7 +1,7 @@
 """The files of a working directory that a job gets: all but secrets, caches, earlier runs and what ignore files exclude.
 
-``.gitignore`` and ``.rayignore`` apply as with ``ray job submit``. A secret is sent only if a line ``!PATH`` of ``.rayignore``
-names it, without wildcards: a broad ``!*`` was not written for it.
+``.gitignore`` and ``.rayignore`` apply as with ``ray job submit``; a line ``!PATH`` of ``.rayignore``, without wildcards, sends
+a file or a folder nevertheless. A secret is sent only if such a line names the file: a broad ``!*`` was not written for it.
 """
 
 import errno
@@ -87,7 +87,12 @@ def contents(directory: Path, isolated: bool = False, needed: Iterable[str] = ()
         if os.path.isfile(path):  # false also below a folder that cannot be read
             found.add(path, below)
         elif os.path.isdir(path) and path != directory and not any(f"{below}/".startswith(each) for each in found.secrets):
-            _walk(path, below, [], [root, Path(os.path.realpath(path))], found)
+            inside = _Found(root, found.secret_paths)
+            _walk(path, below, [], [root, Path(os.path.realpath(path))], inside)
+            if not any(name.startswith(f"{below}/") for name in found.sizes):
+                found.secrets += inside.secrets  # else they have been found, but for those that a line excludes
+            found.sizes |= inside.sizes
+            found.unreadable += inside.unreadable
     if found.unreadable:
         raise UserError(
             f"{some(map(_printable, found.unreadable))} in the working directory {directory} cannot be read",

@@ -63,8 +63,8 @@ class Problems:
         raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", f"correct all of them{also}")
 
 
-Progress = Callable[[str, int, int], None]
-"""Gets what is done, how much of it so far, and how much in all."""
+Progress = Callable[[str, int, int, str], None]
+"""Gets what is done (an empty text at the end), how much of it so far, how much in all, and of what, such as rows."""
 
 
 class Source:
@@ -74,15 +74,13 @@ class Source:
         pass
 
     name: ClassVar[str]
-    unit: ClassVar[str] = "files"
-    """Of what progress is reported."""
     even: ClassVar[bool] = False
     """Whether the shards of a split have the same number of rows, whatever the chunks are."""
     fields: dict[str, Field]
 
     def __init__(self, options: Any) -> None:
         self.options = options
-        self.progress: Progress = lambda doing, done, total: None
+        self.progress: Progress = lambda doing, done, total, unit: None
         self._identity: dict[str, Any] | None = None
 
     def chunks(self) -> Iterator[Chunk]:
@@ -117,10 +115,13 @@ class Source:
     def check_unchanged(self) -> None:
         """Raise a UserError if the files are not what they were when `identity` was first called."""
         if self._identify() != self.identity():
-            raise UserError(
-                f"the files of {self.description().get('path', self.name)} changed while they were read",
-                "run the same command again when nothing writes to them",
-            )
+            raise self.changed()
+
+    def changed(self) -> UserError:
+        return UserError(
+            f"the files of {self.description().get('path', self.name)} changed while they were read",
+            "run the same command again when nothing writes to them",
+        )
 
     def files(self) -> list[File]:
         """The files that there are."""
@@ -130,7 +131,10 @@ class Source:
         """Free what is kept for the next reading of the chunks."""
 
     def _identify(self) -> dict[str, Any]:
-        return {**self.description(), "files": identity(self.files())}
+        try:
+            return {**self.description(), "files": identity(self.files())}
+        except FileNotFoundError:  # removed after it was listed
+            raise self.changed() from None
 
 
 def open_source(name: str, options: Mapping[str, Any]) -> Source:

@@ -4,7 +4,7 @@ import glob
 import os
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def local_folder(place: str, fix: str) -> Path:
     Raises:
         UserError: it is not one on this machine.
     """
-    path = expanded(place)
+    path = expanded(place, key="dataset.options.path")
     if "://" in path:
         raise UserError(
             f"dataset.options.path {place} is a URI, and only tables are read from there",
@@ -102,15 +102,20 @@ def table_files(place: str) -> list[File]:
     Raises:
         UserError: there are none.
     """
-    path = expanded(place)
+    path = expanded(place, key="dataset.options.path")
     folder = Folder.at(path)
-    kind = folder.filesystem.get_file_info(folder.path).type
+    try:
+        kind = folder.filesystem.get_file_info(folder.path).type
+    except OSError as error:
+        raise UserError(f"dataset.options.path {place} cannot be read: {error}", "check the path and the rights") from None
     if kind == fs.FileType.Directory:
         found = _below(folder)
     elif kind == fs.FileType.File:
         found = [_file(folder, folder.path, folder.name)]
     elif glob.has_magic(path) and folder.is_local:
-        found = [file for each in sorted(glob.glob(folder.path, recursive=True)) for file in _matching(each)]
+        found = [
+            file for each in sorted(glob.glob(folder.path, recursive=True)) for file in _matching(each, _fixed(folder.path))
+        ]
     else:
         raise UserError(f"dataset.options.path {place} does not exist", "give the path of a CSV or Parquet file or folder")
     if not found:
@@ -119,11 +124,16 @@ def table_files(place: str) -> list[File]:
     return found
 
 
-def _matching(path: str) -> list[File]:
-    if not os.path.isdir(path):
-        return [File.local(path, path)]
-    # The name has the folder's own path, from which the values of Hive partitions are read.
-    return [File.local(file.path, os.path.join(path, file.name)) for file in _below(Folder.at(path))]
+def _fixed(pattern: str) -> str:
+    """The folder in which a pattern begins."""
+    folder = os.path.dirname(pattern)
+    return _fixed(folder) if glob.has_magic(folder) else folder
+
+
+def _matching(path: str, folder: str) -> list[File]:
+    """The files of a match of a pattern, with names from the folder in which the pattern begins."""
+    files = _below(Folder.at(path)) if os.path.isdir(path) else [_file(Folder.at(folder), path, "")]
+    return [replace(file, name=os.path.relpath(file.path, folder)) for file in files]
 
 
 def _below(folder: Folder) -> list[File]:

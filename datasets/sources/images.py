@@ -40,7 +40,6 @@ class Images(Source):
     """
 
     name = "images"
-    unit = "images"
 
     class Options(Config):
         path: str = Key(description="the folder that holds a folder per class")
@@ -74,11 +73,10 @@ class Images(Source):
         for first in range(0, len(self._files), CHUNK):
             last = min(first + CHUNK, len(self._files))
             for start in range(first, last, most):
-                part = self._files[start : min(start + most, last)]
-                read = [(image, label) for path, label in part if (image := self._image(path, broken)) is not None]
+                stop = min(start + most, last)
+                read = list(self._read(start, stop, broken))
                 found |= {label for _, label in read}
-                self._skipped += len(part) - len(read)
-                self.progress(f"reading {self.options.path}", start + len(part), len(self._files))
+                self._skipped += stop - start - len(read)
                 if self.options.skip_broken or not self._skipped:
                     yield self._chunk(read, start + most >= last)
         if not self.options.skip_broken:
@@ -108,12 +106,15 @@ class Images(Source):
         labels = np.array([label for _, label in read], np.int64)
         return Chunk([image.tobytes() for image in images], {"image": images, "label": labels}, ends)
 
-    def _image(self, path: Path, broken: Problems) -> npt.NDArray[np.uint8] | None:
-        try:
-            return read_image(path, self.fields["image"].shape)
-        except UserError as error:
-            broken.add(error.what, error.fix)
-            return None
+    def _read(self, start: int, stop: int, broken: Problems) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
+        """Some of the images with their labels, without those that are broken."""
+        for number in range(start, stop):
+            self.progress(f"reading {self.options.path}", number, len(self._files), "images")
+            path, label = self._files[number]
+            try:
+                yield read_image(path, self.fields["image"].shape), label
+            except UserError as error:
+                broken.add(error.what, error.fix)
 
 
 def _check_files(root: Path, folders: dict[str, list[Path]]) -> None:

@@ -1,15 +1,16 @@
 """Reads CSV and Parquet files in chunks, as one table."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-import pyarrow.dataset
 import pyarrow.parquet as pq
 
 from heliostat.datasets.sources import Problems
@@ -24,6 +25,7 @@ BLOCK, MOST = 4 << 20, 64 << 20
 BLOCK_OF_A_COLUMN = 4096
 CHUNK, ROWS = 16 << 20, 1 << 16
 """Bytes and rows of a Parquet file that are read at once, at most."""
+HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 Batch = dict[str, pa.Array]
 
 
@@ -83,6 +85,10 @@ class Reader:
         """Raise a UserError for the errors of Arrow that mean that a file is no table."""
         try:
             yield
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{self.place}: a file was removed while it was read: {error}", "run the same command again"
+            ) from None
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
             fix = "save it as UTF-8" if "invalid UTF8" in str(error) else "give a CSV or Parquet file"
             raise UserError(f"{self.place} cannot be read as a table: {error}", fix) from None
@@ -189,23 +195,34 @@ class _Csv:
 
 
 class _Partitions:
-    """The columns that the folders of files name, such as year in ``year=2024/part.parquet``."""
+    """The columns that the folders of files name, as Hive has them, such as year in ``year=2024/part.parquet``."""
 
     def __init__(self, names: list[str]) -> None:
-        folders = [os.path.dirname(name) for name in names]
-        self._schema = pa.schema([])
-        if any("=" in folder for folder in folders):
-            self._schema = pyarrow.dataset.HivePartitioning.discover().inspect(names)
-        self._hive = pyarrow.dataset.partitioning(self._schema, flavor="hive")
+        self._of = {name: dict(_pairs(name)) for name in names}
+        keys = dict.fromkeys(key for pairs in self._of.values() for key in pairs)
+        self._types = {key: self._type(key) for key in keys}
 
     def names(self, others: list[str]) -> list[str]:
         """The names of the columns, but for those that the files have themselves."""
-        return [name for name in self._schema.names if name not in others]
+        return [name for name in self._types if name not in others]
 
     def values(self, name: str) -> list[tuple[str, pa.Scalar]]:
         """The values of the columns in a file."""
-        found = pyarrow.dataset.get_partition_keys(self._hive.parse(name)) if self._schema.names else {}
-        return [(field.name, pa.scalar(found.get(field.name), field.type)) for field in self._schema]
+        found = self._of[name]
+        return [(key, pc.cast(pa.scalar(found.get(key), pa.string()), kind)) for key, kind in self._types.items()]
+
+    def _type(self, key: str) -> pa.DataType:
+        texts = [text for pairs in self._of.values() if (text := pairs.get(key)) is not None]
+        if not all(re.fullmatch(r"-?\d{1,18}", text) for text in texts):
+            return pa.string()
+        return pa.int32() if all(-(2**31) <= int(text) < 2**31 for text in texts) else pa.int64()
+
+
+def _pairs(name: str) -> Iterator[tuple[str, str | None]]:
+    for folder in name.split("/")[:-1]:
+        key, equals, value = folder.partition("=")
+        if equals and key:
+            yield unquote(key), None if value == HIVE_NULL else unquote(value)
 
 
 def _is_parquet(file: File) -> bool:

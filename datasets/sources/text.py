@@ -55,8 +55,7 @@ class Text(Source):
         length = self.options.length
         self._tokenizer = self._learn() if self.options.tokens == "bpe" else None
         self._counts, self._left_out = Counter(), 0
-        for number, path in enumerate(self._files):
-            self.progress(f"reading {self._root}", number, len(self._files))
+        for path in self._reported(f"reading {self._root}"):
             text = self._read(path)
             tokens = self._encode(text)
             self._counts.update(dict(zip(*(part.tolist() for part in np.unique(tokens, return_counts=True)), strict=True)))
@@ -89,9 +88,17 @@ class Text(Source):
     def _wanted(self, path: Path) -> bool:
         return path.is_file()
 
+    def _reported(self, doing: str) -> Iterator[Path]:
+        """The files, each of which is reported as progress."""
+        for number, path in enumerate(self._files):
+            self.progress(doing, number, len(self._files), "files")
+            yield path
+
     def _read(self, path: Path) -> str:
         try:
             return path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise self.changed() from None
         except UnicodeDecodeError:
             raise self._not_texts(self._files[self._files.index(path) :]) from None
 
@@ -105,7 +112,7 @@ class Text(Source):
         from tokenizers import ByteLevelBPETokenizer
 
         tokenizer = ByteLevelBPETokenizer()
-        texts = (self._read(path) for path in self._files)
+        texts = (self._read(path) for path in self._reported(f"learning the tokens of {self._root}"))
         tokenizer.train_from_iterator(texts, vocab_size=self.options.vocabulary, show_progress=False)
         return tokenizer
 

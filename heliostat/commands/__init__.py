@@ -17,9 +17,9 @@ def run_folder(run: str, storage: str, files: Sequence[str] = ("config.yaml",)) 
     """
     from heliostat.config import nearest
     from heliostat.errors import UserError
-    from heliostat.folder import Folder, absolute, default_base
+    from heliostat.folder import Folder, absolute, default_base, expanded
 
-    storage = absolute(storage, default_base())
+    storage = absolute(expanded(storage, key="--storage"), default_base())
     folder = Folder.at(run) if "/" in run else Folder.at(storage) / run
     if not any(map(folder.exists, files)):
         known = [name for name in Folder.at(storage).names() if any(map((Folder.at(storage) / name).exists, files))]

@@ -26,11 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.datasets import Dataset
 
     if args.verb == "build":
+        from heliostat.commands.building import Building
         from heliostat.config import assignments
         from heliostat.datasets import build
         from heliostat.datasets.sources import open_source
 
-        _show(build(open_source(args.source, assignments(args.set)), args.out), args)
+        source = open_source(args.source, assignments(args.set))
+        source.progress = Building()
+        _show(build(source, args.out), args)
         return 0
     dataset = Dataset.open(args.out)
     if args.verb == "info":
@@ -55,6 +58,7 @@ def _show(dataset: Any, args: argparse.Namespace) -> None:
         "samples": rows,
         "size": f"{size / 1e6:.1f} MB in {sum(map(len, index.splits.values()))} shards",
         "classes": ", ".join(index.classes) or "none",
+        **({"skipped": f"{index.meta['skipped']} files that are no images"} if "skipped" in index.meta else {}),
         "fingerprint": index.fingerprint,
     }.items():
         out.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)

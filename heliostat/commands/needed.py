@@ -43,7 +43,9 @@ def check_paths(profile: Profile, paths: Iterable[tuple[str, str]], variables: M
     """
     if profile.platform == "local":  # its nodes are processes of this machine
         return
-    _refuse([(f"{key} is {path}, {what}", fix) for key, path in paths for what, fix in _misplaced(profile, path, variables)])
+    _refuse(
+        [(f"{key} is {path}, {what}", fix) for key, path in paths for what, fix in _misplaced(profile, key, path, variables)]
+    )
 
 
 def check_sent(files: Contents, needed: Mapping[str, Iterable[str | Path]]) -> None:
@@ -65,7 +67,9 @@ def check_sent(files: Contents, needed: Mapping[str, Iterable[str | Path]]) -> N
             what = f"{key} needs {missing[0]}{more}, which {'do' if more else 'does'} not go along with the job"
             whole = os.path.dirname(missing[0]) if more else ""
             chosen = f"{whole}/" if whole else missing[0]
-            fix = f"to send it, add the line !{chosen} to .rayignore; else give a path on the cluster's storage"
+            fix = f"to send it, add the line !{chosen} to .rayignore"
+            if key in DATA:
+                fix += "; or copy it to the cluster's storage, or build the dataset there, and give that path"
             problems.append((f"{what}: {why_not_sent(files, missing[0])}", fix))
     _refuse(problems)
 
@@ -144,14 +148,14 @@ def _own_modules(folder: Path) -> Iterator[str]:
             yield file
 
 
-def _misplaced(profile: Profile, path: str, variables: Mapping[str, str] | None) -> Iterator[tuple[str, str]]:
+def _misplaced(profile: Profile, key: str, path: str, variables: Mapping[str, str] | None) -> Iterator[tuple[str, str]]:
     """Why the cluster's nodes do not have a path, and what to do; nothing if they have it, or if only a job can tell."""
     mount = None if profile.storage.uri else profile.storage.mount
     there = f"{mount}/..." if mount else f"{profile.storage.uri}/..."
     if path.startswith("~"):
         yield "in the home of this machine, which the nodes do not have", f"give a path on their storage, such as {there}"
         return
-    place = expanded(path, variables)
+    place = expanded(path, variables, key)
     here = Path.cwd()
     if "://" in place:
         return

@@ -77,7 +77,7 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     needed.check_paths(profile, paths, variables)
     plan = plan_sweep(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
     times = check_times(profile, config.name, args)
-    check_storage(profile, expanded(plan.base["storage"], variables))
+    check_storage(profile, expanded(plan.base["storage"], variables, "storage"))
     wheels = sending.requirements_to_send(plan.base.get("requirements", []), profile.ray_version)
     files = sending.files_to_send(path, base, *wheels)
     for each in (plan.train, *(plan.trial(0, {name: value}) for name, value in searched)):
@@ -105,11 +105,14 @@ def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
 def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
     from contextlib import nullcontext
 
+    from heliostat.commands.building import Building
     from heliostat.commands.trials import Display
     from heliostat.tuning.drive import drive, finished
 
     if result := finished(plan):
         return result
+    if plan.train.source:
+        plan.train.source.progress = Building()
     plan.check()
     session = nullcontext(ray_session) if isinstance(ray_session, str) else ray_session
     with Display(plan) as display, session as dashboard:

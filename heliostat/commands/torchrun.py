@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         from heliostat.workloads.torchrun.driver import execute
 
         script = _fitting(script, available()) if address else script
-        run = join(absolute(expanded(script.storage), default_base()), script.name)
+        run = join(absolute(expanded(script.storage, key="--storage"), default_base()), script.name)
         terminal = {name: stream.isatty() for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))}
         execute(script, run, _write, terminal, _stdin())
     return 0
@@ -216,7 +216,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     profile = find(args.on)
     path = script.script if script.module else relative_path(script.script)
     values = sending.variables_to_send(args.env)
-    check_storage(profile, expanded(script.storage, needed.job_variables(profile, values)))
+    check_storage(profile, expanded(script.storage, needed.job_variables(profile, values), "--storage"))
     fitting = _fitting(script, profile.capacity)
     files = sending.files_to_send(path)
     needed.check_sent(files, needed.module_files(script.script) if script.module else {})

@@ -75,7 +75,7 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     values = sending.variables_to_send(args.env)
     variables = needed.job_variables(profile, values)
     needed.check_paths(profile, needed.data_paths(config.dataset.model_dump()), variables)
-    check_storage(profile, expanded(config.storage, variables))
+    check_storage(profile, expanded(config.storage, variables, "storage"))
     wheels = sending.requirements_to_send(config.requirements, profile.ray_version)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
     files = sending.files_to_send(path, *wheels)
@@ -120,10 +120,13 @@ def _train_here(config: Any, launched: float) -> Any:
 
 def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
+    from heliostat.commands.building import Building
     from heliostat.commands.progress import Display
     from heliostat.console import err
     from heliostat.workloads.training.start import begin
 
+    if plan.source:
+        plan.source.progress = Building()
     with plan.claim() as (owner, record, finished):
         if finished:
             return finished
@@ -141,6 +144,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     from heliostat.commands import sending
     from heliostat.config import dump
     from heliostat.console import out, print_json
+    from heliostat.environment import DATASETS
     from heliostat.workloads.training.start import preview
 
     with redirect_stdout(sys.stderr):
@@ -172,7 +176,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
         "batch": f"{config.global_batch} samples a step" + (f", {standing.total} steps" if standing else ""),
-        "dataset": f"{plan.dataset_uri} ({built})",
+        "dataset": f"{'in ' * plan.dataset_uri.endswith(DATASETS)}{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({_known(config.name, standing)})",
         **{f"note {number}": note for number, note in enumerate(found.notes, 1)},
     }.items():

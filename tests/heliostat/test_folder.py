@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from heliostat.errors import UserError
-from heliostat.folder import Folder, join, split
+from heliostat.folder import Folder, expanded, join, split
 
 
 def test_a_file_appears_only_when_it_is_complete(tmp_path: Path) -> None:
@@ -60,3 +60,34 @@ def test_a_file_as_a_folder_is_refused(tmp_path: Path) -> None:
         Folder.at(tmp_path / "f").names()
     with pytest.raises(UserError, match="cannot be written: File exists"):
         Folder.at(tmp_path / "f").write("a", b"")
+
+
+def test_a_path_of_a_config_means_what_it_means_in_a_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATA", "/big/data")
+    monkeypatch.setenv("HOME", "/home/me")
+    for place, meant in {
+        "$DATA/x": "/big/data/x", "${DATA}-2/x": "/big/data-2/x", "s3://b/${DATA}": "s3://b//big/data",
+        "~/x": "/home/me/x", "file:///a%20b/x": "/a b/x", "file://localhost/x": "/x", "a$1/b$": "a$1/b$", "plain": "plain",
+    }.items():  # fmt: skip
+        assert expanded(place) == meant
+    assert expanded("$DATA/x", {"DATA": "there"}) == "there/x"
+    (tmp_path / "$DATA").mkdir()
+    assert expanded(f"{tmp_path}/$DATA") == f"{tmp_path}/$DATA", "a path that exists is taken as it is written"
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("$NOT_SET/x", "storage is $NOT_SET/x, but $NOT_SET is not set here"),
+        ("${NOT_SET}/$NEITHER", "$NOT_SET and $NEITHER is not set here"),
+        ("$EMPTY/x", "$EMPTY is not set here"),
+        ("${DATA:-/x}", "${DATA:-/x} is no variable"),
+        ("file://other/x", "which is not the URI of a local file"),
+        ("file:x", "which is not the URI of a local file"),
+    ],
+)
+def test_a_path_with_a_variable_that_is_not_set_is_refused(place: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMPTY", "")
+    with pytest.raises(UserError) as caught:
+        expanded(place, key="storage")
+    assert says in str(caught.value)

@@ -5,6 +5,13 @@ from pathlib import Path
 import pytest
 
 from heliostat.cli import main
+from heliostat.config import load
+from heliostat.errors import UserError
+from heliostat.tuning.config import SweepConfig
+from heliostat.tuning.plan import plan_sweep
+from heliostat.workloads.config import DatasetConfig, TrainConfig
+from heliostat.workloads.plan import prepare
+from heliostat.workloads.run.record import RunRecord, write_record
 
 GOOD = """
 task: tabular-classification
@@ -121,6 +128,68 @@ def test_a_dataset_smaller_than_a_batch_when_incomplete_batches_are_dropped(
     message = refused(capsys, "--set", "dataset={path: data}", "--set", "global_batch=512", "--set", "drop_last=true")
     assert "512" in message
     assert "409" in message
+
+
+@pytest.mark.parametrize("kind", ["one file", "a folder"])
+def test_data_that_changed_since_the_run_was_started(folder: Path, kind: str) -> None:
+    """Between the start, in which the dataset is built, and the resume."""
+    place = folder / ("t.csv" if kind == "one file" else "t")
+    files = [place] if kind == "one file" else [place / "0.csv", place / "1.csv"]
+    files[0].parent.mkdir(exist_ok=True)
+    text = "x,y\n" + "".join(f"{row / 7},{'ab'[row % 2]}\n" for row in range(90))
+    for file in files:
+        file.write_text(text)
+    options = {"path": str(place), "target": "y"}
+    config = load("c.yaml", TrainConfig, (), {"name": "c"})
+    config = config.model_copy(update={"dataset": DatasetConfig(source="table", options=options)})
+    first, _ = prepare(config).commit()
+    assert prepare(config).commit()[0].dataset == first.dataset
+    files[-1].write_text(text.replace("a", "c"))
+    with pytest.raises(UserError, match=f"dataset: {first.dataset.fingerprint} before"):
+        prepare(config).commit()
+    files[-1].write_text(text)
+    assert prepare(config).commit()[0].dataset.fingerprint == first.dataset.fingerprint
+
+
+def test_a_sweep_whose_data_changed_says_so_and_keeps_that_of_its_trials(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "x,y\n" + "".join(f"{row / 7},{'ab'[row % 2]}\n" for row in range(90))
+    (folder / "t.csv").write_text(text)
+    (folder / "c.yaml").write_text(
+        GOOD.replace("{source: breast-cancer}", "{source: table, options: {path: t.csv, target: y}}")
+    )
+    (folder / "s.yaml").write_text("train: {base: c.yaml}\nspace: {optimizer.lr: {choice: [0.1, 0.2]}}\ntrials: 2\n")
+
+    def trial() -> RunRecord:
+        plan = plan_sweep(load("s.yaml", SweepConfig, (), {"name": "s"}))
+        each = plan.trial(0, {"optimizer.lr": 0.1})
+        record = plan.commit().record(each)
+        write_record(each.folder, record)
+        return record
+
+    before = trial()
+    plan = plan_sweep(load("s.yaml", SweepConfig, (), {"name": "s"}))
+    with monkeypatch.context() as patch:
+        patch.setattr("heliostat.workloads.plan.open_source", lambda *args: pytest.fail("the source is looked at for a trial"))
+        assert plan.trial(1, {"optimizer.lr": 0.2}).dataset_uri == before.dataset.uri
+    assert trial().dataset == before.dataset
+    assert capsys.readouterr().err == ""
+    (folder / "t.csv").write_text(text.replace("a", "c"))
+    assert trial().dataset == before.dataset
+    assert "the data has changed since this sweep was started" in capsys.readouterr().err
+
+
+def test_a_large_table_that_does_not_fit_the_task_is_refused_once_it_is_built(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heliostat.datasets.sources.table.CHECKED", 0)
+    (folder / "t.csv").write_text("x,y\n" + "".join(f"{row / 7},{row / 3}\n" for row in range(90)))
+    change = "dataset={source: table, options: {path: t.csv, target: y}}"
+    assert main(["train", "c.yaml", "--dry-run", "--set", change]) == 0
+    assert "(will be built, and its rows checked then)" in capsys.readouterr().out
+    assert "needs a column label" in refused(capsys, "--set", change)
+    assert not (folder / "runs/c/config.yaml").exists()
 
 
 def test_a_disk_that_is_full_before_anything_starts(folder: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,41 @@
+"""The progress of building a dataset on standard error: a live line on a terminal, a line now and then in a pipe."""
+
+import time
+
+from heliostat.cluster.jobs.contents import megabytes
+from heliostat.commands.live import Line
+from heliostat.console import duration, err
+
+FIRST = 2.0
+"""Seconds after which progress is shown."""
+LIVE, LINES = 0.2, 5.0
+"""Seconds between two texts on a terminal, and between two lines elsewhere."""
+
+
+class Building:
+    """Shows how far a source has been read; what `heliostat.datasets.sources.Progress` is."""
+
+    def __init__(self) -> None:
+        self._line = Line()
+        self._next = time.monotonic() + FIRST
+        self._doing, self._started = "", 0.0
+
+    def __call__(self, doing: str, done: int, total: int, unit: str) -> None:
+        now = time.monotonic()
+        if doing != self._doing:
+            self._doing, self._started = doing, now
+        if not doing:
+            self._line.clear()
+        elif now >= self._next:
+            self._next = now + (LIVE if err.is_terminal else LINES)
+            self._line.say(progress_text(doing, done, total, unit, now - self._started))
+
+
+def progress_text(doing: str, done: int, total: int, unit: str, seconds: float) -> str:
+    """What is done, with the rate and the time left, such as ``reading photos: 120 of 2,000 images, 60/s, 31 s left``."""
+    if unit == "bytes":
+        shown, rate = f"{megabytes(done)} of {megabytes(total)}", f"{megabytes(done / max(seconds, 1e-3))}/s"
+    else:
+        shown, rate = f"{done:,} of {total:,} {unit}", f"{done / max(seconds, 1e-3):,.0f}/s"
+    left = f", {rate}, {duration(seconds * max(total - done, 0) / done)} left" if done and seconds > 0 else ""
+    return f"{doing}: {shown}{left}"

@@ -1,0 +1,356 @@
+"""Sources are read in chunks with bounded memory, and what changes in their files is noticed."""
+
+import gc
+import os
+import shutil
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from heliostat.datasets import build
+from heliostat.datasets.sources import Source, distinct, encoder, files, images, narrow, open_source, reader, survey, table
+from heliostat.datasets.sources.distinct import KEPT, Distinct
+from heliostat.errors import UserError
+from heliostat.folder import Folder
+from tests.store import Store
+
+ROWS = range(700)
+COLUMNS: dict[str, list[Any]] = {
+    "whole": [row * 7919 % 101 for row in ROWS],
+    "decimal": [row * 7919 % 1009 / 8 for row in ROWS],
+    "rounded": [row / 7 for row in ROWS],
+    "time": [1_700_000_000 + row * 37 % 5000 for row in ROWS],
+    "fine": [1.7e9 + row * 37 % 5000 / 8 for row in ROWS],
+    "colour": [("red", "green", "blue")[row * 31 % 3] for row in ROWS],
+    "truth": [("true", "False")[row * 17 % 2] for row in ROWS],
+    "y": [("a", "b")[row * 13 % 7 % 2] for row in ROWS],
+}
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of few rows, so that a small table has many."""
+    for module, name, value in (
+        (reader, "BLOCK", 4000), (reader, "BLOCK_OF_A_COLUMN", 1), (reader, "ROWS", 37),
+        (encoder, "CHUNK", 700), (narrow, "AT_ONCE", 16), (images, "CHUNK_BYTES", 100),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+
+
+def source_of(path: Path | str, **options: Any) -> Source:
+    return open_source("table", {"path": str(path), "target": "y", **options})
+
+
+def written(path: Path, columns: dict[str, list[Any]], rows: slice = slice(None)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame({name: values[rows] for name, values in columns.items()})
+    if path.suffix == ".csv":
+        frame.to_csv(path, index=False)
+    else:
+        pq.write_table(pa.Table.from_pandas(frame, preserve_index=False), path, row_group_size=100)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "target", "fingerprint", "checksum"),
+    [
+        ("t.csv", COLUMNS["y"], "50c7dc1dae18f89fbaa1aeda35fd78e1", "08a00d8274ba4e0f"),
+        ("t.parquet", COLUMNS["y"], "dfce93564b358b0e42df71321d8577d6", "73efd72609d17354"),
+        ("n.csv", [row * 7919 % 1013 / 8 for row in ROWS], "abfeaf14446c1ae787317585bebceef8", "213fe5b3d77323cb"),
+    ],
+)
+@pytest.mark.usefixtures("small_chunks")
+def test_a_table_in_chunks_is_bit_for_bit_what_earlier_versions_made_of_it_as_a_whole(
+    tmp_path: Path, name: str, target: list[Any], fingerprint: str, checksum: str
+) -> None:
+    index = build(source_of(written(tmp_path / name, {**COLUMNS, "y": target})), str(tmp_path / "out"), 2000).index
+    assert (index.fingerprint, index.splits["test"][0].xxh3) == (fingerprint, checksum)
+    assert len(index.splits["train"]) > 9
+
+
+def test_images_in_chunks_make_the_shards_that_they_make_as_a_whole(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "CHUNK", 16)
+    photos(tmp_path / "photos")
+    whole = build(open_source("images", {"path": str(tmp_path / "photos"), "size": 4}), str(tmp_path / "whole"), 500).index
+    request.getfixturevalue("small_chunks")
+    assert (
+        build(open_source("images", {"path": str(tmp_path / "photos"), "size": 4}), str(tmp_path / "cut"), 500).index == whole
+    )
+
+
+def photos(folder: Path, count: int = 20) -> None:
+    pixels = np.random.RandomState(count).randint(0, 255, (2, count, 4, 4, 3)).astype(np.uint8)
+    for name, each in zip(("cat", "dog"), pixels, strict=True):
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(each[number]).save(folder / name / f"{number:02d}.png")
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_the_memory_of_a_build_does_not_grow_with_the_table(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, name, value in (
+        (reader, "BLOCK", 20_000), (reader, "ROWS", 1000), (encoder, "CHUNK", 8000), (narrow, "AT_ONCE", 2000),
+        (distinct, "KEPT", 500), (survey, "LISTED", 200), (files, "HASHED", 0),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+
+    def peak(rows: int) -> int:
+        """Bytes of Python and of Arrow."""
+        source, highest = np.random.RandomState(0), 0
+        columns = {"a": source.randn(rows).round(3), "b": source.randn(rows), "y": source.randint(0, 2, rows)}
+        path = written(tmp_path / f"{rows}.{kind}", {name: values.tolist() for name, values in columns.items()})
+
+        def watch(doing: str, done: int, total: int, unit: str) -> None:
+            nonlocal highest
+            highest = max(highest, pa.total_allocated_bytes())
+
+        opened = source_of(path)
+        opened.progress = watch
+        gc.collect()
+        before = pa.total_allocated_bytes()
+        tracemalloc.start()
+        build(opened, str(tmp_path / f"d{rows}"), 100_000)
+        used = tracemalloc.get_traced_memory()[1] + highest - before
+        tracemalloc.stop()
+        return used
+
+    few, many = 20_000, 60_000
+    peak(few)  # imports
+    assert peak(many) - peak(few) < 0.5 * (many - few) * 3 * 8, "the values alone take twice that"
+
+
+def test_a_plan_reads_no_rows_of_a_large_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "t.parquet", COLUMNS)
+    small = source_of(path).preview()
+    assert small
+    assert str(small["features"]) == "float32[10]"
+    monkeypatch.setattr(table, "CHECKED", 0)
+    monkeypatch.setattr(files, "HASHED", 0)
+    monkeypatch.setattr(reader.Reader, "batches", lambda *args: pytest.fail("rows are read"))
+    monkeypatch.setattr(files.File, "content", lambda file: pytest.fail("the content is read"))
+    source = source_of(path)
+    assert source.preview() is None
+    assert source.identity() == source_of(path).identity()
+    with pytest.raises(UserError, match="has no column 'z'"):
+        open_source("table", {"path": str(path), "target": "z"})
+
+
+def touched(path: Path) -> None:
+    """The same size and the same time, with another content."""
+    before, content = path.stat(), path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES: dict[str, Callable[[Path], Any]] = {
+    "a file is written again": lambda folder: written(folder / "part-0.parquet", COLUMNS, slice(20)),
+    "a file is added": lambda folder: written(folder / "part-2.parquet", COLUMNS, slice(20)),
+    "a file is removed": lambda folder: (folder / "part-0.parquet").unlink(),
+    "a file has another name": lambda folder: (folder / "part-1.parquet").rename(folder / "part-9.parquet"),
+    "only the content differs": lambda folder: touched(folder / "part-1.parquet"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("hashed", [0, files.HASHED])
+def test_every_change_of_a_folder_is_another_identity(
+    tmp_path: Path, change: str, hashed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "HASHED", hashed)
+    monkeypatch.setattr(reader.Reader, "__init__", lambda self, place: setattr(self, "names", ["y"]))  # only files matter
+    parts(tmp_path / "t.parquet")
+    before = source_of(tmp_path / "t.parquet").identity()
+    assert source_of(tmp_path / "t.parquet").identity() == before
+    CHANGES[change](tmp_path / "t.parquet")
+    assert source_of(tmp_path / "t.parquet").identity() != before
+
+
+def parts(folder: Path, suffix: str = ".parquet") -> None:
+    for number in (0, 1):
+        written(folder / f"part-{number}{suffix}", COLUMNS, slice(number * 350, number * 350 + 350))
+
+
+def test_a_copy_of_a_small_source_in_another_folder_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So each job that gets a copy of the working directory finds the dataset that the first one has built."""
+    for place in ("one", "two"):
+        photos(tmp_path / place / "photos", 2)
+    found = []
+    for place in ("one", "two"):
+        monkeypatch.chdir(tmp_path / place)
+        found.append(open_source("images", {"path": "photos"}).identity())
+    assert found[0] == found[1]
+    Image.new("RGB", (4, 4)).save("photos/cat/00.png")
+    assert open_source("images", {"path": "photos"}).identity() != found[0]
+
+
+@pytest.mark.parametrize("change", ["written again", "added", "removed"])
+def test_what_changes_while_it_is_read_is_refused_and_leaves_nothing(tmp_path: Path, change: str) -> None:
+    photos(tmp_path / "photos")
+    source, out = open_source("images", {"path": str(tmp_path / "photos"), "size": 4}), tmp_path / "out"
+
+    def meddle(doing: str, done: int, total: int, unit: str) -> None:
+        if done == 5 and change == "removed":
+            (tmp_path / "photos/cat/00.png").unlink()
+        elif done == 5:
+            Image.new("RGB", (4, 4)).save(tmp_path / "photos/cat" / ("00.png" if change == "written again" else "new.png"))
+
+    source.progress = meddle
+    with pytest.raises(UserError, match="changed while they were read"):
+        build(source, str(out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "place"),
+    [
+        (lambda folder: parts(folder / "t.parquet"), "t.parquet"),
+        (lambda folder: parts(folder / "t.parquet"), "t.parquet/"),
+        (lambda folder: parts(folder / "shards"), "shards/*.parquet"),
+        (lambda folder: parts(folder / "shards/deep"), "shards/**/*.parquet"),
+        (lambda folder: parts(folder / "shards/deep"), "shards"),
+        (lambda folder: parts(folder / "csv", ".csv"), "csv"),
+        (lambda folder: written(folder / "t.pq", COLUMNS), "t.pq"),
+        (lambda folder: written(folder / "T.PARQUET", COLUMNS), "T.PARQUET"),
+        (lambda folder: written(folder / "t", COLUMNS), "t"),
+        (lambda folder: written(folder / "t.parquet", COLUMNS), "file://{}/t.parquet"),
+        (lambda folder: written(folder / "t.parquet", COLUMNS), "${{THERE}}/t.parquet"),
+    ],
+)
+def test_a_table_may_be_many_files_of_any_name(
+    tmp_path: Path, make: Callable[[Path], Any], place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("THERE", str(tmp_path))
+    make(tmp_path)
+    for left_out in ("_SUCCESS", ".part-0.crc"):
+        for folder in ("t.parquet", "shards"):
+            if Path(folder).is_dir():
+                (tmp_path / folder / left_out).touch()
+    dataset = build(source_of(place.format(tmp_path)), "out")
+    assert sum(dataset.index.rows(split) for split in dataset.index.splits) == 700
+    assert dataset.index.meta["feature_names"][-1].startswith("truth")
+
+
+@pytest.mark.parametrize("place", ["h", "h/year=*", "h/*/*/*.parquet"])
+def test_the_folders_of_a_hive_table_are_columns(tmp_path: Path, place: str) -> None:
+    for number, (year, city) in enumerate([(2023, "Rome"), (2024, "S%C3%A3o")]):
+        rows = {name: COLUMNS[name] for name in ("whole", "y")}
+        written(tmp_path / f"h/year={year}/city={city}/0.parquet", rows, slice(number * 350, number * 350 + 350))
+    dataset = build(source_of(tmp_path / place), str(tmp_path / "out"))
+    assert dataset.index.meta["feature_names"] == ["whole", "year", "city=Rome", "city=São"]
+    features = np.concatenate([dataset.take(s, np.arange(dataset.index.rows(s)))["features"] for s in dataset.index.splits])
+    assert {tuple(row) for row in features[:, 1:].tolist()} == {(2023, 1, 0), (2024, 0, 1)}
+    assert (features[:, 1] == 2023).sum() == 350
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda folder: (folder / "README.md").touch(), "has files that are no tables: README.md"),
+        (
+            lambda folder: written(folder / "more.csv", COLUMNS),
+            "has Parquet files, such as part-0.parquet, and CSV",
+        ),
+        (
+            lambda folder: written(folder / "z.parquet", {"y": ["a"], "odd": [1]}),
+            "z.parquet also has the columns 'odd': write it",
+        ),
+        (lambda folder: written(folder / "z.parquet", {"y": ["a"]}), "z.parquet lacks the columns 'whole', 'decimal'"),
+        (lambda folder: written(folder / "z.parquet", {**COLUMNS, "whole": ["text"] * 700}), "incompatible types"),
+        (lambda folder: (folder / "z.parquet").write_bytes(b"PAR1 and no more"), "cannot be read as a table"),
+        (lambda folder: (folder / "z.parquet").symlink_to("nowhere"), "z.parquet is a link to a file that does not exist"),
+        (lambda folder: [shutil.rmtree(folder), folder.mkdir()], "is a folder without files"),
+        (lambda folder: shutil.rmtree(folder), "does not exist"),
+    ],
+)
+def test_a_folder_that_is_no_table_is_refused(tmp_path: Path, make: Callable[[Path], Any], says: str) -> None:
+    parts(tmp_path / "t")
+    make(tmp_path / "t")
+    with pytest.raises(UserError) as caught:
+        build(source_of(tmp_path / "t"), str(tmp_path / "out"))
+    assert says in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pattern_that_matches_nothing_and_a_uri_of_a_folder_of_images_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="matches no file"):
+        source_of(tmp_path / "*.parquet")
+    with pytest.raises(UserError, match="is a URI, and only tables are read from there"):
+        open_source("images", {"path": "s3://bucket/photos"})
+
+
+def test_broken_images_are_left_out_and_counted_if_that_is_wanted(tmp_path: Path) -> None:
+    photos(tmp_path / "photos")
+    whole = (tmp_path / "photos/cat/00.png").read_bytes()
+    (tmp_path / "photos/cat/00.png").write_bytes(whole[:40])
+    (tmp_path / "photos/dog/labels.txt").write_text("no image")
+    options = {"path": str(tmp_path / "photos"), "size": 4}
+    with pytest.raises(UserError, match=r"has 2 problems[\s\S]*leave them out with skip_broken: true"):
+        build(open_source("images", options), str(tmp_path / "out"))
+    index = build(open_source("images", {**options, "skip_broken": True}), str(tmp_path / "out")).index
+    assert (index.meta["skipped"], sum(index.rows(split) for split in index.splits)) == (2, 39)
+    for path in (tmp_path / "photos/cat").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(UserError, match="classes without an image that can be read: cat"):
+        build(open_source("images", {**options, "skip_broken": True}), str(tmp_path / "other"))
+
+
+def test_a_median_is_found_in_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrow, "AT_ONCE", 3)
+    source = np.random.RandomState(0)
+    many = source.randn(999)
+    for values in (
+        many, many.astype(np.float32), -np.exp(9 * many), np.repeat(3.5, 99), np.array([0.0, -0.0, 1e-300]),
+        source.randint(-5, 5, 999), source.randint(0, 2**63, 999).astype(np.uint64) * 2,
+    ):  # fmt: skip
+        for place in (0, len(values) // 2, len(values) - 1):
+            found = narrow.kth(lambda values=values: iter(np.array_split(values, 7)), len(values), place)
+            assert (found, found.dtype) == (np.partition(values, place)[place], values.dtype)
+
+
+def test_different_numbers_are_counted_in_bounded_memory() -> None:
+    exact, many = Distinct(), Distinct()
+    for start in range(0, 10_000, 1000):
+        exact.add(np.arange(start, start + 1000) / 7)
+    assert (exact.count, exact.repeated) == (10_000, False)
+    exact.add(np.array([0.0, -0.0]))
+    assert (exact.count, exact.repeated) == (10_000, True)
+    for start in range(0, 5 * KEPT, KEPT):
+        many.add(np.arange(start, start + KEPT))
+    assert many.count == pytest.approx(5 * KEPT, rel=0.02)
+    assert not many.repeated
+
+
+def test_a_table_in_an_object_store_is_read_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, at = Store(), Folder.at
+
+    def opened(uri: str | Path) -> Folder:
+        return store.folder(str(uri).removeprefix("s3://")) if str(uri).startswith("s3://") else at(uri)
+
+    monkeypatch.setattr(files.Folder, "at", opened)
+    parts(tmp_path / "t")
+    for path in (tmp_path / "t").iterdir():
+        store.put(f"bucket/t/{path.name}", path.read_bytes())
+    identity = source_of("s3://bucket/t").identity()
+    index = build(source_of("s3://bucket/t"), str(tmp_path / "out")).index
+    assert index.fingerprint == build(source_of(tmp_path / "t"), str(tmp_path / "again")).index.fingerprint
+    assert build(source_of("s3://bucket/t/part-0.parquet"), str(tmp_path / "part")).index.rows("train") < 350
+    for hashed in (0, files.HASHED):
+        monkeypatch.setattr(files, "HASHED", hashed)
+        before = source_of("s3://bucket/t").identity()
+        store.put("bucket/t/part-0.parquet", store.objects["bucket/t/part-1.parquet"][0])
+        assert source_of("s3://bucket/t").identity() != before
+        store.put("bucket/t/part-0.parquet", (tmp_path / "t/part-0.parquet").read_bytes())
+    assert source_of("s3://bucket/t").identity() == identity
+    with pytest.raises(UserError, match="s3://bucket/none does not exist"):
+        source_of("s3://bucket/none")
