@@ -104,16 +104,18 @@ class Folder:
             raise UserError(f"{text!r} is not a path: it contains a null character", "give a path or a URI")
         if "://" not in text:
             return cls(fs.LocalFileSystem(), absolute(text, Path.cwd()), patience)
+        address = urlsplit(text)
+        shown = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))  # without keys
         try:
             # It may ask the store, for the bucket's region.
             filesystem, path = with_retry(
                 lambda: _open(text),
-                lambda error: notice(text, f"{text}: {error}", patience),
+                lambda error: notice(shown, f"{shown}: {error}", patience),
                 patience,
                 lambda error: not is_permanent(error),
             )
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise UserError(f"{text} cannot be opened: {error}", "use a path, s3:// or gs://") from None
+            raise UserError(f"{shown} cannot be opened: {error}", "use a path, s3:// or gs://") from None
         return cls(filesystem, path.rstrip("/"), patience)
 
     def __truediv__(self, name: str) -> "Folder":

@@ -14,10 +14,11 @@ promise, and nothing about times; so it needs no conditional writes, which pyarr
 import errno
 import fcntl
 import json
+import os
 import random
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO, Any, Protocol
 
 from heliostat.errors import UserError
@@ -39,6 +40,8 @@ Owner = dict[str, Any]
 class Place(Protocol):
     """Where the lease of one run is."""
 
+    def __init__(self, folder: Folder) -> None: ...
+
     def owners(self) -> list[Owner]:
         """Who has it, or is about to."""
 
@@ -53,8 +56,19 @@ class Place(Protocol):
 
 
 def place_of(folder: Folder) -> Place:
-    """The place of the lease of the run at ``folder``."""
-    return Locked(folder) if folder.is_local and _has_locks(folder) else Claims(folder)
+    """The place of the lease of the run at ``folder``.
+
+    Raises:
+        NotWritable: the folder cannot be written.
+    """
+    if folder.is_local:
+        try:
+            with Locked(folder)._lock():
+                return Locked(folder)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+    return Claims(folder)
 
 
 class Locked:
@@ -91,28 +105,40 @@ class Locked:
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
-        """Holds the lock, which others hold for the time of a write.
+        """Holds the lock, which others hold for the time of a write. Its file exists as long as the lease.
 
         Raises:
             UserError: another process holds it for longer: it is paused.
         """
-        with self._folder.retried(lambda: _lock_file(self._folder)) as file:
-            deadline = time.monotonic() + EXPIRY
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise UserError(
-                            f"{self._folder}/{LOCK} has been locked for {EXPIRY:g} s by a process that does not respond",
-                            "end that process, which drives this run",
-                        ) from None
-                time.sleep(0.02)
+        path = f"{self._folder.path}/{LOCK}"
+        with self._locked(path) as file:
             try:
                 yield
             finally:
+                with suppress(OSError):
+                    if not os.path.exists(f"{self._folder.path}/{LEASE}"):
+                        os.unlink(path)
                 fcntl.flock(file, fcntl.LOCK_UN)  # a child that was forked meanwhile has the file open, too
+
+    def _locked(self, path: str) -> IO[str]:
+        deadline = time.monotonic() + EXPIRY
+        while True:
+            file = self._folder.retried(lambda: _open(self._folder, path))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+                    return file
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(
+                        f"{path} has been locked for {EXPIRY:g} s by a process that does not respond",
+                        "end that process, which drives this run",
+                    ) from None
+            except BaseException:
+                file.close()
+                raise
+            file.close()
+            time.sleep(0.02)
 
 
 class Claims:
@@ -211,24 +237,10 @@ def _is_claim(name: str) -> bool:
     return name.startswith("lease-") and name.endswith(".json")
 
 
-def _lock_file(folder: Folder) -> IO[str]:
+def _open(folder: Folder, path: str) -> IO[str]:
     with folder.write_errors():
         folder.filesystem.create_dir(folder.path, recursive=True)
-        return open(f"{folder.path}/{LOCK}", "a+")
-
-
-def _has_locks(folder: Folder) -> bool:
-    with folder.retried(lambda: _lock_file(folder)) as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:  # by another process
-            return True
-        except OSError as error:
-            if error.errno in NO_LOCKS:
-                return False
-            raise
-        fcntl.flock(file, fcntl.LOCK_UN)
-    return True
+        return open(path, "a+")
 
 
 def owners(folder: Folder) -> list[Owner]:

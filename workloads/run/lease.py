@@ -39,18 +39,23 @@ class Lease:
     def __init__(self, folder: Folder) -> None:
         self.id = uuid.uuid4().hex
         self.lost: str | None = None
-        self._folder = folder
+        self._folder, self._place = folder, place_of(folder)
         self._done = threading.Event()
         self._owner: Owner = {"id": self.id, **_this_process(), "since": time.time(), "beat": 0, "time": time.time()}
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
     def _take(self, expired: list[Owner]) -> None:
-        if found := place_of(self._folder).take(self._owner, expired):
+        try:
+            found = self._place.take(self._owner, expired)
+        except BaseException:
+            self._release()  # what it has written so far would be taken for a driver
+            raise
+        if found:
             raise _refusal(self._folder, found)
         self._thread.start()
 
     def _renew(self) -> None:
-        place = place_of(self._folder.once)
+        place = type(self._place)(self._folder.once)
         while not self._done.wait(RENEW):
             self._owner.update(beat=self._owner["beat"] + 1, time=time.time())
             try:
@@ -64,10 +69,11 @@ class Lease:
 
     def _release(self) -> None:
         self._done.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if not self.lost:
-            with suppress(OSError, UserError, StorageUnavailable):
-                place_of(replace(self._folder, patience=RELEASE)).release(self._owner)
+            with suppress(OSError, UserError, StorageUnavailable):  # then it expires
+                type(self._place)(replace(self._folder, patience=RELEASE)).release(self._owner)
 
 
 @contextmanager
@@ -80,9 +86,8 @@ def hold(folder: Folder) -> Iterator[Lease]:
         UserError: another driver holds it.
         JobFailed: another driver has taken it over, because this process did not renew it in time.
     """
-    expired = _wait_for_expiry(folder)
     lease = Lease(folder)
-    lease._take(expired)
+    lease._take(_wait_for_expiry(folder))
     try:
         yield lease
     finally:
