@@ -60,6 +60,13 @@ def absolute(place: str, base: str | Path) -> str:
     return os.path.abspath(os.path.join(base, os.path.expanduser(place)))
 
 
+def _unavailable(storage: str, error: OSError, seconds: float) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"storage {storage} did not respond for {seconds:g} s: {reason(error)}",
+        "give the same command when it responds again; a run or a sweep resumes",
+    )
+
+
 def _open(uri: str) -> tuple[fs.FileSystem, str]:
     filesystem, path = fs.FileSystem.from_uri(uri)
     if filesystem.type_name == "s3":
@@ -98,6 +105,7 @@ class Folder:
 
         Raises:
             UserError: the URI names a filesystem that pyarrow does not know.
+            StorageUnavailable: it asks the store for the bucket's region, and that does not respond.
         """
         text = str(uri)
         if "\0" in text:
@@ -115,6 +123,8 @@ class Folder:
                 lambda error: not is_permanent(error),
             )
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+            if isinstance(error, OSError) and not is_permanent(error):
+                raise _unavailable(shown, error, patience) from error
             raise UserError(f"{shown} cannot be opened: {error}", "use a path, s3:// or gs://") from None
         return cls(filesystem, path.rstrip("/"), patience)
 
@@ -149,10 +159,7 @@ class Folder:
             )
         except OSError as error:
             if self.patience and self._is_temporary(error):
-                raise StorageUnavailable(
-                    f"storage {self} did not respond for {self.patience:g} s: {reason(error)}",
-                    "give the same command when it responds again; a run or a sweep resumes",
-                ) from error
+                raise _unavailable(str(self), error, self.patience) from error
             if error.errno in DENIED or not (error.errno or self.is_local or self._is_temporary(error)):
                 raise UserError(
                     f"storage {self} cannot be used: {reason(error)}",
@@ -252,11 +259,16 @@ class Folder:
         self.retried(attempt)
 
     def delete(self, name: str = "") -> None:
-        """Delete a file or a folder with its contents, if it exists."""
+        """Delete a file or a folder with its contents, if it exists.
+
+        Raises:
+            NotWritable: see `write`.
+        """
 
         def attempt() -> None:
-            kind = self.filesystem.get_file_info(self._join(name)).type
-            with suppress(FileNotFoundError):  # by another process, or by an attempt before, whose answer was lost
+            # It may have been deleted by another process, or by an attempt before, whose answer was lost.
+            with self.write_errors(), suppress(FileNotFoundError):
+                kind = self.filesystem.get_file_info(self._join(name)).type
                 if kind == fs.FileType.Directory:
                     self.filesystem.delete_dir(self._join(name))
                 elif kind == fs.FileType.File:

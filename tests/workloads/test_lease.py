@@ -86,6 +86,18 @@ def test_a_lease_of_another_machine_that_is_renewed_is_not_taken_over(tmp_path: 
             pass
 
 
+def test_a_driver_that_was_paused_to_its_end_reports_that_another_has_taken_over(tmp_path: Path) -> None:
+    """Its lease is renewed every five seconds, and it ends before that."""
+
+    def drive() -> None:
+        with lease.hold(Folder.at(tmp_path)):
+            elsewhere(tmp_path, id="another", host="there", pid=7, user="u")
+
+    with pytest.raises(JobFailed, match=r"taken over by u's process 7 on there"):
+        drive()
+    assert (lease.read_lease(Folder.at(tmp_path)) or {})["id"] == "another"
+
+
 @pytest.mark.usefixtures("fast")
 def test_a_driver_that_did_not_renew_reports_that_another_has_taken_over(tmp_path: Path) -> None:
     def drive() -> None:
@@ -174,10 +186,10 @@ def test_a_driver_that_wakes_after_a_pause_finds_the_lease_of_the_next_one_and_l
     assert (place.take(b, expired) or {})["id"] == "a", "it has renewed its lease since"
     assert place.take(b, place.owners()) is None
     assert place.renew(a) == "b"
-    place.release(a)
+    assert place.release(a) == "b"
     assert [owner["id"] for owner in claims.owners(shared_folder)] == ["b"]
     assert place.renew(b) == "ours"
-    place.release(b)
+    assert place.release(b) == "ours"
     assert claims.owners(shared_folder) == []
     assert place.renew(a) != "ours", "the run that the next one has finished is not continued"
 

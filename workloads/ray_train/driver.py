@@ -17,7 +17,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import load
-from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, UserError
+from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, StorageUnavailable, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.modules import enter_working_dir
@@ -180,7 +180,7 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
     def attempt(tail: Tail) -> list[dict[str, Any]]:
         try:
             return tail.new()
-        except UNAVAILABLE as error:
+        except (OSError, UserError) as error:  # the workers decide how long they wait
             notice(str(folder), reason(error), folder.patience)
             return []
 
@@ -279,7 +279,7 @@ def _user_error(error: BaseException) -> BaseException:
     """Converts what fit() raised to the error that the user sees."""
     if isinstance(error, WorkerGroupError):
         failure = error.worker_failures[0]  # the decision of our failure policy
-        if isinstance(failure, UserError):
+        if isinstance(failure, UserError | StorageUnavailable):
             return failure
         return JobFailed(f"{failure}\n  the same command resumes from the last checkpoint")
     inner = unwrap(error)

@@ -51,8 +51,8 @@ class Place(Protocol):
     def renew(self, mine: Owner) -> str:
         """Renews it; ``ours``, or if another driver has taken it over, the ID of that one, ``gone`` if it is unknown."""
 
-    def release(self, mine: Owner) -> None:
-        """Gives it up, unless another driver has taken it over."""
+    def release(self, mine: Owner) -> str:
+        """Gives it up, unless another driver has taken it over; returns the same as `renew`."""
 
 
 def place_of(folder: Folder) -> Place:
@@ -91,17 +91,21 @@ class Locked:
 
     def renew(self, mine: Owner) -> str:
         with self._lock():
-            if not (found := self.owners()):
-                return "gone"
-            if found[0]["id"] != mine["id"]:
-                return str(found[0]["id"])
-            self._folder.write(LEASE, json.dumps(mine).encode())
-        return "ours"
+            holder = self._holder(mine)
+            if holder == "ours":
+                self._folder.write(LEASE, json.dumps(mine).encode())
+        return holder
 
-    def release(self, mine: Owner) -> None:
+    def release(self, mine: Owner) -> str:
         with self._lock():
-            if any(found["id"] == mine["id"] for found in self.owners()):
+            holder = self._holder(mine)
+            if holder == "ours":
                 self._folder.delete(LEASE)
+        return holder
+
+    def _holder(self, mine: Owner) -> str:
+        found = next(iter(self.owners()), {"id": "gone"})
+        return "ours" if found["id"] == mine["id"] else str(found["id"])
 
     @contextmanager
     def _lock(self) -> Iterator[None]:
@@ -181,16 +185,21 @@ class Claims:
         return None
 
     def renew(self, mine: Owner) -> str:
-        if not self._folder.exists(_file(mine["id"])):
-            taker = self._taker(mine["id"])
-            return "gone" if taker == "ours" else taker
+        if (holder := self._holder(mine)) != "ours":
+            return holder
         self._write(mine)
-        if (taker := self._taker(mine["id"])) != "ours":
+        if (holder := self._holder(mine)) != "ours":
             self._folder.delete(_file(mine["id"]))
-        return taker
+        return holder
 
-    def release(self, mine: Owner) -> None:
+    def release(self, mine: Owner) -> str:
+        holder = self._holder(mine)
         self._folder.delete(_file(mine["id"]))
+        return holder
+
+    def _holder(self, mine: Owner) -> str:
+        taker = self._taker(mine["id"])
+        return "gone" if taker == "ours" and not self._folder.exists(_file(mine["id"])) else taker
 
     def _taker(self, own: str) -> str:
         """The ID of the driver that has taken over from ``own``, once that is decided; ``ours`` if there is none."""

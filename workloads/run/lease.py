@@ -59,10 +59,7 @@ class Lease:
         while not self._done.wait(RENEW):
             self._owner.update(beat=self._owner["beat"] + 1, time=time.time())
             try:
-                holder = place.renew(self._owner)
-                if holder != "ours":
-                    found = next((o for o in owners(self._folder.once) if o["id"] == holder), None)
-                    self.lost = _describe(found) if found else "another driver, which has ended"
+                if self._lost_to(place.renew(self._owner)):
                     return
             except (OSError, UserError):
                 continue  # storage is unavailable for a while, for other drivers too
@@ -73,7 +70,13 @@ class Lease:
             self._thread.join()
         if not self.lost:
             with suppress(OSError, UserError, StorageUnavailable):  # then it expires
-                type(self._place)(replace(self._folder, patience=RELEASE)).release(self._owner)
+                self._lost_to(type(self._place)(replace(self._folder, patience=RELEASE)).release(self._owner))
+
+    def _lost_to(self, holder: str) -> bool:
+        if holder != "ours":
+            found = next((owner for owner in owners(self._folder.once) if owner["id"] == holder), None)
+            self.lost = _describe(found) if found else "another driver, which has ended"
+        return holder != "ours"
 
 
 @contextmanager
