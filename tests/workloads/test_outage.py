@@ -32,7 +32,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_module, "S3_ATTEMPTS", 1)
     for pause in ("FIRST_PAUSE", "LONGEST_PAUSE"):
         for module in (retry, background):
-            monkeypatch.setattr(module, pause, 0.05)
+            monkeypatch.setattr(module, pause, 0.01)
     monkeypatch.setattr(retry, "_failed", {})
 
 
