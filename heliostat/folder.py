@@ -154,9 +154,7 @@ class Folder:
     def retried(self, act: Callable[[], T]) -> T:
         """Returns ``act()``, which reads or writes below this folder by other means, and may be called again."""
         try:
-            return with_retry(
-                act, lambda error: notice(self._root, f"{self}: {error}", self.patience), self.patience, self._is_temporary
-            )
+            return with_retry(act, self.say_waiting, self.patience, self._is_temporary)
         except OSError as error:
             if self.patience and self._is_temporary(error):
                 raise _unavailable(str(self), error, self.patience) from error
@@ -166,6 +164,11 @@ class Folder:
                     "correct the permissions" if self.is_local else "correct the URI, or the credentials in the environment",
                 ) from None
             raise
+
+    def say_waiting(self, error: str) -> None:
+        """Says that an operation of this folder waits, and why: once in an outage."""
+        whole = "" if self.is_local else f"{self.filesystem.type_name}://{self.path.split('/')[0]}"  # what is unavailable
+        notice(whole, f"{self}: {error}", self.patience)
 
     def exists(self, name: str = "") -> bool:
         return bool(self._info(name).type != fs.FileType.NotFound)
@@ -286,11 +289,6 @@ class Folder:
         if self.is_local and isinstance(error, OSError) and not error.errno:
             return False  # not the filesystem's, but ours about what was read
         return not is_permanent(error) and (self.full_is_temporary or not isinstance(error, NoSpace))
-
-    @property
-    def _root(self) -> str:
-        """What is unavailable as a whole: the bucket, or the local filesystem."""
-        return "" if self.is_local else f"{self.filesystem.type_name}://{self.path.split('/')[0]}"
 
     def _join(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path

@@ -4,6 +4,7 @@ import errno
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,13 @@ def test_errors_of_a_network_filesystem_are_waited_for(tmp_path: Path, name: str
     if name in ("ENOSPC", "EDQUOT"):
         with pytest.raises(NoSpace):
             Folder.at(tmp_path).retried(attempt)
+
+    def fails(error: OSError | NotWritable) -> None:
+        raise error
+
     for permanent in (FileNotFoundError(errno.ENOENT, "x"), NotWritable("w", "f"), OSError("a checksum of ours")):
         with pytest.raises(type(permanent)):
-            folder.retried(lambda permanent=permanent: (_ for _ in ()).throw(permanent))
+            folder.retried(partial(fails, permanent))
 
 
 def test_a_run_in_a_store_that_refuses_every_first_request_is_the_same_run(proxy: Proxy, tmp_path: Path) -> None:

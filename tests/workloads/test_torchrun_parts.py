@@ -88,7 +88,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     monkeypatch.setattr(script._Run, "lease", None)
     monkeypatch.setattr(script, "_handle_sigterm", lambda: None)
     with ExitStack() as stack:
-        monkeypatch.setattr(script.atexit, "register", stack.callback)
+        monkeypatch.setattr("atexit.register", stack.callback)
         yield Folder.at(tmp_path / "run")
 
 

@@ -21,7 +21,7 @@ from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, Stora
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.modules import enter_working_dir
-from heliostat.retry import UNAVAILABLE, notice, reason
+from heliostat.retry import UNAVAILABLE, reason
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
@@ -181,7 +181,7 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
         try:
             return tail.new()
         except (OSError, UserError) as error:  # the workers decide how long they wait
-            notice(str(folder), reason(error), folder.patience)
+            folder.say_waiting(reason(error))
             return []
 
     def poll(read: Callable[[Tail], list[dict[str, Any]]] = attempt) -> list[dict[str, Any]]:
