@@ -97,6 +97,13 @@ def absolute(place: str, base: str | Path) -> str:
     return os.path.abspath(os.path.join(base, os.path.expanduser(place)))
 
 
+def _unavailable(storage: str, error: OSError, seconds: float) -> StorageUnavailable:
+    return StorageUnavailable(
+        f"storage {storage} did not respond for {seconds:g} s: {reason(error)}",
+        "give the same command when it responds again; a run or a sweep resumes",
+    )
+
+
 def _open(uri: str) -> tuple[fs.FileSystem, str]:
     filesystem, path = fs.FileSystem.from_uri(uri)
     if filesystem.type_name == "s3":
@@ -135,22 +142,27 @@ class Folder:
 
         Raises:
             UserError: the URI names a filesystem that pyarrow does not know.
+            StorageUnavailable: it asks the store for the bucket's region, and that does not respond.
         """
         text = str(uri)
         if "\0" in text:
             raise UserError(f"{text!r} is not a path: it contains a null character", "give a path or a URI")
         if "://" not in text:
             return cls(fs.LocalFileSystem(), absolute(text, Path.cwd()), patience)
+        address = urlsplit(text)
+        shown = urlunsplit(address._replace(netloc=address.netloc.rpartition("@")[2]))  # without keys
         try:
             # It may ask the store, for the bucket's region.
             filesystem, path = with_retry(
                 lambda: _open(text),
-                lambda error: notice(text, f"{text}: {error}", patience),
+                lambda error: notice(shown, f"{shown}: {error}", patience),
                 patience,
                 lambda error: not is_permanent(error),
             )
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-            raise UserError(f"{text} cannot be opened: {error}", "use a path, s3:// or gs://") from None
+            if isinstance(error, OSError) and not is_permanent(error):
+                raise _unavailable(shown, error, patience) from error
+            raise UserError(f"{shown} cannot be opened: {error}", "use a path, s3:// or gs://") from None
         return cls(filesystem, path.rstrip("/"), patience)
 
     def __truediv__(self, name: str) -> "Folder":
@@ -179,21 +191,21 @@ class Folder:
     def retried(self, act: Callable[[], T]) -> T:
         """Returns ``act()``, which reads or writes below this folder by other means, and may be called again."""
         try:
-            return with_retry(
-                act, lambda error: notice(self._root, f"{self}: {error}", self.patience), self.patience, self._is_temporary
-            )
+            return with_retry(act, self.say_waiting, self.patience, self._is_temporary)
         except OSError as error:
             if self.patience and self._is_temporary(error):
-                raise StorageUnavailable(
-                    f"storage {self} did not respond for {self.patience:g} s: {reason(error)}",
-                    "give the same command when it responds again; a run or a sweep resumes",
-                ) from error
+                raise _unavailable(str(self), error, self.patience) from error
             if error.errno in DENIED or not (error.errno or self.is_local or self._is_temporary(error)):
                 raise UserError(
                     f"storage {self} cannot be used: {reason(error)}",
                     "correct the permissions" if self.is_local else "correct the URI, or the credentials in the environment",
                 ) from None
             raise
+
+    def say_waiting(self, error: str) -> None:
+        """Says that an operation of this folder waits, and why: once in an outage."""
+        whole = "" if self.is_local else f"{self.filesystem.type_name}://{self.path.split('/')[0]}"  # what is unavailable
+        notice(whole, f"{self}: {error}", self.patience)
 
     def exists(self, name: str = "") -> bool:
         return bool(self._info(name).type != fs.FileType.NotFound)
@@ -288,11 +300,16 @@ class Folder:
         self.retried(attempt)
 
     def delete(self, name: str = "") -> None:
-        """Delete a file or a folder with its contents, if it exists."""
+        """Delete a file or a folder with its contents, if it exists.
+
+        Raises:
+            NotWritable: see `write`.
+        """
 
         def attempt() -> None:
-            kind = self.filesystem.get_file_info(self._join(name)).type
-            with suppress(FileNotFoundError):  # by another process, or by an attempt before, whose answer was lost
+            # It may have been deleted by another process, or by an attempt before, whose answer was lost.
+            with self.write_errors(), suppress(FileNotFoundError):
+                kind = self.filesystem.get_file_info(self._join(name)).type
                 if kind == fs.FileType.Directory:
                     self.filesystem.delete_dir(self._join(name))
                 elif kind == fs.FileType.File:
@@ -310,11 +327,6 @@ class Folder:
         if self.is_local and isinstance(error, OSError) and not error.errno:
             return False  # not the filesystem's, but ours about what was read
         return not is_permanent(error) and (self.full_is_temporary or not isinstance(error, NoSpace))
-
-    @property
-    def _root(self) -> str:
-        """What is unavailable as a whole: the bucket, or the local filesystem."""
-        return "" if self.is_local else f"{self.filesystem.type_name}://{self.path.split('/')[0]}"
 
     def _join(self, name: str) -> str:
         return f"{self.path}/{name}" if name else self.path

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import pytest
 from heliostat.environment import CACHE
 from tests.forks import SITE
 from tests.forks.popen import SERVERS, can_fork, start
+from tests.outage import KEYS, Proxy, in_front_of
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
@@ -115,6 +117,38 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         monkeypatch.setenv(CACHE, place)
         yield Path(place)
         gc.collect()  # what is mapped would stay in memory
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """Where an S3 server with an empty bucket is."""
+    port = free_port()
+    server = subprocess.Popen(
+        [str(Path(sys.prefix) / "store/bin/moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+    )  # fmt: skip
+
+    def has_bucket() -> bool:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/bucket", method="PUT")):
+                return True
+        except OSError:
+            return False
+
+    try:
+        wait_for(has_bucket, "the server of the object store")
+        yield f"127.0.0.1:{port}"
+    finally:
+        end_group(server)
+
+
+@pytest.fixture
+def proxy(endpoint: str, monkeypatch: pytest.MonkeyPatch, cache: Path) -> Iterator[Proxy]:
+    """A proxy in front of that server, to which this process and its children have the rights."""
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    with in_front_of(endpoint) as there:
+        yield there
 
 
 @pytest.fixture

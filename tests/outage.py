@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 Fault = int | float | str | None
-"""An HTTP status to answer with; a share of the connections to drop; ``hang``; None for none."""
+"""An HTTP status to answer with; a share of the connections to drop; ``hang``; ``first``, 503 to the first request of each
+method and path; None for none."""
 
 
 class Proxy:
@@ -25,6 +27,7 @@ class Proxy:
         """The methods and the paths of all requests."""
         self.on_request: Callable[[str], None] = lambda line: None
         self._random = random.Random(0)
+        self._known: set[str] = set()
         self._released = threading.Event()
         self._port = 0
         self.start()
@@ -34,8 +37,8 @@ class Proxy:
         return f"127.0.0.1:{self._port}"
 
     def uri(self, path: str) -> str:
-        """The URI of a path in the store's bucket."""
-        return f"s3://bucket/{path}?endpoint_override={self.address}&scheme=http&region=x"
+        """The URI of a path in the store's bucket, with the keys, for processes whose environment lacks them."""
+        return f"s3://nobody:nothing@bucket/{path}?endpoint_override={self.address}&scheme=http&region=x"
 
     def start(self) -> None:
         """Listens, at the same port as before."""
@@ -57,7 +60,12 @@ class Proxy:
         self.stop()
         threading.Timer(seconds, self.start).start()
 
-    def answers_badly(self) -> Fault:
+    def answers_badly(self, line: str) -> Fault:
+        """The fault of a request."""
+        if self.fault == "first":
+            new = line not in self._known
+            self._known.add(line)
+            return 503 if new else None
         if isinstance(self.fault, float):
             return "drop" if self._random.random() < self.fault else None
         return self.fault
@@ -73,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.proxy.requests.append(line)
         body = self._body()
         self.proxy.on_request(line)
-        fault = self.proxy.answers_badly()
+        fault = self.proxy.answers_badly(line)
         if fault == "hang":
             self.released.wait(60)
         if fault in ("hang", "drop") or self.released.is_set():

@@ -81,9 +81,9 @@ def _best_intact(
     ranked = checkpoint.ranked(checkpoints, task.metric, task.better)
     others = [c for c in reversed(checkpoints) if c not in ranked]
     # Without its manifest, the metric of a checkpoint is unknown: it may be the best.
-    damaged = [c for c in others if c.damage]
+    first = [c for c in checkpoints if c.step == best or c.damage]
     skipped = list[str]()
-    for found in [*damaged, *ranked, *(c for c in others if not c.damage)]:
+    for found in [*first, *(c for c in [*ranked, *others] if c not in first)]:
         try:
             state = found.read(infinite=new, buffers=buffers)
         except checkpoint.Damaged as error:

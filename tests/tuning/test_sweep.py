@@ -10,12 +10,15 @@ import psutil
 import pytest
 import ray
 
+from heliostat import retry
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
 from heliostat.tuning.drive import drive, finished
+from heliostat.tuning.journal import read_journal
 from heliostat.tuning.plan import plan_sweep
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.run.record import read_result
+from tests.outage import Proxy
 from tests.tuning.conftest import Make, rows, run, trials_of
 
 pytestmark = pytest.mark.usefixtures("ray_here", "nothing_left")
@@ -39,6 +42,27 @@ def test_every_combination_is_run_and_the_best_one_is_found(folder: Path, config
     again = finished(plan_sweep(config(0.5, 0.9, 0.7)))
     assert again is not None
     assert again.already
+
+
+def test_a_sweep_in_a_store_that_stops_in_every_phase_loses_no_trial(
+    folder: Path, config: Make, proxy: Proxy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stops for 1.5 s when the sweep is committed, when a trial starts and saves, and when the results are written."""
+    monkeypatch.setattr(retry, "_failed", {})
+    left = ["sweep.yaml", "journal/", "manifest.json", "best.yaml"]
+
+    def stop(line: str) -> None:
+        if found := next((phase for phase in left if phase in line), None):
+            left.remove(found)
+            proxy.away(1.5)
+
+    proxy.on_request = stop
+    sweep = config(0.5, 0.9, train={"steps": 20, "storage": proxy.uri("sweeps")}, name="stops")
+    result = run(sweep)
+    assert (result.states, result.best) == ({"finished": 2}, 1)
+    assert left == []
+    assert "waiting for storage, for up to 900 s" in capsys.readouterr().err
+    assert [trial.state for trial in Trials(read_journal(plan_sweep(sweep).folder)).all] == ["finished", "finished"]
 
 
 def test_identical_trials_are_run_once(folder: Path, config: Make) -> None:

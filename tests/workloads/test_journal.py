@@ -12,6 +12,18 @@ from tests.store import Store
 from tests.workloads.test_checkpoint import fill
 
 
+def test_a_tail_loses_no_record_to_a_store_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heliostat.workloads.run.journal.REMOTE_POLL", 0.0)
+    store = Store()
+    tail = Tail(store.folder(), "j")
+    Journal(store.folder(), "j", wait=60).append(step=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "_read", lambda path: (_ for _ in ()).throw(OSError("the store is away")))
+        with pytest.raises(OSError, match="the store is away"):
+            tail.new()
+    assert [r["step"] for r in tail.new()] == [1]
+
+
 def test_a_line_that_a_kill_cut_off_is_gone_when_the_next_writer_comes(tmp_path: Path) -> None:
     folder = Folder.at(tmp_path)
     Journal(folder, "j").append(step=1)

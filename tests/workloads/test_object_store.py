@@ -3,44 +3,17 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import urllib.request
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from heliostat.environment import CACHE
 from heliostat.folder import Folder
-from tests.conftest import ROOT, Command, end_group, free_port, gone, wait_for
+from tests.conftest import ROOT, Command, end_group, gone, wait_for
+from tests.outage import KEYS, Proxy
 
 pytestmark = pytest.mark.accept
-KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 TRAIN = ("train", "workloads/configs/digits.yaml", "--set", "epochs=8", "--set", "checkpoint_every=10", "--json")
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """Where an S3 server with an empty bucket is."""
-    port = free_port()
-    server = subprocess.Popen(
-        [str(Path(sys.prefix) / "store/bin/moto_server"), "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
-    )  # fmt: skip
-    try:
-        wait_for(lambda: answers(f"http://127.0.0.1:{port}/bucket", "PUT"), "the server of the object store")
-        yield f"127.0.0.1:{port}"
-    finally:
-        end_group(server)
-
-
-def answers(url: str, method: str) -> bool:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, method=method)):
-            return True
-    except OSError:
-        return False
 
 
 @pytest.fixture
@@ -99,3 +72,40 @@ def test_a_config_that_is_not_in_the_store_is_named(stored: tuple[Command, str])
     done = command("train", uri)
     assert done.code == 2
     assert f"config file {uri} does not exist" in done.err
+
+
+def test_a_run_and_a_sweep_survive_a_store_that_stops_in_every_phase(
+    stored: tuple[Command, str], proxy: Proxy, tmp_path: Path
+) -> None:
+    """It stops for three seconds in each: before the start, at the workers' start, at a checkpoint, at the end."""
+    command, _ = stored
+    calm = command(*TRAIN, "--set", "name=calm", "--set", f"storage={tmp_path}")
+    phases = ["index.json", "lease-", "config.yaml", "attempts.jsonl", "events", "state.pt", "manifest.json", "report.html"]
+    phases += ["sweep.yaml", "journal/", "trials/0001/", "best.yaml", "trials.parquet"]
+    left = [*phases]
+
+    def stop(line: str) -> None:
+        if found := next((phase for phase in left if phase in line), None):
+            left.remove(found)
+            proxy.away(3)
+
+    proxy.on_request = stop
+    done = command(*TRAIN, "--set", f"storage={proxy.uri('outage')}", "--set", "name=stormy")
+    assert done.code == 0, done.err
+    assert "waiting for storage, for up to 900 s" in done.err
+    assert "Traceback" not in done.err
+    assert json.loads(done.out)["metrics"] == json.loads(calm.out)["metrics"]
+    sweep = (
+        "sweep",
+        "tuning/configs/breast-cancer.yaml",
+        "--set",
+        "trials=3",
+        "--set",
+        f"storage={proxy.uri('outage')}",
+        "--json",
+    )
+    done = command(*sweep)
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["states"].get("failed", 0) == 0
+    assert left == []
+    gone(command.env)

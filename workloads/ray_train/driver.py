@@ -18,12 +18,12 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.config import as_config
-from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, UserError
+from heliostat.errors import Diverged, HeliostatError, JobFailed, Stopped, StorageUnavailable, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.modules import enter_working_dir
 from heliostat.requirements import provide
-from heliostat.retry import UNAVAILABLE, notice, reason
+from heliostat.retry import UNAVAILABLE, reason
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, available, draining, group_here
 from heliostat.workloads.plan import Plan, prepare
@@ -214,8 +214,8 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
     def attempt(tail: Tail) -> list[dict[str, Any]]:
         try:
             return tail.new()
-        except UNAVAILABLE as error:
-            notice(str(folder), reason(error), folder.patience)
+        except (OSError, UserError) as error:  # the workers decide how long they wait
+            folder.say_waiting(reason(error))
             return []
 
     def poll(read: Callable[[Tail], list[dict[str, Any]]] = attempt) -> list[dict[str, Any]]:
@@ -314,7 +314,7 @@ def _user_error(error: BaseException) -> BaseException:
     """Converts what fit() raised to the error that the user sees."""
     if isinstance(error, WorkerGroupError):
         failure = error.worker_failures[0]  # the decision of our failure policy
-        if isinstance(failure, UserError):
+        if isinstance(failure, UserError | StorageUnavailable):
             return failure
         return JobFailed(f"{failure}\n  the same command resumes from the last checkpoint")
     inner = unwrap(error)

@@ -18,9 +18,8 @@ from ray.train.v2._internal.execution.scaling_policy import NoopDecision, Resize
 from ray.train.v2.api.config import FailureConfig, ScalingConfig
 from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
-from heliostat.errors import HeliostatError, Stopped, StorageUnavailable
+from heliostat.errors import HeliostatError, Stopped, StorageUnavailable, UserError
 from heliostat.folder import Folder
-from heliostat.retry import UNAVAILABLE
 from heliostat.workloads.nodes import draining, free_resources
 from heliostat.workloads.ray_train.failures import Failures
 from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, START_TIMEOUT
@@ -29,6 +28,8 @@ from heliostat.workloads.run.signals import GROW, STOP
 
 SETTLE_SECONDS = 3.0
 """Seconds to wait at a run's start for further nodes that are joining."""
+NO_ANSWER = (OSError, UserError, StorageUnavailable)
+"""What a single attempt to reach the storage may raise."""
 RETRY_POLL = 0.2
 """Seconds between two decisions while workers cannot start."""
 ENVIRONMENT = {
@@ -93,7 +94,9 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
-        with suppress(*UNAVAILABLE):  # storage is unavailable for a while: checked again before the next start
+        with suppress(
+            OSError, UserError, StorageUnavailable
+        ):  # storage is unavailable for a while: checked again before the next start
             if Folder.at(self._run, 0).exists(STOP):
                 raise Stopped("stopped while waiting to start its workers; the same command resumes it")
         if time.monotonic() < attempts.of(self._run).not_before:
@@ -119,7 +122,7 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
             running = worker_group_state.num_workers
             if running < self._most and free_slots(self._each) > 0:
                 # The workers save, exit, and are restarted on what is free then.
-                with suppress(*UNAVAILABLE):
+                with suppress(*NO_ANSWER):
                     Folder.at(self._run, 0).write(GROW, b"")
         return NoopDecision()
 

@@ -1,32 +1,36 @@
 """One driver for each run: a lease in the run folder, renewed while its owner is alive.
 
 Clocks of two machines are never compared: a process that finds a lease observes whether it is renewed. On the owner's own
-machine it looks for the owner's process, so that the same command can resume at once after a kill.
+machine, which is recognized by its boot and its PID namespace (containers may have the same host name), it looks for the
+owner's process, so that the same command can resume at once after a kill. `heliostat.workloads.run.claims` has what each kind
+of storage does so that a driver that was paused, for however long, neither overwrites nor deletes the lease of the next one.
 """
 
 import getpass
-import json
 import os
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import psutil
 
-from heliostat.errors import JobFailed, UserError
+from heliostat.errors import JobFailed, StorageUnavailable, UserError
 from heliostat.folder import Folder
+from heliostat.workloads.run.claims import EXPIRY, LEASE, Owner, owners, place_of
 
-LEASE = "lease.json"
+__all__ = ["EXPIRY", "LEASE", "Lease", "Observer", "hold", "read_lease", "taken_over"]
+
 RENEW = 5.0
 """Seconds between two renewals."""
-EXPIRY = 20.0
-"""Seconds without a renewal after which the lease of an owner on another machine has expired."""
-SETTLE = 0.3
-"""Seconds after which a lease that another process wrote at the same moment is visible."""
+RELEASE = 10.0
+"""Seconds for which a driver that ends waits for storage, to give up its lease; after that, it expires."""
 
 
 class Lease:
@@ -35,39 +39,44 @@ class Lease:
     def __init__(self, folder: Folder) -> None:
         self.id = uuid.uuid4().hex
         self.lost: str | None = None
-        self._folder = folder
+        self._folder, self._place = folder, place_of(folder)
         self._done = threading.Event()
-        self._owner = {"id": self.id, **_this_process(), "since": time.time()}
+        self._owner: Owner = {"id": self.id, **_this_process(), "since": time.time(), "beat": 0, "time": time.time()}
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
-    def _write(self, beat: int) -> None:
-        self._folder.write(LEASE, json.dumps({**self._owner, "beat": beat, "time": time.time()}).encode())
-
-    def _take(self) -> None:
-        self._write(0)
-        time.sleep(SETTLE)
-        if (found := read_lease(self._folder)) and found["id"] != self.id:
+    def _take(self, expired: list[Owner]) -> None:
+        try:
+            found = self._place.take(self._owner, expired)
+        except BaseException:
+            self._release()  # what it has written so far would be taken for a driver
+            raise
+        if found:
             raise _refusal(self._folder, found)
         self._thread.start()
 
     def _renew(self) -> None:
-        beat = 0
+        place = type(self._place)(self._folder.once)
         while not self._done.wait(RENEW):
-            beat += 1
+            self._owner.update(beat=self._owner["beat"] + 1, time=time.time())
             try:
-                found = read_lease(self._folder)
-                if found and found["id"] != self.id:
-                    self.lost = _describe(found)
+                if self._lost_to(place.renew(self._owner)):
                     return
-                self._write(beat)
             except (OSError, UserError):
                 continue  # storage is unavailable for a while, for other drivers too
 
     def _release(self) -> None:
         self._done.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         if not self.lost:
-            self._folder.delete(LEASE)
+            with suppress(OSError, UserError, StorageUnavailable):  # then it expires
+                self._lost_to(type(self._place)(replace(self._folder, patience=RELEASE)).release(self._owner))
+
+    def _lost_to(self, holder: str) -> bool:
+        if holder != "ours":
+            found = next((owner for owner in owners(self._folder.once) if owner["id"] == holder), None)
+            self.lost = _describe(found) if found else "another driver, which has ended"
+        return holder != "ours"
 
 
 @contextmanager
@@ -80,9 +89,8 @@ def hold(folder: Folder) -> Iterator[Lease]:
         UserError: another driver holds it.
         JobFailed: another driver has taken it over, because this process did not renew it in time.
     """
-    _wait_for_expiry(folder)
     lease = Lease(folder)
-    lease._take()
+    lease._take(_wait_for_expiry(folder))
     try:
         yield lease
     finally:
@@ -98,18 +106,14 @@ def taken_over(folder: Folder, lease: Lease) -> JobFailed:
     )
 
 
-def read_lease(folder: Folder) -> dict[str, Any] | None:
+def read_lease(folder: Folder) -> Owner | None:
     """The lease of a run; None if it has none, or the file is not a lease.
 
     Raises:
         UserError: the run folder cannot exist there.
     """
-    try:
-        with folder.write_errors():
-            found = json.loads(folder.read(LEASE))
-    except (FileNotFoundError, ValueError):
-        return None
-    return found if isinstance(found, dict) and {"id", "host", "pid", "beat"} <= found.keys() else None
+    with folder.write_errors():
+        return next(iter(owners(folder)), None)
 
 
 class Observer:
@@ -123,36 +127,61 @@ class Observer:
         found = read_lease(self._folder)
         if not found:
             return False
-        if found["host"] == socket.gethostname():
+        if _is_here(found):
             return _is_alive(found)
         if (beat := f"{found['id']} {found['beat']}") != self._beat:
             self._beat, self._changed = beat, time.monotonic()
         return time.monotonic() - self._changed < EXPIRY
 
 
-def _wait_for_expiry(folder: Folder) -> None:
-    found = read_lease(folder)
+def _wait_for_expiry(folder: Folder) -> list[Owner]:
+    """Waits until all who have the lease have expired, and returns them.
+
+    Raises:
+        UserError: one of them is alive.
+    """
+    first: dict[str, int] | None = None
     waited = 0.0
-    while found:
-        if found["host"] == socket.gethostname():
-            if _is_alive(found):
-                raise _refusal(folder, found)
-            return
-        if waited >= EXPIRY:
-            return
+    while True:
+        began = time.monotonic()
+        with folder.write_errors():
+            found = owners(folder)
+        if time.monotonic() - began > RENEW:
+            waited = 0.0  # storage was unavailable, so that no owner could renew its lease
+        live = [owner for owner in found if not (_is_here(owner) and not _is_alive(owner))]
+        beats = {owner["id"]: owner["beat"] for owner in live}
+        first = beats if first is None else first
+        for owner in live:
+            if _is_here(owner) or owner["beat"] != first.get(owner["id"]):
+                raise _refusal(folder, owner)
+        if not live or waited >= EXPIRY:
+            return found
         time.sleep(1.0)
         waited += 1.0
-        before, found = found, read_lease(folder)
-        if found and (found["id"], found["beat"]) != (before["id"], before["beat"]):
-            raise _refusal(folder, found)
 
 
 def _this_process() -> dict[str, Any]:
     process = psutil.Process()
-    return {"host": socket.gethostname(), "pid": process.pid, "started": process.create_time(), "user": _user()}
+    place = {"host": socket.gethostname(), "machine": _machine()}
+    return {**place, "pid": process.pid, "started": process.create_time(), "user": _user()}
 
 
-def _is_alive(owner: dict[str, Any]) -> bool:
+@cache
+def _machine() -> str:
+    """Identifies this boot of this machine, and the namespace in which its PIDs are valid."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:  # not Linux
+        return f"{uuid.getnode():x}"
+
+
+def _is_here(owner: Owner) -> bool:
+    """Whether an owner's PID can be looked up here; earlier versions wrote no machine, and are observed."""
+    return bool(owner["host"] == socket.gethostname() and owner.get("machine") == _machine())
+
+
+def _is_alive(owner: Owner) -> bool:
     try:
         # Another process may have the same PID by now.
         return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0)
@@ -167,11 +196,11 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _describe(owner: dict[str, Any]) -> str:
+def _describe(owner: Owner) -> str:
     return f"{owner['user']}'s process {owner['pid']} on {owner['host']}"
 
 
-def _refusal(folder: Folder, owner: dict[str, Any]) -> UserError:
+def _refusal(folder: Folder, owner: Owner) -> UserError:
     now = time.time()
     return UserError(
         f"run {folder.name!r} has been driven by {_describe(owner)} for {now - owner['since']:.0f} s, "

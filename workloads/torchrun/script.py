@@ -179,7 +179,7 @@ def _write(states: dict[str, Any], step: int) -> None:
     from heliostat.workloads.run import checkpoint
 
     run = _folder().once
-    lease = _claim(run)
+    lease = _claim(_folder())
     if lease.lost:
         raise taken_over(run, lease)
     run.write(ARGUMENTS, json.dumps({"arguments": sys.argv[1:]}).encode())
