@@ -61,7 +61,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
 
     Args:
         script: with its resources resolved.
-        run: the path or URI of its run folder, which only a script that saves checkpoints creates.
+        run: the path or URI of its run folder, which a script that saves checkpoints creates, and a job that leaves files.
         write: called with what the ranks print.
         terminal: whether ``stdout`` and ``stderr`` are terminals.
         stdin: the path of the command's standard input on this node, for rank 0; empty if it has none.
