@@ -18,8 +18,9 @@ from heliostat.errors import NotWritable, UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run.lease import Lease, hold, taken_over
 from heliostat.workloads.run.retry import with_retry
+from heliostat.workloads.torchrun.arguments import ARGUMENTS, check_arguments
 
-ARGUMENTS, STATE = "script.json", "state.pt"
+STATE = "state.pt"
 STORAGE_TIMEOUT = 300.0
 """Seconds for which a save is retried while storage is full or unavailable."""
 KEEP = 2
@@ -58,7 +59,7 @@ def resume(**parts: Any) -> int:
     _handle_sigterm()
     run = _folder()
     try:
-        _check_arguments(run)
+        check_arguments(run, sys.argv[1:])
         if _rank() == 0 and run.exists():
             _claim(run)
         for found in reversed(checkpoint.all_checkpoints(run)):
@@ -177,18 +178,6 @@ def _check(states: dict[str, Any]) -> None:
             f"a part to save holds an object that cannot be loaded again: {reason}\n"
             "  fix: save tensors, numbers, strings, and lists and dictionaries of them, such as vars(args) instead of args"
         ) from None
-
-
-def _check_arguments(folder: Folder) -> None:
-    """Raises a UserError if the checkpoints were saved with other arguments."""
-    if not folder.exists(ARGUMENTS):
-        return
-    saved = json.loads(folder.read(ARGUMENTS))["arguments"]
-    if saved != sys.argv[1:]:
-        raise UserError(
-            f"the checkpoints in {folder} were saved with the arguments {saved}, but the arguments are {sys.argv[1:]}",
-            f"give this run another name (heliostat torchrun --name), or delete {folder}/{ARGUMENTS} to use these",
-        )
 
 
 def _folder() -> Folder:

@@ -89,6 +89,8 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: list[str]) -> Step:
     """The step of a single worker, on the CPU and not compiled; checks the model."""
+    if missing := [part for part in ("model", "loss") if getattr(type(task), part) is getattr(Task, part)]:
+        raise UserError(f"task {config.task} has no method {' and no '.join(missing)}", "write it; README.md has an example")
     order = order_of(config, dataset)
     torch.manual_seed(config.seed)
     with _explained(config, "model"):
