@@ -241,6 +241,11 @@ def plan_sweep(
     """
     base = base_of(config)
     base["storage"] = config.storage or base.get("storage") or "runs"
+    if base.get("start_from") or any(name.partition(".")[0] == "start_from" for name in config.space):
+        raise UserError(
+            "start_from is set, but the trials of a sweep start from new weights",
+            "remove it; the task's model() can load weights",
+        )
     check_conditions(config.space, base)
     _check_keys(config)
     train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere)
@@ -277,7 +282,9 @@ def read_sweep(folder: Folder) -> SweepRecord | None:
 
 def key_of(plan: Plan) -> str:
     """A hash that is equal for trials with the same config."""
-    return digest(plan.config.model_dump(mode="json", exclude={"name", "storage"}))
+    # Without the keys that came later and do not distinguish trials, so that those in older journals stay equal.
+    later = {"start_from", "find_unused_parameters"}
+    return digest(plan.config.model_dump(mode="json", exclude={"name", "storage", *later}))
 
 
 def _most(workers: Any) -> int:

@@ -73,7 +73,8 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     check_storage(profile, config.storage)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True)
     values = sending.variables_to_send(args.env)
-    files = sending.files_to_send(path)
+    start = config.start_from.path if config.start_from else ""
+    files = sending.files_to_send(path, *([relative_path(start)] if Path(start).is_file() else []))
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
         return 0

@@ -121,7 +121,7 @@ def test_weights_that_do_not_fit_are_refused_or_left_out_by_name(tmp_path: Path)
     said = started(tmp_path, {"path": str(tmp_path / "run"), "strict": False}, **changes)
     assert "3 of the model's 8 tensors are loaded" in said
     assert "of other shapes: 1.weight" in said
-    with pytest.raises(UserError, match="nope is not a run: it has no config.yaml"):
+    with pytest.raises(UserError, match=r"nope is not a run: it has no config\.yaml"):
         started(tmp_path / "other", str(tmp_path / "nope"))
 
 
@@ -152,6 +152,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working directory, with a task of the user's own and modules that it imports."""
     place = tmp_path / "project"
     (place / "parts").mkdir(parents=True)
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "parts", "late")]:
+        del sys.modules[name]  # those of another test
     monkeypatch.chdir(place)
     (place / "mine.py").write_text(
         "from parts.net import hidden\n"

@@ -20,6 +20,8 @@ from heliostat.workloads.task import Batch, Task
 from heliostat.workloads.training import limits
 from heliostat.workloads.training.preflight import try_task
 from heliostat.workloads.training.start import begin
+from tests.workloads.test_loop import config as loop_config
+from tests.workloads.test_loop import losses, train, train_with
 
 
 class Good(Task):
@@ -210,6 +212,15 @@ def test_what_a_few_samples_on_a_cpu_cannot_decide_is_let_through(data: Dataset,
     monkeypatch.setattr(limits, "SECONDS", -1.0)
     assert "on this CPU" in try_task(config("Good"), data).notes[0]
     assert torch.equal(torch.get_rng_state(), random)
+
+
+def test_methods_of_the_model_and_unused_parameters_work_with_several_workers(tmp_path: Path) -> None:
+    """Which would hide behind DDP's wrapper, and find only their shard behind FSDP's."""
+    own = {"task": f"{__name__}:Unused", "model": {}, "steps": 6, "find_unused_parameters": True}
+    train(loop_config(tmp_path / "one", **own))
+    configs = [loop_config(tmp_path / kind, **own, workers=2, parallelism=kind) for kind in ("ddp", "fsdp")]
+    for curve in train_with(2, configs):
+        assert curve == pytest.approx(losses(Folder.at(tmp_path / "one/run")), rel=1e-4)
 
 
 @pytest.fixture
