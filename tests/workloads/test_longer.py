@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,11 @@ def test_a_dry_run_and_the_run_say_the_same_of_a_finished_one(
 
 
 def test_a_run_that_early_stopping_ended_goes_on_only_if_that_is_changed(tmp_path: Path) -> None:
-    stopping: dict[str, Any] = {"steps": 200, "optimizer": {"lr": 0.05}, "evaluate_every": 4, "early_stopping": {"patience": 3}}
+    stopping: dict[str, Any] = {"steps": 90, "optimizer": {"lr": 0.1}, "evaluate_every": 4, "early_stopping": {"patience": 1}}
     finish(tmp_path, **stopping)
-    with pytest.raises(UserError, match=r"ended by early_stopping at step \d+ of 200.*\n.*early_stopping to null"):
+    with pytest.raises(UserError, match=r"ended by early_stopping at step \d+ of 90.*\n.*early_stopping to null"):
         prepare(config(tmp_path, **{**stopping, "steps": 300})).commit()
-    assert train(config(tmp_path, **{**stopping, "early_stopping": None})).step == 200
+    assert train(config(tmp_path, **{**stopping, "early_stopping": None, "evaluate_every": 90})).step == 90
 
 
 def started(tmp_path: Path, start: Any, **changes: Any) -> str:
@@ -126,8 +127,9 @@ def test_weights_that_do_not_fit_are_refused_or_left_out_by_name(tmp_path: Path)
 
 
 def test_a_run_starts_from_a_file_as_others_write_them(tmp_path: Path) -> None:
-    state = load_run(finish(tmp_path) and tmp_path / "run").model.state_dict()
-    files = {
+    finish(tmp_path)
+    state = load_run(tmp_path / "run").model.state_dict()
+    files: dict[str, Any] = {
         "plain.pt": lambda path: torch.save(state, path),
         "ddp.pth": lambda path: torch.save({"model": {f"module.{key}": value for key, value in state.items()}}, path),
         "w.safetensors": lambda path: save_file(state, path),
@@ -148,7 +150,7 @@ def test_a_run_starts_from_a_file_as_others_write_them(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The working directory, with a task of the user's own and modules that it imports."""
     place = tmp_path / "project"
     (place / "parts").mkdir(parents=True)
@@ -173,7 +175,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "    return model\n"
     )
     (place / "unrelated.py").write_text("")
-    yield place  # type: ignore[misc]
+    yield place
     for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "parts", "late")]:
         del sys.modules[name]
 
@@ -191,7 +193,7 @@ def test_a_run_is_used_anywhere_with_the_code_that_it_was_trained_with(
     (project / "parts/more.py").write_text("hidden = 2\n")
     changed = load_run(run)
     assert changed.note == "the run's own parts/more.py is used, which differs from the current"
-    assert changed.model.kept == 1  # type: ignore[comparison-overlap]
+    assert changed.model.kept == 1
     plan = prepare(config(tmp_path, task="mine:Mine", model={}, steps=40))
     assert "parts/more.py has changed since the run was started" in preview(plan).notes[-1]
 

@@ -121,7 +121,8 @@ class Many(Good):
     """Its loss compares more samples than a first try has; its metric is no number for samples of one class."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return super().loss(model, batch) + model(batch["features"])[:, 0].topk(5).values.mean() * 0
+        many: Tensor = model(batch["features"])[:, 0].topk(5).values
+        return super().loss(model, batch) + 0 * many.mean()
 
     def metrics(self, model: nn.Module, batch: Batch) -> Any:
         return {"accuracy": 1.0, "auc": (batch["label"],)}
