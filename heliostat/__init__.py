@@ -1,6 +1,6 @@
 """Train models on autoscaling Ray clusters, from a laptop to Kubernetes.
 
-    from heliostat import train, sweep, load_run, Metric, Task
+    from heliostat import train, sweep, load_run, evaluate, predict, TrainConfig, SweepConfig, Metric, Task
 
 Each name is imported on first use, so that ``import heliostat`` imports neither torch nor Ray. `heliostat.cluster` has the
 client for KubeRay.
@@ -11,24 +11,33 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heliostat.tuning.config import SweepConfig
     from heliostat.tuning.drive import sweep
     from heliostat.tuning.results.table import SweepResult
-    from heliostat.workloads.inference import load_run
+    from heliostat.workloads.config import TrainConfig
+    from heliostat.workloads.inference import evaluate, load_run, predict
     from heliostat.workloads.metric import Metric
     from heliostat.workloads.ray_train.driver import train
     from heliostat.workloads.run.record import Result
     from heliostat.workloads.task import Batch, Task
 
-__all__ = ["Batch", "Metric", "Result", "SweepResult", "Task", "load_run", "sweep", "train"]
+__all__ = [
+    "Batch", "Metric", "Result", "SweepConfig", "SweepResult", "Task", "TrainConfig",
+    "evaluate", "load_run", "predict", "sweep", "train",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 PUBLIC = {
     "Batch": "heliostat.workloads.task",
     "Metric": "heliostat.workloads.metric",
     "Result": "heliostat.workloads.run.record",
+    "SweepConfig": "heliostat.tuning.config",
     "SweepResult": "heliostat.tuning.results.table",
     "Task": "heliostat.workloads.task",
+    "TrainConfig": "heliostat.workloads.config",
+    "evaluate": "heliostat.workloads.inference",
     "load_run": "heliostat.workloads.inference",
+    "predict": "heliostat.workloads.inference",
     "sweep": "heliostat.tuning.drive",
     "train": "heliostat.workloads.ray_train.driver",
 }

@@ -155,6 +155,8 @@ def digest(data: Any) -> str:
 def nearest(word: str, known: Iterable[str]) -> str:
     """The fix for an unknown name: the nearest known one, or the list of them."""
     known = sorted(known)
+    if not known:
+        return "remove it: there is none to choose"
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(known)}"
 
@@ -196,13 +198,22 @@ def _item_named(items: list[Any], name: str, override: str) -> dict[str, Any]:
 
 
 PLAIN = {
-    "int_type": "a whole number", "int_from_float": "a whole number", "int_parsing": "a whole number", "float_type": "a number",
-    "finite_number": "a finite number", "bool_type": "true or false", "string_type": "a text", "list_type": "a list",
-    "tuple_type": "a list", "dict_type": "a mapping of keys to values", "model_type": "a mapping",
-    "none_required": "null", "greater_than": "above {gt:g}", "greater_than_equal": "at least {ge:g}",
-    "less_than": "below {lt:g}", "less_than_equal": "at most {le:g}", "literal_error": "{expected}",
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing"), "a whole number"),
+    **dict.fromkeys(("list_type", "tuple_type"), "a list"),
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "dict_type": "a mapping of keys to values",
+    "model_type": "a mapping",
+    "none_required": "null",
+    "greater_than": "above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "literal_error": "{expected}",
     "multiple_of": "a multiple of {multiple_of:g}",
-}  # fmt: skip
+}
 """What a value must be, for pydantic's types of errors."""
 
 

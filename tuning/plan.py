@@ -1,40 +1,40 @@
 """The plan of a sweep, checked before anything is started or written."""
 
 import dataclasses
+import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
 from ruamel.yaml import YAML
 
 from heliostat.config import Config, differences, digest, nearest, to_yaml, validate
 from heliostat.console import err
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.index import INDEX
-from heliostat.datasets.loader import tensors
-from heliostat.errors import UserError
+from heliostat.errors import UserError, collected
 from heliostat.folder import Folder, join
 from heliostat.tuning.config import Mode, SweepConfig, base_of
 from heliostat.tuning.cost import most_expensive, trial_capacity
 from heliostat.tuning.feasibility import check_ends, check_mostly_possible
-from heliostat.tuning.space import Params, assign, check_conditions
+from heliostat.tuning.space import Params, assign, check_conditions, draw, sample
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes
 from heliostat.workloads.plan import Plan, lanes_of, prepare
 from heliostat.workloads.run.record import CONFIG, NEWEST_ORDER, DatasetRecord, RunRecord, open_record, read_record
-from heliostat.workloads.task import create
+from heliostat.workloads.training.preflight import Tried, try_task
 
 SWEEP, TRIALS = "sweep.yaml", "trials"
 MEASURED: dict[str, Mode] = {"seconds": "min", "parameters": "min"}
 """The metrics that every trial measures in addition to the task's own."""
 FIXED = ("name", "storage", "resources", "max_failures")
 """Keys that cannot be searched."""
+TRIES = 3
+"""Points of the space that are tried before the first trial, until one can be trained."""
 AT_ONCE = 8
 """Concurrent trials where the maximum size of the cluster is not known."""
 
@@ -107,6 +107,27 @@ class SweepPlan:
             config = config.model_copy(update={"checkpoint_every": config.evaluate_every})
         return dataclasses.replace(plan, config=config, uri=join(self.uri, f"{TRIALS}/{config.name}"))
 
+    def try_task(self) -> None:
+        """Try the task on a few samples of the dataset, which exists, before any trial starts.
+
+        Raises:
+            UserError: the task cannot be trained, or does not report the sweep's metric.
+        """
+        if tried := self._tried.metrics:
+            _check_metrics(self.config.metric, self.train.config, tried)
+
+    @cached_property
+    def _tried(self) -> Tried:
+        """That of the first of a few random points that can be trained; one that cannot is a failed trial."""
+        dataset, source = Dataset.open(self.train.dataset_uri, self.train.patience), random.Random(self.config.seed)
+        errors: list[UserError] = []
+        for _ in range(TRIES):
+            params = sample(self.config.space, self.base, lambda _, parameter: draw(parameter, source))
+            with collected(errors):
+                config = validate(assign(self.base, params), TrainConfig)
+                return try_task(config.model_copy(update={"resources": self.train.config.resources}), dataset)
+        raise errors[0]
+
     def check(self) -> SweepRecord | None:
         """Check what needs the dataset, which is built if it does not exist; nothing else is written.
 
@@ -120,7 +141,7 @@ class SweepPlan:
         dataset = build(self.train.source, uri, patience=patience) if self.train.source else Dataset.open(uri, patience)
         # Of a large source the columns are known only now.
         task.check(self.train.config.task, task.find(self.train.config.task), dataset.index.fields)
-        _check_metrics(self.config.metric, self.train.config, dataset)
+        self.try_task()
         found = read_sweep(self.folder)
         if found and found.config.identity != self.config.identity:
             lines = "\n    ".join(differences(found.config.identity, self.config.identity))
@@ -245,6 +266,11 @@ def plan_sweep(
     """
     base = base_of(config)
     base["storage"] = config.storage or base.get("storage") or "runs"
+    if base.get("start_from") or any(name.partition(".")[0] == "start_from" for name in config.space):
+        raise UserError(
+            "start_from is set, but the trials of a sweep start from new weights",
+            "remove it; the task's model() can load weights",
+        )
     check_conditions(config.space, base)
     _check_keys(config)
     train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere, variables)
@@ -259,7 +285,7 @@ def plan_sweep(
     if config.scheduler.kind == "pbt" and workers > 1:
         raise UserError(f"workers is {workers}, but scheduler pbt needs trials with one worker", "set train.workers to 1")
     if not elsewhere and not train.source:
-        _check_metrics(config.metric, train.config, Dataset.open(train.dataset_uri, train.patience))
+        plan.try_task()
     if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
         raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
     _ = plan.objectives
@@ -281,7 +307,9 @@ def read_sweep(folder: Folder) -> SweepRecord | None:
 
 def key_of(plan: Plan) -> str:
     """A hash that is equal for trials with the same config."""
-    return digest(plan.config.model_dump(mode="json", exclude={"name", "storage"}))
+    # Without the keys that came later and do not distinguish trials, so that those in older journals stay equal.
+    later = {"start_from", "find_unused_parameters"}
+    return digest(plan.config.model_dump(mode="json", exclude={"name", "storage", *later}))
 
 
 def _most(workers: Any) -> int:
@@ -324,18 +352,9 @@ def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:
     return {metric: mode}
 
 
-@torch.no_grad()
-def _check_metrics(metric: str | Mapping[str, Mode] | None, config: TrainConfig, dataset: Dataset) -> None:
-    """Raise a UserError if the task does not report a metric, or reports one that every trial measures itself.
-
-    All but the task's own metric are tried on one sample here; each trial checks that one before its first step.
-    """
-    own = task.find(config.task).metric
-    wanted = [metric] if isinstance(metric, str) else list(metric or [own])
-    reported = [own]
-    if wanted != reported:
-        tried = create(config.task, config.model, dataset.index)
-        reported = list(tried.metrics(tried.model().eval(), tensors(dataset, "validation", np.zeros(1, np.int64))))
+def _check_metrics(metric: str | Mapping[str, Mode] | None, config: TrainConfig, reported: Collection[str]) -> None:
+    """Raise a UserError if the task does not report a metric, or reports one that every trial measures itself."""
+    wanted = [metric] if isinstance(metric, str) else list(metric or [])
     for name in wanted:
         if name in MEASURED and name in reported:
             raise UserError(

@@ -187,8 +187,8 @@ def _finished(config: TrainConfig, old: TrainConfig, total: int, before: int, re
     name = config.name
     if total < before:
         raise UserError(
-            f"run {name!r} has {before} steps, and cannot be made shorter: {_length(config)} would be {total}",
-            f"set {_length(old).replace(' is ', ' to ')} or more, or give this run another name (--set name=...)",
+            f"run {name!r} has {before} steps, and cannot be made shorter: {_length(config)} gives {total}",
+            f"set {_length(old)} or more, or give this run another name (--set name=...)",
         )
     if result is None:
         return None
@@ -204,7 +204,7 @@ def _finished(config: TrainConfig, old: TrainConfig, total: int, before: int, re
 
 
 def _length(config: TrainConfig) -> str:
-    return f"steps is {config.steps}" if config.steps else f"epochs is {config.epochs}"
+    return f"steps: {config.steps}" if config.steps else f"epochs: {config.epochs}"
 
 
 def prepare(

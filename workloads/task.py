@@ -48,7 +48,7 @@ class Task:
 
     def model(self) -> nn.Module:
         """A new model; called once, after the seed is set."""
-        raise NotImplementedError(f"{type(self).__name__} has no method model")
+        raise NotImplementedError
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The parts of the model that are sharded, recomputed and compiled one by one; by default its ModuleLists' entries."""
@@ -56,7 +56,7 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""
-        raise NotImplementedError(f"{type(self).__name__} has no method loss")
+        raise NotImplementedError
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
         """The metrics of a batch; called without gradients, the model in ``eval`` mode.

@@ -60,14 +60,17 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show_plan(script, address or "a Ray for this command")
         return 0
+    from heliostat.folder import Folder, absolute, default_base, expanded, join
+    from heliostat.workloads.torchrun.arguments import check_arguments
+
+    run_folder = join(absolute(expanded(script.storage, key="--storage"), default_base()), script.name)
+    check_arguments(Folder.at(run_folder), script.args)
     with in_process.connection(address) if address else in_process.session():
-        from heliostat.folder import absolute, default_base, expanded, join
         from heliostat.workloads.torchrun.driver import execute
 
         script = _fitting(script, available()) if address else script
-        run = join(absolute(expanded(script.storage, key="--storage"), default_base()), script.name)
         terminal = {name: stream.isatty() for name, stream in (("stdout", sys.stdout), ("stderr", sys.stderr))}
-        execute(script, run, _write, terminal, _stdin())
+        execute(script, run_folder, _write, terminal, _stdin())
     return 0
 
 

@@ -35,13 +35,15 @@ class Watched(ImageClassification):
         return super().loss(model, batch)
 
     def _note(self, batch: dict[str, Tensor]) -> None:
+        if not dist.is_initialized():
+            return  # the try before the start
         step, rank = seed_of()
         ids = [hashlib.sha1(image.numpy().tobytes()).hexdigest()[:12] for image in batch["image"]]
         if self.options.samples:
             os.makedirs(self.options.samples, exist_ok=True)
             with open(f"{self.options.samples}/{socket.gethostname()}-{os.getpid()}.jsonl", "a") as file:
                 file.write(json.dumps({"step": step, "rank": rank, "time": time.time(), "ids": ids}) + "\n")
-        alone = not dist.is_initialized() or dist.get_world_size() == 1
+        alone = dist.get_world_size() == 1
         time.sleep(self.options.alone if alone and self.options.alone else self.options.seconds)
         if step == self.options.fail_at:
             raise {"RuntimeError": RuntimeError, "TypeError": TypeError}[self.options.error]("this step never works")

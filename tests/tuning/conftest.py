@@ -61,6 +61,8 @@ class Toy(Task):
         if self.options.failing == "kill" and inner.steps > 25 and not once.exists():
             once.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.options.failing == "late" and inner.steps > 25:
+            raise ArithmeticError("this step cannot be computed")
         return nn.functional.cross_entropy(model(batch["features"]), batch["label"])
 
     def metrics(self, model, batch):

@@ -154,10 +154,10 @@ def test_the_best_config_gives_the_same_numbers(on_ray: Command, tmp_path: Path)
 
 def test_a_sweep_without_a_successful_trial_exits_1_and_a_wrong_config_2(sweep: Command, shared_ray: Head) -> None:
     there = Command(sweep.cwd, {**sweep.env, "RAY_ADDRESS": shared_ray.address})
-    failed = there("sweep", "levels.yaml", "--set", "train.model.failing=build", "--set", "trials=2")
+    failed = there("sweep", "levels.yaml", "--set", "train.model.failing=late", "--set", "trials=2")
     assert failed.code == 1
     assert "no trial succeeded; 2 of 2 failed with" in failed.err
-    assert "ArithmeticError: this model cannot be built" in failed.err
+    assert "ArithmeticError: this step cannot be computed" in failed.err
     assert "Traceback" not in failed.err.splitlines()[0]
     for override, says in {
         "space.model.lewel={choice: [0, 1]}": "did you mean level?",
@@ -165,6 +165,7 @@ def test_a_sweep_without_a_successful_trial_exits_1_and_a_wrong_config_2(sweep: 
         "metric=acuracy": "metric is 'acuracy', which task toy:Toy does not report\n  fix: did you mean accuracy?",
         "metric={accuracy: max, los: min}": "metric is 'los', which task toy:Toy does not report",
         "train.steps=0": "train.steps is 0",
+        "train.model.failing=build": "ArithmeticError: this model cannot be built",
         "space={name: {choice: [a]}}": "space.name is searched",
     }.items():
         wrong = sweep("sweep", "levels.yaml", "--set", override, "--set", "name=wrong")

@@ -118,9 +118,15 @@ def test_a_trial_that_fails_once_resumes_from_its_checkpoint(folder: Path, confi
 
 
 def test_a_sweep_in_which_all_trials_fail_reports_the_most_frequent_cause(folder: Path, config: Make) -> None:
-    with pytest.raises(JobFailed, match=r"no trial succeeded; 2 of 2 failed with:[\s\S]*this model cannot be built"):
-        run(config(0.5, 0.9, retries=0, train={"model": {"failing": "build"}}))
+    with pytest.raises(JobFailed, match=r"no trial succeeded; 2 of 2 failed with:[\s\S]*this step cannot be computed"):
+        run(config(0.5, 0.9, retries=0, train={"model": {"failing": "late"}}))
     assert [row["state"] for row in rows(folder)] == ["failed", "failed"]
+
+
+def test_a_task_that_no_point_can_train_is_refused_before_the_first_trial(folder: Path, config: Make) -> None:
+    with pytest.raises(UserError, match=r"model of task toy:Toy fails:[\s\S]*toy.py[\s\S]*this model cannot be built"):
+        plan_sweep(config(0.5, 0.9, train={"model": {"failing": "build"}}), [{"CPU": 2.0, "GPU": 0.0}]).check()
+    assert not (folder / "runs/sweep").exists()
 
 
 def test_an_invalid_combination_fails_without_the_others(folder: Path, config: Make) -> None:

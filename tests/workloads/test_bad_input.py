@@ -51,6 +51,13 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("optimizer.lr=-0.1", ("optimizer.lr", "-0.1", "above 0")),
         ("task=tabular-clasification", ("task", "'tabular-clasification'", "did you mean tabular-classification?")),
         ("task=nowhere:Mine", ("nowhere", "create nowhere.py")),
+        ("task=__main__:Mine", ("another program", "%%writefile tasks.py", "tasks:Mine")),
+        ("task=mine.py:Mine", ("is a path", "write it as mine:Mine")),
+        ("task=src/mine:Mine", ("is a path", "write it as src.mine:Mine")),
+        ("lr=3", ("lr is not a known key", "did you mean optimizer.lr?")),
+        ("keep=3", ("keep is 3", "a mapping of last, best")),
+        ("workers=two", ("workers is 'two'", "a whole number of workers, at least 1, or [least, most]")),
+        ("storage=/proc/x", ("storage /proc/x", "cannot be written")),
         ("task=heliostat.workloads.tasks.language_model:Nope", ("Nope", "LanguageModel")),
         ("dataset.source=breast_cancer", ("dataset.source", "'breast_cancer'", "did you mean breast-cancer?")),
         ("dataset.path=data", ("dataset", "exactly one of path and source")),
@@ -90,6 +97,37 @@ def test_more_workers_than_the_machine_has_says_how_many_there_are(folder: Path,
     message = refused(capsys, "--set", "workers=4096", "--set", "global_batch=4096")
     assert "workers is 4096, each with 1 CPU" in message
     assert "set workers to" in message
+
+
+def test_all_mistakes_of_a_config_are_in_one_message_each_with_its_fix(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrong = ("tsk=3", "optimizer.lr=-1", "steps=5.5", "early_stopping.pateince=2")
+    message = refused(capsys, *(part for change in wrong for part in ("--set", change)))
+    assert "the config has 5 problems:" in message
+    for line in (
+        "tsk is not a known key (value: 3): did you mean task?",
+        "optimizer.lr is -1, but must be above 0: set optimizer.lr to",
+        "steps is 5.5",
+        "early_stopping.patience is missing",
+        "did you mean patience?",
+    ):
+        assert line in message
+    message = refused(capsys, "--set", "task=nowhere:Mine", "--set", "dataset.source=digit", "--set", "resources.gpu=9")
+    assert "the config has 3 problems:" in message
+
+
+def test_a_global_batch_larger_than_the_data_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "c.yaml", "--dry-run", "--set", "global_batch=100000"]) == 0
+    note = "global_batch is 100000, but the train split has 409 samples: each step is a whole epoch, of 409"
+    assert note in capsys.readouterr().out
+
+
+def test_methods_of_other_frameworks_are_not_ignored(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "lit.py").write_text(
+        "from heliostat import Task\nclass Lit(Task):\n    def configure_optimizers(self):\n        return None\n"
+    )
+    assert "configure_optimizers: the optimizer is AdamW" in refused(capsys, "--set", "task=lit:Lit")
 
 
 def test_a_config_that_is_no_mapping_or_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

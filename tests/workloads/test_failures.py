@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from torch import nn
 
 from heliostat.errors import JobFailed, UserError
 from heliostat.workloads.ray_train.failures import (
@@ -101,10 +102,23 @@ def test_a_user_error_takes_precedence() -> None:
         (RuntimeError("Connection reset by peer"), "peer_lost"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),
         (KeyError("pixels"), "mistake"),
+        (FileNotFoundError(2, "No such file or directory", "weights.pt"), "mistake"),
     ],
 )
 def test_kinds(error: Exception, kind: str) -> None:
     assert kind_of(error) == kind
+
+
+def test_an_error_deep_in_a_library_shows_the_frame_of_the_users_code() -> None:
+    def users_loss() -> None:
+        nn.Sequential(nn.Sequential(nn.Linear(3, 2)))(torch.ones(1, 7))
+
+    with pytest.raises(RuntimeError) as caught:
+        users_loss()
+    text = str(worker_failed(caught.value, 0, 3, 1.0))
+    assert "in users_loss" in text
+    assert "torch/nn/modules/linear.py" in text
+    assert "cannot be multiplied (1x7 and 3x2)" in text
 
 
 def test_out_of_memory_names_the_peak_and_what_to_set() -> None:

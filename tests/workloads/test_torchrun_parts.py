@@ -19,6 +19,7 @@ from heliostat.errors import JobFailed
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.torchrun import script
+from heliostat.workloads.torchrun.arguments import is_longer
 from heliostat.workloads.torchrun.hub import MAX_BYTES, SAVED_AND_STOPPED, Hub
 from heliostat.workloads.torchrun.process import CHILD
 from tests.conftest import Command, end_group, wait_for
@@ -157,6 +158,23 @@ def test_the_checkpoints_of_other_arguments_are_refused(counts: Command) -> None
     assert "Traceback" not in other.stderr
     (counts.cwd / "runs/counts/script.json").unlink()
     assert python(counts, "counts.py", "3").stdout == "step 3 3.0 3\nhas 3.0 {'of': 3}\n"
+
+
+@pytest.mark.parametrize(
+    ("saved", "now", "longer"),
+    [
+        ("--epochs 3 --lr 0.1", "--epochs 5 --lr 0.1", True),
+        ("--lr=0.1 --max-steps=30", "--lr=0.1 --max-steps=40", True),
+        ("--epochs=3", "--epochs 5", True),
+        ("--epochs 5", "--epochs 3", False),
+        ("--epochs 3 --lr 0.1", "--epochs 5 --lr 0.2", False),
+        ("--epochs 3", "--epochs 5 --lr 0.2", False),
+        ("--workers 3", "--workers 5", False),
+        ("3", "5", False),
+    ],
+)
+def test_only_a_longer_training_resumes_with_other_arguments(saved: str, now: str, longer: bool) -> None:
+    assert is_longer(saved.split(), now.split()) == longer
 
 
 def test_other_parts_than_were_saved_are_refused(counts: Command) -> None:

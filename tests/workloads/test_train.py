@@ -211,13 +211,16 @@ def test_a_failing_task_shows_its_own_traceback_once(on_ray: Command) -> None:
     command = on_ray
     (command.cwd / "mine.py").write_text(
         "from heliostat.workloads.tasks.tabular_classification import TabularClassification\n"
+        "from torch.distributed import is_initialized\n"
         "class Mine(TabularClassification):\n"
         "    def loss(self, model, batch):\n"
-        "        raise ZeroDivisionError('my own mistake')\n"
+        "        if is_initialized():  # not in the try before the start\n"
+        "            raise ZeroDivisionError('my own mistake')\n"
+        "        return super().loss(model, batch)\n"
     )
     (command.cwd / "c.yaml").write_text("task: mine:Mine\ndataset: {source: breast-cancer}\nsteps: 3\nworkers: 2\n")
     done = command("train", "c.yaml")
     assert done.code == 1
     assert done.err.count("ZeroDivisionError: my own mistake") == 1
-    assert 'mine.py", line 4, in loss' in done.err
+    assert 'mine.py", line 6, in loss' in done.err
     assert len(done.err.splitlines()) < 15

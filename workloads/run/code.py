@@ -6,16 +6,17 @@ that run loads this code.
 
 import ast
 import atexit
+import builtins
 import hashlib
-import importlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
@@ -121,10 +122,8 @@ def find_task(run: Folder, name: str, recorded: Mapping[str, str]) -> tuple[type
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     for path, digest in recorded.items():
         _restore(run / CODE, path, digest, Path(place))
-    with _only_there(place, {path.partition("/")[0].removesuffix(".py") for path in recorded}):
-        found = task.find(name)
-    sys.path.append(place)  # last: for what a function imports when it is called
-    return found, note
+    with _Kept(place, {path.partition("/")[0].removesuffix(".py") for path in recorded}).imported():
+        return task.find(name), note
 
 
 def _restore(kept: Folder, path: str, digest: str, place: Path) -> None:
@@ -138,22 +137,60 @@ def _restore(kept: Folder, path: str, digest: str, place: Path) -> None:
     target.write_bytes(data)
 
 
-@contextmanager
-def _only_there(place: str, names: set[str]) -> Iterator[None]:
-    """Imports the modules of these names from a folder, and forgets them afterwards: other code gets its own."""
+class _Kept:
+    """Modules that are imported from a folder, for each other only: all other code gets its own of the same names.
 
-    def loaded() -> dict[str, ModuleType]:
-        return {name: module for name, module in sys.modules.items() if name.partition(".")[0] in names}
+    Args:
+        place: the folder.
+        names: the modules and packages in it.
+    """
 
-    before, path = loaded(), [*sys.path]
-    for name in before:
-        del sys.modules[name]
-    sys.path.insert(0, place)
-    importlib.invalidate_caches()
-    try:
-        yield
-    finally:
-        for name in loaded():
+    def __init__(self, place: str, names: set[str]) -> None:
+        self._place, self._names = place, names
+        self._modules: dict[str, ModuleType] = {}
+
+    @contextmanager
+    def imported(self) -> Iterator[None]:
+        """Imports them in the block, instead of others of the same names."""
+        others = self._take_out()
+        sys.modules.update(self._modules)
+        sys.meta_path.insert(0, self)
+        try:
+            yield
+        finally:
+            sys.meta_path.remove(self)
+            self._modules = self._take_out()
+            sys.modules.update(others)
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """As Python's own finders do, in the folder only."""
+        spec = PathFinder.find_spec(name, path or [self._place]) if name.partition(".")[0] in self._names else None
+        if spec and isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _Loader(name, spec.loader.path, self._import)
+        return spec
+
+    def _import(self, name: str, globals: Any = None, locals: Any = None, fromlist: Any = (), level: int = 0) -> ModuleType:
+        """The import statement of these modules, also when one of their functions is called later."""
+        others = level == 0 and name.partition(".")[0] not in self._names
+        if others or self in sys.meta_path:  # or within another import of these
+            return __import__(name, globals, locals, fromlist, level)
+        with self.imported():
+            return __import__(name, globals, locals, fromlist, level)
+
+    def _take_out(self) -> dict[str, ModuleType]:
+        found = {name: module for name, module in sys.modules.items() if name.partition(".")[0] in self._names}
+        for name in found:
             del sys.modules[name]
-        sys.modules.update(before)
-        sys.path[:] = path
+        return found
+
+
+class _Loader(SourceFileLoader):
+    """Loads a module with an import statement of its own."""
+
+    def __init__(self, name: str, path: str, import_: Callable[..., ModuleType]) -> None:
+        super().__init__(name, path)
+        self._import = import_
+
+    def exec_module(self, module: ModuleType) -> None:
+        vars(module)["__builtins__"] = {**vars(builtins), "__import__": self._import}
+        super().exec_module(module)

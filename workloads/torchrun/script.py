@@ -20,9 +20,10 @@ from heliostat.errors import JobFailed, NotWritable, UserError
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT, with_retry
 from heliostat.workloads.run.lease import Lease, hold, taken_over
+from heliostat.workloads.torchrun.arguments import ARGUMENTS, check_arguments
 from heliostat.workloads.torchrun.hub import SAVED_AND_STOPPED
 
-ARGUMENTS, STATE = "script.json", "state.pt"
+STATE = "state.pt"
 KEEP = 2
 """Checkpoints to keep: the newest, and the one before in case that is damaged."""
 
@@ -59,7 +60,7 @@ def resume(**parts: Any) -> int:
     _handle_signals()
     run = _folder()
     try:
-        _check_arguments(run)
+        check_arguments(run, sys.argv[1:])
         if _rank() == 0 and run.exists():
             _claim(run)
         _Run.infinite = frozenset(_not_finite(_states(parts), parts))
@@ -233,18 +234,6 @@ def _check(states: dict[str, Any]) -> None:
             f"a part to save holds an object that cannot be loaded again: {reason}\n"
             "  fix: save tensors, numbers, strings, and lists and dictionaries of them, such as vars(args) instead of args"
         ) from None
-
-
-def _check_arguments(folder: Folder) -> None:
-    """Raises a UserError if the checkpoints were saved with other arguments."""
-    if not folder.exists(ARGUMENTS):
-        return
-    saved = json.loads(folder.read(ARGUMENTS))["arguments"]
-    if saved != sys.argv[1:]:
-        raise UserError(
-            f"the checkpoints in {folder} were saved with the arguments {saved}, but the arguments are {sys.argv[1:]}",
-            f"give this run another name (heliostat torchrun --name), or delete {folder}/{ARGUMENTS} to use these",
-        )
 
 
 def _folder() -> Folder:

@@ -16,6 +16,7 @@ import torch
 from heliostat.config import Config
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import Batch, batches
+from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.plan import order_of, steps_of
 from heliostat.workloads.run.journal import finite
@@ -110,6 +111,8 @@ class Loop:
         writer, optimizer = self.writer, self.step.optimizer
         self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, writer.event, writer.persist)
         self.progress = Progress(**self.checkpointer.restore())
+        if config.start_from and self.checkpointer.newest() is None:
+            raise UserError(f"run {folder} has no weights of start_from", "start it with heliostat train, which loads them")
         self.step.buffers.pool()  # those of a checkpoint of version 0.1 differ between the shards
         self.meter = Meter(ranks, self.progress.logged)
         self.signals: Signals | None = None

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from heliostat.workloads.training.measurement import Measurement
 from heliostat.workloads.training.parallel import Apply
 from heliostat.workloads.training.step import Step
 
-T = TypeVar("T")
 Load = Callable[[Task, nn.Module], list[str]]
 FEW, MORE = 2, 16
 """Samples of a try: two, because of one a vector of all samples would pass for a number; and for metrics that are no means."""
@@ -89,6 +88,8 @@ ALONE = Ranks(0, 1, torch.device("cpu"))
 
 def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: list[str]) -> Step:
     """The step of a single worker, on the CPU and not compiled; checks the model."""
+    if missing := [part for part in ("model", "loss") if getattr(type(task), part) is getattr(Task, part)]:
+        raise UserError(f"task {config.task} has no method {' and no '.join(missing)}", "write it; README.md has an example")
     order = order_of(config, dataset)
     torch.manual_seed(config.seed)
     with _explained(config, "model"):
@@ -98,7 +99,7 @@ def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: 
     notes += load(task, model)
     alone = config.model_copy(update={"compile": False, "parallelism": "ddp"})
     with _explained(config, "model"):
-        step = Step(alone, dataset, task, model, ALONE, order.largest_part(1), steps_of(config, order))
+        step = Step(alone, dataset, task, model, ALONE, order.largest_part(config.least_workers), steps_of(config, order))
     with _explained(config, "loss"):
         step.check_single_samples(order)
     return step
@@ -122,8 +123,17 @@ def _try_loss(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> 
             raise Undecided("its loss takes long on this CPU")
         loss.backward()  # type: ignore[no-untyped-call]
 
+    rows = dataset.index.rows("train")
+    few, full = (
+        batch_of(dataset, "train", np.arange(min(n, rows)), ALONE) for n in (min(FEW, step.micro_batch), step.micro_batch)
+    )
     with _explained(config, "loss"):
-        _with_batch(backward, dataset, "train", step.micro_batch)
+        try:
+            backward(few)
+        except HeliostatError:
+            raise
+        except Exception:  # as many as in the run, which a loss may need, decide
+            backward(full)
     named = [*step.apply.model.named_parameters()]
     unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
     if not unused:
@@ -182,19 +192,6 @@ def _try_outputs(config: TrainConfig, task: Task, step: Step, dataset: Dataset) 
                 raise
             notes.append(f"{error.what}\n  heliostat predict will not work")
     return notes
-
-
-def _with_batch(call: Callable[[Batch], T], dataset: Dataset, split: str, micro_batch: int) -> T:
-    """Calls a function with a few samples; if that fails, with as many as in the run, which a loss may need."""
-    few = min(FEW, micro_batch)
-    try:
-        return call(batch_of(dataset, split, np.arange(min(few, dataset.index.rows(split))), ALONE))
-    except HeliostatError:
-        raise
-    except Exception:
-        if micro_batch == few:
-            raise
-    return call(batch_of(dataset, split, np.arange(min(micro_batch, dataset.index.rows(split))), ALONE))
 
 
 @contextmanager
