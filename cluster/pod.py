@@ -110,6 +110,15 @@ class PodKeys(Config):
         {}, description="what to add to the pod template of Kubernetes, such as {spec: {hostNetwork: true}}"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _fields_of_kubernetes(cls, data: Any) -> Any:
+        """A field of a pod's spec is in `pod`, or has another name here; Kubernetes' spelling of it is also recognized."""
+        for key in data.keys() - cls.model_fields.keys() if isinstance(data, dict) else ():
+            if fix := pod_override.place_of(str(key)):
+                raise ValueError(f"{key} is a field of Kubernetes' pods, not of profiles; {fix}")
+        return data
+
     @field_validator("annotations")
     @classmethod
     def _own_annotations(cls, value: dict[str, str]) -> dict[str, str]:

@@ -33,6 +33,7 @@ OWNED = {
     "spec.priorityClassName": "use priority_class",
     "spec.imagePullSecrets": "use image_pull_secrets",
     "spec.topologySpreadConstraints": "use topology_spread",
+    "spec.resources": "use cpu, memory, ephemeral_storage and gpu",
     "spec.securityContext.runAsUser": "use run_as_user",
     "spec.securityContext.runAsGroup": "use run_as_group",
     "spec.securityContext.fsGroup": "use fs_group",
@@ -86,7 +87,7 @@ def check(override: dict[str, Any]) -> None:
 def _owned(override: dict[str, Any]) -> Found:
     """What is set by Heliostat or KubeRay, or is missing in an item that is not merged into one of theirs."""
     spec = override.get("spec") or {}
-    yield from ((f"{path} cannot be set here", instead) for path, instead in OWNED.items() if _has(override, path))
+    yield from (_fixed(path, instead) for path, instead in OWNED.items() if _has(override, path))
     for key in (override.get("metadata") or {}).get("labels") or {}:
         if key.startswith(OWN_LABELS):
             yield f"metadata.labels.{key} is Heliostat's or KubeRay's own", "choose another label"
@@ -101,13 +102,17 @@ def _owned_in(container: dict[str, Any], path: str) -> Found:
     if container["name"] in OWN_CONTAINERS:
         yield f"{path} is a container of the cluster's own", "choose another name"
     elif container["name"] in RAY_CONTAINERS:
-        yield from ((f"{path}.{key} cannot be set here", do) for key, do in OWNED_BY_RAY.items() if _has(container, key))
+        yield from (_fixed(f"{path}.{key}", instead) for key, instead in OWNED_BY_RAY.items() if _has(container, key))
         for mount in container.get("volumeMounts") or []:
             if mount["mountPath"].rstrip("/") in OWN_MOUNTS:
                 yield f"{path} mounts a volume at {mount['mountPath']}, as the cluster itself does", "choose another path"
     elif not container.get("image"):
         names = " or ".join(RAY_CONTAINERS)
         yield f"{path} is a further container without an image", f"set its image, or name the one with Ray, {names}"
+
+
+def _fixed(path: str, instead: str) -> tuple[str, str]:
+    return f"{path} cannot be set here: {instead}", "remove it from pod"
 
 
 def _has(value: Any, path: str) -> bool:
@@ -169,6 +174,15 @@ def _fields(kind: str) -> dict[str, str] | None:
 
     model = getattr(models, kind)
     return {json: model.openapi_types[python] for python, json in model.attribute_map.items()}
+
+
+def place_of(key: str) -> str:
+    """What to write for a field of a pod's spec, in either spelling; empty if it is none."""
+    first, *words = key.split("_")
+    field = first + "".join(word.title() for word in words)
+    if field not in (_fields("V1PodSpec") or {}):
+        return ""
+    return OWNED.get(f"spec.{field}", f"write pod: {{spec: {{{field}: ...}}}}")
 
 
 def of_container(override: dict[str, Any], name: str) -> dict[str, Any]:

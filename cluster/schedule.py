@@ -69,7 +69,7 @@ def parse(text: str) -> Schedule:
     if zone := re.match(r"(?:CRON_)?TZ=(\S+)", text):
         rest = " ".join(fields[1:])
         raise UserError(
-            f"--cron is {text!r}, which Kubernetes refuses with a time zone", f'--cron "{rest}" --time-zone {zone[1]}'
+            f"--cron is {text!r}, which Kubernetes refuses with a time zone", f'write --cron "{rest}" --time-zone {zone[1]}'
         )
     if text.startswith("@") and text not in SHORT:
         fix = 'write an interval such as --cron "*/30 * * * *"' if text.startswith("@every") else nearest(text, SHORT)
@@ -87,7 +87,7 @@ def parse(text: str) -> Schedule:
     schedule = Schedule(*numbers, both=any(_is_every(part) for part in (fields[2], fields[4])))
     if next(schedule.times(datetime.now(UTC)), None) is None:
         raise UserError(
-            f"--cron is {text!r}, which is never: no {fields[3]} month has a day {fields[2]}", "correct day and month"
+            f"--cron is {text!r}, which is never: month {fields[3]} has no day {fields[2]}", "correct day and month"
         )
     return schedule
 

@@ -9,7 +9,7 @@ from heliostat.tuning.space import Parameter, flatten
 from heliostat.workloads.config import Name
 
 Mode = Literal["max", "min"]
-MAY_CHANGE = {"trials", "seconds", "budget", "concurrency", "retries", "keep", "storage"}
+MAY_CHANGE = {"trials", "seconds", "budget", "concurrency", "retries", "keep", "storage", "requirements"}
 """Keys for limits and places, not for what is searched: they may change when a sweep is resumed."""
 BASE = "base"
 
@@ -58,6 +58,7 @@ class SweepConfig(Config):
     retries: int = Field(1, ge=0, description="how often a failed trial is retried, at least 0")
     keep: Literal["best", "all"] = Field("best", description="whose checkpoints are kept: best or all")
     storage: str | None = Field(None, min_length=1, description="the folder or URI of the sweep, by default train's")
+    requirements: list[str] | str | None = Field(None, description="packages that a cluster installs, by default train's")
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
@@ -117,7 +118,8 @@ def base_of(config: SweepConfig) -> dict[str, Any]:
     own = {key: value for key, value in config.train.items() if key != BASE}
     base = config.train.get(BASE)
     data = read_mapping(config_path(str(base), "workloads/configs")) if base else {}
-    return {**_merged(data, own), "name": config.name}
+    needed = {} if config.requirements is None else {"requirements": config.requirements}
+    return {**_merged(data, own), **needed, "name": config.name}
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

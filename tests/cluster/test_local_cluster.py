@@ -19,6 +19,7 @@ from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import held, usage
 from heliostat.cluster.profile import Profile
+from heliostat.cluster.ray_version import differing
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import autoscaling
 from heliostat.cluster.targets.local.processes import ClusterRecord, processes
@@ -110,6 +111,7 @@ def test_a_cluster_outlives_the_command_that_started_it(cluster: LocalCluster) -
     assert [node.group for node in state.nodes] == ["head"]
     assert state.price == 0
     assert cluster.dashboard().version() == state.ray_version
+    assert differing(cluster.dashboard().version(), cluster.dashboard().python_version()) == []
 
 
 def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(

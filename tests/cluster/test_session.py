@@ -1,11 +1,13 @@
 """What a session leaves on this machine."""
 
 import json
+import platform
 from pathlib import Path
 
 import pytest
 
 from heliostat.cluster.kube.api import Api
+from heliostat.cluster.ray_version import differing, installed_ray
 from heliostat.cluster.targets.session import write_token
 
 
@@ -30,3 +32,11 @@ def test_no_two_clusters_share_a_token_file_and_only_the_user_reads_it(tmp_path:
     assert [path.read_text() for path in paths] == [context for context, _, _ in places]
     assert {path.stat().st_mode & 0o777 for path in paths} == {0o600}
     assert {path.parent for path in paths} == {tmp_path / ".heliostat" / "tokens"}
+
+
+def test_versions_that_ray_client_needs_to_be_the_same_are_compared() -> None:
+    ray, python = installed_ray(), platform.python_version()
+    assert differing(ray, python) == differing(ray, "") == []
+    (text,) = differing(ray, "3.99.1")
+    assert text.startswith(f"the cluster has Python 3.99.1, and this machine {python}: Ray Client needs the same minor version")
+    assert len(differing("2.1.0", "3.99.1")) == 2

@@ -67,6 +67,17 @@ def test_a_dry_run_shows_them_and_sends_the_files_that_git_ignores(folder: Path,
     assert all(name in sent for name in ("needs.txt", "tiny-1.2-py3-none-any.whl"))
 
 
+@pytest.mark.parametrize("key", ["requirements", "train.requirements"])
+def test_a_sweep_has_them_for_all_of_its_trials(key: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wheel(folder, "tiny", "1.2")
+    arguments = ["sweep", "digits", "--on", "gpu", "--dry-run", "--set", f"{key}=[./tiny-1.2-py3-none-any.whl]"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "# requirements: ./tiny-1.2-py3-none-any.whl" in printed
+    assert "tiny-1.2" in printed.partition("# sent:")[2]
+    assert main([*arguments, "--set", f"{key}=[ray==2.1]"]) == 2
+
+
 @pytest.mark.parametrize(
     ("requirement", "fulfilled"),
     [
