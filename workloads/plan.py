@@ -53,6 +53,16 @@ class Plan:
         return steps_of(self.config, order_of(self.config, Dataset.open(self.dataset_uri)))
 
     @property
+    def oversized(self) -> str:
+        """What a step is, where the train split has fewer samples than the global batch; else, or if it is not built, empty."""
+        if self.elsewhere or not Folder.at(self.dataset_uri).exists(INDEX):
+            return ""
+        samples, batch = Dataset.open(self.dataset_uri).index.rows("train"), self.config.global_batch
+        return (
+            "" if samples >= batch else f"global_batch is {batch}, but the train split has {samples}: each step has all of them"
+        )
+
+    @property
     def folder(self) -> Folder:
         """The run folder."""
         return Folder.at(self.uri)

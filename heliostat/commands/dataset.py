@@ -26,11 +26,14 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.datasets import Dataset
 
     if args.verb == "build":
+        from heliostat.commands.phases import phase
         from heliostat.config import assignments
         from heliostat.datasets import build
         from heliostat.datasets.sources import open_source
 
-        _show(build(open_source(args.source, assignments(args.set)), args.out), args)
+        with phase("building the dataset", quiet=args.json):
+            dataset = build(open_source(args.source, assignments(args.set)), args.out)
+        _show(dataset, args)
         return 0
     dataset = Dataset.open(args.out)
     if args.verb == "info":

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr):
-        result = _train(config, address, launched, args.verbose)
+        result = _train(config, address, launched, args)
     _show_result(result, args.json)
     return 0
 
@@ -70,26 +70,37 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     return send(profile, config, args, ["train", path], files, values)
 
 
-def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
+def _train(config: Any, address: str | None, launched: float, args: argparse.Namespace) -> Any:
     from heliostat.cluster import in_process
-    from heliostat.workloads.plan import prepare
+    from heliostat.commands.phases import phase
 
     if address:
-        with in_process.connection(address, verbose) as dashboard:
+        with in_process.connection(address, args.verbose) as dashboard:
             from heliostat.workloads.nodes import available
+            from heliostat.workloads.plan import prepare
 
-            return _run(prepare(config, available()), launched, nullcontext(dashboard))
-    return _run(prepare(config, in_process.machine()), launched, in_process.session(verbose))
+            return _run(prepare(config, available()), launched, nullcontext(dashboard), args)
+    with phase("checking the config, the task and the data", quiet=args.json):
+        from heliostat.workloads.plan import prepare
+
+        plan = prepare(config, in_process.machine())
+    return _run(plan, launched, in_process.session(args.verbose), args)
 
 
-def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
+def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str], args: argparse.Namespace) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
+    from heliostat.commands.phases import phase
     from heliostat.commands.progress import Display
+    from heliostat.console import err
 
-    with plan.claim() as (owner, record, finished):
+    with ExitStack() as stack:
+        with phase("building the dataset" if plan.source else "opening the run", quiet=args.json):
+            owner, record, finished = stack.enter_context(plan.claim())
         if finished:
             return finished
-        with Display(plan) as display, ray_session as dashboard:
+        if plan.oversized:
+            err.print(plan.oversized, soft_wrap=True)
+        with Display(plan, args.verbose, quiet=args.json) as display, ray_session as dashboard:
             from heliostat.workloads.ray_train.driver import execute
 
             display.connected(dashboard)
@@ -122,7 +133,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     known = {None: "checked by the job", True: "exists: the run is resumed", False: "new"}
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
-        "batch": f"{config.global_batch} samples a step",
+        "batch": plan.oversized or f"{config.global_batch} samples a step",
         "dataset": f"{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({known[document['resumes']]})",
     }.items():

@@ -213,11 +213,13 @@ def test_a_failing_task_shows_its_own_traceback_once(on_ray: Command) -> None:
         "from heliostat.workloads.tasks.tabular_classification import TabularClassification\n"
         "class Mine(TabularClassification):\n"
         "    def loss(self, model, batch):\n"
+        "        print('my own :print:', len(batch['label']))\n"
         "        raise ZeroDivisionError('my own mistake')\n"
     )
     (command.cwd / "c.yaml").write_text("task: mine:Mine\ndataset: {source: breast-cancer}\nsteps: 3\nworkers: 2\n")
     done = command("train", "c.yaml")
     assert done.code == 1
     assert done.err.count("ZeroDivisionError: my own mistake") == 1
-    assert 'mine.py", line 4, in loss' in done.err
-    assert len(done.err.splitlines()) < 15
+    assert 'mine.py", line 5, in loss' in done.err
+    assert all(f"[rank {rank}] my own :print: " in done.err for rank in (0, 1)), "what a task prints arrives"
+    assert len(done.err[done.err.index("heliostat: ") :].splitlines()) < 15

@@ -34,6 +34,7 @@ from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.cost import cost, price_of
 from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import Tail
+from heliostat.workloads.run.output import OutputTail, kept
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.run.redraw import Redraw, draw
 from heliostat.workloads.run.report import write_report
@@ -42,7 +43,10 @@ from heliostat.workloads.run.signals import STOP, announce_drain
 from heliostat.workloads.run.so_far import result_of
 
 Watch = Callable[[list[dict[str, Any]]], None]
-"""Called several times a second with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, if any."""
+"""Called several times a second with what is new, if anything: the records of ``metrics.jsonl`` and ``attempts.jsonl``, those
+of ``events.jsonl`` that are in `PHASES` or to be told, and the lines that workers print."""
+PHASES = ("evaluating", "trained", "evaluated")
+"""Events that begin a phase of a run."""
 
 POLL = 0.2
 DRAIN_POLL = 0.5
@@ -189,10 +193,13 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch, rep
 def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch, report: Redraw) -> None:
     """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
     journals, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
+    output = OutputTail(folder)
 
     def poll() -> list[dict[str, Any]]:
+        printed = output.new()  # before the records that follow the lines
         records = [record for tail in journals for record in tail.new()]
-        watch([*records, *(event for event in events.new() if "told" in event)])
+        shown = [event for event in events.new() if "told" in event or event["event"] in PHASES]
+        watch(sorted([*printed, *records, *shown], key=lambda record: record["time"]))
         report.poll(any(record.get("kind") == "eval" for record in records))
         return records
 
@@ -248,11 +255,12 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         join(rank, world, node, alone, broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
         place = _place(spec["nodes"], record.config)
-        loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])
-        try:
-            outcome = loop.run()
-        finally:
-            step = loop.progress.step
+        with kept(folder, rank):
+            loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])
+            try:
+                outcome = loop.run()
+            finally:
+                step = loop.progress.step
     except HeliostatError:
         raise
     except Exception as error:
