@@ -40,8 +40,11 @@ def run(args: argparse.Namespace) -> int:
 def _print_json(folder: Any) -> None:
     from heliostat.console import print_json
     from heliostat.tuning.results.table import SweepResult, row
+    from heliostat.workloads.run.lease import Observer
 
     trials, record = _read(folder)
+    if not Observer(folder).is_driven():
+        trials.interrupted()
     result = SweepResult.read(folder)
     rows = [row(trial, dict(record.objectives)) for trial in trials.all]
     print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
@@ -73,6 +76,8 @@ def _rendered(folder: Any, most: int | None = None, driven: bool = True) -> Any:
     from heliostat.commands.trials import SHOWN, rendered
 
     trials, record = _read(folder)
+    if not driven:
+        trials.interrupted()
     return rendered(trials, record.objectives, record.config.trials, most or SHOWN, driven)
 
 
