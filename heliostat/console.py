@@ -12,9 +12,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Without markup and emoji codes: a name or a message may contain [bold], [/] or :x:, which is shown as it is.
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+def _console(stderr: bool) -> Console:
+    # Without markup and emoji codes: a name or a message may contain [bold], [/] or :x:, which is shown as it is.
+    # FORCE_COLOR, which many CI systems set, would make a pipe a terminal for rich, and fill the log with live lines.
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        markup=False, emoji=False, highlight=False, stderr=stderr, force_terminal=None if terminal else False
+    )  # fmt: skip
+
+
+out, err = _console(stderr=False), _console(stderr=True)
 UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 """Control characters, line separators, marks that change the direction of text, and lone surrogates, which UTF-8 lacks."""
 

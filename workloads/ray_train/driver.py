@@ -180,7 +180,7 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch, rep
     # thread of a task never releases its node.
     try:
         threading.Thread(target=fit, daemon=True).start()
-        _wait(done, plan.folder, owner, watch, report)
+        _wait(done, plan, owner, watch, report)
     finally:
         report.close()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -190,8 +190,9 @@ def _fit(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch, rep
     return outcome
 
 
-def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch, report: Redraw) -> None:
+def _wait(done: threading.Event, plan: Plan, owner: lease.Lease, watch: Watch, report: Redraw) -> None:
     """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
+    folder, last = plan.folder, plan.total_steps
     journals, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
     output = OutputTail(folder)
 
@@ -200,7 +201,8 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
         records = [record for tail in journals for record in tail.new()]
         shown = [event for event in events.new() if "told" in event or event["event"] in PHASES]
         watch(sorted([*printed, *records, *shown], key=lambda record: record["time"]))
-        report.poll(any(record.get("kind") == "eval" for record in records))
+        # After the last evaluation it is drawn at the end.
+        report.poll(any(record.get("kind") == "eval" and record["step"] != last for record in records))
         return records
 
     this_node = ray.get_runtime_context().get_node_id()
