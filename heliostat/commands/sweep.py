@@ -95,12 +95,15 @@ def _drive(plan: Any, ray_session: AbstractContextManager[str] | str, args: argp
 
     from heliostat.commands.phases import phase
     from heliostat.commands.trials import Display
+    from heliostat.console import err
     from heliostat.tuning.drive import drive, finished
 
     if result := finished(plan):
         return result
     with phase("building the dataset" if plan.train.source else "opening the sweep", quiet=args.json):
         plan.check()
+    if plan.train.oversized:
+        err.print(plan.train.oversized, soft_wrap=True)
     session = nullcontext(ray_session) if isinstance(ray_session, str) else ray_session
     with Display(plan, quiet=args.json) as display, session as dashboard:
         display.connected(dashboard)

@@ -229,3 +229,10 @@ def test_a_run_opens_after_its_storage_was_moved(tmp_path: Path) -> None:
     evaluated = evaluate(Folder.at(tmp_path / "here" / "run"))
     assert evaluated["metrics"]["loss"] == pytest.approx(before.metrics["test"]["loss"])
     assert train(config(tmp_path / "here", steps=20)).step == 20
+
+
+def test_a_global_batch_that_the_train_split_cannot_fill_is_said(tmp_path: Path) -> None:
+    large = config(tmp_path, global_batch=100_000)
+    prepare(large).commit()
+    assert prepare(large).oversized == "global_batch is 100000, but the train split has 409: each step has all of them"
+    assert prepare(config(tmp_path)).oversized == ""
