@@ -19,8 +19,8 @@ LONG = "a-run-with-a-name-that-is-quite-long-" + "x" * 40
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two runs that were killed after their last evaluation, one that has not begun, and a finished sweep."""
     storage = tmp_path_factory.mktemp("storage")
-    for name, changes in {"short": {"steps": 7}, LONG: {"steps": 14, "optimizer": {"lr": 0.02}}}.items():
-        train(config(storage, name=name, **changes))
+    train(config(storage, name="short", steps=7))
+    train(config(storage, name=LONG, steps=14, optimizer={"lr": 0.02}))
     record_of(config(storage, name="new", steps=3))
     shutil.copytree(ROOT / "tests/fixtures/v0.1/storage/sweep", storage / "sweep")
     return storage
