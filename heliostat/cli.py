@@ -14,7 +14,7 @@ COMMANDS = {
     "sweep": "search for the best config with many trials",
     "evaluate": "measure a finished run on a split of its dataset",
     "predict": "apply a finished run to new input",
-    "runs": "list the runs and sweeps in a storage folder; runs compare shows the differences between them",
+    "runs": "list the runs and sweeps in a storage folder",
     "report": "draw the report of a run or a sweep again, finished or not",
     "dataset": "build, show and verify datasets",
     "profile": "write, show and check the profiles of clusters",

@@ -7,13 +7,22 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Without markup and emoji codes: a name or a message may contain [bold], [/] or :x:, which is shown as it is.
-out = Console(markup=False, emoji=False, highlight=False)
-err = Console(markup=False, emoji=False, highlight=False, stderr=True)
+
+def _console(stderr: bool) -> Console:
+    # Without markup and emoji codes: a name or a message may contain [bold], [/] or :x:, which is shown as it is.
+    # FORCE_COLOR, which many CI systems set, would make a pipe a terminal for rich, and fill the log with live lines.
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(
+        markup=False, emoji=False, highlight=False, stderr=stderr, force_terminal=None if terminal else False
+    )  # fmt: skip
+
+
+out, err = _console(stderr=False), _console(stderr=True)
 UNPRINTABLE = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]")
 """Control characters, line separators, marks that change the direction of text, and lone surrogates, which UTF-8 lacks."""
 
@@ -33,21 +42,49 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=2, default=str) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """Print a table; columns of numbers are right-aligned."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None, fit: bool = False) -> None:
+    """Print a table; columns of numbers are right-aligned. Each row is one line where there is no terminal, however long.
+
+    Args:
+        columns: their names.
+        rows: their values.
+        title: over the table.
+        fit: leave out the last columns where they do not fit on the terminal, instead of folding the cells.
+    """
     rows = [list(row) for row in rows]
+    numeric = [bool(rows) and all(isinstance(row[n], int | float) for row in rows) for n in range(len(columns))]
+    cells = [[printable(f"{v:.4g}" if isinstance(v, float) else v) for v in row] for row in rows]
+    names = [printable(name) for name in columns]
+    widths = [max(cell_len(row[n]) for row in [names, *cells]) for n in range(len(names))]
+    shown = len(names)
+    if out.is_terminal and fit:
+        while shown > 1 and sum(widths[:shown]) + 2 * (shown - 1) > out.width:
+            shown -= 1
+    elif out.is_terminal:
+        _print_folded(names, cells, numeric, title)
+        return
+    for at, row in enumerate([names, *cells]):
+        padded = [
+            " " * (width - cell_len(text)) + text if right else text + " " * (width - cell_len(text))
+            for text, width, right in zip(row[:shown], widths, numeric, strict=False)
+        ]
+        out.print(Text("  ".join(padded).rstrip(), "bold" if at == 0 else ""), soft_wrap=True)
+    if shown < len(names):
+        err.print(f"not shown, as the terminal is too narrow: {', '.join(names[shown:])}")
+
+
+def _print_folded(names: Sequence[str], cells: Iterable[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:
     table = Table(title=title, box=None, header_style="bold", title_justify="left", pad_edge=False)
-    for number, column in enumerate(columns):
-        numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
-    for row in rows:
-        table.add_row(*(Text(f"{v:.4g}" if isinstance(v, float) else str(v)) for v in row))
+    for name, right in zip(names, numeric, strict=True):
+        table.add_column(name, justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*map(Text, row))
     out.print(table)
 
 
 def numbers(metrics: Mapping[str, float | None]) -> str:
     """Metrics in one line; None is shown as NaN."""
-    return "  ".join(f"{name} {'NaN' if value is None else f'{value:.4f}'}" for name, value in metrics.items())
+    return "  ".join(f"{printable(name)} {'NaN' if value is None else f'{value:.4f}'}" for name, value in metrics.items())
 
 
 def duration(seconds: float) -> str:

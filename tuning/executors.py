@@ -7,13 +7,14 @@ trial, and the workers of a Train run are gang-scheduled, while the thread that 
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import ray
 
+from heliostat.console import err
 from heliostat.errors import Diverged, HeliostatError, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.tuning.journal import plain
@@ -78,8 +79,10 @@ class ActorExecutor:
     async def run(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
         try:
             event: Event = await self._actor.start.remote(plan.uri, record.model_dump(mode="json"), time.time())
+            _show(plan, event.pop("printed"))
             while event["event"] == "report":
                 event = await self._actor.decide.remote(decide(event))
+                _show(plan, event.pop("printed"))
         except ray.exceptions.RayActorError as error:
             self._actor = None
             # A node that went away is not the trial's fault. The control store counts it as dead before its actors (Ray 2.60).
@@ -136,6 +139,8 @@ class TrainExecutor:
         def watch(records: list[dict[str, Any]]) -> None:
             nonlocal last
             for found in records:
+                if "printed" in found:
+                    _show(plan, [found["printed"]])
                 if found.get("kind") == "eval" and last == Decision.CONTINUE and found["step"] < total:
                     event = {"event": "report", "step": found["step"], "progress": found["step"] / total,
                              "metrics": plain(found["metrics"])}  # fmt: skip
@@ -163,6 +168,12 @@ class TrainExecutor:
         result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - start, 3)}}})
         folder.write(RESULT, result.model_dump_json(indent=2).encode())
         return _end(result, folder)
+
+
+def _show(plan: Plan, lines: Iterable[str]) -> None:
+    """Show what a trial has printed."""
+    for line in lines:
+        err.print(f"[trial {int(plan.config.name)}] {line}", soft_wrap=True)
 
 
 async def _call(decide: Decide, event: Event) -> Decision:

@@ -125,7 +125,7 @@ class Trials:
         """Apply one record of the journal."""
         kind, time = record["event"], record["time"]
         if kind == "session":
-            self._interrupted()
+            self.interrupted()
             self.sessions.append([time, time])
             self.slots = record["slots"]
         elif self.sessions:
@@ -176,8 +176,8 @@ class Trials:
             trial.seconds += time - trial.started
             trial.started = None
 
-    def _interrupted(self) -> None:
-        """The last driver was killed: trials that ran then count as running until their last report."""
+    def interrupted(self) -> None:
+        """The last driver was killed: trials that ran then wait, and count as running until their last report."""
         for trial in self.all:
             if trial.state == "running" and trial.started is not None:
                 last = trial.reports[-1].time if trial.reports else trial.started
@@ -219,8 +219,12 @@ def best(trials: Iterable[Trial], metric: str, mode: str) -> Trial | None:
 
 
 def leader(trials: Iterable[Trial], metric: str, mode: str) -> Trial | None:
-    """The trial with the best report so far, for a sweep that has no best one yet, because no trial is over."""
-    reported = [trial for trial in trials if not trial.done and math.isfinite(trial.best(metric, mode))]
+    """The trial with the best report so far, for a sweep of which no trial has finished."""
+    reported = [
+        trial
+        for trial in trials
+        if trial.duplicate_of is None and trial.state not in ("failed", "diverged") and math.isfinite(trial.best(metric, mode))
+    ]
     sign = 1 if mode == "max" else -1
     return max(reported, key=lambda trial: (sign * trial.best(metric, mode), -trial.number), default=None)
 

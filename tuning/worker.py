@@ -23,6 +23,7 @@ from heliostat.requirements import provide
 from heliostat.tuning.journal import plain
 from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
+from heliostat.workloads.run.output import kept
 from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
 from heliostat.workloads.training.distributed import Ranks, check_gpu
 from heliostat.workloads.training.loop import Loop
@@ -44,6 +45,8 @@ class Worker:
         self._work: queue.SimpleQueue[Callable[[], Event]] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._decisions: queue.SimpleQueue[Decision] = queue.SimpleQueue()
+        self._printed: list[str] = []
+        """Lines that the trial has printed since the last event."""
         # One thread for all trials: OpenMP keeps a pool for each thread that has used it.
         threading.Thread(target=self._run, name="trials", daemon=True).start()
 
@@ -54,12 +57,17 @@ class Worker:
     def start(self, run: str, record: dict[str, Any], launched: float) -> Event:
         """Start or resume the trial whose run folder is at ``run``, and return its first event."""
         self._work.put(partial(self._trial, run, record, launched))
-        return self._events.get()
+        return self._next_event()
 
     def decide(self, decision: Decision) -> Event:
         """Answer the last report and return the next event."""
         self._decisions.put(decision)
-        return self._events.get()
+        return self._next_event()
+
+    def _next_event(self) -> Event:
+        event = self._events.get()
+        lines, self._printed = self._printed, []
+        return {**event, "printed": lines}
 
     def _run(self) -> None:
         while True:
@@ -69,7 +77,9 @@ class Worker:
         try:
             parsed = RunRecord.model_validate(record)
             timeout = parsed.config.storage_timeout
-            return self._train(Folder.at(run, timeout).for_work(timeout), parsed, launched)
+            folder = Folder.at(run, timeout).for_work(timeout)
+            with kept(folder, 0, lambda line: self._printed.append(line)):
+                return self._train(folder, parsed, launched)
         except UserError as error:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:

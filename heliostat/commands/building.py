@@ -1,10 +1,17 @@
 """The progress of building a dataset on standard error: a live line on a terminal, a line now and then in a pipe."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from heliostat.cluster.jobs.contents import megabytes
 from heliostat.commands.live import Line
+from heliostat.commands.phases import phase
 from heliostat.console import duration, err
+
+if TYPE_CHECKING:
+    from heliostat.datasets.sources import Source
 
 FIRST = 2.0
 """Seconds after which progress is shown."""
@@ -29,6 +36,23 @@ class Building:
         elif now >= self._next:
             self._next = now + (LIVE if err.is_terminal else LINES)
             self._line.say(progress_text(doing, done, total, unit, now - self._started))
+
+
+@contextmanager
+def building(source: "Source | None", otherwise: str = "", quiet: bool = False) -> Iterator[None]:
+    """Show the progress of building the dataset of a source, or, if there is nothing to build, what the block does.
+
+    Args:
+        otherwise: what it does then.
+        quiet: whether nothing is shown where there is no terminal.
+    """
+    if source is None:
+        with phase(otherwise, quiet):
+            yield
+        return
+    if err.is_terminal or not quiet:
+        source.progress = Building()
+    yield
 
 
 def progress_text(doing: str, done: int, total: int, unit: str, seconds: float) -> str:

@@ -44,9 +44,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _show(name: str, found: Any) -> None:
-    from heliostat.console import duration, out, print_table
+    from heliostat.console import clock, duration, out, print_table
 
-    since, until = (time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at)) for at in (found.since, found.until))
+    since, until = clock(found.since), clock(found.until)
     out.print(f"{name}, {since} to {until} ({duration(found.until - found.since)})", highlight=False, markup=False)
     rows = [(g.name, g.nodes, g.node_seconds / 3600, g.gpu_seconds / 3600, g.price, g.cost, g.static) for g in found.groups]
     columns = ("group", "nodes", "node-hours", "GPU-hours", "$/h a node", "cost $", "always at max $")

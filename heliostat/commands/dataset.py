@@ -26,14 +26,15 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.datasets import Dataset
 
     if args.verb == "build":
-        from heliostat.commands.building import Building
+        from heliostat.commands.building import building
         from heliostat.config import assignments
         from heliostat.datasets import build
         from heliostat.datasets.sources import open_source
 
         source = open_source(args.source, assignments(args.set))
-        source.progress = Building()
-        _show(build(source, args.out), args)
+        with building(source, quiet=args.json):
+            dataset = build(source, args.out)
+        _show(dataset, args)
         return 0
     dataset = Dataset.open(args.out)
     if args.verb == "info":

@@ -14,10 +14,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from heliostat.commands.phases import phase
     from heliostat.console import numbers, out, print_json
-    from heliostat.workloads.inference import evaluate
 
-    result = evaluate(run_folder(args.run_name, args.storage), args.split)
+    with phase(f"evaluating {args.run_name} on the {args.split} split", quiet=args.json):
+        from heliostat.workloads.inference import evaluate
+
+        result = evaluate(run_folder(args.run_name, args.storage), args.split)
     if args.json:
         print_json(result)
     else:

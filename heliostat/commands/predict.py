@@ -14,11 +14,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from heliostat.commands.phases import phase
     from heliostat.console import out, print_json, print_table
-    from heliostat.workloads.inference import load_run, predict
 
-    trained = load_run(run_folder(args.run_name, args.storage))
-    results = [predict(trained, value) for value in args.inputs]
+    with phase(f"predicting with {args.run_name}", quiet=args.json):
+        from heliostat.workloads.inference import load_run, predict
+
+        trained = load_run(run_folder(args.run_name, args.storage))
+        results = [predict(trained, value) for value in args.inputs]
     if args.json:
         print_json(results)
     elif all("class" in result for result in results):

@@ -1,86 +1,133 @@
-"""The progress of a run on standard error: a bar on a terminal, lines in a job."""
+"""The progress of a run on standard error: a live line on a terminal, a line for each record elsewhere."""
 
 import os
 import time
+from collections import deque
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from heliostat.commands.phases import Phases
+from heliostat.console import duration, err, numbers
 
-from heliostat.console import err, numbers
-
-LINE_SECONDS = 5.0
-"""Seconds between two lines of progress in a job, at least."""
 GOODPUT_SECONDS = 30.0
 """Seconds between two computations of the goodput, which read all journals of the run."""
-SHOWN = {"waiting": "waiting for nodes", "starting": "starting workers", "running": "training"}
+WINDOW = 20
+"""Records of the loss from which the speed, and so the time left, is estimated."""
+NARROW, WIDE = 70, 100
+"""Columns below which the samples per second are left out, and above which there is a bar."""
+SHOWN = {
+    "waiting": "waiting for nodes", "starting": "starting workers", "running": "preparing the first step",
+    "evaluating": "evaluating", "trained": "evaluating the best checkpoint on all splits", "evaluated": "writing the report",
+}  # fmt: skip
+"""The phase that an event begins."""
 LEFT = {"drain": "a node is being drained", "grow": "more workers fit"}
 
 
 class Display:
-    """A bar with the step, the loss, the speed and the time left; a line for each evaluation above it."""
+    """Shows the phase, the step, the loss, the speed and the time left; above it a line for each evaluation and print.
 
-    def __init__(self, plan: Any) -> None:
+    Args:
+        plan: of the run.
+        verbose: whether Ray shows what the workers print.
+        quiet: whether only changes of the workers are shown where there is no terminal.
+    """
+
+    def __init__(self, plan: Any, verbose: bool = False, quiet: bool = False) -> None:
         from heliostat.environment import IN_A_JOB
 
-        self._plan = plan
-        self._lines = err.is_terminal or IN_A_JOB in os.environ
-        self._next_line = 0.0
+        self._plan, self._verbose, self._job = plan, verbose, IN_A_JOB in os.environ
+        self._lines = err.is_terminal or self._job or not quiet
         self._next_goodput = time.monotonic() + GOODPUT_SECONDS
         self._goodput = ""
-        columns = (
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[loss]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-        )
-        self._progress = Progress(*columns, console=err, disable=not err.is_terminal, transient=True)
-        self._bar = self._progress.add_task("starting Ray", total=None, loss="")
+        self._step, self._total, self._loss, self._speed = 0, 0, "", ""
+        self._pace: deque[tuple[float, int]] = deque(maxlen=WINDOW)
+        self._heading = ""
+        self._phases = Phases(self._line, quiet=not self._lines)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        self._phases.begin("starting Ray")
+        self._phases.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._progress.stop()
+        self._phases.__exit__(kind, error, trace)
 
     def connected(self, dashboard: str) -> None:
         """Ray is connected: print the run's folder and the dashboard."""
-        if self._lines:
-            where = "resumes in" if self._plan.folder.exists("checkpoints") else "in"
-            _say(f"{self._plan.config.name} {where} {self._plan.uri}")
+        where = "resumes in" if self._plan.folder.exists("checkpoints") else "in"
+        self._heading = f"{self._plan.config.name} {where} {self._plan.uri}"
+        if err.is_terminal or self._job:
+            self._head()
         if err.is_terminal:
-            err.print(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)", highlight=False)
-        self._progress.update(self._bar, description="starting workers", total=self._plan.total_steps)
+            _say(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)")
+        self._total = self._plan.total_steps or 0
+        self._phases.begin("starting workers")
+
+    def _head(self) -> None:
+        """Print the run's folder once; in a pipe with the first record, so that an error before it stands alone."""
+        if self._heading:
+            _say(self._heading)
+        self._heading = ""
 
     def update(self, records: list[dict[str, Any]]) -> None:
-        """Show new records of ``metrics.jsonl`` and ``attempts.jsonl``, and the ``told`` texts of ``events.jsonl``."""
+        """Show new records of ``metrics.jsonl``, ``attempts.jsonl`` and ``events.jsonl``, and what the workers print."""
         for record in records:
             if "told" in record:
                 _say(record["told"])
-                continue
-            if "event" in record:
-                self._attempt(record)
-                continue
-            step = record["step"]
-            if record["kind"] == "train":
-                loss = f"loss {record['loss']:.4f}  {record['samples_per_second']:,.0f} samples/s"
-                self._progress.update(self._bar, completed=step, loss=loss, description="training")
-                if not err.is_terminal and self._lines and time.monotonic() > self._next_line:
-                    self._next_line = time.monotonic() + LINE_SECONDS
-                    err.print(f"step {step:>6}  {loss}{self._productive()}", highlight=False)
-            elif self._lines:
-                self._progress.print(f"step {step:>6}  validation  {numbers(record['metrics'])}", highlight=False, markup=False)
+            elif "printed" in record:
+                self._print(record)
+            elif "event" in record:
+                self._event(record)
+            elif record["kind"] == "train":
+                self._trained(record)
+            else:
+                self._phases.begin("")
+                if self._lines:
+                    self._head()
+                    _say(f"step {record['step']:>6}  validation  {numbers(record['metrics'])}")
 
-    def _attempt(self, record: dict[str, Any]) -> None:
-        """Print a change of the workers, also without a terminal."""
+    def _print(self, record: dict[str, Any]) -> None:
+        if not self._verbose:
+            rank = f"[rank {record['rank']}] " if self._plan.config.most_workers > 1 else ""
+            _say(f"{rank}{record['printed']}")
+
+    def _trained(self, record: dict[str, Any]) -> None:
+        self._phases.begin("")
+        self._step = record["step"]
+        if self._pace and self._pace[-1][1] >= self._step:
+            self._pace.clear()  # it has resumed from an earlier step
+        self._pace.append((record["time"], self._step))
+        self._loss, self._speed = f"loss {record['loss']:.4f}", f"{record['samples_per_second']:,.0f} samples/s"
+        if not err.is_terminal and self._lines:
+            self._head()
+            left = f"  {text}" if (text := self._left()) else ""
+            _say(f"step {self._step:>6}  {self._loss}  {self._speed}{left}{self._productive()}")
+
+    def _left(self) -> str:
+        """The time left at the recent speed, evaluations included."""
+        if len(self._pace) < 2 or self._step >= self._total:
+            return ""
+        (before, first), (now, last) = self._pace[0], self._pace[-1]
+        return f"{duration((self._total - last) * (now - before) / (last - first))} left"
+
+    def _line(self, phase: str, seconds: float) -> str:
+        """The live line, as much of it as fits."""
+        if phase and not self._step:
+            return f"{phase}  {duration(seconds)}" if seconds >= 1 else phase
+        width = err.width
+        state = f"{phase}  {duration(seconds)}" if phase and seconds >= 1 else phase or "training"
+        parts = [state, f"{self._step}/{self._total or '?'}", self._loss, self._speed if width >= NARROW else "", self._left()]
+        text = "  ".join(part for part in parts if part)
+        if width >= WIDE and self._total:
+            text = f"{text}  {_bar(self._step / self._total, min(40, width - len(text) - 3))}"
+        return text
+
+    def _event(self, record: dict[str, Any]) -> None:
+        """Show a phase, and print a change of the workers, also without a terminal."""
         event = record["event"]
         if event in SHOWN:
-            self._progress.update(self._bar, description=SHOWN[event])
+            self._phases.begin(SHOWN[event])
         if event == "waiting" or (event == "starting" and record["room"] < record["workers"]):
             _say(f"waiting for nodes: {record.get('reason') or self._room(record)}")
         elif event == "left":
@@ -91,8 +138,8 @@ class Display:
             _say(f"{record['reason']}; {resumes}")
 
     def _productive(self) -> str:
-        """The goodput so far; empty for the first seconds, in which workers only start."""
-        if time.monotonic() > self._next_goodput:
+        """The goodput so far, in a job; empty for the first seconds, in which workers only start."""
+        if self._job and time.monotonic() > self._next_goodput:
             from heliostat.retry import UNAVAILABLE
             from heliostat.workloads.run.goodput import goodput
 
@@ -105,6 +152,11 @@ class Display:
         return f"there is room for {record['room']} workers, and at least {record['workers']} are needed"
 
 
+def _bar(share: float, width: int) -> str:
+    """A bar of ``width`` columns; empty if that is not enough for one."""
+    done = round(share * width)
+    return "━" * done + "╌" * (width - done) if width >= 8 else ""
+
+
 def _say(text: str) -> None:
-    """Print a line without markup: rich would take brackets in error messages for tags."""
     err.print(text, highlight=False, markup=False, soft_wrap=True)

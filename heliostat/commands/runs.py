@@ -1,75 +1,177 @@
-"""heliostat runs: lists the runs in a storage folder."""
+"""heliostat runs: lists the runs and sweeps in a storage folder."""
 
 import argparse
+import fnmatch
+import time
 from typing import Any
+
+Row = dict[str, Any]
+STATES = ("finished", "running", "stopped", "interrupted", "failed", "diverged", "unreadable")
+KEYS = ("name", "state", "created", "time", "cost", "goodput", "step")
+"""What the list can be sorted by besides metrics."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
+    parser.usage = "heliostat runs [options]\n       heliostat runs compare NAME NAME ... [--storage DIR] [--json]"
+    parser.add_argument("--storage", metavar="DIR", default="runs", help="where the runs are (default: runs)")
+    parser.add_argument("--name", metavar="PATTERN", help='only those with such a name, such as "digits*"')
+    parser.add_argument("--state", metavar="STATE", help=f"only those in a state, or several with commas: {', '.join(STATES)}")
+    parser.add_argument(
+        "--sort", metavar="KEY", default="created",
+        help=f"a metric, or {', '.join(KEYS)} (default: created); the smallest first, and last what has none",
+    )  # fmt: skip
+    parser.add_argument("--reverse", action="store_true", help="the largest first")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.epilog = "example: heliostat runs --state finished --sort accuracy --reverse"
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.console import err, numbers, print_json, print_table
+    from heliostat.console import err, print_json
     from heliostat.folder import Folder, absolute, default_base
 
-    rows = _rows(Folder.at(absolute(args.storage, default_base())))
+    storage = Folder.at(absolute(args.storage, default_base()))
+    rows = _sorted(_chosen(_rows(storage), args.name, args.state), args.sort, args.reverse)
     if args.json:
         print_json(rows)
-    elif not rows:
-        err.print(f"no runs in {args.storage}", highlight=False)
+    elif rows:
+        _print(rows)
     else:
-        columns = ("name", "task", "state", "step", "goodput", "cost", "test", "created")
-        print_table(
-            columns,
-            [
-                (*(r[c] for c in columns[:4]), _share(r["goodput"]), _money(r["cost"]), numbers(r["test"]), r["created"])
-                for r in rows
-            ],
-        )
+        err.print(f"no such runs in {args.storage}" if args.name or args.state else f"no runs in {args.storage}")
     return 0
 
 
-def _rows(storage: Any) -> list[dict[str, Any]]:
-    from heliostat.workloads.run.record import runs
+def _chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:
+    """The rows that the filters leave.
 
-    return sorted((_row(folder) for folder in runs(storage)), key=lambda row: str(row["created"]))
-
-
-def _row(folder: Any) -> dict[str, Any]:
-    import time
-
+    Raises:
+        UserError: there is no such state.
+    """
+    from heliostat.config import nearest
     from heliostat.errors import UserError
-    from heliostat.workloads.run.cost import cost
-    from heliostat.workloads.run.goodput import goodput, share_of
-    from heliostat.workloads.run.journal import read_journal
-    from heliostat.workloads.run.record import EVENTS, METRICS, read_record, read_result
 
-    row = {
-        "name": folder.name, "run": str(folder), "task": "?", "state": "unreadable", "step": 0, "goodput": 0.0, "cost": None,
-        "test": {}, "created": "?",
-    }  # fmt: skip
-    try:
-        record, result = read_record(folder), read_result(folder)
-    except UserError as error:
-        return {**row, "error": error.what}
-    steps = [r["step"] for r in read_journal(folder, METRICS)] if result is None else [result.step]
-    last = (read_journal(folder, EVENTS) or [{"event": "none"}])[-1]["event"]
+    states = state.split(",") if state else []
+    if wrong := [word for word in states if word not in STATES]:
+        raise UserError(f"--state is {state}, but {wrong[0]!r} is not a state", nearest(wrong[0], STATES))
+    return [row for row in rows if fnmatch.fnmatch(row["name"], name or "*") and (not states or row["state"] in states)]
+
+
+def _sorted(rows: list[Row], key: str, reverse: bool) -> list[Row]:
+    """Raises a UserError if no row has the key."""
+    from heliostat.config import nearest
+    from heliostat.errors import UserError
+
+    metrics = {name for row in rows for name in row["metrics"]}
+    if rows and key not in (*KEYS, *metrics):
+        raise UserError(f"--sort is {key}, but no run here has that metric", nearest(key, [*KEYS, *sorted(metrics)]))
+    values = [(_value(row, key), row) for row in rows]
+    ranked = sorted([pair for pair in values if pair[0] is not None], key=lambda pair: pair[0], reverse=reverse)
+    return [row for _, row in ranked] + [row for value, row in values if value is None]
+
+
+def _value(row: Row, key: str) -> Any:
+    value = row[key] if key in KEYS else row["metrics"].get(key)
+    return None if value == "?" else value
+
+
+def _print(rows: list[Row]) -> None:
+    """The list, the most important columns first; a column without any value is left out."""
+    from heliostat.console import print_table
+
+    zone = time.strftime("%Z")
+    cells = [_cells(row, zone) for row in rows]
+    names = [name for name in cells[0] if any(row[name] for row in cells)]
+    print_table(names, [[row[name] for name in names] for row in cells], fit=True)
+
+
+def _cells(row: Row, zone: str) -> dict[str, str]:
+    from heliostat.console import duration, numbers
+
+    first, *others = row["metrics"].items() or [("", None)]
     return {
-        **row,
-        "task": record.config.task,
-        "state": result.state if result else last if last in ("stopped", "diverged") else "unfinished",
-        "step": max(steps, default=0),
-        "goodput": round(share_of(result.goodput) if result and result.goodput else goodput(folder).share, 3),
-        "cost": result.cost if result else cost(folder),
-        "test": result.metrics.get("test", {}) if result else {},
-        "created": time.strftime("%Y-%m-%d %H:%M", time.localtime(record.created)),
+        "name": row["name"],
+        "state": row["state"],
+        "progress": row["progress"],
+        "result": f"{row['split']} {numbers(dict([first]))}" if first[0] else "",
+        "time": duration(row["time"]) if row["time"] else "",
+        "cost": "" if row["cost"] is None else f"{row['cost']:.4g}",
+        f"created ({zone})": row["created"],
+        "goodput": f"{row['goodput']:.0%}" if row["goodput"] else "",
+        "task": row["task"],
+        "other metrics": numbers(dict(others)),
     }
 
 
-def _money(cost: float | None) -> str:
-    return "" if cost is None else f"{cost:.4g}"
+def _rows(storage: Any) -> list[Row]:
+    from heliostat.errors import UserError
+    from heliostat.tuning.plan import SWEEP
+    from heliostat.workloads.run.record import CONFIG
+
+    rows = []
+    for name in storage.names():
+        folder = storage / name
+        make = _run_row if folder.exists(CONFIG) else _sweep_row if folder.exists(SWEEP) else None
+        if make is None:
+            continue
+        empty = {
+            "name": name, "kind": "sweep" if make is _sweep_row else "run", "run": str(folder), "task": "?",
+            "state": "unreadable", "step": 0, "progress": "", "time": 0.0, "goodput": 0.0, "cost": None,
+            "split": "", "metrics": {}, "test": {}, "created": "?",
+        }  # fmt: skip
+        try:
+            rows.append({**empty, **make(folder)})
+        except UserError as error:
+            rows.append({**empty, "error": error.what})
+    return rows
 
 
-def _share(goodput: float) -> str:
-    return f"{goodput:.0%}" if goodput else ""
+def _run_row(folder: Any) -> Row:
+    from heliostat.workloads.run.goodput import share_of
+    from heliostat.workloads.run.record import read_record
+    from heliostat.workloads.run.so_far import result_of
+
+    record, result = read_record(folder), result_of(folder)
+    split = "test" if "test" in result.metrics else "validation"
+    steps = record.config.steps
+    return {
+        "task": record.config.task,
+        "state": result.state,
+        "step": result.step,
+        "progress": f"{result.step}/{steps}" if steps and result.step < steps else str(result.step),
+        "time": result.seconds.get("total", 0.0),
+        "goodput": round(share_of(result.goodput), 3),
+        "cost": result.cost,
+        "split": split,
+        "metrics": result.metrics.get(split, {}),
+        "test": result.metrics.get("test", {}),
+        "created": _clock(record.created),
+    }
+
+
+def _sweep_row(folder: Any) -> Row:
+    from heliostat.tuning.journal import read_journal
+    from heliostat.tuning.plan import read_sweep
+    from heliostat.tuning.results.table import SweepResult
+    from heliostat.tuning.trials import Trials, best
+    from heliostat.workloads.run.lease import Observer
+
+    record, result, trials = read_sweep(folder), SweepResult.read(folder), Trials(read_journal(folder))
+    assert record is not None, "the caller has found its file"
+    done, wanted = sum(trial.done for trial in trials.all), record.config.trials
+    top = best(trials.all, *next(iter(record.objectives.items())))
+    over = result is not None and done == len(trials.all)
+    now = trials.sessions[-1][1] if trials.sessions else 0.0
+    return {
+        "task": str(record.config.train.get("task", "sweep")),
+        "state": "running" if Observer(folder).is_driven() else "finished" if over else "interrupted",
+        "step": done,
+        "progress": f"{done}/{wanted} trials" if wanted else f"{done} trials",
+        "time": trials.seconds(now),
+        "cost": trials.cost(now),
+        "split": "best",
+        "metrics": top.values if top else {},
+        "created": _clock(record.created),
+    }
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

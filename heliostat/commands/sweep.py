@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr):
-        result = _sweep(config, address, args.verbose)
+        result = _sweep(config, address, args)
     _show_result(result, args.json)
     return 0
 
@@ -90,32 +90,36 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     return send(profile, config, args, ["sweep", path], files, values)
 
 
-def _sweep(config: Any, address: str | None, verbose: bool) -> Any:
+def _sweep(config: Any, address: str | None, args: argparse.Namespace) -> Any:
     from heliostat.cluster import in_process
-    from heliostat.tuning.plan import plan_sweep
+    from heliostat.commands.phases import phase
 
     if address:
-        with in_process.connection(address, verbose) as dashboard:
+        with in_process.connection(address, args.verbose) as dashboard:
+            from heliostat.tuning.plan import plan_sweep
             from heliostat.workloads.nodes import available
 
-            return _drive(plan_sweep(config, available()), dashboard)
-    return _drive(plan_sweep(config, in_process.machine()), in_process.session(verbose))
+            return _drive(plan_sweep(config, available()), dashboard, args)
+    with phase("checking the config, the task and the data", quiet=args.json):
+        from heliostat.tuning.plan import plan_sweep
+
+        plan = plan_sweep(config, in_process.machine())
+    return _drive(plan, in_process.session(args.verbose), args)
 
 
-def _drive(plan: Any, ray_session: AbstractContextManager[str] | str) -> Any:
+def _drive(plan: Any, ray_session: AbstractContextManager[str] | str, args: argparse.Namespace) -> Any:
     from contextlib import nullcontext
 
-    from heliostat.commands.building import Building
+    from heliostat.commands.building import building
     from heliostat.commands.trials import Display
     from heliostat.tuning.drive import drive, finished
 
     if result := finished(plan):
         return result
-    if plan.train.source:
-        plan.train.source.progress = Building()
-    plan.check()
+    with building(plan.train.source, "opening the sweep", args.json):
+        plan.check()
     session = nullcontext(ray_session) if isinstance(ray_session, str) else ray_session
-    with Display(plan) as display, session as dashboard:
+    with Display(plan, quiet=args.json) as display, session as dashboard:
         display.connected(dashboard)
         return drive(plan, display.update)
 

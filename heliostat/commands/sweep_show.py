@@ -5,6 +5,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+WHOLE = 10_000
+"""Columns of a table that is not cut."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a sweep's name, or its folder or URI")
@@ -27,7 +30,9 @@ def run(args: argparse.Namespace) -> int:
     if out.is_terminal and driver.is_driven():
         _follow(folder, driver.is_driven)
     else:
-        out.print(_rendered(folder, most=50), soft_wrap=True)
+        # In a pipe no cell is cut.
+        width = None if out.is_terminal else WHOLE
+        out.print(_rendered(folder, most=50, driven=driver.is_driven()), soft_wrap=True, width=width)
     _print_failure(folder)
     return 0
 
@@ -35,8 +40,11 @@ def run(args: argparse.Namespace) -> int:
 def _print_json(folder: Any) -> None:
     from heliostat.console import print_json
     from heliostat.tuning.results.table import SweepResult, row
+    from heliostat.workloads.run.lease import Observer
 
     trials, record = _read(folder)
+    if not Observer(folder).is_driven():
+        trials.interrupted()
     result = SweepResult.read(folder)
     rows = [row(trial, dict(record.objectives)) for trial in trials.all]
     print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
@@ -51,7 +59,7 @@ def _follow(folder: Any, is_driven: Callable[[], bool]) -> None:
         driven = True
         while driven:
             driven = is_driven()  # before the trials are read, so that the last ones are shown
-            live.update(_rendered(folder), refresh=True)
+            live.update(_rendered(folder, driven=driven), refresh=True)
             time.sleep(1.0 if driven else 0.0)
 
 
@@ -64,11 +72,13 @@ def _print_failure(folder: Any) -> None:
         out.print(f"\ntrial {failed.number} failed:\n  {message}", highlight=False, markup=False)
 
 
-def _rendered(folder: Any, most: int | None = None) -> Any:
+def _rendered(folder: Any, most: int | None = None, driven: bool = True) -> Any:
     from heliostat.commands.trials import SHOWN, rendered
 
     trials, record = _read(folder)
-    return rendered(trials, record.objectives, record.config.trials, most or SHOWN)
+    if not driven:
+        trials.interrupted()
+    return rendered(trials, record.objectives, record.config.trials, most or SHOWN, driven)
 
 
 def _read(folder: Any) -> tuple[Any, Any]:

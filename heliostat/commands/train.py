@@ -5,7 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr) if args.json or not args.in_process else nullcontext():
-        result = _train_here(config, launched) if args.in_process else _train(config, address, launched, args.verbose)
+        result = _train_here(config, launched, args) if args.in_process else _train(config, address, launched, args)
     _show_result(result, args.json)
     return 0
 
@@ -90,21 +90,27 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     return send(profile, config, args, ["train", path], files, values)
 
 
-def _train(config: Any, address: str | None, launched: float, verbose: bool) -> Any:
+def _train(config: Any, address: str | None, launched: float, args: argparse.Namespace) -> Any:
     from heliostat.cluster import in_process
-    from heliostat.workloads.plan import prepare
+    from heliostat.commands.phases import phase
 
     if address:
-        with in_process.connection(address, verbose) as dashboard:
+        with in_process.connection(address, args.verbose) as dashboard:
             from heliostat.workloads.nodes import available
+            from heliostat.workloads.plan import prepare
 
-            return _run(prepare(config, available()), launched, nullcontext(dashboard))
-    return _run(prepare(config, in_process.machine()), launched, in_process.session(verbose))
+            return _run(prepare(config, available()), launched, nullcontext(dashboard), args)
+    with phase("checking the config, the task and the data", quiet=args.json):
+        from heliostat.workloads.plan import prepare
+
+        plan = prepare(config, in_process.machine())
+    return _run(plan, launched, in_process.session(args.verbose), args)
 
 
-def _train_here(config: Any, launched: float) -> Any:
+def _train_here(config: Any, launched: float, args: argparse.Namespace) -> Any:
     """Train in this process, with a line for each evaluation; a bar would overwrite a debugger's prompt."""
     from heliostat.cluster import in_process
+    from heliostat.commands.building import building
     from heliostat.console import err, numbers
     from heliostat.workloads.plan import prepare
     from heliostat.workloads.ray_train.driver import execute
@@ -116,25 +122,27 @@ def _train_here(config: Any, launched: float) -> Any:
             err.print(text, highlight=False, markup=False, soft_wrap=True)
 
     plan = prepare(config, in_process.machine())
-    with plan.claim() as (owner, record, finished):
+    with ExitStack() as stack:
+        with building(plan.source, "opening the run", args.json):
+            owner, record, finished = stack.enter_context(plan.claim())
         return finished or execute(plan, begin(plan, record, tries=False), launched, owner, show, here=True)
 
 
-def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str]) -> Any:
+def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str], args: argparse.Namespace) -> Any:
     """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
-    from heliostat.commands.building import Building
+    from heliostat.commands.building import building
+    from heliostat.commands.phases import phase
     from heliostat.commands.progress import Display
-    from heliostat.console import err
     from heliostat.workloads.training.start import begin
 
-    if plan.source:
-        plan.source.progress = Building()
-    with plan.claim() as (owner, record, finished):
+    with ExitStack() as stack:
+        with building(plan.source, "opening the run", args.json):
+            owner, record, finished = stack.enter_context(plan.claim())
         if finished:
             return finished
-        with err.status("trying the task on a few samples") if err.is_terminal else nullcontext():
+        with phase("trying the task on a few samples", quiet=args.json):
             record = begin(plan, record)
-        with Display(plan) as display, ray_session as dashboard:
+        with Display(plan, args.verbose, quiet=args.json) as display, ray_session as dashboard:
             from heliostat.workloads.ray_train.driver import execute
 
             display.connected(dashboard)

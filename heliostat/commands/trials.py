@@ -10,7 +10,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from heliostat.console import duration, err
+from heliostat.commands.phases import Phases
+from heliostat.console import duration, err, printable
 
 LINE_SECONDS = 5.0
 """Seconds between two lines of progress in a job, at least."""
@@ -20,23 +21,30 @@ REDRAW = 0.5
 
 
 class Display:
-    """The progress of ``heliostat sweep`` on standard error: a table on a terminal, lines in a job."""
+    """The progress of ``heliostat sweep`` on standard error: a table on a terminal, elsewhere a line when a trial ends.
 
-    def __init__(self, plan: Any) -> None:
+    Args:
+        plan: of the sweep.
+        quiet: whether nothing is shown where there is no terminal.
+    """
+
+    def __init__(self, plan: Any, quiet: bool = False) -> None:
         from heliostat.environment import IN_A_JOB
 
         self._plan = plan
-        self._lines = not err.is_terminal and IN_A_JOB in os.environ
+        self._lines = not err.is_terminal and (IN_A_JOB in os.environ or not quiet)
+        self._phases = Phases(quiet=not self._lines)
         self._live = Live(console=err, transient=True, auto_refresh=False) if err.is_terminal else None
         self._next = 0.0
+        self._last = ""
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
-            self._live.update(Text("starting Ray"), refresh=True)
+        self._phases.begin("starting Ray")
+        self._phases.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._phases.__exit__(kind, error, trace)
         if self._live:
             self._live.stop()
 
@@ -44,20 +52,26 @@ class Display:
         """Ray is connected: print the sweep's folder."""
         if self._lines or self._live:
             err.print(f"{self._plan.config.name} in {self._plan.uri}", highlight=False, soft_wrap=True)
+        self._phases.begin("starting workers")
 
     def update(self, trials: Any) -> None:
         """Show the state of the sweep, at most at the intervals above."""
-        if time.monotonic() < self._next:
+        if time.monotonic() < self._next or not any(trial.started or trial.done for trial in trials.all):
             return
+        self._phases.begin("")
         self._next = time.monotonic() + (REDRAW if self._live else LINE_SECONDS)
         if self._live:
+            if not self._live.is_started:
+                self._phases.__exit__(None, None, None)  # a terminal shows one live area at a time
+                self._live.start()
             self._live.update(rendered(trials, self._plan.objectives, self._plan.config.trials), refresh=True)
-        elif self._lines:
-            err.print(headline(trials, self._plan.objectives, self._plan.config.trials), highlight=False, soft_wrap=True)
+        elif self._lines and (text := headline(trials, self._plan.objectives, self._plan.config.trials)) != self._last:
+            self._last = text
+            err.print(text, highlight=False, soft_wrap=True)
 
 
-def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None = None) -> str:
-    """The progress, the best trial, the time left and the cost so far in one line."""
+def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None = None, driven: bool = True) -> str:
+    """The progress, the best trial, the time left if the sweep is ``driven``, and the cost so far in one line."""
     from heliostat.tuning.trials import best
 
     now = now or time.time()
@@ -67,15 +81,16 @@ def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None
     parts += [f"{states[state]} {state}" for state in ("stopped", "failed", "diverged") if state in states]
     metric, mode = next(iter(objectives.items()))
     if top := best(trials.all, metric, mode):
-        parts.append(f"best {metric} {top.values[metric]:.4f} (trial {top.number})")
-    if (left := trials.remaining_seconds(wanted, now)) is not None and done < (wanted or 0):
+        parts.append(f"best {printable(metric)} {top.values[metric]:.4f} (trial {top.number})")
+    left = trials.remaining_seconds(wanted, now) if driven and done < (wanted or 0) else None
+    if left is not None:
         parts.append(f"about {duration(left)} left")
     if (cost := trials.cost(now)) is not None:
         parts.append(f"cost {cost:.2f}")
     return " · ".join(parts)
 
 
-def rendered(trials: Any, objectives: Any, wanted: int | None, most: int = SHOWN) -> Group:
+def rendered(trials: Any, objectives: Any, wanted: int | None, most: int = SHOWN, driven: bool = True) -> Group:
     """The headline over the table of the best and the running trials."""
     metric, mode = next(iter(objectives.items()))
     sign = 1 if mode == "max" else -1
@@ -88,13 +103,13 @@ def rendered(trials: Any, objectives: Any, wanted: int | None, most: int = SHOWN
     keys = list(dict.fromkeys(key for trial in shown for key in trial.params))
     priced = any(trial.price is not None for trial in trials.all)
     grid = Table(box=None, header_style="bold", pad_edge=False)
-    for column in ("trial", "state", metric, "step", "seconds", *(["cost"] if priced else [])):
+    for column in ("trial", "state", printable(metric), "step", "seconds", *(["cost"] if priced else [])):
         grid.add_column(column, justify="left" if column == "state" else "right", no_wrap=True, min_width=len(column) + 2)
     for key in keys:
-        grid.add_column(_last(key, keys), no_wrap=True)
+        grid.add_column(printable(_last(key, keys)), no_wrap=True)
     for trial in shown:
-        grid.add_row(*(Text(cell) for cell in cells(trial, metric, keys, priced)))
-    return Group(Text(headline(trials, objectives, wanted)), grid)
+        grid.add_row(*(Text(printable(cell)) for cell in cells(trial, metric, keys, priced)))
+    return Group(Text(headline(trials, objectives, wanted, driven=driven)), grid)
 
 
 def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:

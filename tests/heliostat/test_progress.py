@@ -1,19 +1,41 @@
-"""The progress of a run."""
+"""The progress of a run, in a pipe and on a narrow terminal."""
 
+import io
+import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
-from heliostat.commands import building
+from heliostat.commands import building, phases, progress
 from heliostat.commands.progress import Display
+
+CONFIG = SimpleNamespace(name="a-run", most_workers=2)
+PLAN = SimpleNamespace(
+    total_steps=120, uri="/runs/a-run", config=CONFIG, folder=SimpleNamespace(exists=lambda name: False)
+)  # fmt: skip
+
+
+def trained(step: int, time: float) -> dict[str, Any]:
+    return {"kind": "train", "step": step, "time": time, "loss": 1.5, "samples_per_second": 1234.5}
+
+
+RECORDS = [
+    {"event": "starting", "workers": 2, "room": 2},
+    trained(10, 1.0),
+    {"printed": "mine: [bold]x[/] :warning:", "rank": 1},
+    trained(20, 2.0),
+    {"event": "evaluating", "step": 20},
+    {"kind": "eval", "step": 20, "time": 2.5, "metrics": {"accuracy": 0.5}},
+]
 
 
 def test_an_error_with_brackets_is_printed_unchanged(capsys: pytest.CaptureFixture[str]) -> None:
     """As gloo words it: rich would take the source location for a tag."""
     reason = "worker 0: [/src/gloo/pair.cc:545] Connection closed by peer"
-    plan = SimpleNamespace(total_steps=10)
     record = {"event": "failed", "reason": reason, "again": True, "wait": 0.0, "saved": 5, "failures": 1, "most": 3}
-    with Display(plan) as display:
+    with Display(PLAN) as display:
         display.update([record])
     assert f"{reason}; resumes from step 5 (failure 1 of 3)" in capsys.readouterr().err
 
@@ -32,3 +54,52 @@ def test_building_shows_what_is_done_how_fast_and_what_is_left(
     assert second.startswith("reading photos: 500 of 2,000 images, ")
     text = building.progress_text("checking t.csv", 10 << 20, 40 << 20, "bytes", 5.0)
     assert text == "checking t.csv: 10.0 MB of 40.0 MB, 2.0 MB/s, 15 s left"
+
+
+def test_a_pipe_gets_a_line_each_record_and_what_the_task_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    with Display(PLAN) as display:
+        display.connected("http://dashboard")
+        display.update(RECORDS)
+    assert capsys.readouterr().err.splitlines() == [
+        "a-run in /runs/a-run",
+        "step     10  loss 1.5000  1,234 samples/s",
+        "[rank 1] mine: [bold]x[/] :warning:",
+        "step     20  loss 1.5000  1,234 samples/s  10 s left",
+        "step     20  validation  accuracy 0.5000",
+    ]
+    with Display(PLAN, quiet=True) as display:  # with --json
+        display.connected("http://dashboard")
+        display.update(RECORDS)
+    assert capsys.readouterr().err.splitlines() == ["[rank 1] mine: [bold]x[/] :warning:"]
+
+
+def test_a_phase_that_takes_long_is_said_in_a_pipe_and_a_short_one_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with phases.phase("building the dataset"):
+        pass
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(phases, "LONG", 0.0)
+    monkeypatch.setattr(phases, "POLL", 0.01)
+    shown: list[str] = []
+    with phases.phase("building the dataset"):
+        while not shown:  # until the thread has said it
+            shown = [text] if (text := capsys.readouterr().err) else []
+    assert shown == ["building the dataset\n"]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+def test_the_live_line_fits_on_the_terminal_and_names_one_time_left(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    file = io.StringIO()
+    terminal = Console(file=file, force_terminal=True, width=width, markup=False, emoji=False)
+    for module in (phases, progress):
+        monkeypatch.setattr(module, "err", terminal)
+    with Display(PLAN) as display:
+        display.connected("http://dashboard")
+        display.update(RECORDS[:4])
+    last = re.split(r"\x1b\[2K|\n|\r", file.getvalue())
+    lines = [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", line) for line in last]
+    live = [line for line in lines if line.startswith("training  20/120")]
+    assert live
+    assert all(len(line) <= width and line.count("left") <= 1 for line in live)
+    assert width < 60 or "10 s left" in live[-1]

@@ -107,9 +107,12 @@ def test_ctrl_c_stops_with_checkpoints_and_the_same_command_resumes(sweep: Comma
     assert "Traceback" not in err
     paused = [r["trial"] for r in records(sweep) if r["event"] == "pause"]
     assert paused, "what ran was saved"
+    written = {path.name for path in (sweep.cwd / "runs/levels-sweep").iterdir()}
+    assert {"report.html", "trials.parquet", "best.yaml"} <= written
     shown = sweep("sweep", "show", "levels-sweep")
     assert shown.code == 0
     assert "waiting" in shown.out
+    assert " left" not in shown.out, "nothing runs"
     done = sweep("sweep", "levels.yaml", timeout=600)
     assert done.code == 0, done.err
     assert "12 finished" in done.out

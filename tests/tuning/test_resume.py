@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from heliostat.cli import main
 from heliostat.tuning.controller import Controller
 from heliostat.tuning.executors import Decide, Placement
 from heliostat.tuning.journal import open_journal, read_journal
@@ -15,7 +16,7 @@ from heliostat.tuning.trials import Decision, Trials, best
 from heliostat.tuning.worker import Event
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.run.record import RunRecord
-from tests.tuning.conftest import Make
+from tests.tuning.conftest import Make, rows
 
 STEPS = (25, 50, 75, 100)
 
@@ -111,3 +112,22 @@ def test_slots_are_opened_again_when_a_duplicate_has_ended_and_more_trials_can_r
     assert len(started) == 2
     assert slots == 2
     assert trials.states() == {"finished": 9}
+
+
+def test_a_killed_sweep_has_a_table_a_report_and_the_best_config_so_far_from_its_journal(
+    folder: Path, config: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = plan_sweep(config(0.5, 0.9), [{"CPU": 1.0, "GPU": 0.0}])
+    resume(plan, plan.commit())
+    lines = (plan.folder / "journal").read("000000.jsonl").splitlines(keepends=True)
+    second = [n for n, line in enumerate(lines) if b'"event": "report"' in line][1]
+    (plan.folder / "journal").write("000000.jsonl", b"".join(lines[: second + 1]))
+    assert main(["report", "sweep"]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "runs/sweep/report.html")
+    assert "# Trial 0 of sweep sweep, which was not over yet: accuracy 0.25" in (folder / "runs/sweep/best.yaml").read_text()
+    assert "interrupted" in (folder / "runs/sweep/report.html").read_text()
+    assert [row["state"] for row in rows(folder)] == ["waiting"]
+    assert main(["sweep", "show", "sweep"]) == 0
+    shown = capsys.readouterr().out
+    assert "0 running" in shown
+    assert "left" not in shown

@@ -13,7 +13,7 @@ from heliostat.tuning.cost import most_expensive, trial_capacity
 from heliostat.tuning.drive import drive
 from heliostat.tuning.journal import open_journal, read_journal
 from heliostat.tuning.plan import plan_sweep
-from heliostat.tuning.trials import Trial, Trials, best, pareto_front
+from heliostat.tuning.trials import Report, Trial, Trials, best, leader, pareto_front
 from heliostat.workloads.run.journal import CHUNK, Journal
 from tests.store import Store
 from tests.tuning.conftest import Make
@@ -162,6 +162,22 @@ def test_the_best_is_a_finished_trial_and_duplicates_do_not_count() -> None:
     assert best(trials, "m", "min") is trials[1]
     assert best(trials[:1], "m", "max") is trials[0]
     assert best(trials[4:], "m", "max") is None
+
+
+def test_while_no_trial_has_finished_the_one_with_the_best_report_leads() -> None:
+    def reported(number: int, state: str, *values: float) -> Trial:
+        return Trial(number, {}, state, reports=[Report(n, n / 9, {"m": value}, 0.0) for n, value in enumerate(values)])
+
+    trials = [
+        reported(0, "stopped", 1.0),
+        reported(1, "running", 3.0, 2.0),
+        reported(2, "failed", 9.0),
+        reported(3, "waiting"),
+        reported(4, "running", float("nan")),
+    ]
+    assert leader(trials, "m", "max") is trials[1]
+    assert leader(trials, "m", "min") is trials[0]
+    assert leader(trials[2:], "m", "max") is None
 
 
 def test_the_pareto_front_has_the_trials_that_no_other_dominates() -> None:

@@ -53,6 +53,7 @@ def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_130(command: Command
     assert "Traceback" not in err
     last = max(int(path.name.removeprefix("step-")) for path in (command.cwd / "runs/long/checkpoints").iterdir())
     assert f"stopped at step {last} " in err
+    assert f"stopped at step {last}" in (command.cwd / "runs/long/report.html").read_text()
     gone(command.env)
     (row,) = json.loads(command("runs", "--json").out)
     assert row["state"] == "stopped"

@@ -49,8 +49,11 @@ def printed(capsys: pytest.CaptureFixture[str], *args: str | Path) -> Any:
 
 def test_a_run_is_listed_and_evaluates_as_it_did(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = printed(capsys, "runs", "--storage", storage)
-    assert [(row["name"], row["state"], row["step"], row["task"]) for row in rows] == [
+    assert [(row["name"], row["state"], row["step"], row["task"]) for row in rows if row["kind"] == "run"] == [
         ("breast-cancer", "finished", 26, f"heliostat.{TASK}")
+    ]
+    assert [(row["name"], row["state"], row["progress"]) for row in rows if row["kind"] == "sweep"] == [
+        ("sweep", "finished", "3/3 trials")
     ]
     found = printed(capsys, "evaluate", storage / "breast-cancer")["metrics"]
     assert found == pytest.approx(json.loads((storage / "breast-cancer/result.json").read_text())["metrics"]["test"])

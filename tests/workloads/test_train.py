@@ -215,6 +215,7 @@ def test_a_failing_task_shows_its_own_traceback_once(on_ray: Command) -> None:
         "class Mine(TabularClassification):\n"
         "    def loss(self, model, batch):\n"
         "        if is_initialized():  # not in the try before the start\n"
+        "            print('my own :print:', len(batch['label']))\n"
         "            raise ZeroDivisionError('my own mistake')\n"
         "        return super().loss(model, batch)\n"
     )
@@ -222,5 +223,6 @@ def test_a_failing_task_shows_its_own_traceback_once(on_ray: Command) -> None:
     done = command("train", "c.yaml")
     assert done.code == 1
     assert done.err.count("ZeroDivisionError: my own mistake") == 1
-    assert 'mine.py", line 6, in loss' in done.err
-    assert len(done.err.splitlines()) < 15
+    assert 'mine.py", line 7, in loss' in done.err
+    assert all(f"[rank {rank}] my own :print: " in done.err for rank in (0, 1)), "what a task prints arrives"
+    assert len(done.err[done.err.index("heliostat: ") :].splitlines()) < 15

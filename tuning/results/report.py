@@ -74,6 +74,7 @@ def _figures(plan: SweepPlan, own: list[Trial], trials: Trials) -> list[tuple[st
     metric, mode = plan.metric, plan.mode
     valued = [trial for trial in own if metric in trial.values]
     kept = valued if len(valued) <= figures.MOST_LINES else figures.thinned(valued, metric, mode)
+    learning = [*kept, *(trial for trial in own if not trial.done and trial.reports)]
     gpus = any(trial.gpus for trial in own)
     shares = importance(valued, plan.config.space, metric, mode)
     front = [("Pareto front", figures.pareto(valued, plan.objectives))] if len(plan.objectives) > 1 else []
@@ -83,7 +84,7 @@ def _figures(plan: SweepPlan, own: list[Trial], trials: Trials) -> list[tuple[st
         (f"Best {metric} over time", figures.best_so_far(valued, trials, metric, mode, "time")),
         (f"Best {metric} over cost", figures.best_so_far(valued, trials, metric, mode, "cost")),
         ("Which parameters matter", figures.importance_bars(shares)),
-        ("Learning curves", figures.learning_curves(kept, metric, mode)),
+        ("Learning curves", figures.learning_curves(learning, metric, mode)),
         ("GPUs in use" if gpus else "Workers in use", figures.in_use(own, gpus)),
         ("When trials ended", figures.end_times(own)),
     ]

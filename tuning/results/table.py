@@ -68,7 +68,9 @@ class SweepResult(Config):
 def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
     """The result of the trials so far."""
     objectives = plan.objectives
-    top = best(trials.all, plan.metric, plan.mode) or leader(trials.all, plan.metric, plan.mode)
+    top = best(trials.all, plan.metric, plan.mode)
+    if top is None or top.state != "finished":
+        top = leader(trials.all, plan.metric, plan.mode)
     now = max((until for _, until in trials.sessions), default=0.0)
     return SweepResult(
         name=plan.config.name,

@@ -23,6 +23,8 @@ def write_result(plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
 def write_so_far(plan: SweepPlan, ended: str = "running") -> None:
     """Write the table, the best config and the report of a sweep that is not finished, from its journal."""
     trials = Trials(read_journal(plan.folder))
+    if ended != "running":
+        trials.interrupted()
     if not any(trial.reports or trial.done for trial in trials.all):
         return
     result = result_of(plan, trials, ended)

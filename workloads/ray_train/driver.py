@@ -37,6 +37,7 @@ from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.cost import cost, price_of
 from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import Tail
+from heliostat.workloads.run.output import OutputTail, kept
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.run.redraw import Redraw, draw
 from heliostat.workloads.run.report import write_report
@@ -45,7 +46,10 @@ from heliostat.workloads.run.so_far import result_of
 from heliostat.workloads.training.start import begin
 
 Watch = Callable[[list[dict[str, Any]]], None]
-"""Called several times a second with the new records of ``metrics.jsonl`` and ``attempts.jsonl``, if any."""
+"""Called several times a second with what is new, if anything: the records of ``metrics.jsonl`` and ``attempts.jsonl``, those
+of ``events.jsonl`` that are in `PHASES` or to be told, and the lines that workers print."""
+PHASES = ("evaluating", "trained", "evaluated")
+"""Events that begin a phase of a run."""
 
 POLL = 0.2
 DRAIN_POLL = 0.5
@@ -113,10 +117,11 @@ def execute(
     started = time.time()
     folder = plan.folder.for_work(plan.patience)
     report = partial(_write_report, folder, record)
-    redraw = Redraw(partial(report, running=True), plan.uri)
+    redraw, last = Redraw(partial(report, running=True), plan.uri), plan.total_steps
 
     def seen(records: list[dict[str, Any]]) -> None:
-        redraw.poll(any(record.get("kind") == "eval" for record in records))
+        # After the last evaluation it is drawn at the end.
+        redraw.poll(any(record.get("kind") == "eval" and record["step"] != last for record in records))
         watch(records)
 
     try:
@@ -208,19 +213,21 @@ def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watc
 
 def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
     """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
-    tails = [Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS)]
+    # What was printed first, so that it stands before the records that follow it.
+    tails: list[Tail | OutputTail] = [OutputTail(folder), *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS))]
     once = folder.once  # so that a signal is seen while storage is unavailable
 
-    def attempt(tail: Tail) -> list[dict[str, Any]]:
+    def attempt(tail: Tail | OutputTail) -> list[dict[str, Any]]:
         try:
             return tail.new()
         except (OSError, UserError) as error:  # the workers decide how long they wait
             folder.say_waiting(reason(error))
             return []
 
-    def poll(read: Callable[[Tail], list[dict[str, Any]]] = attempt) -> list[dict[str, Any]]:
-        metrics, attempts, events = (read(tail) for tail in tails)
-        watch([*metrics, *attempts, *(event for event in events if "told" in event)])
+    def poll(read: Callable[[Tail | OutputTail], list[dict[str, Any]]] = attempt) -> list[dict[str, Any]]:
+        printed, metrics, attempts, events = (read(tail) for tail in tails)
+        shown = [event for event in events if "told" in event or event["event"] in PHASES]
+        watch(sorted([*printed, *metrics, *attempts, *shown], key=lambda record: record["time"]))
         return [*metrics, *attempts]
 
     this_node = ray.get_runtime_context().get_node_id()
@@ -277,11 +284,12 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         join(rank, world, node, alone, broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
         place = _place(spec["nodes"], record.config)
-        loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])
-        try:
-            outcome = loop.run()
-        finally:
-            step = loop.progress.step
+        with kept(folder, rank):
+            loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])
+            try:
+                outcome = loop.run()
+            finally:
+                step = loop.progress.step
     except HeliostatError:
         raise
     except Exception as error:

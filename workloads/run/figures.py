@@ -31,7 +31,7 @@ def new_figure(width: float = 5.4, height: float = 2.9, title: str = "") -> tupl
 
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = figure.subplots()
-    axes.set_title(label(title), loc="left", fontsize=11, fontweight="bold")
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold")
     axes.grid(color="#e3e7ec", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -70,10 +70,10 @@ def curve(
     """A metric over the steps, of training and of the evaluations; ``log`` and ``zero`` set the y axis."""
     from matplotlib.ticker import NullFormatter, StrMethodFormatter
 
-    figure, axes = new_figure(height=2.7, title=title)
-    for points, label, colour, marker in ((train, "train", INK, ""), (validation, "validation", ACCENT, "o")):
+    figure, axes = new_figure(height=2.7, title=label(title))
+    for points, name, colour, marker in ((train, "train", INK, ""), (validation, "validation", ACCENT, "o")):
         if points:
-            axes.plot(*zip(*points, strict=True), label=label, color=colour, marker=marker, markersize=4, linewidth=1.3)
+            axes.plot(*zip(*points, strict=True), label=name, color=colour, marker=marker, markersize=4, linewidth=1.3)
     at_best = [value for step, value in validation if step == best_step]
     if at_best:
         axes.annotate(

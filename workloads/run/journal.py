@@ -193,16 +193,20 @@ class Journal:
 
 
 class Tail:
-    """Reads the records that were written since it was created; each reading is one attempt."""
+    """Reads the records that were written since it was created, or since an earlier time, in seconds since the epoch.
 
-    def __init__(self, folder: Folder, name: str) -> None:
+    Each reading is one attempt.
+    """
+
+    def __init__(self, folder: Folder, name: str, since: float | None = None) -> None:
         self.folder, self.name = folder.once, name
-        self._since = time.time()
+        self._since = time.time() if since is None else since
         self._polled = 0.0
         self._file: str | None = None
-        self._inode, self._offset = 0, 0
+        # No file has the inode -1: the first one that is found counts as rewritten, and is read from that time on.
+        self._inode, self._offset = 0 if since is None else -1, 0
         self._seen: dict[str, tuple[int, int]] = {}
-        if folder.is_local:
+        if folder.is_local and since is None:
             folder.retried(self._local)
 
     def new(self) -> list[Record]:

@@ -11,7 +11,7 @@ from heliostat.workloads.run.record import EVENTS, METRICS, Result, read_result
 
 
 def result_of(folder: Folder, running: bool | None = None) -> Result:
-    """The result of a run, or what it has come to: its last step, its last evaluation, its goodput and cost.
+    """The result of a run, or what it has come to: its last step and evaluation, its time, goodput and cost.
 
     Args:
         folder: of the run.
@@ -24,6 +24,7 @@ def result_of(folder: Folder, running: bool | None = None) -> Result:
         return found
     attempts, events, metrics = (read_journal(folder, name) for name in (ATTEMPTS, EVENTS, METRICS))
     running = Observer(folder).is_driven() if running is None else running
+    goodput = account(attempts, events, metrics)
     evaluated = next((record for record in reversed(metrics) if record["kind"] == "eval"), None)
     return Result(
         name=folder.name,
@@ -32,7 +33,8 @@ def result_of(folder: Folder, running: bool | None = None) -> Result:
         step=max((record["step"] for record in [*events, *metrics]), default=0),
         epoch=max((record.get("epoch", 0) for record in metrics), default=0),
         metrics={"validation": evaluated["metrics"]} if evaluated else {},
-        goodput={kind: round(value, 2) for kind, value in account(attempts, events, metrics).worker_seconds.items() if value},
+        seconds={"total": round(sum(span.end - span.begin for span in goodput.spans if span.kind != "idle"), 2)},
+        goodput={kind: round(value, 2) for kind, value in goodput.worker_seconds.items() if value},
         cost=cost_of(attempts, events, metrics),
     )
 

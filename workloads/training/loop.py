@@ -33,6 +33,8 @@ from heliostat.workloads.training.step import Step
 
 SYNC_SECONDS = 1.0
 """Seconds between two syncs of the workers, or one step if that is longer: how soon a signal is seen."""
+LONG_EVALUATION = 1.0
+"""Seconds of an evaluation above which the next one is announced."""
 HINT = ", with a finite loss (look for a root, a norm, a logarithm or a division at 0 in the model)"
 """What makes such a gradient."""
 STATES = (None, "grow", "drain", "stopped", "lost")
@@ -116,6 +118,8 @@ class Loop:
         self.step.buffers.pool()  # those of a checkpoint of version 0.1 differ between the shards
         self.meter = Meter(ranks, self.progress.logged)
         self.signals: Signals | None = None
+        self._evaluation_seconds = math.inf
+        """The time of the last evaluation; that of the first is not known."""
         self._start(launched, place, lease)
 
     def run(self) -> Outcome:
@@ -206,9 +210,11 @@ class Loop:
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
+        if self._evaluation_seconds > LONG_EVALUATION:
+            self._event("evaluating")
         self.step.buffers.pool()
         metrics = self._measure("validation")
-        seconds = time.perf_counter() - started
+        self._evaluation_seconds = seconds = time.perf_counter() - started
         self.writer.spent("evaluating", seconds)
         self.writer.metrics("eval", self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4))
         value = metrics[self.task.metric]
