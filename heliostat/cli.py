@@ -32,7 +32,10 @@ COMMANDS = {
 }
 """The help line of each command; ``heliostat/commands/NAME.py`` has its ``configure(parser)`` and ``run(args)``."""
 
-SUBCOMMANDS = {"sweep": {"show": "show the trials of a sweep, live while it runs"}}
+SUBCOMMANDS = {
+    "sweep": {"show": "show the trials of a sweep, live while it runs"},
+    "runs": {"pull": "bring a run, its report, checkpoints or logs from a cluster's storage"},
+}
 """Second words of commands that also work without one; ``heliostat/commands/NAME_WORD.py`` has their functions."""
 
 EXAMPLE = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01"

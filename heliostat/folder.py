@@ -94,6 +94,10 @@ class Folder:
     def is_local(self) -> bool:
         return isinstance(self.filesystem, fs.LocalFileSystem)
 
+    @property
+    def is_folder(self) -> bool:
+        return bool(self.filesystem.get_file_info(self.path).type == fs.FileType.Directory)
+
     def exists(self, name: str = "") -> bool:
         kind = self.filesystem.get_file_info(self._join(name)).type
         return bool(kind != fs.FileType.NotFound)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.cluster.jobs.contents import Contents
-from heliostat.cluster.jobs.follow import Work, to_stream
+from heliostat.cluster.jobs.follow import Work, about, keeping_output, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
 from heliostat.commands.live import line
@@ -37,8 +37,8 @@ def send(
     argv += [part for override in args.set for part in ("--set", override)]
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
-        return _schedule(profile, config, args.cron, argv, files, values)
-    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=values)
+        return _schedule(profile, config, args, argv, files, values)
+    work = Work(new_job_id(config.name.lower()), argv, files, {}, values, about_job(profile, args.on, config.name))
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -54,7 +54,14 @@ def send(
     return 0
 
 
-def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str], files: Contents, values: Mapping[str, str]) -> int:
+def about_job(profile: Profile, on: str, run: str = "") -> dict[str, str]:
+    """The metadata of a job of this profile, which ``on`` names; see `heliostat.cluster.jobs.follow.about`."""
+    return about(profile.name, run, "" if profile.platform == "local" else on)
+
+
+def _schedule(
+    profile: Profile, config: Any, args: argparse.Namespace, argv: list[str], files: Contents, values: Mapping[str, str]
+) -> int:
     """Create the documents that run this command on a schedule, each time under a new name."""
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
@@ -65,11 +72,13 @@ def _schedule(profile: Profile, config: Any, schedule: str, argv: list[str], fil
         raise UserError("--cron needs Kubernetes, but this profile is local", "use cron on this machine")
     target = KubernetesCluster(profile)
     target.check()
-    command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
-    code = packages(files)
-    documents = scheduled.documents(profile, config.name, schedule, command, code, target.api.features, secret_env=values)
+    command = isolated(keeping_output(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)"))
+    code, job = packages(files), about_job(profile, args.on, config.name)
+    documents = scheduled.documents(
+        profile, config.name, args.cron, command, code, target.api.features, secret_env=values, about=job
+    )
     scheduled.create(target.kube, profile, config.name, [*target.claims(), *documents])
-    out.print(f"{config.name} will run at {schedule}; list or delete it with heliostat cron {profile.name}", highlight=False)
+    out.print(f"{config.name} will run at {args.cron}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
 
 

@@ -1,10 +1,15 @@
-"""heliostat runs: lists the runs in a storage folder."""
+"""heliostat runs: lists the runs in a storage folder, here or on a cluster's storage."""
 
 import argparse
 from typing import Any
 
+SUMMARIES = ("*.yaml", "*.json", "*.jsonl")
+"""The files of a run that its line in the list needs."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
+    parser.usage = "heliostat runs [--on PROFILE] [--storage DIR] [--json]\n       heliostat runs pull RUN --on PROFILE"
+    parser.add_argument("--on", metavar="PROFILE", help="list those on the storage of a profile's cluster, such as gpu")
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
@@ -13,11 +18,11 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.console import err, numbers, print_json, print_table
     from heliostat.folder import Folder, absolute, default_base
 
-    rows = _rows(Folder.at(absolute(args.storage, default_base())))
+    rows = _rows_on(args) if args.on else _rows(Folder.at(absolute(args.storage, default_base())))
     if args.json:
         print_json(rows)
     elif not rows:
-        err.print(f"no runs in {args.storage}", highlight=False)
+        err.print(f"no runs in {args.storage}{f' on the storage of {args.on}' if args.on else ''}", highlight=False)
     else:
         columns = ("name", "task", "state", "step", "goodput", "cost", "test", "created")
         print_table(
@@ -28,6 +33,26 @@ def run(args: argparse.Namespace) -> int:
             ],
         )
     return 0
+
+
+def _rows_on(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The runs on a cluster's storage, with their places there."""
+    import tempfile
+    from pathlib import Path
+
+    from heliostat.cluster.profile import find
+    from heliostat.cluster.targets.storage import opened, root_of
+    from heliostat.commands.live import line
+    from heliostat.commands.runs_pull import on_storage
+    from heliostat.folder import Folder, join
+
+    profile = find(args.on)
+    place = on_storage(profile, args.storage)
+    with tempfile.TemporaryDirectory(prefix="heliostat-") as copy:
+        with line() as shown, opened(profile, shown.say) as storage:
+            storage.fetch([f"{place}/*/{name}" for name in SUMMARIES], Path(copy))
+        rows = _rows(Folder.at(f"{copy}/{place}"))
+    return [{**row, "run": join(join(root_of(profile), place), row["name"])} for row in rows]
 
 
 def _rows(storage: Any) -> list[dict[str, Any]]:

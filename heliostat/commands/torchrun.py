@@ -153,7 +153,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands import sending
     from heliostat.commands.live import line
-    from heliostat.commands.on_cluster import HELIOSTAT, check_storage, relative_path
+    from heliostat.commands.on_cluster import HELIOSTAT, about_job, check_storage, relative_path
 
     profile = find(args.on)
     path = script.script if script.module else relative_path(script.script)
@@ -171,7 +171,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     }  # fmt: skip
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
-    work = Work(new_job_id(script.name.lower()), argv, files, secret_env=values)
+    work = Work(new_job_id(script.name.lower()), argv, files, {}, values, about_job(profile, args.on, script.name))
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
         run_there(profile, work, to_stream(), shown.say, args.ephemeral, again)

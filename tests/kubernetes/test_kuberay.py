@@ -95,6 +95,21 @@ def test_two_people_who_apply_at_the_same_time_conflict_loudly(place: Place, doc
     assert group_of(clusters.get("quiet"))["maxReplicas"] == 5
 
 
+def test_only_the_object_that_was_looked_at_is_changed_and_deleted(place: Place, document: Document) -> None:
+    clusters = place.kube.clusters
+    live = clusters.apply(document)
+    before = {"metadata": {**live["metadata"], "uid": "00000000-0000-0000-0000-000000000000"}}
+    with pytest.raises(Conflict, match="deleted and created again"):
+        clusters.resume("quiet", before)
+    with pytest.raises(Conflict, match="Precondition failed: UID"):
+        clusters.delete("quiet", seen=before)
+    assert clusters.patch("quiet", {"metadata": {"annotations": {"a": "b"}}}, live)["metadata"]["annotations"]["a"] == "b"
+    other = copy.deepcopy(document)
+    other["metadata"]["labels"]["heliostat.dev/cluster"] = "other"
+    with pytest.raises(Conflict, match="RayCluster quiet exists, and is of quiet"):
+        clusters.apply(other, force=True)
+
+
 def test_a_field_that_another_tool_has_set_is_not_taken_over_without_force(place: Place, document: Document) -> None:
     clusters = place.kube.clusters
     clusters.apply(document)
