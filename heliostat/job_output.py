@@ -39,8 +39,11 @@ def job_metadata() -> dict[str, str]:
 def kept(command: str) -> Iterator[Callable[[int], None]]:
     """Copy the output of this job while the block runs, which gives the exit code of the command to the function."""
     about, codes = job_metadata(), list[int]()
-    source = _output() if STORAGE in os.environ and "job_submission_id" in about else None
-    if source is None:  # no job, or one without a storage
+    in_a_job = STORAGE in os.environ and "job_submission_id" in about
+    source = _output() if in_a_job else None
+    if source is None:
+        if in_a_job:
+            _say("standard output is not a file that can be read here: the output of this job is not kept")
         yield codes.append
         return
     ended = threading.Event()
@@ -93,18 +96,21 @@ class _Copy:
         return join(join(os.environ[STORAGE], JOBS), str(self._record["id"]))
 
     def update(self, **changes: object) -> None:
-        """Write what is new; a storage that fails is reported once, and tried again with the next copy."""
+        """Write what is new, then changes of the record; a storage that fails is reported once, and tried again."""
         from heliostat.folder import Folder
 
         try:
             folder = Folder.at(self.place)
-            if changes or not (self._number or self._piece):
-                folder.write(RECORD, json.dumps({**self._record, **changes}).encode())
+            if not (self._number or self._piece):
+                folder.write(RECORD, json.dumps(self._record).encode())
             while data := self._source.read(PIECE - len(self._piece)):
                 self._piece += data
                 folder.write(f"{self._number:06d}.log", self._piece)
                 if len(self._piece) == PIECE:
                     self._piece, self._number = b"", self._number + 1
+            if changes:
+                folder.write(RECORD, json.dumps({**self._record, **changes}).encode())
+            self._complained = False
         except (OSError, UserError) as error:
             self._source.seek(self._number * PIECE)
             self._piece = b""

@@ -9,7 +9,7 @@ import shlex
 import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
@@ -18,7 +18,7 @@ from urllib.parse import urlencode
 import urllib3
 from pyarrow import fs
 
-from heliostat.cluster.errors import Unreachable
+from heliostat.cluster.errors import KubernetesError, Unreachable
 from heliostat.cluster.in_pod import files
 from heliostat.cluster.jobs.dashboard import READER, Dashboard
 from heliostat.cluster.kube.port_forward import Forward
@@ -165,7 +165,8 @@ def _served(cluster: KubernetesCluster, job_id: str, say: Say) -> Iterator[str]:
         try:
             yield url
         finally:
-            dashboard.stop(job_id)
+            with suppress(KubernetesError):  # then it ends by itself after a minute
+                dashboard.stop(job_id)
 
 
 def _port(dashboard: Dashboard, job_id: str) -> int:
