@@ -35,7 +35,10 @@ COMMANDS = {
 
 SUBCOMMANDS = {
     "sweep": {"show": "show the trials of a sweep, live while it runs"},
-    "runs": {"compare": "show the settings and the metrics in which runs differ, side by side"},
+    "runs": {
+        "compare": "show the settings and the metrics in which runs differ, side by side",
+        "pull": "bring a run, its report, checkpoints or logs from a cluster's storage",
+    },
 }
 """Second words of commands that also work without one; ``heliostat/commands/NAME_WORD.py`` has their functions."""
 

@@ -14,6 +14,8 @@ JOB_ENVIRONMENT = "HELIOSTAT_JOB_ENVIRONMENT"
 """Set for a job with variables of its own: the key of their values, see `heliostat.job_environment`."""
 DATASETS = ".datasets"
 """The folder of a storage with the datasets that runs have built."""
+JOBS = ".jobs"
+"""The folder of a storage with the output of the jobs of its clusters."""
 RUN_FOLDERS = (
     ("config.yaml", "events.jsonl", b'{"time": '),
     ("sweep.yaml", "journal/000000.jsonl", b'{"time": '),

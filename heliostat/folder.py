@@ -207,6 +207,10 @@ class Folder:
         whole = "" if self.is_local else f"{self.filesystem.type_name}://{self.path.split('/')[0]}"  # what is unavailable
         notice(whole, f"{self}: {error}", self.patience)
 
+    @property
+    def is_folder(self) -> bool:
+        return bool(self._info("").type == fs.FileType.Directory)
+
     def exists(self, name: str = "") -> bool:
         return bool(self._info(name).type != fs.FileType.NotFound)
 

@@ -2,7 +2,8 @@
 
 A job on a running cluster gets them through the memory of Ray's head. They are uploaded like a package, but are not in the
 runtime environment, which the dashboard and logs show; that has only their key, in `JOB_ENVIRONMENT`. ``python -m
-heliostat.job_environment`` runs the job's command with them, keeps them for the workers that start meanwhile, and deletes them.
+heliostat.job_environment`` runs the job's command with them, keeps them for the workers that start meanwhile, deletes them, and
+keeps the command's output (`heliostat.job_output`).
 """
 
 import json
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
+from heliostat import job_output
 from heliostat.environment import JOB_ENVIRONMENT
 
 HEADER = b"heliostat job environment\n"
@@ -61,13 +63,15 @@ def run(command: str) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         # As Ray runs an entrypoint. The shell replaces itself by a simple command, which gets the signals then.
-        process = subprocess.Popen(command, shell=True, env={**os.environ, **_unpacked(data)})
-        while True:
-            with suppress(RpcError):  # the next renewal is in time
-                client.pin_runtime_env_uri(place, KEPT)
-            with suppress(subprocess.TimeoutExpired):
-                code = process.wait(RENEWED)
-                return code if code >= 0 else 128 - code
+        with job_output.kept(command) as note:
+            process = subprocess.Popen(command, shell=True, env={**os.environ, **_unpacked(data)})
+            while True:
+                with suppress(RpcError):  # the next renewal is in time
+                    client.pin_runtime_env_uri(place, KEPT)
+                with suppress(subprocess.TimeoutExpired):
+                    code = job_output.wait(process, RENEWED)
+                    note(code)
+                    return code
     finally:
         client.internal_kv_del(place.encode(), False, None, TIMEOUT)
 

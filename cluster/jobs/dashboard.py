@@ -17,6 +17,8 @@ from websocket import create_connection
 from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.retries import SECONDS, send
 
+READER = "reader"
+"""The metadata ``heliostat`` of a job that only reads the storage for a command."""
 DONE = ("SUCCEEDED", "FAILED", "STOPPED")
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
 UPLOAD = urllib3.Timeout(connect=600, read=600)
@@ -70,6 +72,8 @@ class Job:
     metadata: Mapping[str, str] = field(default_factory=dict)
     node: str = ""
     """The node of its driver."""
+    driver: str = ""
+    """Ray's own id of its driver; empty until the job has connected to Ray."""
     said: str = ""
     """The last line that it has printed; only from `Dashboard.jobs_with_last_line`."""
 
@@ -91,6 +95,7 @@ class Job:
             kind=answer.get("type", "SUBMISSION"),
             metadata=answer.get("metadata") or {},
             node=answer.get("driver_node_id") or "",
+            driver=answer.get("job_id") or "",
         )
 
 
@@ -122,6 +127,10 @@ class Dashboard:
         """List the submitted jobs, and other drivers that are or were connected."""
         return [Job.of(answer) for answer in self._json("GET", "/api/jobs/")]
 
+    def submissions(self) -> list[Job]:
+        """List the jobs that users have submitted."""
+        return [job for job in self.jobs() if job.kind == "SUBMISSION" and job.metadata.get("heliostat") != READER]
+
     def jobs_with_last_line(self) -> list[Job]:
         """List the jobs, running ones with the last line that they have printed."""
         return [replace(job, said=self._last_line(job)) if job.status == "RUNNING" and job.node else job for job in self.jobs()]
@@ -133,13 +142,13 @@ class Dashboard:
         lines = response.data.decode(errors="replace").splitlines() if response.status == 200 else []
         return lines[-1].strip() if lines else ""
 
-    def job(self, job_id: str) -> Job:
-        """Get a submitted job.
+    def job(self, job_id: str, within: float = SECONDS) -> Job:
+        """Get a submitted job; ``within`` as for `heliostat.cluster.retries.send`.
 
         Raises:
             NotFound: no job has that id; a restarted head has none of the earlier jobs.
         """
-        return Job.of(self._json("GET", f"/api/jobs/{job_id}"))
+        return Job.of(self._json("GET", f"/api/jobs/{job_id}", within=within))
 
     def submit(self, job_id: str, entrypoint: str, runtime_env: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
         """Start a job on the head; does nothing if a job with that id exists."""
@@ -165,9 +174,9 @@ class Dashboard:
         """Get the JSON document at a path."""
         return self._json("GET", path)
 
-    def logs(self, job_id: str) -> str:
-        """Get the output of a job so far."""
-        return str(self._json("GET", f"/api/jobs/{job_id}/logs")["logs"])
+    def logs(self, job_id: str, within: float = SECONDS) -> str:
+        """Get the output of a job so far; ``within`` as for `heliostat.cluster.retries.send`."""
+        return str(self._json("GET", f"/api/jobs/{job_id}/logs", within=within)["logs"])
 
     def tail(self, job_id: str) -> Socket:
         """Open a websocket that sends the output of a job, from its first line on."""
@@ -188,8 +197,8 @@ class Dashboard:
                 yield None
                 return
 
-    def _json(self, method: str, path: str, body: bytes | None = None) -> Any:
-        response = self._request(method, path, body)
+    def _json(self, method: str, path: str, body: bytes | None = None, within: float = SECONDS) -> Any:
+        response = self._request(method, path, body, within=within)
         try:
             return json.loads(response.data)
         except ValueError:

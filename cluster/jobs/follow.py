@@ -15,6 +15,7 @@ from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
 from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
 from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
+from heliostat.cluster.retries import SECONDS
 from heliostat.environment import JOB_ENVIRONMENT
 from heliostat.errors import ContactLost, JobFailed, Stopped
 from heliostat.job_environment import packed, uri
@@ -45,14 +46,35 @@ class Work:
     """Variables whose values nothing may show."""
     stopped: str = "the same command resumes from the last checkpoint"
     """What a message says after the job was stopped."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    """What Ray keeps with the job, see `about`."""
+
+    @property
+    def command(self) -> str:
+        """The shell command of the user; a single argument is one already."""
+        return self.argv[0] if len(self.argv) == 1 else shlex.join(self.argv)
 
     @property
     def entrypoint(self) -> str:
         """The shell command that the head runs."""
-        command = shlex.join(self.argv)
-        if self.secret_env:
-            command = shlex.join(["python", "-P", "-m", "heliostat.job_environment", command])
-        return isolated(command) if self.contents.isolated else command
+        wrapped = keeping_output(self.command, "job_environment" if self.secret_env else "job_output")
+        return isolated(wrapped) if self.contents.isolated else wrapped
+
+
+def keeping_output(command: str, module: str = "job_output") -> str:
+    """Wrap a shell command so that its output is kept on the storage."""
+    return shlex.join(["python", "-P", "-m", f"heliostat.{module}", command])
+
+
+def about(cluster: str, run: str = "", on: str = "") -> dict[str, str]:
+    """What a job knows of itself.
+
+    Args:
+        cluster: the profile's name.
+        run: the name of the run or of the scheduled runs.
+        on: what names the profile in a command; empty if the run's folder is on the user's machine.
+    """
+    return {key: value for key, value in {"cluster": cluster, "run": run, "on": on}.items() if value}
 
 
 def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) -> None:
@@ -72,7 +94,7 @@ def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) 
         dashboard.has_package(uri(key))  # from this question on, Ray (2.60) deletes it after ten minutes
         env[JOB_ENVIRONMENT] = key
         environment = {**runtime_env(code, env), "worker_process_setup_hook": "heliostat.job_environment.apply_in_worker"}
-    dashboard.submit(work.job_id, work.entrypoint, environment, {"heliostat": "1"})
+    dashboard.submit(work.job_id, work.entrypoint, environment, {"heliostat": "1", "command": work.command, **work.metadata})
 
 
 def follow(
@@ -105,7 +127,7 @@ def follow(
         NotComing: what the job waits for will not come.
     """
     log = _Log(dashboard, job_id, write)
-    answered = time.monotonic()
+    answered, within = time.monotonic(), SECONDS
     try:
         while True:
             try:
@@ -119,13 +141,14 @@ def follow(
                     return ended
                 silence = time.monotonic() - answered
                 if silence > LOST_SECONDS or interrupted():
+                    within = 0
                     raise ContactLost(
                         f"lost contact with job {job_id}, which may still run: {error.what}\n  follow it again: {again}"
                     ) from None
                 say(f"contact lost for {silence:.0f} s; retrying")
             time.sleep(POLL)
     finally:
-        log.finish()
+        log.finish(within)
 
 
 def _final_state(fallback: Callable[[], Job | None]) -> Job | None:
@@ -137,7 +160,7 @@ def _final_state(fallback: Callable[[], Job | None]) -> Job | None:
 
 def _job(dashboard: Dashboard, job_id: str) -> Job:
     try:
-        return dashboard.job(job_id)
+        return dashboard.job(job_id, within=0)  # the loop repeats it, and says so
     except NotFound:
         raise JobFailed(
             f"the cluster has lost job {job_id}: its head was restarted\n  the same command resumes from the last checkpoint"
@@ -192,10 +215,10 @@ class _Log:
             raise Forbidden(f"job {self._job_id} runs, but its output is refused: {self._refused}", "heliostat doctor")
         return time.monotonic() - self._last < 3 and self._written > 0
 
-    def finish(self) -> None:
-        """Stop reading, and write the output that the websocket has not delivered."""
+    def finish(self, within: float) -> None:
+        """Stop reading, and write the output that the websocket has not delivered; ``within`` as in `retries.send`."""
         try:
-            text = self._dashboard.logs(self._job_id)
+            text = self._dashboard.logs(self._job_id, within)
         except KubernetesError:
             text = ""  # the final state is known, and the rest of the output cannot be read
         if len(text) < self._written:

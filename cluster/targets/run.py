@@ -148,7 +148,19 @@ def _connected(profile: Profile, work: Work, say: Say, ephemeral: bool, received
         report(line)
     dashboard = target.dashboard()
     _check_ray(profile, dashboard)
-    yield _Connection(dashboard, target.look())
+    yield _Connection(dashboard, look_for(target, dashboard, work.job_id))
+
+
+def look_for(target: "KubernetesCluster | LocalCluster", dashboard: Dashboard, job_id: str) -> Look:
+    """A look at a cluster for one of its jobs: pods that were not created for the job end nothing."""
+    if target.profile.platform == "local":
+        return target.look()
+    from heliostat.cluster.diagnosis.own_pods import OwnPods
+    from heliostat.cluster.diagnosis.wait import Watchdog
+    from heliostat.cluster.targets.kubernetes import KubernetesCluster
+
+    assert isinstance(target, KubernetesCluster)
+    return target.look(Watchdog(target.profile, target.log, counts=OwnPods(dashboard, job_id, target.profile)))
 
 
 def _check_ray(profile: Profile, dashboard: Dashboard) -> None:
@@ -171,7 +183,7 @@ def latest(dashboard: Dashboard, job_id: str | None, name: str) -> Job:
     Raises:
         UserError: it does not exist.
     """
-    jobs = [job for job in dashboard.jobs() if job.kind == "SUBMISSION"]
+    jobs = dashboard.submissions()
     if job_id is None:
         if not jobs:
             raise UserError(f"no job has been submitted to {name}", f"heliostat train CONFIG --on {name}")

@@ -33,7 +33,8 @@ LONGEST_NAME = 30
 
 
 def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code: Sequence[Package], features: frozenset[str],
-              time_zone: str | None = None, secret_env: Mapping[str, str] = NO_VALUES) -> list[Document]:  # fmt: skip
+              time_zone: str | None = None, secret_env: Mapping[str, str] = NO_VALUES,
+              about: Mapping[str, str] = NO_VALUES) -> list[Document]:  # fmt: skip
     """All documents of scheduled runs, in the order in which they must be applied.
 
     Args:
@@ -45,6 +46,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
         features: of the operator.
         time_zone: such as ``Europe/Berlin``; by default that of the cluster's control plane.
         secret_env: variables of the runs, whose values are in a Secret only.
+        about: metadata of the jobs, see `heliostat.cluster.jobs.follow.about`.
 
     Raises:
         UserError: the name or the schedule is invalid, or the code too large.
@@ -55,6 +57,8 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
     job = ray_job(reading(profile, name, secret_env), name, features, entrypoint, to_yaml(runtime_env(mounted, variables)))
     job["metadata"]["labels"][SCHEDULED_LABEL] = name
+    if about:
+        job["spec"]["metadata"] = dict(about)
     _mount_code(job["spec"]["rayClusterSpec"], name)
     files = {**program("launch"), "job.json": json.dumps(job)}
     binaries = {_file(package): base64.b64encode(package.data).decode() for package in code}
@@ -96,17 +100,42 @@ def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Docum
 
 
 def find(kube: KubeRay, profile: Profile) -> list[dict[str, Any]]:
-    """List the scheduled runs of a profile: name, schedule, whether suspended, time of the last one."""
+    """List the scheduled runs of a profile: name, schedule, whether suspended, time of the last one, and how the last ended."""
     found = kube.objects("CronJob").list(f"{CLUSTER_LABEL}={profile.name}")
+    jobs = kube.jobs.list(f"{CLUSTER_LABEL}={profile.name}") if found else []
     return [
         {
             "name": cron["metadata"]["name"],
             "schedule": cron["spec"]["schedule"],
             "suspended": cron["spec"].get("suspend", False),
             "last": cron.get("status", {}).get("lastScheduleTime", "never"),
+            "runs": [_ended(job) for job in sorted(jobs, key=_created, reverse=True) if _of(job, cron)],
         }
         for cron in found
     ]
+
+
+def _created(job: Document) -> str:
+    return str(job["metadata"]["creationTimestamp"])
+
+
+def _of(job: Document, cron: Document) -> bool:
+    return bool(job["metadata"]["labels"].get(SCHEDULED_LABEL) == cron["metadata"]["name"])
+
+
+def _ended(job: Document) -> dict[str, Any]:
+    """How a run ended, from its RayJob, which outlives its cluster; the last three are kept."""
+    status = job.get("status", {})
+    state = status.get("jobStatus") or status.get("jobDeploymentStatus") or "waiting"
+    if status.get("jobDeploymentStatus") == "Failed" and state not in ("FAILED", "STOPPED"):
+        state = "FAILED"  # before or while it ran: a deadline, or a lost cluster
+    return {
+        "job": status.get("jobId") or job["metadata"]["name"],
+        "state": state,
+        "started": status.get("startTime") or _created(job),
+        "ended": status.get("endTime"),
+        "message": ": ".join(filter(None, (status.get("reason"), status.get("message")))),
+    }
 
 
 def delete(kube: KubeRay, profile: Profile, name: str) -> None:

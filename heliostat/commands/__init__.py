@@ -33,3 +33,23 @@ def run_folder(run: str, storage: str, files: Sequence[str] = ("config.yaml",)) 
 def find_folder(name: str, storage: str) -> "Folder":
     """The folder of a run or a sweep, see `run_folder`."""
     return run_folder(name, storage, ("config.yaml", "sweep.yaml"))
+
+
+def pull_command(run: str) -> str:
+    """The command that brings a run of this job to the user's machine; empty if its folder is there already.
+
+    Args:
+        run: the path or URI of its folder.
+    """
+    import os
+    import shlex
+
+    from heliostat.environment import STORAGE
+    from heliostat.job_output import job_metadata
+
+    on, root = job_metadata().get("on"), os.environ.get(STORAGE, "").rstrip("/")
+    if not on or not run.startswith(f"{root}/"):
+        return ""
+    place, _, name = run.removeprefix(f"{root}/").rpartition("/")
+    options = [] if place == "runs" else ["--storage", place]
+    return shlex.join(["heliostat", "runs", "pull", name, "--on", on, *options])

@@ -18,6 +18,9 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.cluster.targets import scheduled
     from heliostat.console import err, out, print_json, print_table
 
+    def say(text: str) -> None:
+        out.print(text, highlight=False, markup=False, soft_wrap=True)
+
     profile = find(args.profile, args.set)
     kube = KubeRay(namespace=profile.namespace)
     if args.delete:
@@ -32,4 +35,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         columns = ("name", "schedule", "suspended", "last")
         print_table(columns, [[row[column] for column in columns] for row in rows])
+        for run in (run for row in rows for run in row["runs"]):
+            when = f"ended {run['ended']}" if run["ended"] else f"started {run['started']}"
+            why = "" if run["state"] == "SUCCEEDED" else f" {_first_line(run['message'])}"
+            say(f"  {run['job']}  {run['state']}  {when}{why}".rstrip())
+        if any(run["state"] in ("FAILED", "STOPPED") for row in rows for run in row["runs"]):
+            say(f"heliostat logs {args.profile} JOB shows the output")
     return 0
+
+
+def _first_line(text: str) -> str:
+    return text.strip().splitlines()[0] if text.strip() else ""

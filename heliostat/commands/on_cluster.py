@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.cluster.jobs.contents import Contents
-from heliostat.cluster.jobs.follow import Work, to_stream
+from heliostat.cluster.jobs.follow import Work, about, keeping_output, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
 from heliostat.commands.live import line
@@ -38,7 +38,8 @@ def send(
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
         return _schedule(profile, config, args, argv, files, values)
-    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=values)
+    job = about_job(profile, args.on, config.name)
+    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=values, metadata=job)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -73,6 +74,11 @@ def show_times(times: list[str]) -> None:
         out.print(f"# next times: {', '.join(times)}", highlight=False, markup=False, soft_wrap=True)
 
 
+def about_job(profile: Profile, on: str, run: str = "") -> dict[str, str]:
+    """The metadata of a job of this profile, which ``on`` names; see `heliostat.cluster.jobs.follow.about`."""
+    return about(profile.name, run, "" if profile.platform == "local" else on)
+
+
 def _schedule(
     profile: Profile, config: Any, args: argparse.Namespace, argv: list[str], files: Contents, values: Mapping[str, str]
 ) -> int:
@@ -85,11 +91,11 @@ def _schedule(
     times = check_times(profile, config.name, args)
     target = KubernetesCluster(profile)
     target.check()
-    command = isolated(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)")
-    code = packages(files)
+    command = isolated(keeping_output(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)"))
     documents = scheduled.documents(
-        profile, config.name, args.cron, command, code, target.api.features, args.time_zone, secret_env=values
-    )
+        profile, config.name, args.cron, command, packages(files), target.api.features, args.time_zone,
+        secret_env=values, about=about_job(profile, args.on, config.name),
+    )  # fmt: skip
     scheduled.create(target.kube, profile, config.name, [*target.claims(), *documents])
     when = f"{args.cron}, next at {', '.join(times)}"
     out.print(f"{config.name} will run at {when}; list or delete it with heliostat cron {profile.name}", highlight=False)

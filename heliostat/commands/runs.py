@@ -1,4 +1,4 @@
-"""heliostat runs: lists the runs and sweeps in a storage folder."""
+"""heliostat runs: lists the runs and sweeps in a storage folder, here or on a cluster's storage."""
 
 import argparse
 import fnmatch
@@ -9,10 +9,17 @@ Row = dict[str, Any]
 STATES = ("finished", "running", "stopped", "interrupted", "failed", "diverged", "unreadable")
 KEYS = ("name", "state", "created", "time", "cost", "goodput", "step")
 """What the list can be sorted by besides metrics."""
+SUMMARIES = ("*.yaml", "*.json", "*.jsonl")
+"""The files of a run or a sweep that its line in the list needs."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.usage = "heliostat runs [options]\n       heliostat runs compare NAME NAME ... [--storage DIR] [--json]"
+    parser.usage = (
+        "heliostat runs [--on PROFILE] [options]\n"
+        "       heliostat runs compare NAME NAME ... [--storage DIR] [--json]\n"
+        "       heliostat runs pull RUN --on PROFILE"
+    )
+    parser.add_argument("--on", metavar="PROFILE", help="list those on the storage of a profile's cluster, such as gpu")
     parser.add_argument("--storage", metavar="DIR", default="runs", help="where the runs are (default: runs)")
     parser.add_argument("--name", metavar="PATTERN", help='only those with such a name, such as "digits*"')
     parser.add_argument("--state", metavar="STATE", help=f"only those in a state, or several with commas: {', '.join(STATES)}")
@@ -29,15 +36,36 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.console import err, print_json
     from heliostat.folder import Folder, absolute, default_base
 
-    storage = Folder.at(absolute(args.storage, default_base()))
-    rows = _sorted(_chosen(_rows(storage), args.name, args.state), args.sort, args.reverse)
+    rows = _rows_on(args) if args.on else _rows(Folder.at(absolute(args.storage, default_base())))
+    rows = _sorted(_chosen(rows, args.name, args.state), args.sort, args.reverse)
     if args.json:
         print_json(rows)
     elif rows:
         _print(rows)
     else:
-        err.print(f"no such runs in {args.storage}" if args.name or args.state else f"no runs in {args.storage}")
+        place = f"{args.storage}{f' on the storage of {args.on}' if args.on else ''}"
+        err.print(f"no such runs in {place}" if args.name or args.state else f"no runs in {place}", highlight=False)
     return 0
+
+
+def _rows_on(args: argparse.Namespace) -> list[Row]:
+    """The runs on a cluster's storage, with their places there."""
+    import tempfile
+    from pathlib import Path
+
+    from heliostat.cluster.profile import find
+    from heliostat.cluster.targets.storage import opened, root_of
+    from heliostat.commands.live import line
+    from heliostat.commands.runs_pull import on_storage
+    from heliostat.folder import Folder, join
+
+    profile = find(args.on)
+    place = on_storage(profile, args.storage)
+    with tempfile.TemporaryDirectory(prefix="heliostat-") as copy:
+        with line() as shown, opened(profile, shown.say) as storage:
+            storage.fetch([f"{place}/*/{name}" for name in SUMMARIES], Path(copy))
+        rows = _rows(Folder.at(f"{copy}/{place}"))
+    return [{**row, "run": join(join(root_of(profile), place), row["name"])} for row in rows]
 
 
 def _chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:

@@ -94,7 +94,11 @@ def _job(job: Any) -> tuple[str, ...]:
     from heliostat.console import duration
 
     seconds = (job.ended or time.time()) - job.started if job.started else 0
-    kind = "Ray Client or another driver" if job.kind == "DRIVER" else " ".join(job.entrypoint.split())
+    kind = (
+        "Ray Client or another driver"
+        if job.kind == "DRIVER"
+        else " ".join(job.metadata.get("command", job.entrypoint).split())
+    )
     return job.id, job.status, duration(seconds), kind if len(kind) < 70 else f"{kind[:67]}..."
 
 

@@ -8,12 +8,18 @@ from heliostat.commands.live import add_env, add_profile, line
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("entrypoint", nargs="+", metavar="COMMAND", help="the command to run, after --")
+    parser.add_argument(
+        "entrypoint",
+        nargs="+",
+        metavar="COMMAND",
+        help="the command to run, after --; a single argument is a line for the shell",
+    )
     parser.add_argument("--ephemeral", action="store_true", help="create a cluster for this job only, and delete it afterwards")
     parser.add_argument("--detach", action="store_true", help="print the job's id, and do not wait for the job")
     parser.add_argument("--dry-run", action="store_true", help="print the files that would be sent, and start nothing")
     add_env(parser)
-    parser.epilog = "example: heliostat submit gpu -- python -m heliostat evaluate digits"
+    parser.epilog = """examples: heliostat submit gpu -- python -m heliostat evaluate digits;
+        heliostat submit gpu -- "pip install einops && python train.py" (as with ssh, one argument is a line for the shell)"""
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, open_target, run_there
     from heliostat.commands import sending
+    from heliostat.commands.on_cluster import about_job
     from heliostat.console import out
     from heliostat.errors import UserError
 
@@ -30,10 +37,11 @@ def run(args: argparse.Namespace) -> int:
     values = sending.variables_to_send(args.env)
     files = sending.files_to_send(isolated=False)
     if args.dry_run:
-        out.print(f"# command: {shlex.join(args.entrypoint)}", highlight=False, markup=False, soft_wrap=True)
+        command = args.entrypoint[0] if len(args.entrypoint) == 1 else shlex.join(args.entrypoint)
+        out.print(f"# command: {command}", highlight=False, markup=False, soft_wrap=True)
         sending.show(files, values)
         return 0
-    work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values)
+    work = Work(new_job_id("job"), args.entrypoint, files, {}, values, about_job(profile, args.profile))
     with line() as shown:
         if args.detach:
             target = open_target(profile)

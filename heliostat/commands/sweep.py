@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from heliostat.commands import pull_command
 from heliostat.commands.live import add_cluster_options, add_cron, nodes_of, refuse_cluster_options
 
 
@@ -146,6 +147,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
 
 def _show_result(result: Any, as_json: bool) -> None:
     from heliostat.console import duration, out, print_json
+    from heliostat.job_output import job_metadata
 
     if as_json:
         print_json({**result.model_dump(), "report": result.report, "best_config": result.best_config})
@@ -154,6 +156,7 @@ def _show_result(result: Any, as_json: bool) -> None:
     def say(text: str) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)
 
+    pull = pull_command(result.sweep)
     counts = ", ".join(f"{count} {state}" for state, count in result.states.items())
     if result.already:
         say(f"{result.name} is already finished ({counts}); for more, raise trials, or choose another name (--set name=...)")
@@ -167,7 +170,8 @@ def _show_result(result: Any, as_json: bool) -> None:
         say(f"  best       trial {result.best}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.values.items()))
         for name, value in result.params.items():
             say(f"             {name} = {value:.6g}" if isinstance(value, float) else f"             {name} = {value}")
-        say(f"  reproduce  heliostat train {shlex.quote(str(result.best_config))}")
+        best = f"runs/{result.name}/best.yaml --on {job_metadata()['on']}" if pull else shlex.quote(str(result.best_config))
+        say(f"  reproduce  heliostat train {best}" + (", after the next line" if pull else ""))
     if result.front:
         say(f"  front      trials {', '.join(map(str, result.front))}")
-    say(f"  report     {result.report}")
+    say(f"  report     {pull} --open" if pull else f"  report     {result.report}")

@@ -212,7 +212,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands import needed, not_sent, sending
     from heliostat.commands.live import line
-    from heliostat.commands.on_cluster import HELIOSTAT, check_storage, relative_path
+    from heliostat.commands.on_cluster import HELIOSTAT, about_job, check_storage, relative_path
     from heliostat.errors import JobFailed
     from heliostat.folder import expanded
 
@@ -235,7 +235,8 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
     stem = re.sub(r"[^a-z0-9_.-]+", "-", script.name.lower()).strip("-") or "script"
-    work = Work(new_job_id(stem), argv, files, secret_env=values, stopped="its output says what it has saved")
+    job, stopped = about_job(profile, args.on, script.name), "its output says what it has saved"
+    work = Work(new_job_id(stem), argv, files, secret_env=values, metadata=job, stopped=stopped)
     write, last = to_stream(), deque[str](maxlen=PIECES)
 
     def keep(text: str) -> None:

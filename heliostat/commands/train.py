@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_
 from pathlib import Path
 from typing import Any
 
+from heliostat.commands import pull_command
 from heliostat.commands.live import add_cluster_options, add_cron, nodes_of, refuse_cluster_options
 
 
@@ -232,4 +233,5 @@ def _show_result(result: Any, as_json: bool) -> None:
         say(f"  {split:<11}{numbers(metrics)}")
     if result.cost is not None:
         say(f"  cost       {result.cost:.4g}")
-    say(f"  report     {result.report}")
+    pull = pull_command(result.run)
+    say(f"  report     {pull} --open" if pull else f"  report     {result.report}")

@@ -83,7 +83,7 @@ class Handler(BaseHTTPRequestHandler):
         if path in objects and self.command == "DELETE":
             wanted = ((self.body or {}).get("preconditions") or {}).get("uid")
             if wanted not in (None, (found := objects[path]["metadata"]["uid"])):
-                message = f"Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+                message = f"the UID in the precondition ({wanted}) does not match the UID in record ({found})"
                 return self.reply(409, {"reason": "Conflict", "message": message})
             return self.reply(200, objects.pop(path))
         if path in objects:

@@ -153,7 +153,7 @@ def test_only_what_was_looked_at_is_deleted(server: ApiServer, there: Command) -
     kube = KubeRay(there.env["KUBECONFIG"])
     seen = kube.clusters.get("gpu")
     server.objects[CLUSTER]["metadata"]["uid"] = "another"
-    with pytest.raises(Conflict, match="Precondition failed"):
+    with pytest.raises(Conflict, match="UID in the precondition"):
         kube.clusters.delete("gpu", seen=seen)
     assert kube.clusters.delete("gpu")
     assert kube.clusters.delete("gpu", seen=seen), "the answer to the first request may have been lost"

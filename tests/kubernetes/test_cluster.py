@@ -75,8 +75,11 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     assert result["metrics"]["test"]["accuracy"] > 0.95
     assert result["run"] == "/mnt/heliostat/runs/e2e"
     assert "validation  accuracy" in err, "the job's progress is shown while it runs"
-    listed = place.command("submit", gpu, "--", "ls", "/mnt/heliostat/runs/e2e")
-    assert "report.html" in listed.out
+    assert "e2e" in place.command("runs", "--on", gpu).out
+    brought = place.command("runs", "pull", "e2e", "--on", gpu)
+    assert brought.code == 0, brought.err
+    assert (place.command.cwd / "runs/e2e/report.html").exists()
+    assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
     back_to_zero(place)
 
 
@@ -219,6 +222,10 @@ def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Pl
     assert done.code == 0, done.err
     assert f"installs {lacking.name} on" in done.out
     assert "brief finished at step 84" in done.out
+    assert "heliostat runs pull brief --on " in done.out
+    kept = place.command("logs", path, "brief")
+    assert "brief finished at step 84" in kept.out, kept.err
+    assert "a head of its own reads the storage" in kept.err
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
     wait_for(lambda: [c for c in place.kube.clusters.list() if c["metadata"]["name"].startswith("brief")] == [], "its cluster")
 

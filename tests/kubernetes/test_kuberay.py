@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster import retries
 from heliostat.cluster.documents.manifests import ray_cluster, ray_job
 from heliostat.cluster.documents.ownership import AUTOSCALER
 from heliostat.cluster.errors import Conflict, Forbidden, Invalid, NotFound, Unauthorized, Unreachable
@@ -95,6 +96,21 @@ def test_two_people_who_apply_at_the_same_time_conflict_loudly(place: Place, doc
     assert group_of(clusters.get("quiet"))["maxReplicas"] == 5
 
 
+def test_only_the_object_that_was_looked_at_is_changed_and_deleted(place: Place, document: Document) -> None:
+    clusters = place.kube.clusters
+    live = clusters.apply(document)
+    before = {"metadata": {**live["metadata"], "uid": "00000000-0000-0000-0000-000000000000"}}
+    with pytest.raises(Conflict, match="deleted and created again"):
+        clusters.resume("quiet", before)
+    with pytest.raises(Conflict, match="UID in the precondition"):
+        clusters.delete("quiet", seen=before)
+    assert clusters.patch("quiet", {"metadata": {"annotations": {"a": "b"}}}, live)["metadata"]["annotations"]["a"] == "b"
+    other = copy.deepcopy(document)
+    other["metadata"]["labels"]["heliostat.dev/cluster"] = "other"
+    with pytest.raises(Conflict, match="RayCluster quiet exists, and is of quiet"):
+        clusters.apply(other, force=True)
+
+
 def test_a_field_that_another_tool_has_set_is_not_taken_over_without_force(place: Place, document: Document) -> None:
     clusters = place.kube.clusters
     clusters.apply(document)
@@ -115,7 +131,10 @@ def test_an_unknown_field_is_refused_and_not_dropped(place: Place, document: Doc
     assert place.kube.clusters.find("quiet") is None
 
 
-def test_each_kind_of_refusal_is_an_exception_of_its_own(place: Place, document: Document) -> None:
+def test_each_kind_of_refusal_is_an_exception_of_its_own(
+    place: Place, document: Document, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_late", lambda *_: True)
     clusters = place.kube.clusters
     with pytest.raises(NotFound):
         clusters.get("absent")

@@ -84,6 +84,7 @@ def test_a_sweep_runs_on_its_own_cluster_or_on_a_schedule(place: Place) -> None:
     assert made.code == 0, made.err
     try:
         wait_for(lambda: any(name.startswith("nightly") for name in succeeded(place)), "a nightly sweep to succeed", 240)
+        assert "SUCCEEDED  ended 20" in place.command("cron", profile).out
     finally:
         assert place.command("cron", profile, "--delete", "nightly").code == 0
     assert json.loads(place.command("cron", profile, "--json").out) == []

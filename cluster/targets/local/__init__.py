@@ -54,6 +54,14 @@ class LocalCluster:
         return CLUSTERS.expanduser() / self.name
 
     @property
+    def storage(self) -> str:
+        """The storage of the running cluster, or else the one that it would have."""
+        from heliostat.folder import absolute
+
+        record = self._read()
+        return record.storage if record else absolute(self.profile.storage.uri or ".", Path.cwd())
+
+    @property
     def client_address(self) -> str:
         """The address for Ray Client."""
         return f"ray://127.0.0.1:{self._running().ports['client']}"
@@ -155,9 +163,7 @@ class LocalCluster:
         return Dashboard(by_port(self._running().ports["dashboard"], own_token().read_text().strip()), self.name)
 
     def _start(self) -> ClusterRecord:
-        from heliostat.folder import absolute
-
-        storage = absolute(self.profile.storage.uri or ".", Path.cwd())
+        storage = self.storage
         # Short, because the paths of sockets are limited; and not in HOME, which may be a network filesystem.
         scratch = tempfile.mkdtemp(prefix="heliostat-", dir="/tmp")
         ports = _free_ports()

@@ -1,0 +1,179 @@
+"""Brings files of a cluster's storage to this machine.
+
+An object store and a folder of this machine are read directly. A claim can only be read in pods: a job on the cluster serves
+its files to a port-forward. While the cluster does not run, that is a job with a head of its own, which is deleted afterwards.
+"""
+
+import re
+import shlex
+import tarfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import IO, Any, Protocol, cast
+from urllib.parse import urlencode
+
+import urllib3
+from pyarrow import fs
+
+from heliostat.cluster.errors import KubernetesError, Unreachable
+from heliostat.cluster.in_pod import files
+from heliostat.cluster.jobs.dashboard import READER, Dashboard
+from heliostat.cluster.kube.port_forward import Forward
+from heliostat.cluster.profile import Profile, WorkerGroup
+from heliostat.cluster.targets.ephemeral import own_cluster
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
+from heliostat.cluster.targets.local import LocalCluster
+from heliostat.cluster.targets.run import new_job_id
+from heliostat.errors import NotComing, UserError
+from heliostat.folder import Folder
+
+START_SECONDS = 60.0
+POLL = 0.2
+NO_WORKER = WorkerGroup(name="none", cpu="100m", memory="128Mi", max=1)
+"""The only group of a cluster that reads files; without work it has no pod."""
+
+Say = Callable[[str], Any]
+
+
+class Storage(Protocol):
+    """The storage of a cluster."""
+
+    def fetch(self, patterns: Sequence[str], to: Path) -> None:
+        """Copy the files and folders that match patterns such as ``runs/*/result.json``, with their relative paths."""
+
+
+@contextmanager
+def opened(profile: Profile, say: Say) -> Iterator[Storage]:
+    """Open the storage of a profile; ``say`` is called with what is waited for.
+
+    Raises:
+        NotComing: no pod can read it; with the reason.
+    """
+    if profile.platform == "local" or profile.storage.uri:
+        yield InPlace(root_of(profile))
+    else:
+        with _reader(KubernetesCluster(profile), say) as url:
+            yield ByJob(url)
+
+
+def root_of(profile: Profile) -> str:
+    """The root of a storage, by which the cluster knows it."""
+    return LocalCluster(profile).storage if profile.platform == "local" else profile.storage.root
+
+
+class InPlace:
+    """A storage that this machine can read."""
+
+    def __init__(self, uri: str) -> None:
+        self._root = Folder.at(uri)
+
+    def fetch(self, patterns: Sequence[str], to: Path) -> None:
+        """Copy files.
+
+        Raises:
+            UserError: the storage cannot be read from here.
+        """
+        try:
+            self._fetch(patterns, to)
+        except OSError as error:
+            fix = "check the path, or set the variables with its credentials, which the pods have from a Secret, in your shell"
+            raise UserError(f"the storage {self._root} cannot be read on this machine: {error}", fix) from None
+
+    def _fetch(self, patterns: Sequence[str], to: Path) -> None:
+        for pattern in patterns:
+            for name in self._matching("", pattern.split("/")):
+                target = to / name
+                if (self._root / name).is_folder:
+                    target.mkdir(parents=True, exist_ok=True)
+                    source = self._root / name
+                    fs.copy_files(source.path, str(target), source.filesystem, fs.LocalFileSystem())
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(self._root.read(name))
+
+    def _matching(self, below: str, parts: list[str]) -> Iterator[str]:
+        if not parts:
+            yield below
+            return
+        folder = self._root / below if below else self._root
+        names = folder.names() if "*" in parts[0] and folder.is_folder else [parts[0]] * folder.exists(parts[0])
+        for name in names:
+            if fnmatch(name, parts[0]) and (parts[0].startswith(".") or not name.startswith(".")):
+                yield from self._matching(f"{below}/{name}" if below else name, parts[1:])
+
+
+class ByJob:
+    """A storage whose files a job sends, see `heliostat.cluster.in_pod.files`."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+
+    def fetch(self, patterns: Sequence[str], to: Path) -> None:
+        """Copy files.
+
+        Raises:
+            Unreachable: the connection was lost.
+        """
+        query = urlencode([("p", pattern) for pattern in patterns])
+        timeout = urllib3.Timeout(connect=10, read=120)
+        complete = False
+        try:
+            response = urllib3.request("GET", f"{self._url}/?{query}", preload_content=False, timeout=timeout)
+            with response, tarfile.open(fileobj=cast(IO[bytes], response), mode="r|gz") as archive:
+                for member in archive:
+                    complete = member.name == files.COMPLETE
+                    if not complete:
+                        archive.extract(member, to, filter="data")
+        except (urllib3.exceptions.HTTPError, tarfile.ReadError, EOFError) as error:
+            raise _incomplete(error) from None
+        if not complete:
+            raise _incomplete("it ended too early")
+
+
+def _incomplete(reason: object) -> Unreachable:
+    return Unreachable(f"the files did not arrive completely: {reason}", "retry")
+
+
+@contextmanager
+def _reader(target: KubernetesCluster, say: Say) -> Iterator[str]:
+    """Run the job that sends files, on the cluster or on one of its own; yields its URL on this machine."""
+    if target.answers():
+        with _served(target, new_job_id("files"), say) as url:
+            yield url
+        return
+    say(f"{target.name} does not run: a head of its own reads the storage, and is deleted afterwards")
+    alone = target.profile.model_copy(update={"groups": [NO_WORKER], "idle_shutdown_seconds": None})
+    job_id = new_job_id("files")
+    with own_cluster(KubernetesCluster(alone, target.kube), job_id, say) as own, _served(own.cluster(), job_id, say) as url:
+        own.started(job_id)
+        yield url
+
+
+@contextmanager
+def _served(cluster: KubernetesCluster, job_id: str, say: Say) -> Iterator[str]:
+    dashboard = cluster.dashboard()
+    source = Path(files.__file__).read_text()
+    command = shlex.join(["python", "-u", "-c", source, cluster.profile.storage.root])
+    say("reads the storage")
+    dashboard.submit(job_id, command, {}, {"heliostat": READER, "command": "reads the storage"})
+    port = _port(dashboard, job_id)
+    with Forward(cluster.api, cluster.name, {port: 0}) as forward:
+        url = f"http://127.0.0.1:{forward.ports[port]}"
+        try:
+            yield url
+        finally:
+            with suppress(KubernetesError):  # then it ends by itself after a minute
+                dashboard.stop(job_id)
+
+
+def _port(dashboard: Dashboard, job_id: str) -> int:
+    deadline = time.monotonic() + START_SECONDS
+    while not (found := re.search(r"^serving at (\d+)$", dashboard.logs(job_id), re.MULTILINE)):
+        job = dashboard.job(job_id)
+        if job.done or time.monotonic() > deadline:
+            raise NotComing(f"the job {job_id}, which reads the storage, did not start: {job.message}", "heliostat status")
+        time.sleep(POLL)
+    return int(found[1])
