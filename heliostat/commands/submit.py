@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
         out.print(f"# command: {command}", highlight=False, markup=False, soft_wrap=True)
         sending.show(files, values)
         return 0
-    work = Work(new_job_id("job"), args.entrypoint, files, {}, values, about_job(profile, args.profile))
+    work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values, metadata=about_job(profile, args.profile))
     with line() as shown:
         if args.detach:
             target = open_target(profile)

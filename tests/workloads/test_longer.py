@@ -188,11 +188,11 @@ def test_a_run_is_used_anywhere_with_the_code_that_it_was_trained_with(
     kept = ["late.py", "mine.py", "parts/__init__.py", "parts/more.py", "parts/net.py"]
     assert sorted(str(path.relative_to(run / "code")) for path in (run / "code").rglob("*.py")) == kept
     before = evaluate(str(run))
-    assert before["note"] == ""
+    assert before["notes"] == []
 
     (project / "parts/more.py").write_text("hidden = 2\n")
     changed = load_run(run)
-    assert changed.note == "the run's own parts/more.py is used, which differs from the current"
+    assert changed.notes == ("the run's own parts/more.py is used, which differs from the current",)
     assert changed.model.kept == 1
     plan = prepare(config(tmp_path, task="mine:Mine", model={}, steps=40))
     assert "parts/more.py has changed since the run was started" in preview(plan).notes[-1]
