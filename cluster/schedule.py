@@ -16,7 +16,7 @@ from heliostat.errors import UserError
 
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
-FIELDS = (
+FIELDS: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     ("minute", 0, 59, {}),
     ("hour", 0, 23, {}),
     ("day", 1, 31, {}),
@@ -84,7 +84,8 @@ def parse(text: str) -> Schedule:
             wrong.append(str(error))
     if wrong:
         raise UserError(f"--cron is {text!r}, where {' and '.join(wrong)}", EXAMPLE)
-    schedule = Schedule(*numbers, both=any(_is_every(part) for part in (fields[2], fields[4])))
+    minutes, hours, days, months, weekdays = numbers
+    schedule = Schedule(minutes, hours, days, months, weekdays, any(_is_every(part) for part in (fields[2], fields[4])))
     if next(schedule.times(datetime.now(UTC)), None) is None:
         raise UserError(
             f"--cron is {text!r}, which is never: month {fields[3]} has no day {fields[2]}", "correct day and month"

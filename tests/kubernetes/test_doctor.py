@@ -102,17 +102,16 @@ def test_without_a_profile_only_what_all_of_them_need(place: Place) -> None:
 
 
 def test_pods_with_keys_of_their_own_are_tried(place: Place) -> None:
-    keys = {"annotations": {"team": "vision"}, "shared_memory": "1Gi", "run_as_user": 1000, "pod": {"spec": {"hostPID": False}}}
-    found = examined(place, place.profile(**keys))
+    pod = {"spec": {"hostPID": False}}
+    found = examined(place, place.profile(annotations={"team": "vision"}, shared_memory="1Gi", run_as_user=1000, pod=pod))
     assert found.code == 0, found.all("problem")
     assert "the pods of gpu with annotations, shared_memory, pod, run_as_user" in str(found.all("ok", "pods"))
-    missing = {"service_account": "ghost", "priority_class": "ghost", "volumes": [{"claim": "ghost", "mount": "/data"}]}
-    for key, words in (
-        ("service_account", 'serviceaccount "ghost" not found'),
-        ("priority_class", "no PriorityClass with name ghost"),
-        ("volumes", "volumes names the claim ghost, which does not exist"),
+    for key, changes, words in (
+        ("service_account", {"service_account": "ghost"}, 'serviceaccount "ghost" not found'),
+        ("priority_class", {"priority_class": "ghost"}, "no PriorityClass with name ghost"),
+        ("volumes", {"volumes": [{"claim": "ghost", "mount": "/data"}]}, "volumes names the claim ghost, which does not exist"),
     ):
-        problems = examined(place, place.profile(**{key: missing[key]})).all("problem")
+        problems = examined(place, place.profile("gpu", **changes)).all("problem")
         assert {each["check"] for each in problems} == {"pods"}
         assert all(words in each["what"] and f"correct {key}" in each["fix"] for each in problems), problems
 
