@@ -196,10 +196,10 @@ def _wait(done: threading.Event, plan: Plan, owner: lease.Lease, watch: Watch, r
     journals, events = (Tail(folder, METRICS), Tail(folder, ATTEMPTS)), Tail(folder, EVENTS)
     output = OutputTail(folder)
 
-    def poll() -> list[dict[str, Any]]:
-        printed = output.new()  # before the records that follow the lines
-        records = [record for tail in journals for record in tail.new()]
-        shown = [event for event in events.new() if "told" in event or event["event"] in PHASES]
+    def poll(at_once: bool = False) -> list[dict[str, Any]]:
+        printed = output.new(at_once)  # before the records that follow the lines
+        records = [record for tail in journals for record in tail.new(at_once)]
+        shown = [event for event in events.new(at_once) if "told" in event or event["event"] in PHASES]
         watch(sorted([*printed, *records, *shown], key=lambda record: record["time"]))
         # After the last evaluation it is drawn at the end.
         report.poll(any(record.get("kind") == "eval" and record["step"] != last for record in records))
@@ -231,7 +231,7 @@ def _wait(done: threading.Event, plan: Plan, owner: lease.Lease, watch: Watch, r
                         leaving = found
                         if this_node in found:
                             watch([{"told": "the node of this command is draining: the workers save, and the run stops"}])
-    poll()
+    poll(at_once=True)
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:

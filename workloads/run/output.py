@@ -93,12 +93,12 @@ class OutputTail:
         self._folder, self._since, self._next = folder, time.time(), 0.0
         self._tails: dict[str, Tail] = {}
 
-    def new(self) -> list[Record]:
-        """The lines since the last call, as ``rank`` and ``printed``, in the order of their times."""
-        if time.monotonic() >= self._next:
+    def new(self, at_once: bool = False) -> list[Record]:
+        """The lines since the last call, as ``rank`` and ``printed``, in the order of their times; see `Tail.new`."""
+        if at_once or time.monotonic() >= self._next:
             self._next = time.monotonic() + (HERE_POLL if self._folder.is_local else REMOTE_POLL)
             for name in self._folder.names():
                 if re.fullmatch(rf"{STEM}\d+{re.escape(SUFFIX)}", name) and name not in self._tails:
                     self._tails[name] = Tail(self._folder, name, self._since)
-        records = [record for tail in self._tails.values() for record in tail.new()]
+        records = [record for tail in self._tails.values() for record in tail.new(at_once)]
         return sorted(records, key=lambda record: record["time"])
