@@ -119,12 +119,11 @@ class Controller:
     # --- slots ------------------------------------------------------------------------------------------------
 
     def _open_slots(self, slots: dict[asyncio.Task[None], Executor]) -> None:
-        """Open a slot for each trial that can run now, so that no more workers are requested than are of use."""
+        """Open as many slots as trials are left, so that no more workers are requested than are of use."""
         if self._stopping:
             return
-        self._fill()
         opened = sum(not slot.done() for slot in slots)
-        for _ in range(opened, min(self._plan.slots, len(self._running) + len(self._waiting))):
+        for _ in range(opened, min(self._plan.slots, self._left)):
             executor = self._open(self._plan)
             slots[asyncio.create_task(self._slot(executor))] = executor
 
@@ -178,6 +177,14 @@ class Controller:
         return self._exhausted or len(self.trials.all) >= (self._plan.config.trials or math.inf)
 
     @property
+    def _left(self) -> int:
+        """How many trials run, wait, or have not been asked for; of the last at most as many as there are slots."""
+        asked, slots = len(self.trials.all), self._plan.slots
+        wanted = (self._plan.config.trials or math.inf) - asked
+        more = 0 if self._exhausted or wanted <= 0 else int(min(wanted, self._algorithm.left(asked, slots)))
+        return more + sum(not trial.done and trial.duplicate_of is None for trial in self.trials.all)
+
+    @property
     def _all_done(self) -> bool:
         """Whether no trial runs and none will."""
         if self._running or (self._waiting and not self._stopping):
@@ -185,18 +192,13 @@ class Controller:
         return bool(self._stopping) or (self._all_asked and all(trial.done for trial in self.trials.all))
 
     def _take(self) -> Trial | None:
-        self._fill()
-        return self._waiting.pop(0) if self._waiting else None
-
-    def _fill(self) -> None:
-        """Add trials to those that wait, as many as there are free slots."""
-        slots = self._plan.slots
         # A duplicate waits for the trial that it repeats. Their number is limited to the slots, so that an algorithm that
         # suggests the same config repeatedly learns its outcome first.
-        while len(self._running) + len(self._waiting) < slots and not self._all_asked and len(self._duplicates) < slots:
+        while not self._waiting and not self._all_asked and len(self._duplicates) < self._plan.slots:
             self._ask()
         if not self._waiting and not self._running:
             self._waiting = self._scheduler.next_round()
+        return self._waiting.pop(0) if self._waiting else None
 
     def _ask(self) -> None:
         number = len(self.trials.all)

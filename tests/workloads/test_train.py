@@ -224,5 +224,5 @@ def test_a_failing_task_shows_its_own_traceback_once(on_ray: Command) -> None:
     assert done.code == 1
     assert done.err.count("ZeroDivisionError: my own mistake") == 1
     assert 'mine.py", line 7, in loss' in done.err
-    assert all(f"[rank {rank}] my own :print: " in done.err for rank in (0, 1)), "what a task prints arrives"
+    assert re.search(r"^\[rank [01]\] my own :print: \d+$", done.err, re.MULTILINE), "what a task prints arrives"
     assert len(done.err[done.err.index("heliostat: ") :].splitlines()) < 15

@@ -15,6 +15,9 @@ class Algorithm(Protocol):
     def ask(self, number: int) -> Params | None:
         """The parameters of the trial with that number, counted from 0; None if the search space is exhausted."""
 
+    def left(self, number: int, most: int) -> int:
+        """How many trials there are from that number on, counted up to ``most``."""
+
     def tell(self, trial: Trial) -> None:
         """Report a trial that is done."""
 

@@ -24,6 +24,9 @@ class Grid:
             self._asked.append(point)
         return self._asked[number]
 
+    def left(self, number: int, most: int) -> int:
+        return sum(self.ask(n) is not None for n in range(number, number + most))
+
     def tell(self, trial: Trial) -> None:
         """Ignored: the points do not depend on outcomes."""
 

@@ -61,6 +61,10 @@ class Optuna:
         self._asked[number] = trial
         return sample(self._space, self._base, lambda name, parameter: suggest(trial, name, parameter))
 
+    def left(self, number: int, most: int) -> int:
+        """The space has no end."""
+        return most
+
     def tell(self, trial: Trial) -> None:
         """Report a trial that is done.
 

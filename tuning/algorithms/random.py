@@ -19,5 +19,9 @@ class Random:
         source = random.Random(f"{self._config.seed}-{number}")
         return sample(self._config.space, self._base, lambda name, parameter: draw(parameter, source))
 
+    def left(self, number: int, most: int) -> int:
+        """The space has no end."""
+        return most
+
     def tell(self, trial: Trial) -> None:
         """Ignored: the points do not depend on outcomes."""

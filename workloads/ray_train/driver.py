@@ -217,6 +217,10 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
     tails: list[Tail | OutputTail] = [OutputTail(folder), *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS))]
     once = folder.once  # so that a signal is seen while storage is unavailable
 
+    # What was printed first, so that it stands before the records that follow it.
+    tails: list[Tail | OutputTail] = [OutputTail(folder), *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS))]
+    once = folder.once  # so that a signal is seen while storage is unavailable
+
     def attempt(tail: Tail | OutputTail) -> list[dict[str, Any]]:
         try:
             return tail.new()
@@ -256,7 +260,7 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
                         leaving = found
                         if this_node in found:
                             watch([{"told": "the node of this command is draining: the workers save, and the run stops"}])
-    poll(lambda tail: folder.retried(tail.new))
+    poll(lambda tail: folder.retried(lambda: tail.new(at_once=True)))
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:

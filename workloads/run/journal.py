@@ -209,12 +209,13 @@ class Tail:
         if folder.is_local and since is None:
             folder.retried(self._local)
 
-    def new(self) -> list[Record]:
-        """The records since the last call.
+    def new(self, at_once: bool = False) -> list[Record]:
+        """The records since the last call; those in an object store every `REMOTE_POLL` seconds, or ``at_once``.
 
         Raises:
             OSError: storage is unavailable; the next call has the records.
         """
+        self._polled = 0.0 if at_once else self._polled
         records = self._local() if self.folder.is_local else self._later(self._remote())
         self._since = max([self._since, *(r["time"] for r in records)])
         return records
@@ -247,7 +248,7 @@ class Tail:
 
     def _remote(self) -> list[Record]:
         """The records of the changed files."""
-        if time.monotonic() - self._polled < REMOTE_POLL:
+        if self._polled and time.monotonic() - self._polled < REMOTE_POLL:
             return []
         self._polled = time.monotonic()
         stamps = self.folder.stamps()

@@ -94,18 +94,18 @@ class OutputTail:
         self._tails: dict[str, Tail] = {}
         self._read: list[Record] = []
 
-    def new(self) -> list[Record]:
-        """The lines since the last call, as ``rank`` and ``printed``, in the order of their times.
+    def new(self, at_once: bool = False) -> list[Record]:
+        """The lines since the last call, as ``rank`` and ``printed``, in the order of their times; see `Tail.new`.
 
         Raises:
             OSError: storage is unavailable; the next call has the lines.
         """
-        if time.monotonic() >= self._next:
+        if at_once or time.monotonic() >= self._next:
             self._next = time.monotonic() + (HERE_POLL if self._folder.is_local else REMOTE_POLL)
             for name in self._folder.names():
                 if re.fullmatch(rf"{STEM}\d+{re.escape(SUFFIX)}", name) and name not in self._tails:
                     self._tails[name] = Tail(self._folder, name, self._since)
         for tail in self._tails.values():
-            self._read += tail.new()
+            self._read += tail.new(at_once)
         records, self._read = self._read, []
         return sorted(records, key=lambda record: record["time"])
