@@ -217,10 +217,6 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
     tails: list[Tail | OutputTail] = [OutputTail(folder), *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS))]
     once = folder.once  # so that a signal is seen while storage is unavailable
 
-    # What was printed first, so that it stands before the records that follow it.
-    tails: list[Tail | OutputTail] = [OutputTail(folder), *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS))]
-    once = folder.once  # so that a signal is seen while storage is unavailable
-
     def attempt(tail: Tail | OutputTail) -> list[dict[str, Any]]:
         try:
             return tail.new()
