@@ -249,6 +249,15 @@ class Folder:
 
         self.retried(attempt)
 
+    def create(self) -> None:
+        """Create it and its parents, if they do not exist. It is one attempt.
+
+        Raises:
+            NotWritable: see `write`.
+        """
+        with self.write_errors(errno.ENOENT):  # such as in /proc
+            self.filesystem.create_dir(self.path, recursive=True)
+
     @contextmanager
     def writing(self, name: str) -> Iterator[BinaryIO]:
         """Open a file for writing; it appears under its name when the block ends without an error. It is one attempt.
@@ -257,8 +266,7 @@ class Folder:
             NotWritable: see `write`.
         """
         target, temporary = self._join(name), f"{self._join(name)}.{uuid.uuid4().hex[:8]}.tmp"
-        with self.write_errors(errno.ENOENT):  # such as in /proc
-            self.filesystem.create_dir(self.path, recursive=True)
+        self.create()
         with self.write_errors():
             if not self.is_local:
                 # An object store shows an object when its stream is closed, which also happens after an error.
@@ -297,8 +305,8 @@ class Folder:
         """
 
         def attempt() -> None:
+            self.create()
             with self.write_errors():
-                self.filesystem.create_dir(self.path, recursive=True)
                 fs.copy_files(other.path, self.path, source_filesystem=other.filesystem, destination_filesystem=self.filesystem)
 
         self.retried(attempt)

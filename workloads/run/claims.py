@@ -247,8 +247,8 @@ def _is_claim(name: str) -> bool:
 
 
 def _open(folder: Folder, path: str) -> IO[str]:
+    folder.create()
     with folder.write_errors():
-        folder.filesystem.create_dir(folder.path, recursive=True)
         return open(path, "a+")
 
 

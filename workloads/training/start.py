@@ -100,7 +100,7 @@ def _dataset(plan: Plan, scratch: str) -> tuple[Dataset | None, str]:
 
 
 def _size(source: Source) -> int:
-    return sum(path.stat().st_size for path in getattr(source, "files", list)())
+    return sum(file.size for file in source.files())
 
 
 def _try(
