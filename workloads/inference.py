@@ -12,6 +12,7 @@ from heliostat.datasets import Dataset
 from heliostat.datasets.index import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.requirements import provide
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.journal import finite
 from heliostat.workloads.run.record import RunRecord, open_dataset, read_record
@@ -51,6 +52,7 @@ def load_run(folder: Folder | str | Path) -> Trained:
     if not checkpoints:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
     dataset = open_dataset(folder, record)
+    provide(record.config.requirements)
     task = create(record.config.task, record.config.model, dataset.index)
     best = checkpoint.best(checkpoints, task.metric, task.better) or checkpoints[-1]
     ranks = Ranks.of_this_process()
