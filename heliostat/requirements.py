@@ -87,10 +87,6 @@ def _needed(text: str) -> Needed:
         except InvalidRequirement as error:
             raise ValueError(str(error).splitlines()[0]) from None
     path = Path(text)
-    if not path.is_file():
-        raise ValueError(f"it does not exist in {Path.cwd()}")
-    if not path.resolve().is_relative_to(Path.cwd()):
-        raise ValueError("it is outside of the working directory, which a job gets a copy of")
     try:
         name, version, *_ = parse_wheel_filename(path.name)
     except InvalidWheelFilename as error:
@@ -99,9 +95,30 @@ def _needed(text: str) -> Needed:
 
 
 def files(requirements: str | Sequence[str]) -> list[str]:
-    """The files that a job must get: the one that lists the requirements, and local wheels."""
+    """The files that a job must get: the one that lists the requirements, and local wheels.
+
+    Raises:
+        UserError: see `parse`; wheels are not in the working directory.
+    """
     listed = [requirements] if isinstance(requirements, str) else []
-    return [*listed, *(needed.text for needed in parse(requirements) if needed.wheel)]
+    needed = parse(requirements)
+    _check_wheels(needed)
+    return [*listed, *(each.text for each in needed if each.wheel)]
+
+
+def _check_wheels(needed: list[Needed]) -> None:
+    here, wheels = Path.cwd(), [each for each in needed if each.wheel]
+    wrong = [f"{each.text}, which does not exist in {here}" for each in wheels if each.wheel and not each.wheel.is_file()]
+    if not wrong:
+        wrong = [
+            f"{each.text}, which is outside of the working directory, of which a job gets a copy"
+            for each in wheels
+            if each.wheel and not each.wheel.is_relative_to(here.resolve())
+        ]
+    if wrong:
+        raise UserError(
+            f"requirements has {', '.join(wrong)}", "copy the wheel into the working directory, and give its path there"
+        )
 
 
 def missing(requirements: str | Sequence[str]) -> list[str]:
@@ -182,6 +199,7 @@ def _versions() -> dict[str, str]:
 
 def _installed(needed: list[Needed]) -> Path:
     """The folder with these packages, installed by the first process of this node that needs it."""
+    _check_wheels(needed)
     wheels = [hashlib.sha256(each.wheel.read_bytes()).hexdigest() for each in needed if each.wheel]
     identity = [sys.version, platform.machine(), sys.prefix, *(each.text for each in needed), *wheels, *_versions().values()]
     root = Path(tempfile.gettempdir(), f"heliostat-requirements-{os.getuid()}")

@@ -13,6 +13,7 @@ from heliostat.datasets import Dataset
 from heliostat.datasets.index import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.requirements import provide
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import Checkpoint, State
 from heliostat.workloads.run.code import find_task
@@ -58,6 +59,7 @@ def load_run(folder: Folder | str | Path) -> Trained:
     if not checkpoints:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
     dataset = open_dataset(folder, record)
+    provide(record.config.requirements)
     cls, note = find_task(folder, record.config.task, record.code)
     task = create(record.config.task, record.config.model, dataset.index, cls)
     ranks = Ranks.of_this_process()

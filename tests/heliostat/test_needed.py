@@ -117,7 +117,7 @@ def test_excluded_data_is_refused_with_the_line_that_excludes_it_and_what_sends_
 def test_one_image_of_a_folder_that_does_not_go_along_is_enough(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         Path("photos", name).mkdir(parents=True)
-        for number in range(3):
+        for number in range(20):  # enough for three splits
             Image.fromarray(np.full((4, 4, 3), number, np.uint8)).save(f"photos/{name}/{number}.png")
     Path("photos/dog/.gitignore").write_text("2.png\n")
     photos = ("--set", "task=image-classification", "--set", "dataset={source: images, options: {path: photos}}")
