@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -59,5 +59,6 @@ def keep(folder: Path, sizes: Mapping[str, int], run: Folder, name: str) -> None
     def describe() -> None:
         run.write(f"{name}.json", json.dumps({"files": dict(sizes)}).encode())
 
-    for act in (describe, *(partial(copy, file) for file in sizes)):
+    acts: list[Callable[[], None]] = [describe, *(partial(copy, file) for file in sizes)]
+    for act in acts:
         with_retry(act, lambda reason: None, STORAGE_TIMEOUT)
