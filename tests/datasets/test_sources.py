@@ -124,7 +124,7 @@ def test_the_memory_of_a_build_does_not_grow_with_the_table(tmp_path: Path, kind
         tracemalloc.stop()
         return used
 
-    few, many = 20_000, 60_000
+    few, many = 10_000, 30_000
     peak(few)  # imports
     assert peak(many) - peak(few) < 0.5 * (many - few) * 3 * 8, "the values alone take twice that"
 
