@@ -114,8 +114,8 @@ def task_files(profile: Profile, name: str) -> dict[str, list[str]]:
     module = name.partition(":")[0]
     file, here = getattr(sys.modules.get(module), "__file__", None), Path.cwd()
     own = [Path(place).resolve() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
-    away = file and not Path(file).is_relative_to(here) and not module.startswith("heliostat.")
-    if profile.platform != "local" and away and any(Path(file).resolve().is_relative_to(place) for place in own):
+    away = file is not None and not Path(file).is_relative_to(here) and not module.startswith("heliostat.")
+    if profile.platform != "local" and file and away and any(Path(file).resolve().is_relative_to(place) for place in own):
         raise UserError(
             f"task is {name}, but {file} is outside of the working directory, which the job gets a copy of",
             "start from a folder that contains it, or install it in the image",
