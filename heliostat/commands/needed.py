@@ -116,7 +116,7 @@ def task_files(profile: Profile, name: str) -> dict[str, list[str]]:
     here = Path.cwd()
     own = [Path(place).resolve() for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place]
     away = file is not None and not Path(file).is_relative_to(here) and not module.startswith("heliostat.")
-    if file and profile.platform != "local" and away and any(Path(file).resolve().is_relative_to(place) for place in own):
+    if profile.platform != "local" and file and away and any(Path(file).resolve().is_relative_to(place) for place in own):
         raise UserError(
             f"task is {name}, but {file} is outside of the working directory, which the job gets a copy of",
             "start from a folder that contains it, or install it in the image",
