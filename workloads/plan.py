@@ -108,6 +108,7 @@ class Plan:
                 # The user will change the config, perhaps under the same name.
                 if new and not (self.folder / CHECKPOINTS).names():
                     self.folder.delete(CONFIG)
+                    self.folder.delete(code.CODE)
                 raise
 
     def commit(self) -> tuple[RunRecord, Result | None]:

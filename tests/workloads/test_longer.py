@@ -156,6 +156,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (place / "parts").mkdir(parents=True)
     for name in [name for name in sys.modules if name.partition(".")[0] in ("mine", "parts", "late")]:
         del sys.modules[name]  # those of another test
+    monkeypatch.setattr(sys, "path", [*sys.path])  # which a command changes
     monkeypatch.chdir(place)
     (place / "mine.py").write_text(
         "from parts.net import hidden\n"
