@@ -72,7 +72,7 @@ class Job:
     metadata: Mapping[str, str] = field(default_factory=dict)
     node: str = ""
     """The node of its driver."""
-    driver: str = ""
+    driver: str = field(default="", compare=False)
     """Ray's own id of its driver; empty until the job has connected to Ray."""
     said: str = ""
     """The last line that it has printed; only from `Dashboard.jobs_with_last_line`."""

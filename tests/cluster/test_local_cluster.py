@@ -1,6 +1,7 @@
 """A profile's cluster on this machine: real Ray processes, added and removed with the work, leave nothing behind."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import pytest
 from heliostat.cluster.cost import cost_report, node_lifetimes
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.jobs.contents import contents
+from heliostat.cluster.jobs.demand import Request, requests_of
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import held, usage
 from heliostat.cluster.profile import Profile
@@ -48,6 +50,17 @@ def work():
 nodes, labels = zip(*ray.get([work.remote(), work.remote()]))
 seen = {"nodes": len(set(nodes)), "labels": labels[0], "python": sys.executable, "env": dict(os.environ), "here": os.listdir()}
 print("seen " + json.dumps(seen), flush=True)
+"""
+WAITS = """
+import time
+import ray
+from ray.util import placement_group
+ray.init()
+@ray.remote(num_cpus=0, resources={"nothing": 1}, label_selector={"team": "a"})
+class Actor:
+    pass
+gang, actor = placement_group([{"GPU": 9}]), Actor.remote()
+time.sleep(60)
 """
 CLIENT = """
 import sys
@@ -209,6 +222,23 @@ def test_a_log_arrives_on_a_websocket(cluster: LocalCluster) -> None:
             heard += str(socket.recv())
     finally:
         socket.close()
+
+
+def test_what_a_job_waits_for_is_known(cluster: LocalCluster) -> None:
+    dashboard = cluster.dashboard()
+    dashboard.submit("waits", shlex.join(["python", "-c", WAITS]), {}, {})
+    expected = [Request({"GPU": 9.0}), Request({"nothing": 1.0}, {"team": "a"})]
+    found: list[Request] = []
+
+    def waits() -> bool:
+        found[:], _ = requests_of(dashboard, "waits")
+        return found == expected
+
+    try:
+        wait_for(waits, "the job's requests", 30)
+    finally:
+        print(found, dashboard.logs("waits"))
+        dashboard.stop("waits")
 
 
 def test_a_ray_client_connects_at_once(cluster: LocalCluster, env: dict[str, str]) -> None:
