@@ -59,13 +59,13 @@ def test_a_job_with_its_own_cluster_reads_its_variables_from_its_own_secret_firs
 def test_a_secret_of_others_is_neither_deleted_nor_overwritten(
     owner: str, variables: dict[str, str], left: bool | None
 ) -> None:
-    live: dict[str, Document] = {"nightly-env": {"metadata": {"labels": {CLUSTER_LABEL: owner}}}}
+    live: dict[str, Document] = {"nightly-env": {"metadata": {"name": "nightly-env", "labels": {CLUSTER_LABEL: owner}}}}
     applied = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly", "uid": "u-1"}}
     kube, code = Mock(), [Package("gcs://code.zip", b"")]
-    kube.objects.return_value = Mock(find=live.get, delete=live.pop, apply=lambda document: applied)
+    kube.objects.return_value = Mock(find=live.get, delete=lambda name, seen: live.pop(name), apply=lambda document: applied)
     made = scheduled.documents(find("gpu"), "nightly", "0 2 * * *", "true", code, FEATURES["1.7"], secret_env=variables)
     if left is None:
-        with pytest.raises(UserError, match="nightly-env exists, and is not of gpu"):
+        with pytest.raises(UserError, match=r"nightly-env \(of others\) exists, and is not of gpu"):
             scheduled.create(kube, find("gpu"), "nightly", made)
         return
     scheduled.create(kube, find("gpu"), "nightly", made)
