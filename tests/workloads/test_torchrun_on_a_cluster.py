@@ -156,6 +156,7 @@ def test_new_and_changed_files_of_a_working_directory_are_kept(tmp_path: Path) -
     assert not is_copy(copy)
 
 
+@pytest.mark.accept  # two minutes, and each of its commands is tested by itself
 def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
     """Its commands, in the copy of a repository, one after the other; in the third step a rank is killed."""
     files = subprocess.run(
