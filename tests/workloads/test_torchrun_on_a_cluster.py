@@ -8,6 +8,8 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
 from heliostat.cluster.jobs.contents import contents
 from heliostat.commands import not_sent
 from heliostat.environment import NODES
