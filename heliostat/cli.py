@@ -36,7 +36,7 @@ COMMANDS = {
 SUBCOMMANDS = {
     "sweep": {"show": "show the trials of a sweep, live while it runs"},
     "runs": {
-        "compare": "show the settings and the metrics in which runs differ, side by side",
+        "compare": "show the settings in which runs differ and their results, side by side",
         "pull": "bring a run, its report, checkpoints or logs from a cluster's storage",
     },
 }

@@ -153,9 +153,7 @@ class TrainConfig(Config):
     )
     checkpoint_async: bool = Field(True, description="false blocks training while a checkpoint is written")
     keep: Keep = Keep()
-    storage_timeout: float = Field(
-        900, gt=0, description="seconds for which a checkpoint is retried while storage cannot be written"
-    )
+    storage_timeout: float = Field(900, gt=0, description="seconds for which storage may be full or unavailable")
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
     workers: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number of workers, at least 1, or [least, most] for an elastic run"

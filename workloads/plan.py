@@ -156,7 +156,7 @@ class Plan:
         if total > before:
             notes.append(_longer(self.config, old, before, total, step or 0))
         if record.code and (different := code.changed(record.code, files)):
-            notes.append(f"{', '.join(different)} has changed since the run was started; it goes on with the new one")
+            notes.append(f"{', '.join(different)} has changed since the run was started; it continues with the new one")
         return Standing(new, total, finished, step, True, tuple(notes), files)
 
 

@@ -34,9 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import err, print_json
-    from heliostat.folder import Folder, absolute, default_base
+    from heliostat.folder import Folder, absolute, default_base, expanded
 
-    rows = _rows_on(args) if args.on else _rows(Folder.at(absolute(args.storage, default_base())))
+    rows = _rows_on(args) if args.on else _rows(Folder.at(absolute(expanded(args.storage, key="--storage"), default_base())))
     rows = _sorted(_chosen(rows, args.name, args.state), args.sort, args.reverse)
     if args.json:
         print_json(rows)

@@ -79,7 +79,7 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     check_storage(profile, expanded(config.storage, variables, "storage"))
     wheels = sending.requirements_to_send(config.requirements, profile.ray_version)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
-    start = config.start_from.path if config.start_from else ""
+    start = expanded(config.start_from.path, variables, "start_from") if config.start_from else ""
     weights = [relative_path(start)] if Path(start).is_file() else []
     files = sending.files_to_send(path, *wheels, *weights)
     needed.check_sent(files, {**needed.data_files(plan), **needed.task_files(profile, config.task)})

@@ -52,7 +52,3 @@ def fit_here(plan: Plan, spec: dict[str, Any], owner: Lease, watch: Watch) -> di
         raise JobFailed(f"failed after step {step}:\n{traceback.format_exc()}") from error
     finally:
         attempts.record("ended", state=state)
-
-
-def _line(loop: Loop, metrics: dict[str, float]) -> dict[str, Any]:
-    return {"kind": "eval", "step": loop.progress.step, "metrics": metrics}

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from heliostat.errors import UserError
-from heliostat.folder import Folder, absolute
+from heliostat.folder import Folder, absolute, expanded
 from heliostat.workloads.config import StartFrom
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import CONFIG
@@ -44,9 +44,10 @@ def read_weights(start: StartFrom, task: Task, storage_base: str | Path) -> Weig
         UserError: there is no such run or file, or it has no weights.
         Damaged: the checkpoint differs from what was written.
     """
-    if start.path.endswith(FILES):
-        return _of_file(start.path)
-    run = Folder.at(absolute(start.path, storage_base))
+    path = expanded(start.path, key="start_from")
+    if path.endswith(FILES):
+        return _of_file(path)
+    run = Folder.at(absolute(path, storage_base))
     if not run.exists(CONFIG):
         raise UserError(
             f"start_from is {start.path!r}, but {run} is not a run: it has no {CONFIG}",

@@ -1,0 +1,38 @@
+"""The pages in docs/ name what there is."""
+
+import re
+
+import pytest
+
+from heliostat.config import Config
+from heliostat.datasets.sources import find_source
+from heliostat.tuning.config import MAY_CHANGE, SweepConfig
+from heliostat.workloads.config import CHANGEABLE, LENGTH, TrainConfig
+from tests.conftest import ROOT
+
+
+def table(title: str) -> dict[str, list[str]]:
+    """The rows of the table below a title of docs/config.md, by their first column."""
+    section = (ROOT / "docs/config.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]
+    rows = [line.strip("| \n").split(" | ") for line in section.splitlines() if line.startswith("| `")]
+    return {row[0].strip("`"): row for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("title", "kind", "changeable"), [("A run", TrainConfig, CHANGEABLE | LENGTH), ("A sweep", SweepConfig, MAY_CHANGE)]
+)
+def test_each_key_of_a_config_is_documented_with_its_default(title: str, kind: type[Config], changeable: set[str]) -> None:
+    rows = table(title)
+    assert rows.keys() == kind.model_fields.keys()
+    assert {name for name, row in rows.items() if len(row) == 4 and row[3].strip()} == set(changeable)
+    for name, row in rows.items():
+        default = kind.model_fields[name].default
+        if type(default) in (int, float, str, bool):
+            assert row[1] == (str(default).lower() if isinstance(default, bool) else str(default)), name
+
+
+def test_each_option_of_a_source_is_documented() -> None:
+    rows = table("Sources of data")
+    for name, needed in {"table": {"path": "t", "target": "y"}, "images": {"path": "p"}, "text": {"path": "p"}}.items():
+        _, options = find_source(name, needed)
+        assert re.findall(r"`(\w+)", rows[name][1]) == list(type(options).model_fields), name
