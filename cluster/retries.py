@@ -17,7 +17,7 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.25, 4.0
 NOT_EXECUTED = 429
 FOR_A_MOMENT = (502, 503, 504)
 TRUST = ("CERTIFICATE", "ALERT", "WRONG_VERSION")
-"""Words in errors of TLS that a repetition does not mend; an EOF in the handshake is an error of the connection."""
+"""Words in errors of TLS that a retry cannot solve; an EOF in the handshake is an error of the connection."""
 
 
 def send(

@@ -42,7 +42,7 @@ class UserError(WithFix):
 
 
 class NotWritable(UserError):
-    """Storage cannot be written: no space, no permission, no folder. It may be temporary, so work in progress retries."""
+    """Storage cannot be used: no space, no permission, no folder. It may be temporary, so work in progress retries."""
 
 
 class NoSpace(NotWritable):
@@ -94,7 +94,9 @@ class NoAnswer(WithFix):
 
 
 class StorageUnavailable(NoAnswer):
-    """Storage did not respond for as long as it is waited for."""
+    """Storage did not respond for as long as it is waited for; unlike after lost contact, nothing runs any more."""
+
+    exit_code = 1
 
 
 @contextmanager

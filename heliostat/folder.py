@@ -196,7 +196,7 @@ class Folder:
             if self.patience and self._is_temporary(error):
                 raise _unavailable(str(self), error, self.patience) from error
             if error.errno in DENIED or not (error.errno or self.is_local or self._is_temporary(error)):
-                raise UserError(
+                raise NotWritable(  # which work in progress retries: a permission may be given back
                     f"storage {self} cannot be used: {reason(error)}",
                     "correct the permissions" if self.is_local else "correct the URI, or the credentials in the environment",
                 ) from None

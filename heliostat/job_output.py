@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import BinaryIO
 
 from heliostat.environment import IN_A_JOB, JOBS, STORAGE
-from heliostat.errors import UserError
+from heliostat.errors import StorageUnavailable, UserError
 
 SECONDS = 5.0
 """Seconds between two copies: so much of the output is lost with a node."""
@@ -100,7 +100,7 @@ class _Copy:
         from heliostat.folder import Folder
 
         try:
-            folder = Folder.at(self.place)
+            folder = Folder.at(self.place, 0)  # the next update tries again
             if not (self._number or self._piece):
                 folder.write(RECORD, json.dumps(self._record).encode())
             while data := self._source.read(PIECE - len(self._piece)):
@@ -111,11 +111,11 @@ class _Copy:
             if changes:
                 folder.write(RECORD, json.dumps({**self._record, **changes}).encode())
             self._complained = False
-        except (OSError, UserError) as error:
+        except (OSError, UserError, StorageUnavailable) as error:
             self._source.seek(self._number * PIECE)
             self._piece = b""
             if not self._complained:
-                reason = error.what if isinstance(error, UserError) else str(error)
+                reason = str(error) if isinstance(error, OSError) else error.what
                 _say(f"the output of this job is not kept in {self.place}: {reason}; the job continues")
             self._complained = True
 

@@ -66,11 +66,11 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
             trials, stopped = _run(plan, maker, journal, owner, watch)
         except BaseException:
             if not owner.lost:
-                draw(partial(write_so_far, plan, "interrupted"), plan.uri)
+                draw(partial(write_so_far, plan, "interrupted", once=True), plan.uri)
             raise
     result = result_of(plan, trials, stopped)
     if stopped == "interrupted":
-        draw(partial(write_so_far, plan, stopped), plan.uri)
+        draw(partial(write_so_far, plan, stopped, once=True), plan.uri)
         counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
         raise Stopped(f"stopped with {counts}\n  the same command resumes the sweep")
     write_result(plan, trials, result)

@@ -116,7 +116,11 @@ class TrainExecutor:
                 outcome.set_result(event)
 
         def drive() -> None:
-            event = self._drive(plan, record, decide)
+            try:
+                event = self._drive(plan, record, decide)
+            except Exception as error:  # of the storage, before or after the run
+                message = str(error) if isinstance(error, HeliostatError) else short_traceback(error)
+                event = {"event": "fail", "message": message, "final": isinstance(error, UserError)}
             with suppress(RuntimeError):  # the sweep has ended, and its event loop is closed
                 self._loop.call_soon_threadsafe(over, event)
 

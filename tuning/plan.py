@@ -251,6 +251,7 @@ def plan_sweep(
     storage_base: str | Path | None = None,
     elsewhere: bool = False,
     variables: Mapping[str, str] | None = None,
+    tries: bool = True,
 ) -> SweepPlan:
     """Check a sweep against the task, the data and, where they are known, the resources.
 
@@ -260,6 +261,7 @@ def plan_sweep(
         storage_base: what a relative storage is relative to, see `heliostat.workloads.plan.prepare`.
         elsewhere: the storage cannot be seen from here.
         variables: those of the job, see `heliostat.workloads.plan.prepare`.
+        tries: whether the task is tried on a few samples, if the dataset exists.
 
     Raises:
         UserError: the config is wrong; nothing has been written.
@@ -284,7 +286,7 @@ def plan_sweep(
     )
     if config.scheduler.kind == "pbt" and workers > 1:
         raise UserError(f"workers is {workers}, but scheduler pbt needs trials with one worker", "set train.workers to 1")
-    if not elsewhere and not train.source:
+    if tries and not elsewhere and not train.source:
         plan.try_task()
     if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
         raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
@@ -308,7 +310,7 @@ def read_sweep(folder: Folder) -> SweepRecord | None:
 def key_of(plan: Plan) -> str:
     """A hash that is equal for trials with the same config."""
     # Without the keys that came later and do not distinguish trials, so that those in older journals stay equal.
-    later = {"start_from", "find_unused_parameters"}
+    later = {"start_from", "find_unused_parameters", "requirements"}
     return digest(plan.config.model_dump(mode="json", exclude={"name", "storage", *later}))
 
 

@@ -26,7 +26,7 @@ SOURCES = {
 class Chunk:
     """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split.
 
-    Where shards may end depends on the chunks; one that does not ``end`` goes on with the next.
+    Where shards may end depends on the chunks; one that does not ``end`` continues in the next.
     """
 
     keys: list[bytes]

@@ -48,7 +48,7 @@ def _draw_sweep(folder: Any) -> None:
 
     record = read_sweep(folder)
     assert record is not None
-    plan = plan_sweep(record.config.model_copy(update={"storage": split(str(folder))[0]}))
+    plan = plan_sweep(record.config.model_copy(update={"storage": split(str(folder))[0]}), tries=False)
     result = SweepResult.read(folder)
     driven = Observer(folder).is_driven()
     write_so_far(plan, "running" if driven else result.ended if result else "interrupted")

@@ -9,7 +9,9 @@ Row = dict[str, Any]
 STATES = ("finished", "running", "stopped", "interrupted", "failed", "diverged", "unreadable")
 KEYS = ("name", "state", "created", "time", "cost", "goodput", "step")
 """What the list can be sorted by besides metrics."""
-SUMMARIES = ("*.yaml", "*.json", "*.jsonl")
+PATIENCE = 60.0
+"""Seconds for which the list waits for a storage."""
+SUMMARIES = ("*.yaml", "*.json", "metrics*.jsonl", "events*.jsonl", "attempts*.jsonl", "journal")
 """The files of a run or a sweep that its line in the list needs."""
 
 
@@ -36,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.console import err, print_json
     from heliostat.folder import Folder, absolute, default_base, expanded
 
-    rows = _rows_on(args) if args.on else _rows(Folder.at(absolute(expanded(args.storage, key="--storage"), default_base())))
+    storage = absolute(expanded(args.storage, key="--storage"), default_base())
+    rows = _rows_on(args) if args.on else _rows(Folder.at(storage, PATIENCE))
     rows = _sorted(_chosen(rows, args.name, args.state), args.sort, args.reverse)
     if args.json:
         print_json(rows)

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _described(folder: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a run was trained with, and what came of it, each by a dotted name."""
+    """What a run was trained with, and its result, each by a dotted name."""
     from heliostat.workloads.run.goodput import share_of
     from heliostat.workloads.run.record import read_record
     from heliostat.workloads.run.so_far import result_of

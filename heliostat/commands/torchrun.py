@@ -117,7 +117,7 @@ def _write(stream: str, text: str) -> None:
             from heliostat.errors import Stopped
 
             raise Stopped("stopped, because the reader of its output has closed the pipe") from None
-        # The terminal has been closed, of which SIGHUP tells; the script has its time to save.
+        # The terminal has been closed, which SIGHUP reports; the script has its time to save.
 
 
 def _stdin(number: int = 0) -> str:

@@ -75,12 +75,14 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     times = check_times(profile, config.name, args)
     values = sending.variables_to_send(args.env)
     variables = needed.job_variables(profile, values)
-    needed.check_paths(profile, needed.data_paths(config.dataset.model_dump()), variables)
+    start = expanded(config.start_from.path, variables, "start_from") if config.start_from else ""
+    file = Path(start).is_file()  # else a run, on the cluster's storage
+    origin = [("start_from", config.start_from.path)] if config.start_from and file else []
+    needed.check_paths(profile, [*needed.data_paths(config.dataset.model_dump()), *origin], variables)
     check_storage(profile, expanded(config.storage, variables, "storage"))
     wheels = sending.requirements_to_send(config.requirements, profile.ray_version)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
-    start = expanded(config.start_from.path, variables, "start_from") if config.start_from else ""
-    weights = [relative_path(start)] if Path(start).is_file() else []
+    weights = [relative_path(start)] if file and not Path(start).is_absolute() else []
     files = sending.files_to_send(path, *wheels, *weights)
     needed.check_sent(files, {**needed.data_files(plan), **needed.task_files(profile, config.task)})
     if args.dry_run:

@@ -104,7 +104,7 @@ def test_runs_of_a_clusters_storage_are_listed_and_brought_here(here: Command) -
     rows = json.loads(here("runs", "--on", "local.yaml", "--json").out)
     assert [(row["name"], row["step"], row["run"]) for row in rows] == [
         ("breast-cancer", 26, f"{here.cwd}/store/runs/breast-cancer"),
-        ("sweep", 0, f"{here.cwd}/store/runs/sweep"),
+        ("sweep", 3, f"{here.cwd}/store/runs/sweep"),
     ]
     done = here("runs", "pull", "breast-cancer", "--on", "local.yaml")
     assert done.code == 0, done.err

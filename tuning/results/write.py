@@ -20,16 +20,22 @@ def write_result(plan: SweepPlan, trials: Trials, result: SweepResult) -> None:
     folder.write(RESULT, result.model_dump_json(indent=2).encode())
 
 
-def write_so_far(plan: SweepPlan, ended: str = "running") -> None:
-    """Write the table, the best config and the report of a sweep that is not finished, from its journal."""
-    trials = Trials(read_journal(plan.folder))
+def write_so_far(plan: SweepPlan, ended: str = "running", once: bool = False) -> None:
+    """Write the table, the best config and the report of a sweep that is not finished, from its journal.
+
+    Args:
+        ended: how it ended, or that it is running.
+        once: whether this is one attempt, which does not wait for the storage.
+    """
+    folder = plan.folder.once if once else plan.folder
+    trials = Trials(read_journal(folder))
     if ended != "running":
         trials.interrupted()
     if not any(trial.reports or trial.done for trial in trials.all):
         return
     result = result_of(plan, trials, ended)
-    _write_tables(plan.folder, plan, trials, result)
-    write_report(plan.folder, plan, trials, result)
+    _write_tables(folder, plan, trials, result)
+    write_report(folder, plan, trials, result)
 
 
 def _write_tables(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepResult) -> None:

@@ -6,8 +6,8 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -117,22 +117,8 @@ def execute(
     started = time.time()
     folder = plan.folder.for_work(plan.patience)
     report = partial(_write_report, folder, record)
-    redraw, last = Redraw(partial(report, running=True), plan.uri), plan.total_steps
-
-    def seen(records: list[dict[str, Any]]) -> None:
-        # After the last evaluation it is drawn at the end.
-        redraw.poll(any(record.get("kind") == "eval" and record["step"] != last for record in records))
-        watch(records)
-
-    try:
-        try:
-            outcome = (fit_here if here else fit_on_ray)(plan, spec, owner, seen)
-        finally:
-            redraw.close()
-    except BaseException:
-        if not owner.lost:
-            draw(report, plan.uri)
-        raise
+    with _drawing(plan, record, owner, watch) as seen:
+        outcome = (fit_here if here else fit_on_ray)(plan, spec, owner, seen)
     trained = time.time()
     result = Result(
         name=plan.config.name,
@@ -154,6 +140,28 @@ def execute(
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command resumes from there")
     return result
+
+
+@contextmanager
+def _drawing(plan: Plan, record: RunRecord, owner: lease.Lease, watch: Watch) -> Iterator[Watch]:
+    """Yields ``watch``, which now also draws the report after evaluations; a block that fails draws it once more."""
+    redraw, last = Redraw(partial(_write_report, plan.folder, record, running=True), plan.uri), plan.total_steps
+
+    def seen(records: list[dict[str, Any]]) -> None:
+        # After the last evaluation it is drawn at the end.
+        redraw.poll(any(found.get("kind") == "eval" and found["step"] != last for found in records))
+        watch(records)
+
+    try:
+        try:
+            yield seen
+        finally:
+            redraw.close()
+    except BaseException:
+        if not owner.lost:
+            # In one attempt: the storage may be why it failed, and a command that is stopped must not wait.
+            draw(partial(_write_report, plan.folder.once, record), plan.uri)
+        raise
 
 
 def _write_report(folder: Folder, record: RunRecord, running: bool = False) -> None:
@@ -202,7 +210,7 @@ def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watc
     # thread of a task never releases its node.
     try:
         threading.Thread(target=fit, daemon=True).start()
-        _wait(done, plan.folder, owner, watch)
+        _wait(done, plan.folder, owner, watch, lambda: "error" in box)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     if "error" in box:
@@ -211,7 +219,7 @@ def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watc
     return outcome
 
 
-def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
+def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watch, failed: Callable[[], bool]) -> None:
     """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
     # What was printed first, so that it stands before the records that follow it.
     tails: list[Tail | OutputTail] = [OutputTail(folder), *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS))]
@@ -256,7 +264,8 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
                         leaving = found
                         if this_node in found:
                             watch([{"told": "the node of this command is draining: the workers save, and the run stops"}])
-    poll(lambda tail: folder.retried(lambda: tail.new(at_once=True)))
+    # The error of a run that has failed must not wait for the storage.
+    poll(attempt if failed() else lambda tail: folder.retried(lambda: tail.new(at_once=True)))
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:

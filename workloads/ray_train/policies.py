@@ -94,9 +94,7 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
         self._maybe_send_resource_request()
-        with suppress(
-            OSError, UserError, StorageUnavailable
-        ):  # storage is unavailable for a while: checked again before the next start
+        with suppress(*NO_ANSWER):  # checked again before the next start
             if Folder.at(self._run, 0).exists(STOP):
                 raise Stopped("stopped while waiting to start its workers; the same command resumes it")
         if time.monotonic() < attempts.of(self._run).not_before:

@@ -113,7 +113,8 @@ def read_lease(folder: Folder) -> Owner | None:
         UserError: the run folder cannot exist there.
     """
     with folder.write_errors():
-        return next(iter(owners(folder)), None)
+        # A claim that is not held is one that is only being tried.
+        return next((owner for owner in owners(folder) if owner.get("held", True)), None)
 
 
 class Observer:
@@ -130,7 +131,9 @@ class Observer:
         if _is_here(found):
             return _is_alive(found)
         if (beat := f"{found['id']} {found['beat']}") != self._beat:
-            self._beat, self._changed = beat, time.monotonic()
+            # At first sight its own time decides, for those who look once; clocks may differ by some seconds.
+            age = 0.0 if self._beat else max(0.0, time.time() - found["time"] - EXPIRY)
+            self._beat, self._changed = beat, time.monotonic() - age
         return time.monotonic() - self._changed < EXPIRY
 
 

@@ -1,4 +1,4 @@
-"""Draws the report of a run or a sweep, at its end and while it goes on; what fails here never fails the work itself."""
+"""Draws the report of a run or a sweep, at its end and while it runs; what fails here never fails the work itself."""
 
 import os
 import shlex

@@ -152,7 +152,7 @@ def _picture(pixels: npt.NDArray[Any], white: int) -> str:
 
 
 def _attempts(events: list[Record], running: bool) -> list[Record]:
-    """A row for each attempt, from the events of rank 0; ``running`` is whether the last one goes on."""
+    """A row for each attempt, from the events of rank 0; ``running`` is whether the last one runs."""
     groups: list[list[Record]] = []
     for event in events:
         if event["event"] == "start":

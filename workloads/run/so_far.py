@@ -1,4 +1,4 @@
-"""What a run has come to so far, from its journals: for the report and the list of runs that have not finished."""
+"""The result of a run so far, from its journals: for the report and the list of runs that have not finished."""
 
 from heliostat.folder import Folder
 from heliostat.workloads.run.attempts import ATTEMPTS
@@ -11,7 +11,7 @@ from heliostat.workloads.run.record import EVENTS, METRICS, Result, read_result
 
 
 def result_of(folder: Folder, running: bool | None = None) -> Result:
-    """The result of a run, or what it has come to: its last step and evaluation, its time, goodput and cost.
+    """The result of a run, also of an unfinished one: its last step and evaluation, its time, goodput and cost.
 
     Args:
         folder: of the run.

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from heliostat.environment import IN_A_JOB, ON_HEAD
-from heliostat.errors import JobFailed, Stopped, UserError
+from heliostat.errors import JobFailed, Stopped, StorageUnavailable, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.workloads.nodes import available, draining
@@ -100,7 +101,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
                 if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, Drained)):
                     _say(write, f"{end.error}; the script is restarted")
                     continue
-                if isinstance(end.error, UserError | Stopped) or restarts == script.max_restarts:
+                if isinstance(end.error, UserError | StorageUnavailable | Stopped) or restarts == script.max_restarts:
                     raise end.error
                 restarts += 1
                 _say(write, f"{end.error}; restart {restarts} of {script.max_restarts}")
@@ -183,7 +184,9 @@ def _attempt(script: Script, spec: dict[str, Any], output: Output, received: lis
         done = time.time()
         costs += [worker_cost(worker, requested, done) for worker in watch.workers if worker["price"] is not None]
     if watch.stopping:
-        saved = (Folder.at(spec["run"]) / "checkpoints").names()
+        saved = list[str]()
+        with suppress(OSError, UserError, StorageUnavailable):  # it is only for the message
+            saved = (Folder.at(spec["run"], 0) / "checkpoints").names()
         resumes = f"; the same command resumes from the last checkpoint, {saved[-1]}" if saved else ""
         return Outcome(Stopped(f"stopped{resumes}"))
     return outcome_of(script, ended, error, output)

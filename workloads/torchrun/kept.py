@@ -46,7 +46,8 @@ def keep(folder: Path, sizes: Mapping[str, int], run: Folder, name: str) -> None
     """Copies these files to a folder of the run, beside which a list says what it is.
 
     Raises:
-        UserError: the storage could not be written for `TIMEOUT` seconds.
+        StorageUnavailable: the storage did not respond for `TIMEOUT` seconds.
+        NotWritable: it cannot be written.
     """
     run = run.for_work(TIMEOUT)
 

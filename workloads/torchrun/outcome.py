@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from heliostat.errors import HeliostatError, JobFailed, UserError
+from heliostat.errors import HeliostatError, JobFailed, StorageUnavailable, UserError
 from heliostat.workloads.torchrun.config import Script
 from heliostat.workloads.torchrun.hub import Record
 from heliostat.workloads.torchrun.output import Output
@@ -47,7 +47,7 @@ def outcome_of(script: Script, ended: list[Record], error: BaseException | None,
     if any(kind == "left" for _, _, kind, _ in ended):
         return Outcome(Drained("a node is draining, and the script has saved its state"), uncharged=True)
     failures = error.worker_failures if isinstance(error, WorkerGroupError) else {}
-    users = [failure for failure in failures.values() if isinstance(failure, UserError)]
+    users = [failure for failure in failures.values() if isinstance(failure, UserError | StorageUnavailable)]
     if first := _first(ended):
         failed = _failure(script, *first, output)
         for user in users:  # what it has written cannot be kept

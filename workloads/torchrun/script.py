@@ -16,7 +16,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from heliostat.environment import RUN
-from heliostat.errors import JobFailed, NotWritable, UserError
+from heliostat.errors import JobFailed, NotWritable, StorageUnavailable, UserError
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT, with_retry
 from heliostat.workloads.run.lease import Lease, hold, taken_over
@@ -82,7 +82,7 @@ def resume(**parts: Any) -> int:
                 f"no checkpoint in {run} can be used:\n    " + "\n    ".join(skipped),
                 f"restore one of them, or delete {run}/checkpoints to start from step 0",
             )
-    except UserError as error:
+    except (UserError, StorageUnavailable) as error:
         _refuse(error)
     return 0
 
@@ -100,7 +100,8 @@ def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
 
     Raises:
         TypeError: a part holds something else than tensors, numbers, strings, None, and lists and dictionaries of them.
-        UserError: the storage could not be written for `TIMEOUT` seconds.
+        OSError, NotWritable: the storage could not be written for `TIMEOUT` seconds.
+        StorageUnavailable: the run folder could not be looked at for as long.
         JobFailed: a model or an optimizer has a NaN or an infinite value, or another process has taken over the run folder.
         SystemExit: with code 143, after SIGTERM, when the parts are saved.
     """
@@ -253,9 +254,9 @@ def _say(text: str) -> None:
         print(f"heliostat: {text}", file=sys.stderr, flush=True)
 
 
-def _refuse(error: UserError) -> NoReturn:
+def _refuse(error: UserError | StorageUnavailable) -> NoReturn:
     _say(str(error))
-    sys.exit(UserError.exit_code)
+    sys.exit(error.exit_code)
 
 
 def _handle_signals() -> None:

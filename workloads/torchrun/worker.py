@@ -88,7 +88,7 @@ def work(spec: dict[str, Any]) -> None:
 
 
 def _follow(process: "subprocess.Popen[bytes]", listener: socket.socket | None, rank: int, send: Send) -> int:
-    """Follows the script until it exits; what it has started lives on only after a success, as with torchrun."""
+    """Follows the script until it exits; what it has started continues only after a success, as with torchrun."""
     script = ScriptProcess(process, rank, send)
     code = None
     try:

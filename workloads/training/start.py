@@ -10,11 +10,10 @@ from torch import nn
 from heliostat.config import digest
 from heliostat.console import err
 from heliostat.datasets import Dataset, build
-from heliostat.datasets.index import INDEX
 from heliostat.datasets.sources import Source
 from heliostat.errors import HeliostatError, UserError
-from heliostat.folder import Folder, default_base
-from heliostat.workloads.plan import Plan, Standing
+from heliostat.folder import default_base
+from heliostat.workloads.plan import Plan, Standing, is_absolute
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import CHECKPOINTS, RunRecord, update_record
 from heliostat.workloads.task import Task
@@ -28,7 +27,7 @@ SMALL = 64 << 20
 def begin(plan: Plan, record: RunRecord, tries: bool = True) -> RunRecord:
     """Tries the task of a run that has been committed, unless the same code was tried for it before; prints the notes.
 
-    Without ``tries``, loads the weights that it starts from, only.
+    Without ``tries``, only a task with weights to start from is tried, as these are loaded into it.
 
     Returns:
         The record, with what was tried.
@@ -49,7 +48,7 @@ def begin(plan: Plan, record: RunRecord, tries: bool = True) -> RunRecord:
 
 def _begin(plan: Plan, starts: bool) -> None:
     try:
-        plan.notes.extend(_try(plan, Dataset.open(plan.dataset_uri), starts, partial(write_first, plan.folder)))
+        plan.notes.extend(_try(plan, Dataset.open(plan.dataset_uri, plan.patience), starts, partial(write_first, plan.folder)))
     except HeliostatError:
         if starts:
             plan.folder.delete(CHECKPOINTS)
@@ -88,12 +87,10 @@ def preview(plan: Plan) -> Preview:
 
 def _dataset(plan: Plan, scratch: str) -> tuple[Dataset | None, str]:
     """The dataset, built in ``scratch`` if it does not exist; or why there is none."""
-    if plan.elsewhere and plan.source is None:
+    if plan.elsewhere and plan.source is None and (not plan.config.dataset.path or is_absolute(plan.dataset_uri)):
         return None, "its data is on the cluster, and the job tries it there"
     if plan.source is None:
-        return Dataset.open(plan.dataset_uri), ""
-    if not plan.elsewhere and Folder.at(plan.dataset_uri).exists(INDEX):
-        return Dataset.open(plan.dataset_uri), ""
+        return Dataset.open(plan.dataset_uri, plan.patience), ""
     if (size := _size(plan.source)) > SMALL:
         return None, f"its data, {size >> 20} MB, is not built yet (heliostat dataset build)"
     return build(plan.source, scratch), ""

@@ -97,7 +97,7 @@ def load_weights(model: nn.Module, weights: Weights, strict: bool) -> list[str]:
 
 
 def write_first(run: Folder, model: nn.Module) -> None:
-    """Saves the weights as the checkpoint of step 0, from which the workers start, whatever becomes of their origin."""
+    """Saves the weights as the checkpoint of step 0, from which the workers start, even if the original is deleted."""
     folder = checkpoint.folder_of(run, 0)
     state = {"model": model.state_dict(), "optimizer": {}, "progress": {}, "rows": {}}
     checkpoint.commit(folder, 0, {}, {"state.pt": checkpoint.write_state(folder, "state.pt", state)})
