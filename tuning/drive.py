@@ -103,7 +103,7 @@ def _run(plan: SweepPlan, maker: RecordMaker, journal: Journal, owner: lease.Lea
 
         try:
             trials, stopped = asyncio.run(work())
-            if not owner.lost:
+            if not owner.lost and stopped != "interrupted":  # else `close` waits, for a short time
                 timeout = plan.train.patience
                 plan.folder.for_work(timeout).retried(partial(journal.flush, timeout))
         finally:
