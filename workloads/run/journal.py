@@ -200,7 +200,8 @@ class Tail:
 
     def __init__(self, folder: Folder, name: str, since: float | None = None) -> None:
         self.folder, self.name = folder.once, name
-        self._since = time.time() if since is None else since
+        # Below the time of a record that is written now: times are rounded to milliseconds.
+        self._since = round(time.time(), 3) - 0.0005 if since is None else since
         self._polled = 0.0
         self._file: str | None = None
         # No file has the inode -1: the first one that is found counts as rewritten, and is read from that time on.
