@@ -206,7 +206,7 @@ def _show_plan(script: "Script", where: str) -> None:
 
 def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     """Submit the same command as a job on the profile's cluster, after all checks that can be made here."""
-    from heliostat.cluster.jobs.contents import some
+    from heliostat.cluster.jobs.contents import some, why_not_sent
     from heliostat.cluster.jobs.follow import Work, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
@@ -249,7 +249,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
             run_there(profile, work, keep, shown.say, args.ephemeral, again)
         except JobFailed as error:
             if names := not_sent.missing("".join(last), files):
-                error.add_note(f"{some(names)} is here, but was not sent, because .gitignore or .rayignore excludes it")
+                error.add_note(f"{some(names)} is here, but was not sent, because {why_not_sent(files, names[0])}")
                 error.add_note(f"fix: add a line !{names[0]} to .rayignore, or keep the data on the storage of the cluster")
             raise
     return 0
