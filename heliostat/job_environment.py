@@ -63,7 +63,7 @@ def run(command: str) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
         # As Ray runs an entrypoint. The shell replaces itself by a simple command, which gets the signals then.
-        with job_output.kept(command) as note:
+        with job_output.recorded(command) as note:
             process = subprocess.Popen(command, shell=True, env={**os.environ, **_unpacked(data)})
             while True:
                 with suppress(RpcError):  # the next renewal is in time

@@ -36,7 +36,7 @@ def job_metadata() -> dict[str, str]:
 
 
 @contextmanager
-def kept(command: str) -> Iterator[Callable[[int], None]]:
+def recorded(command: str) -> Iterator[Callable[[int], None]]:
     """Copy the output of this job while the block runs, which gives the exit code of the command to the function."""
     about, codes = job_metadata(), list[int]()
     in_a_job = STORAGE in os.environ and "job_submission_id" in about
@@ -74,7 +74,7 @@ def run(command: str) -> int:
     import signal
 
     signal.signal(signal.SIGTERM, lambda number, frame: None)  # Ray sends it to the command, too
-    with kept(command) as note:
+    with recorded(command) as note:
         code = wait(subprocess.Popen(command, shell=True))
         note(code)
     return code

@@ -23,7 +23,7 @@ from heliostat.requirements import provide
 from heliostat.tuning.journal import plain
 from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
-from heliostat.workloads.run.output import kept
+from heliostat.workloads.run.output import recorded_output
 from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
 from heliostat.workloads.training.distributed import Ranks, check_gpu
 from heliostat.workloads.training.loop import Loop
@@ -78,7 +78,7 @@ class Worker:
             parsed = RunRecord.model_validate(record)
             timeout = parsed.config.storage_timeout
             folder = Folder.at(run, timeout).for_work(timeout)
-            with kept(folder, 0, lambda line: self._printed.append(line)):
+            with recorded_output(folder, 0, lambda line: self._printed.append(line)):
                 return self._train(folder, parsed, launched)
         except UserError as error:
             return {"event": "fail", "message": str(error), "final": True}

@@ -144,7 +144,7 @@ class Plan:
         data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
         record = open_record(self.config, self.folder, data, lanes_of(self.config))
         total = steps_of(self.config, order_of(self.config, dataset, record.order, record.lanes))
-        files = code.sources(self.config.task)
+        files = code.task_files(self.config.task)
         new = record.model_copy(update={"code": code.hashes(files)})
         if not self.folder.exists(CONFIG):
             return Standing(new, total, notes=tuple(notes), code=files)

@@ -22,7 +22,7 @@ LARGEST = 1 << 20
 """Bytes of a source file that is searched."""
 
 
-def sources(files: "Contents") -> str:
+def source_text(files: "Contents") -> str:
     """The text of the Python files that are sent."""
     names = [name for name, size in files.sizes.items() if name.endswith(".py") and size <= LARGEST]
     return "\n".join((files.directory / name).read_text(errors="replace") for name in names)
@@ -41,7 +41,7 @@ def ignored(text: str, files: "Contents") -> list[str]:
     return [name for name in files.ignored if Path(name).name in words and Path(name).name not in ("heliostat", "runs")]
 
 
-def missing(printed: str, files: "Contents") -> list[str]:
+def missed(printed: str, files: "Contents") -> list[str]:
     """The files that a message of the job misses, and that are here."""
     lines = [line for line in printed.splitlines() if MISSING.search(line)]
     found = dict.fromkeys(name for line in lines for name in _paths(line) if name not in files.sizes)

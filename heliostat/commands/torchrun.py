@@ -248,7 +248,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
         try:
             run_there(profile, work, keep, shown.say, args.ephemeral, again)
         except JobFailed as error:
-            if names := not_sent.missing("".join(last), files):
+            if names := not_sent.missed("".join(last), files):
                 error.add_note(f"{some(names)} is here, but was not sent, because {why_not_sent(files, names[0])}")
                 error.add_note(f"fix: add a line !{names[0]} to .rayignore, or keep the data on the storage of the cluster")
             raise
@@ -261,7 +261,7 @@ def _report_not_sent(files: "Contents", sent: Collection[str]) -> None:
     from heliostat.commands import not_sent
     from heliostat.console import err
 
-    text = not_sent.sources(files)
+    text = not_sent.source_text(files)
     lines = []
     if names := not_sent.ignored(text, files):
         lines.append(

@@ -7,7 +7,7 @@ import pytest
 
 from heliostat.folder import Folder
 from heliostat.workloads.run.journal import read_journal
-from heliostat.workloads.run.output import OutputTail, kept
+from heliostat.workloads.run.output import OutputTail, recorded_output
 from tests.store import Store
 
 
@@ -21,11 +21,11 @@ def test_lines_arrive_whole_with_their_rank_and_those_of_an_earlier_attempt_do_n
     folder = Folder.at(tmp_path) if place == "disk" else Store().folder()
     clock = iter(range(1_000, 2_000))
     monkeypatch.setattr("time.time", lambda: float(next(clock)))
-    with kept(folder, 0):
+    with recorded_output(folder, 0):
         print("before")
     tail = OutputTail(folder)
     assert tail.new() == []
-    with kept(folder, 0), kept(folder, 1):
+    with recorded_output(folder, 0), recorded_output(folder, 1):
         print("one", end=" ")
         print("line\nand another")
         sys.stdout.write("0 %\r50 %\r100 %\nno newline")

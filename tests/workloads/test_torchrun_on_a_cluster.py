@@ -116,7 +116,7 @@ def test_files_and_variables_that_a_script_names_but_does_not_get_are_found(tmp_
     for file in ("data/train.bin", "cache/x", "outputs/y", "sent.csv", "seen/z"):
         (tmp_path / file).write_text("")
     files = contents(tmp_path, isolated=True)
-    text = not_sent.sources(files)
+    text = not_sent.source_text(files)
     assert not_sent.ignored(text, files) == ["cache/", "data/train.bin"]
     shell = {"TOKEN": "t", "HOME": "h", "OMP_NUM_THREADS": "3", "MY_API_KEY": "k", "HF_HOME": "x", "OTHER": "o"}
     assert not_sent.variables(text, shell, sent=["HF_HOME"]) == ["MY_API_KEY", "OMP_NUM_THREADS", "TOKEN"]
@@ -126,14 +126,14 @@ def test_files_and_variables_that_a_script_names_but_does_not_get_are_found(tmp_
         f"RuntimeError: cannot open {copy}/data/train.bin: it does not exist",
         "[rank 3] data/train.bin: not found",
     ):
-        assert not_sent.missing(f"a line\n{line}\n", files) == ["data/train.bin"]
+        assert not_sent.missed(f"a line\n{line}\n", files) == ["data/train.bin"]
     for line in (
         "No such file: 'data/other.bin'",
         "No such file: 'seen/z'",
         "opened 'data/train.bin'",
         "no such file: '/etc/hosts'",
     ):
-        assert not_sent.missing(line, files) == []
+        assert not_sent.missed(line, files) == []
 
 
 def test_new_and_changed_files_of_a_working_directory_are_kept(tmp_path: Path) -> None:

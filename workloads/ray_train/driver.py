@@ -37,7 +37,7 @@ from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.cost import cost, price_of
 from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import Tail
-from heliostat.workloads.run.output import OutputTail, kept
+from heliostat.workloads.run.output import OutputTail, recorded_output
 from heliostat.workloads.run.record import CONFIG, EVENTS, METRICS, RESULT, Result, RunRecord
 from heliostat.workloads.run.redraw import Redraw, draw
 from heliostat.workloads.run.report import write_report
@@ -293,7 +293,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
         join(rank, world, node, alone, broadcast_from_rank_zero, seconds)
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
         place = _place(spec["nodes"], record.config)
-        with kept(folder, rank):
+        with recorded_output(folder, rank):
             loop = Loop(folder, record, ranks, spec["launched"], place=place, lease=spec["lease"])
             try:
                 outcome = loop.run()

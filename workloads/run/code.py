@@ -25,7 +25,7 @@ from heliostat.workloads import task
 CODE = "code"
 
 
-def sources(name: str) -> dict[str, bytes]:
+def task_files(name: str) -> dict[str, bytes]:
     """The files of a task of the user's own: its module, and of the same folder what that imports, by their relative paths.
 
     Also what a function imports when it is called; not what is installed, and not data files.
@@ -110,7 +110,7 @@ def find_task(run: Folder, name: str, recorded: Mapping[str, str]) -> tuple[type
     """
     note = ""
     try:
-        different = changed(recorded, sources(name)) if recorded else []
+        different = changed(recorded, task_files(name)) if recorded else []
     except UserError:
         if not recorded:
             raise

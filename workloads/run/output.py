@@ -22,7 +22,7 @@ HERE_POLL = 0.5
 
 
 @contextmanager
-def kept(folder: Folder, rank: int, heard: Callable[[str], None] = lambda line: None) -> Iterator[None]:
+def recorded_output(folder: Folder, rank: int, heard: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Write each line that this process prints to standard output into the run folder, too, and call ``heard`` with it."""
     printed = Printed(sys.stdout, folder, rank, heard)
     try:
