@@ -257,10 +257,10 @@ def _version(site: Site) -> Found:
 
 
 def _python(site: Site) -> Found:
-    if not site.head_is_ready:
-        return
-    python, here = site.cluster.dashboard().python_version(), platform.python_version()
-    if mismatches := differing(installed_ray(), python):
+    python, here = "", platform.python_version()
+    with suppress(Unauthorized, Unreachable, NotFound):  # another check reports these
+        python = site.cluster.dashboard().python_version() if site.head_is_ready else ""
+    if mismatches := differing(installed_ray(), python) if python else []:
         yield problem(mismatches[0], "use the same minor version of Python here as in the image; jobs do not need that")
     elif python:
         yield ok(f"Python {here} here and {python} in the cluster")

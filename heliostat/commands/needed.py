@@ -145,6 +145,8 @@ def _own_modules(folder: Path) -> Iterator[str]:
         file = getattr(module, "__file__", None)
         if not file or name.partition(".")[0] in ("heliostat", "__main__") or not Path(file).is_relative_to(folder):
             continue
+        if not os.path.isfile(file):
+            continue  # in a wheel, which the requirements name
         if not any(Path(file).is_relative_to(place) for place in installed if Path(place) != folder):
             yield file
 

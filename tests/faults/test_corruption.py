@@ -84,7 +84,7 @@ def test_each_file_of_an_interrupted_run_in_turn(tmp_path: Path) -> None:
     process.join()
     run = storage / "run"
     shutil.copytree(run, kept)
-    files = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file())
+    files = sorted(str(path.relative_to(kept)) for path in kept.rglob("*") if path.is_file() and path.stat().st_size)
     newest = checkpoint.committed(Folder.at(kept))[-1].folder.name
     assert {"config.yaml", "metrics.jsonl", "events.jsonl", "attempts.jsonl", "lease.json"} < set(files)
     assert f"checkpoints/{newest}/state.pt" in files

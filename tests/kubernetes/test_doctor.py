@@ -18,6 +18,7 @@ from heliostat.cluster.diagnosis.fit import shapes
 from heliostat.cluster.doctor.kubernetes import ENFORCE
 from heliostat.cluster.documents.rbac import RIGHTS
 from heliostat.cluster.kube.api import Api
+from heliostat.cluster.names import MANAGED_BY
 from heliostat.cluster.profile import find
 from tests.conftest import free_port, wait_for
 from tests.kubernetes.conftest import GPU, Place, group, kubeconfig
@@ -228,7 +229,8 @@ def test_a_restricted_namespace_is_as_good_as_any_other(place: Place) -> None:
 def test_a_document_that_the_api_server_does_not_take(place: Place) -> None:
     """Such as a claim that is there already and cannot become what the profile says."""
     spec = {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": "1Gi"}}, "storageClassName": "other"}
-    with there(place, "PersistentVolumeClaim", "fixed", {"spec": spec}):
+    claim = {"metadata": {"name": "fixed", "labels": {MANAGED_BY: "heliostat"}}, "spec": spec}
+    with there(place, "PersistentVolumeClaim", "fixed", claim):
         found = examined(place, place.profile(storage={"claim": "fixed", "size": "2Gi", "storage_class": "another"}))
     assert found.code == 1
     assert "immutable" in found.all("problem", "documents")[0]["what"]
