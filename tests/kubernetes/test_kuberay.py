@@ -246,8 +246,8 @@ def test_two_namespaces_do_not_reach_each_others_token(place: Place) -> None:
         user.api.request("GET", user.api.path("Secret", "gpu", "default"))
 
 
-def test_a_thousand_clusters_are_listed_about_as_fast_as_kubectl_does(place: Place, document: Document) -> None:
-    """Not a race: it shows that a list of that length works, is complete, and needs one request a page."""
+def test_a_cluster_among_hundreds_costs_no_more_requests(place: Place, document: Document) -> None:
+    """The list of all is complete; `make bench-kube` times one of a thousand beside kubectl."""
     clusters: Clusters = place.kube.clusters
     small = {**document, "spec": {**document["spec"], "managedBy": "kueue.x-k8s.io/multikueue"}}
 
@@ -255,21 +255,21 @@ def test_a_thousand_clusters_are_listed_about_as_fast_as_kubectl_does(place: Pla
         clusters.create({**small, "metadata": {"name": f"c-{number:04}", "labels": {"heliostat.dev/many": "yes"}}})
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(create, range(1000)))
+        list(pool.map(create, range(300)))
     try:
-        assert len(clusters.list("heliostat.dev/many=yes")) == 1000
+        assert len(clusters.list("heliostat.dev/many=yes")) == 300
         with counted(place.kube.api) as asked:
             began = time.monotonic()
-            state = KubernetesCluster(find(str(place.profile("c-0500"))), place.kube).state()
-            print(f"status beside 1000 clusters: {time.monotonic() - began:.2f} s, {sum(asked.values())} requests")
-        assert state.name == "c-0500"
-        assert asked["c-0500"] == 1
+            state = KubernetesCluster(find(str(place.profile("c-0150"))), place.kube).state()
+            print(f"status beside 300 clusters: {time.monotonic() - began:.2f} s, {sum(asked.values())} requests")
+        assert state.name == "c-0150"
+        assert asked["c-0150"] == 1
         assert asked["rayclusters"] == 0, "what it costs does not depend on how many others there are"
         began = time.monotonic()
-        done = place.command("status", place.profile("c-0500"))
+        done = place.command("status", place.profile("c-0150"))
         print(f"the command: {time.monotonic() - began:.2f} s")
         assert done.code == 0, done.err
-        assert "c-0500" in done.out
+        assert "c-0150" in done.out
     finally:
         query = {"labelSelector": "heliostat.dev/many=yes"}
         place.kube.api.request("DELETE", place.kube.api.path("RayCluster"), query=query, timeout=300)
