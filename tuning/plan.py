@@ -309,9 +309,10 @@ def read_sweep(folder: Folder) -> SweepRecord | None:
 
 def key_of(plan: Plan) -> str:
     """A hash that is equal for trials with the same config."""
-    # Without the keys that came later and do not distinguish trials, so that those in older journals stay equal.
-    later = {"start_from", "find_unused_parameters", "requirements"}
-    return digest(plan.config.model_dump(mode="json", exclude={"name", "storage", *later}))
+    data = plan.config.model_dump(mode="json", exclude={"name", "storage", "requirements"})
+    # Without the keys that came later, where they are not set, so that those in older journals stay equal.
+    later = {key: TrainConfig.model_fields[key].default for key in ("start_from", "find_unused_parameters", "sync_batchnorm")}
+    return digest({key: value for key, value in data.items() if key not in later or value != later[key]})
 
 
 def _most(workers: Any) -> int:

@@ -44,6 +44,14 @@ def elsewhere(path: Path, **changes: Any) -> None:
     (path / lease.LEASE).write_text(json.dumps({**found, "host": "far-away", **changes}))
 
 
+def test_a_driver_that_died_elsewhere_is_not_taken_for_a_live_one_by_who_looks_once(tmp_path: Path) -> None:
+    with lease.hold(Folder.at(tmp_path / "held")):
+        (tmp_path / lease.LEASE).write_text((tmp_path / "held" / lease.LEASE).read_text())
+    for age, alive in ((0.0, True), (3 * lease.EXPIRY, False)):
+        elsewhere(tmp_path, time=time.time() - age)
+        assert lease.Observer(Folder.at(tmp_path)).is_driven() == alive
+
+
 def test_a_running_owner_is_named_and_a_killed_one_is_replaced_at_once(tmp_path: Path) -> None:
     observer = lease.Observer(Folder.at(tmp_path))
     assert not observer.is_driven()

@@ -19,7 +19,7 @@ from heliostat.folder import Folder
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.journal import read_journal
-from heliostat.tuning.plan import plan_sweep, read_sweep
+from heliostat.tuning.plan import key_of, plan_sweep, read_sweep
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import prepare
@@ -171,6 +171,9 @@ def test_a_sweep_is_continued(storage: Path) -> None:
     plan = plan_sweep(stored.config.model_copy(update={"storage": str(storage), "trials": 50}))
     assert plan.check() == stored
     trials = Trials(read_journal(plan.folder)).all
+    for record in read_journal(plan.folder):
+        if record["event"] == "trial":
+            assert record["key"] == key_of(plan.trial(record["trial"], record["params"])), "a duplicate is still found"
     search = open_algorithm(plan.config, plan.base, plan.objectives, plan.folder, trials)
     assert search.ask(len(trials)) not in [None, *(trial.params for trial in trials)]
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import psutil
 import pytest
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.commands import torchrun
 from heliostat.environment import IN_A_JOB
-from heliostat.errors import HeliostatError
+from heliostat.errors import HeliostatError, StorageUnavailable
 from heliostat.interrupts import interrupts, terminal_blocked
 from heliostat.workloads.torchrun import driver
 from heliostat.workloads.torchrun import process as module
@@ -81,6 +82,13 @@ def failure(shown: Shown, *exits: tuple[int, int]) -> HeliostatError:
     error = outcome_of(Script(script="x.py", name="x", workers=3), ended, None, shown.output).error
     assert error
     return error
+
+
+def test_a_script_that_has_succeeded_is_not_lost_because_its_files_cannot_be_kept() -> None:
+    away = StorageUnavailable("storage s3://runs did not respond for 900 s", "try again")
+    shown = Shown()
+    error = WorkerGroupError("", {0: away})
+    assert outcome_of(Script(script="x.py", name="x", workers=1), [(1.0, 0, "exit", 0)], error, shown.output).error is away
 
 
 def test_the_cause_is_named_where_the_rank_that_failed_has_only_lost_another_one() -> None:
