@@ -25,7 +25,7 @@ SECONDS = 5.0
 LAST_SECONDS = 30.0
 """Seconds for the last copy after the command has ended."""
 PIECE = 1 << 20
-"""Bytes of a file: the last one is written anew with each copy, because object stores cannot append."""
+"""Bytes of a file: the last one is written again with each copy, because object stores cannot append."""
 RECORD = "job.json"
 
 

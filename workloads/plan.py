@@ -50,6 +50,8 @@ class Standing:
     """What the user should know: that it becomes longer, that its code has changed."""
     code: Mapping[str, bytes] = field(default_factory=dict)
     """The files of its task."""
+    kept: Mapping[str, str] = field(default_factory=dict)
+    """The hashes of those that are kept with the run, by name."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Plan:
         self.notes.extend(standing.notes)
         # First: with the new length beside the old result, the run would pass for finished.
         self.folder.delete(RESULT)
-        if not standing.exists or code.hashes(standing.code) != read_record(self.folder).code:
+        if not standing.exists or standing.record.code != standing.kept:
             code.keep(self.folder, standing.code)
         write_record(self.folder, standing.record)
         return standing.record, None
@@ -157,7 +159,7 @@ class Plan:
             notes.append(_longer(self.config, old, before, total, step or 0))
         if record.code and (different := code.changed(record.code, files)):
             notes.append(f"{', '.join(different)} has changed since the run was started; it continues with the new one")
-        return Standing(new, total, finished, step, True, tuple(notes), files)
+        return Standing(new, total, finished, step, True, tuple(notes), files, record.code)
 
 
 def _small(config: TrainConfig, order: Order) -> list[str]:

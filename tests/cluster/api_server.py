@@ -1,4 +1,4 @@
-"""A small HTTP server with objects as an API server has them, which fails as it is told to."""
+"""A small HTTP server with objects as an API server has them, which fails as a test says."""
 
 import json
 import threading

@@ -9,7 +9,6 @@ driver) and the files of `heliostat.workloads.run.signals`.
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -172,13 +171,6 @@ def read_result(folder: Folder) -> Result | None:
         return Result.model_validate_json(folder.read(RESULT))
     except pydantic.ValidationError:
         raise UserError(f"{folder}/{RESULT} is damaged", "delete it; the same command writes it again") from None
-
-
-def runs(storage: Folder) -> Iterator[Folder]:
-    """The folders of the runs in a storage folder."""
-    for name in storage.names():
-        if (storage / name).exists(CONFIG):
-            yield storage / name
 
 
 def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
