@@ -44,7 +44,8 @@ import ray
 ray.init()
 @ray.remote(num_gpus=1, label_selector={"ray.io/market-type": "spot"})
 def work():
-    time.sleep(3)
+    while not os.path.exists(os.environ["HELIOSTAT_STORAGE"] + "-seen"):  # both at work, however late the second
+        time.sleep(0.1)
     context = ray.get_runtime_context()
     return context.get_node_id(), context.get_node_labels()
 nodes, labels = zip(*ray.get([work.remote(), work.remote()]))
@@ -181,7 +182,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
     assert both.price == pytest.approx(2 * cluster.profile.group("gpu").price)
     asked = time.monotonic()
     used = usage(dashboard)
-    assert time.monotonic() - asked < 0.5
+    (folder / "runs-seen").touch()
     assert sorted((node.group, node.gpus, node.gpus_used) for node in used.values()) == [
         ("gpu", 1, 1), ("gpu", 1, 1), ("ray.head.default", 0, 0),
     ]  # fmt: skip
@@ -335,5 +336,5 @@ def until(cluster: LocalCluster, condition: Callable[[State], bool]) -> State:
         states.append(cluster.state())
         return condition(states[-1])
 
-    wait_for(holds, "another state of the cluster", 40)
+    wait_for(holds, "another state of the cluster")
     return states[-1]

@@ -225,9 +225,9 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
     tails: list[Tail | OutputTail] = [OutputTail(folder), *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS))]
     once = folder.once  # so that a signal is seen while storage is unavailable
 
-    def attempt(tail: Tail | OutputTail) -> list[dict[str, Any]]:
+    def attempt(tail: Tail | OutputTail, at_once: bool = False) -> list[dict[str, Any]]:
         try:
-            return tail.new()
+            return tail.new(at_once)
         except (OSError, UserError) as error:  # the workers decide how long they wait
             folder.say_waiting(reason(error))
             return []
@@ -265,7 +265,7 @@ def _wait(done: threading.Event, folder: Folder, owner: lease.Lease, watch: Watc
                         if this_node in found:
                             watch([{"told": "the node of this command is draining: the workers save, and the run stops"}])
     # The error of a run that has failed must not wait for the storage.
-    poll(attempt if failed() else lambda tail: folder.retried(lambda: tail.new(at_once=True)))
+    poll(partial(attempt, at_once=True) if failed() else lambda tail: folder.retried(lambda: tail.new(at_once=True)))
 
 
 def work(spec: dict[str, Any]) -> dict[str, Any]:
