@@ -12,6 +12,7 @@ import pydantic
 import xxhash
 
 from heliostat.config import Config
+from heliostat.datasets.signature import Signature
 from heliostat.errors import UserError
 
 INDEX = "index.json"
@@ -77,13 +78,14 @@ class Index(Config):
     but the first one of a sample (channels of an image, features of a row).
     """
 
-    format: Literal[1] = pydantic.Field(1, description="1; a later version of Heliostat reads others")
+    format: Literal[1, 2] = pydantic.Field(1, description="1 or 2; a later version of Heliostat reads others")
     fingerprint: str = _hexadecimal(32)
     fields: dict[str, Field] = pydantic.Field(min_length=1, description="at least one column, with its dtype and shape")
     splits: dict[str, tuple[Shard, ...]] = pydantic.Field(description="train, validation and test, each a list of shards")
     stats: dict[str, dict[str, list[float]]] = pydantic.Field(description="lists of numbers, mean and std, of each column")
     meta: dict[str, Any]
     source: dict[str, Any]
+    signature: Signature | None = pydantic.Field(None, description="the columns of a table, since format 2")
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> "Index":

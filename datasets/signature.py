@@ -1,0 +1,114 @@
+"""The columns of a table as its user has them, and their encoding to the arrays of samples, for datasets and raw rows alike.
+
+A sample of a table has up to three arrays: ``features`` (float32, NaN is a missing value), ``categories`` (int32 codes) and the
+target: ``label`` (int64, a class) or ``target`` (float64, a number). Nothing here is learnt from the values of the train split:
+imputation and standardization belong to the model.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+import pydantic
+
+from heliostat.config import Config
+from heliostat.datasets.arrow import Columns
+
+FEATURES, CATEGORIES, LABEL, TARGET = "features", "categories", "label", "target"
+MISSING, UNKNOWN = -1, -2
+"""Codes of a missing value, and of a category that the signature does not list."""
+Kind = Literal["number", "boolean", "category", "date", "list", "text"]
+
+
+class Column(Config):
+    """A column that is learnt from. ``category`` columns have a place in ``categories``, all others in ``features``."""
+
+    name: str
+    kind: Kind = pydantic.Field(description="number, boolean, category, date, list or text")
+    type: str = pydantic.Field(description="the type that the values have in the files, such as int64, string or date32[day]")
+    unit: str | None = pydantic.Field(None, description="what follows or precedes the numbers, such as %, $ or kg")
+    missing: float = pydantic.Field(0.0, ge=0, le=1, description="the share of missing values, from 0 to 1")
+    least: float | None = pydantic.Field(None, description="the smallest number; of dates in seconds since 1970")
+    most: float | None = pydantic.Field(None, description="the largest number; of dates in seconds since 1970")
+    whole: bool = pydantic.Field(False, description="whether all numbers are whole")
+    categories: tuple[str, ...] = pydantic.Field((), strict=False, description="the texts of the codes 0, 1, ...")
+    buckets: int | None = pydantic.Field(
+        None, ge=2, description="into how many codes texts are hashed, where there are too many to list"
+    )
+    width: int = pydantic.Field(1, ge=1, description="numbers a value: the length of a list, the parts of a date or a text")
+    offset: float = pydantic.Field(0.0, description="what is subtracted from a number before it is rounded to 32 bits")
+    fill: Literal["mean", "median", "zero", "refuse"] | float = pydantic.Field(
+        "mean", description="what a model takes for a missing number: mean, median or zero, or a number; or refuse"
+    )
+
+    @property
+    def codes(self) -> int:
+        """How many codes a category has, without those of missing and unknown values."""
+        return self.buckets or len(self.categories)
+
+
+class Target(Config):
+    """The column to learn: classes, or a number."""
+
+    name: str
+    kind: Literal["class", "number"]
+    type: str
+    unit: str | None = None
+    classes: tuple[str, ...] = pydantic.Field((), strict=False)
+    least: float | None = None
+    most: float | None = None
+
+
+@dataclass
+class Oddities:
+    """What of some raw rows the signature has not seen: how many values, by column."""
+
+    missing: dict[str, int] = field(default_factory=dict)
+    unknown: dict[str, int] = field(default_factory=dict)
+    """Categories that are not listed."""
+    beyond: dict[str, int] = field(default_factory=dict)
+    """Numbers and dates outside of the range."""
+
+
+class Signature(Config):
+    """The columns of a table, in the order of the files."""
+
+    version: Literal[1] = 1
+    columns: tuple[Column, ...] = pydantic.Field(strict=False)
+    target: Target
+    left_out: dict[str, str] = pydantic.Field({}, description="columns that are not learnt from, and why")
+
+    @property
+    def numeric(self) -> list[Column]:
+        """The columns in ``features``, in order."""
+        return [column for column in self.columns if column.kind != "category"]
+
+    @property
+    def categorical(self) -> list[Column]:
+        """The columns in ``categories``, in order."""
+        return [column for column in self.columns if column.kind == "category"]
+
+    @property
+    def feature_names(self) -> list[str]:
+        """A name for each number in ``features``, such as ``age``, ``date.month`` or ``embedding[3]``."""
+        raise NotImplementedError
+
+    def encode(self, rows: pa.Table) -> tuple[Columns, Oddities]:
+        """Encodes rows with at least the columns of the signature, as texts or with the types of the files.
+
+        Returns:
+            ``features`` (rows, sum of widths) float32 and ``categories`` (rows, columns) int32, each if the signature has such
+            columns; and what is odd in them. Without the target.
+
+        Raises:
+            UserError: a column is missing, or has values that are not of its kind; the message lists all of them.
+        """
+        raise NotImplementedError
+
+    def encode_target(self, values: pa.ChunkedArray) -> Columns:
+        """Encodes the target: ``label`` (rows,) int64, or ``target`` (rows,) float64.
+
+        Raises:
+            UserError: a value is missing, or no class and no number.
+        """
+        raise NotImplementedError
