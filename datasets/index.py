@@ -12,7 +12,7 @@ import pydantic
 import xxhash
 
 from heliostat.config import Config
-from heliostat.datasets.signature import Signature
+from heliostat.datasets.signature import Signature, TrainStatistics
 from heliostat.errors import UserError
 
 INDEX = "index.json"
@@ -86,6 +86,7 @@ class Index(Config):
     meta: dict[str, Any]
     source: dict[str, Any]
     signature: Signature | None = pydantic.Field(None, description="the columns of a table, since format 2")
+    train: TrainStatistics | None = pydantic.Field(None, description="statistics of a table's train split, since format 2")
 
     @classmethod
     def parse(cls, data: bytes, where: str) -> "Index":

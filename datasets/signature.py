@@ -6,14 +6,15 @@ imputation and standardization belong to the model.
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+import numpy.typing as npt
 import pyarrow as pa
 import pydantic
 
 from heliostat.config import Config
-from heliostat.datasets.arrow import Columns
 
+Columns = dict[str, npt.NDArray[Any]]
 FEATURES, CATEGORIES, LABEL, TARGET = "features", "categories", "label", "target"
 MISSING, UNKNOWN = -1, -2
 """Codes of a missing value, and of a category that the signature does not list."""
@@ -112,3 +113,18 @@ class Signature(Config):
             UserError: a value is missing, or no class and no number.
         """
         raise NotImplementedError
+
+
+class TrainStatistics(Config):
+    """What of the train split a model needs beside its means and standard deviations (`Index.stats`, of present values)."""
+
+    missing: tuple[float, ...] = pydantic.Field((), strict=False, description="the share of missing values, by feature")
+    quantiles: tuple[tuple[float, ...], ...] = pydantic.Field(
+        (), strict=False, description="by feature 65 values at even levels from the least to the most, of present values"
+    )
+    counts: tuple[tuple[int, ...], ...] = pydantic.Field(
+        (), strict=False, description="by category column the rows of the codes 0, 1, ..., and last of missing values"
+    )
+    target: tuple[float, ...] = pydantic.Field(
+        (), strict=False, description="of classes their rows; of a number its mean, standard deviation and the 65 quantiles"
+    )
