@@ -24,7 +24,7 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     assert [size for n, size in enumerate(sizes) if sizes[n - 1 : n] != [size]][-3:] == [2, 1, 2]
     assert re.search("was lost with its node|does not respond", printed)
     assert "more workers fit" in printed
-    expected = samples_by_step(undisturbed.folder.parent.parent / "samples")
+    expected = samples_by_step(Path(undisturbed.place.path).parent.parent / "samples")
     assert samples_by_step(tmp_path) == expected
     assert list(expected) == list(range(600))
     # Sums of floats in another order: the same up to rounding, which training amplifies from step to step.
@@ -79,7 +79,7 @@ def test_a_second_driver_is_refused_while_the_first_lives(breakable: Breakable) 
     process = breakable.train("owned", "model.seconds=0.05")
     run = breakable.seen("owned")
     run.trains(2)
-    owner = json.loads((run.folder / LEASE).read_text())
+    owner = json.loads(run.place.read(LEASE))
     code, printed = ended(breakable.train("owned", "model.seconds=0.05"))
     assert code == 2
     assert f"run 'owned' has been driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in printed

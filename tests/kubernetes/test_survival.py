@@ -1,6 +1,6 @@
 """Pods, nodes and processes that go, with notice and without: the run continues, with the same result.
 
-``make soak`` breaks it twenty times; the tests, once. The seed is printed, and ``SOAK_SEED`` repeats the faults.
+``make soak`` breaks it twenty times at random moments. The seed is printed, and ``SOAK_SEED`` repeats the faults.
 """
 
 import base64
@@ -81,7 +81,7 @@ def fetch(place: Place, name: str) -> tuple[Seen, Samples]:
     folder = place.command.cwd.parent / "fetched"
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed, validate=True))) as archive:
         archive.extractall(folder, filter="data")
-    return Seen(folder / "runs" / name), samples_by_step(folder / "samples" / name)
+    return Seen.at(folder / "runs" / name), samples_by_step(folder / "samples" / name)
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +138,7 @@ class Soak:
         assert "killed" in said, said
 
 
+@pytest.mark.soak
 def test_faults_at_random_moments_change_nothing(
     place: Place, cluster: Path, undisturbed: tuple[Seen, Samples], machines: Machines
 ) -> None:
