@@ -15,15 +15,13 @@ import pytest
 from heliostat.workloads.run.lease import LEASE
 from tests.conftest import wait_for
 from tests.faults.conftest import CONFIG, Breakable, Seen, assert_same_weights, ended, head, kill
-from tests.outage import Fault, Proxy
+from tests.outage import Proxy
 
 FAULTS = int(os.environ.get("SOAK_FAULTS", "2"))
 LONG = (f"steps={400 + 400 * FAULTS}", "max_failures=20", "model.seconds=0.02", "evaluate_every=1000")
 KINDS = ("store", "driver", "worker", "raylet", "head", "drain")
 DROPPED = 0.02
 """The share of the connections to the store that are dropped, always."""
-STORE: tuple[Fault | str, ...] = ("away", "hang", 503, 500, 0.3)
-"""What may happen to it for some seconds, see `Proxy`."""
 
 
 class Soak:
@@ -53,22 +51,9 @@ class Soak:
 
         wait_for(at_work, "the run to go on", 300)
 
-    def break_store(self) -> None:
-        """For up to ten seconds, which no other fault ends."""
-        what, seconds = self.dice.choice(STORE), self.dice.uniform(1, 10)
-        print(f"    the store: {what} for {seconds:.1f} s")
-        if what == "away":
-            self.store.stop()
-        else:
-            self.store.fault = what
-        time.sleep(seconds)
-        if what == "away":
-            self.store.start()
-        self.store.fault = DROPPED
-
     def fault(self, kind: str) -> None:
         if kind == "store":  # no worker ends
-            self.break_store()
+            self.store.break_down(self.dice)
             return self.goes_on(len(self.run.starts))
         starts = len(self.run.starts) + 1
         nodes = [worker["node"] for worker in self.run.starts[-1]["workers"]]
