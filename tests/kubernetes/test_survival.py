@@ -21,6 +21,7 @@ from kubernetes.stream import stream
 from tests.faults.conftest import CONFIG, Seen, assert_same_weights, samples_by_step, write_project
 from tests.kubernetes.conftest import Machines, Place, Running, node_of_workers, ray_pods, whole_node, worker_pods
 from tests.outage import KEYS, Proxy, in_front_of
+from tests.wheels import wheel
 
 Samples = dict[int, list[str]]
 MOUNT = "/mnt/heliostat"
@@ -232,9 +233,13 @@ def test_a_script_for_torchrun_continues_after_the_loss_of_a_node(place: Place, 
 
 
 def test_the_exit_code_of_a_script_is_that_of_the_command(place: Place, cluster: Path) -> None:
-    """And where the files are that it has written to its working directory, which is deleted."""
-    code = "import os, sys\nopen('written.txt', 'w').close()\nsys.exit(int(sys.argv[1]) * int(os.environ['WORLD_SIZE']))\n"
+    """Also of one that needs a package; and where the files are that it has written to its working directory."""
+    lacking = wheel(place.command.cwd, "tiny", "1.2")
+    (place.command.cwd / "needs.txt").write_text(lacking.name)
+    code = (
+        "import os, sys, tiny\nopen('written.txt', 'w').close()\nsys.exit(int(sys.argv[1]) * int(os.environ['WORLD_SIZE']))\n"
+    )
     (place.command.cwd / "exits.py").write_text(code)
-    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "exits.py", "3")
+    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "--requirements", "needs.txt", "exits.py", "3")
     assert run.end() == 6, "".join(run.lines)
     run.says(r"^heliostat: keeps 1 file \(0.0 MB\) of the working directory in \S+/runs/exits/files: written.txt$")
