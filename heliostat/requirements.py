@@ -145,8 +145,10 @@ def check_fixed(requirements: str | Sequence[str], versions: dict[str, str], whe
             )
 
 
-def provide(requirements: str | Sequence[str], install: bool | None = None) -> None:
+def provide(requirements: str | Sequence[str], install: bool | None = None) -> Path | None:
     """Make the requirements importable in this process: on a cluster by installing what is missing, once per node.
+
+    Returns the folder in which what was missing is.
 
     Args:
         requirements: a list, or the path of a file.
@@ -156,7 +158,7 @@ def provide(requirements: str | Sequence[str], install: bool | None = None) -> N
         UserError: they are invalid, not installed here, cannot be installed, or would replace what is in use.
     """
     if not requirements or not (lacking := missing(requirements)):
-        return
+        return None
     if not (install if install is not None else STORAGE in os.environ or IN_A_JOB in os.environ):
         verb = "is" if len(lacking) == 1 else "are"
         quoted = " ".join(f"'{text}'" for text in lacking)
@@ -171,6 +173,7 @@ def provide(requirements: str | Sequence[str], install: bool | None = None) -> N
     before = next((number for number, path in enumerate(sys.path) if path.endswith(ends)), len(sys.path))
     sys.path.insert(before, str(place))
     importlib.invalidate_caches()
+    return place
 
 
 def _fulfilled(requirement: Requirement) -> bool:

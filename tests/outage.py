@@ -2,6 +2,7 @@
 
 import http.client
 import random
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,8 +19,8 @@ method and path; None for none."""
 class Proxy:
     """Forwards requests to the store at ``upstream``, a host and a port; `fault` and `stop` are what goes wrong."""
 
-    def __init__(self, upstream: str) -> None:
-        self.upstream = upstream
+    def __init__(self, upstream: str, host: str = "127.0.0.1") -> None:
+        self.upstream, self.host = upstream, host
         self.fault: Fault = None
         self.delay = 0.0
         """Seconds before each answer."""
@@ -34,7 +35,7 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
+        return f"{self.host}:{self._port}"
 
     def uri(self, path: str) -> str:
         """The URI of a path in the store's bucket, with the keys, for processes whose environment lacks them."""
@@ -44,7 +45,7 @@ class Proxy:
         """Listens, at the same port as before."""
         self._released = threading.Event()
         handler = type("Handler", (_Handler,), {"proxy": self, "released": self._released})
-        self._server = ThreadingHTTPServer(("127.0.0.1", self._port), handler)
+        self._server = _Server((self.host, self._port), handler)
         self._server.daemon_threads = True
         self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
@@ -60,6 +61,19 @@ class Proxy:
         self.stop()
         threading.Timer(seconds, self.start).start()
 
+    def break_down(self, dice: random.Random) -> None:
+        """For one to ten seconds it is away, hangs, answers with errors, or drops a third of the connections."""
+        usual, what, seconds = self.fault, dice.choice(("away", "hang", 503, 500, 0.3)), dice.uniform(1, 10)
+        print(f"    the store: {what} for {seconds:.1f} s")
+        if what == "away":
+            self.stop()
+        else:
+            self.fault = what
+        time.sleep(seconds)
+        if what == "away":
+            self.start()
+        self.fault = usual
+
     def answers_badly(self, line: str) -> Fault:
         """The fault of a request."""
         if self.fault == "first":
@@ -69,6 +83,12 @@ class Proxy:
         if isinstance(self.fault, float):
             return "drop" if self._random.random() < self.fault else None
         return self.fault
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):  # a client that was killed
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -130,8 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def in_front_of(upstream: str) -> Iterator[Proxy]:
-    proxy = Proxy(upstream)
+def in_front_of(upstream: str, host: str = "127.0.0.1") -> Iterator[Proxy]:
+    proxy = Proxy(upstream, host)
     try:
         yield proxy
     finally:

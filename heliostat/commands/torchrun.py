@@ -32,6 +32,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpu", type=_number, default=1, metavar="N", help="CPUs a worker, such as 2 or 0.5 (default: 1)")
     parser.add_argument("--gpu", default="auto", metavar="N", help="GPUs a worker: 0, 1, or auto (1 where there are GPUs)")
     parser.add_argument("--max-restarts", type=int, default=0, metavar="N", help="restarts after a failure (default: 0)")
+    parser.add_argument(
+        "--requirements", metavar="FILE", help="packages that a cluster installs beside the image's, as pip writes them"
+    )
     parser.add_argument("--name", help="the run's name, for its checkpoints (default: the script's)")
     parser.add_argument(
         "--storage", default="runs", metavar="URI", help="the folder or URI that holds the runs (default: runs)"
@@ -154,6 +157,7 @@ def _script(args: argparse.Namespace) -> "Script":
         UserError: an argument is wrong, or the script does not exist.
     """
     from heliostat.config import validate
+    from heliostat.requirements import provide
     from heliostat.workloads.torchrun.config import Script
 
     check_options(args)
@@ -161,9 +165,11 @@ def _script(args: argparse.Namespace) -> "Script":
     stem = args.script.rpartition(".")[2] if args.module else Path(args.script).stem
     name = args.name or re.sub(r"[^\w.-]+", "-", stem).lstrip("-.")[:100] or "script"
     resources = {"cpu": args.cpu, "gpu": int(args.gpu) if args.gpu.isdigit() else args.gpu}
-    values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "max_restarts")}
+    values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "max_restarts", "requirements")}
     script = validate({**values, "workers": workers_of(args), "name": name, "resources": resources}, Script)
     _check_script(script)
+    if not args.on and script.requirements:
+        provide(script.requirements)
     return script
 
 
@@ -221,7 +227,8 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     values = sending.variables_to_send(args.env)
     check_storage(profile, expanded(script.storage, needed.job_variables(profile, values), "--storage"))
     fitting = _fitting(script, profile.capacity)
-    files = sending.files_to_send(path)
+    wheels = sending.requirements_to_send(script.requirements, profile.ray_version) if script.requirements else []
+    files = sending.files_to_send(path, *wheels)
     needed.check_sent(files, needed.module_files(script.script) if script.module else {})
     _report_not_sent(files, values)
     if args.dry_run:
@@ -232,6 +239,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
         "workers": script.workers, "cpu": script.resources.cpu, "gpu": script.resources.gpu,
         "max-restarts": script.max_restarts, "name": script.name, "storage": script.storage,
     }  # fmt: skip
+    options |= {"requirements": script.requirements} if script.requirements else {}
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
     stem = re.sub(r"[^a-z0-9_.-]+", "-", script.name.lower()).strip("-") or "script"

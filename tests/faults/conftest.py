@@ -18,6 +18,7 @@ from heliostat.cluster.targets.local.processes import ClusterRecord, processes
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.attempts import ATTEMPTS
+from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import EVENTS, METRICS
 from tests.conftest import Command, clean_environment, end_group, gone, wait_for
 
@@ -42,14 +43,16 @@ checkpoint_every: 25
 
 @dataclass(frozen=True)
 class Seen:
-    """What the folder of a run says."""
+    """What the folder of a run says, which may be in an object store."""
 
-    folder: Path
+    place: Folder
+
+    @classmethod
+    def at(cls, path: Path | str) -> "Seen":
+        return cls(Folder.at(str(path)))
 
     def journal(self, name: str) -> list[dict[str, Any]]:
-        path = self.folder / name
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        return read_journal(self.place, name)
 
     @property
     def attempts(self) -> list[dict[str, Any]]:
@@ -80,13 +83,13 @@ class Seen:
         return [(r["step"], r["metrics"]) for r in self.journal(METRICS) if r["kind"] == "eval"]
 
     def result(self) -> dict[str, Any]:
-        result: dict[str, Any] = json.loads((self.folder / "result.json").read_text())
+        result: dict[str, Any] = json.loads(self.place.read("result.json"))
         return result
 
     @property
     def weights(self) -> dict[str, Any]:
         """The model of the last checkpoint, by parameter."""
-        weights: dict[str, Any] = checkpoint.committed(Folder.at(str(self.folder)))[-1].read()["model"]
+        weights: dict[str, Any] = checkpoint.committed(self.place)[-1].read()["model"]
         return weights
 
     def trains(self, workers: int, after: int = 0) -> None:
@@ -149,7 +152,7 @@ class Breakable:
         return self.command.start("train", "config.yaml", "--on", "profile.yaml", *flags)
 
     def seen(self, name: str) -> Seen:
-        return Seen(self.storage / "runs" / name)
+        return Seen.at(self.storage / "runs" / name)
 
     def processes(self, *words: str) -> list[psutil.Process]:
         """Those whose command line has all the words."""
@@ -232,7 +235,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     )
     assert done.code == 0, done.err
     gone(command.env)
-    return Seen(work / "runs" / "calm")
+    return Seen.at(work / "runs" / "calm")
 
 
 def ended(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str]:

@@ -26,7 +26,7 @@ def test_a_mistake_in_the_code_ends_the_run_at_once(project: Command) -> None:
     assert output.count("TypeError: this step never works") == 1
     assert "failed after step 30:" in output
     assert "watched.py" in output
-    assert len(Seen(project.cwd / "runs/mistake").starts) == 1
+    assert len(Seen.at(project.cwd / "runs/mistake").starts) == 1
 
 
 def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: Command) -> None:
@@ -36,7 +36,7 @@ def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: 
     assert "the same step failed 3 times with this error" in output
     assert output[output.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
     assert output.count(" from step 25 (failure") == 2  # the second after a pause, "resumes in 1 s from"
-    run = Seen(project.cwd / "runs/thrice")
+    run = Seen.at(project.cwd / "runs/thrice")
     assert [start["step"] for start in run.starts] == [0, 25, 25]
 
 
@@ -62,4 +62,4 @@ def test_resources_that_another_holds_are_not_counted(command: Command, tmp_path
     with command.python(str(script)) as process:
         out, err = process.communicate(timeout=300)
     assert out.strip().splitlines()[-1:] == ["finished"], err
-    assert [len(start["workers"]) for start in Seen(command.cwd / "runs/busy").starts] == [1]
+    assert [len(start["workers"]) for start in Seen.at(command.cwd / "runs/busy").starts] == [1]

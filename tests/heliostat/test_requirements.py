@@ -65,6 +65,12 @@ def test_a_dry_run_shows_them_and_sends_the_files_that_git_ignores(folder: Path,
     assert "# requirements: ./tiny-1.2-py3-none-any.whl" in printed
     sent = printed.partition("# sent:")[2]
     assert all(name in sent for name in ("needs.txt", "tiny-1.2-py3-none-any.whl"))
+    (folder / "script.py").touch()
+    assert main(["torchrun", "--on", "gpu", "--dry-run", "--requirements", "needs.txt", "script.py"]) == 0
+    sent = capsys.readouterr().out.partition("# sent:")[2]
+    assert all(name in sent for name in ("needs.txt", "tiny-1.2-py3-none-any.whl"))
+    assert main(["torchrun", "--requirements", "needs.txt", "script.py"]) == 2
+    assert "tiny-1.2-py3-none-any.whl, which is not installed here" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("key", ["requirements", "train.requirements"])

@@ -1,6 +1,7 @@
 """Pods, nodes and processes that go, with notice and without: the run continues, with the same result.
 
-``make soak`` breaks it twenty times; the tests, once. The seed is printed, and ``SOAK_SEED`` repeats the faults.
+``make soak`` breaks it twenty times at random moments; its storage is then an object store that fails as well. The seed is
+printed, and ``SOAK_SEED`` repeats the faults.
 """
 
 import base64
@@ -19,6 +20,8 @@ from kubernetes.stream import stream
 
 from tests.faults.conftest import CONFIG, Seen, assert_same_weights, samples_by_step, write_project
 from tests.kubernetes.conftest import Machines, Place, Running, node_of_workers, ray_pods, whole_node, worker_pods
+from tests.outage import KEYS, Proxy, in_front_of
+from tests.wheels import wheel
 
 Samples = dict[int, list[str]]
 MOUNT = "/mnt/heliostat"
@@ -29,7 +32,15 @@ TRAINS = r"^step +\d+ +loss"
 NOTICE = r"a node is being drained; saved at step [1-9]"
 LOSS = r"; resumes .*\(failure \d+ of 20\)"
 GONE = rf"(was lost with its node|does not respond|lost its connection to another worker).*{LOSS}"
-KINDS = ("pod", "node", "driver", "worker", "raylet", "head", "drain")
+DROPPED = 0.02
+"""The share of the connections to the object store that are dropped, always."""
+KINDS = ("store", "pod", "node", "driver", "worker", "raylet", "head", "drain")
+GATEWAY = """
+import socket, struct
+routes = (line.split() for line in open("/proc/net/route"))
+print(next(socket.inet_ntoa(struct.pack("<L", int(route[2], 16))) for route in routes if route[1] == "00000000"))
+"""
+"""Prints the address of this machine as a pod sees it."""
 KILL = """
 import os, re, sys
 for pid in filter(str.isdigit, os.listdir("/proc")):
@@ -74,14 +85,15 @@ def run_in(place: Place, pod: dict[str, Any], *command: str) -> str:
     return out
 
 
-def fetch(place: Place, name: str) -> tuple[Seen, Samples]:
+def fetch(place: Place, name: str, *folders: str) -> tuple[Seen, Samples]:
     """The folder of a run and the samples of its steps, from the cluster's storage, by its head."""
     (head,) = ray_pods(place, "head")
-    packed = run_in(place, head, "sh", "-c", f"tar -C {MOUNT} -cz runs/{name} samples/{name} | base64 -w 0")
+    wanted = " ".join(f"{folder}/{name}" for folder in folders or ("runs", "samples"))
+    packed = run_in(place, head, "sh", "-c", f"tar -C {MOUNT} -cz {wanted} | base64 -w 0")
     folder = place.command.cwd.parent / "fetched"
     with tarfile.open(fileobj=io.BytesIO(base64.b64decode(packed, validate=True))) as archive:
         archive.extractall(folder, filter="data")
-    return Seen(folder / "runs" / name), samples_by_step(folder / "samples" / name)
+    return Seen.at(folder / "runs" / name), samples_by_step(folder / "samples" / name)
 
 
 @pytest.fixture(scope="module")
@@ -90,19 +102,34 @@ def undisturbed(place: Place, cluster: Path) -> tuple[Seen, Samples]:
     return fetch(place, "calm")
 
 
+@pytest.fixture
+def store(place: Place, cluster: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+    """A proxy in front of an object store, on this machine's side of the pods' network."""
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    (head,) = ray_pods(place, "head")
+    with in_front_of(endpoint, run_in(place, head, "python", "-c", GATEWAY).strip()) as proxy:
+        yield proxy
+
+
 class Soak:
     """A run that is broken again and again, and started again by the same command when its driver is gone."""
 
-    def __init__(self, place: Place, profile: Path, machines: Machines, dice: random.Random) -> None:
-        self.place, self.profile, self.machines, self.dice = place, profile, machines, dice
+    def __init__(self, place: Place, profile: Path, machines: Machines, store: Proxy, dice: random.Random) -> None:
+        self.place, self.profile, self.machines, self.store, self.dice = place, profile, machines, store, dice
+        self.store.fault = DROPPED
         self.run = self.start()
         self.run.says(TRAINS)
 
     def start(self) -> Running:
-        return start(self.place, self.profile, "soaked", "model.seconds=0.05")
+        return start(self.place, self.profile, "soaked", "model.seconds=0.05", f"storage={self.store.uri('soak')}")
 
     def fault(self, kind: str) -> None:
         """Break it, and wait until it trains again."""
+        if kind == "store":  # no worker ends
+            self.store.break_down(self.dice)
+            self.run.says(TRAINS, after=len(self.run.lines))
+            return
         node = node_of_workers(self.place)
         pod = self.dice.choice([pod for pod in worker_pods(self.place) if pod["status"]["phase"] == "Running"])
         (head,) = ray_pods(self.place, "head")
@@ -138,13 +165,14 @@ class Soak:
         assert "killed" in said, said
 
 
+@pytest.mark.soak
 def test_faults_at_random_moments_change_nothing(
-    place: Place, cluster: Path, undisturbed: tuple[Seen, Samples], machines: Machines
+    place: Place, cluster: Path, undisturbed: tuple[Seen, Samples], machines: Machines, store: Proxy
 ) -> None:
     seed = int(os.environ.get("SOAK_SEED", time.time_ns() % 10**6))
     print(f"SOAK_SEED={seed} SOAK_FAULTS={FAULTS}")
     dice = random.Random(seed)
-    soak = Soak(place, cluster, machines, dice)
+    soak = Soak(place, cluster, machines, store, dice)
     for number in range(FAULTS):
         time.sleep(dice.uniform(0.0, 4.0))
         kind = KINDS[number] if number < len(KINDS) else dice.choice(KINDS)
@@ -152,7 +180,8 @@ def test_faults_at_random_moments_change_nothing(
         soak.fault(kind)
         print(f"{number + 1:>3} {kind:<7} trains again after {time.monotonic() - began:.1f} s")
     metrics = soak.run.result()["metrics"]
-    run, samples = fetch(place, "soaked")
+    run = Seen.at(store.uri("soak/soaked").replace(store.address, store.upstream))
+    samples = fetch(place, "soaked", "samples")[1]
     calm, expected = undisturbed
     assert metrics == run.result()["metrics"] == calm.result()["metrics"]
     assert run.losses == calm.losses
@@ -204,9 +233,13 @@ def test_a_script_for_torchrun_continues_after_the_loss_of_a_node(place: Place, 
 
 
 def test_the_exit_code_of_a_script_is_that_of_the_command(place: Place, cluster: Path) -> None:
-    """And where the files are that it has written to its working directory, which is deleted."""
-    code = "import os, sys\nopen('written.txt', 'w').close()\nsys.exit(int(sys.argv[1]) * int(os.environ['WORLD_SIZE']))\n"
+    """Also of one that needs a package; and where the files are that it has written to its working directory."""
+    lacking = wheel(place.command.cwd, "tiny", "1.2")
+    (place.command.cwd / "needs.txt").write_text(lacking.name)
+    code = (
+        "import os, sys, tiny\nopen('written.txt', 'w').close()\nsys.exit(int(sys.argv[1]) * int(os.environ['WORLD_SIZE']))\n"
+    )
     (place.command.cwd / "exits.py").write_text(code)
-    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "exits.py", "3")
+    run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "--requirements", "needs.txt", "exits.py", "3")
     assert run.end() == 6, "".join(run.lines)
     run.says(r"^heliostat: keeps 1 file \(0.0 MB\) of the working directory in \S+/runs/exits/files: written.txt$")

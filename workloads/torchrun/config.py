@@ -23,6 +23,7 @@ class Script(Config):
     workers: int = Field(1, ge=1, description="a whole number of processes, at least 1")
     resources: ScriptResources = ScriptResources()
     max_restarts: int = Field(0, ge=0, description="a whole number of restarts, at least 0")
+    requirements: str | None = Field(None, min_length=1, description="the path of a file of packages")
 
     @property
     def command(self) -> list[str]:

@@ -21,6 +21,7 @@ from heliostat.environment import IN_A_JOB, ON_HEAD
 from heliostat.errors import JobFailed, Stopped, StorageUnavailable, UserError
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
+from heliostat.requirements import parse
 from heliostat.workloads.nodes import available, draining
 from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fixed, Trainer
 from heliostat.workloads.run.cost import worker_cost
@@ -85,6 +86,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
         "module": script.module,
         "command": script.command,
         "max_restarts": script.max_restarts,
+        "requirements": [each.text for each in parse(script.requirements)] if script.requirements else [],
         "each": (script.resources.cpu, script.resources.gpu),
         "nodes": available(),
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", str(max(1, int(script.resources.cpu)))),

@@ -19,6 +19,7 @@ from heliostat.environment import RUN
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.modules import FOLDER, heliostat_only, is_clone
+from heliostat.requirements import provide
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.cost import price_of
 from heliostat.workloads.torchrun.hub import Event
@@ -35,12 +36,14 @@ def work(spec: dict[str, Any]) -> None:
     """Runs the script as one rank, until it exits.
 
     Raises:
-        UserError: the script does not exist on this node, the nodes do not share the run folder, or it cannot be written.
+        UserError: the script does not exist on this node, the nodes do not share the run folder, it cannot be written, or
+            requirements cannot be installed.
         ScriptEnded: it failed or was killed.
     """
     context = ray.train.get_context()
     rank, hub, attempt = context.get_world_rank(), spec["hub"], spec["attempt"]
     working_dir = _working_dir(spec)
+    installed = provide(spec["requirements"])
     node = ray.util.get_node_ip_address()
     alone = rendezvous.on_one_machine(node, context.get_local_world_size(), context.get_world_size())
     address = rendezvous.address_for(node, alone)
@@ -72,8 +75,7 @@ def work(spec: dict[str, Any]) -> None:
         return str(ray.get(hub.send.remote(attempt, rank, [(at + offset, kind, value) for at, kind, value in events])))
 
     with tempfile.TemporaryDirectory(prefix="heliostat-modules-") as scratch:
-        if "PYTHONPATH" in environment:
-            environment["PYTHONPATH"] = _python_path(environment["PYTHONPATH"], scratch)
+        environment |= _python_path(environment.get("PYTHONPATH", ""), scratch, installed)
         # In this thread, which outlives the script: Linux kills the script when the thread that started it exits.
         with _stdin(spec, rank) as stdin:
             process = start(spec["command"], working_dir, environment, stdin)
@@ -180,11 +182,13 @@ def _check_shared(run: str, ranks: list[dict[str, Any]]) -> None:
         )
 
 
-def _python_path(path: str, scratch: str) -> str:
-    """The script's PYTHONPATH, with a clone's root replaced by a folder that contains only ``heliostat``.
+def _python_path(path: str, scratch: str, installed: Path | None) -> dict[str, str]:
+    """The script's PYTHONPATH, with what was ``installed``, and a clone's root replaced by a folder with only ``heliostat``.
 
     The root's other folders would shadow modules of the same names, such as Hugging Face's ``datasets``.
     """
     parts = [part for part in path.split(os.pathsep) if part]
-    kept = [part for part in parts if not is_clone(part)]
-    return path if len(kept) == len(parts) else os.pathsep.join([*kept, heliostat_only(Path(scratch))])
+    kept = [*(part for part in parts if not is_clone(part)), *([str(installed)] if installed else [])]
+    if any(map(is_clone, parts)):
+        kept.append(heliostat_only(Path(scratch)))
+    return {"PYTHONPATH": os.pathsep.join(kept)} if kept != parts else {}
