@@ -9,15 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from heliostat.datasets.arrow import Columns, encode
 from heliostat.datasets.assignment import assign, by_content, empty_splits
 from heliostat.datasets.format import Dataset
 from heliostat.datasets.index import INDEX, SPLITS, Field, Index, Shard, SplitName
+from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Source
 from heliostat.datasets.sources.spool import temporary_space
+from heliostat.datasets.statistics import Statistics
 from heliostat.errors import UserError, combined
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT
@@ -25,7 +26,6 @@ from heliostat.retry import TIMEOUT
 SHARD_BYTES = 16 << 20
 SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.arrow(\.[0-9a-f]{{8}}\.tmp)?")
 """The names of shards, and of those that were being written when a build was killed."""
-Moments = npt.NDArray[np.float64]
 
 
 def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: float = TIMEOUT) -> Dataset:
@@ -53,14 +53,17 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: fl
     finally:
         source.close()
         source.progress("", 0, 0, "")
-    meta = {**source.meta(), **split}
+    meta, signature = {**source.meta(), **split}, source.signature()
     index = Index(
-        fingerprint=_fingerprint(source.fields, meta, writers),
+        format=2 if signature else 1,
+        fingerprint=_fingerprint(source.fields, meta, signature, writers),
         fields=source.fields,
         splits={split: tuple(writer.shards) for split, writer in writers.items()},
         stats=writers["train"].statistics.result(),
         meta=meta,
         source=source.description(),
+        signature=signature,
+        train=writers["train"].statistics.of_table(signature) if signature else None,
     )
     if finished:
         if finished.index.fingerprint != index.fingerprint:
@@ -69,7 +72,7 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: fl
             )
         return finished
     _delete_others(folder, found, index)
-    folder.write(INDEX, index.model_dump_json(indent=2).encode())
+    folder.write(INDEX, index.document())
     return Dataset.open(uri, patience)
 
 
@@ -108,8 +111,12 @@ def _delete_shards(folder: Folder, found: Iterable[str], writers: dict[SplitName
         folder.delete()
 
 
-def _fingerprint(fields: dict[str, Field], meta: dict[str, Any], writers: dict[SplitName, "_SplitWriter"]) -> str:
-    described = {"fields": {k: f.model_dump(mode="json") for k, f in fields.items()}, "meta": meta}
+def _fingerprint(
+    fields: dict[str, Field], meta: dict[str, Any], signature: Signature | None, writers: dict[SplitName, "_SplitWriter"]
+) -> str:
+    described: dict[str, Any] = {"fields": {k: f.model_dump(mode="json") for k, f in fields.items()}, "meta": meta}
+    if coding := signature and signature.coding():
+        described["signature"] = coding
     total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for split, writer in writers.items():
         total.update(f"{split} {[s.rows for s in writer.shards]} {writer.content.hexdigest()}".encode())
@@ -161,7 +168,7 @@ class _SplitWriter:
         """The rows of the shards to come, if they are known before."""
         self.shards: list[Shard] = []
         self.content = hashlib.sha256()
-        self.statistics = _Statistics()
+        self.statistics = Statistics()
         self._pending = _Pending()
 
     def expect(self, rows: int, fields: dict[str, Field]) -> None:
@@ -206,32 +213,3 @@ def _cuts(rows: int, most: int) -> Iterator[tuple[int, int]]:
     parts = -(-rows // most)
     for part in range(parts):
         yield rows * part // parts, rows * (part + 1) // parts
-
-
-class _Statistics:
-    """Mean and standard deviation of each column over all axes but the first one of a sample, in one pass.
-
-    Sums are of the differences from the first sample: of large numbers that are near each other, squares have no digits left.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[int, Moments, Moments, Moments]] = {}
-
-    def add(self, columns: Columns) -> None:
-        for name, values in columns.items():
-            if values.ndim < 2 or name == "tokens" or not len(values):
-                continue
-            flat = values.reshape(len(values), values.shape[1], -1).astype(np.float64)
-            zero = np.zeros(flat.shape[1])
-            count, first, total, squares = self._sums.get(name, (0, flat[0, :, 0].copy(), zero, zero))
-            flat -= first[:, None]
-            seen = flat.shape[0] * flat.shape[2]
-            self._sums[name] = (count + seen, first, total + flat.sum(axis=(0, 2)), squares + (flat**2).sum(axis=(0, 2)))
-
-    def result(self) -> dict[str, dict[str, list[float]]]:
-        stats = {}
-        for name, (count, first, total, squares) in self._sums.items():
-            mean = total / count
-            spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
-            stats[name] = {"mean": (first + mean).tolist(), "std": spread.tolist()}
-        return stats
