@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,7 @@ from heliostat.config import Config, nearest, validate
 from heliostat.datasets import Field, Index
 from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
+from heliostat.workloads.config import BETTER, Better
 
 Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
@@ -39,9 +40,10 @@ class Task:
     needs: ClassVar[dict[str, str]] = {}
     """Columns that the dataset must have: name -> dtype and number of axes of a sample, e.g. ``{"image": "uint8/3"}``;
     ``*`` stands for any dtype."""
-    metric: ClassVar[str] = "loss"
-    """The metric that decides which checkpoint is the best."""
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    metric: str = "loss"
+    """The metric that decides which checkpoint is the best; that of the config, if it names one."""
+    better: Better | None = "lower"
+    """None if that is not known of a metric that the config names, which is refused."""
 
     def __init__(self, index: Index, options: Any) -> None:
         self.index, self.options = index, options
@@ -160,15 +162,38 @@ def _check_name(module: str, cls_name: str) -> None:
         )
 
 
-def create(name: str, options: dict[str, Any], index: Index, cls: type[Task] | None = None) -> Task:
+def create(
+    name: str,
+    options: dict[str, Any],
+    index: Index,
+    cls: type[Task] | None = None,
+    metric: str | Mapping[str, Better] | None = None,
+) -> Task:
     """Creates a task, after a check of its options and the dataset's schema; of the class that is called so, or of ``cls``.
+
+    Its metric is ``metric``, if that is given.
 
     Raises:
         UserError: see `find`; an option is invalid; the dataset lacks a column that the task needs.
     """
     cls = cls or find(name)
     check(name, cls, index.fields)
-    return cls(index, validate(options, cls.Options, "model"))
+    task = cls(index, validate(options, cls.Options, "model"))
+    if metric is not None:
+        task.metric, task.better = _decides(task, metric)
+    return task
+
+
+def _decides(task: Task, metric: str | Mapping[str, Better]) -> tuple[str, Better | None]:
+    """The name of a config's metric, and what is better: as the config says, the task, its accumulator, or the name."""
+    if not isinstance(metric, str):
+        return next(iter(metric.items()))
+    if metric == task.metric:
+        return metric, task.better
+    accumulators = task.accumulators()
+    accumulator = accumulators.get(metric) if isinstance(accumulators, Mapping) else None
+    higher = getattr(accumulator, "higher_is_better", None)
+    return metric, BETTER.get(metric) if higher is None else "higher" if higher else "lower"
 
 
 def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
