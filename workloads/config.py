@@ -22,7 +22,9 @@ OF_BATCHES = {
     "epochs": "set steps instead: the number of rounds, such as 300",
     "optimizer": "remove it; the learning rate is model.learning_rate",
     **dict.fromkeys(("global_batch", "micro_batch", "precision", "drop_last", "lanes"), _REMOVE),
-    **dict.fromkeys(("parallelism", "find_unused_parameters", "activation_checkpointing", "sync_batchnorm", "compile"), _REMOVE),
+    **dict.fromkeys(
+        ("parallelism", "find_unused_parameters", "activation_checkpointing", "sync_batchnorm", "compile"), _REMOVE
+    ),
 }
 """Keys of batches and of their gradients, which a run by rounds over the whole train split does not have: what to do."""
 BY_ROUNDS = {"gradient-boosting"}

@@ -289,7 +289,11 @@ def _check_rounds(config: TrainConfig) -> None:
 
 
 def _given(value: object) -> str:
-    return ", ".join(f"{k} {v}" for k, v in value.model_dump(exclude_defaults=True).items()) if isinstance(value, Config) else f"{value}"
+    return (
+        ", ".join(f"{k} {v}" for k, v in value.model_dump(exclude_defaults=True).items())
+        if isinstance(value, Config)
+        else f"{value}"
+    )
 
 
 def _task(config: TrainConfig, elsewhere: bool) -> type[task.Task]:

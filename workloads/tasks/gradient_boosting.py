@@ -1,6 +1,7 @@
 """Gradient boosting of decision trees on tables, for classes and numbers."""
 
-import torch
+from typing import TYPE_CHECKING
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,6 +11,9 @@ from heliostat.errors import UserError
 from heliostat.workloads.task import Batch, Task, Trainer
 from heliostat.workloads.trees import boosting
 from heliostat.workloads.trees.model import Trees
+
+if TYPE_CHECKING:
+    from heliostat.workloads.training.distributed import Ranks
 
 
 class GradientBoosting(Task):

@@ -119,7 +119,9 @@ def _seeds(seed: int, step: int, rank: int) -> dict[str, int]:
     LightGBM would go on with its random generators, whose state a model does not have. It makes new ones when the seed of the
     columns or, of the samples, the frequency has changed (``ColSampler::SetConfig``, ``ResetSampleConfig``, 4.7).
     """
-    samples, columns = (int(np.random.SeedSequence(key).generate_state(1)[0] >> 2) for key in ((seed, step, 1 + rank), (seed, step)))
+    samples, columns = (
+        int(np.random.SeedSequence(key).generate_state(1)[0] >> 2) for key in ((seed, step, 1 + rank), (seed, step))
+    )
     return {"bagging_seed": samples, "feature_fraction_seed": columns, "bagging_freq": SEEDED + 1 + step % 2}
 
 
