@@ -56,7 +56,7 @@ class Boosting:
         self._samples_differ = options.subsample < 1 or options.colsample < 1
         params = _params(options, model, ranks.world)
         before = model.booster
-        more: dict[str, Any] = {"init_score": rows.scores(model)} if before else {}
+        more: dict[str, Any] = {"init_score": rows.scores(model).squeeze(1 if model.outputs == 1 else ())} if before else {}
         if model.classes:
             label = rows.column(LABEL)
             if options.class_weights:

@@ -1,0 +1,1 @@
+"""What the tasks of tables share: the parts of their models, and their metrics."""
