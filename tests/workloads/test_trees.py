@@ -94,16 +94,19 @@ def test_a_run_grows_the_trees_that_lightgbm_grows_by_itself(tmp_path: Path, cla
     split = {name: run.dataset.take(name, np.arange(run.dataset.index.rows(name))) for name in ("train", "test")}
     x, y = matrix(split["train"]), split["train"]["label" if classes else "target"]
     center, scale = (0.0, 1.0) if classes else (y.mean(), y.std())
-    kind = {0: {"objective": "regression"}, 2: {"objective": "binary"}, 3: {"objective": "multiclass", "num_class": 3}}[classes]
-    theirs = lightgbm.train(
+    kind: dict[str, Any] = {
+        0: {"objective": "regression"}, 2: {"objective": "binary"}, 3: {"objective": "multiclass", "num_class": 3},
+    }[classes]  # fmt: skip
+    grown = lightgbm.train(
         {**kind, "verbosity": -1, "deterministic": True, "force_col_wise": True},
         lightgbm.Dataset(x, (y - center) / scale, categorical_feature=[5, 6]),
-        best,
-    ).predict(matrix(split["test"]))
+        best or 0,
+    )
+    theirs = np.asarray(grown.predict(matrix(split["test"])))
     output = run.task.predict(run.model, {name: torch.from_numpy(values) for name, values in split["test"].items()})
     if classes == 0:
         assert output["prediction"].numpy() == pytest.approx(theirs * scale + center, rel=1e-12)
-        assert evaluate(tmp_path / "run")["metrics"]["loss"] < 0.3 * split["test"]["target"].var()
+        assert evaluate(tmp_path / "run")["metrics"]["r2"] > 0.7
     else:
         theirs = theirs if classes > 2 else np.stack([1 - theirs, theirs], 1)
         assert output["probabilities"].numpy() == pytest.approx(theirs, abs=1e-6)
@@ -113,7 +116,7 @@ def test_a_run_grows_the_trees_that_lightgbm_grows_by_itself(tmp_path: Path, cla
 def test_after_a_crash_at_any_round_the_same_trees_follow_to_the_last_bit(tmp_path: Path) -> None:
     """Also the samples and columns that a round sees; and a run that becomes longer has the trees of one of that length."""
     data = table(tmp_path / "data", 3)
-    options = {"model": {"subsample": 0.7, "colsample": 0.6}, "checkpoint_every": 4}
+    options: dict[str, Any] = {"model": {"subsample": 0.7, "colsample": 0.6}, "checkpoint_every": 4}
     train(config(data, "calm", **options))
     assert trees(config(data, "calm", **options)) != trees_of_another_seed(data, options)
 
@@ -151,11 +154,13 @@ def test_a_run_can_start_from_the_trees_of_another(tmp_path: Path) -> None:
 def test_balanced_classes_find_more_of_the_rare_one(tmp_path: Path) -> None:
     data = table(tmp_path / "data", 2, rare=0.93)
     found = []
-    for weights in (None, "balanced"):
-        train(config(data, f"weights-{weights}", steps=5, model={"class_weights": weights}))
-        confusion = json.loads((tmp_path / f"weights-{weights}" / "evaluation.json").read_text())["confusion"]
+    for number, weights in enumerate((None, "balanced", {"class 1": 13})):
+        train(config(data, f"weights-{number}", steps=5, model={"class_weights": weights}))
+        confusion = json.loads((tmp_path / f"weights-{number}" / "evaluation.json").read_text())["confusion"]
         found.append(confusion[1][1] / sum(confusion[1]))
-    assert found[0] < 0.5 < found[1]
+    assert found[0] < 0.5 < min(found[1:])
+    with pytest.raises(UserError, match="'class1' is no class: did you mean class 1"):
+        preview(prepare(config(data, "wrong", model={"class_weights": {"class1": 2}})))
 
 
 def _worker(rank: int, folder: str, jobs: list[tuple[str, dict[str, Any]]]) -> None:
@@ -199,7 +204,7 @@ def test_workers_grow_the_same_trees_together_and_a_lost_one_is_an_error_of_the_
 
 def test_keys_of_batches_and_gradients_are_refused_all_at_once(tmp_path: Path) -> None:
     data = table(tmp_path / "data", 2)
-    wrong = {"optimizer": {"lr": 0.1}, "precision": "bf16", "steps": None, "epochs": 3, "resources": {"gpu": 1}}
+    wrong: dict[str, Any] = {"optimizer": {"lr": 0.1}, "precision": "bf16", "steps": None, "epochs": 3, "resources": {"gpu": 1}}
     with pytest.raises(UserError) as raised:
         prepare(config(data, **wrong))
     for line in (
@@ -223,8 +228,8 @@ def test_a_missing_extra_is_one_message_with_the_command(monkeypatch: pytest.Mon
 
 def test_two_workers_on_ray_go_on_with_one_fewer_after_a_kill(on_ray: Command, shared_ray: Head) -> None:
     data = table(on_ray.cwd / "data", 2)
-    text = f"task: gradient-boosting\ndataset: {{path: {data}}}\nworkers: [1, 2]\nsteps: 600\nmodel: {{learning_rate: 0.01}}\n"
-    (on_ray.cwd / "boost.yaml").write_text(text + "log_every: 10\ncheckpoint_every: 50\n")
+    text = f"task: gradient-boosting\ndataset: {{path: {data}}}\nworkers: [1, 2]\nsteps: 150\nmodel: {{learning_rate: 0.05}}\n"
+    (on_ray.cwd / "boost.yaml").write_text(text + "log_every: 10\ncheckpoint_every: 20\n")
     run = on_ray.cwd / "runs/boost"
     process = on_ray.start("train", "boost.yaml", "--json")
 
@@ -232,18 +237,18 @@ def test_two_workers_on_ray_go_on_with_one_fewer_after_a_kill(on_ray: Command, s
         lines = (run / name).read_text().splitlines(keepends=True) if (run / name).exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
-    wait_for(lambda: any(r["step"] >= 60 for r in records("metrics.jsonl")) or process.poll() is not None, "step 60")
+    wait_for(lambda: any(r["step"] >= 30 for r in records("metrics.jsonl")) or process.poll() is not None, "step 30")
     born = next(e for e in records("events.jsonl") if e["event"] == "start")["workers"][1]["born"]
     (worker,) = [p for p in psutil.process_iter(["create_time"]) if abs(p.info["create_time"] - born) < 2e-3]
     worker.kill()
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     result = json.loads(out)
-    assert result["step"] == 600
+    assert result["step"] == 150
     assert result["metrics"]["test"]["accuracy"] > 0.8
     starts = [e for e in records("events.jsonl") if e["event"] == "start"]
     assert len(starts) > 1
-    assert starts[1]["step"] >= 50
+    assert starts[1]["step"] >= 20
     assert (
-        lightgbm.Booster(model_str=trees(config(data, "boost", storage=str(run.parent), steps=600)).decode()).num_trees() == 600
+        lightgbm.Booster(model_str=trees(config(data, "boost", storage=str(run.parent), steps=150)).decode()).num_trees() == 150
     )

@@ -1,5 +1,7 @@
 """Training of trees by rounds, on all workers together (Friedman 2001; Ke et al. 2017, LightGBM)."""
 
+import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -8,9 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from heliostat.config import Config
+from heliostat.config import Config, nearest
 from heliostat.datasets import Dataset
 from heliostat.datasets.signature import LABEL, TARGET
+from heliostat.errors import UserError
 from heliostat.workloads.trees.library import Booster, put_before
 from heliostat.workloads.trees.model import Trees
 from heliostat.workloads.trees.network import Network
@@ -18,6 +21,9 @@ from heliostat.workloads.trees.rows import Rows
 
 if TYPE_CHECKING:
     from heliostat.workloads.training.distributed import Ranks
+
+
+Weights = Literal["balanced"] | list[float]
 
 
 class Options(Config):
@@ -31,8 +37,8 @@ class Options(Config):
     colsample: float = Field(1.0, gt=0, le=1, description="the share of the columns that a tree sees, above 0 and at most 1")
     l2: float = Field(0.0, ge=0, description="the L2 penalty of the leaves' values, a number, at least 0")
     bins: int = Field(255, ge=2, le=65535, description="bins of a column's numbers, from 2 to 65535")
-    class_weights: Literal["balanced"] | None = Field(
-        None, description="balanced gives all classes the same total weight, null all samples"
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None, description="balanced, or a weight a class such as {good: 1, bad: 5}, of its samples in the loss"
     )
 
 
@@ -45,9 +51,12 @@ class Boosting:
         ranks: this worker's.
         options: how trees are grown.
         seed: of the samples and columns that a round sees.
+        weights: of the classes; balanced ones give all the same total weight; None for none.
     """
 
-    def __init__(self, model: Trees, dataset: Dataset, ranks: "Ranks", options: Options, seed: int) -> None:
+    def __init__(
+        self, model: Trees, dataset: Dataset, ranks: "Ranks", options: Options, seed: int, weights: Weights | None
+    ) -> None:
         self._seed, self._rank = seed, ranks.rank
         self._network = Network(ranks.rank, ranks.world)
         rows = Rows(dataset, ranks, model.columns)
@@ -59,8 +68,9 @@ class Boosting:
         more: dict[str, Any] = {"init_score": rows.scores(model).squeeze(1 if model.outputs == 1 else ())} if before else {}
         if model.classes:
             label = rows.column(LABEL)
-            if options.class_weights:
-                more["weight"] = _balanced(label, model.classes, ranks)
+            if weights:
+                by_class = _balanced(label, model.classes, ranks) if weights == "balanced" else np.array(weights)
+                more["weight"] = by_class[label]
         else:
             label = rows.column(TARGET)
             if not before:
@@ -125,10 +135,30 @@ def _seeds(seed: int, step: int, rank: int) -> dict[str, int]:
     return {"bagging_seed": samples, "feature_fraction_seed": columns, "bagging_freq": SEEDED + 1 + step % 2}
 
 
+def weights_of(options: Options, classes: Sequence[str]) -> Weights | None:
+    """The weights of these classes.
+
+    Raises:
+        UserError: a name is not that of a class, or a weight is negative or infinite; the target is a number.
+    """
+    given = options.class_weights
+    if given is None:
+        return None
+    if not classes:
+        raise UserError(f"model.class_weights is {given}, but the target is a number", "remove it")
+    if given == "balanced":
+        return given
+    wrong = [f"{name!r} is no class: {nearest(name, classes)}" for name in given if name not in classes]
+    wrong += [f"{name!r} has the weight {weight}" for name, weight in given.items() if not 0 <= weight < math.inf]
+    if wrong:
+        raise UserError(f"model.class_weights: {'; '.join(wrong)}", "give classes of the target weights of at least 0")
+    return [given.get(name, 1.0) for name in classes]
+
+
 def _balanced(label: npt.NDArray[np.int64], classes: int, ranks: "Ranks") -> npt.NDArray[np.float64]:
-    """A weight a sample: the samples over the classes and the samples of its class, of all workers."""
+    """A weight a class, of the samples of all workers: all samples over the number of classes and the class's own."""
     counts = ranks.all_gather(np.bincount(label, minlength=classes).tolist()).sum(0).numpy()
-    weights: npt.NDArray[np.float64] = (counts.sum() / (classes * np.maximum(counts, 1)))[label]
+    weights: npt.NDArray[np.float64] = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
     return weights
 
 

@@ -19,6 +19,8 @@ except ImportError:
         "or write requirements: [lightgbm]",
     ) from None
 
+__all__ = ["Booster", "api", "check", "lightgbm", "put_before"]
+
 Booster = lightgbm.Booster
 check = _safe_call
 """Raises LightGBM's last error if a call of its C API has failed."""

@@ -1,6 +1,7 @@
 """A model that is made of trees."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +15,7 @@ from heliostat.workloads.trees.library import Booster
 Matrix = npt.NDArray[np.float32]
 
 
-def matrix(columns: Mapping[str, npt.NDArray[np.generic]]) -> Matrix:
+def matrix(columns: Mapping[str, npt.NDArray[Any]]) -> Matrix:
     """The numbers, then the categories of samples, as LightGBM takes them: (samples, columns) float32, missing ones as NaN.
 
     Categories that the signature does not list are missing to the trees.

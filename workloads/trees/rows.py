@@ -73,10 +73,12 @@ class Rows(lightgbm.Sequence):
         sample = np.concatenate(self._ranks.all_gather_object(mine))
         categories = self._dataset.index.fields.get(CATEGORIES)
         width = categories.shape[0] if categories else 0
-        same = {"params": {**params, "bin_construct_sample_cnt": size},
-                "categorical_feature": list(range(self.columns - width, self.columns))}  # fmt: skip
-        bins = lightgbm.Dataset(sample, **same).construct()
-        return lightgbm.Dataset(self, label=label, reference=bins, **same, **more).construct()
+        options = {**params, "bin_construct_sample_cnt": size}
+        codes = [*range(self.columns - width, self.columns)]
+        bins = lightgbm.Dataset(sample, params=options, categorical_feature=codes).construct()
+        return lightgbm.Dataset(
+            self, label=label, reference=bins, params=options, categorical_feature=codes, **more
+        ).construct()
 
     def _read(self, ids: npt.NDArray[np.int64]) -> Matrix:
         return matrix(self._dataset.take("train", ids))
