@@ -2,29 +2,34 @@
 
 import sys
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
 from torch import nn
 
 from heliostat.config import nearest
-from heliostat.datasets import Dataset
+from heliostat.datasets import Dataset, Index
 from heliostat.datasets.index import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.requirements import provide
+from heliostat.workloads.prediction.model import Predictor, check_outputs, decided, levels
+from heliostat.workloads.prediction.rows import parse_row, table_of
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import Checkpoint, State
 from heliostat.workloads.run.code import find_task
 from heliostat.workloads.run.journal import finite
-from heliostat.workloads.run.record import RunRecord, open_dataset, read_record, read_result
+from heliostat.workloads.run.record import RunRecord, open_dataset, read_index, read_record, read_result
 from heliostat.workloads.task import Task, create
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
 from heliostat.workloads.training.parallel import Apply
 
 BATCH = 256
+NO_SIGNATURE = "give one input after the other to heliostat.predict; a table gets a signature when its dataset is built again"
 
 
 @dataclass(frozen=True)
@@ -33,13 +38,43 @@ class Trained:
 
     folder: Folder
     record: RunRecord
-    dataset: Dataset
+    index: Index
+    """That of its dataset, which may be gone."""
     task: Task
     model: nn.Module
     step: int
     ranks: Ranks
     notes: tuple[str, ...] = ()
     """Why better checkpoints were not used, and that the task's code is not the current one."""
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The dataset that it was trained on, opened.
+
+        Raises:
+            UserError: it is missing, or has changed.
+        """
+        return open_dataset(self.folder, self.record)
+
+    @property
+    def predictor(self) -> Predictor:
+        """The model, for chunks of raw rows."""
+        return Predictor(self.task, self.model, self.ranks.device)
+
+    def predict(self, rows: Any) -> pa.Table:
+        """The predictions for raw rows of a table, a row for each, as an Arrow table (``.to_pandas()``, ``.to_pylist()``).
+
+        Classes have the columns ``prediction`` and ``probability_CLASS``, numbers ``prediction`` and ``quantile_LEVEL``.
+
+        Args:
+            rows: a list of dictionaries, in which a column that is left out is missing; or a DataFrame or an Arrow table.
+
+        Raises:
+            UserError: the run was trained on no table; rows lack columns, or have unknown ones, or values of another kind.
+        """
+        if self.index.signature is None:
+            raise UserError(f"run {self.folder} was not trained on a table with a signature", NO_SIGNATURE)
+        return self.predictor(table_of(rows, self.index.signature))[0]
 
 
 def load_run(folder: Folder | str | Path) -> Trained:
@@ -51,17 +86,18 @@ def load_run(folder: Folder | str | Path) -> Trained:
         folder: the run folder, or its path or URI.
 
     Raises:
-        UserError: there is no run, it has no checkpoint that can be used, or its dataset is missing or has changed.
+        UserError: there is no run, or it has no checkpoint that can be used; a run of an earlier version, whose folder has no
+            copy of the dataset's index, also if the dataset is missing or has changed.
     """
     folder = folder if isinstance(folder, Folder) else Folder.at(folder)
     record = read_record(folder)
     checkpoints = checkpoint.all_checkpoints(folder)
     if not checkpoints:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
-    dataset = open_dataset(folder, record)
+    index = read_index(folder, record)
     provide(record.config.requirements)
     cls, note = find_task(folder, record.config.task, record.code)
-    task = create(record.config.task, record.config.model, dataset.index, cls, record.config.metric)
+    task = create(record.config.task, record.config.model, index, cls, record.config.metric)
     ranks = Ranks.of_this_process()
     model = task.model()
     found, state, skipped = _best_intact(folder, checkpoints, task, model)
@@ -69,7 +105,7 @@ def load_run(folder: Folder | str | Path) -> Trained:
     for each in notes:
         print(f"heliostat: {each}", file=sys.stderr)
     model.load_state_dict(state["model"])
-    return Trained(folder, record, dataset, task, model.to(ranks.device).eval(), found.step, ranks, tuple(notes))
+    return Trained(folder, record, index, task, model.to(ranks.device).eval(), found.step, ranks, tuple(notes))
 
 
 def _best_intact(
@@ -108,7 +144,7 @@ def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]
     A metric that is NaN or infinite is None. If that is not the run's best checkpoint, ``notes`` say why.
 
     Raises:
-        UserError: see `load_run`; there is no such split; a metric cannot be used.
+        UserError: see `load_run`; the dataset is missing, or has changed; there is no such split; a metric cannot be used.
     """
     if split not in SPLITS:
         raise UserError(f"--split is {split!r}, which is not a split", nearest(split, SPLITS))
@@ -124,21 +160,35 @@ def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]
 
 
 def predict(run: Trained | str | Path, value: str) -> dict[str, Any]:
-    """Predicts one input with a run, or the run in that folder.
+    """Predicts one input with a run, or the run in that folder: an image file, a text or a JSON row, as its task takes it.
 
-    For classifiers the classes and their probabilities, the most probable first.
+    For classifiers the classes and their probabilities, the most probable first. Of a row ``odd`` has what the run has not
+    seen, by column, if there is any. `Trained.predict` takes many rows at once.
+
+    Raises:
+        UserError: the input is not one that the task takes, or the task makes no predictions.
     """
     run = run if isinstance(run, Trained) else load_run(run)
-    batch = {name: tensor.to(run.ranks.device) for name, tensor in run.task.read(value).items()}
+    result: dict[str, Any] = {"input": value}
+    odd: dict[str, list[str]] = {}
+    if run.index.signature:
+        tensors, oddities = run.task.rows(table_of(parse_row(value, run.index.signature), run.index.signature))
+        odd = {what: [*columns] for what, columns in vars(oddities).items() if columns}
+    else:
+        tensors = run.task.read(value)
+    batch = {name: tensor.to(run.ranks.device) for name, tensor in tensors.items()}
     with torch.no_grad():
-        outputs = {name: tensor[0].cpu() for name, tensor in run.task.predict(run.model, batch).items()}
-    if not outputs:
-        raise UserError(f"task {type(run.task).__name__} makes no predictions", "give the task a predict method")
-    if "probabilities" in outputs:
-        pairs = zip(run.dataset.index.classes, outputs["probabilities"].tolist(), strict=True)
-        ranked = sorted(pairs, key=lambda pair: -pair[1])
-        return {"input": value, "class": ranked[0][0], "probabilities": dict(ranked)}
+        outputs = {name: tensor.cpu() for name, tensor in run.task.predict(run.model, batch).items()}
+    check_outputs(run.task, outputs)
     text = getattr(run.task, "text", None)
-    if text and "tokens" in outputs:
-        return {"input": value, "text": text(outputs["tokens"])}
-    return {"input": value, **{name: tensor.tolist() for name, tensor in outputs.items()}}
+    if "probabilities" in outputs:
+        pairs = zip(run.index.classes, outputs["probabilities"][0].tolist(), strict=True)
+        ranked = dict(sorted(pairs, key=lambda pair: -pair[1]))
+        result |= {"class": run.index.classes[int(decided(run.task, outputs["probabilities"])[0])], "probabilities": ranked}
+    elif text and "tokens" in outputs:
+        result |= {"text": text(outputs["tokens"][0])}
+    else:
+        result |= {name: tensor[0].tolist() for name, tensor in outputs.items()}
+        if "quantiles" in outputs:
+            result["quantiles"] = dict(zip(levels(run.task, outputs["quantiles"]), result["quantiles"], strict=True))
+    return {**result, "odd": odd} if odd else result

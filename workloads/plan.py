@@ -9,6 +9,7 @@ from pathlib import Path
 from heliostat.config import Config, digest, validate
 from heliostat.datasets import Dataset, Order, Order1, build
 from heliostat.datasets.index import INDEX
+from heliostat.datasets.inspection import inspect
 from heliostat.datasets.sources import Source, find_source, open_source
 from heliostat.environment import DATASETS
 from heliostat.errors import NotWritable, UserError, collected, combined
@@ -27,6 +28,7 @@ from heliostat.workloads.run.record import (
     DatasetRecord,
     Result,
     RunRecord,
+    keep_index,
     open_record,
     read_record,
     read_result,
@@ -111,6 +113,7 @@ class Plan:
                 if new and not (self.folder / CHECKPOINTS).names():
                     self.folder.delete(CONFIG)
                     self.folder.delete(code.CODE)
+                    self.folder.delete(INDEX)
                 raise
 
     def commit(self) -> tuple[RunRecord, Result | None]:
@@ -131,6 +134,7 @@ class Plan:
         self.folder.delete(RESULT)
         if not standing.exists or standing.record.code != standing.kept:
             code.keep(self.folder, standing.code)
+        keep_index(self.folder, dataset)
         write_record(self.folder, standing.record)
         return standing.record, None
 
@@ -149,6 +153,7 @@ class Plan:
         files = code.task_files(self.config.task)
         new = record.model_copy(update={"code": code.hashes(files)})
         if not self.folder.exists(CONFIG):
+            notes += [finding.text for finding in inspect(dataset)]
             return Standing(new, total, notes=tuple(notes), code=files)
         old = read_record(self.folder).config
         before = steps_of(old, order_of(old, dataset, record.order, record.lanes))

@@ -5,12 +5,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
+import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets import Field, Index
-from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Signature
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities, Signature
 from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
 from heliostat.workloads.config import BETTER, Better
@@ -125,6 +126,17 @@ class Task:
     def read(self, value: str) -> Batch:
         """Converts one input of ``heliostat predict`` to a batch of one."""
         raise UserError(f"task {type(self).__name__} takes no input from the command line", "give the task a read method")
+
+    def rows(self, table: pa.Table) -> tuple[Batch, Oddities]:
+        """Converts raw rows of a table to a batch, and says what is odd in them; by default as the dataset's signature encodes.
+
+        Raises:
+            UserError: the dataset has no signature, or the rows cannot be read as its; the message lists all problems.
+        """
+        if self.index.signature is None:
+            raise UserError(f"task {type(self).__name__} has no dataset of a table", "give one input after the other")
+        columns, oddities = self.index.signature.encode(table)
+        return {name: torch.from_numpy(values) for name, values in columns.items()}, oddities
 
     def sample(self, model: nn.Module) -> str | None:
         """A sample of the model's output for the report, as text."""

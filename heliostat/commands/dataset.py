@@ -3,6 +3,8 @@
 import argparse
 from typing import Any
 
+from heliostat.commands.live import add_cluster_options, refuse_cluster_options
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="build|info|verify", required=True)
@@ -12,9 +14,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the source, such as path=photos"
     )
+    add_cluster_options(build, "build")
     build.epilog = "example: heliostat dataset build table data/wine --set path=wine.csv --set target=quality"
     for verb, help_line in (
-        ("info", "show the samples, fields and size of a dataset"),
+        ("info", "show the samples, columns and size of a dataset, and warn of leaks, copies and imbalance"),
         ("verify", "read every byte and compare the checksums"),
     ):
         verbs.add_parser(verb, help=help_line, description=help_line).add_argument("out", metavar="DATASET")
@@ -23,9 +26,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from heliostat.commands.dataset_info import show
     from heliostat.datasets import Dataset
 
     if args.verb == "build":
+        refuse_cluster_options(args)
+        if args.on:
+            return _build_on_cluster(args)
         from heliostat.commands.building import building
         from heliostat.config import assignments
         from heliostat.datasets import build
@@ -34,35 +41,43 @@ def run(args: argparse.Namespace) -> int:
         source = open_source(args.source, assignments(args.set))
         with building(source, quiet=args.json):
             dataset = build(source, args.out)
-        _show(dataset, args)
+        show(args.out, dataset, args.json, inspects=False)
         return 0
     dataset = Dataset.open(args.out)
     if args.verb == "info":
-        _show(dataset, args)
+        show(args.out, dataset, args.json)
         return 0
     return _verify(dataset, args)
 
 
-def _show(dataset: Any, args: argparse.Namespace) -> None:
-    from heliostat.console import out, print_json
+def _build_on_cluster(args: argparse.Namespace) -> int:
+    """Submit the same command as a job on the profile's cluster, next to the data.
 
-    index = dataset.index
-    if args.json:
-        print_json({"uri": args.out, **index.model_dump(mode="json")})
-        return
-    rows = ", ".join(f"{index.rows(split):,} {split}" for split in index.splits)
-    size = sum(shard.bytes for shards in index.splits.values() for shard in shards)
-    for name, text in {
-        "dataset": args.out,
-        "source": index.source,
-        "fields": ", ".join(f"{name}: {field}" for name, field in index.fields.items()),
-        "samples": rows,
-        "size": f"{size / 1e6:.1f} MB in {sum(map(len, index.splits.values()))} shards",
-        "classes": ", ".join(index.classes) or "none",
-        **({"skipped": f"{index.meta['skipped']} files that are no images"} if "skipped" in index.meta else {}),
-        "fingerprint": index.fingerprint,
-    }.items():
-        out.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
+    Raises:
+        UserError: the source or an option is wrong, or the job would not find the data; nothing has been sent.
+    """
+    from heliostat.cluster.profile import find
+    from heliostat.commands import needed, sending
+    from heliostat.commands.on_cluster import HELIOSTAT, check_storage, send_command
+    from heliostat.config import assignments
+    from heliostat.datasets.sources import find_source, open_source
+    from heliostat.folder import absolute, expanded
+    from heliostat.workloads.plan import is_absolute
+
+    profile, options = find(args.on), assignments(args.set)
+    find_source(args.source, options)
+    values = sending.variables_to_send(args.env)
+    variables = needed.job_variables(profile, values)
+    out = absolute(expanded(args.out, variables, "OUT"), profile.storage.root if profile.platform == "kubernetes" else ".")
+    check_storage(profile, out, "OUT")
+    needed.check_paths(profile, needed.data_paths({"options": options}), variables)
+    files = sending.files_to_send()
+    if "path" in options and not is_absolute(expanded(options["path"], variables, "dataset.options.path")):
+        source = open_source(args.source, options)
+        needed.check_sent(files, {"dataset.options.path": [file.path for file in source.files()]})
+    argv = [*HELIOSTAT, "dataset", "build", args.source, out]
+    argv += [part for option in args.set for part in ("--set", option)] + ["--json"] * args.json
+    return send_command(profile, f"build-{args.source}", argv, args, files, values)
 
 
 def _verify(dataset: Any, args: argparse.Namespace) -> int:

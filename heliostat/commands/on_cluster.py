@@ -1,4 +1,4 @@
-"""heliostat train and sweep --on PROFILE: submits the same command as a job on a cluster."""
+"""heliostat train, sweep, predict and dataset build --on PROFILE: submits the same command as a job on a cluster."""
 
 import argparse
 import json
@@ -38,8 +38,15 @@ def send(
     argv += ["--json"] * args.json + ["--verbose"] * args.verbose
     if args.cron:
         return _schedule(profile, config, args, argv, files, values)
-    job = about_job(profile, args.on, config.name)
-    work = Work(new_job_id(config.name.lower()), argv, files, secret_env=values, metadata=job)
+    return send_command(profile, config.name, argv, args, files, values)
+
+
+def send_command(
+    profile: Profile, name: str, argv: list[str], args: argparse.Namespace, files: Contents, values: Mapping[str, str]
+) -> int:
+    """Submit a command as a job that is called ``name``, and follow it to its end; with ``--json`` print its document."""
+    job = about_job(profile, args.on, name)
+    work = Work(new_job_id(name.lower()), argv, files, secret_env=values, metadata=job)
     printed: list[str] = []
     write = to_stream(sys.stderr if args.json else sys.stdout)
 
@@ -119,16 +126,16 @@ def relative_path(config: str) -> str:
     return str(path.relative_to(Path.cwd()))
 
 
-def check_storage(profile: Profile, storage: str) -> None:
-    """Raise a UserError if the cluster's nodes do not share the storage."""
+def check_storage(profile: Profile, storage: str, key: str = "storage") -> None:
+    """Raise a UserError if the cluster's nodes do not share the storage, which ``key`` names."""
     remote = "://" in storage and not storage.startswith("file:")
     if remote or not Path(storage).expanduser().is_absolute() or profile.platform == "local":
         return
     root = profile.storage.root
     if not Path(storage).is_relative_to(root):
         raise UserError(
-            f"storage is {storage}, which the nodes of {profile.name} do not share",
-            f"set storage to a relative path (it is then on {root}), to a folder in {root}, or to s3:// or gs://",
+            f"{key} is {storage}, which the nodes of {profile.name} do not share",
+            f"set {key} to a relative path (it is then on {root}), to a folder in {root}, or to s3:// or gs://",
         )
 
 

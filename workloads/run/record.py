@@ -1,9 +1,10 @@
 """The files of a run folder, ``STORAGE/NAME``.
 
-``config.yaml`` (resolved, with versions and the dataset), ``code/`` (the user's own task), ``metrics.jsonl`` (a record for each
-logged step and each evaluation), ``events.jsonl`` (what ran where and when), ``checkpoints/``, and when it is finished
-``result.json``, ``evaluation.json`` and ``report.html``; ``attempts.jsonl`` (what the controller did), ``lease.json`` (the
-driver) and the files of `heliostat.workloads.run.signals`.
+``config.yaml`` (resolved, with versions and the dataset), ``index.json`` (a copy of the dataset's, so that the run predicts
+without it), ``code/`` (the user's own task), ``metrics.jsonl`` (a record for each logged step and each evaluation),
+``events.jsonl`` (what ran where and when), ``checkpoints/``, and when it is finished ``result.json``, ``evaluation.json`` and
+``report.html``; ``attempts.jsonl`` (what the controller did), ``lease.json`` (the driver) and the files of
+`heliostat.workloads.run.signals`.
 """
 
 import platform
@@ -25,7 +26,7 @@ from heliostat.workloads.config import LENGTH, TrainConfig
 from heliostat.workloads.run.signals import STOP
 
 if TYPE_CHECKING:
-    from heliostat.datasets import Dataset
+    from heliostat.datasets import Dataset, Index
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"
 RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
@@ -191,6 +192,30 @@ def open_dataset(folder: Folder, record: RunRecord) -> "Dataset":
     if dataset.index.fingerprint != record.dataset.fingerprint:
         raise UserError(f"dataset {dataset.folder} is not the one that the run was trained on", "restore it")
     return dataset
+
+
+def keep_index(folder: Folder, dataset: "Dataset") -> None:
+    """Copies the index of a run's dataset to its folder, unless it is there."""
+    from heliostat.datasets.index import INDEX
+
+    if not folder.exists(INDEX):
+        folder.write(INDEX, dataset.folder.read(INDEX))
+
+
+def read_index(folder: Folder, record: RunRecord) -> "Index":
+    """The index of the dataset that a run was trained on: the run's copy, or of an older run the dataset's own.
+
+    Raises:
+        UserError: the copy is damaged or of another dataset; without one, the dataset is missing, or has changed.
+    """
+    from heliostat.datasets.index import INDEX, Index
+
+    if not folder.exists(INDEX):
+        return open_dataset(folder, record).index
+    index = Index.parse(folder.read(INDEX), str(folder))
+    if index.fingerprint != record.dataset.fingerprint:
+        raise UserError(f"{folder}/{INDEX} is not of the dataset that the run was trained on", "delete it")
+    return index
 
 
 def _version(package: str) -> str:

@@ -1,0 +1,111 @@
+"""What heliostat dataset info shows: the dataset, the columns of its signature, and what is suspicious in it."""
+
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from heliostat.datasets import Dataset, Index
+    from heliostat.datasets.signature import Column
+
+LISTED = 4
+"""Categories that a line lists."""
+DONE = {
+    "number": "standardized",
+    "boolean": "0 or 1",
+    "date": "{width} parts: {parts}",
+    "list": "{width} numbers",
+    "text": "its words hashed into {width} numbers",
+}
+"""What becomes of the values of each kind of column."""
+
+
+def show(uri: str, dataset: "Dataset", as_json: bool, inspects: bool = True) -> None:
+    """Print a dataset; ``inspects`` also reads it to look for leaks, copies and an uneven target."""
+    from heliostat.console import out, print_json, print_table
+    from heliostat.datasets.inspection import inspect
+
+    index = dataset.index
+    findings = inspect(dataset) if inspects else []
+    if as_json:
+        print_json(
+            {"uri": uri, **index.model_dump(mode="json"), "warnings": [finding.document() for finding in findings]}
+        )  # fmt: skip
+        return
+    for name, text in _facts(uri, index).items():
+        out.print(f"{name:<12}{text}", highlight=False, markup=False, soft_wrap=True)
+    if signature := index.signature:
+        out.print()
+        names = ("column", "kind", "type", "values", "missing", "what is learnt")
+        print_table(names, [_row(column, signature.feature_names) for column in signature.columns])
+        for name, why in signature.left_out.items():
+            out.print(f"left out    {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+    for finding in findings:
+        out.print(f"warning     {finding.text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(uri: str, index: "Index") -> dict[str, Any]:
+    rows = ", ".join(f"{index.rows(split):,} {split}" for split in index.splits)
+    size = sum(shard.bytes for shards in index.splits.values() for shard in shards)
+    return {
+        "dataset": uri,
+        "source": index.source,
+        "fields": ", ".join(f"{name}: {field}" for name, field in index.fields.items()),
+        "samples": rows,
+        "split": _split(index.source.get("split")),
+        "size": f"{size / 1e6:.1f} MB in {sum(map(len, index.splits.values()))} shards",
+        **({"target": _target(index)} if index.signature else {}),
+        "classes": ", ".join(index.classes) or "none",
+        **({"skipped": f"{index.meta['skipped']} files that are no images"} if "skipped" in index.meta else {}),
+        "fingerprint": index.fingerprint,
+    }
+
+
+def _split(options: Any) -> str:
+    """How samples were split, from the source's option."""
+    if not isinstance(options, dict):
+        return "by content: a hash of each sample, 70/15/15"
+    by = options.get("by", "content")
+    others = ", ".join(f"{key} {value}" for key, value in options.items() if key != "by" and value)
+    return f"by {by}{f' ({others})' if others else ''}"
+
+
+def _target(index: "Index") -> str:
+    assert index.signature
+    target = index.signature.target
+    unit = f" {target.unit}" if target.unit else ""
+    if target.kind == "number":
+        between = f", {target.least:g} to {target.most:g}{unit}" if target.least is not None and target.most is not None else ""
+        return f"{target.name}: a number ({target.type}){between}"
+    counts = index.train.target if index.train else ()
+    shares = ", ".join(f"{name} {count / sum(counts):.1%}" for name, count in zip(target.classes, counts, strict=False))
+    return (
+        f"{target.name}: {len(target.classes)} classes ({target.type}){f'; {shares}' if len(counts) <= 10 and shares else ''}"
+    )
+
+
+def _row(column: "Column", feature_names: list[str]) -> tuple[str, ...]:
+    missing = f"{column.missing:.1%}" if column.missing else "none"
+    parts = ", ".join(name.removeprefix(f"{column.name}.") for name in feature_names if name.startswith(f"{column.name}."))
+    if column.kind == "category":
+        learnt = f"hashed into {column.buckets} codes" if column.buckets else f"one of {column.codes} codes"
+    else:
+        learnt = DONE[column.kind].format(width=column.width, parts=parts)
+    fill = f"; missing: {column.fill}" if column.missing and column.kind != "category" else ""
+    return column.name, column.kind, column.type, "; ".join(_values(column)), missing, learnt + fill
+
+
+def _values(column: "Column") -> Iterator[str]:
+    if column.kind == "category":
+        shown = ", ".join(column.categories[:LISTED])
+        more = column.codes - LISTED
+        yield f"{column.buckets} buckets" if column.buckets else f"{shown}{f' and {more} more' if more > 0 else ''}"
+    elif column.kind == "boolean":
+        yield "false, true"
+    elif column.least is not None and column.most is not None:
+        least, most = (_moment(each) if column.kind == "date" else f"{each:g}" for each in (column.least, column.most))
+        yield f"{least} to {most}{f' {column.unit}' if column.unit else ''}"
+
+
+def _moment(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))

@@ -1,0 +1,138 @@
+"""Raw rows, as people have them, as a table with the columns of a signature."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from heliostat.config import nearest
+from heliostat.datasets.signature import Signature
+from heliostat.errors import UserError
+
+SHOWN = 10
+"""Problems that a message lists."""
+
+
+def parse_row(text: str, signature: Signature) -> dict[str, Any]:
+    """A JSON object, or a JSON list with a value for each column in the signature's order, as a row.
+
+    Raises:
+        UserError: it is neither.
+    """
+    names = [column.name for column in signature.columns]
+    try:
+        row = json.loads(text, object_pairs_hook=_unique)
+    except ValueError as error:
+        raise UserError(
+            f"input {_short(text)} is not a JSON row: {error}", f"give an object such as {_example(names)}"
+        ) from None
+    if isinstance(row, list) and len(row) == len(names):
+        return dict(zip(names, row, strict=True))
+    if not isinstance(row, dict):
+        what = f"a list of {len(row)} values" if isinstance(row, list) else f"a {type(row).__name__}"
+        raise UserError(
+            f"input {_short(text)} is {what}, but a row has {len(names)} columns", f"give an object such as {_example(names)}"
+        )
+    return row
+
+
+def table_of(rows: Any, signature: Signature) -> pa.Table:
+    """Rows as a table with the columns of the signature, and perhaps others.
+
+    Args:
+        rows: a mapping of columns to values or a sequence of those, in which a column that is left out is missing; or a
+            DataFrame of pandas or polars or an Arrow table, which has all columns.
+        signature: of the dataset of the run.
+
+    Raises:
+        UserError: rows have columns that there are none, or a table lacks some; the message lists all.
+    """
+    if isinstance(rows, Mapping):
+        rows = [rows]
+    if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+        return _of_mappings(rows, signature)
+    if isinstance(rows, str | bytes | Sequence):
+        raise UserError("the rows are no mappings of columns to values", "give a list of dictionaries, a DataFrame or a table")
+    try:
+        table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+        raise UserError(f"the rows cannot be read as a table: {error}", "give each column values of one type") from None
+    check_columns(table.column_names, signature)
+    return table
+
+
+def check_columns(names: Sequence[str], signature: Signature, place: str = "the table") -> None:
+    """Refuse a table that lacks columns of the signature, or has one twice.
+
+    Raises:
+        UserError: so it is; the message has the nearest name for each.
+    """
+    wanted = [column.name for column in signature.columns]
+    twice = [(f"{place} has the column {name!r} twice", "rename one") for name in wanted if list(names).count(name) > 1]
+    others = [name for name in names if name not in wanted]
+    lacking = [
+        (f"{place} lacks the column {name!r}", nearest(name, others) if others else "add it; its values may be missing")
+        for name in wanted
+        if name not in names
+    ]
+    _refuse([*twice, *lacking], place)
+
+
+def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.Table:
+    names = [column.name for column in signature.columns]
+    known = {*names, signature.target.name, *signature.left_out}
+    problems = []
+    for number, row in enumerate(rows, 1):
+        where = f"row {number}: " if len(rows) > 1 else ""
+        problems += [(f"{where}{key!r} is not a column", nearest(str(key), names)) for key in row if key not in known]
+        if not any(key in row for key in names):
+            problems.append((f"{where or 'the row '}has none of the columns", f"give them, such as {_example(names)}"))
+        problems += [
+            (f"{where}{key!r} is {_short(json.dumps(value, default=str))}, but no column has objects", "give a plain value")
+            for key, value in row.items()
+            if isinstance(value, Mapping)
+        ]
+    _refuse(problems, "the input")
+    return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+
+
+def _array(values: list[Any]) -> pa.Array:
+    """The values with their type, or as texts if they have several: the other rows must not change what a value means."""
+    if len({type(value) for value in values if value is not None}) == 1:
+        try:
+            return pa.array(values)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            pass  # whole numbers beyond 64 bits, or lists of several types
+    return pa.array([None if value is None else _text(value) for value in values], pa.string())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    pairs = list(pairs)
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"it has {next(repr(name) for name in names if names.count(name) > 1)} twice")
+    return row
+
+
+def _example(names: Sequence[str]) -> str:
+    shown = ", ".join(f'"{name}": ...' for name in names[:5])
+    return f"{{{shown}{', ...' if len(names) > 5 else ''}}}"
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+
+
+def _refuse(problems: list[tuple[str, str]], where: str) -> None:
+    if len(problems) == 1:
+        raise UserError(*problems[0])
+    if problems:
+        lines = [f"\n    {what}: {fix}" for what, fix in problems[:SHOWN]]
+        lines += [f"\n    and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        raise UserError(f"{where} has {len(problems)} problems:{''.join(lines)}", "correct all of them")
