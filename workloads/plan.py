@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from heliostat import own_code
 from heliostat.config import Config, digest, validate
 from heliostat.datasets import Dataset, Order, Order1, build
 from heliostat.datasets.index import INDEX
@@ -51,7 +52,7 @@ class Standing:
     notes: tuple[str, ...] = ()
     """What the user should know: that it becomes longer, that its code has changed."""
     code: Mapping[str, bytes] = field(default_factory=dict)
-    """The files of its task."""
+    """The files of its task and of its source."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """The hashes of those that are kept with the run, by name."""
 
@@ -150,8 +151,8 @@ class Plan:
         data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
         record = open_record(self.config, self.folder, data, lanes_of(self.config))
         total = steps_of(self.config, order_of(self.config, dataset, record.order, record.lanes))
-        files = code.task_files(self.config.task)
-        new = record.model_copy(update={"code": code.hashes(files)})
+        files = code.own_files(self.config.task, self.config.dataset.source)
+        new = record.model_copy(update={"code": own_code.hashes(files)})
         if not self.folder.exists(CONFIG):
             notes += [finding.text for finding in inspect(dataset)]
             return Standing(new, total, notes=tuple(notes), code=files)

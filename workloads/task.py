@@ -1,6 +1,5 @@
 """The Task contract: a model, its loss and its metrics, as one small class; the training loop is Heliostat's."""
 
-import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
@@ -9,11 +8,11 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from heliostat import own_code
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets import Field, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities, Signature
-from heliostat.errors import UserError, short_traceback
-from heliostat.modules import order_search_path
+from heliostat.errors import UserError
 from heliostat.workloads.config import BETTER, Better
 from heliostat.workloads.tabular.encoder import Encoder
 
@@ -178,18 +177,8 @@ def find(name: str) -> type[Task]:
         module = f"heliostat.workloads.tasks.{name.replace('-', '_')}"
         cls_name = name.title().replace("-", "")
     else:
-        order_search_path()
-        _check_name(module, cls_name)
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise _import_failed(name, error) from None
-        raise UserError(f"task {name!r}: there is no module {module}", f"create {module}.py in {Path.cwd()}") from None
-    except UserError:  # an extra is not installed
-        raise
-    except Exception as error:  # a user's module can raise anything, and the message must show it
-        raise _import_failed(name, error) from None
+        own_code.check_name("task", name)
+    loaded = own_code.load("task", name, module)
     cls = getattr(loaded, cls_name, None)
     if not (isinstance(cls, type) and issubclass(cls, Task)):
         tasks = [k for k, v in vars(loaded).items() if isinstance(v, type) and issubclass(v, Task) and v is not Task]
@@ -200,24 +189,6 @@ def find(name: str) -> type[Task]:
     if foreign := [f"{method}: {fix}" for method, fix in FOREIGN.items() if hasattr(cls, method)]:
         raise UserError(f"task {name!r} has methods that nothing here calls", "; ".join(foreign))
     return cls
-
-
-def _check_name(module: str, cls_name: str) -> None:
-    """Raises a UserError for what is no name of a module that other processes can import."""
-    name = f"{module}:{cls_name}"
-    if module == "__main__":
-        raise UserError(
-            f"task {name!r} is in __main__, which is another program in the processes that train",
-            f"write it into a file (in a notebook: %%writefile tasks.py), and name it tasks:{cls_name}",
-        )
-    dotted = ".".join(part for part in module.removesuffix(".py").split("/") if part not in ("", "."))
-    if dotted != module and not module.startswith(("/", "~", "..")):
-        raise UserError(f"task {name!r} is a path, but must be a module's name", f"write it as {dotted}:{cls_name}")
-    if not all(part.isidentifier() for part in module.split(".")):
-        raise UserError(
-            f"task {name!r}: {module!r} is not a module's name",
-            f"write module:{cls_name}, of a module in the folder where the command is started",
-        )
 
 
 def create(
@@ -306,9 +277,3 @@ def _check_taken(name: str, cls: type[Task], signature: Signature) -> None:
 def _some(names: list[str], most: int = 8) -> str:
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(map(repr, names[:most])) + more
-
-
-def _import_failed(name: str, error: Exception) -> UserError:
-    if error.__traceback__:
-        error = error.with_traceback(error.__traceback__.tb_next)  # without our own frame
-    return UserError(f"task {name!r} fails to import:\n  {short_traceback(error)}", "correct the file that is named last")

@@ -227,5 +227,5 @@ def test_a_config_may_be_a_dictionary_and_a_name_is_that_of_the_file(tmp_path: P
 
 
 def test_only_a_users_own_modules_are_kept(project: Path) -> None:
-    assert code.task_files("tabular-classification") == {}
-    assert code.task_files("heliostat.workloads.examples.digits_task:Digits") == {}
+    assert code.own_files("tabular-classification") == {}
+    assert code.own_files("heliostat.workloads.examples.digits_task:Digits") == {}

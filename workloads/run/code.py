@@ -1,10 +1,10 @@
-"""The code of a run's task, kept in its folder: ``code/`` has the task's module and the modules beside it that it imports.
+"""The user's own code of a run, kept in its folder: ``code/`` has the modules of its task and of its source of data, and the
+modules beside them that they import.
 
 The record has their hashes. A run can so be used from any folder, and after its task was changed or deleted; only what opens
 that run loads this code.
 """
 
-import ast
 import atexit
 import builtins
 import hashlib
@@ -18,6 +18,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from heliostat import own_code
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads import task
@@ -25,67 +26,19 @@ from heliostat.workloads import task
 CODE = "code"
 
 
-def task_files(name: str) -> dict[str, bytes]:
-    """The files of a task of the user's own: its module, and of the same folder what that imports, by their relative paths.
-
-    Also what a function imports when it is called; not what is installed, and not data files.
+def own_files(task_name: str, source: str | None = None) -> dict[str, bytes]:
+    """The files of a task and of a source of the user's own, see `heliostat.own_code.files_of`.
 
     Raises:
-        UserError: see `heliostat.workloads.task.find`.
+        UserError: see `heliostat.own_code.load`.
     """
-    module, _, cls = name.partition(":")
-    if not cls:
-        return {}
-    task.find(name)
-    file = getattr(sys.modules[module], "__file__", None)
-    if not file or not file.endswith(".py"):
-        return {}
-    place = Path(file).resolve()
-    root = place.parents[module.count(".") + (place.name == "__init__.py")]
     found: dict[str, bytes] = {}
-    if _is_there(root, module.partition(".")[0]):
-        _collect(root, module, found)
+    for key, name in (("task", task_name), ("dataset.source", source or "")):
+        module, own, _ = name.partition(":")
+        if own:
+            own_code.load(key, name, module)
+            found |= own_code.files_of(module)
     return found
-
-
-def _is_there(root: Path, package: str) -> bool:
-    """Whether Python would import a module or package of that name from ``root``, and ``root`` is no folder of packages."""
-    if package == "heliostat" or package in sys.stdlib_module_names or root.name in ("site-packages", "dist-packages"):
-        return False
-    spec = PathFinder.find_spec(package)
-    places = [spec.origin or "", *(spec.submodule_search_locations or ())] if spec else []
-    return any(Path(place).resolve().is_relative_to(root) for place in places if place)
-
-
-def _collect(root: Path, module: str, found: dict[str, bytes]) -> None:
-    """Adds a module, the packages that it is in, and what these import, if they are below ``root``."""
-    parts = module.split(".")
-    for end in range(1, len(parts) + 1):
-        base = root.joinpath(*parts[:end])
-        for place, package in ((base.with_suffix(".py"), parts[: end - 1]), (base / "__init__.py", parts[:end])):
-            path = str(place.relative_to(root))
-            if path in found or not place.is_file():
-                continue
-            found[path] = place.read_bytes()
-            for other in _imports(found[path], package):
-                if other.partition(".")[0] == parts[0] or _is_there(root, other.partition(".")[0]):
-                    _collect(root, other, found)
-
-
-def _imports(source: bytes, package: list[str]) -> Iterator[str]:
-    """The modules that a file in that package may import: also each name that it imports from one may be one."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
-            base = [*above, *filter(None, [node.module])]
-            yield from (".".join([*base, alias.name]) for alias in node.names)
-
-
-def hashes(files: Mapping[str, bytes]) -> dict[str, str]:
-    """The SHA-256 of each file, as they are recorded."""
-    return {name: hashlib.sha256(data).hexdigest() for name, data in sorted(files.items())}
 
 
 def keep(run: Folder, files: Mapping[str, bytes]) -> None:
@@ -98,7 +51,7 @@ def keep(run: Folder, files: Mapping[str, bytes]) -> None:
 
 def changed(kept: Mapping[str, str], now: Mapping[str, bytes]) -> list[str]:
     """The files that differ from those that are recorded."""
-    current = hashes(now)
+    current = own_code.hashes(now)
     return sorted(name for name in kept.keys() | current.keys() if kept.get(name) != current.get(name))
 
 
@@ -110,7 +63,9 @@ def find_task(run: Folder, name: str, recorded: Mapping[str, str]) -> tuple[type
     """
     note = ""
     try:
-        different = changed(recorded, task_files(name)) if recorded else []
+        now = own_files(name) if recorded else {}
+        # Files that are here, but not the task's, are those of the source, which is not needed.
+        different = [file for file in changed(recorded, now) if file in now or not Path(file).is_file()] if recorded else []
     except UserError:
         if not recorded:
             raise
