@@ -157,6 +157,7 @@ def _script(args: argparse.Namespace) -> "Script":
         UserError: an argument is wrong, or the script does not exist.
     """
     from heliostat.config import validate
+    from heliostat.environment import IN_A_JOB
     from heliostat.requirements import provide
     from heliostat.workloads.torchrun.config import Script
 
@@ -168,7 +169,7 @@ def _script(args: argparse.Namespace) -> "Script":
     values = {key: getattr(args, key) for key in ("script", "args", "module", "storage", "max_restarts", "requirements")}
     script = validate({**values, "workers": workers_of(args), "name": name, "resources": resources}, Script)
     _check_script(script)
-    if not args.on and script.requirements:
+    if script.requirements and not args.on and IN_A_JOB not in os.environ:  # in a job, the workers install them
         provide(script.requirements)
     return script
 

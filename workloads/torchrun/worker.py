@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,8 @@ def work(spec: dict[str, Any]) -> None:
     context = ray.train.get_context()
     rank, hub, attempt = context.get_world_rank(), spec["hub"], spec["attempt"]
     working_dir = _working_dir(spec)
-    installed = provide(spec["requirements"])
+    with chdir(working_dir):  # of which the paths of wheels are relative
+        installed = provide(spec["requirements"])
     node = ray.util.get_node_ip_address()
     alone = rendezvous.on_one_machine(node, context.get_local_world_size(), context.get_world_size())
     address = rendezvous.address_for(node, alone)
