@@ -112,9 +112,8 @@ class Survey:
                 self.markers |= {text for text in pc.unique(column.filter(gone)).to_pylist() if text}
                 column = column.filter(pc.invert(gone))
             found = numbers.plain(column, self._kinds()) if self.numbers else None
-        if found is not None and self.numbers:
-            if pa.types.is_integer(found.type):
-                self.padded = self.padded or _first(column, r"^0\d+$")
+        if found is not None and pa.types.is_integer(found.type):
+            self.padded = self.padded or _first(column, r"^0\d+$")
         self._add_numbers(found)
         if self.numbers and self.numbers.count and max(-self.numbers.least, self.numbers.most) >= BEYOND:
             self.beyond = self.beyond or _first(column, r"^[+-]?[1-9]\d{15,}$")
