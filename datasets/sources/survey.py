@@ -17,6 +17,8 @@ from heliostat.datasets.values.words import hashes
 LISTED = 10_000
 """Different values that are kept of a column, far above what categories and classes may have."""
 LISTED_BYTES = 4 << 20
+LARGE = 2**53
+"""Whole numbers above are names of something, unless they are near each other."""
 BEYOND = 10**15
 """Whole numbers from here on may be rounded by a floating-point number of 64 bits."""
 
@@ -132,6 +134,9 @@ class Survey:
         self.numbers.add(np.asarray(found))
 
     def _may_name(self, column: pa.Array) -> bool:
+        """Whether it is of interest if all values differ: of texts, and of numbers for their name or because they are large."""
+        if self.numbers and self.numbers.count and max(-self.numbers.least, self.numbers.most) > LARGE:
+            return True
         return (is_text(column.type) and (self.numbers is None or self._listed)) or (self._listed and self.is_number)
 
     def _list(self, column: pa.Array) -> None:
