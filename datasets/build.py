@@ -13,15 +13,16 @@ import numpy.typing as npt
 from heliostat.datasets.arrow import Columns, encode
 from heliostat.datasets.format import Dataset
 from heliostat.datasets.index import INDEX, SPLITS, Field, Index, Shard, SplitName
+from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Source
 from heliostat.datasets.sources.spool import temporary_space
+from heliostat.datasets.statistics import Statistics
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT
 
 SHARD_BYTES = 16 << 20
 TEST, VALIDATION = 0.15, 0.15
-Moments = npt.NDArray[np.float64]
 
 
 def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: float = TIMEOUT) -> Dataset:
@@ -48,14 +49,17 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: fl
     finally:
         source.close()
         source.progress("", 0, 0, "")
-    meta = source.meta()
+    meta, signature = source.meta(), source.signature()
     index = Index(
-        fingerprint=_fingerprint(source.fields, meta, writers),
+        format=2 if signature else 1,
+        fingerprint=_fingerprint(source.fields, meta, signature, writers),
         fields=source.fields,
         splits={split: tuple(writer.shards) for split, writer in writers.items()},
         stats=writers["train"].statistics.result(),
         meta=meta,
         source=source.description(),
+        signature=signature,
+        train=writers["train"].statistics.of_table(signature) if signature else None,
     )
     if finished:
         if finished.index.fingerprint != index.fingerprint:
@@ -63,7 +67,7 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: fl
                 f"{uri} already holds another dataset, of {finished.index.source}", "choose another folder, or delete this one"
             )
         return finished
-    folder.write(INDEX, index.model_dump_json(indent=2).encode())
+    folder.write(INDEX, index.document())
     return Dataset.open(uri, patience)
 
 
@@ -117,8 +121,12 @@ def _codes(keys: list[bytes]) -> npt.NDArray[np.uint8]:
     return np.where(uniform < TEST, test, np.where(uniform < TEST + VALIDATION, validation, train)).astype(np.uint8)
 
 
-def _fingerprint(fields: dict[str, Field], meta: dict[str, Any], writers: dict[SplitName, "_SplitWriter"]) -> str:
-    described = {"fields": {k: f.model_dump(mode="json") for k, f in fields.items()}, "meta": meta}
+def _fingerprint(
+    fields: dict[str, Field], meta: dict[str, Any], signature: Signature | None, writers: dict[SplitName, "_SplitWriter"]
+) -> str:
+    described: dict[str, Any] = {"fields": {k: f.model_dump(mode="json") for k, f in fields.items()}, "meta": meta}
+    if coding := signature and signature.coding():
+        described["signature"] = coding
     total = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
     for split, writer in writers.items():
         total.update(f"{split} {[s.rows for s in writer.shards]} {writer.content.hexdigest()}".encode())
@@ -168,7 +176,7 @@ class _SplitWriter:
         """The rows of the shards to come, if they are known before."""
         self.shards: list[Shard] = []
         self.content = hashlib.sha256()
-        self.statistics = _Statistics()
+        self.statistics = Statistics()
         self._pending = _Pending()
 
     def add(self, columns: Columns, fields: dict[str, Field], ends: bool) -> None:
@@ -205,32 +213,3 @@ def _cuts(rows: int, most: int) -> Iterator[tuple[int, int]]:
     parts = -(-rows // most)
     for part in range(parts):
         yield rows * part // parts, rows * (part + 1) // parts
-
-
-class _Statistics:
-    """Mean and standard deviation of each column over all axes but the first one of a sample, in one pass.
-
-    Sums are of the differences from the first sample: of large numbers that are near each other, squares have no digits left.
-    """
-
-    def __init__(self) -> None:
-        self._sums: dict[str, tuple[int, Moments, Moments, Moments]] = {}
-
-    def add(self, columns: Columns) -> None:
-        for name, values in columns.items():
-            if values.ndim < 2 or name == "tokens" or not len(values):
-                continue
-            flat = values.reshape(len(values), values.shape[1], -1).astype(np.float64)
-            zero = np.zeros(flat.shape[1])
-            count, first, total, squares = self._sums.get(name, (0, flat[0, :, 0].copy(), zero, zero))
-            flat -= first[:, None]
-            seen = flat.shape[0] * flat.shape[2]
-            self._sums[name] = (count + seen, first, total + flat.sum(axis=(0, 2)), squares + (flat**2).sum(axis=(0, 2)))
-
-    def result(self) -> dict[str, dict[str, list[float]]]:
-        stats = {}
-        for name, (count, first, total, squares) in self._sums.items():
-            mean = total / count
-            spread = np.sqrt(np.maximum(squares / count - mean**2, 0))
-            stats[name] = {"mean": (first + mean).tolist(), "std": spread.tolist()}
-        return stats

@@ -111,6 +111,11 @@ class Index(Config):
             raise ValueError("\n".join(problems))
         return self
 
+    def document(self) -> bytes:
+        """The content of ``index.json``."""
+        without = None if self.signature else {"signature", "train"}  # which earlier versions do not know
+        return self.model_dump_json(indent=2, exclude=without).encode()
+
     def rows(self, split: str) -> int:
         return sum(shard.rows for shard in self.splits[split])
 

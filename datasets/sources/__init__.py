@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets.arrow import Columns
 from heliostat.datasets.index import Field
+from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources.files import File, identity
 from heliostat.errors import UserError
 
@@ -90,6 +91,10 @@ class Source:
     def meta(self) -> dict[str, Any]:
         """Metadata for tasks: the class names, the vocabulary. Some is known only after the chunks have been read."""
         raise NotImplementedError
+
+    def signature(self) -> Signature | None:
+        """The columns of a table; None of other data. It is known only after the chunks have been read."""
+        return None
 
     def preview(self) -> dict[str, Field] | None:
         """The fields, if they are known without a long read; else None.

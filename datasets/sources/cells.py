@@ -1,155 +1,140 @@
-"""What the texts in a column of a table stand for: numbers, dates, missing values, or categories.
-
-Everything is computed by Arrow on chunks of columns or on their distinct values.
-"""
+"""What the texts in a column of a table stand for: truth values, numbers, dates, lists, or categories."""
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Collection
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-MISSING = (
-    "", "na", "n/a", "n.a.", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
-    "nat", "null", "nil", "(null)", "\\n", "missing", "?", "??", "???", "-", "--", "---", "\u2013", "\u2014", ".", "..", "...",
-    "#div/0!", "#null!", "#num!", "#ref!", "#value!", "#name?",
-)  # fmt: skip
-"""How programs write that a value is missing, in lower case: pandas' and Arrow's lists, UCI's ?, databases, spreadsheets."""
-PYTHON_NONE = "None"
-"""Python's; in lower case it is a category of its own in many tables (no treatment, no fence)."""
+from heliostat.datasets.values import dates, numbers
+from heliostat.datasets.values.dates import Format
+from heliostat.datasets.values.numbers import Decimal
 
-GROUP = r"[,.'_ \x{2019}\x{00a0}\x{202f}]"
-WHOLE = rf"(?:\d{{1,3}}(?:{GROUP}\d{{2,3}})*{GROUP}\d{{3}}|\d+)"
-NUMBER = rf"(?:{WHOLE}(?:[.,]\d*)?|[.,]\d+)(?:[eE][+-]?\d+)?"
-SIGN, MONEY = r"[+\-\x{2212}\x{2013}]?", r"(?:[$€£¥₹₽₩₺]|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD)\b|US\$)?"
-PLAIN = r"^[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?$"
-FORMATTED = rf"^\(?{SIGN}\s?{MONEY}\s?{SIGN}{NUMBER}\s?(?:%|‰|{MONEY})\s?\)?$"
-WITH_UNIT = rf"^{SIGN}{NUMBER}\s?(?P<unit>[A-Za-zµμ°Ω][A-Za-zµμ°Ω0-9²³/^]*)$"
-ORDINALS = {"st", "nd", "rd", "th"}
-MONTH = r"(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*"
-DATE = "|".join((
-    r"^\d{4}[-/.]\d{1,2}[-/.]\d{1,2}(?:[T ].*)?$",  # 2024-01-31, with or without a time
-    r"^\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2})(?: .*)?$",  # 31.01.2024, 1/31/24
-    r"^(?:19|20)\d{2}[-/](?:0[1-9]|1[0-2])$",  # 2024-01
-    rf"(?i)^(?:[a-z]{{2,9}},? )?\d{{1,2}}[. -]+{MONTH}[., -]+\d{{2,4}}(?: .*)?$",  # 31 Jan 2024, Wed, 31 Jan 2024
-    rf"(?i)^{MONTH}[. ]+(?:\d{{1,2}},? )?\d{{4}}(?: .*)?$",  # Jan 31, 2024; January 2024
-    r"(?i)^\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?: ?[ap]m)?$",  # 12:30
-))  # fmt: skip
 MOSTLY, LEAST = 0.8, 5
 """A column of texts is doubted if at least this share of its distinct values, and more than so many, are numbers or dates."""
-TRUTHS = {"true", "false", "yes", "no", "y", "n", "t", "f", "on", "off", "1", "0"}
+WORDS = {"true", "false", "yes", "no", "on", "off", "1", "0"}
+LETTERS = ({"y", "n"}, {"t", "f"})
 SHOWN = 3
 MANY = 1000
 """Texts with more distinct values are no categories or classes, so that their spelling does not matter."""
+Mask = npt.NDArray[np.bool_]
 
 
-def trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts without white space at their ends; null as the empty text."""
-    return pc.utf8_trim_whitespace(pc.fill_null(column, ""))
+class Doubt(Exception):
+    """What is wrong with a column, and what to do."""
 
-
-def missing(texts: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which of some trimmed texts say that a value is missing."""
-    listed = pc.is_in(pc.utf8_lower(texts), value_set=pa.array(MISSING, texts.type))
-    return pc.or_(listed, pc.equal(texts, PYTHON_NONE))
-
-
-NUMBERS = ("int64", "float64")
-
-
-def castable(texts: pa.Array, tried: Collection[str] = NUMBERS) -> set[str]:
-    """As which types of numbers, of those that are ``tried``, Arrow reads all of some texts."""
-    kinds = set()
-    for name in (name for name in NUMBERS if name in tried):
-        try:
-            values = pc.cast(texts, name)
-        except pa.ArrowInvalid:
-            continue
-        if name == "int64" or not pc.any(pc.is_nan(values)).as_py():
-            kinds.add(name)
-        if name == "int64" and not pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():
-            return set(tried)  # all but what is written as 0x1F
-    return kinds
+    def __init__(self, what: str, fix: str) -> None:
+        super().__init__(what, fix)
+        self.what, self.fix = what, fix
 
 
 def are_truths(texts: pa.Array) -> bool:
-    """Whether all texts are true and false, in any case."""
-    lower = pc.utf8_lower(texts)
-    return bool(pc.all(pc.is_in(lower, value_set=pa.array(["true", "false"], lower.type))).as_py())
+    """Whether different texts are true and false, yes and no, on and off, y and n, or t and f, in any case."""
+    lower = {text.lower() for text in texts[: SHOWN * len(WORDS)].to_pylist()} if len(texts) <= SHOWN * len(WORDS) else set()
+    words = lower <= WORDS and bool(lower & {"true", "yes", "on", "1"}) and bool(lower & {"false", "no", "off", "0"})
+    return lower in LETTERS or (words and not lower <= {"0", "1"})
 
 
-def padded(texts: pa.ChunkedArray) -> str | None:
-    """One of the whole numbers that are written with zeros before them, such as 01234."""
-    return _first(texts, r"^0\d+$")
+def date_format(texts: pa.Array) -> Format | None:
+    """The format of the dates that texts are; None if they are none.
+
+    Raises:
+        Doubt: the order of day and month cannot be known, or some texts are no dates.
+    """
+    found = {kind: good for kind, good in dates.formats(texts) if is_most(good)}
+    if not found:
+        return None
+    whole = [kind for kind, good in found.items() if good.all()]
+    if len(whole) > 1 and not _same(texts, whole):
+        if pc.all(pc.match_substring_regex(texts, r"^\d{1,2}\.")).as_py():
+            return "day-month-year"  # with points, the day is always first
+        raise Doubt(
+            f"has dates of which day and month cannot be told apart, such as {some(texts, found[whole[0]])}",
+            "give its type as day-month-year or month-day-year in dataset.options.columns",
+        )
+    if not whole:
+        good = max(found.values(), key=lambda mask: int(mask.sum()))
+        raise Doubt(
+            f"has dates, but also {some(texts, ~good)}",
+            "give these as missing in dataset.options.columns, or give its type as category",
+        )
+    return whole[0]
 
 
-def beyond(texts: pa.ChunkedArray) -> str | None:
-    """One of the whole numbers that a floating-point number of 64 bits rounds: those of more than 15 digits."""
-    return _first(texts, r"^[+-]?[1-9]\d{15,}$")
-
-
-def doubts(values: pa.Array, target: bool = False) -> tuple[str, str] | None:
-    """Why texts are no categories or classes, and what to do: they are numbers, dates, or spelt in two ways; None if they are.
+def number_style(texts: pa.Array, target: bool = False) -> tuple[Decimal, str | None] | None:
+    """What separates the decimals of the numbers that texts are, and their unit; None if they are no numbers.
 
     Args:
-        values: the different ones, without missing values.
-        target: whether they are classes, which may be plain numbers or have a unit, such as 1 star.
+        texts: the different ones, without missing values.
+        target: whether they are classes, which may have a unit, such as 1 star.
+
+    Raises:
+        Doubt: some are no numbers, or they have different separators or units.
     """
-    date = pc.match_substring_regex(values, DATE)
-    if _most(values, date):
-        return f"has dates or times, such as {_some(values, date)}", "convert them to numbers, such as days or years"
-    plain, formatted = pc.match_substring_regex(values, PLAIN), _formatted(values, units=not target)
-    if pc.any(pc.and_not(formatted, plain)).as_py() and _most(values, formatted):
-        odd = _some(values, pc.and_not(formatted, plain))
-        return f"has numbers with signs, separators or units, such as {odd}", "write them as 1234.5"
-    if not target and _most(values, formatted):
-        if pc.all(plain).as_py():
-            return (
-                f"has numbers as texts, such as {_some(values, plain)}",
-                "convert them to numbers, or for categories write c1, c2",
-            )
-        odd = _some(values, pc.invert(formatted))
-        return f"has numbers, but also {odd}", "fill these or drop their rows, or for categories write c1, c2"
-    return _variants(values)
+    best: tuple[Decimal, Mask] | None = None
+    for decimal in numbers.DECIMALS:
+        good = np.asarray(numbers.matches(texts, decimal, units=False))
+        if not target and _measured(texts, decimal):
+            good = np.asarray(numbers.matches(texts, decimal, units=True))
+        if best is None or good.sum() > best[1].sum():
+            best = decimal, good
+    assert best
+    decimal, good = best
+    if not is_most(good):
+        return None
+    if not good.all():
+        raise Doubt(
+            f"has numbers, but also {some(texts, ~good)}",
+            "give these as missing in dataset.options.columns, or give its type as category",
+        )
+    units = numbers.units_of(texts, decimal, units=True)
+    if len(units) > 1:
+        raise Doubt(f"has numbers with different units: {', '.join(sorted(units))}", "write all in one unit")
+    return decimal, next(iter(units), None)
 
 
-def _variants(values: pa.Array) -> tuple[str, str] | None:
-    if len(values) > MANY:
+def are_lists(texts: pa.Array) -> bool:
+    """Whether all texts are lists in brackets, as JSON and Python write them."""
+    return len(texts) > 0 and bool(pc.all(pc.match_substring_regex(texts, r"^\[.*\]$")).as_py())
+
+
+def words(texts: pa.Array) -> float:
+    """The mean number of words of different texts."""
+    return float(pc.mean(pc.add(pc.count_substring_regex(texts, r"\s+"), 1)).as_py() or 0)
+
+
+def spelt_twice(texts: pa.Array) -> str | None:
+    """Texts that differ only in case or blanks; None if there are none, or the texts are too many for categories."""
+    if len(texts) > MANY:
         return None
     spellings: dict[str, list[str]] = defaultdict(list)
-    for value in values.to_pylist():
-        spellings[" ".join(unicodedata.normalize("NFKC", value).split()).casefold()].append(value)
+    for text in texts.to_pylist():
+        spellings[" ".join(unicodedata.normalize("NFKC", text).split()).casefold()].append(text)
     twice = [" and ".join(map(repr, sorted(each))) for each in spellings.values() if len(each) > 1]
-    if twice:
-        return f"has texts that differ only in case or blanks: {', '.join(twice[:SHOWN])}", "write each in one way"
-    if len(values) > 2 and spellings.keys() <= TRUTHS:
-        return f"has {', '.join(map(repr, sorted(values.to_pylist())))} for true and false", "write each in one way"
-    return None
+    return ", ".join(twice[:SHOWN]) or None
 
 
-def _formatted(values: pa.Array, units: bool) -> pa.Array:
-    """Which values are numbers, also with separators, a currency, a percent sign, or with ``units`` the same in all of them."""
-    found = pc.match_substring_regex(values, FORMATTED)
-    if not units:
-        return found
-    unit = pc.struct_field(pc.extract_regex(values, WITH_UNIT), "unit")
-    kinds = set(unit.drop_null().unique().to_pylist())
-    # 5 kg, 7 kg, 0.5kg, but not 1st, 2nd; 2WD, 4WD.
-    measured = len(values) > LEAST or pc.any(pc.match_substring_regex(values, "[ .,]")).as_py()
-    same = len(kinds) == 1 and not kinds <= ORDINALS
-    return pc.or_(found, pc.is_valid(unit)) if same and measured else found
+def is_most(mask: Mask) -> bool:
+    """Whether a mask is true for most different values of a column."""
+    count = int(mask.sum())
+    return count == len(mask) > 0 or (count > LEAST and count >= MOSTLY * len(mask))
 
 
-def _most(values: pa.Array, mask: pa.Array) -> bool:
-    count = pc.sum(mask).as_py() or 0
-    return bool(count == len(values) > 0 or (count > LEAST and count >= MOSTLY * len(values)))
+def some(texts: pa.Array, mask: Mask) -> str:
+    """The first of the texts for which the mask is true, to be shown."""
+    return ", ".join(map(repr, texts.filter(pa.array(mask))[:SHOWN].to_pylist()))
 
 
-def _some(values: pa.Array, mask: pa.Array) -> str:
-    return ", ".join(repr(value) for value in values.filter(mask)[:SHOWN].to_pylist())
+def _same(texts: pa.Array, kinds: list[Format]) -> bool:
+    """Whether some formats read the same from texts, as 05.05.2024."""
+    first, *others = (dates.parse(texts, kind)[0] for kind in kinds)
+    return all(bool((first == other).all()) for other in others)
 
 
-def _first(texts: pa.ChunkedArray, pattern: str) -> str | None:
-    found = texts.filter(pc.match_substring_regex(texts, pattern))
-    return str(found[0]) if len(found) else None
+def _measured(texts: pa.Array, decimal: Decimal) -> bool:
+    """Whether all have the same unit and are quantities: 5 kg, 7 kg, 0.5kg, but not 1st, 2nd; 2WD, 4WD."""
+    units = numbers.units_of(texts, decimal, units=True)
+    many = len(texts) > LEAST or bool(pc.any(pc.match_substring_regex(texts, "[ .,]")).as_py())
+    return len(units) == 1 and not units <= numbers.ORDINALS and many

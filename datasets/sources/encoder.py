@@ -1,316 +1,340 @@
-"""Encodes a table as numbers, and collects what is wrong with it."""
+"""Encodes a table as arrays, and collects what is wrong with it."""
 
+import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from heliostat.config import nearest
+from heliostat.datasets.arrow import Columns
+from heliostat.datasets.encoding import Values, decoded, encode_column
 from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Chunk, Problems, Progress, cells
-from heliostat.datasets.sources.checks import MAX_CATEGORIES, MISSING_NUMBERS, is_text, no_classes, no_quantity
-from heliostat.datasets.sources.narrow import PLAIN, Narrowing, loss, narrowing, summarize, trouble
+from heliostat.datasets.signature import FEATURES, TARGET, Column, Signature
+from heliostat.datasets.sources import Chunk, Problems, Progress
+from heliostat.datasets.sources.cells import Doubt
+from heliostat.datasets.sources.checks import COUNTER, IDENTIFIER, UNNAMED
+from heliostat.datasets.sources.kinds import ColumnOptions, LeftOut, decide
 from heliostat.datasets.sources.reader import Batch, Reader
-from heliostat.datasets.sources.spool import Column, Spool
+from heliostat.datasets.sources.spool import Spool, Spooled
 from heliostat.datasets.sources.survey import Survey
+from heliostat.datasets.sources.targets import decide_target
+from heliostat.datasets.values.missing import is_text, missing, trimmed
 from heliostat.errors import UserError
 
-UNNAMED = re.compile(r"|unnamed: ?\d+(\.\d+)*|\.\.\.\d+|_c0|__index_level_\d+__", re.IGNORECASE)
-"""What pandas, R and Spark call the index of the rows when it has no name."""
 CHUNK = 8 << 20
-"""Bytes of the features of a chunk, at most."""
+"""Bytes of the arrays of a chunk, at most."""
+SAMPLED, LEAST_SAMPLED = 1 << 22, 1 << 11
+"""Values that are kept of all columns together while they are surveyed, and of one, at least."""
+A = TypeVar("A")
+B = TypeVar("B")
 
 
-@dataclass(frozen=True)
-class Feature:
-    """A feature: numbers that are narrowed, or one category of a column's codes."""
-
-    column: Column
-    narrowing: Narrowing = PLAIN
-    category: int | None = None
-
-    def of(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The feature of some values of the column."""
-        return self.narrowing.apply(values) if self.category is None else values == self.category
+def threads() -> int:
+    """The cores of this process."""
+    return len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A table as numbers."""
+    """A table as arrays, in a temporary file."""
 
     spool: Spool
-    features: dict[str, Feature]
-    target: Feature
-    classes: list[str]
+    signature: Signature
+    arrays: dict[str, Spooled]
+    keyed: list[int]
+    """The features that are, as they are, what a row is known by; of all others ``exact`` has it."""
+
+    @property
+    def rows(self) -> int:
+        return self.arrays[EXACT].rows
 
     @property
     def fields(self) -> dict[str, Field]:
-        features = Field(dtype="float32", shape=(len(self.features),))
         return {
-            "features": features,
-            **({"label": Field(dtype="int64")} if self.classes else {"target": Field(dtype="float32")}),
+            name: Field(dtype=str(np.dtype(array.dtype)), shape=array.shape)
+            for name, array in self.arrays.items()
+            if name != EXACT
         }
 
     @property
     def meta(self) -> dict[str, Any]:
-        offsets = {name: offset for name, feature in self.features.items() if (offset := feature.narrowing.offset)}
-        classes = {"classes": self.classes} if self.classes else {}
-        return {**classes, "feature_names": list(self.features), **({"offsets": offsets} if offsets else {})}
+        columns, classes = self.signature.numeric, self.signature.target.classes
+        offsets = {column.name: column.offset for column in columns if column.offset and column.kind == "number"}
+        return {
+            **({"classes": list(classes)} if classes else {}),
+            "feature_names": self.signature.feature_names,
+            **({"offsets": offsets} if offsets else {}),
+        }
 
     def chunks(self) -> Iterator[Chunk]:
-        rows = max(1, CHUNK // (4 * len(self.features)))
-        for number, (_, count) in enumerate(self.target.column.places):
-            values = {each.column: each.column.chunk(number) for each in (*self.features.values(), self.target)}
-            for start in range(0, count, rows):
-                yield self._chunk({column: part[start : start + rows] for column, part in values.items()})
-
-    def _chunk(self, values: dict[Column, npt.NDArray[Any]]) -> Chunk:
-        target = values[self.target.column]
-        features = np.empty((len(target), len(self.features)), np.float32)
-        for at, feature in enumerate(self.features.values()):
-            features[:, at] = feature.of(values[feature.column])
-        # By the values before the offset, which changes when rows are added: a sample must stay in its split.
-        plain = features[:, [not each.narrowing.offset for each in self.features.values()]]
-        exact = [values[each.column] for each in self.features.values() if each.narrowing.offset]
-        parts = [_rows(plain), *(_rows(each[:, None]) for each in exact)]
-        keys = parts[0] if len(parts) == 1 else [b"".join(row) for row in zip(*parts, strict=True)]
-        learnt = {"label": target.astype(np.int64)} if self.classes else {"target": self.target.of(target)}
-        return Chunk(keys, {"features": features, **learnt})
+        for number in range(len(self.arrays[EXACT].places)):
+            columns = {name: array.chunk(number) for name, array in self.arrays.items()}
+            exact = columns.pop(EXACT)
+            # By values that are the same when rows are added: a sample must stay in its split.
+            parts = [columns[FEATURES][:, self.keyed]] if self.keyed else []
+            keys = np.concatenate([_bytes(part) for part in (*parts, exact)], axis=1)
+            yield Chunk([row.tobytes() for row in keys], columns)
 
 
-def _rows(values: npt.NDArray[Any]) -> list[bytes]:
-    """The bytes of each row."""
-    data, size = np.ascontiguousarray(values).tobytes(), values.shape[1] * values.itemsize
-    return [data[start : start + size] for start in range(0, len(values) * size, size)] if size else [b""] * len(values)
+EXACT = "exact"
+"""The array of `Values.exact` of the columns that are not known by their features."""
 
 
+def _bytes(values: Any) -> Any:
+    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+
+
+@dataclass
+class Range:
+    """What is found of a column while it is encoded."""
+
+    missing: int = 0
+    least: float | None = None
+    most: float | None = None
+    bad: int = 0
+    examples: tuple[str, ...] = ()
+
+    def add(self, values: Values) -> None:
+        self.missing += values.missing
+        self.bad += values.bad
+        self.examples = self.examples or values.examples
+        if values.least is not None and values.most is not None:
+            self.least = values.least if self.least is None else min(self.least, values.least)
+            self.most = values.most if self.most is None else max(self.most, values.most)
+
+
+@dataclass
 class Encoder:
-    """Reads a table, and collects what is wrong with it, to refuse it with one message."""
+    """Reads a table twice: what its columns are, then their values, as arrays into a temporary file.
 
-    def __init__(self, reader: Reader, target: str, drop: list[str], progress: Progress) -> None:
-        self._reader, self._target, self._drop, self._progress = reader, target, drop, progress
-        self._problems = Problems(reader.place)
-        self._concerned: list[str] = []
-        """The columns with problems, which can be left out, in their order."""
-        self._surveys: dict[str, Survey] = {}
-        self._rows = 0
+    The columns of a chunk, and then the chunks, are worked on by as many threads as there are cores, in order, so that the
+    result does not depend on how many there are.
+    """
+
+    reader: Reader
+    target: str
+    options: Any
+    progress: Progress
+    problems: Problems = field(init=False)
+    concerned: list[str] = field(default_factory=list)
+    """The columns with problems, which can be left out."""
+    rows: int = 0
+    unlabelled: int = 0
+
+    def __post_init__(self) -> None:
+        self.problems = Problems(self.reader.place)
 
     def encode(self) -> Encoded:
-        """The table as numbers.
+        """The table as arrays.
 
         Raises:
             UserError: all that is wrong with it.
         """
-        for name in self._drop:
-            if name not in self._reader.names:
-                self._problems.add(f"drop lists {name!r}, which is no column", nearest(name, self._reader.names))
-        self._survey([name for name in self._reader.names if name not in self._drop])
-        learnt = [name for name in self._without_index() if name != self._target]
-        types = {name: self._type(name) for name in (self._target, *learnt)}
-        categories = {name: self._categories(name, types[name]) for name in learnt}
-        classes = self._classes(types[self._target])
-        spool = Spool()
-        columns, equal = self._spool(spool, types, {**categories, self._target: classes})
-        features: dict[str, Feature] = {}
-        for number, name in enumerate(learnt):
-            self._progress(f"measuring {self._reader.place}", number, len(learnt), "columns")
-            self._add_features(features, name, types[name], columns[name], categories[name], name in equal)
-        target = self._encode_target(columns[self._target], classes)
-        self._problems.refuse(self._without())
-        if not features:
-            raise UserError(f"{self._reader.place} has no column but the target", "add the features")
-        return Encoded(spool, features, target, [] if classes is None else [str(value) for value in classes.to_pylist()])
+        self._check_options()
+        names = [name for name in self.reader.names if name not in self.options.drop]
+        with ThreadPoolExecutor(threads()) as pool:
+            surveys, equal = self._survey(pool, names)
+            signature = self._decide(surveys, equal)
+            self.problems.refuse(self._without())
+            assert signature
+            spool = Spool()
+            try:
+                return self._spool(pool, spool, signature)
+            except BaseException:
+                spool.close()
+                raise
+
+    def _check_options(self) -> None:
+        for option, names in (("drop", self.options.drop), ("columns", self.options.columns)):
+            for name in names:
+                if name not in self.reader.names:
+                    self.problems.add(f"{option} lists {name!r}, which is no column", nearest(name, self.reader.names))
+        names = Counter(self._options(name).rename or name for name in self.reader.names if name not in self.options.drop)
+        for name, count in names.items():
+            if count > 1:
+                self.problems.add(f"columns would give {count} columns the name {name!r}", "rename all but one to other names")
 
     # --- what the columns are ---------------------------------------------------------------------------------
 
-    def _survey(self, names: list[str]) -> None:
-        from_csv = not self._reader.is_parquet
-        self._surveys = {name: Survey(from_csv, UNNAMED.fullmatch(name) is not None) for name in names}
+    def _survey(self, pool: ThreadPoolExecutor, names: list[str]) -> tuple[dict[str, Survey], set[str]]:
+        """The surveys of the columns, and which columns are equal to the target."""
+        kept = max(LEAST_SAMPLED, min(SAMPLED >> 7, SAMPLED // len(names)))
+        surveys = {
+            name: Survey(
+                kept,
+                self._options(name).markers,
+                listed=name == self.target or any(each.fullmatch(name) for each in (COUNTER, IDENTIFIER, UNNAMED)),
+            )
+            for name in names
+        }
+        equal, waiting = set(names) - {self.target}, list[Future[None]]()
         for batch in self._batches("checking", names):
-            self._rows += len(next(iter(batch.values())))
-            for name, survey in self._surveys.items():
-                survey.add(batch[name])
-        if not self._rows:
-            raise UserError(f"{self._reader.place} has no rows", "give a table with a row per sample")
+            for each in waiting:
+                each.result()
+            self.rows += len(next(iter(batch.values())))
+            waiting = [pool.submit(survey.add, batch[name]) for name, survey in surveys.items()]
+            equal = {name for name in equal if batch[name].equals(batch[self.target])}
+        for each in waiting:
+            each.result()
+        if not self.rows:
+            raise UserError(f"{self.reader.place} has no rows", "give a table with a row per sample")
+        return surveys, equal
 
     def _batches(self, doing: str, names: list[str]) -> Iterator[Batch]:
-        total = self._reader.size
-        return self._reader.batches(names, lambda done: self._progress(f"{doing} {self._reader.place}", done, total, "bytes"))
+        """Chunks of some columns; without the rows that have no label, if these are dropped."""
+        total = self.reader.size
+        report = lambda done: self.progress(f"{doing} {self.reader.place}", done, total, "bytes")  # noqa: E731
+        self.unlabelled = 0
+        for batch in self.reader.batches(names, report):
+            if self.options.without_label == "drop":
+                gone = _gone(batch[self.target], self._options(self.target).markers)
+                if count := pc.sum(gone).as_py():
+                    self.unlabelled += count
+                    there = pc.invert(gone)
+                    batch = {name: column.filter(there) for name, column in batch.items()}
+            if len(batch[self.target]):
+                yield batch
 
-    def _without_index(self) -> list[str]:
-        """The columns but the index of the rows if it has no name; one with a name may be meant as a column, and is refused."""
-        names = list(self._surveys)
-        for name in list(names):
-            if name == self._target:
+    def _options(self, name: str) -> ColumnOptions:
+        found = self.options.columns.get(name)
+        return found if found is not None else ColumnOptions()
+
+    def _decide(self, surveys: dict[str, Survey], equal: set[str]) -> Signature | None:
+        """The signature; None if a column is refused."""
+        columns, left_out = [], dict.fromkeys(self.options.drop, "is dropped")
+        for name, survey in surveys.items():
+            if name == self.target:
                 continue
-            # Where there is a _c1, no column has a name.
-            unnamed = UNNAMED.fullmatch(name) and not (name == "_c0" and "_c1" in self._reader.names)
-            index = name in self._reader.index
-            if unnamed and (index or self._surveys[name].numbers_rows):
-                names.remove(name)
-            elif index:
-                self._refuse_column(name, "is the row index of pandas", "drop it, or save after reset_index()")
-            elif unnamed:
-                self._refuse_column(name, "has no name of its own", "give it one, or drop it if it numbers the rows")
-        return names
+            try:
+                if name in equal:
+                    raise Doubt("is equal to the target in every row", "drop it")
+                columns.append(decide(name, survey, self._options(name), self._is_index(name)))
+            except LeftOut as error:
+                left_out[name] = error.reason
+            except Doubt as error:
+                self._refuse_column(name, error.what, error.fix)
+        target = self._decide_target(surveys[self.target])
+        if not columns and not self.concerned:
+            why = "".join(f"\n    {name!r} {reason}" for name, reason in left_out.items())
+            self.problems.add(f"there is no column to learn from but the target{why}", "add the features")
+        left_out = {name: left_out[name] for name in self.reader.names if name in left_out}
+        return Signature(columns=tuple(columns), target=target, left_out=left_out) if target and columns else None
 
-    def _type(self, name: str) -> pa.DataType | None:
-        """As what a column is learnt; notes missing values. None if the values are not what the texts say."""
-        survey = self._surveys[name]
+    def _is_index(self, name: str) -> bool | None:
+        """Whether pandas had a column as the index of the rows; None if its name says that it may be one."""
+        if name in self.reader.index:
+            return True
+        # Where there is a _c1, no column has a name.
+        return None if UNNAMED.fullmatch(name) and not (name == "_c0" and "_c1" in self.reader.names) else False
+
+    def _decide_target(self, survey: Survey) -> Any:
         if survey.missing:
-            written = sorted(map(repr, survey.markers))
-            also = f" (also written {', '.join(written)})" if written else ""
-            fix = "fill them or drop their rows"
-            if "'None'" in written or (written and name == self._target):
-                fix += ", or if they are a class, write it otherwise, such as none"
-            self._refuse_column(name, f"has {survey.missing} empty values{also}", fix)
-        if not survey.from_texts or not (pa.types.is_integer(survey.type) or pa.types.is_floating(survey.type)):
-            return survey.type
-        if pa.types.is_floating(survey.type) and survey.beyond:
-            self._refuse_column(name, f"has whole numbers that 64 bits do not hold, such as {survey.beyond}", "drop it")
+            written = ", ".join(sorted(map(repr, survey.markers)))
+            also = f" (also written {written})" if written else ""
+            fix = "fill them, or leave these rows out with without_label: drop"
+            if written:
+                fix += "; if they are a class, write it otherwise, such as none"
+            self.problems.add(f"target {self.target!r} has no value in {survey.missing} of {survey.rows} rows{also}", fix)
+        if not survey.present:
             return None
-        if pa.types.is_floating(survey.type) or not survey.padded:
-            return survey.type
-        if name == self._target:
-            return pa.string()
-        what = f"has codes with leading zeros, such as {survey.padded}"
-        self._refuse_column(name, what, f"drop it, or write c{survey.padded} for a category")
-        return None
-
-    def _categories(self, name: str, kind: pa.DataType | None) -> pa.Array | None:
-        """The sorted categories of a column of texts; None if it is no such column, or there is a problem."""
-        survey = self._surveys[name]
-        if kind is None or survey.missing == self._rows:
+        try:
+            return decide_target(self.target, survey, self.options.target_type)
+        except Doubt as error:
+            self.problems.add(f"target {self.target!r} {error.what}", error.fix)
             return None
-        if not is_text(kind):
-            if not (pa.types.is_boolean(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind)):
-                self._refuse_column(name, f"is of type {kind}, which cannot be a feature", "convert it to numbers or texts")
-            return None
-        if found := cells.doubts(survey.values):
-            self._refuse_column(name, *found)
-            return None
-        if len(survey.values) > MAX_CATEGORIES:
-            shown = f"{len(survey.values)}" if survey.all_listed else f"more than {len(survey.values)}"
-            self._refuse_column(name, f"has {shown} different texts", "drop it, or group them into fewer")
-            return None
-        return pa.array(sorted(survey.values.to_pylist()), survey.values.type)
 
-    def _classes(self, kind: pa.DataType | None) -> pa.Array | None:
-        """The sorted classes of the target; None if it is a number, or there is a problem."""
-        survey, name = self._surveys[self._target], self._target
-        if kind is None or survey.missing == self._rows:
-            return None
-        values = pc.unique(_converted(survey.values, kind)) if survey.from_texts else survey.values
-        if pa.types.is_floating(kind):
-            if not survey.all_listed or set(values.to_pylist()) != {0.0, 1.0}:
-                return None
-            values = pc.cast(values, pa.int64())
-        elif not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
-            self._problems.add(f"target {name!r} is of type {kind}", "convert it to texts, integers or floating-point numbers")
-            return None
-        if found := no_classes(values, survey.all_listed, self._rows - survey.missing):
-            self._problems.add(f"target {name!r} {found[0]}", found[1])
-        return pa.array(sorted(values.to_pylist()), values.type)
+    # --- their values -----------------------------------------------------------------------------------------
 
-    # --- numbers ----------------------------------------------------------------------------------------------
+    def _spool(self, pool: ThreadPoolExecutor, spool: Spool, signature: Signature) -> Encoded:
+        keyed = [column.name for column in signature.numeric if column.kind in ("number", "boolean") and not column.offset]
+        width = sum(column.width for column in signature.numeric)
+        rows = max(1, CHUNK // (4 * width + 12 * len(signature.columns) + 8))
+        ranges = {column.name: Range() for column in signature.columns}
+        arrays: dict[str, Spooled] = {}
 
-    def _spool(
-        self, spool: Spool, types: dict[str, pa.DataType | None], codes: dict[str, pa.Array | None]
-    ) -> tuple[dict[str, Column], set[str]]:
-        """The values of the columns as numbers, without missing ones, texts as codes; and the columns equal to the target."""
-        columns = {name: Column(spool) for name in types}
-        numeric = {name: kind for name, kind in types.items() if kind is not None}
-        equal = {name for name, kind in numeric.items() if name != self._target and kind == types[self._target]}
-        for batch in self._batches("reading", list(types)):
-            values = {name: self._converted(name, batch[name], kind) for name, kind in numeric.items()}
-            equal = {name for name in equal if values[name].equals(values[self._target])}
-            for name, column in values.items():
-                if (found := _numbers(column, codes[name])) is not None:
-                    spool.add(columns[name], found)
-        return columns, equal
+        def encode(batch: Batch) -> tuple[Columns, dict[str, Values]]:
+            values = {column.name: encode_column(column, batch[column.name]) for column in signature.columns}
+            exact = [each.exact for name, each in values.items() if name not in keyed]
+            stacked = np.stack(exact, axis=1) if exact else np.empty((len(batch[self.target]), 0), np.uint64)
+            target = signature.encode_target(batch[self.target])
+            return {**signature.gather(values), **target, EXACT: stacked}, values
 
-    def _converted(self, name: str, column: pa.Array, kind: pa.DataType) -> pa.Array:
-        survey = self._surveys[name]
-        if not survey.from_texts:
-            return column.drop_null() if survey.missing else column
-        if not survey.trimmed:
-            return _converted(column, kind)
-        column = cells.trimmed(column)
-        return _converted(column.filter(pc.invert(cells.missing(column))) if survey.missing else column, kind)
+        names = [column.name for column in signature.columns]
+        for columns, values in in_order(pool, encode, _sliced(self._batches("encoding", [*names, self.target]), rows)):
+            for name, each in values.items():
+                ranges[name].add(each)
+            for name, array in columns.items():
+                spool.add(arrays.setdefault(name, Spooled(spool)), array)
+        for column in signature.columns:
+            if found := ranges[column.name].bad:
+                shown = ", ".join(map(repr, ranges[column.name].examples))
+                self._refuse_column(
+                    column.name, f"has {found} values that are not {column.wanted}, such as {shown}", "correct them"
+                )
+        self.problems.refuse(self._without())
+        total = arrays[EXACT].rows
+        found_columns = tuple(_with_range(column, ranges[column.name], total) for column in signature.columns)
+        target = signature.target.model_copy(update=_limits(arrays[TARGET])) if TARGET in arrays else signature.target
+        signature = signature.model_copy(update={"columns": found_columns, "target": target})
+        names_of_features = [name for column in signature.numeric for name in [column.name] * column.width]
+        keyed_features = [at for at, name in enumerate(names_of_features) if name in keyed]
+        return Encoded(spool, self._renamed(signature), arrays, keyed_features)
 
-    def _add_features(
-        self, features: dict[str, Feature], name: str, kind: Any, column: Column, categories: pa.Array | None, equal: bool
-    ) -> None:
-        if equal and self._surveys[name].missing < self._rows:
-            self._refuse_column(name, "is equal to the target in every row", "drop it")
-            return
-        if categories is not None:
-            for code, value in enumerate(categories.to_pylist()):
-                self._add(features, f"{name}={value}", Feature(column, category=code))
-        elif len(column) and kind is not None and pa.types.is_boolean(kind):
-            self._add(features, name, Feature(column))
-        elif len(column):
-            self._add(features, name, Feature(column, self._narrowed(name, column)))
-
-    def _add(self, features: dict[str, Feature], name: str, feature: Feature) -> None:
-        if name in features:
-            self._problems.add(f"two features would be named {name!r}", "rename one of their columns")
-        features[name] = feature
-
-    def _narrowed(self, name: str, column: Column) -> Narrowing:
-        """How the numbers of a feature become float32; notes why they cannot."""
-        found = summarize(column, MISSING_NUMBERS)
-        wrong = trouble(column, found)
-        way = PLAIN if found.too_large else narrowing(column, found)
-        if odd := no_quantity(name, column, found, way):
-            self._refuse_column(name, *odd)
-        if wrong := wrong or loss(column, found, way):
-            self._refuse_column(name, *wrong)
-        return way
-
-    def _encode_target(self, column: Column, classes: pa.Array | None) -> Feature:
-        if classes is not None or not len(column):
-            return Feature(column)
-        found = summarize(column)
-        wrong = trouble(column, found)
-        if not wrong:
-            way = narrowing(column, found)
-            wrong = loss(column, found, way)
-            if not wrong and way.offset:
-                wrong = "has values that 32 bits cannot tell apart", "subtract a number that is near all of them"
-        if wrong:
-            self._problems.add(f"target {self._target!r} {wrong[0]}", wrong[1])
-        return Feature(column)
+    def _renamed(self, signature: Signature) -> Signature:
+        columns = tuple(
+            column.model_copy(update={"name": other, "source": column.name})
+            if (other := self._options(column.name).rename)
+            else column
+            for column in signature.columns
+        )
+        return signature.model_copy(update={"columns": columns})
 
     # --- what is wrong ----------------------------------------------------------------------------------------
 
     def _refuse_column(self, name: str, what: str, fix: str) -> None:
-        self._problems.add(f"column {name!r} {what}", fix)
-        if name != self._target and name not in self._concerned:
-            self._concerned.append(name)
+        self.problems.add(f"column {name!r} {what}", fix)
+        self.concerned.append(name)
 
     def _without(self) -> str:
         """The option that leaves out the columns with problems."""
-        concerned = [name for name in self._reader.names if name in self._concerned]
+        concerned = [name for name in self.reader.names if name in self.concerned]
         names = [name if re.fullmatch(r"[A-Za-z_]\w*", name) else repr(name) for name in concerned]
         return f"leave out columns with drop: [{', '.join(names)}]" if names else ""
 
 
-def _converted(column: pa.Array, kind: pa.DataType) -> pa.Array:
-    """Texts as values of a type."""
-    return pc.equal(pc.utf8_lower(column), "true") if pa.types.is_boolean(kind) else pc.cast(column, kind)
+def in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """The results for some items in their order, computed by the threads of a pool, few of them ahead."""
+    waiting = deque[Future[B]]()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > threads():
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
 
-def _numbers(column: pa.Array, values: pa.Array | None) -> npt.NDArray[Any] | None:
-    """A column as numbers, or as the places of its values among some; None if it is neither."""
-    if values is not None:
-        return np.asarray(pc.index_in(pc.cast(column, values.type), values))
-    if pa.types.is_boolean(column.type):
-        return np.asarray(pc.cast(column, pa.int8()))
-    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-    return np.asarray(column) if numeric else None
+def _sliced(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
+    for batch in batches:
+        for start in range(0, len(next(iter(batch.values()))), rows):
+            yield {name: column.slice(start, rows) for name, column in batch.items()}
+
+
+def _gone(column: pa.Array, markers: tuple[str, ...]) -> pa.Array:
+    column = decoded(column)
+    return missing(trimmed(column), markers) if is_text(column.type) else pc.is_null(column, nan_is_null=True)
+
+
+def _with_range(column: Column, found: Range, rows: int) -> Column:
+    return column.model_copy(update={"missing": found.missing / rows, "least": found.least, "most": found.most})
+
+
+def _limits(array: Spooled) -> dict[str, float]:
+    chunks = [array.chunk(number) for number in range(len(array.places))]
+    return {"least": float(min(chunk.min() for chunk in chunks)), "most": float(max(chunk.max() for chunk in chunks))}

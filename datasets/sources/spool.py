@@ -1,6 +1,7 @@
-"""Columns in a temporary file, which are read again and again in chunks: all that is kept of a table while it is encoded."""
+"""Arrays in a temporary file, which are read again in chunks: all that is kept of a table while it is encoded."""
 
 import errno
+import math
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,23 +27,24 @@ def temporary_space() -> Iterator[None]:
         ) from None
 
 
-class Column:
-    """A column of numbers, as chunks; each iteration reads them from the beginning."""
+class Spooled:
+    """An array (rows, *shape) of which chunks of rows are kept."""
 
     def __init__(self, spool: "Spool") -> None:
         self._spool = spool
         self.dtype: Any = None
+        self.shape: tuple[int, ...] = ()
+        """Of a row."""
         self.places: list[tuple[int, int]] = []
-        """The offset in the file and the count of values of each chunk."""
+        """The offset in the file and the count of rows of each chunk."""
 
-    def __len__(self) -> int:
+    @property
+    def rows(self) -> int:
         return sum(count for _, count in self.places)
 
-    def __iter__(self) -> Iterator[npt.NDArray[Any]]:
-        return (self.chunk(number) for number in range(len(self.places)))
-
     def chunk(self, number: int) -> npt.NDArray[Any]:
-        return self._spool.read(*self.places[number], self.dtype)
+        offset, rows = self.places[number]
+        return self._spool.read(offset, rows * math.prod(self.shape), self.dtype).reshape(rows, *self.shape)
 
 
 class Spool:
@@ -52,19 +54,18 @@ class Spool:
         self._file = tempfile.TemporaryFile()  # noqa: SIM115
         self._end = 0
 
-    def add(self, column: Column, values: npt.NDArray[Any]) -> None:
-        """Append a chunk to a column; all of them must have the same type.
+    def add(self, array: Spooled, values: npt.NDArray[Any]) -> None:
+        """Append a chunk to an array; all of them must have the same type and shape.
 
         Raises:
             UserError: the disk is full.
         """
-        if column.dtype is None:
-            column.dtype = values.dtype
+        array.dtype, array.shape = values.dtype, values.shape[1:]
         with temporary_space():
             self._file.seek(self._end)
-            self._file.write(np.ascontiguousarray(values, column.dtype).data)
+            self._file.write(np.ascontiguousarray(values).data)
             self._file.flush()
-        column.places.append((self._end, len(values)))
+        array.places.append((self._end, len(values)))
         self._end += values.nbytes
 
     def read(self, offset: int, count: int, dtype: Any) -> npt.NDArray[Any]:

@@ -7,9 +7,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from heliostat.datasets.sources import cells
-from heliostat.datasets.sources.checks import is_text
+from heliostat.datasets.encoding import decoded
 from heliostat.datasets.sources.distinct import Distinct
+from heliostat.datasets.values import numbers
+from heliostat.datasets.values.missing import is_text, missing, trimmed
+from heliostat.datasets.values.narrow import Summary
+from heliostat.datasets.values.words import hashes
 
 LISTED = 10_000
 """Different values that are kept of a column, far above what categories and classes may have."""
@@ -17,99 +20,155 @@ LISTED_BYTES = 4 << 20
 
 
 class Survey:
-    """A column as it is read: its type, what is missing, and its different values.
+    """A column as it is read: its type, what is missing, its different values, and a summary and a sample of its numbers.
 
     Args:
-        from_csv: whether texts may be numbers and truth values.
-        numbered: whether to find out if each row has another whole number.
+        kept: how many values a sample has, at least, if there are so many.
+        markers: what also stands for a missing value.
+        listed: whether a column of numbers is of interest as categories, for its name or as the target.
     """
 
-    def __init__(self, from_csv: bool, numbered: bool = False) -> None:
-        self._from_csv = from_csv
-        self._kinds = set(cells.NUMBERS)
-        self._truths = True
-        self._type: pa.DataType | None = None
-        self.trimmed = False
-        """Whether some texts are missing or have white space at their ends."""
-        self.missing = 0
+    def __init__(self, kept: int, markers: tuple[str, ...] = (), listed: bool = False) -> None:
+        self._markers, self._listed = markers, listed
+        self.type: pa.DataType = pa.null()
+        """As it is in the files."""
+        self.rows = self.missing = 0
+        self.numbers: Summary | None = Summary()
+        """None if not all values are plain numbers."""
+        self.floats = False
+        """Whether some numbers are no whole ones by their type."""
         self.markers: set[str] = set()
         """How missing values are written."""
         self.padded: str | None = None
+        """A whole number that is written with zeros before it, such as 01234."""
         self.beyond: str | None = None
-        """Examples, see `cells.padded` and `cells.beyond`."""
+        """A whole number that a floating-point number of 64 bits rounds: one of more than 15 digits."""
+        self.sample = Sample(kept)
         self._values: pa.Array | None = None
         self.all_listed = True
-        self._numbers = Distinct() if numbered else None
+        self._distinct = Distinct()
 
     def add(self, column: pa.Array) -> None:
-        """Look at the next chunk, which is decoded."""
-        self._type = column.type
-        if is_text(column.type):
-            column = self._add_texts(column)
-        else:
-            self.missing += column.null_count
-            column = column.drop_null()
-        if self._numbers and (whole := self._whole(column)) is not None:
-            self._numbers.add(whole)
+        """Look at the next chunk."""
+        column = decoded(column)
+        self.type = column.type
+        self.rows += len(column)
+        column = self._texts(column) if is_text(column.type) else self._typed(column)
+        self.sample.add(column)
         if self.all_listed:
             self._list(column)
-
-    @property
-    def type(self) -> pa.DataType:
-        """The type of the values once they are converted."""
-        assert self._type is not None
-        if not is_text(self._type) or not self._from_csv:
-            return self._type
-        if self._kinds:
-            return pa.int64() if "int64" in self._kinds else pa.float64()
-        return pa.bool_() if self._truths else self._type
+        if not self._distinct.repeated and self._may_name(column):
+            self._distinct.add(_bits(column))
 
     @property
     def values(self) -> pa.Array:
         """The different values, without missing ones, or some of them."""
-        assert self._values is not None
+        if self._values is None:
+            return pa.array([], self.type)
         return self._values
 
     @property
-    def from_texts(self) -> bool:
-        return is_text(self._type)
+    def present(self) -> int:
+        return self.rows - self.missing
 
     @property
-    def numbers_rows(self) -> bool:
-        """Whether each row has another whole number."""
-        return self._numbers is not None and not self._numbers.repeated
+    def from_texts(self) -> bool:
+        return is_text(self.type)
 
-    def _add_texts(self, column: pa.Array) -> pa.Array:
-        # Most columns of a CSV file are numbers without a gap, and the check for gaps takes longer than to read them as such.
-        kinds = cells.castable(column, self._kinds) if self._from_csv else set()
-        if not kinds:
-            self.trimmed = True
-            column = cells.trimmed(column)
-            missing = cells.missing(column)
-            if count := pc.sum(missing).as_py():
-                self.missing += count
-                self.markers |= {value for value in pc.unique(column.filter(missing)).to_pylist() if value}
-                column = column.filter(pc.invert(missing))
-            kinds = cells.castable(column, self._kinds) if self._from_csv else set()
-        self._kinds = kinds
-        self._truths = self._truths and not kinds and cells.are_truths(column)
-        if "int64" in kinds:
-            self.padded = self.padded or cells.padded(column)
-        if kinds:
-            self.beyond = self.beyond or cells.beyond(column)
+    @property
+    def is_number(self) -> bool:
+        return self.numbers is not None and self.numbers.count > 0
+
+    @property
+    def all_different(self) -> bool:
+        """Whether each row has another value; known of texts, and of numbers that are ``listed``."""
+        return not self._distinct.repeated and self.present > 0
+
+    def sample_of(self) -> pa.Array:
+        """The different values that are known, and a sample of all of them."""
+        return pc.unique(pa.concat_arrays([self.values, self.sample.values(self.type)]))
+
+    def _typed(self, column: pa.Array) -> pa.Array:
+        gone = pc.is_null(column, nan_is_null=True)
+        numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+        if self._markers and numeric:
+            marked = pa.array([float(marker) for marker in self._markers if numbers.is_plain(marker)], pa.float64())
+            gone = pc.or_(gone, pc.fill_null(pc.is_in(pc.cast(column, pa.float64()), value_set=marked), False))
+        self.missing += pc.sum(gone).as_py() or 0
+        column = column.filter(pc.invert(gone))
+        self._add_numbers(column if numeric else None)
         return column
 
-    def _whole(self, column: pa.Array) -> npt.NDArray[Any] | None:
-        """The values of a chunk as whole numbers; None, also from then on, if they are none."""
-        if is_text(column.type):
-            column = cells.trimmed(column)
-            column = pc.cast(column, pa.int64()) if "int64" in cells.castable(column) else column
-        if not pa.types.is_integer(column.type) or self.missing:
-            self._numbers = None
-            return None
-        return np.asarray(column)
+    def _texts(self, column: pa.Array) -> pa.Array:
+        # Most columns of a CSV file are numbers without a gap, and the check for gaps takes longer than to read them as such.
+        found = numbers.plain(column, self._kinds()) if self.numbers and not self._markers else None
+        if found is None:
+            column = trimmed(column)
+            gone = missing(column, self._markers)
+            if count := pc.sum(gone).as_py():
+                self.missing += count
+                self.markers |= {text for text in pc.unique(column.filter(gone)).to_pylist() if text}
+                column = column.filter(pc.invert(gone))
+            found = numbers.plain(column, self._kinds()) if self.numbers else None
+        if found is not None and self.numbers:
+            if pa.types.is_integer(found.type):
+                self.padded = self.padded or _first(column, r"^0\d+$")
+            self.beyond = self.beyond or _first(column, r"^[+-]?[1-9]\d{15,}$")
+        self._add_numbers(found)
+        return column
+
+    def _kinds(self) -> tuple[str, ...]:
+        return ("double",) if self.floats else ("int64", "double")
+
+    def _add_numbers(self, found: pa.Array | None) -> None:
+        if found is None or self.numbers is None:
+            if self.numbers and self.numbers.count and not self._listed:
+                self._distinct.repeated = True  # it is not known of the first values
+            self.numbers = None
+            return
+        self.floats = self.floats or (pa.types.is_floating(found.type) and len(found) > 0)
+        self.numbers.add(np.asarray(found))
+
+    def _may_name(self, column: pa.Array) -> bool:
+        return (is_text(column.type) and (self.numbers is None or self._listed)) or (self._listed and self.is_number)
 
     def _list(self, column: pa.Array) -> None:
         new = pc.unique(column) if pa.types.is_primitive(column.type) or is_text(column.type) else column[:0]
         self._values = new if self._values is None else pc.unique(pa.concat_arrays([self._values, new]))
         self.all_listed = len(self._values) <= LISTED and self._values.nbytes <= LISTED_BYTES
+
+
+class Sample:
+    """Values at even distances from the beginning, at least ``kept`` and at most twice as many, the first one always.
+
+    The distance is doubled whenever they are too many, so that they do not depend on the chunks.
+    """
+
+    def __init__(self, kept: int) -> None:
+        self._kept, self._step, self._seen = kept, 1, 0
+        self._parts: list[pa.Array] = []
+        self._count = 0
+
+    def add(self, column: pa.Array) -> None:
+        first = -self._seen % self._step
+        self._seen += len(column)
+        places = np.arange(first, len(column), self._step)
+        if len(places):
+            self._parts.append(column.take(pa.array(places)))
+            self._count += len(places)
+        while self._count > 2 * self._kept:
+            joined = pa.concat_arrays(self._parts)
+            self._parts = [joined.take(pa.array(np.arange(0, len(joined), 2)))]
+            self._count, self._step = len(self._parts[0]), self._step * 2
+
+    def values(self, kind: pa.DataType) -> pa.Array:
+        return pa.concat_arrays(self._parts) if self._parts else pa.array([], kind)
+
+
+def _bits(column: pa.Array) -> npt.NDArray[Any]:
+    return hashes(column).view(np.int64) if is_text(column.type) else np.asarray(column)
+
+
+def _first(texts: pa.Array, pattern: str) -> str | None:
+    found = texts.filter(pc.match_substring_regex(texts, pattern))
+    return str(found[0]) if len(found) else None

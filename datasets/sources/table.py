@@ -3,35 +3,33 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field as Key
 
 from heliostat.config import Config, nearest
 from heliostat.datasets.index import Field
+from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Chunk, Problems, Source
 from heliostat.datasets.sources.encoder import Encoded, Encoder
 from heliostat.datasets.sources.files import File, table_files
+from heliostat.datasets.sources.kinds import ColumnOptions
 from heliostat.datasets.sources.reader import Reader
+from heliostat.datasets.sources.targets import TargetType
 from heliostat.errors import UserError
 
-RULES = 3
+RULES = 4
 """How a table is read; counted up with each change, so that a new run does not take a dataset that was read otherwise."""
 CHECKED = 8 << 20
 """Bytes of a table that is checked before anything starts; a larger one is when it is built."""
 
 
 class Table(Source):
-    """Numbers become features unchanged, texts are one-hot encoded; the target becomes ``label``.
+    """Each column becomes numbers in ``features`` or a code in ``categories``, as `Signature` says; the target becomes
+    ``label`` (classes) or ``target`` (a number).
 
-    Numbers that 32 bits cannot tell apart, such as timestamps, are stored as the difference from their median, which
-    ``meta["offsets"]`` has by the name of the feature.
-
-    A target of floating-point numbers becomes the column ``target`` instead, for your own regression tasks, unless it is 0.0
-    and 1.0 only.
-
-    The files are read twice in chunks: what the columns are, then their values, as numbers into a temporary file. The rest is
-    computed from that, so that memory does not depend on the number of rows.
+    The files are read twice in chunks: what the columns are, then their values, as arrays into a temporary file, so that
+    memory does not depend on the number of rows.
     """
 
     name = "table"
@@ -41,18 +39,25 @@ class Table(Source):
         path: str = Key(description="the path of .csv or .parquet files: a file, a folder, or a pattern such as data/*.parquet")
         target: str = Key(description="the name of the column to learn")
         drop: list[str] = Key([], description="columns to leave out, such as [id, date]")
+        columns: dict[str, ColumnOptions] = Key({}, description="how columns are read, such as {age: {fill: median}}")
+        without_label: Literal["refuse", "drop"] = Key(
+            "refuse", description="what becomes of rows without a target: refuse the table, or drop them"
+        )
+        target_type: TargetType = Key(
+            "auto", description="class or number; auto takes texts and few different whole numbers as classes"
+        )
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._reader = Reader(options.path)
         self._target = self._check_names(self._reader.names)
         self._encoded: Encoded | None = None
-        self._described: tuple[dict[str, Field], dict[str, Any]] | None = None
+        self._described: tuple[dict[str, Field], dict[str, Any], Signature] | None = None
 
     def chunks(self) -> Iterator[Chunk]:
         encoded, done = self._encode(), 0
         for chunk in encoded.chunks():
-            self.progress(f"encoding {self.options.path}", done, len(encoded.target.column), "rows")
+            self.progress(f"writing {self.options.path}", done, encoded.rows, "rows")
             yield chunk
             done += len(chunk.keys)
 
@@ -66,6 +71,9 @@ class Table(Source):
 
     def meta(self) -> dict[str, Any]:
         return self._describe()[1]
+
+    def signature(self) -> Signature | None:
+        return self._describe()[2]
 
     def description(self) -> dict[str, Any]:
         return {"name": self.name, **self.options.model_dump(mode="json", exclude_defaults=True)}
@@ -102,14 +110,14 @@ class Table(Source):
         twice.refuse()
         return target
 
-    def _describe(self) -> tuple[dict[str, Field], dict[str, Any]]:
+    def _describe(self) -> tuple[dict[str, Field], dict[str, Any], Signature]:
         if self._described is None:
             found = self._encode()
-            self._described = found.fields, found.meta
+            self._described = found.fields, found.meta, found.signature
         return self._described
 
     def _encode(self) -> Encoded:
         """The encoded table; the files are read if they have not been, or if it was freed."""
         if self._encoded is None:
-            self._encoded = Encoder(self._reader, self._target, self.options.drop, self.progress).encode()
+            self._encoded = Encoder(self._reader, self._target, self.options, self.progress).encode()
         return self._encoded

@@ -1,0 +1,278 @@
+"""Encodes the columns of a table as arrays: one way for datasets and for the rows that are predicted."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from heliostat.datasets.values import dates, numbers
+from heliostat.datasets.values.missing import is_text, missing, trimmed
+from heliostat.datasets.values.narrow import LARGEST, narrowed
+from heliostat.datasets.values.words import hashed_words, hashes
+
+if TYPE_CHECKING:
+    from heliostat.datasets.signature import Column
+
+MISSING, UNKNOWN = -1, -2
+BUCKETS = 4096
+TRUE, FALSE = ("true", "yes", "y", "t", "on", "1"), ("false", "no", "n", "f", "off", "0")
+SHOWN = 3
+Array = npt.NDArray[Any]
+
+
+@dataclass
+class Values:
+    """A column as arrays."""
+
+    array: Array
+    """float32 (rows, width), NaN is missing; or of a category int32 (rows,)."""
+    exact: Array
+    """uint64 (rows,): what a value is, or a hash of it, whatever the signature says of the column."""
+    missing: int = 0
+    unknown: int = 0
+    least: float | None = None
+    most: float | None = None
+    outside: int = 0
+    """How many are below the least or above the most of the signature."""
+    bad: int = 0
+    examples: tuple[str, ...] = ()
+    """How many are not of the column's kind, and some of them."""
+
+
+@dataclass
+class Present:
+    """The values of a column that are not missing."""
+
+    array: Array
+    exact: Array
+    good: npt.NDArray[np.bool_] | None = None
+    """Which are of the column's kind; None if all are."""
+    plain: Array | None = None
+    """As numbers before they are narrowed, for the range."""
+
+
+def encode_column(column: "Column", values: pa.Array) -> Values:
+    """Encodes the values of a column, as texts or with any type of Arrow."""
+    values = decoded(values)
+    present, gone = _split(column, values)
+    try:
+        found = KINDS[column.kind](column, present)
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, NotImplementedError):  # a type of which no value is of this kind
+        found = _all_bad(column, present)
+    result = _scattered(column, found, gone)
+    if found.good is not None and not found.good.all():
+        odd = present.filter(pa.array(~found.good))
+        result.bad, result.examples = len(odd), tuple(str(value) for value in odd.unique()[:SHOWN].to_pylist())
+    if found.plain is not None and len(plain := found.plain if found.good is None else found.plain[found.good]):
+        result.least, result.most = float(plain.min()), float(plain.max())
+        low = -np.inf if column.least is None else column.least
+        high = np.inf if column.most is None else column.most
+        result.outside = 0 if low <= result.least and result.most <= high else int(((plain < low) | (plain > high)).sum())
+    if column.kind == "category":
+        result.unknown = int((result.array == UNKNOWN).sum())
+    return result
+
+
+def decoded(values: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """One array of plain values: without a dictionary, decimals as floating-point numbers."""
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    if pa.types.is_dictionary(values.type):
+        values = values.dictionary_decode()
+    if pa.types.is_decimal(values.type) or pa.types.is_float16(values.type):
+        return pc.cast(values, pa.float64())
+    return pc.cast(values, pa.string()) if is_text(values.type) and values.type != pa.string() else values
+
+
+def _split(column: "Column", values: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
+    """The values that are there, and which are missing; None if none is."""
+    if column.kind == "number" and is_text(values.type) and column.decimal == "." and not column.markers:
+        # Most columns of a CSV file are numbers without a gap: reading them is faster than looking for gaps.
+        whole = numbers.plain(values, ("int64", "double") if column.whole else ("double",))
+        values = values if whole is None else whole
+    if is_text(values.type):
+        values = trimmed(values)
+        gone = missing(values, column.markers)
+    else:
+        gone = pc.is_null(values, nan_is_null=True)
+        if column.markers and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+            marked = [float(marker) for marker in column.markers if numbers.is_plain(marker)]
+            gone = pc.or_(gone, pc.fill_null(pc.is_in(pc.cast(values, pa.float64()), value_set=pa.array(marked)), False))
+    if not pc.any(gone).as_py():
+        return values, None
+    return values.filter(pc.invert(gone)), np.asarray(gone)
+
+
+def _scattered(column: "Column", found: Present, gone: npt.NDArray[np.bool_] | None) -> Values:
+    """The values in their rows, with what stands for a missing one in the others."""
+    array = found.array
+    if found.good is not None and column.kind != "category":
+        array[~found.good] = np.nan
+    if gone is None:
+        return Values(array, found.exact.view(np.uint64))
+    category = column.kind == "category"
+    whole = np.full((len(gone), *array.shape[1:]), MISSING if category else np.nan, array.dtype)
+    exact = np.full(len(gone), np.iinfo(np.uint64).max, np.uint64)
+    whole[~gone], exact[~gone] = array, found.exact.view(np.uint64)
+    return Values(whole, exact, int(gone.sum()))
+
+
+def _all_bad(column: "Column", values: pa.Array) -> Present:
+    shape = (len(values),) if column.kind == "category" else (len(values), column.width)
+    array = np.zeros(shape, np.int32 if column.kind == "category" else np.float32)
+    return Present(array, np.zeros(len(values), np.uint64), np.zeros(len(values), bool))
+
+
+# --- the kinds ------------------------------------------------------------------------------------------------
+
+
+def _number(column: "Column", values: pa.Array) -> Present:
+    good: npt.NDArray[np.bool_] | None = None
+    if is_text(values.type):
+        plain = numbers.plain(values, ("int64", "double") if column.whole else ("double",)) if column.decimal == "." else None
+        if plain is None:
+            array, good = numbers.parse(values, column.decimal, column.unit)
+        else:
+            array = np.asarray(plain)
+    elif pa.types.is_boolean(values.type):
+        array = np.asarray(pc.cast(values, pa.int8()))
+    elif pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
+        array = np.asarray(values)
+    else:
+        return _all_bad(column, values)
+    wide = array.astype(np.float64)
+    finite = np.abs(wide) <= LARGEST
+    if not finite.all():
+        good = finite if good is None else good & finite
+    # Whole numbers above 2**53 are told apart by their own bits; others have the same whatever their type is.
+    exact = (wide + 0.0).view(np.uint64)
+    if array.dtype.kind in "iu" and column.whole:
+        exact = np.where(np.abs(wide) < 2**53, exact, array.astype(np.uint64))
+    return Present(narrowed(array, column.offset)[:, None], exact, good, wide)
+
+
+def exact_numbers(column: "Column", values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """The numbers of a column in 64 bits; NaN where one is missing or none."""
+    present, gone = _split(column, decoded(values))
+    found = _number(column, present)
+    array = np.full(len(present), np.nan) if found.plain is None else np.array(found.plain, np.float64)
+    if found.good is not None:
+        array[~found.good] = np.nan
+    if gone is None:
+        return array
+    whole = np.full(len(gone), np.nan)
+    whole[~gone] = array
+    return whole
+
+
+def _boolean(column: "Column", values: pa.Array) -> Present:
+    if pa.types.is_boolean(values.type):
+        array, good = np.asarray(values).astype(np.float64), None
+    elif is_text(values.type):
+        lower = pc.utf8_lower(values)
+        truths, untruths = (np.asarray(pc.is_in(lower, value_set=pa.array(words))) for words in (TRUE, FALSE))
+        array, good = truths.astype(np.float64), truths | untruths
+    else:
+        array = np.asarray(pc.cast(values, pa.float64()))
+        good = (array == 0) | (array == 1)
+    return Present(array.astype(np.float32)[:, None], array, good, array)
+
+
+def _category(column: "Column", values: pa.Array) -> Present:
+    coded = category_texts(column.type, values).dictionary_encode()
+    places, found = np.asarray(coded.indices), hashes(coded.dictionary)
+    if column.buckets:
+        codes = (found % np.uint64(column.buckets)).astype(np.int32)
+    else:
+        listed = pc.index_in(coded.dictionary, value_set=pa.array(column.categories, pa.string()))
+        codes = np.asarray(pc.fill_null(listed, UNKNOWN)).astype(np.int32)
+    return Present(codes[places], found[places])
+
+
+def category_texts(kind: str, values: pa.Array) -> pa.Array:
+    """Values as the texts of their categories; in a column of numbers 1, 1.0 and "1" are the same, as True and "true"."""
+    if kind == "bool":
+        truths = pc.is_in(pc.utf8_lower(pc.cast(values, pa.string())), value_set=pa.array(["true", "1"]))
+        return pc.if_else(truths, "True", "False")
+    if not _is_numeric(kind):
+        return pc.cast(values, pa.string())
+    if is_text(values.type):
+        found = numbers.plain(values)
+        if found is None:
+            return values
+        values = found
+    if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values)).as_py():
+        values = pc.cast(values, pa.int64(), safe=False)
+    return pc.cast(values, pa.string())
+
+
+def _is_numeric(kind: str) -> bool:
+    return kind.startswith(("int", "uint", "float", "double", "halffloat"))
+
+
+def _date(column: "Column", values: pa.Array) -> Present:
+    good: npt.NDArray[np.bool_] | None = None
+    time = column.parts == ("hour",)
+    if is_text(values.type):
+        seconds, good, _ = dates.parse(values, column.format or "year-month-day")
+        if not good.all() and not time and column.format != "year-month-day":
+            other, iso, _ = dates.parse(values, "year-month-day")  # as JSON has dates
+            seconds, good = np.where(good, seconds, other), good | iso
+    elif pa.types.is_time(values.type) == time:
+        seconds, _ = dates.of_arrow(values)
+    else:
+        return _all_bad(column, values)
+    if time:
+        return Present((seconds / 3600).astype(np.float32)[:, None], seconds, good, seconds)
+    split = dates.parts(seconds, timed="hour" in column.parts)
+    since = narrowed(seconds, column.offset)
+    return Present(np.column_stack([split, since]).astype(np.float32), seconds, good, seconds)
+
+
+def _list(column: "Column", values: pa.Array) -> Present:
+    if is_text(values.type):
+        values = lists(values)
+    kind = values.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        return _all_bad(column, values)
+    good = np.asarray(pc.fill_null(pc.equal(pc.list_value_length(values), column.width), False))
+    flat = pc.cast(pc.list_flatten(values.filter(pa.array(good))), pa.float64())
+    numbers_of = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, column.width)
+    array = np.zeros((len(values), column.width), np.float32)
+    array[good] = numbers_of
+    finite = np.isfinite(array).all(axis=1) | np.isnan(array).any(axis=1)
+    rows = np.ascontiguousarray(array)
+    exact = hashes(pa.array([row.tobytes() for row in rows], pa.binary()))
+    return Present(array, exact, good & finite)
+
+
+def lists(texts: pa.Array) -> pa.Array:
+    """Lists of numbers from their texts, such as [1, 2.5]; null from what is none."""
+    return pa.array([_json_list(text) for text in texts.to_pylist()], pa.list_(pa.float64()))
+
+
+def _json_list(text: str) -> list[float] | None:
+    try:
+        found = json.loads(text)
+        return [float("nan") if each is None else float(each) for each in found] if isinstance(found, list) else None
+    except (ValueError, TypeError):
+        return None
+
+
+def _text(column: "Column", values: pa.Array) -> Present:
+    texts = pc.cast(values, pa.string())
+    return Present(hashed_words(texts, column.width), hashes(texts))
+
+
+KINDS: dict[str, Callable[["Column", pa.Array], Present]] = {
+    "number": _number,
+    "boolean": _boolean,
+    "category": _category,
+    "date": _date,
+    "list": _list,
+    "text": _text,
+}
