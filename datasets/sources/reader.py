@@ -11,15 +11,17 @@ from urllib.parse import unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from heliostat.datasets.sources import Problems, cells
+from heliostat.datasets.sources import Problems
 from heliostat.datasets.sources.files import SHOWN, File, table_files
 from heliostat.datasets.sources.formats import kinds
 from heliostat.datasets.sources.formats.delimited import CsvFile
+from heliostat.datasets.sources.formats.dialect import Dialect
 from heliostat.datasets.sources.formats.numbers import Plain
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.formats.parquet import ParquetFile
-from heliostat.datasets.sources.formats.records import JsonFiles
+from heliostat.datasets.sources.formats.records import JsonColumns, JsonFile
 from heliostat.datasets.sources.formats.refusal import Refusal
+from heliostat.datasets.values.missing import missing, trimmed
 from heliostat.errors import UserError
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
@@ -42,6 +44,7 @@ class Reader:
     def __init__(self, place: str, read: Read = DETECTED) -> None:
         self.place, self._read = place, read
         self.files = table_files(place)
+        self._opened: dict[File, CsvFile | JsonFile | ParquetFile] = {}
         with self.reading():
             self.kind = self._kind()
             self._partitions = _Partitions([file.name for file in self.files])
@@ -72,7 +75,8 @@ class Reader:
     @property
     def dialect(self) -> dict[str, Any]:
         """What is not usual about how the first of some csv files is written, as keys of the option ``read``."""
-        return self._csv[self.files[0]].dialect.described() if self.kind == "csv" else {}
+        dialect = self._dialect(self.files[0])
+        return dialect.described() if dialect else {}
 
     def batches(self, columns: list[str], progress: Callable[[int], Any] = lambda done: None) -> Iterator[Batch]:
         """Chunks of some columns, decoded; ``progress`` gets the bytes that were read so far.
@@ -117,7 +121,9 @@ class Reader:
         problems = self._problems()
         for file in self.files:
             if len(self.files) > 1 and not kinds.is_table(file.name) and not file.start(4).startswith(b"PAR1"):
-                problems.add(f"{file.name} is no table by its name", f"move it away, or give a pattern such as {self._pattern()}")
+                problems.add(
+                    f"{file.name} is no table by its name", f"move it away, or give a pattern such as {self._pattern()}"
+                )
                 continue
             try:
                 found.setdefault(kinds.kind(file), []).append(file.name)
@@ -139,26 +145,18 @@ class Reader:
                 f"{KEY} has {', '.join(self._read.of_csv)}, but {self.place} has {KINDS[self.kind]}",
                 "remove these keys: they are for csv files",
             )
-        problems = self._problems()
-        self._csv: dict[File, CsvFile] = {}
-        self._parquet: dict[File, ParquetFile] = {}
-        for file in self.files if self.kind != "json" else []:
+        problems, columns = self._problems(), JsonColumns()
+        for file in self.files:
             try:
-                if self.kind == "csv":
-                    self._csv[file] = CsvFile(file, self._read)
-                else:
-                    self._parquet[file] = ParquetFile(file)
+                self._opened[file] = (
+                    CsvFile(file, self._read) if self.kind == "csv"
+                    else JsonFile(file, columns) if self.kind == "json"
+                    else ParquetFile(file)
+                )  # fmt: skip
             except Refusal as refusal:
                 self._add(problems, file, refusal)
-        if self.kind == "json":
-            self._json = JsonFiles(self.files)
-            for file, problem in self._json.problems:
-                self._add(problems, file, Refusal(problem))
         problems.refuse()
-        schemas = [
-            self._json.schema if self.kind == "json" else self._csv[file].schema if self.kind == "csv" else self._parquet[file].schema
-            for file in self.files
-        ]
+        schemas = [self._opened[file].schema for file in self.files]
         self._check_columns([schema.names for schema in schemas])
         return schemas
 
@@ -187,22 +185,16 @@ class Reader:
         """Chunks of a file as they are written. If it is broken, the others are looked at too."""
         with self.reading():
             try:
-                if self.kind == "csv":
-                    names = self._csv[file].names
-                    yield from self._csv[file].batches([name for name in names if name in columns])
-                elif self.kind == "json":
-                    yield from self._json.batches(file, [name for name in self._json.schema.names if name.strip() in columns])
-                else:
-                    yield from self._parquet[file].batches(columns)
+                yield from self._opened[file].batches(columns)
             except Refusal as refusal:
                 raise self._refused(file, refusal) from None
 
     def _refused(self, file: File, refusal: Refusal) -> UserError:
         problems = self._problems()
         self._add(problems, file, refusal)
-        for other in self.files[self.files.index(file) + 1 :] if self.kind == "csv" else []:
+        for other in self.files[self.files.index(file) + 1 :]:
             try:
-                self._csv[other].check()
+                self._opened[other].check()
             except Refusal as another:
                 self._add(problems, other, another)
         try:
@@ -219,7 +211,7 @@ class Reader:
         plain = self._plain(file)
         found = {name: self._without_missing(self._decode(name, there[name])) for name in columns}
         return {
-            name: plain.write(cells.trimmed(column)) if plain and self._numbers.get(name) else column
+            name: plain.write(trimmed(column)) if plain and self._numbers.get(name) else column
             for name, column in found.items()
         }
 
@@ -245,9 +237,13 @@ class Reader:
 
     # --- numbers with a decimal comma -------------------------------------------------------------------------
 
+    def _dialect(self, file: File) -> Dialect | None:
+        opened = self._opened[file]
+        return opened.dialect if isinstance(opened, CsvFile) else None
+
     def _plain(self, file: File) -> Plain | None:
         """Writes the numbers of a file in the plain way, if they are not."""
-        dialect = self._csv[file].dialect if self.kind == "csv" else None
+        dialect = self._dialect(file)
         return Plain(dialect.decimal, dialect.thousands) if dialect and (dialect.decimal == "," or dialect.thousands) else None
 
     def _find_numbers(self, columns: list[str]) -> None:
@@ -258,8 +254,8 @@ class Reader:
             for batch, _ in self._batches(file, left):
                 for name, column in zip(map(str.strip, batch.schema.names), batch.columns, strict=True):
                     if self._numbers.setdefault(name, True):
-                        texts = cells.trimmed(self._without_missing(column))
-                        self._numbers[name] = plain.fits(texts.filter(pc.invert(cells.missing(texts))))
+                        texts = trimmed(self._without_missing(column))
+                        self._numbers[name] = plain.fits(texts.filter(pc.invert(missing(texts))))
 
 
 class _Partitions:

@@ -12,7 +12,7 @@ import pyarrow.csv
 
 from heliostat.datasets.sources.files import File
 from heliostat.datasets.sources.formats import encoding as encodings
-from heliostat.datasets.sources.formats.dialect import LARGEST, LINE, Dialect, find, records
+from heliostat.datasets.sources.formats.dialect import LARGEST, LINE, find, records
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.formats.refusal import Refusal
 from heliostat.datasets.sources.formats.streams import Bytes, Doubts, Text
@@ -67,12 +67,17 @@ class CsvFile:
     def names(self) -> tuple[str, ...]:
         return self.dialect.names
 
+    @property
+    def schema(self) -> pa.Schema:
+        return pa.schema([(name, pa.string()) for name in self.names])
+
     def batches(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Chunks of some columns as texts, and the bytes read so far.
 
         Raises:
             Refusal: the file is broken; with all problems.
         """
+        columns = [name for name in self.names if name in columns]
         if self.dialect.is_plain:
             yield from self._by_arrow(columns)
         else:
@@ -182,7 +187,7 @@ class CsvFile:
             at = f"line {line + above}"
             if wrong:
                 what = next((text for part, text in WRONG.items() if part in wrong), f"cannot be read: {wrong}")
-                yield f"{at} {what}", f'double quotes within cells, or set {KEY}.quote: none if they mean nothing'
+                yield f"{at} {what}", f"double quotes within cells, or set {KEY}.quote: none if they mean nothing"
             elif len(cells) != width:
                 also = f", or set {KEY}.comment" if cells[0].startswith(("#", "//", "%")) else ""
                 what = f"{at} has {len(cells)} cell{'s' if len(cells) > 1 else ''}, but there are {width} columns"
@@ -196,7 +201,9 @@ class CsvFile:
     def _checked(self, found: list[tuple[str, str]]) -> Iterator[str]:
         """The lines after the names; what of them is no text is added to ``found``."""
         name = self.dialect.encoding.removesuffix("-sig")
-        decoder = codecs.getincrementaldecoder(self.dialect.encoding)("strict" if name.startswith("utf-") and name != "utf-8" else "surrogateescape")
+        decoder = codecs.getincrementaldecoder(self.dialect.encoding)(
+            "strict" if name.startswith("utf-") and name != "utf-8" else "surrogateescape"
+        )
 
         def texts() -> Iterator[str]:
             skipped = self.dialect.skipped
@@ -208,9 +215,9 @@ class CsvFile:
                 yield text
             yield decoder.decode(b"", True)
 
-        number = self.dialect.above
+        number = above = self.dialect.above
         try:
-            for number, line in enumerate(_lines(texts()), number + 1):
+            for number, line in enumerate(_lines(texts()), above + 1):
                 if len(found) > LISTED:
                     return
                 if not line.isprintable() and (what := _no_text(line, name)):

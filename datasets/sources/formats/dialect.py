@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from heliostat.datasets.sources.formats.numbers import decimals
@@ -130,7 +131,8 @@ def find(text: str, is_all: bool, read: Read, encoding: str) -> Dialect:
     if not read.header and start and lines[start - 1].startswith("#") and read.comment is None:
         # The names may follow the sign of a comment.
         width = _width(_sampled(lines[start:], is_all, dialect))
-        if width > 1 and len(next(records([lines[start - 1]], dialect))[1]) == width:
+        is_wide = width > 1 and len(next(records([lines[start - 1]], dialect))[1]) == width
+        if is_wide and not _are_names([cells for _, cells, _ in records(lines[start:], dialect)]):
             start -= 1
     found = [(line + start, cells) for line, cells, wrong in _sampled(lines[start:], is_all, dialect) if not wrong]
     if not found:
@@ -153,15 +155,15 @@ def _width(found: list[Record]) -> int:
     return Counter(len(cells) for _, cells, _ in found).most_common(1)[0][0]
 
 
-def _separated(
-    lines: list[str], is_all: bool, dialect: Dialect, read: Read, separators: tuple[str | None, ...]
-) -> Dialect:
+def _separated(lines: list[str], is_all: bool, dialect: Dialect, read: Read, separators: tuple[str | None, ...]) -> Dialect:
     """The dialect with the separator and the quote that give each line the same number of cells."""
-    quotes = ('"', "'") if read.quote is None else (None if read.quote == "none" else read.quote,)
     text = "".join(lines)
+    quotes = (None if read.quote == "none" else read.quote,) if read.quote else ('"', "'") if '"' not in text else ('"',)
     shares: dict[Dialect, float] = {}
     for quote in quotes:
-        tried = [replace(dialect, separator=sep, quote=quote, blanks=_has_blanks(text, sep, quote)) for sep in separators if sep]
+        tried = [
+            replace(dialect, separator=sep, quote=quote, blanks=_has_blanks(text, sep, quote)) for sep in separators if sep
+        ]
         found = {each: _sampled(lines, is_all, each) for each in tried}
         if len(tried) == 1 and len(quotes) == 1:
             return tried[0]
@@ -222,28 +224,36 @@ def _named(dialect: Dialect, found: list[tuple[int, list[str]]], read: Read, lin
     return replace(dialect, names=names, above=above)
 
 
-def _uneven(
-    names: tuple[str, ...], width: int, first: int, found: list[tuple[int, list[str]]], read: Read
-) -> tuple[str, str]:
+def _uneven(names: tuple[str, ...], width: int, first: int, found: list[tuple[int, list[str]]], read: Read) -> tuple[str, str]:
     if read.names:
         return f"has {width} columns, but {KEY}.names has {len(names)}", f"set {KEY}.names to {width} names"
-    line = next(line for line, cells in found if len(cells) == width)
-    fix = f"correct line {first}; set {KEY}.header to the line of the names"
+    line = next(line for line, each in found if len(each) == width)
+    fix = f"correct it, or set {KEY}.header to the line of the names"
     if len(names) == width - 1:
         fix = f"write a name for the first column, or set {KEY}: {{header: {first}, names: [...]}} with {width} names"
-    return f"has {len(names)} cells in line {first}, the names, but {width} in line {line} and most others", fix
+    cells = "1 cell" if len(names) == 1 else f"{len(names)} cells"
+    return f"has {cells} in line {first}, that of the names, but {width} in line {line} and most others", fix
+
+
+def _numeric(rows: list[list[str]]) -> list[str]:
+    """The cells of the first row that have only numbers below them."""
+    first, *others = [[cell.strip() for cell in row] for row in rows]
+    below = [[row[at] for row in others if at < len(row) and row[at]] for at in range(len(first))]
+    return [cell for cell, cells in zip(first, below, strict=True) if cells and all(map(NUMBER.fullmatch, cells))]
+
+
+def _are_names(rows: list[list[str]]) -> bool:
+    """Whether the first row is sure to have names: one that is no number is above numbers."""
+    return any(not NUMBER.fullmatch(cell) for cell in _numeric(rows))
 
 
 def _looks_like_data(rows: list[list[str]]) -> str:
     """Some of the cells of the first row that are numbers as those below; none if they may be names."""
-    first, *others = [[cell.strip() for cell in row] for row in rows]
-    below = [[row[at] for row in others if at < len(row) and row[at]] for at in range(len(first))]
-    numeric = [bool(cells) and all(map(NUMBER.fullmatch, cells)) for cells in below]
-    if any(is_number and not NUMBER.fullmatch(cell) for cell, is_number in zip(first, numeric, strict=True)):
+    if _are_names(rows):
         return ""
-    found = [cell for cell, is_number in zip(first, numeric, strict=True) if is_number]
+    found = _numeric(rows)
     years = [int(cell) for cell in found if YEAR.fullmatch(cell)]
-    if len(years) == len(found) > 1 and all(after == before + 1 for before, after in zip(years, years[1:], strict=False)):
+    if len(years) == len(found) > 1 and all(after == before + 1 for before, after in pairwise(years)):
         return ""
     return ", ".join(found[:3])
 
@@ -257,9 +267,7 @@ def _with_decimal(dialect: Dialect, rows: list[tuple[int, list[str]]], read: Rea
         return replace(dialect, decimal=read.decimal, thousands=read.thousands)
     if read.thousands is not None:
         return replace(dialect, decimal="," if read.thousands == "." else ".", thousands=read.thousands)
-    columns = {
-        name: decimals(cells[at] for _, cells in rows if at < len(cells)) for at, name in enumerate(dialect.names)
-    }
+    columns = {name: decimals(cells[at] for _, cells in rows if at < len(cells)) for at, name in enumerate(dialect.names)}
     by_sign = {sign: [name for name, found in columns.items() if sign in found] for sign in ",.?"}
     both = by_sign[","] and by_sign["."]
     if both:

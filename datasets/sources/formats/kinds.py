@@ -52,8 +52,10 @@ def kind(file: File) -> str:
     text = stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
     stream.close()
     if stem(name).endswith(JSON):
+        if text and text[:1] not in b"{[" and b"\0" not in text:
+            raise Refusal(("has no JSON in it", "write a record per line, or one array of records; or name it .csv"))
         return "json"
-    if text.startswith((b'{"', b"[{", b"{ \"", b"[\n")):
+    if text.startswith((b'{"', b"[{", b'{ "', b"[\n")):
         if stem(name).endswith(CSV):
             raise Refusal(("has JSON in it", "name it .jsonl or .json"))
         return "json"

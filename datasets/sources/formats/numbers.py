@@ -11,14 +11,12 @@ SUFFIX = rf"(?:[eE][+-]?\d+)?\s?(?:%|‰|{MONEY}|[A-Za-zµμ°Ω][A-Za-zµμ°Ω
 BLANKS = r"\s\x{00a0}\x{202f}"
 APOSTROPHES = r"'\x{2019}"
 
-_EDGES = r"[-+−–(]?\s?[$€£¥₹]?\s?{}\s?[%‰$€£¥₹]?\)?"
+_EDGES = r"[-+\u2212\u2013(]?\s?[$€£¥₹]?\s?{}\s?[%‰$€£¥₹]?\)?"
 _WHOLE = re.compile(_EDGES.format(r"\d+"))
 _UNCLEAR = re.compile(_EDGES.format(r"[1-9]\d{0,2},\d{3}"))
 _PERHAPS = re.compile(_EDGES.format(r"[1-9]\d{0,2}\.\d{3}"))
 _COMMA = re.compile(_EDGES.format(r"(?:\d+,\d*|\d{0,3},\d+|\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,})(?:[eE][-+]?\d+)?"))
-_POINT = re.compile(
-    _EDGES.format(r"(?:\d+\.\d*|\d{0,3}\.\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:,\d{3}){2,})(?:[eE][-+]?\d+)?")
-)
+_POINT = re.compile(_EDGES.format(r"(?:\d+\.\d*|\d{0,3}\.\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:,\d{3}){2,})(?:[eE][-+]?\d+)?"))
 
 
 def decimals(cells: Iterable[str]) -> set[str]:

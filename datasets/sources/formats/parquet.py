@@ -49,6 +49,9 @@ class ParquetFile:
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
             raise self._broken(error) from None
 
+    def check(self) -> None:
+        """What opening it has not found is found when it is read."""
+
     def _broken(self, error: Exception) -> Refusal:
         if isinstance(error, FileNotFoundError):
             return Refusal((f"was removed while it was read: {error}", "run the same command again"))

@@ -1,6 +1,6 @@
 """JSON files: a record a line, or one array of records. Their columns have types: a value keeps the one it has in JSON.
 
-Python's parser reads them, as Arrow's takes the types from the first block, dates for texts that look like them, and the last of
+Python's parser reads them: Arrow's takes the types from the first block, texts that look like dates for dates, and the last of
 two values with one name.
 """
 
@@ -61,7 +61,7 @@ class Column:
         if len(kinds) > 1 or kinds == {dict}:
             return None
         if kinds == {int}:
-            if -(2**63) <= self._least and self._most < 2**63:
+            if self._least >= -(2**63) and self._most < 2**63:
                 return pa.int64()
             return pa.uint64() if self._least >= 0 and self._most < 2**64 else pa.string()  # an identifier
         return {bool: pa.bool_(), float: pa.float64()}.get(next(iter(kinds), str), pa.string())
@@ -78,66 +78,73 @@ class Column:
         return f"has {shown}", "write its values in one way, or drop it"
 
 
-class JsonFiles:
-    """JSON files; a record may lack columns.
+JsonColumns = dict[str, Column]
+"""The columns of all files of a table."""
+
+
+class JsonFile:
+    """A JSON file, whose records may lack columns.
+
+    Args:
+        file: the file.
+        columns: those of the files before; they are completed.
 
     Raises:
-        Refusal: a file is broken; with the lines.
+        Refusal: it is broken; with the lines.
     """
 
-    def __init__(self, files: list[File]) -> None:
-        self.columns: dict[str, Column] = {}
-        self.problems: list[tuple[File, tuple[str, str]]] = []
-        for file in files:
-            self._survey(file)
+    def __init__(self, file: File, columns: JsonColumns) -> None:
+        self.file, self.columns = file, columns
+        problems, line = [], 0
+        for line, record, _, _ in _records(file):
+            if isinstance(record, dict):
+                for name, value in record.items():
+                    if name not in columns:
+                        columns[name] = Column()
+                    columns[name].add(value, line)
+            else:
+                problems.append(record)
+                if len(problems) > LISTED:
+                    break
+        if not line:
+            problems.append(("has no rows", "give a table with a row per sample"))
+        if problems:
+            raise Refusal(*problems)
 
     @property
     def schema(self) -> pa.Schema:
         """The columns; those without a type as texts."""
         return pa.schema([(name, column.type or pa.string()) for name, column in self.columns.items()])
 
-    def batches(self, file: File, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """Chunks of some columns of a file, and the bytes read so far.
+    def batches(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Chunks of some columns, whose names may have blanks around them, and the bytes read so far.
 
         Raises:
             Refusal: values of these are of several kinds, or nested.
         """
-        wrong = {name: self.columns[name].problem for name in columns if self.columns[name].type is None}
+        schema = pa.schema([field for field in self.schema if field.name.strip() in columns])
+        wrong = {name: self.columns[name].problem for name in schema.names if self.columns[name].type is None}
         if wrong:
             raise Refusal(*((f"column {name!r} {what}", fix) for name, (what, fix) in wrong.items()))
         rows: list[Record] = []
         start = 0
-        for _, record, read, done in _records(file):
-            if isinstance(record, tuple):
+        for _, record, read, done in _records(self.file):
+            if not isinstance(record, dict):
                 raise Refusal(record)
             rows.append(record)
             if len(rows) == ROWS or read - start > CHUNK:
-                yield self._batch(rows, columns), done
+                yield _batch(rows, schema), done
                 rows, start = [], read
         if rows:
-            yield self._batch(rows, columns), file.size
+            yield _batch(rows, schema), self.file.size
 
-    def _batch(self, rows: list[Record], columns: list[str]) -> pa.RecordBatch:
-        schema = pa.schema([self.schema.field(name) for name in columns])
-        arrays = [_array([row.get(name) for row in rows], schema.field(name).type) for name in columns]
-        return pa.RecordBatch.from_arrays(arrays, schema=schema)
+    def check(self) -> None:
+        """All has been found when it was opened."""
 
-    def _survey(self, file: File) -> None:
-        count = 0
-        for line, record, _, _ in _records(file):
-            count += 1
-            if isinstance(record, tuple):
-                self.problems.append((file, record))
-                if len(self.problems) > LISTED:
-                    return
-                continue
-            for name, value in record.items():
-                column = self.columns.get(name)
-                if column is None:
-                    column = self.columns[name] = Column()
-                column.add(value, line)
-        if not count:
-            self.problems.append((file, ("has no rows", "give a table with a row per sample")))
+
+def _batch(rows: list[Record], schema: pa.Schema) -> pa.RecordBatch:
+    arrays = [_array([row.get(field.name) for row in rows], field.type) for field in schema]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
@@ -248,7 +255,10 @@ def _of_array(text: _Text) -> Iterator[tuple[int, Record | Problem]]:
     while text.peek() != "]":
         if not is_first:
             if text.peek() != ",":
-                yield text.line, (f"line {text.line} has no comma or ] after a record", "correct it, or write a record per line")
+                yield (
+                    text.line,
+                    (f"line {text.line} has no comma or ] after a record", "correct it, or write a record per line"),
+                )
                 return
             text.skip(text.at + 1)
             text.peek()

@@ -1,4 +1,4 @@
-"""The bytes of a file as they pass by: decompressed, as UTF-8, and with a look for what Arrow would read otherwise than meant."""
+"""The bytes of a file: decompressed, as UTF-8, and searched for what Arrow would read otherwise than it is meant."""
 
 import codecs
 import re
