@@ -269,11 +269,9 @@ def _with_decimal(dialect: Dialect, rows: list[tuple[int, list[str]]], read: Rea
         return replace(dialect, decimal="," if read.thousands == "." else ".", thousands=read.thousands)
     columns = {name: decimals(cells[at] for _, cells in rows if at < len(cells)) for at, name in enumerate(dialect.names)}
     by_sign = {sign: [name for name, found in columns.items() if sign in found] for sign in ",.?"}
-    both = by_sign[","] and by_sign["."]
-    if both:
-        what = f"has numbers with a decimal comma in column {by_sign[','][0]!r}, and with a point in column {by_sign['.'][0]!r}"
-        raise Refusal((what, f"set {KEY}.decimal to the sign of most columns, and write the others with it"))
-    if by_sign["?"] and not by_sign[","] and not by_sign["."] and dialect.separator != ",":
+    shown = [sign for sign in ",." if by_sign[sign]]
+    if by_sign["?"] and len(shown) != 1 and dialect.separator != ",":
         what = f"has numbers such as 1,234 in column {by_sign['?'][0]!r}, which may be 1234 or 1.234"
         raise Refusal((what, f"set {KEY}.thousands or {KEY}.decimal to ','"))
-    return replace(dialect, decimal="," if by_sign[","] else ".")
+    # With both, each column has its own sign.
+    return replace(dialect, decimal="," if shown == [","] else ".")
