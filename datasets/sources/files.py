@@ -101,6 +101,10 @@ def table_files(place: str, key: str = "dataset.options.path") -> list[File]:
 
     As in Spark and Arrow, names that begin with a dot or an underscore are left out. Messages name the place by ``key``.
 
+    Args:
+        place: as it is written.
+        key: what it is called in messages.
+
     Raises:
         UserError: there are none.
     """
@@ -119,10 +123,10 @@ def table_files(place: str, key: str = "dataset.options.path") -> list[File]:
             file for each in sorted(glob.glob(folder.path, recursive=True)) for file in _matching(each, _fixed(folder.path))
         ]
     else:
-        raise UserError(f"{key} {place} does not exist", "give the path of a CSV or Parquet file or folder")
+        raise UserError(f"{key} {place} does not exist", "give the path of a csv, JSON or Parquet file or folder")
     if not found:
         what = "matches no file" if glob.has_magic(path) else "is a folder without files"
-        raise UserError(f"{key} {place} {what}", "give the path of CSV or Parquet files")
+        raise UserError(f"{key} {place} {what}", "give the path of csv, JSON or Parquet files")
     return found
 
 

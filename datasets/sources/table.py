@@ -56,7 +56,7 @@ class Table(Source):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self.split = options.split
-        self._reader = Reader(options.path, options.read, self.files())
+        self._reader = Reader(options.path, options.read, files=self.files())
         self._target = self._check_names(self._reader.names)
         self._encoded: Encoded | None = None
         self._described: tuple[dict[str, Field], dict[str, Any], Signature] | None = None
