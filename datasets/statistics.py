@@ -6,11 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.datasets.arrow import Columns
-from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Signature, TrainStatistics
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, QUANTILES, TARGET, Signature, TrainStatistics
 
 Moments = npt.NDArray[np.float64]
-LEVELS = 65
-"""Quantiles of a feature."""
 SAMPLED, SAMPLED_BYTES = 1 << 16, 32 << 20
 """Rows from which quantiles are computed, at most, and their bytes: exact for fewer rows."""
 
@@ -27,13 +25,12 @@ class Statistics:
         self._counts: dict[str, list[npt.NDArray[np.int64]]] = {}
         self._rows = 0
         self._samples = {FEATURES: _Sample(), TARGET: _Sample()}
-        self._table = False
 
     def add(self, columns: Columns) -> None:
         for name, values in columns.items():
-            if values.ndim < 2 or name in ("tokens", CATEGORIES) or not len(values):
+            if (values.ndim < 2 and name != TARGET) or name in ("tokens", CATEGORIES) or not len(values):
                 continue
-            flat = values.reshape(len(values), values.shape[1], -1).astype(np.float64)
+            flat = values.reshape(len(values), values.shape[1] if values.ndim > 1 else 1, -1).astype(np.float64)
             self._sums.setdefault(name, _Sums(flat.shape[1])).add(flat)
         self._count(columns)
         for name, sample in self._samples.items():
@@ -42,7 +39,7 @@ class Statistics:
         self._rows += len(next(iter(columns.values())))
 
     def result(self) -> dict[str, dict[str, list[float]]]:
-        return {name: sums.result() for name, sums in self._sums.items()}
+        return {name: sums.result() for name, sums in self._sums.items() if name != TARGET}
 
     def of_table(self, signature: Signature) -> TrainStatistics:
         counts = self._counts.get(CATEGORIES, [])
@@ -67,8 +64,6 @@ class Statistics:
                 found = [np.bincount(codes[:, at] + 1, minlength=1) for at in range(codes.shape[1])]
                 before = self._counts.get(name, [np.zeros(1, np.int64)] * codes.shape[1])
                 self._counts[name] = [_sum(one, two) for one, two in zip(before, found, strict=True)]
-        if TARGET in columns and columns[TARGET].ndim == 1:
-            self._sums.setdefault(TARGET, _Sums(1)).add(columns[TARGET].astype(np.float64).reshape(-1, 1, 1))
 
 
 class _Sums:
@@ -132,9 +127,9 @@ class _Sample:
         """The values at even levels of each column, without missing ones; 0 if all are missing."""
         if not self._parts:
             return ()
-        rows, levels = np.concatenate(self._parts).astype(np.float64), np.linspace(0, 1, LEVELS)
+        rows, levels = np.concatenate(self._parts).astype(np.float64), np.linspace(0, 1, QUANTILES)
         present = [column[~np.isnan(column)] for column in rows.T]
-        return tuple(tuple((np.quantile(each, levels) if len(each) else np.zeros(LEVELS)).tolist()) for each in present)
+        return tuple(tuple((np.quantile(each, levels) if len(each) else np.zeros(QUANTILES)).tolist()) for each in present)
 
 
 def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

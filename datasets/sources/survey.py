@@ -17,6 +17,8 @@ from heliostat.datasets.values.words import hashes
 LISTED = 10_000
 """Different values that are kept of a column, far above what categories and classes may have."""
 LISTED_BYTES = 4 << 20
+BEYOND = 10**15
+"""Whole numbers from here on may be rounded by a floating-point number of 64 bits."""
 
 
 class Survey:
@@ -37,6 +39,8 @@ class Survey:
         """None if not all values are plain numbers."""
         self.floats = False
         """Whether some numbers are no whole ones by their type."""
+        self.markers: set[str] = set()
+        """How missing values are written."""
         self.padded: str | None = None
         """A whole number that is written with zeros before it, such as 01234."""
         self.beyond: str | None = None
@@ -105,13 +109,15 @@ class Survey:
             gone = missing(column, self._markers)
             if count := pc.sum(gone).as_py():
                 self.missing += count
+                self.markers |= {text for text in pc.unique(column.filter(gone)).to_pylist() if text}
                 column = column.filter(pc.invert(gone))
             found = numbers.plain(column, self._kinds()) if self.numbers else None
         if found is not None and self.numbers:
             if pa.types.is_integer(found.type):
                 self.padded = self.padded or _first(column, r"^0\d+$")
-            self.beyond = self.beyond or _first(column, r"^[+-]?[1-9]\d{15,}$")
         self._add_numbers(found)
+        if self.numbers and self.numbers.count and max(-self.numbers.least, self.numbers.most) >= BEYOND:
+            self.beyond = self.beyond or _first(column, r"^[+-]?[1-9]\d{15,}$")
         return column
 
     def _kinds(self) -> tuple[str, ...]:
