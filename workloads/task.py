@@ -41,7 +41,7 @@ class Task:
     needs: ClassVar[dict[str, str]] = {}
     """Columns that the dataset must have: name -> dtype and number of axes of a sample, e.g. ``{"image": "uint8/3"}``;
     ``*`` stands for any dtype."""
-    takes: ClassVar[tuple[Literal["categories", "missing"], ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ()
     """What of a table the task takes beside complete numbers: ``categories``, and ``missing`` numbers (NaN in ``features``).
     A dataset with more is refused. ``("categories", "missing")`` is right for a model that begins with `encoder`."""
     metric: ClassVar[str] = "loss"

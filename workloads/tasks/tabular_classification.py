@@ -46,9 +46,6 @@ class TabularClassification(Task):
         classes = len(self.index.classes)
         return network(self.options, self.index, classes) if self.index.signature else older(self.options, self.index, classes)
 
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        return [*model.blocks] if self.index.signature else super().blocks(model)  # type: ignore[arg-type]
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = self._logits(model, batch)
         losses = F.cross_entropy(logits.flatten(0, 1), batch[LABEL].repeat_interleave(logits.shape[1]), reduction="none")
@@ -71,7 +68,8 @@ class TabularClassification(Task):
     def decide(self, probabilities: Tensor) -> Tensor:
         if self.options.threshold is None:
             return super().decide(probabilities)
-        return (probabilities[:, 1] >= self.options.threshold).long()
+        chosen: Tensor = probabilities[:, 1] >= self.options.threshold
+        return chosen.long()
 
     def read(self, value: str) -> Batch:
         """Reads a row as the table has it, a JSON object; of an older dataset see `read_older`."""

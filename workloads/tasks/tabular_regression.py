@@ -44,9 +44,6 @@ class TabularRegression(Task):
         mean, std = described(self.index)[1].target[:2]
         return Standardized(network(self.options, self.index, len(self.options.quantiles) or 1), mean, std)
 
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        return [*model.network.blocks]  # type: ignore[union-attr]
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return self._loss(self._outputs(model, batch), model.standard(batch[TARGET]))  # type: ignore[operator]
 
