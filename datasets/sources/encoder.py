@@ -234,6 +234,9 @@ class Encoder:
                 left_out[name] = error.reason
             except Doubt as error:
                 self._refuse_column(name, error.what, error.fix)
+        names = Counter(name for column in columns if column.kind != "category" for name in column.feature_names)
+        for name in (name for name, count in names.items() if count > 1):
+            self.problems.add(f"two features would be named {name!r}", "rename one of their columns")
         target = self._decide_target(surveys[self.target])
         if not columns and not self.concerned:
             why = "".join(f"\n    {name!r} {reason}" for name, reason in left_out.items())

@@ -125,13 +125,13 @@ READ: dict[str, tuple[list[Any], dict[str, Any], list[list[float]]]] = {
     "truths": (repeated("true", "False"), {"kind": "boolean"}, [[1], [0]]),
     "yes": (repeated("yes", "no", ""), {"kind": "boolean"}, [[1], [0], [NAN]]),
     "mixed truths": (repeated("yes", "no", "1"), {"kind": "boolean"}, [[1], [0], [1]]),
-    "iso": (repeated("2024-01-31", "2024-02-28"), {"kind": "date", "format": "year-month-day"}, [[2024, 1, 31, 2], [2024, 2, 28, 2]]),
+    "iso": (repeated("2024-01-31", "2024-02-28"), {"format": "year-month-day"}, [[2024, 1, 31, 2], [2024, 2, 28, 2]]),
     "german": (repeated("3.1.2024", "28.2.2024"), {"format": "day-month-year"}, [[2024, 1, 3, 2], [2024, 2, 28, 2]]),
     "american": (repeated("1/31/24", "2/28/24"), {"format": "month-day-year"}, [[2024, 1, 31, 2], [2024, 2, 28, 2]]),
     "british": (repeated("1/2/24", "2/3/24"), {"format": "day-month-year"}, [[2024, 2, 1, 3], [2024, 3, 2, 5]]),
     "names": (repeated("Jan 31, 2024", "Feb 28, 2024"), {"format": "name-day-year"}, [[2024, 1, 31, 2], [2024, 2, 28, 2]]),
     "mail": (repeated("Wed, 31 Jan 2024 12:30:00 +0100", ""), {"kind": "date"}, [[2024, 1, 31, 2, 11.5], [NAN] * 5]),
-    "moments": (repeated("2024-01-31T12:30:00Z", "1969-12-31 23:00"), {"kind": "date"}, [[2024, 1, 31, 2, 12.5], [1969, 12, 31, 2, 23]]),
+    "moments": (repeated("2024-01-31T12:30Z", "1969-12-31 23:00"), {}, [[2024, 1, 31, 2, 12.5], [1969, 12, 31, 2, 23]]),
     "times": (repeated("12:30", "9:15 pm"), {"kind": "date", "parts": ("hour",)}, [[12.5], [21.25]]),
     "list": (repeated("[1, 2.5]", "[3, -4]", ""), {"kind": "list", "width": 2}, [[1, 2.5], [3, -4], [NAN, NAN]]),
     "empty": (repeated("DE", "", "US"), {"categories": ("DE", "US")}, [[0], [-1], [1]]),
@@ -150,7 +150,7 @@ READ: dict[str, tuple[list[Any], dict[str, Any], list[list[float]]]] = {
     "class": (repeated(1, 2, 3), {"categories": ("1", "2", "3")}, [[0], [1], [2]]),
     "gap only": (repeated(7, None), {"kind": "number"}, [[7], [NAN]]),
     "years": (repeated(30, 40), {"kind": "number", "source": "age", "fill": "median"}, [[30], [40]]),
-    "words": ([f"the {'good' if row % 2 else 'bad'} film number {row}" for row in range(ROWS)], {"kind": "text", "width": 64}, []),
+    "words": ([f"the {'good' if row % 2 else 'bad'} film no {row}" for row in range(ROWS)], {"kind": "text", "width": 64}, []),
     "many": ([f"c{row % 200}" for row in range(ROWS)], {"kind": "category"}, []),
 }  # fmt: skip
 COLUMNS = {
@@ -218,17 +218,17 @@ def test_raw_rows_as_texts_as_json_and_as_typed_values_are_those_of_the_dataset(
     names = [column.source or column.name for column in signature.columns]
     order = np.argsort(samples(dataset)[:, 0])
     wanted = {name: samples(dataset, name)[order] for name in ("features", "categories")}
-    typed = (
-        pq.read_table(path)
-        if path.endswith("parquet")
-        else pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types={"codes": pa.string()}))
-    )
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False) if path.endswith("csv") else typed.to_pandas()
+    if path.endswith("parquet"):
+        typed = pq.read_table(path)
+        texts = {name: [None if value is None else str(value) for value in typed[name].to_pylist()] for name in names}
+    else:
+        typed = pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types={"codes": pa.string()}))
+        texts = pd.read_csv(path, dtype=str, keep_default_na=False)[names].to_dict("list")
     forms = {
-        "texts": pa.table({name: pa.array([str(v) for v in frame[name].fillna("")] if path.endswith("csv") else [None if v is None else str(v) for v in typed[name].to_pylist()]) for name in names}),
+        "texts": pa.table(texts),
         "json": pa.Table.from_pylist(json.loads(json.dumps(typed.select(names).to_pylist(), default=str))),
         "typed": typed.select(names),
-    }  # fmt: skip
+    }
     for form, rows in forms.items():
         for part in (rows, rows.slice(7, 1), rows.slice(0, 0)):
             first, count = (7, 1) if part.num_rows == 1 else (0, part.num_rows)
@@ -244,8 +244,7 @@ def test_raw_rows_as_texts_as_json_and_as_typed_values_are_those_of_the_dataset(
 
 
 def test_odd_values_of_raw_rows_are_answered_and_counted_or_refused(everything: tuple[str, Dataset]) -> None:
-    path, dataset = everything
-    signature = dataset.index.signature
+    signature = everything[1].index.signature
     assert signature
     row = {(column.source or column.name): None for column in signature.columns}
     odd_row = {**row, "empty": "Atlantis", "weight": "900 kg", "thousands": 1e6, "iso": "1890-01-01", "city_id": 10115.0}
