@@ -16,6 +16,7 @@ from heliostat.datasets.sources.files import File, table_files
 from heliostat.datasets.sources.kinds import ColumnOptions
 from heliostat.datasets.sources.reader import Reader
 from heliostat.datasets.sources.targets import TargetType
+from heliostat.datasets.splits import CONTENT, Split
 from heliostat.errors import UserError
 
 RULES = 4
@@ -46,9 +47,11 @@ class Table(Source):
         target_type: TargetType = Key(
             "auto", description="class or number; auto takes texts and few different whole numbers as classes"
         )
+        split: Split = Key(CONTENT, description="how the rows are split, such as {by: time, column: date}")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
+        self.split = options.split
         self._reader = Reader(options.path)
         self._target = self._check_names(self._reader.names)
         self._encoded: Encoded | None = None
