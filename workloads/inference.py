@@ -61,7 +61,7 @@ def load_run(folder: Folder | str | Path) -> Trained:
     dataset = open_dataset(folder, record)
     provide(record.config.requirements)
     cls, note = find_task(folder, record.config.task, record.code)
-    task = create(record.config.task, record.config.model, dataset.index, cls)
+    task = create(record.config.task, record.config.model, dataset.index, cls, record.config.metric)
     ranks = Ranks.of_this_process()
     model = task.model()
     found, state, skipped = _best_intact(folder, checkpoints, task, model)

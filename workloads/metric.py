@@ -20,6 +20,9 @@ class Metric(nn.Module):
     ``__init__`` declares the states with `add_state`; ``update`` changes no other attributes.
     """
 
+    higher_is_better: bool | None = None
+    """Whether a higher one is better, as in torchmetrics; None where its name says it, or the config."""
+
     def __init__(self) -> None:
         super().__init__()
         self._defaults: dict[str, Tensor | list[Tensor]] = {}

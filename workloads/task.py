@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from heliostat.datasets import Field, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Signature
 from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
+from heliostat.workloads.config import BETTER, Better
 from heliostat.workloads.tabular.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -58,9 +59,10 @@ class Task:
     takes: ClassVar[tuple[str, ...]] = ()
     """What of a table the task takes beside complete numbers: ``categories``, and ``missing`` numbers (NaN in ``features``).
     A dataset with more is refused. ``("categories", "missing")`` is right for a model that begins with `encoder`."""
-    metric: ClassVar[str] = "loss"
-    """The metric that decides which checkpoint is the best."""
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    metric: str = "loss"
+    """The metric that decides which checkpoint is the best; that of the config, if it names one."""
+    better: Better | None = "lower"
+    """None if that is not known of a metric that the config names, which is refused."""
 
     def __init__(self, index: Index, options: Any) -> None:
         self.index, self.options = index, options
@@ -206,15 +208,38 @@ def _check_name(module: str, cls_name: str) -> None:
         )
 
 
-def create(name: str, options: dict[str, Any], index: Index, cls: type[Task] | None = None) -> Task:
+def create(
+    name: str,
+    options: dict[str, Any],
+    index: Index,
+    cls: type[Task] | None = None,
+    metric: str | Mapping[str, Better] | None = None,
+) -> Task:
     """Creates a task, after a check of its options and the dataset's schema; of the class that is called so, or of ``cls``.
+
+    Its metric is ``metric``, if that is given.
 
     Raises:
         UserError: see `find`; an option is invalid; the dataset lacks a column that the task needs.
     """
     cls = cls or find(name)
     check(name, cls, index.fields, index.signature)
-    return cls(index, validate(options, cls.Options, "model"))
+    task = cls(index, validate(options, cls.Options, "model"))
+    if metric is not None:
+        task.metric, task.better = _decides(task, metric)
+    return task
+
+
+def _decides(task: Task, metric: str | Mapping[str, Better]) -> tuple[str, Better | None]:
+    """The name of a config's metric, and what is better: as the config says, the task, its accumulator, or the name."""
+    if not isinstance(metric, str):
+        return next(iter(metric.items()))
+    if metric == task.metric:
+        return metric, task.better
+    accumulators = task.accumulators()
+    accumulator = accumulators.get(metric) if isinstance(accumulators, Mapping) else None
+    higher = getattr(accumulator, "higher_is_better", None)
+    return metric, BETTER.get(metric) if higher is None else "higher" if higher else "lower"
 
 
 def check(name: str, cls: type[Task], fields: dict[str, Field], signature: Signature | None = None) -> None:

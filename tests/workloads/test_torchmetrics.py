@@ -126,7 +126,9 @@ class Ours(Task):
 
         def recall(probabilities: Tensor, labels: Tensor) -> float:
             guess = probabilities.argmax(1)
-            return float(np.mean([float((guess[labels == cls] == cls).double().mean()) for cls in labels.unique()]))
+            return float(
+                np.mean([float((guess[labels == cls] == cls).double().mean()) for cls in range(5) if (labels == cls).any()])
+            )
 
         return {
             "2 log_loss": log_loss, "2 accuracy": of_second(tmc.BinaryAccuracy()), "2 balanced_accuracy": recall,
@@ -147,7 +149,7 @@ class Ours(Task):
 
 def _of_those_that_occur(metric: Any) -> Any:
     return lambda probabilities, labels: np.mean(
-        [float(metric(probabilities[:, cls], (labels == cls).long())) for cls in labels.unique()]
+        [float(metric(probabilities[:, cls], (labels == cls).long())) for cls in range(5) if (labels == cls).any()]
     )
 
 
@@ -174,5 +176,5 @@ def test_what_one_class_and_a_constant_target_leave_undefined_is_nan() -> None:
             metric.update(*values)
         found[name] = float(metric.compute() if isinstance(metric, ours.Summed) else metric(*values))
     assert {name for name, value in found.items() if value != value} == {"auc", "average_precision", "r2"}
-    assert (found["accuracy"], found["balanced_accuracy"], found["f1"]) == (pytest.approx(2 / 3), pytest.approx(2 / 3), 0.0)
+    assert [found[name] for name in ("accuracy", "balanced_accuracy", "f1")] == pytest.approx([2 / 3, 2 / 3, 0.0])
     assert ours.of_classes(ours.CURVES + 1).keys() == ours.of_classes(3).keys() - {"auc", "average_precision"}

@@ -35,6 +35,7 @@ def counts(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
 
 
 def accuracy(counted: Tensor) -> Tensor:
+    """The share of the samples whose class is predicted."""
     return counted[:, 2].sum(1) / counted[:, 0].sum(1)
 
 
@@ -108,7 +109,7 @@ def _one_versus_rest(
     """
     areas = []
     for cls in range(probabilities.shape[1]) if positive is None else [positive]:
-        values, group = probabilities[:, cls].unique(return_inverse=True)
+        values, group = torch.unique(probabilities[:, cls], return_inverse=True)
         group = len(values) - 1 - group
         both = grouped(weights, 2 * group + (labels == cls), 2 * len(values))
         areas.append(area(both[:, 1::2], both[:, ::2]))
@@ -125,10 +126,12 @@ def errors(prediction: Tensor, target: Tensor, *rest: Tensor) -> Tensor:
 
 
 def rmse(summed: Tensor) -> Tensor:
+    """The root of the mean squared error, from `errors`."""
     return (summed[:, 0] / summed[:, 2]).sqrt()
 
 
 def mae(summed: Tensor) -> Tensor:
+    """The mean absolute error, from `errors`."""
     return summed[:, 1] / summed[:, 2]
 
 
@@ -156,6 +159,7 @@ def merged_moments(one: Tensor, other: Tensor) -> Tensor:
 
 
 def r2_of_moments(found: Tensor) -> Tensor:
+    """The coefficient of determination, from `moments`; NaN if the target is constant."""
     # Less than float64 resolves of a constant is rounding.
     constant = found[:, 2] <= found[:, 0] * (4e-16 * found[:, 1]).square()
     return torch.where(constant, torch.nan, 1 - found[:, 3] / found[:, 2])
@@ -169,4 +173,5 @@ def pinball(prediction: Tensor, target: Tensor, quantiles: Tensor, weights: Tens
 
 
 def mean(summed: Tensor) -> Tensor:
+    """The mean of sums (resamples, 2) and weights."""
     return summed[:, 0] / summed[:, 1]

@@ -103,7 +103,7 @@ class Loop:
         self.dataset = dataset or Dataset.open(record.dataset.uri, config.storage_timeout)
         self.order = order_of(config, self.dataset, record.order, record.lanes)
         self.total_steps = steps_of(config, self.order)
-        self.task: Task = create(config.task, config.model, self.dataset.index)
+        self.task: Task = create(config.task, config.model, self.dataset.index, metric=config.metric)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
         self.step = open_step(config, self.dataset, self.task, self.model, ranks, self.order, self.total_steps)

@@ -31,6 +31,8 @@ FEW, MORE = 2, 16
 """Samples of a try: two, because of one a vector of all samples would pass for a number; and for metrics that are no means."""
 DEVICES = ("cuda", "nvidia", "gpu", "triton", "hip", "backend", "not implemented for")
 """Words in the errors of code that runs only on a GPU."""
+VARIED = {"auc": "label", "average_precision": "label", "r2": "target"}
+"""Metrics that are not defined where all samples have the same value in a column."""
 DEGENERATE = (ValueError, ArithmeticError)
 """Errors of a metric that a few samples may cause, such as an AUC of a single class."""
 
@@ -61,7 +63,7 @@ def try_task(config: TrainConfig, dataset: Dataset, load: Load = lambda task, mo
     with torch.random.fork_rng(devices=[]), limited_memory():
         try:
             with limited_time():
-                task = create(config.task, config.model, dataset.index)
+                task = create(config.task, config.model, dataset.index, metric=config.metric)
                 step = _step(config, task, dataset, load, notes)
                 if isinstance(step, Step):
                     notes += _try_loss(config, task, step, dataset)
@@ -77,12 +79,32 @@ def try_metrics(task: Task, apply: Apply, dataset: Dataset, ranks: Ranks) -> Non
     """Tries the task's metrics on two samples, on all workers, so that no evaluation ends what has been trained by then.
 
     Raises:
-        UserError: a metric cannot be used, see `Measurement`.
+        UserError: a metric cannot be used, see `Measurement`; that which decides is not defined on the validation split.
     """
+    _check_defined(task.metric, dataset)
     rows = min(FEW, dataset.index.rows("validation"))
     with eval_mode(apply):
         measured = apply(task.metrics, batch_of(dataset, "validation", np.arange(rows), ranks))
     Measurement(task, ranks).add(measured, rows, rows)
+
+
+def _check_defined(metric: str, dataset: Dataset) -> None:
+    """Refuses to decide by a metric that compares classes or numbers which differ, if those of the validation split do not."""
+    column = VARIED.get(metric, "")
+    if column not in dataset.index.fields:
+        return
+    found: set[Any] = set()
+    for number in range(len(dataset.index.splits["validation"])):
+        found |= set(np.unique(dataset.columns("validation", number)[column])[:2].tolist())
+        if len(found) > 1:
+            return
+    (only,) = found
+    classes = dataset.index.classes if column == "label" else []
+    what = f"the class {classes[only]!r}" if classes else f"the target {only:g}"
+    raise UserError(
+        f"metric is {metric}, which is not defined on the validation split: all its samples have {what}",
+        f"decide by another metric, such as {'log_loss' if classes else 'rmse'}, or split the data otherwise",
+    )
 
 
 ALONE = Ranks(0, 1, torch.device("cpu"))
