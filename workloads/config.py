@@ -24,6 +24,18 @@ CHANGEABLE = {
 }  # fmt: skip
 """Keys that decide where and how fast a run trains, and what of it is measured and kept, not what its steps compute: they may
 change when it is resumed."""
+_REMOVE = "remove it"
+OF_BATCHES = {
+    "epochs": "set steps instead: the number of rounds, such as 300",
+    "optimizer": "remove it; the learning rate is model.learning_rate",
+    **dict.fromkeys(("global_batch", "micro_batch", "precision", "drop_last", "lanes"), _REMOVE),
+    **dict.fromkeys(
+        ("parallelism", "find_unused_parameters", "activation_checkpointing", "sync_batchnorm", "compile"), _REMOVE
+    ),
+}
+"""Keys of batches and of their gradients, which a run by rounds over the whole train split does not have: what to do."""
+BY_ROUNDS = {"gradient-boosting"}
+"""The bundled tasks whose runs are by rounds."""
 LENGTH = {"epochs", "steps"}
 """Keys that may grow, see `heliostat.workloads.plan.Plan.standing`."""
 
@@ -202,10 +214,12 @@ class TrainConfig(Config):
             least, most = self.workers
             if not 1 <= least <= most:
                 raise ValueError(f"workers is [{least}, {most}]; give [least, most] with 1 <= least <= most, such as [1, 4]")
-            if most > batch:
+            if most > batch and not self.by_rounds:
                 raise ValueError(f"workers is [{least}, {most}], but global_batch is {batch}; set workers to at most {batch}")
             return self
         workers = self.workers
+        if self.by_rounds:
+            return self
         if batch % workers:
             raise ValueError(
                 f"global_batch is {batch}, which {workers} workers do not divide; "
@@ -218,6 +232,11 @@ class TrainConfig(Config):
                 f"set global_batch to {_multiple(batch, workers * micro)}, or change micro_batch"
             )
         return self
+
+    @property
+    def by_rounds(self) -> bool:
+        """Whether this is a bundled task whose steps are rounds over the whole train split."""
+        return self.task in BY_ROUNDS
 
     @property
     def least_workers(self) -> int:

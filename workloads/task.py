@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from heliostat.workloads.config import BETTER, Better
 from heliostat.workloads.metric import Accumulator as Accumulator
 from heliostat.workloads.tabular.encoder import Encoder
 
+if TYPE_CHECKING:
+    from heliostat.datasets import Dataset
+    from heliostat.workloads.training.distributed import Ranks
+
 Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
 TASKS = Path(__file__).parent / "tasks"
@@ -27,6 +31,16 @@ FOREIGN = {
     "train_dataloader": "name the data with dataset: in the config; delete the method",
 }
 """Methods of other frameworks that would be ignored, and what to do."""
+
+
+class Trainer(Protocol):
+    """Trains a model by rounds over the whole train split; after each, the model is the same on all workers."""
+
+    rate: float
+    """The learning rate, for the records."""
+
+    def __call__(self, step: int) -> tuple[Tensor, int]:
+        """Trains round ``step``, from 0; returns the mean loss of this worker's samples after it, and their number."""
 
 
 class Task:
@@ -72,6 +86,15 @@ class Task:
         """The mean loss of a batch, a scalar."""
         raise NotImplementedError
 
+    def trainer(self, model: nn.Module, dataset: "Dataset", ranks: "Ranks", seed: int) -> Trainer:
+        """What trains a model that has no gradients, such as trees, from the state that it has; called once on each worker.
+
+        A task with this method trains by rounds: each step is a call of the trainer, and the keys of batches, the optimizer and
+        autograd are refused. The state of the model must be complete in its ``state_dict``; whatever is random must be a
+        function of the seed, the step and the rank, so that a resumed run has the same result.
+        """
+        raise NotImplementedError
+
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
         """The metrics of a batch; called without gradients, the model in ``eval`` mode.
 
@@ -106,6 +129,11 @@ class Task:
     def sample(self, model: nn.Module) -> str | None:
         """A sample of the model's output for the report, as text."""
         return None
+
+
+def by_rounds(cls: type[Task]) -> bool:
+    """Whether a task trains by rounds over the whole train split, without gradients."""
+    return cls.trainer is not Task.trainer
 
 
 def outermost(module: nn.Module) -> list[nn.Module]:
@@ -146,6 +174,8 @@ def find(name: str) -> type[Task]:
         if error.name != module.partition(".")[0]:
             raise _import_failed(name, error) from None
         raise UserError(f"task {name!r}: there is no module {module}", f"create {module}.py in {Path.cwd()}") from None
+    except UserError:  # an extra is not installed
+        raise
     except Exception as error:  # a user's module can raise anything, and the message must show it
         raise _import_failed(name, error) from None
     cls = getattr(loaded, cls_name, None)

@@ -15,7 +15,7 @@ import torch
 
 from heliostat.config import Config
 from heliostat.datasets import Dataset
-from heliostat.datasets.loader import Batch, batches
+from heliostat.datasets.loader import Batch
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.plan import order_of, steps_of
@@ -29,7 +29,7 @@ from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import confusion, measure
 from heliostat.workloads.training.metrics import Meter
 from heliostat.workloads.training.preflight import try_metrics
-from heliostat.workloads.training.step import Step
+from heliostat.workloads.training.rounds import open_step
 
 SYNC_SECONDS = 1.0
 """Seconds between two syncs of the workers, or one step if that is longer: how soon a signal is seen."""
@@ -106,8 +106,7 @@ class Loop:
         self.task: Task = create(config.task, config.model, self.dataset.index, metric=config.metric)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
-        share = self.order.largest_part(ranks.world)
-        self.step = Step(config, self.dataset, self.task, self.model, ranks, share, self.total_steps)
+        self.step = open_step(config, self.dataset, self.task, self.model, ranks, self.order, self.total_steps)
         self.step.check_single_samples(self.order)
         self.writer = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
         writer, optimizer = self.writer, self.step.optimizer
@@ -139,7 +138,7 @@ class Loop:
         state = self._sync(epoch) or self._finished()
         if self.progress.step == 0:
             self._try_metrics()
-        upcoming = batches(self.dataset, self.order, self.progress.consumed, self.ranks.rank, self.ranks.world)
+        upcoming = self.step.batches(self.order, self.progress.consumed)
         while state is None:
             since = time.perf_counter()
             batch = next(upcoming)

@@ -17,12 +17,13 @@ from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import order_of, steps_of
-from heliostat.workloads.task import Batch, Task, create
+from heliostat.workloads.task import Batch, Task, by_rounds, create
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import batch_of, eval_mode
 from heliostat.workloads.training.limits import SECONDS, Undecided, limited_memory, limited_time
 from heliostat.workloads.training.measurement import Measurement
 from heliostat.workloads.training.parallel import Apply
+from heliostat.workloads.training.rounds import Rounds
 from heliostat.workloads.training.step import Step
 
 Load = Callable[[Task, nn.Module], list[str]]
@@ -64,7 +65,8 @@ def try_task(config: TrainConfig, dataset: Dataset, load: Load = lambda task, mo
             with limited_time():
                 task = create(config.task, config.model, dataset.index, metric=config.metric)
                 step = _step(config, task, dataset, load, notes)
-                notes += _try_loss(config, task, step, dataset)
+                if isinstance(step, Step):
+                    notes += _try_loss(config, task, step, dataset)
                 metrics = _try_all_metrics(config, task, step, dataset)
             notes += _try_outputs(config, task, step, dataset)
         except Undecided as undecided:
@@ -108,9 +110,10 @@ def _check_defined(metric: str, dataset: Dataset) -> None:
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: list[str]) -> Step:
+def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: list[str]) -> Step | Rounds:
     """The step of a single worker, on the CPU and not compiled; checks the model."""
-    if missing := [part for part in ("model", "loss") if getattr(type(task), part) is getattr(Task, part)]:
+    needed = ("model",) if by_rounds(type(task)) else ("model", "loss")
+    if missing := [part for part in needed if getattr(type(task), part) is getattr(Task, part)]:
         raise UserError(f"task {config.task} has no method {' and no '.join(missing)}", "write it; README.md has an example")
     order = order_of(config, dataset)
     torch.manual_seed(config.seed)
@@ -121,6 +124,8 @@ def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: 
     notes += load(task, model)
     alone = config.model_copy(update={"compile": False, "parallelism": "ddp"})
     with _explained(config, "model"):
+        if by_rounds(type(task)):
+            return Rounds(alone, dataset, task, model, ALONE)
         step = Step(alone, dataset, task, model, ALONE, order.largest_part(config.least_workers), steps_of(config, order))
     with _explained(config, "loss"):
         step.check_single_samples(order)
@@ -170,7 +175,7 @@ def _try_loss(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> 
 
 
 @torch.no_grad()
-def _try_all_metrics(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> tuple[str, ...]:
+def _try_all_metrics(config: TrainConfig, task: Task, step: Step | Rounds, dataset: Dataset) -> tuple[str, ...]:
     """Tries the metrics and, on a few samples more, the accumulators; returns the names of all."""
     rows = dataset.index.rows("validation")
     measurement = Measurement(task, ALONE)
@@ -192,7 +197,7 @@ def _try_all_metrics(config: TrainConfig, task: Task, step: Step, dataset: Datas
 
 
 @torch.no_grad()
-def _try_outputs(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> list[str]:
+def _try_outputs(config: TrainConfig, task: Task, step: Step | Rounds, dataset: Dataset) -> list[str]:
     """Tries the predictions and the sample for the report."""
     classifies = "label" in dataset.index.fields and bool(dataset.index.classes)
     rows = FEW if classifies else 1

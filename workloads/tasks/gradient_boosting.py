@@ -1,0 +1,67 @@
+"""Gradient boosting of decision trees on tables, for classes and numbers."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heliostat.datasets import Dataset, Index
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
+from heliostat.errors import UserError
+from heliostat.workloads.tabular.metrics import of_classes, of_numbers, rarer, update
+from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, Trainer
+from heliostat.workloads.trees import boosting
+from heliostat.workloads.trees.model import Trees
+
+if TYPE_CHECKING:
+    from heliostat.workloads.training.distributed import Ranks
+
+
+class GradientBoosting(Task):
+    """Needs the columns features or categories, and label or target; missing values stay missing."""
+
+    class Options(boosting.Options):
+        pass
+
+    takes = (CATEGORIES, "missing")
+    metric, better = "loss", "lower"
+
+    def __init__(self, index: Index, options: boosting.Options) -> None:
+        super().__init__(index, options)
+        fields = index.fields
+        if not (fields.keys() & {FEATURES, CATEGORIES} and fields.keys() & {LABEL, TARGET}):
+            has = ", ".join(f"{name}: {field}" for name, field in fields.items())
+            raise UserError(f"task gradient-boosting needs a table, but the dataset has {has}", "choose a dataset of a table")
+        self._weights = boosting.weights_of(options, index.classes)
+        classes = len(index.classes)
+        self._accumulators = of_classes(classes, rarer(index)) if LABEL in fields else of_numbers()
+
+    def model(self) -> Trees:
+        columns = sum(field.shape[0] for name, field in self.index.fields.items() if name in (FEATURES, CATEGORIES))
+        return Trees(columns, len(self.index.classes) if LABEL in self.index.fields else 0)
+
+    def trainer(self, model: nn.Module, dataset: Dataset, ranks: "Ranks", seed: int) -> Trainer:
+        assert isinstance(model, Trees)
+        return boosting.Boosting(model, dataset, ranks, self.options, seed, self._weights)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The log loss, or the mean squared error in standard units of the train split; without class weights."""
+        assert isinstance(model, Trees)
+        outputs = model(batch)
+        return (
+            F.cross_entropy(outputs, batch[LABEL])
+            if model.classes
+            else ((outputs - batch[TARGET]) / model.scale).square().mean()
+        )
+
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
+        guess, truth = (*self.predict(model, batch).values(), batch[LABEL if LABEL in batch else TARGET])
+        return {"loss": self.loss(model, batch), **update(self._accumulators, guess, truth)}
+
+    def accumulators(self) -> Mapping[str, Accumulator]:
+        return self._accumulators
+
+    def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = model(batch)
+        return {"prediction": outputs} if TARGET in self.index.fields else {"probabilities": outputs.softmax(1)}
