@@ -266,7 +266,7 @@ def prepare(
         raise combined(problems, "the config")
     if source:
         if fields := source.preview():
-            task.check(config.task, cls, fields)
+            task.check(config.task, cls, fields, source.signature())
     elif not elsewhere:
         dataset = Dataset.open(uri, config.storage_timeout)
         task.check(config.task, cls, dataset.index.fields, dataset.index.signature)

@@ -1,8 +1,8 @@
 """The Task contract: a model, its loss and its metrics, as one small class; the training loop is Heliostat's."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 import torch
@@ -14,6 +14,7 @@ from heliostat.datasets import Field, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities, Signature
 from heliostat.errors import UserError
 from heliostat.workloads.config import BETTER, Better
+from heliostat.workloads.metric import Accumulator as Accumulator
 from heliostat.workloads.tabular.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
-Accumulator = nn.Module | Callable[..., Any]
 TASKS = Path(__file__).parent / "tasks"
 FOREIGN = {
     "configure_optimizers": "the optimizer is AdamW, with the config's optimizer: values; delete the method",
@@ -56,7 +56,7 @@ class Task:
     needs: ClassVar[dict[str, str]] = {}
     """Columns that the dataset must have: name -> dtype and number of axes of a sample, e.g. ``{"image": "uint8/3"}``;
     ``*`` stands for any dtype."""
-    takes: ClassVar[tuple[Literal["categories", "missing"], ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ()
     """What of a table the task takes beside complete numbers: ``categories``, and ``missing`` numbers (NaN in ``features``).
     A dataset with more is refused. ``("categories", "missing")`` is right for a model that begins with `encoder`."""
     metric: str = "loss"

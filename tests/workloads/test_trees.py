@@ -94,11 +94,15 @@ def test_a_run_grows_the_trees_that_lightgbm_grows_by_itself(tmp_path: Path, cla
     split = {name: run.dataset.take(name, np.arange(run.dataset.index.rows(name))) for name in ("train", "test")}
     x, y = matrix(split["train"]), split["train"]["label" if classes else "target"]
     center, scale = (0.0, 1.0) if classes else (y.mean(), y.std())
-    kind: dict[str, Any] = {
-        0: {"objective": "regression"}, 2: {"objective": "binary"}, 3: {"objective": "multiclass", "num_class": 3},
-    }[classes]  # fmt: skip
+    kind = {0: "regression", 2: "binary", 3: "multiclass"}[classes]
     grown = lightgbm.train(
-        {**kind, "verbosity": -1, "deterministic": True, "force_col_wise": True},
+        {
+            "objective": kind,
+            "num_class": 3 if classes > 2 else 1,
+            "verbosity": -1,
+            "deterministic": True,
+            "force_col_wise": True,
+        },
         lightgbm.Dataset(x, (y - center) / scale, categorical_feature=[5, 6]),
         best or 0,
     )

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from heliostat.datasets import Index
-from heliostat.workloads.metric import Metric
+from heliostat.workloads.metric import Accumulator, Metric
 from heliostat.workloads.tabular import formulas
 from heliostat.workloads.tabular.formulas import Formula
-from heliostat.workloads.task import Accumulator
 
 CURVES = 20
 """The most classes for which AUC and average precision are computed: they keep the probabilities of all samples."""
@@ -42,7 +41,7 @@ class Summed(Metric):
         return self._whole(reduce(self._merge, self.parts))
 
 
-def of_classes(count: int, positive: int = 1) -> dict[str, Accumulator]:
+def of_classes(count: int, positive: int = 1) -> "dict[str, Accumulator]":
     """The metrics of classes, each of which takes probabilities (samples, count) and labels (samples,).
 
     Args:
@@ -70,7 +69,7 @@ def class_formulas(count: int, positive: int) -> dict[str, tuple[Formula, Callab
     }
 
 
-def of_numbers(levels: Sequence[float] = ()) -> dict[str, Accumulator]:
+def of_numbers(levels: Sequence[float] = ()) -> "dict[str, Accumulator]":
     """The metrics of numbers, each of which takes predictions and targets (samples,).
 
     Args:
@@ -104,7 +103,7 @@ def rarer(index: Index) -> int:
     return int(len(counted) != 2 or counted[1] <= counted[0])
 
 
-def _accumulator(formula: Formula, whole: Callable[[Tensor], Tensor] | None) -> Accumulator:
+def _accumulator(formula: Formula, whole: Callable[[Tensor], Tensor] | None) -> "Accumulator":
     return Summed(formula, whole) if whole else partial(_at_once, formula)
 
 

@@ -13,9 +13,13 @@ from heliostat.config import nearest
 from heliostat.datasets import Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL
 from heliostat.errors import UserError
+from heliostat.workloads.tabular.metrics import of_classes, rarer, update
 from heliostat.workloads.tabular.models import ModelOptions, network
 from heliostat.workloads.tabular.rows import read_row
-from heliostat.workloads.task import Batch, Task, spread
+from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, spread
+
+DECIDED = {"accuracy", "balanced_accuracy", "f1"}
+"""Metrics of the chosen classes, which follow ``threshold``; the others are of the probabilities."""
 
 
 class TabularClassification(Task):
@@ -46,9 +50,6 @@ class TabularClassification(Task):
         classes = len(self.index.classes)
         return network(self.options, self.index, classes) if self.index.signature else older(self.options, self.index, classes)
 
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        return [*model.blocks] if self.index.signature else super().blocks(model)  # type: ignore[arg-type]
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = self._logits(model, batch)
         losses = F.cross_entropy(logits.flatten(0, 1), batch[LABEL].repeat_interleave(logits.shape[1]), reduction="none")
@@ -57,13 +58,19 @@ class TabularClassification(Task):
             losses = losses * self._weights.to(losses.device)[batch[LABEL]]
         return losses.mean()
 
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` is the log loss without class weights."""
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, MetricValue]:
+        """``loss`` is that of training; the counts of right and wrong are those of `decide`."""
         probabilities, labels = self.predict(model, batch)["probabilities"], batch[LABEL]
-        return {
-            "loss": F.nll_loss(probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(), labels),
-            "accuracy": (self.decide(probabilities) == labels).float().mean(),
-        }
+        decided = self.decide(probabilities)
+        loss = self.loss(model, batch)
+        if not self.index.signature:
+            return {"loss": loss, "accuracy": (decided == labels).float().mean()}
+        counted = F.one_hot(decided, probabilities.shape[1]).to(probabilities.dtype)
+        found = self.accumulators()
+        return {"loss": loss, **update(found, probabilities, labels), **update(DECIDED & found.keys(), counted, labels)}
+
+    def accumulators(self) -> dict[str, Accumulator]:
+        return of_classes(len(self.index.classes), rarer(self.index)) if self.index.signature else {}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": self._logits(model, batch).float().softmax(2).mean(1)}
@@ -71,7 +78,8 @@ class TabularClassification(Task):
     def decide(self, probabilities: Tensor) -> Tensor:
         if self.options.threshold is None:
             return super().decide(probabilities)
-        return (probabilities[:, 1] >= self.options.threshold).long()
+        chosen: Tensor = probabilities[:, 1] >= self.options.threshold
+        return chosen.long()
 
     def read(self, value: str) -> Batch:
         """Reads a row as the table has it, a JSON object; of an older dataset see `read_older`."""

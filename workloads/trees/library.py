@@ -11,7 +11,7 @@ from heliostat.errors import UserError
 
 try:
     import lightgbm
-    from lightgbm.basic import _LIB, _safe_call
+    from lightgbm.basic import _LIB, _safe_call  # type: ignore[attr-defined]  # there is no public name for it
 except ImportError:
     raise UserError(
         "gradient boosting needs LightGBM, which is not installed",
