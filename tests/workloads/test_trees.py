@@ -29,8 +29,9 @@ from heliostat.workloads.run.record import RunRecord
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop, Outcome
 from heliostat.workloads.training.start import begin, preview
+from heliostat.workloads.trees.boosting import Options
 from heliostat.workloads.trees.model import matrix
-from tests.conftest import Command, Head, wait_for
+from tests.conftest import ROOT, Command, Head, wait_for
 from tests.workloads.group import in_group
 
 SPLITS = {"train": (0, 250, 600), "validation": (600, 750), "test": (750, 900)}
@@ -220,6 +221,13 @@ def test_keys_of_batches_and_gradients_are_refused_all_at_once(tmp_path: Path) -
     ):
         assert line in str(raised.value)
     assert prepare(config(data, workers=3)).config.resources.gpu == 0
+
+
+def test_each_option_is_documented_with_its_default() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs/trees.md").read_text().splitlines() if line.startswith("| `")]
+    documented = {name.strip("| `"): default for name, default, *_ in rows[1:]}
+    defaults = {name: field.default for name, field in Options.model_fields.items()}
+    assert documented == {name: "null" if value is None else str(value) for name, value in defaults.items()}
 
 
 def test_a_missing_extra_is_one_message_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
