@@ -22,8 +22,9 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.inference import evaluate, load_run
+from heliostat.workloads.inference import evaluate, load_run, predict
 from heliostat.workloads.plan import prepare
+from heliostat.workloads.ray_train.driver import execute
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import RunRecord
 from heliostat.workloads.training.distributed import Ranks
@@ -205,6 +206,30 @@ def test_workers_grow_the_same_trees_together_and_a_lost_one_is_an_error_of_the_
     assert "2-1" not in notes
     assert notes["2-0"][:2] == ["after", "2:"]
     assert any("Connection" in word for word in notes["2-0"]), notes["2-0"]
+
+
+def test_a_table_with_gaps_and_texts_ends_with_predictions_for_raw_rows_and_the_importance_of_its_columns(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(2)
+    lines = ["age,city,noise,churn"]
+    for age, city, noise, luck in zip(*random.random((4, 400)).tolist(), strict=True):
+        name = ("Rome", "Oslo", "Lima")[int(3 * city)]
+        lines.append(
+            f"{20 + int(60 * age) if luck > 0.1 else ''},{name},{noise},{'yes' if (name == 'Oslo') or age > 0.8 else 'no'}"
+        )
+    (tmp_path / "people.csv").write_text("\n".join(lines))
+    source = {"source": "table", "options": {"path": str(tmp_path / "people.csv"), "target": "churn"}}
+    made = config(tmp_path / "unused", dataset=source, steps=10)
+    with prepare(made).claim() as (owner, record, _):
+        execute(prepare(made), record, time.time(), owner, here=True)
+    answers = [predict(tmp_path / "run", json.dumps({"city": city, "age": None, "noise": 0.5})) for city in ("Oslo", "Paris")]
+    assert [answer["class"] for answer in answers] == ["yes", "no"]
+    shares = json.loads((tmp_path / "run/evaluation.json").read_text())["importance"]
+    assert [*sorted(shares, key=lambda name: -shares[name])] == ["city", "age", "noise"]
+    assert sum(shares.values()) == pytest.approx(1)
+    report = (tmp_path / "run/report.html").read_text()
+    assert f'<td>city</td><td class="number">{shares["city"]:.1%}</td>' in report
 
 
 def test_keys_of_batches_and_gradients_are_refused_all_at_once(tmp_path: Path) -> None:
