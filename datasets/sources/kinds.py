@@ -15,7 +15,7 @@ from heliostat.datasets.signature import Column
 from heliostat.datasets.sources import cells
 from heliostat.datasets.sources.cells import Doubt
 from heliostat.datasets.sources.checks import COUNTER, FEW, IDENTIFIER, MAX_CATEGORIES
-from heliostat.datasets.sources.survey import Survey
+from heliostat.datasets.sources.survey import LARGE, Survey
 from heliostat.datasets.values import dates, narrow, words
 from heliostat.datasets.values.missing import is_text
 
@@ -152,14 +152,10 @@ def _plain(name: str, survey: Survey, wanted: Type | None) -> Column:
             return _named(name, survey, kind)
         if COUNTER.fullmatch(name) and found.count == int(found.most) - int(found.least) + 1 and survey.all_different:
             raise LeftOut("counts the rows")
-        if not survey.floats and max(abs(int(found.least)), abs(int(found.most))) > 2**53 and not _near(found):
-            return _named(name, survey, kind)
-    return number_of(name, survey, kind)
-
-
-def _near(found: narrow.Summary) -> bool:
-    """Whether large whole numbers are near each other, as times in nanoseconds are, and names are not."""
-    return int(found.most) - int(found.least) < abs(int(found.most)) / 2
+    column = number_of(name, survey, kind)
+    if found.whole and not survey.floats and max(-found.least, found.most) > LARGE and not column.offset:
+        return _named(name, survey, kind)
+    return column
 
 
 def _named(name: str, survey: Survey, kind: str) -> Column:
