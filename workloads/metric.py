@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Accumulator = nn.Module | Callable[..., Any]
+"""What takes the values of a metric: a function of all samples, or a metric."""
 Reduction = Callable[[Tensor], Tensor]
 REDUCTIONS: dict[str, Reduction] = {
     "sum": lambda parts: parts.sum(0),

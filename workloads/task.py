@@ -1,7 +1,7 @@
 """The Task contract: a model, its loss and its metrics, as one small class; the training loop is Heliostat's."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -14,6 +14,7 @@ from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Si
 from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
 from heliostat.workloads.config import BETTER, Better
+from heliostat.workloads.metric import Accumulator as Accumulator
 from heliostat.workloads.tabular.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
-Accumulator = nn.Module | Callable[..., Any]
 TASKS = Path(__file__).parent / "tasks"
 FOREIGN = {
     "configure_optimizers": "the optimizer is AdamW, with the config's optimizer: values; delete the method",

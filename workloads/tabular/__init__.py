@@ -1,1 +1,1 @@
-"""What the tasks of tables share: the parts of their models, and their metrics."""
+"""Networks of tables: what they read of a dataset's signature and statistics, and the kinds of ``model:``."""

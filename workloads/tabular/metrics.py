@@ -2,18 +2,14 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial, reduce
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from heliostat.datasets import Index
-from heliostat.workloads.metric import Metric
+from heliostat.workloads.metric import Accumulator, Metric
 from heliostat.workloads.tabular import formulas
 from heliostat.workloads.tabular.formulas import Formula
-
-if TYPE_CHECKING:
-    from heliostat.workloads.task import Accumulator
 
 CURVES = 20
 """The most classes for which AUC and average precision are computed: they keep the probabilities of all samples."""

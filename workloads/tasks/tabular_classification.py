@@ -13,9 +13,13 @@ from heliostat.config import nearest
 from heliostat.datasets import Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL
 from heliostat.errors import UserError
+from heliostat.workloads.tabular.metrics import of_classes, rarer, update
 from heliostat.workloads.tabular.models import ModelOptions, network
 from heliostat.workloads.tabular.rows import read_row
-from heliostat.workloads.task import Batch, Task, spread
+from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, spread
+
+DECIDED = {"accuracy", "balanced_accuracy", "f1"}
+"""Metrics of the chosen classes, which follow ``threshold``; the others are of the probabilities."""
 
 
 class TabularClassification(Task):
@@ -54,13 +58,19 @@ class TabularClassification(Task):
             losses = losses * self._weights.to(losses.device)[batch[LABEL]]
         return losses.mean()
 
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` is the log loss without class weights."""
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, MetricValue]:
+        """``loss`` is that of training; the counts of right and wrong are those of `decide`."""
         probabilities, labels = self.predict(model, batch)["probabilities"], batch[LABEL]
-        return {
-            "loss": F.nll_loss(probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(), labels),
-            "accuracy": (self.decide(probabilities) == labels).float().mean(),
-        }
+        decided = self.decide(probabilities)
+        loss = self.loss(model, batch)
+        if not self.index.signature:
+            return {"loss": loss, "accuracy": (decided == labels).float().mean()}
+        counted = F.one_hot(decided, probabilities.shape[1]).to(probabilities.dtype)
+        found = self.accumulators()
+        return {"loss": loss, **update(found, probabilities, labels), **update(DECIDED & found.keys(), counted, labels)}
+
+    def accumulators(self) -> dict[str, Accumulator]:
+        return of_classes(len(self.index.classes), rarer(self.index)) if self.index.signature else {}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": self._logits(model, batch).float().softmax(2).mean(1)}

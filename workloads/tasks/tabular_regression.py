@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from heliostat.datasets.signature import CATEGORIES, FEATURES, TARGET
 from heliostat.workloads.tabular.encoder import described
 from heliostat.workloads.tabular.losses import LOSSES, Standardized, ordered, pinball
+from heliostat.workloads.tabular.metrics import of_numbers, update
 from heliostat.workloads.tabular.models import ModelOptions, network
 from heliostat.workloads.tabular.rows import read_row
-from heliostat.workloads.task import Accumulator, Batch, Task
+from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task
 
 
 class TabularRegression(Task):
@@ -47,12 +48,16 @@ class TabularRegression(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return self._loss(self._outputs(model, batch), model.standard(batch[TARGET]))  # type: ignore[operator]
 
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        guess = self.predict(model, batch)["prediction"]
-        return {"loss": self.loss(model, batch), "rmse": (guess, batch[TARGET])}
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, MetricValue]:
+        found = self.predict(model, batch)
+        quantiles = [found["quantiles"]] if "quantiles" in found else []
+        return {
+            "loss": self.loss(model, batch),
+            **update(self.accumulators(), found["prediction"], batch[TARGET], *quantiles),
+        }
 
     def accumulators(self) -> dict[str, Accumulator]:
-        return {"rmse": rmse}
+        return of_numbers(self.options.quantiles)
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """``prediction`` (samples,), and ``quantiles`` (samples, levels), which rise."""
@@ -76,8 +81,3 @@ class TabularRegression(Task):
         if levels := self.options.quantiles:
             return pinball(outputs, target, torch.tensor(levels, device=outputs.device))
         return LOSSES[self.options.loss](outputs, target.expand_as(outputs))
-
-
-def rmse(guess: Tensor, truth: Tensor) -> Tensor:
-    """The root of the mean squared error."""
-    return (guess - truth).square().mean().sqrt()
