@@ -137,6 +137,10 @@ class Task:
         columns, oddities = self.index.signature.encode(table)
         return {name: torch.from_numpy(values) for name, values in columns.items()}, oddities
 
+    def importance(self, model: nn.Module) -> Mapping[str, float] | None:
+        """The share of each column in what the model has learnt, by name, for the report; None where that is not known."""
+        return None
+
     def sample(self, model: nn.Module) -> str | None:
         """A sample of the model's output for the report, as text."""
         return None
