@@ -86,7 +86,7 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.
     for number, row in enumerate(rows, 1):
         where = f"row {number}: " if len(rows) > 1 else ""
         problems += [(f"{where}{key!r} is not a column", nearest(str(key), names)) for key in row if key not in known]
-        if not any(key in row for key in names):
+        if not (row.keys() - known or row.keys() & set(names)):
             problems.append((f"{where or 'the row '}has none of the columns", f"give them, such as {_example(names)}"))
         problems += [
             (f"{where}{key!r} is {_short(json.dumps(value, default=str))}, but no column has objects", "give a plain value")
@@ -94,10 +94,10 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.
             if isinstance(value, Mapping)
         ]
     _refuse(problems, "the input")
-    return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+    return pa.table({name: array_of([row.get(name) for row in rows]) for name in names})
 
 
-def _array(values: list[Any]) -> pa.Array:
+def array_of(values: list[Any]) -> pa.Array:
     """The values with their type, or as texts if they have several: the other rows must not change what a value means."""
     if len({type(value) for value in values if value is not None}) == 1:
         try:
