@@ -140,7 +140,7 @@ class SweepPlan:
         uri, patience = self.train.dataset_uri, self.train.patience
         dataset = build(self.train.source, uri, patience=patience) if self.train.source else Dataset.open(uri, patience)
         # Of a large source the columns are known only now.
-        task.check(self.train.config.task, task.find(self.train.config.task), dataset.index.fields)
+        task.check(self.train.config.task, task.find(self.train.config.task), dataset.index.fields, dataset.index.signature)
         self.try_task()
         found = read_sweep(self.folder)
         if found and found.config.identity != self.config.identity:

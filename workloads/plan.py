@@ -125,7 +125,7 @@ class Plan:
         uri, patience = self.dataset_uri, self.patience
         dataset = build(self.source, uri, patience=patience) if self.source else Dataset.open(uri, patience)
         # Of a large source the columns are known only now.
-        task.check(self.config.task, task.find(self.config.task), dataset.index.fields)
+        task.check(self.config.task, task.find(self.config.task), dataset.index.fields, dataset.index.signature)
         standing = self.standing(dataset)
         if standing.finished:
             return standing.record, standing.finished
@@ -260,7 +260,7 @@ def prepare(
             task.check(config.task, cls, fields)
     elif not elsewhere:
         dataset = Dataset.open(uri, config.storage_timeout)
-        task.check(config.task, cls, dataset.index.fields)
+        task.check(config.task, cls, dataset.index.fields, dataset.index.signature)
         _check_dataset(config, order_of(config, dataset))
     most = config.most_workers
     if nodes:

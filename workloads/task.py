@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets import Field, Index
-from heliostat.datasets.signature import Oddities
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities, Signature
 from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
+from heliostat.workloads.tabular.encoder import Encoder
 
 Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
@@ -41,6 +42,9 @@ class Task:
     needs: ClassVar[dict[str, str]] = {}
     """Columns that the dataset must have: name -> dtype and number of axes of a sample, e.g. ``{"image": "uint8/3"}``;
     ``*`` stands for any dtype."""
+    takes: ClassVar[tuple[Literal["categories", "missing"], ...]] = ()
+    """What of a table the task takes beside complete numbers: ``categories``, and ``missing`` numbers (NaN in ``features``).
+    A dataset with more is refused. ``("categories", "missing")`` is right for a model that begins with `encoder`."""
     metric: ClassVar[str] = "loss"
     """The metric that decides which checkpoint is the best."""
     better: ClassVar[Literal["higher", "lower"]] = "lower"
@@ -51,6 +55,13 @@ class Task:
     def model(self) -> nn.Module:
         """A new model; called once, after the seed is set."""
         raise NotImplementedError
+
+    def encoder(self) -> Encoder:
+        """For ``model``: a module that makes dense numbers (samples, ``width``) of a batch of a table.
+
+        Numbers are scaled and without gaps, categories are vectors; it has ``width``, and its state is in the checkpoint.
+        """
+        return Encoder(self.index)
 
     def blocks(self, model: nn.Module) -> list[nn.Module]:
         """The parts of the model that are sharded, recomputed and compiled one by one; by default its ModuleLists' entries."""
@@ -82,6 +93,10 @@ class Task:
         Classifiers return ``probabilities`` (samples, classes), from which the confusion matrix is computed.
         """
         return {}
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        """The class (samples,) that probabilities (samples, classes) stand for: by default the most probable."""
+        return probabilities.argmax(1)
 
     def read(self, value: str) -> Batch:
         """Converts one input of ``heliostat predict`` to a batch of one."""
@@ -180,23 +195,62 @@ def create(name: str, options: dict[str, Any], index: Index, cls: type[Task] | N
         UserError: see `find`; an option is invalid; the dataset lacks a column that the task needs.
     """
     cls = cls or find(name)
-    check(name, cls, index.fields)
+    check(name, cls, index.fields, index.signature)
     return cls(index, validate(options, cls.Options, "model"))
 
 
-def check(name: str, cls: type[Task], fields: dict[str, Field]) -> None:
-    """Raises a UserError if the dataset lacks a column that the task needs."""
+def check(name: str, cls: type[Task], fields: dict[str, Field], signature: Signature | None = None) -> None:
+    """Raises a UserError if the dataset lacks a column that the task needs, or has what it would not learn from."""
+    if signature:
+        _check_target(name, cls, signature)
     for column, need in cls.needs.items():
+        if column == FEATURES and CATEGORIES in cls.takes and CATEGORIES in fields and FEATURES not in fields:
+            continue
         field = fields.get(column)
         dtype, _, axes = need.partition("/")
         if field is None or dtype not in ("*", field.dtype) or len(field.shape) != int(axes or 0):
             has = ", ".join(f"{k}: {v}" for k, v in fields.items())
-            fix = "choose a dataset that fits the task, or a task that fits the dataset"
-            if column == "label" and "target" in fields:
-                fix = "write the target as texts or whole numbers for classes: numbers with a decimal point are no classes"
             raise UserError(
-                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}", fix
+                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}",
+                "choose a dataset that fits the task, or a task that fits the dataset",
             )
+    if signature:
+        _check_taken(name, cls, signature)
+
+
+OTHER = {
+    LABEL: ("classes", "number", "a number", "tabular-regression", "class", "its values as classes"),
+    TARGET: ("a number", "class", "one of {classes} classes", "tabular-classification", "number", "it as a number"),
+}
+"""Of each kind of target: what a task of it learns, the other kind, what that is, its task, and how to get this kind."""
+
+
+def _check_target(name: str, cls: type[Task], signature: Signature) -> None:
+    target = signature.target
+    for column, (learns, other, found, task, force, values) in OTHER.items():
+        if column in cls.needs and target.kind == other:
+            raise UserError(
+                f"task {name} learns {learns}, but the target {target.name!r} is {found.format(classes=len(target.classes))}",
+                f"write task: {task}, or dataset.options.target_type: {force}, which learns {values}",
+            )
+
+
+def _check_taken(name: str, cls: type[Task], signature: Signature) -> None:
+    gaps = [column.name for column in signature.numeric if column.missing]
+    lost = {CATEGORIES: [column.name for column in signature.categorical], "missing": gaps}
+    words = {CATEGORIES: "categories in", "missing": "missing values in"}
+    problems = [f"{words[kind]} {_some(columns)}" for kind, columns in lost.items() if columns and kind not in cls.takes]
+    if problems:
+        raise UserError(
+            f"the dataset has {' and '.join(problems)}, which task {name} does not take",
+            'begin the model with self.encoder(), and write takes = ("categories", "missing") into the class (docs/tables.md '
+            "has an example); or leave the columns out with dataset.options.drop",
+        )
+
+
+def _some(names: list[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
 
 
 def _import_failed(name: str, error: Exception) -> UserError:

@@ -1,67 +1,123 @@
-"""Tabular classification with a small multilayer perceptron on standardized features."""
+"""Classification of the rows of a table."""
 
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from heliostat.config import Config
+from heliostat.config import nearest
+from heliostat.datasets import Index
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL
 from heliostat.errors import UserError
+from heliostat.workloads.tabular.models import ModelOptions, network
+from heliostat.workloads.tabular.rows import read_row
 from heliostat.workloads.task import Batch, Task, spread
 
 
 class TabularClassification(Task):
-    """Needs the columns features (a vector) and label."""
+    """Needs the column label, and features or categories."""
 
-    class Options(Config):
-        hidden: int = Field(64, ge=1, description="units of each hidden layer, at least 1")
-        layers: int = Field(2, ge=0, description="hidden layers, at least 0 (0 is logistic regression)")
-        dropout: float = Field(0.2, ge=0, lt=1, description="a share from 0 to below 1")
+    class Options(ModelOptions):
+        class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+            None, description="balanced, or a weight a class such as {good: 1, bad: 5}, of its samples in the loss"
+        )
+        threshold: float | None = Field(
+            None, gt=0, lt=1, description="the probability from which on the second of two classes is chosen, such as 0.2"
+        )
 
-    needs = {"features": "float32/1", "label": "int64"}
+    needs = {FEATURES: "float32/1", LABEL: "int64"}
+    takes = (CATEGORIES, "missing")
     metric, better = "loss", "lower"
 
+    def __init__(self, index: Index, options: Any) -> None:
+        super().__init__(index, options)
+        self._weights = class_weights(options.class_weights, index)
+        if options.threshold is not None and len(index.classes) != 2:
+            raise UserError(
+                f"model.threshold is {options.threshold}, but the target has {len(index.classes)} classes",
+                "remove it: the most probable class is chosen; it is for two classes",
+            )
+
     def model(self) -> nn.Module:
-        options, width = self.options, self.index.fields["features"].shape[0]
-        layers: list[nn.Module] = [Standardize(self.index.stats["features"])]
-        for _ in range(options.layers):
-            layers += [nn.Linear(width, options.hidden), nn.ReLU(), nn.Dropout(options.dropout)]
-            width = options.hidden
-        return nn.Sequential(*layers, nn.Linear(width, len(self.index.classes)))
+        classes = len(self.index.classes)
+        return network(self.options, self.index, classes) if self.index.signature else older(self.options, self.index, classes)
+
+    def blocks(self, model: nn.Module) -> list[nn.Module]:
+        return [*model.blocks] if self.index.signature else super().blocks(model)  # type: ignore[arg-type]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(batch["features"]), batch["label"])
+        logits = self._logits(model, batch)
+        losses = F.cross_entropy(logits.flatten(0, 1), batch[LABEL].repeat_interleave(logits.shape[1]), reduction="none")
+        losses = losses.view(logits.shape[:2]).mean(1)
+        if self._weights is not None:
+            losses = losses * self._weights.to(losses.device)[batch[LABEL]]
+        return losses.mean()
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, labels = model(batch["features"]), batch["label"]
-        return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+        """``loss`` is the log loss without class weights."""
+        probabilities, labels = self.predict(model, batch)["probabilities"], batch[LABEL]
+        return {
+            "loss": F.nll_loss(probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(), labels),
+            "accuracy": (self.decide(probabilities) == labels).float().mean(),
+        }
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"probabilities": model(batch["features"]).float().softmax(1)}
+        return {"probabilities": self._logits(model, batch).float().softmax(2).mean(1)}
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        if self.options.threshold is None:
+            return super().decide(probabilities)
+        return (probabilities[:, 1] >= self.options.threshold).long()
 
     def read(self, value: str) -> Batch:
-        """Parses a JSON object with every feature by its name, or a JSON list in the dataset's order."""
-        names: list[str] = self.index.meta["feature_names"]
-        offsets: dict[str, float] = self.index.meta.get("offsets", {})
-        try:
-            data: Any = json.loads(value)
-            row = [data[name] for name in names] if isinstance(data, dict) else data
-            if offsets and isinstance(row, list) and len(row) == len(names):
-                # Before it is rounded to 32 bits.
-                row = [number - offsets.get(name, 0) for name, number in zip(names, row, strict=True)]
-            features = torch.tensor([row], dtype=torch.float32)
-        except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
-            raise UserError(
-                f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}"
-            ) from None
-        if features.shape != (1, len(names)):
-            raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
-        if not features.isfinite().all():
-            raise UserError(f"input {value[:60]!r} has a value that is not a finite number", "give finite numbers")
-        return {"features": features}
+        """Reads a row as the table has it, a JSON object; of an older dataset see `read_older`."""
+        return read_row(self.index, value) if self.index.signature else read_older(self.index, value)
+
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """(samples, members, classes)."""
+        logits: Tensor = model(batch) if self.index.signature else model(batch[FEATURES])[:, None]
+        return logits
+
+
+def class_weights(given: Literal["balanced"] | Mapping[str, float] | None, index: Index) -> Tensor | None:
+    """The weight of each class in the loss; balanced ones are inverse to its share of the train split, with a mean of 1.
+
+    Raises:
+        UserError: a name is not that of a class, or a weight is negative; the dataset has no counts of its classes.
+    """
+    if given is None:
+        return None
+    if given == "balanced":
+        if not index.train:
+            raise UserError("model.class_weights is balanced, but the dataset is older and does not count its classes",
+                            "build it again, or give a weight a class, such as {good: 1, bad: 5}")  # fmt: skip
+        counts = torch.tensor(index.train.target, dtype=torch.float64)
+        return (counts.sum() / (counts > 0).sum() / counts.clamp(min=1)).float()
+    assert isinstance(given, Mapping)
+    wrong = [f"{name!r} is no class: {nearest(name, index.classes)}" for name in given if name not in index.classes]
+    wrong += [f"{name!r} has the weight {weight}" for name, weight in given.items() if not 0 <= weight < float("inf")]
+    if wrong:
+        raise UserError(f"model.class_weights: {'; '.join(wrong)}", "give classes of the target weights of at least 0")
+    return torch.tensor([given.get(name, 1.0) for name in index.classes])
+
+
+# --- datasets of format 1, which have no signature -----------------------------------------------------------------
+
+
+def older(options: Any, index: Index, classes: int) -> nn.Module:
+    """The perceptron of older versions, with the names of its parameters."""
+    if options.kind != "mlp":
+        raise UserError(f"model.kind is {options.kind}, but the dataset was built by an older version", "build it again")
+    width, hidden = index.fields[FEATURES].shape[0], options.hidden or 64
+    layers: list[nn.Module] = [Standardize(index.stats[FEATURES])]
+    for _ in range(options.layers):
+        layers += [nn.Linear(width, hidden), nn.ReLU(), nn.Dropout(options.dropout)]
+        width = hidden
+    return nn.Sequential(*layers, nn.Linear(width, classes))
 
 
 class Standardize(nn.Module):
@@ -77,3 +133,23 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
+
+
+def read_older(index: Index, value: str) -> Batch:
+    """Parses a JSON object with every feature by its name, or a JSON list in the dataset's order."""
+    names: list[str] = index.meta["feature_names"]
+    offsets: dict[str, float] = index.meta.get("offsets", {})
+    try:
+        data: Any = json.loads(value)
+        row = [data[name] for name in names] if isinstance(data, dict) else data
+        if offsets and isinstance(row, list) and len(row) == len(names):
+            # Before it is rounded to 32 bits.
+            row = [number - offsets.get(name, 0) for name, number in zip(names, row, strict=True)]
+        features = torch.tensor([row], dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
+        raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}") from None
+    if features.shape != (1, len(names)):
+        raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
+    if not features.isfinite().all():
+        raise UserError(f"input {value[:60]!r} has a value that is not a finite number", "give finite numbers")
+    return {FEATURES: features}
