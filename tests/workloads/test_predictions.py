@@ -34,10 +34,10 @@ from heliostat import Task
 
 
 class Net(nn.Module):
-    def __init__(self, width, codes, outputs):
+    def __init__(self, width, codes):
         super().__init__()
         self.codes = nn.ModuleList(nn.Embedding(count + 2, 4) for count in codes)
-        self.out = nn.Linear(2 * width + 4 * len(codes), outputs)
+        self.out = nn.Linear(2 * width + 4 * len(codes), 1)
 
     def forward(self, batch):
         gone = batch["features"].isnan()
@@ -46,24 +46,15 @@ class Net(nn.Module):
         return self.out(torch.cat([numbers, gone.float(), *codes], 1))
 
 
-class Churn(Task):
-    takes_gaps = True
-    metric, better = "loss", "lower"
+class Price(Task):
+    takes = ("categories", "missing")
+
+    class Options(Task.Options):
+        quantiles: list[float] = [0.1, 0.9]
 
     def model(self):
         signature = self.index.signature
-        return Net(len(signature.feature_names), [each.codes for each in signature.categorical], len(self.index.classes) or 1)
-
-    def loss(self, model, batch):
-        return nn.functional.cross_entropy(model(batch), batch["label"])
-
-    def predict(self, model, batch):
-        return {"probabilities": model(batch).softmax(1)}
-
-
-class Price(Churn):
-    class Options(Task.Options):
-        quantiles: list[float] = [0.1, 0.9]
+        return Net(len(signature.feature_names), [each.codes for each in signature.categorical])
 
     def loss(self, model, batch):
         return (model(batch).squeeze(1) - batch["target"].float() / 100).square().mean()
@@ -97,12 +88,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.syspath_prepend(folder)
         Path("tables_of_mine.py").write_text(TASK)
         pyarrow.csv.write_csv(pa.Table.from_pylist(rows_of(300)), "rows.csv")
-        for name, task, other in (("churn", "Churn", "price"), ("price", "Price", "churn")):
+        for name, task, other in (("churn", "tabular-classification", "price"), ("price", "tables_of_mine:Price", "churn")):
             options = {"path": "rows.csv", "target": name, "drop": [other, "id"]}
             dataset = {"source": "table", "options": options}
-            train(
-                config(folder / "runs", name=name, task=f"tables_of_mine:{task}", model={}, dataset=dataset, evaluate_every=20)
-            )
+            train(config(folder / "runs", name=name, task=task, model={}, dataset=dataset, evaluate_every=20))
         yield folder
     sys.modules.pop("tables_of_mine", None)
 

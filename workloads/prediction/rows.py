@@ -62,31 +62,34 @@ def table_of(rows: Any, signature: Signature) -> pa.Table:
     return table
 
 
-def check_columns(names: Sequence[str], signature: Signature, place: str = "the table") -> None:
+def check_columns(names: list[str], signature: Signature, place: str = "the table") -> None:
     """Refuse a table that lacks columns of the signature, or has one twice.
 
     Raises:
         UserError: so it is; the message has the nearest name for each.
     """
-    wanted = [column.name for column in signature.columns]
-    twice = [(f"{place} has the column {name!r} twice", "rename one") for name in wanted if list(names).count(name) > 1]
-    others = [name for name in names if name not in wanted]
+    wanted = {column.name: column.name_in(names) for column in signature.columns}
+    others = [name for name in names if name not in wanted.values()]
+    twice = [
+        (f"{place} has the column {name!r} twice", "rename one") for name in wanted.values() if name and names.count(name) > 1
+    ]
     lacking = [
         (f"{place} lacks the column {name!r}", nearest(name, others) if others else "add it; its values may be missing")
-        for name in wanted
-        if name not in names
+        for name, found in wanted.items()
+        if found is None
     ]
     _refuse([*twice, *lacking], place)
 
 
 def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.Table:
     names = [column.name for column in signature.columns]
-    known = {*names, signature.target.name, *signature.left_out}
+    of_columns = {*names, *(column.source for column in signature.columns if column.source)}
+    known = {*of_columns, signature.target.name, *signature.left_out}
     problems = []
     for number, row in enumerate(rows, 1):
         where = f"row {number}: " if len(rows) > 1 else ""
         problems += [(f"{where}{key!r} is not a column", nearest(str(key), names)) for key in row if key not in known]
-        if not (row.keys() - known or row.keys() & set(names)):
+        if not (row.keys() - known or row.keys() & of_columns):
             problems.append((f"{where or 'the row '}has none of the columns", f"give them, such as {_example(names)}"))
         problems += [
             (f"{where}{key!r} is {_short(json.dumps(value, default=str))}, but no column has objects", "give a plain value")
@@ -94,7 +97,8 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.
             if isinstance(value, Mapping)
         ]
     _refuse(problems, "the input")
-    return pa.table({name: array_of([row.get(name) for row in rows]) for name in names})
+    values = {column.name: [row.get(column.name_in(row) or "") for row in rows] for column in signature.columns}
+    return pa.table({name: array_of(each) for name, each in values.items()})
 
 
 def array_of(values: list[Any]) -> pa.Array:
