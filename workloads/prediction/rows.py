@@ -1,7 +1,7 @@
 """Raw rows, as people have them, as a table with the columns of a signature."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -68,17 +68,19 @@ def check_columns(names: list[str], signature: Signature, place: str = "the tabl
     Raises:
         UserError: so it is; the message has the nearest name for each.
     """
-    wanted = {column.name: column.name_in(names) for column in signature.columns}
-    others = [name for name in names if name not in wanted.values()]
-    twice = [
-        (f"{place} has the column {name!r} twice", "rename one") for name in wanted.values() if name and names.count(name) > 1
-    ]
+    wanted = [found for column in signature.columns if (found := column.name_in(names))]
+    others = [name for name in names if name not in wanted]
+    twice = [(f"{place} has the column {name!r} twice", "rename one") for name in wanted if names.count(name) > 1]
     lacking = [
         (f"{place} lacks the column {name!r}", nearest(name, others) if others else "add it; its values may be missing")
-        for name, found in wanted.items()
-        if found is None
+        for name in lacking_in(names, signature)
     ]
     _refuse([*twice, *lacking], place)
+
+
+def lacking_in(names: Collection[str], signature: Signature) -> list[str]:
+    """The columns of the signature that are not among some names."""
+    return [column.name for column in signature.columns if column.name_in(names) is None]
 
 
 def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.Table:
