@@ -1,5 +1,6 @@
 """What a user should know of a table before a model is trained: leaks, copies of rows, an uneven or constant target."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -17,10 +18,9 @@ SAMPLE, CELLS = 50_000, 20_000_000
 COUNTED = 256 << 20
 """Bytes of a dataset up to which copies of rows are counted."""
 BINS = 32
-LEAK_AUC, LEAK_R2, NEAR = 0.95, 0.9, 0.05
-"""From which score on a column is suspicious, and how near to it others may be."""
-EASY = 1 / 3
-"""If more than this share of the columns score so well, alone, the target is easy to predict, and none is suspicious."""
+SUSPICIOUS, SURE, AHEAD = 0.9, 0.99, 0.1
+"""A column is named if its score is at least the first, and so far ahead of that of the column at a third of the ranks (the
+target may be easy); from the second on in any case."""
 UNEVEN, RARE = 0.9, 10
 """The share of the most frequent class, and the rows of the rarest one in the train split, that are worth a word."""
 LEAST, LEAST_OF_A_CLASS = 20, 3
@@ -91,13 +91,11 @@ def _uneven(dataset: Dataset) -> Iterator[Finding]:
 
 
 def _leaks(dataset: Dataset) -> Iterator[Finding]:
-    scores = univariate_scores(dataset)
-    metric, limit = ("AUC", LEAK_AUC) if "label" in dataset.index.fields else ("R2", LEAK_R2)
-    near = [name for name, score in scores.items() if score >= limit - NEAR]
-    if len(near) > 1 and len(near) > EASY * len(scores):
-        return
-    for name, score in sorted(scores.items(), key=lambda item: -item[1]):
-        if score >= limit:
+    scores = sorted(univariate_scores(dataset).items(), key=lambda item: -item[1])
+    metric = "AUC" if "label" in dataset.index.fields else "R2"
+    usual = scores[max(1, math.ceil(len(scores) / 3) - 1)][1] if len(scores) > 1 else 0.0
+    for name, score in scores:
+        if score >= SURE or (score >= SUSPICIOUS and score - usual >= AHEAD):
             yield Finding(
                 "leak",
                 f"column {name!r} alone predicts the target with {metric} {score:.2f}: if it is known only after the outcome, "

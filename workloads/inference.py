@@ -16,7 +16,7 @@ from heliostat.datasets.index import SPLITS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.requirements import provide
-from heliostat.workloads.prediction.model import Predictor, check_outputs, decided, levels
+from heliostat.workloads.prediction.model import Predictor, check_outputs, levels
 from heliostat.workloads.prediction.rows import parse_row, table_of
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import Checkpoint, State
@@ -191,7 +191,7 @@ def predict(run: Trained | str | Path, value: str) -> dict[str, Any]:
     if "probabilities" in outputs:
         pairs = zip(run.index.classes, outputs["probabilities"][0].tolist(), strict=True)
         ranked = dict(sorted(pairs, key=lambda pair: -pair[1]))
-        result |= {"class": run.index.classes[int(decided(run.task, outputs["probabilities"])[0])], "probabilities": ranked}
+        result |= {"class": run.index.classes[int(run.task.decide(outputs["probabilities"])[0])], "probabilities": ranked}
     elif text and "tokens" in outputs:
         result |= {"text": text(outputs["tokens"][0])}
     else:

@@ -5,6 +5,7 @@ table does not see them, ``_predictions.json`` (what was predicted with what) an
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
@@ -13,6 +14,7 @@ from heliostat.config import Config, differences, digest
 from heliostat.datasets.sources.files import identity, table_files
 from heliostat.errors import HeliostatError, JobFailed, UserError
 from heliostat.folder import Folder, join
+from heliostat.modules import enter_working_dir
 from heliostat.workloads.inference import Trained, load_run
 from heliostat.workloads.prediction.files import Summary, predict_tables, write
 from heliostat.workloads.prediction.tables import read_tables
@@ -110,7 +112,8 @@ def _loaded(run: str, step: int) -> Trained:
     return trained
 
 
-def _task(job: dict[str, Any], part: int) -> int:
+def _task(job: dict[str, Any], part: int, working_dir: str) -> int:
+    enter_working_dir(working_dir)
     parsed = Job.model_validate(job, strict=False)
     return _predict(parsed, _loaded(parsed.run, parsed.step), part)
 
@@ -120,7 +123,7 @@ def _on_ray(job: Job, parts: Sequence[int], gpus: float) -> Iterator[int]:
     import ray
 
     remote = ray.remote(_task).options(num_cpus=1, num_gpus=gpus, max_retries=3)
-    waiting = [remote.remote(job.model_dump(mode="json"), part) for part in parts]
+    waiting = [remote.remote(job.model_dump(mode="json"), part, os.getcwd()) for part in parts]
     try:
         while waiting:
             (ready, *_), waiting = ray.wait(waiting)

@@ -85,7 +85,7 @@ def _target(index: "Index") -> str:
 
 
 def _row(column: "Column", feature_names: list[str]) -> tuple[str, ...]:
-    missing = f"{column.missing:.1%}" if column.missing else "none"
+    missing = "none" if not column.missing else f"{column.missing:.1%}" if column.missing >= 0.001 else "below 0.1%"
     parts = ", ".join(name.removeprefix(f"{column.name}.") for name in feature_names if name.startswith(f"{column.name}."))
     if column.kind == "category":
         learnt = f"hashed into {column.buckets} codes" if column.buckets else f"one of {column.codes} codes"

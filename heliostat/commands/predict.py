@@ -199,7 +199,7 @@ def _spooled(place: str) -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="heliostat-rows-") as folder:
         first = sys.stdin.buffer.read(1 << 16)
-        path = Path(folder) / f"standard-input{'.jsonl' if first.lstrip()[:1] in (b'{', b'[') else '.csv'}"
+        path = Path(folder) / f"standard-input{'.json' if first.lstrip()[:1] in (b'{', b'[') else '.csv'}"
         with path.open("wb") as file:
             while first:
                 file.write(first)

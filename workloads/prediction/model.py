@@ -62,7 +62,7 @@ def named(task: Task, outputs: Mapping[str, Tensor]) -> dict[str, pa.Array]:
     for name, values in outputs.items():
         if name == "probabilities":
             classes = task.index.classes
-            columns = {"prediction": pa.array(classes).take(pa.array(decided(task, values).numpy())), **columns}
+            columns = {"prediction": pa.array(classes).take(pa.array(task.decide(values).numpy())), **columns}
             columns |= {f"probability_{each}": pa.array(values[:, at].numpy()) for at, each in enumerate(classes)}
         elif name == "quantiles":
             columns |= {f"quantile_{level}": pa.array(values[:, at].numpy()) for at, level in enumerate(levels(task, values))}
@@ -84,11 +84,6 @@ def check_outputs(task: Task, outputs: Mapping[str, Tensor]) -> None:
                 "is NaN or infinite",
                 "give the values that these rows lack, or train a task that can take missing ones, such as those for tables",
             )
-
-
-def decided(task: Task, probabilities: Tensor) -> Tensor:
-    """The class of each sample, as its number: the most probable one."""
-    return probabilities.argmax(1)
 
 
 def levels(task: Task, quantiles: Tensor) -> list[str]:

@@ -1,7 +1,7 @@
 """Raw rows, as people have them, as a table with the columns of a signature."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -62,31 +62,36 @@ def table_of(rows: Any, signature: Signature) -> pa.Table:
     return table
 
 
-def check_columns(names: Sequence[str], signature: Signature, place: str = "the table") -> None:
+def check_columns(names: list[str], signature: Signature, place: str = "the table") -> None:
     """Refuse a table that lacks columns of the signature, or has one twice.
 
     Raises:
         UserError: so it is; the message has the nearest name for each.
     """
-    wanted = [column.name for column in signature.columns]
-    twice = [(f"{place} has the column {name!r} twice", "rename one") for name in wanted if list(names).count(name) > 1]
+    wanted = [found for column in signature.columns if (found := column.name_in(names))]
     others = [name for name in names if name not in wanted]
+    twice = [(f"{place} has the column {name!r} twice", "rename one") for name in wanted if names.count(name) > 1]
     lacking = [
         (f"{place} lacks the column {name!r}", nearest(name, others) if others else "add it; its values may be missing")
-        for name in wanted
-        if name not in names
+        for name in lacking_in(names, signature)
     ]
     _refuse([*twice, *lacking], place)
 
 
+def lacking_in(names: Collection[str], signature: Signature) -> list[str]:
+    """The columns of the signature that are not among some names."""
+    return [column.name for column in signature.columns if column.name_in(names) is None]
+
+
 def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.Table:
     names = [column.name for column in signature.columns]
-    known = {*names, signature.target.name, *signature.left_out}
+    of_columns = {*names, *(column.source for column in signature.columns if column.source)}
+    known = {*of_columns, signature.target.name, *signature.left_out}
     problems = []
     for number, row in enumerate(rows, 1):
         where = f"row {number}: " if len(rows) > 1 else ""
         problems += [(f"{where}{key!r} is not a column", nearest(str(key), names)) for key in row if key not in known]
-        if not any(key in row for key in names):
+        if not (row.keys() - known or row.keys() & of_columns):
             problems.append((f"{where or 'the row '}has none of the columns", f"give them, such as {_example(names)}"))
         problems += [
             (f"{where}{key!r} is {_short(json.dumps(value, default=str))}, but no column has objects", "give a plain value")
@@ -94,10 +99,11 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.
             if isinstance(value, Mapping)
         ]
     _refuse(problems, "the input")
-    return pa.table({name: _array([row.get(name) for row in rows]) for name in names})
+    values = {column.name: [row.get(column.name_in(row) or "") for row in rows] for column in signature.columns}
+    return pa.table({name: array_of(each) for name, each in values.items()})
 
 
-def _array(values: list[Any]) -> pa.Array:
+def array_of(values: list[Any]) -> pa.Array:
     """The values with their type, or as texts if they have several: the other rows must not change what a value means."""
     if len({type(value) for value in values if value is not None}) == 1:
         try:
