@@ -90,10 +90,7 @@ class Source:
     fields: dict[str, Field]
     split: Split = CONTENT
     limit: int | None = None
-    """Bytes after which a source whose size is not known raises `TooLarge`, if that is wanted."""
-    limit: int | None = None
     """Bytes of samples after which `TooLarge` is raised, by a source whose size is known only when it is read."""
-    split: Split = CONTENT
 
     def __init__(self, options: Any) -> None:
         self.options = options
