@@ -35,9 +35,10 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     assert main(["train", "c.yaml", *args]) == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.startswith("heliostat: ")
-    assert "\n  fix: " in said.err
-    return said.err
+    phase, _, message = said.err.rpartition("heliostat: ")
+    assert phase in ("", "checking the config, the task and the data\n")  # on a slow machine
+    assert "\n  fix: " in message
+    return message
 
 
 @pytest.mark.parametrize(
