@@ -99,7 +99,7 @@ def local_folder(place: str, fix: str) -> Path:
 def table_files(place: str, key: str = "dataset.options.path") -> list[File]:
     """The files of a table: a file, those of a folder or of those below it, or those that match a pattern; a path or a URI.
 
-    As in Spark and Arrow, names that begin with a dot or an underscore are left out. Messages name the place by ``key``.
+    As in Spark and Arrow, names that begin with a dot or an underscore are left out.
 
     Args:
         place: as it is written.

@@ -38,11 +38,8 @@ class Reader:
     Args:
         place: a file, a folder or a pattern, see `table_files`.
         read: what is known of how they are written.
-    def __init__(
-        self, place: str, read: Read = DETECTED, key: str = "dataset.options.path", files: list[File] | None = None
-    ) -> None:
-        self.place, self._read = place, read
-        self.files = table_files(place, key) if files is None else files
+        key: what the place is called in messages.
+        files: those to read, if they are not all of the place, or more.
 
     Raises:
         UserError: there are no files, or they cannot be read, or have different columns; the message lists all of these.
