@@ -49,7 +49,9 @@ def confusion(task: Task, apply: Apply, dataset: Dataset, split: str, ranks: Ran
         if "probabilities" not in apply(task.predict, _first_sample(dataset, split, ranks)):
             return None
         for ids, batch, samples in _parts(dataset, split, ranks, size):
-            confidence, guess = apply(task.predict, batch)["probabilities"].max(1)
+            probabilities = apply(task.predict, batch)["probabilities"]
+            guess = task.decide(probabilities)
+            confidence = probabilities.gather(1, guess[:, None]).squeeze(1)
             if not samples:
                 continue
             truth = batch["label"]
