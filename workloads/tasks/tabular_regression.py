@@ -1,9 +1,10 @@
 """Regression of a number of a table: its mean, its median, or several quantiles."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from heliostat.datasets.signature import CATEGORIES, FEATURES, TARGET
@@ -24,18 +25,15 @@ class TabularRegression(Task):
             (), strict=False, description="rising levels with 0.5, such as [0.1, 0.5, 0.9], which the pinball loss learns"
         )
 
-        @model_validator(mode="after")
-        def _levels(self) -> Self:
-            levels = self.quantiles
-            if levels and not (sorted({0.0, 1.0, *levels}) == [0, *levels, 1]):
-                raise ValueError(
-                    f"quantiles is {list(levels)}; give rising numbers above 0 and below 1, such as [0.1, 0.5, 0.9]"
-                )
+        def problems(self) -> Iterator[tuple[str, str]]:
+            yield from super().problems()
+            levels = list(self.quantiles)
+            if levels and sorted({0.0, 1.0, *levels}) != [0, *levels, 1]:
+                yield f"quantiles is {levels}", "give rising numbers above 0 and below 1, such as [0.1, 0.5, 0.9]"
             if levels and 0.5 not in levels:
-                raise ValueError(f"quantiles is {list(levels)}; add 0.5, which is the prediction")
+                yield f"quantiles is {levels} without 0.5, which is the prediction", "add 0.5"
             if levels and "loss" in self.model_fields_set:
-                raise ValueError("quantiles have a loss of their own; remove loss or quantiles")
-            return self
+                yield f"loss is {self.loss}, but quantiles have their own", "remove loss or quantiles"
 
     needs = {FEATURES: "float32/1", TARGET: "float64"}
     takes = (CATEGORIES, "missing")
