@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from heliostat.datasets.sources.bundled import BUNDLED
+from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.goodput import account
@@ -139,6 +140,24 @@ def test_predict_reads_an_image(digits: Command) -> None:
     assert sum(json.loads(done.out)[0]["probabilities"].values()) == pytest.approx(1)
     missing = digits("predict", "digits", "nothing.png")
     assert (missing.code, "nothing.png" in missing.err) == (2, True)
+
+
+def test_what_is_no_image_as_the_run_has_learnt_is_refused_with_what_is_expected(tmp_path: Path) -> None:
+    """The negative of a digit, a thin one in a large image, and nothing; but none of the images of the data."""
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    from heliostat.workloads.tasks.image_classification import check_like
+
+    images = np.array(pq.read_table(BUNDLED / "digits.parquet")["image"].to_pylist(), np.float32).reshape(-1, 1, 8, 8) / 16
+    mean, std = float(images.mean()), float(images.std())
+    for image in images[:200]:
+        check_like("seven.png", image, mean, std)
+        with pytest.raises(UserError, match=r"is dark on light .*\n  fix: invert it: .* grey images, light on dark, .* 8x8"):
+            check_like("seven.png", 1 - image, mean, std)
+    for faint in (images[0] * 0.3, np.zeros((1, 8, 8), np.float32)):
+        with pytest.raises(UserError, match=r"is blank, faint or too small .*\n  fix: crop it"):
+            check_like("seven.png", faint, mean, std)
 
 
 def test_runs_lists_it(digits: Command) -> None:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -9,7 +11,13 @@ from torch import Tensor, nn
 
 from heliostat.config import Config
 from heliostat.datasets.sources.images import read_image
+from heliostat.errors import UserError
 from heliostat.workloads.task import Batch, Task, spread
+
+PLAIN = 0.35
+"""The mean brightness, from 0 to 1, up to which images have a dark background, and as far from 1 a light one."""
+FAINT, BLANK = 0.45, 0.02
+"""The least contrast of an image with such a background, as a share of the usual one, and of any image."""
 
 
 class ImageClassification(Task):
@@ -50,11 +58,41 @@ class ImageClassification(Task):
         return {"probabilities": model(batch["image"]).float().softmax(1)}
 
     def read(self, value: str) -> Batch:
-        """Reads an image file, scaled to the size and the value range of the dataset."""
+        """Reads an image file, scaled to the size and the value range of the dataset.
+
+        Raises:
+            UserError: it is no image, or one of a single brightness, or the negative of what the dataset has.
+        """
         pixels = read_image(Path(value), self.index.fields["image"].shape)
         white = int(self.index.meta.get("white", 255))
-        scaled = (pixels.astype("float32") * white / 255).round().astype("uint8")
-        return {"image": torch.from_numpy(scaled)[None]}
+        scaled = (pixels.astype("float32") * white / 255).round()
+        stats = self.index.stats["image"]
+        check_like(value, scaled / white, stats["mean"][0] / white, stats["std"][0] / white)
+        return {"image": torch.from_numpy(scaled.astype("uint8"))[None]}
+
+
+def check_like(name: str, pixels: npt.NDArray[np.float32], mean: float, std: float) -> None:
+    """Raises a UserError for an image that is unlike those that a model has learnt from.
+
+    Args:
+        name: for messages.
+        pixels: (channels, height, width), from 0 (black) to 1 (white).
+        mean: that of the pixels of the train split, in the same unit.
+        std: their standard deviation.
+    """
+    channels, height, width = pixels.shape
+    found, contrast = float(pixels.mean()), float(pixels.std())
+    dark = mean < PLAIN
+    # Only images with a plain background can be told from their negatives, and have a usual contrast.
+    plain = channels == 1 and (dark or mean > 1 - PLAIN)
+    learnt, other = ("light on dark", "dark on light") if dark else ("dark on light", "light on dark")
+    wanted = f"{'grey' if channels == 1 else 'colour'} images, {f'{learnt}, ' * plain}that fill {width}x{height} pixels"
+    if plain and (found > 0.5) == dark and abs(1 - found - mean) < abs(found - mean):
+        what = f"is {other} (mean brightness {found:.0%}, and {mean:.0%} in the data of the run)"
+        raise UserError(f"{name} {what}", f"invert it: expected are {wanted}")
+    if contrast < (FAINT * std if plain else BLANK):
+        what = f"is blank, faint or too small (standard deviation {contrast:.0%}, and {std:.0%} in the data of the run)"
+        raise UserError(f"{name} {what}", f"crop it, or write thicker: expected are {wanted}")
 
 
 class ResNet(nn.Module):
