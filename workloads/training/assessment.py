@@ -86,7 +86,8 @@ def assess(
             if not samples:
                 continue
             if kind == "classes":
-                mistakes.add(ids, outputs["probabilities"], batch["label"])
+                probabilities = outputs["probabilities"]
+                mistakes.add(ids, probabilities, task.decide(probabilities), batch["label"])
             here = torch.from_numpy(np.isin(ids, chosen))
             part = {"answer": outputs[answer], "truth": batch[truth], **columns_of(dataset.index, by, batch)}
             kept.append({name: value.cpu()[here] for name, value in part.items()})
@@ -143,9 +144,9 @@ class Mistakes:
         self._matrix = np.zeros((classes, classes))
         self._worst: list[dict[str, Any]] = []
 
-    def add(self, ids: Any, probabilities: Tensor, truth: Tensor) -> None:
+    def add(self, ids: Any, probabilities: Tensor, guess: Tensor, truth: Tensor) -> None:
         """Adds the predictions of samples with these numbers."""
-        confidence, guess = probabilities.max(1)
+        confidence = probabilities.gather(1, guess[:, None]).squeeze(1)
         np.add.at(self._matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
         wrong = [
             {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
