@@ -541,7 +541,7 @@ def test_the_types_of_arrow_are_read_or_refused_by_name(tmp_path: Path) -> None:
         "list": pa.array(repeated([1.0, None], [2.0, 3.0])),
     }  # fmt: skip
     refused = {
-        "duration": (pa.array(repeated(timedelta(1))), "is of type duration"),
+        "duration": (pa.array(repeated(timedelta(1), timedelta(2))), "is of type duration"),
         "bytes": (pa.array(repeated(b"a", b"b")), "binary"),
         "ragged": (pa.array(repeated([1], [1, 2])), "lists of different lengths, such as 1, 2"),
         "words": (pa.array(repeated(["a"])), "has lists of string"), "struct": (pa.array(repeated({"a": 1})), "of type struct"),
