@@ -575,7 +575,7 @@ def test_the_types_of_arrow_are_read_or_refused_by_name(tmp_path: Path) -> None:
     message = refusal(tmp_path / "again", str(tmp_path / "all.parquet"))
     assert [name for name, (_, says) in refused.items() if says not in message] == []
     pq.write_table(pa.table({"infinite": repeated([1.0], [math.inf]), "arm": LABELS}), tmp_path / "infinite.parquet")
-    assert "has 150 values that are not a list of 1 numbers, such as [inf]" in refusal(
+    assert "has 150 values that are not a list of 1 numbers, such as '[inf]'" in refusal(
         tmp_path / "again", str(tmp_path / "infinite.parquet")
     )
 
