@@ -24,9 +24,11 @@ from heliostat.workloads.run.record import EVALUATION, Measured, RunRecord
 from heliostat.workloads.run.signals import Signals
 from heliostat.workloads.run.writer import RunWriter
 from heliostat.workloads.task import Task, create
+from heliostat.workloads.training.assessment import assess
 from heliostat.workloads.training.checkpointer import Checkpointer, NotFinite
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.evaluation import confusion, measure
+from heliostat.workloads.training.evaluation import measure
+from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.metrics import Meter
 from heliostat.workloads.training.preflight import try_metrics
 from heliostat.workloads.training.rounds import open_step
@@ -49,6 +51,8 @@ class Outcome(Config):
     epoch: int
     best_step: int | None = None
     metrics: Measured = {}
+    intervals: dict[str, list[float]] = {}
+    baseline: dict[str, float | None] = {}
     message: str = ""
 
 
@@ -104,6 +108,7 @@ class Loop:
         self.order = order_of(config, self.dataset, record.order, record.lanes)
         self.total_steps = steps_of(config, self.order)
         self.task: Task = create(config.task, config.model, self.dataset.index, metric=config.metric)
+        check_columns(self.dataset.index, config.report.by)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
         self.step = open_step(config, self.dataset, self.task, self.model, ranks, self.order, self.total_steps)
@@ -284,8 +289,10 @@ class Loop:
         self._event("trained")
         # A run that was resumed after its last step may have no evaluated checkpoint.
         validation = best.metrics if best else self._measure("validation")
-        metrics = {"validation": finite(validation), "test": finite(self._measure("test"))}
-        detail = confusion(self.task, self.step.apply, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
+        test = self._measure("test")
+        metrics = {"validation": finite(validation), "test": finite(test)}
+        size, by = self._batch_without_gradients, self.config.report.by
+        detail = assess(self.task, self.step.apply, self.dataset, "test", self.ranks, size, test, by)
         self.model.eval()
         sample = self.step.apply(
             lambda model, _: self.task.sample(model), None
@@ -297,6 +304,7 @@ class Loop:
             self.writer.flush()
         return Outcome(
             state=state, step=step, epoch=epoch, best_step=best.step if best else None, metrics=metrics,
+            **self.ranks.broadcast({key: detail.get(key, {}) for key in ("intervals", "baseline")}),
         )  # fmt: skip
 
     def _diverged(self, error: NotFinite) -> Outcome:

@@ -18,8 +18,10 @@ from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import order_of, steps_of
 from heliostat.workloads.task import Batch, Task, by_rounds, create
+from heliostat.workloads.training.assessment import kind_of
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import batch_of, eval_mode
+from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.limits import SECONDS, Undecided, limited_memory, limited_time
 from heliostat.workloads.training.measurement import Measurement
 from heliostat.workloads.training.parallel import Apply
@@ -60,6 +62,7 @@ def try_task(config: TrainConfig, dataset: Dataset, load: Load = lambda task, mo
     """
     notes: list[str] = []
     metrics: tuple[str, ...] = ()
+    check_columns(dataset.index, config.report.by)
     with torch.random.fork_rng(devices=[]), limited_memory():
         try:
             with limited_time():
@@ -199,10 +202,14 @@ def _try_all_metrics(config: TrainConfig, task: Task, step: Step | Rounds, datas
 @torch.no_grad()
 def _try_outputs(config: TrainConfig, task: Task, step: Step | Rounds, dataset: Dataset) -> list[str]:
     """Tries the predictions and the sample for the report."""
-    classifies = "label" in dataset.index.fields and bool(dataset.index.classes)
-    rows = FEW if classifies else 1
+    assessed = ("label" in dataset.index.fields and bool(dataset.index.classes)) or "target" in dataset.index.fields
+    rows = min(FEW, dataset.index.rows("test")) if assessed else 1
+
+    def predict() -> None:
+        kind_of(task, step.apply(task.predict, batch_of(dataset, "test", np.arange(rows), ALONE)), rows)
+
     tries: dict[str, Callable[[], Any]] = {
-        "predict": lambda: step.apply(task.predict, batch_of(dataset, "test", np.arange(rows), ALONE)),
+        "predict": predict,
         "sample": lambda: step.apply(lambda model, _: task.sample(model), None),
     }
     notes = []
@@ -215,7 +222,7 @@ def _try_outputs(config: TrainConfig, task: Task, step: Step | Rounds, dataset: 
         except Undecided:
             continue
         except UserError as error:
-            if classifies or part == "sample":  # the end of the run calls them
+            if assessed or part == "sample":  # the end of the run calls them
                 raise
             notes.append(f"{error.what}\n  heliostat predict will not work")
     return notes
