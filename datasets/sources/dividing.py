@@ -13,6 +13,7 @@ from heliostat.datasets.index import SPLITS
 from heliostat.datasets.signature import Column
 from heliostat.datasets.sources.cells import SHOWN, Doubt
 from heliostat.datasets.sources.kinds import MAKERS, ColumnOptions
+from heliostat.datasets.sources.reader import PART
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.splits import Split
 
@@ -32,6 +33,8 @@ class Divided:
         if self.split.by == "column":
             places = [SPLITS.index(self.split.words[text.lower()]) for text in self.column.categories]
             return np.array(places, np.int64)[found.array], found
+        if self.split.by == "files":
+            return found.array.astype(np.int64), found
         if self.split.by == "group":
             return found.exact, found
         if self.column.kind == "number":
@@ -43,6 +46,11 @@ class Divided:
     def dtype(self) -> str | None:
         """As what the numbers are to be seen, if it is another type than theirs."""
         return "datetime64[us]" if self.column.kind == "date" else None
+
+
+def by_files(split: Split) -> Divided:
+    """How a table is split by its files."""
+    return Divided(Column(name=PART, kind="category", type="string", categories=SPLITS), split)
 
 
 def divided(name: str, split: Split, survey: Survey, options: ColumnOptions) -> Divided:

@@ -20,7 +20,7 @@ from heliostat.datasets.signature import FEATURES, TARGET, Column, Signature
 from heliostat.datasets.sources import Chunk, Problems, Progress
 from heliostat.datasets.sources.cells import Doubt
 from heliostat.datasets.sources.checks import COUNTER, IDENTIFIER, UNNAMED
-from heliostat.datasets.sources.dividing import LEFT_OUT, Divided, divided
+from heliostat.datasets.sources.dividing import LEFT_OUT, Divided, by_files, divided
 from heliostat.datasets.sources.kinds import ColumnOptions, LeftOut, decide
 from heliostat.datasets.sources.reader import Batch, Reader
 from heliostat.datasets.sources.spool import Spool, Spooled
@@ -137,6 +137,8 @@ class Encoder:
 
     def __post_init__(self) -> None:
         self.problems = Problems(self.reader.place)
+        if self.options.split.by == "files":
+            self.divided = by_files(self.options.split)
 
     def encode(self) -> Encoded:
         """The table as arrays.

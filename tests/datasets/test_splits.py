@@ -316,3 +316,35 @@ def test_another_split_is_another_dataset(tmp_path: Path) -> None:
     assert identities[0] == identities[1] != identities[2]
     with pytest.raises(UserError, match="already holds another dataset"):
         build(sources[2], str(tmp_path / "out-csv"))
+
+
+def csv(folder: Path, name: str, first: int, rows: int) -> str:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x,y\n" + "".join(f"{row / 10},{'ab'[row % 2]}\n" for row in range(first, first + rows)))
+    return str(path)
+
+
+def test_files_are_for_one_split_also_where_they_lie_among_those_for_training(tmp_path: Path) -> None:
+    csv(tmp_path, "data/a.csv", 0, 200)
+    csv(tmp_path, "data/b.csv", 200, 100)
+    validation, test = csv(tmp_path, "data/val.csv", 300, 50), csv(tmp_path, "other/b.csv", 350, 40)
+    options = {"path": str(tmp_path / "data"), "target": "y"}
+    split = {"by": "files", "validation": validation}
+    both = build(open_source("table", {**options, "split": {**split, "test": test}}), str(tmp_path / "both"))
+    assert rows_of(both) == [{*range(300)}, {*range(300, 350)}, {*range(350, 390)}]
+    train, found, cut = rows_of(build(open_source("table", {**options, "split": split}), str(tmp_path / "one")))
+    assert found == {*range(300, 350)}
+    assert (train | cut, train & cut) == ({*range(300)}, set())
+    assert 25 < len(cut) < 70
+
+
+def test_files_that_cannot_be_for_a_split_are_all_listed(tmp_path: Path) -> None:
+    one = csv(tmp_path, "one.csv", 0, 10)
+    with pytest.raises(UserError) as caught:
+        open_source("table", {"path": one, "target": "y", "split": {"by": "files", "validation": one, "test": "no.csv"}})
+    message = str(caught.value)
+    assert "one.csv has no file for training alone" in message
+    assert "dataset.options.split.test no.csv does not exist" in message
+    with pytest.raises(UserError, match=r"split.test .*one.csv has files that are for validation, too: one.csv"):
+        open_source("table", {"path": str(tmp_path), "target": "y", "split": {"by": "files", "validation": one, "test": one}})
