@@ -126,6 +126,10 @@ class Task:
         """Converts one input of ``heliostat predict`` to a batch of one."""
         raise UserError(f"task {type(self).__name__} takes no input from the command line", "give the task a read method")
 
+    def importance(self, model: nn.Module) -> Mapping[str, float] | None:
+        """The share of each column in what the model has learnt, by name, for the report; None where that is not known."""
+        return None
+
     def sample(self, model: nn.Module) -> str | None:
         """A sample of the model's output for the report, as text."""
         return None

@@ -22,15 +22,17 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.inference import evaluate, load_run
+from heliostat.workloads.inference import evaluate, load_run, predict
 from heliostat.workloads.plan import prepare
+from heliostat.workloads.ray_train.driver import execute
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import RunRecord
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop, Outcome
 from heliostat.workloads.training.start import begin, preview
+from heliostat.workloads.trees.boosting import Options
 from heliostat.workloads.trees.model import matrix
-from tests.conftest import Command, Head, wait_for
+from tests.conftest import ROOT, Command, Head, wait_for
 from tests.workloads.group import in_group
 
 SPLITS = {"train": (0, 250, 600), "validation": (600, 750), "test": (750, 900)}
@@ -206,6 +208,30 @@ def test_workers_grow_the_same_trees_together_and_a_lost_one_is_an_error_of_the_
     assert any("Connection" in word for word in notes["2-0"]), notes["2-0"]
 
 
+def test_a_table_with_gaps_and_texts_ends_with_predictions_for_raw_rows_and_the_importance_of_its_columns(
+    tmp_path: Path,
+) -> None:
+    random = np.random.default_rng(2)
+    lines = ["age,city,noise,churn"]
+    for age, city, noise, luck in zip(*random.random((4, 400)).tolist(), strict=True):
+        name = ("Rome", "Oslo", "Lima")[int(3 * city)]
+        lines.append(
+            f"{20 + int(60 * age) if luck > 0.1 else ''},{name},{noise},{'yes' if (name == 'Oslo') or age > 0.8 else 'no'}"
+        )
+    (tmp_path / "people.csv").write_text("\n".join(lines))
+    source = {"source": "table", "options": {"path": str(tmp_path / "people.csv"), "target": "churn"}}
+    made = config(tmp_path / "unused", dataset=source, steps=10)
+    with prepare(made).claim() as (owner, record, _):
+        execute(prepare(made), record, time.time(), owner, here=True)
+    answers = [predict(tmp_path / "run", json.dumps({"city": city, "age": None, "noise": 0.5})) for city in ("Oslo", "Paris")]
+    assert [answer["class"] for answer in answers] == ["yes", "no"]
+    shares = json.loads((tmp_path / "run/evaluation.json").read_text())["importance"]
+    assert [*sorted(shares, key=lambda name: -shares[name])] == ["city", "age", "noise"]
+    assert sum(shares.values()) == pytest.approx(1)
+    report = (tmp_path / "run/report.html").read_text()
+    assert f'<td>city</td><td class="number">{shares["city"]:.1%}</td>' in report
+
+
 def test_keys_of_batches_and_gradients_are_refused_all_at_once(tmp_path: Path) -> None:
     data = table(tmp_path / "data", 2)
     wrong: dict[str, Any] = {"optimizer": {"lr": 0.1}, "precision": "bf16", "steps": None, "epochs": 3, "resources": {"gpu": 1}}
@@ -220,6 +246,13 @@ def test_keys_of_batches_and_gradients_are_refused_all_at_once(tmp_path: Path) -
     ):
         assert line in str(raised.value)
     assert prepare(config(data, workers=3)).config.resources.gpu == 0
+
+
+def test_each_option_is_documented_with_its_default() -> None:
+    rows = [line.split(" | ") for line in (ROOT / "docs/trees.md").read_text().splitlines() if line.startswith("| `")]
+    documented = {name.strip("| `"): default for name, default, *_ in rows[1:]}
+    defaults = {name: field.default for name, field in Options.model_fields.items()}
+    assert documented == {name: "null" if value is None else str(value) for name, value in defaults.items()}
 
 
 def test_a_missing_extra_is_one_message_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ from heliostat.datasets import Dataset, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
 from heliostat.errors import UserError
 from heliostat.workloads.tabular.metrics import of_classes, of_numbers, rarer, update
+from heliostat.workloads.tabular.rows import read_row
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, Trainer
+from heliostat.workloads.tasks.tabular_classification import read_older
 from heliostat.workloads.trees import boosting
 from heliostat.workloads.trees.model import Trees
 
@@ -62,6 +64,27 @@ class GradientBoosting(Task):
     def accumulators(self) -> Mapping[str, Accumulator]:
         return self._accumulators
 
+    def importance(self, model: nn.Module) -> dict[str, float]:
+        """The share of each column of the table in what all splits gain."""
+        assert isinstance(model, Trees)
+        shares = dict.fromkeys(names := _names(self.index, model.columns), 0.0)
+        gains = model.gains()
+        for name, gain in zip(names, gains / (gains.sum() or 1.0), strict=True):
+            shares[name] += float(gain)
+        return shares
+
+    def read(self, value: str) -> Batch:
+        return read_row(self.index, value) if self.index.signature else read_older(self.index, value)
+
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = model(batch)
         return {"prediction": outputs} if TARGET in self.index.fields else {"probabilities": outputs.softmax(1)}
+
+
+def _names(index: Index, columns: int) -> list[str]:
+    """The column of the table that each of the trees' columns is of."""
+    if index.signature:
+        numbers = [column.name for column in index.signature.numeric for _ in column.feature_names]
+        return [*numbers, *(column.name for column in index.signature.categorical)]
+    names: list[str] = index.meta.get("feature_names", [])
+    return names if len(names) == columns else [f"column {number}" for number in range(columns)]

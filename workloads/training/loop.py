@@ -298,7 +298,8 @@ class Loop:
             lambda model, _: self.task.sample(model), None
         )  # on all workers: a sharded model is computed together
         if self.ranks.rank == 0:
-            written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample}
+            importance = self.task.importance(self.model)
+            written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample, "importance": importance}
             self.folder.write(EVALUATION, json.dumps(written).encode())
             self._event("evaluated")
             self.writer.flush()

@@ -67,6 +67,12 @@ class Trees(nn.Module):
             return np.zeros((len(rows), self.outputs))
         return np.asarray(self.booster.predict(rows, raw_score=True), np.float64).reshape(len(rows), self.outputs)
 
+    def gains(self) -> npt.NDArray[np.float64]:
+        """What the splits of each column gain in all: (columns,)."""
+        if self.booster is None:
+            return np.zeros(self.columns)
+        return np.asarray(self.booster.feature_importance("gain"), np.float64)
+
     def get_extra_state(self) -> Tensor:
         """LightGBM's text of the trees: uint8, empty before the first round."""
         text = self.booster.model_to_string() if self.booster else ""
