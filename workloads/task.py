@@ -240,9 +240,12 @@ def check(name: str, cls: type[Task], fields: dict[str, Field], signature: Signa
         dtype, _, axes = need.partition("/")
         if field is None or dtype not in ("*", field.dtype) or len(field.shape) != int(axes or 0):
             has = ", ".join(f"{k}: {v}" for k, v in fields.items())
+            fix = "choose a dataset that fits the task, or a task that fits the dataset"
+            if column in (LABEL, TARGET) and TARGET in fields and not signature:
+                # Older versions kept a number that was not meant for a bundled task.
+                fix = "build it again, since an older version has built it; then its message says which task fits"
             raise UserError(
-                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}",
-                "choose a dataset that fits the task, or a task that fits the dataset",
+                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}", fix
             )
     if signature:
         _check_taken(name, cls, signature)
