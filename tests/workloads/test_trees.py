@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,15 @@ from tests.workloads.group import in_group
 
 SPLITS = {"train": (0, 250, 600), "validation": (600, 750), "test": (750, 900)}
 """Where shards begin and end."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As a worker has; threads of OpenMP that wait for each other on a busy machine take many times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def table(folder: Path, classes: int, rare: float = 0.5) -> Path:
