@@ -24,7 +24,6 @@ from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.inference import evaluate, load_run, predict
 from heliostat.workloads.plan import prepare
-from heliostat.workloads.ray_train.driver import execute
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import RunRecord
 from heliostat.workloads.training.distributed import Ranks
@@ -220,6 +219,8 @@ def test_workers_grow_the_same_trees_together_and_a_lost_one_is_an_error_of_the_
 def test_a_table_with_gaps_and_texts_ends_with_predictions_for_raw_rows_and_the_importance_of_its_columns(
     tmp_path: Path,
 ) -> None:
+    from heliostat.workloads.ray_train.driver import execute  # here: the workers of other tests need not import Ray
+
     random = np.random.default_rng(2)
     lines = ["age,city,noise,churn"]
     for age, city, noise, luck in zip(*random.random((4, 400)).tolist(), strict=True):
