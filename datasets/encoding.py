@@ -254,9 +254,11 @@ def category_texts(kind: str, values: pa.Array) -> pa.Array:
         if found is None:
             return values
         values = found
-    if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values)).as_py():
-        values = pc.cast(values, pa.int64(), safe=False)
-    return pc.cast(values, pa.string())
+    texts = pc.cast(values, pa.string())
+    if not pa.types.is_floating(values.type):
+        return texts
+    whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**53))
+    return pc.if_else(whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), texts)
 
 
 def _is_numeric(kind: str) -> bool:

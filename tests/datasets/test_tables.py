@@ -153,6 +153,7 @@ READ: dict[str, tuple[list[Any], dict[str, Any], list[list[float]]]] = {
     "ends": (repeated("a", " b", "b "), {"categories": ("a", "b")}, [[0], [1], [1]]),
     "fuels": (repeated("E5", "E10"), {"categories": ("E10", "E5")}, [[1], [0]]),
     "class": (repeated(1, 2, 3), {"categories": ("1", "2", "3")}, [[0], [1], [2]]),
+    "stars": (repeated(1.5, 2, None), {"categories": ("1.5", "2"), "type": "double"}, [[0], [1], [-1]]),
     "gap only": (repeated(7, None), {"kind": "number"}, [[7], [NAN]]),
     "years": (repeated(30, 40), {"kind": "number", "source": "age", "fill": "median"}, [[30], [40]]),
     "words": ([f"the {'good' if row % 2 else 'bad'} film no {row}" for row in range(ROWS)], {"kind": "text", "width": 64}, []),
@@ -160,7 +161,7 @@ READ: dict[str, tuple[list[Any], dict[str, Any], list[list[float]]]] = {
 }  # fmt: skip
 COLUMNS = {
     "marked": {"missing": [-999]}, "told": {"missing": ["unknown"]}, "british": {"type": "day-month-year"},
-    "class": {"type": "category"}, "age": {"rename": "years", "fill": "median"},
+    "class": {"type": "category"}, "stars": {"type": "category"}, "age": {"rename": "years", "fill": "median"},
 }  # fmt: skip
 LEFT_OUT = {
     "id": (list(range(1000, 1000 + ROWS)), "names the rows: each has another value, such as 1000"),
@@ -179,7 +180,7 @@ LEFT_OUT = {
 def everything(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Dataset]:
     """A table with a column of each kind, and its dataset."""
     folder = tmp_path_factory.mktemp("everything")
-    values: dict[str, list[Any]] = {"age" if name == "years" else name: values for name, (values, *_) in READ.items()}
+    values: dict[str, list[Any]] = {"age" if name == "years" else name: values for name, (values, _, _) in READ.items()}
     values |= {name: values for name, (values, _) in LEFT_OUT.items()}
     if request.param == "parquet":  # whose columns have one type
         for name in ("markers", "signs"):
