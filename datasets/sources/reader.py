@@ -36,14 +36,15 @@ class Reader:
     Args:
         place: a file, a folder or a pattern, see `table_files`.
         read: what is known of how they are written.
+        key: what the place is called in messages.
 
     Raises:
         UserError: there are no files, or they cannot be read, or have different columns; the message lists all of these.
     """
 
-    def __init__(self, place: str, read: Read = DETECTED) -> None:
+    def __init__(self, place: str, read: Read = DETECTED, key: str = "dataset.options.path") -> None:
         self.place, self._read = place, read
-        self.files = table_files(place)
+        self.files = table_files(place, key)
         self._opened: dict[File, CsvFile | JsonFile | ParquetFile] = {}
         with self.reading():
             self.kind = self._kind()
@@ -256,6 +257,27 @@ class Reader:
                     if self._numbers.setdefault(name, True):
                         texts = trimmed(self._without_missing(column))
                         self._numbers[name] = plain.fits(texts.filter(pc.invert(missing(texts))))
+
+
+def read_rows(place: str, read: Read = DETECTED, key: str = "the path") -> Iterator[pa.Table]:
+    """The rows of a table's files, in their order, as chunks of bounded size, each with all columns; no chunk has no rows.
+
+    Args:
+        place: a file, a folder or a pattern; a path or a URI.
+        read: what is known of how the files are written.
+        key: what the place is called in messages.
+
+    Raises:
+        UserError: before the first chunk or later, that a file cannot be read, or two columns have one name.
+    """
+    reader = Reader(place, read, key)
+    problems = Problems(place)
+    for name, count in Counter(reader.names).items():
+        if count > 1:
+            problems.add(f"{count} columns have the name {name!r}", "rename all but one")
+    problems.refuse()
+    for batch in reader.batches(reader.names):
+        yield pa.table(batch)
 
 
 class _Partitions:

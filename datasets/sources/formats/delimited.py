@@ -4,6 +4,7 @@ What is doubtful there, and what Arrow refuses, is read again by Python's csv mo
 """
 
 import codecs
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 
@@ -12,7 +13,7 @@ import pyarrow.csv
 
 from heliostat.datasets.sources.files import File
 from heliostat.datasets.sources.formats import encoding as encodings
-from heliostat.datasets.sources.formats.dialect import LARGEST, LINE, find, records
+from heliostat.datasets.sources.formats.dialect import LARGEST, LINE, Dialect, Record, find, records
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.formats.refusal import Refusal
 from heliostat.datasets.sources.formats.streams import Bytes, Doubts, Text
@@ -168,8 +169,8 @@ class CsvFile:
             return pa.RecordBatch.from_arrays(arrays, names=columns), stream.position
 
         texts = codecs.iterdecode(iter(lambda: stream.read(PIECE), b""), "utf-8")
-        for _, cells, _ in records(_lines(texts), self.dialect):
-            rows.append(cells)
+        for record in records(_lines(texts), self.dialect):
+            rows.append(record.cells)
             if len(rows) == ROWS:
                 yield batch()
                 rows.clear()
@@ -180,23 +181,34 @@ class CsvFile:
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         found: list[tuple[str, str]] = []
-        width, above = len(self.names), self.dialect.above
-        for line, cells, wrong in records(self._checked(found), self.dialect):
+        quotes = Quotes(self.dialect)
+        for record in records(self._checked(found), self.dialect):
             yield from found
             found.clear()
-            at = f"line {line + above}"
-            if wrong:
-                what = next((text for part, text in WRONG.items() if part in wrong), f"cannot be read: {wrong}")
-                yield f"{at} {what}", f"double quotes within cells, or set {KEY}.quote: none if they mean nothing"
-            elif len(cells) != width:
-                also = f", or set {KEY}.comment" if cells[0].startswith(("#", "//", "%")) else ""
-                what = f"{at} has {len(cells)} cell{'s' if len(cells) > 1 else ''}, but there are {width} columns"
-                yield what, f"correct or remove it{also}"
-            elif width > 1 and tuple(cells) == self.dialect.header:
-                yield f"{at} repeats the names of the columns", "remove it"
-            elif sum(map(len, cells)) > BLOCK:
-                yield f"{at} has a row of more than {BLOCK >> 20} MB", "shorten it, or save the table as Parquet"
+            quotes.see(record)
+            if problem := self._problem(record):
+                yield f"line {record.line + self.dialect.above} {problem[0]}", problem[1]
         yield from found
+        yield from quotes.problems()
+
+    def _problem(self, record: Record) -> tuple[str, str] | None:
+        """What is wrong with a record, and the fix."""
+        cells, width = record.cells, len(self.names)
+        if record.wrong:
+            what = next((text for part, text in WRONG.items() if part in record.wrong), f"cannot be read: {record.wrong}")
+            return what, f"double quotes within cells, or set {KEY}.quote: none if they mean nothing"
+        if len(cells) != width:
+            also = f", or set {KEY}.comment" if cells[0].startswith(("#", "//", "%")) else ""
+            count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
+            return (
+                f"has {count}, but there {'is 1 column' if width == 1 else f'are {width} columns'}",
+                f"correct or remove it{also}",
+            )
+        if width > 1 and tuple(cells) == self.dialect.header:
+            return "repeats the names of the columns", "remove it"
+        if sum(map(len, cells)) > BLOCK:
+            return f"has more than {BLOCK >> 20} MB", "shorten it, or save the table as Parquet"
+        return None
 
     def _checked(self, found: list[tuple[str, str]]) -> Iterator[str]:
         """The lines after the names; what of them is no text is added to ``found``."""
@@ -227,6 +239,36 @@ class CsvFile:
         except UnicodeDecodeError as error:
             what = f"line {number + 1} is not {name}, or follows damage: {error.reason}"
             found.append((what, "copy the file again, or save it as UTF-8"))
+
+
+class Quotes:
+    """Quotes in cells that are not in quotes: they may be inches, or the other quote of the cell may be missing.
+
+    They are letters in a file in which no cell is in quotes.
+    """
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect, quote = dialect, dialect.quote or ""
+        separator, blanks = re.escape(dialect.separator), " *" if dialect.blanks else ""
+        quoted = rf"{blanks}{quote}[^{quote}]*+(?:{quote}{quote}[^{quote}]*+)*+{quote}"
+        cell = rf"(?:{quoted}|[^{separator}{quote}\r\n]*+)"
+        self._right = re.compile(rf"{cell}(?:{separator}{cell})*+[\r\n]*")
+        self._quoted = re.compile(rf"(?:^|{separator}){blanks}{quote}")
+        self._are_used = False
+        self._odd: list[int] = []
+
+    def see(self, record: Record) -> None:
+        quote = self._dialect.quote
+        if not quote or quote not in record.text or record.wrong:
+            return
+        self._are_used = self._are_used or self._quoted.search(record.text) is not None
+        if len(self._odd) < LISTED and not self._right.fullmatch(record.text):
+            self._odd.append(record.line + self._dialect.above)
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        fix = f"put the cell in quotes and double those in it, or set {KEY}.quote: none if they mean nothing"
+        for line in self._odd if self._are_used else []:
+            yield f"line {line} has a quote in a cell that is not in quotes", fix
 
 
 def _no_text(line: str, encoding: str) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 from heliostat.datasets.sources.formats.numbers import decimals
 from heliostat.datasets.sources.formats.options import KEY, Read
@@ -24,8 +24,18 @@ NUMBER = re.compile(r"[-+]?[$€£]?(\d[\d.,' ]*|[.,]\d+)([eE][-+]?\d+)?\s?[%€
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 LARGEST = 1 << 26
 """Characters of a cell; more of them mean that a quote is missing."""
-Record = tuple[int, list[str], str]
-"""Its first line, counted from 1, its cells, and what is wrong with it."""
+
+
+class Record(NamedTuple):
+    """A line of cells, or several if a cell has line breaks."""
+
+    line: int
+    """The first, counted from 1."""
+    cells: list[str]
+    wrong: str
+    """What is wrong with it; then there are no cells."""
+    text: str
+    """As it is written."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,7 @@ class _Lines:
         self._lines, self._comment = iter(lines), comment
         self.begins = True
         self.first = self.count = 0
+        self.taken: list[str] = []
 
     def __iter__(self) -> "_Lines":
         return self
@@ -77,11 +88,12 @@ class _Lines:
         while True:
             line = next(self._lines)
             self.count += 1
-            if not self.begins:
-                return line
-            if self._comment is None or not line.startswith(self._comment):
-                self.begins, self.first = False, self.count
-                return line
+            if self.begins and self._comment is not None and line.startswith(self._comment):
+                continue
+            if self.begins:
+                self.begins, self.first, self.taken = False, self.count, []
+            self.taken.append(line)
+            return line
 
 
 def records(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
@@ -103,10 +115,10 @@ def records(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
         except StopIteration:
             return
         except csv.Error as error:
-            yield counted.first, [], str(error)
+            yield Record(counted.first, [], str(error), "".join(counted.taken))
             continue
         if cells:
-            yield counted.first, cells, ""
+            yield Record(counted.first, cells, "", "".join(counted.taken))
 
 
 def find(text: str, is_all: bool, read: Read, encoding: str) -> Dialect:
@@ -131,10 +143,10 @@ def find(text: str, is_all: bool, read: Read, encoding: str) -> Dialect:
     if not read.header and start and lines[start - 1].startswith("#") and read.comment is None:
         # The names may follow the sign of a comment.
         width = _width(_sampled(lines[start:], is_all, dialect))
-        is_wide = width > 1 and len(next(records([lines[start - 1]], dialect))[1]) == width
-        if is_wide and not _are_names([cells for _, cells, _ in records(lines[start:], dialect)]):
+        is_wide = width > 1 and len(next(records([lines[start - 1]], dialect)).cells) == width
+        if is_wide and not _are_names([each.cells for each in records(lines[start:], dialect)]):
             start -= 1
-    found = [(line + start, cells) for line, cells, wrong in _sampled(lines[start:], is_all, dialect) if not wrong]
+    found = [(line + start, cells) for line, cells, wrong, _ in _sampled(lines[start:], is_all, dialect) if not wrong]
     if not found:
         raise Refusal((f"line {start + 1} cannot be read as names of columns", f"correct the line, or set {KEY}.header"))
     dialect = _named(dialect, found, read, lines, start)
@@ -147,12 +159,12 @@ def find(text: str, is_all: bool, read: Read, encoding: str) -> Dialect:
 
 def _sampled(lines: list[str], is_all: bool, dialect: Dialect) -> list[Record]:
     found = list(records(lines, dialect))
-    return found if is_all or len(found) < 2 or not found[-1][2] else found[:-1]
+    return found if is_all or len(found) < 2 or not found[-1].wrong else found[:-1]
 
 
 def _width(found: list[Record]) -> int:
     """The most frequent number of cells."""
-    return Counter(len(cells) for _, cells, _ in found).most_common(1)[0][0]
+    return Counter(len(each.cells) for each in found).most_common(1)[0][0]
 
 
 def _separated(lines: list[str], is_all: bool, dialect: Dialect, read: Read, separators: tuple[str | None, ...]) -> Dialect:
@@ -191,12 +203,12 @@ def _has_blanks(text: str, separator: str, quote: str | None) -> bool:
 
 def _is_even(found: list[Record]) -> bool:
     """Whether all lines have the same number of cells, more than one."""
-    return not any(wrong for _, _, wrong in found) and len(found[0][1]) > 1 and len({len(cells) for _, cells, _ in found}) == 1
+    return not any(each.wrong for each in found) and len(found[0].cells) > 1 and len({len(each.cells) for each in found}) == 1
 
 
 def _share(found: list[Record]) -> float:
     """The share of the lines with the most frequent number of cells, if that is more than one."""
-    counts = Counter(len(cells) for _, cells, _ in found)
+    counts = Counter(len(each.cells) for each in found)
     width, times = counts.most_common(1)[0]
     if width > 1:
         return times / len(found)
@@ -216,7 +228,7 @@ def _named(dialect: Dialect, found: list[tuple[int, list[str]]], read: Read, lin
     if header == 0:
         names, above = read.names or tuple(f"c{number}" for number in range(1, width + 1)), start
     else:
-        after = next((line for line, _, _ in list(records(lines[start:], dialect))[1:]), None)
+        after = next((each.line for each in list(records(lines[start:], dialect))[1:]), None)
         above = (after + start - 1) if after is not None else len(lines)
         names = read.names or tuple(cell.strip() for cell in cells)
     if len(names) != width and (read.names or len(found) > 1):
@@ -269,11 +281,9 @@ def _with_decimal(dialect: Dialect, rows: list[tuple[int, list[str]]], read: Rea
         return replace(dialect, decimal="," if read.thousands == "." else ".", thousands=read.thousands)
     columns = {name: decimals(cells[at] for _, cells in rows if at < len(cells)) for at, name in enumerate(dialect.names)}
     by_sign = {sign: [name for name, found in columns.items() if sign in found] for sign in ",.?"}
-    both = by_sign[","] and by_sign["."]
-    if both:
-        what = f"has numbers with a decimal comma in column {by_sign[','][0]!r}, and with a point in column {by_sign['.'][0]!r}"
-        raise Refusal((what, f"set {KEY}.decimal to the sign of most columns, and write the others with it"))
-    if by_sign["?"] and not by_sign[","] and not by_sign["."] and dialect.separator != ",":
+    shown = [sign for sign in ",." if by_sign[sign]]
+    if by_sign["?"] and len(shown) != 1 and dialect.separator != ",":
         what = f"has numbers such as 1,234 in column {by_sign['?'][0]!r}, which may be 1234 or 1.234"
         raise Refusal((what, f"set {KEY}.thousands or {KEY}.decimal to ','"))
-    return replace(dialect, decimal="," if by_sign[","] else ".")
+    # With both, each column has its own sign.
+    return replace(dialect, decimal="," if shown == [","] else ".")
