@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy.typing as npt
+
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets.arrow import Columns
 from heliostat.datasets.index import Field
 from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources.files import File, identity
+from heliostat.datasets.splits import CONTENT, Split
 from heliostat.errors import UserError
 
 SOURCES = {
@@ -25,14 +28,17 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split.
+    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split by content.
 
-    Where shards may end depends on the chunks; one that does not ``end`` continues in the next.
+    Where shards may end depends on the chunks; one that does not ``end`` continues in the next. ``by`` (n,) has what another
+    way to split needs: the places in `SPLITS` (of a column, or of files, where -1 leaves it to the content), hashes of groups
+    (uint64), or times as numbers or datetime64.
     """
 
     keys: list[bytes]
     columns: Columns
     ends: bool = True
+    by: npt.NDArray[Any] | None = None
 
 
 class Problems:
@@ -78,6 +84,7 @@ class Source:
     even: ClassVar[bool] = False
     """Whether the shards of a split have the same number of rows, whatever the chunks are."""
     fields: dict[str, Field]
+    split: Split = CONTENT
 
     def __init__(self, options: Any) -> None:
         self.options = options

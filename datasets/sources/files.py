@@ -35,6 +35,8 @@ class File:
     """Its path in the source."""
     size: int
     times: tuple[int, ...]
+    part: str | None = None
+    """The split whose samples it has, if it is for one alone."""
 
     @classmethod
     def local(cls, path: str | Path, name: str) -> "File":

@@ -26,6 +26,8 @@ from heliostat.errors import UserError
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 KINDS = {"csv": "csv files", "json": "JSON files", "parquet": "Parquet files"}
+PART = "\0part"
+"""The name under which `File.part` is read as a column; no column has it."""
 Batch = dict[str, pa.Array]
 DETECTED = Read()
 
@@ -37,14 +39,17 @@ class Reader:
         place: a file, a folder or a pattern, see `table_files`.
         read: what is known of how they are written.
         key: what the place is called in messages.
+        files: those to read, if they are not all of the place, or more.
 
     Raises:
         UserError: there are no files, or they cannot be read, or have different columns; the message lists all of these.
     """
 
-    def __init__(self, place: str, read: Read = DETECTED, key: str = "dataset.options.path") -> None:
+    def __init__(
+        self, place: str, read: Read = DETECTED, key: str = "dataset.options.path", files: list[File] | None = None
+    ) -> None:
         self.place, self._read = place, read
-        self.files = table_files(place, key)
+        self.files = table_files(place, key) if files is None else files
         self._opened: dict[File, CsvFile | JsonFile | ParquetFile] = {}
         with self.reading():
             self.kind = self._kind()
@@ -206,6 +211,7 @@ class Reader:
 
     def _named(self, batch: pa.RecordBatch, file: File, columns: list[str]) -> Batch:
         there = dict(zip(map(str.strip, batch.schema.names), batch.columns, strict=True))
+        there[PART] = pa.repeat(pa.scalar(file.part, pa.string()), batch.num_rows)
         there |= {
             name: pa.repeat(value, batch.num_rows) for name, value in self._partitions.values(file.name) if name not in there
         }

@@ -11,11 +11,13 @@ from heliostat.datasets.index import Field
 from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Chunk, Problems, Source
 from heliostat.datasets.sources.encoder import Encoded, Encoder
-from heliostat.datasets.sources.files import File, table_files
+from heliostat.datasets.sources.files import File
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.kinds import ColumnOptions
+from heliostat.datasets.sources.parts import split_files
 from heliostat.datasets.sources.reader import DETECTED, Reader
 from heliostat.datasets.sources.targets import TargetType
+from heliostat.datasets.splits import CONTENT, Split
 from heliostat.errors import UserError
 
 RULES = 4
@@ -49,10 +51,12 @@ class Table(Source):
         target_type: TargetType = Key(
             "auto", description="class or number; auto takes texts and few different whole numbers as classes"
         )
+        split: Split = Key(CONTENT, description="how the rows are split, such as {by: time, column: date}")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._reader = Reader(options.path, options.read)
+        self.split = options.split
+        self._reader = Reader(options.path, options.read, files=self.files())
         self._target = self._check_names(self._reader.names)
         self._encoded: Encoded | None = None
         self._described: tuple[dict[str, Field], dict[str, Any], Signature] | None = None
@@ -84,7 +88,7 @@ class Table(Source):
         return {"name": self.name, **options, **({"read": read} if read else {})}
 
     def files(self) -> list[File]:
-        return table_files(self.options.path)
+        return split_files(self.options.path, self.split)
 
     def close(self) -> None:
         if self._encoded:
