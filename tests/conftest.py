@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -254,7 +254,8 @@ def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
     finally:
         tree = psutil.Process(process.pid).children(recursive=True)
         for child in [*tree, psutil.Process(process.pid)]:
-            child.kill()
+            with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                child.kill()
         process.wait()
         shutil.rmtree(scratch, ignore_errors=True)
 

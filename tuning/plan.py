@@ -22,7 +22,7 @@ from heliostat.tuning.cost import most_expensive, trial_capacity
 from heliostat.tuning.feasibility import check_ends, check_mostly_possible
 from heliostat.tuning.space import Params, assign, check_conditions, draw, sample
 from heliostat.workloads import task
-from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.config import BETTER, Better, TrainConfig
 from heliostat.workloads.nodes import Nodes
 from heliostat.workloads.plan import Plan, lanes_of, prepare
 from heliostat.workloads.run.record import CONFIG, NEWEST_ORDER, DatasetRecord, RunRecord, open_record, read_record
@@ -78,7 +78,7 @@ class SweepPlan:
     @cached_property
     def objectives(self) -> dict[str, Mode]:
         """Metric -> mode."""
-        return _objectives(self.config, task.find(self.train.config.task))
+        return _objectives(self.config, task.find(self.train.config.task), self.train.config.metric)
 
     @property
     def metric(self) -> str:
@@ -309,9 +309,12 @@ def read_sweep(folder: Folder) -> SweepRecord | None:
 
 def key_of(plan: Plan) -> str:
     """A hash that is equal for trials with the same config."""
-    data = plan.config.model_dump(mode="json", exclude={"name", "storage", "requirements"})
+    data = plan.config.model_dump(mode="json", exclude={"name", "storage", "report", "requirements"})
     # Without the keys that came later, where they are not set, so that those in older journals stay equal.
-    later = {key: TrainConfig.model_fields[key].default for key in ("start_from", "find_unused_parameters", "sync_batchnorm")}
+    later = {
+        key: TrainConfig.model_fields[key].default
+        for key in ("start_from", "find_unused_parameters", "sync_batchnorm", "metric")
+    }
     return digest({key: value for key, value in data.items() if key not in later or value != later[key]})
 
 
@@ -337,17 +340,15 @@ def _check_keys(config: SweepConfig) -> None:
             )
 
 
-def _objectives(config: SweepConfig, cls: type[task.Task]) -> dict[str, Mode]:
+def _objectives(config: SweepConfig, cls: type[task.Task], trained: str | Mapping[str, Better] | None) -> dict[str, Mode]:
+    """The sweep's metrics with their modes: those of its config, else what decides in the config of a run, else the task's."""
     if isinstance(config.metric, dict):
         return dict(config.metric)
-    metric = config.metric or cls.metric
-    modes: dict[str, Mode] = {
-        "loss": "min",
-        "accuracy": "max",
-        **MEASURED,
-        cls.metric: "max" if cls.better == "higher" else "min",
-    }
-    mode = config.mode or modes.get(metric)
+    given: dict[str, Better] = dict(trained) if isinstance(trained, Mapping) else {}
+    metric = config.metric or next(iter(given), None) or (trained if isinstance(trained, str) else cls.metric)
+    better = {**BETTER, cls.metric: cls.better, **given}
+    modes: dict[str, Mode] = {name: "max" if each == "higher" else "min" for name, each in better.items()}
+    mode = config.mode or {**MEASURED, **modes}.get(metric)
     if mode is None:
         raise UserError(
             f"mode is missing, and the task does not define whether a higher {metric} is better", "set mode: max, or mode: min"

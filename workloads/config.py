@@ -9,14 +9,33 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
 
+Better = Literal["higher", "lower"]
+BETTER: dict[str, Better] = {
+    **dict.fromkeys(("accuracy", "balanced_accuracy", "f1", "auc", "average_precision", "r2", "precision", "recall"), "higher"),
+    **dict.fromkeys(("loss", "log_loss", "calibration_error", "rmse", "mse", "mae", "pinball_loss", "perplexity"), "lower"),
+}
+"""Whether a higher metric is better, by the names that mean the same everywhere."""
+
 CHANGEABLE = {
     "workers", "resources", "micro_batch", "storage", "log_every", "checkpoint_every",
     "max_failures", "hang_minutes", "grow_seconds",
     "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
-    "find_unused_parameters", "evaluate_every", "evaluate_samples", "early_stopping", "requirements",
+    "find_unused_parameters", "evaluate_every", "evaluate_samples", "early_stopping", "report", "requirements",
 }  # fmt: skip
 """Keys that decide where and how fast a run trains, and what of it is measured and kept, not what its steps compute: they may
 change when it is resumed."""
+_REMOVE = "remove it"
+OF_BATCHES = {
+    "epochs": "set steps instead: the number of rounds, such as 300",
+    "optimizer": "remove it; the learning rate is model.learning_rate",
+    **dict.fromkeys(("global_batch", "micro_batch", "precision", "drop_last", "lanes"), _REMOVE),
+    **dict.fromkeys(
+        ("parallelism", "find_unused_parameters", "activation_checkpointing", "sync_batchnorm", "compile"), _REMOVE
+    ),
+}
+"""Keys of batches and of their gradients, which a run by rounds over the whole train split does not have: what to do."""
+BY_ROUNDS = {"gradient-boosting"}
+"""The bundled tasks whose runs are by rounds."""
 LENGTH = {"epochs", "steps"}
 """Keys that may grow, see `heliostat.workloads.plan.Plan.standing`."""
 
@@ -79,7 +98,7 @@ def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
 
 
 class EarlyStopping(Config):
-    """Stops the run when the task's metric has not improved for ``patience`` evaluations."""
+    """Stops the run when the metric has not improved for ``patience`` evaluations."""
 
     patience: int = Field(gt=0, description="a whole number of evaluations, at least 1")
     min_delta: float = Field(0.0, ge=0, description="the smallest improvement that counts, a number, at least 0")
@@ -100,7 +119,13 @@ class Keep(Config):
     """Which checkpoints of a run are kept."""
 
     last: int = Field(2, ge=1, description="how many of the newest, at least 1; with 2, a damaged one loses little")
-    best: int = Field(1, ge=0, description="how many of the best by the task's metric, at least 0")
+    best: int = Field(1, ge=0, description="how many of the best by the metric, at least 0")
+
+
+class ReportConfig(Config):
+    """What the report of a run on a table shows besides the metrics."""
+
+    by: list[str] = Field([], description="columns by whose values the test metrics are shown, such as [country]")
 
 
 class Resources(Config):
@@ -125,6 +150,11 @@ class TrainConfig(Config):
     steps: int | None = Field(None, ge=1, description="a whole number of steps, at least 1")
     start_from: Annotated[StartFrom | None, BeforeValidator(_start_from)] = Field(
         None, description="a run's folder or a file of weights, or a mapping such as {path: runs/a, strict: false}"
+    )
+    metric: str | Annotated[dict[str, Better], Field(min_length=1, max_length=1)] | None = Field(
+        None,
+        description="the metric that decides the best checkpoint, such as auc, or with what is better, {cost: lower}; "
+        "null: the task's",
     )
     optimizer: OptimizerConfig = OptimizerConfig()
     precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto (bf16 on CUDA), fp32 or bf16")
@@ -154,6 +184,7 @@ class TrainConfig(Config):
     checkpoint_async: bool = Field(True, description="false blocks training while a checkpoint is written")
     keep: Keep = Keep()
     storage_timeout: float = Field(900, gt=0, description="seconds for which storage may be full or unavailable")
+    report: ReportConfig = ReportConfig()
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
     workers: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number of workers, at least 1, or [least, most] for an elastic run"
@@ -183,10 +214,12 @@ class TrainConfig(Config):
             least, most = self.workers
             if not 1 <= least <= most:
                 raise ValueError(f"workers is [{least}, {most}]; give [least, most] with 1 <= least <= most, such as [1, 4]")
-            if most > batch:
+            if most > batch and not self.by_rounds:
                 raise ValueError(f"workers is [{least}, {most}], but global_batch is {batch}; set workers to at most {batch}")
             return self
         workers = self.workers
+        if self.by_rounds:
+            return self
         if batch % workers:
             raise ValueError(
                 f"global_batch is {batch}, which {workers} workers do not divide; "
@@ -201,6 +234,11 @@ class TrainConfig(Config):
         return self
 
     @property
+    def by_rounds(self) -> bool:
+        """Whether this is a bundled task whose steps are rounds over the whole train split."""
+        return self.task in BY_ROUNDS
+
+    @property
     def least_workers(self) -> int:
         """The fewest workers that the run can use."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
@@ -213,7 +251,9 @@ class TrainConfig(Config):
     @property
     def identity(self) -> dict[str, Any]:
         """The keys that decide what the run computes: they must not change when it is resumed."""
-        return self.model_dump(mode="json", exclude=CHANGEABLE)
+        keys = self.model_dump(mode="json", exclude=CHANGEABLE)
+        # Where it is not set, the hash is that of the versions without it.
+        return {key: value for key, value in keys.items() if key != "metric" or value is not None}
 
     @property
     def hash(self) -> str:

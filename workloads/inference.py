@@ -24,6 +24,7 @@ from heliostat.workloads.run.code import find_task
 from heliostat.workloads.run.journal import finite
 from heliostat.workloads.run.record import RunRecord, open_dataset, read_index, read_record, read_result
 from heliostat.workloads.task import Task, create
+from heliostat.workloads.training.assessment import assess
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import measure
 from heliostat.workloads.training.parallel import Apply
@@ -97,7 +98,7 @@ def load_run(folder: Folder | str | Path) -> Trained:
     index = read_index(folder, record)
     provide(record.config.requirements)
     cls, note = find_task(folder, record.config.task, record.code)
-    task = create(record.config.task, record.config.model, index, cls)
+    task = create(record.config.task, record.config.model, index, cls, record.config.metric)
     ranks = Ranks.of_this_process()
     model = task.model()
     found, state, skipped = _best_intact(folder, checkpoints, task, model)
@@ -141,7 +142,8 @@ def _best_intact(
 def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]:
     """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics", "notes"}``.
 
-    A metric that is NaN or infinite is None. If that is not the run's best checkpoint, ``notes`` say why.
+    For classifiers and regression also ``intervals`` and ``baseline``, as in `heliostat.workloads.run.record.Result`. A metric
+    that is NaN or infinite is None. If that is not the run's best checkpoint, ``notes`` say why.
 
     Raises:
         UserError: see `load_run`; the dataset is missing, or has changed; there is no such split; a metric cannot be used.
@@ -149,12 +151,17 @@ def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]
     if split not in SPLITS:
         raise UserError(f"--split is {split!r}, which is not a split", nearest(split, SPLITS))
     run = load_run(folder)
+    apply = Apply(run.model)
+    measured = measure(run.task, apply, run.dataset, split, run.ranks, BATCH)
+    detail = assess(run.task, apply, run.dataset, split, run.ranks, BATCH, measured)
     return {
         "run": str(run.folder),
         "step": run.step,
         "split": split,
         "samples": run.dataset.index.rows(split),
-        "metrics": finite(measure(run.task, Apply(run.model), run.dataset, split, run.ranks, BATCH)),
+        "metrics": finite(measured),
+        "intervals": detail.get("intervals", {}),
+        "baseline": detail.get("baseline", {}),
         "notes": list(run.notes),
     }
 

@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Accumulator = nn.Module | Callable[..., Any]
+"""What takes the values of a metric: a function of all samples, or a metric."""
 Reduction = Callable[[Tensor], Tensor]
 REDUCTIONS: dict[str, Reduction] = {
     "sum": lambda parts: parts.sum(0),
@@ -19,6 +21,9 @@ class Metric(nn.Module):
 
     ``__init__`` declares the states with `add_state`; ``update`` changes no other attributes.
     """
+
+    higher_is_better: bool | None = None
+    """Whether a higher one is better, as in torchmetrics; None where its name says it, or the config."""
 
     def __init__(self) -> None:
         super().__init__()

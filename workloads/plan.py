@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from heliostat.config import digest, validate
+from heliostat.config import Config, digest, validate
 from heliostat.datasets import Dataset, Order, Order1, build
 from heliostat.datasets.index import INDEX
 from heliostat.datasets.inspection import inspect
@@ -16,7 +16,7 @@ from heliostat.errors import NotWritable, UserError, collected, combined
 from heliostat.folder import Folder, absolute, default_base, expanded, join
 from heliostat.requirements import missing, parse, provide
 from heliostat.workloads import task
-from heliostat.workloads.config import TrainConfig, learning_rate
+from heliostat.workloads.config import OF_BATCHES, TrainConfig, learning_rate
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
 from heliostat.workloads.run import checkpoint, code
 from heliostat.workloads.run.lease import Lease, hold
@@ -168,7 +168,7 @@ class Plan:
 
 
 def _small(config: TrainConfig, order: Order) -> list[str]:
-    if config.global_batch <= order.total:
+    if config.global_batch <= order.total or config.by_rounds:
         return []
     return [
         f"global_batch is {config.global_batch}, but the train split has {order.total} samples: each step is a whole epoch, "
@@ -178,6 +178,8 @@ def _small(config: TrainConfig, order: Order) -> list[str]:
 
 def _longer(config: TrainConfig, old: TrainConfig, before: int, total: int, step: int) -> str:
     """The note of a run that becomes longer: its learning rate is from now on that of a run of the new length."""
+    if config.by_rounds:
+        return f"the run is trained for longer: {total} rounds instead of {before}"
     was = learning_rate(step, before, old.optimizer)
     now = learning_rate(step, total, config.optimizer)
     return (
@@ -240,10 +242,16 @@ def prepare(
     # The run's record has the list, so that its workers need no file for it.
     config = config.model_copy(update={"requirements": [each.text for each in parse(config.requirements)]})
     problems: list[UserError] = []
+    cls: type[task.Task] | None = None
     storage = absolute(expanded(config.storage, variables, "storage"), storage_base or default_base())
     with collected(problems):
         cls = _task(config, elsewhere)
         validate(config.model, cls.Options, "model")
+    if cls and task.by_rounds(cls):
+        with collected(problems):
+            _check_rounds(config)
+        if config.resources.gpu == "auto":
+            config = config.model_copy(update={"resources": config.resources.model_copy(update={"gpu": 0})})
     with collected(problems):
         resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
         config = config.model_copy(update={"resources": resources, "storage": storage})
@@ -257,7 +265,7 @@ def prepare(
         raise combined(problems, "the config")
     if source:
         if fields := source.preview():
-            task.check(config.task, cls, fields)
+            task.check(config.task, cls, fields, source.signature())
     elif not elsewhere:
         dataset = Dataset.open(uri, config.storage_timeout)
         task.check(config.task, cls, dataset.index.fields, dataset.index.signature)
@@ -270,6 +278,27 @@ def prepare(
 
 def _shown(config: TrainConfig) -> str:
     return str(config.workers if isinstance(config.workers, int) else list(config.workers))
+
+
+def _check_rounds(config: TrainConfig) -> None:
+    """Raises a UserError that lists what a run by rounds over the whole train split cannot use."""
+    given = {key: getattr(config, key) for key in OF_BATCHES if getattr(config, key) != TrainConfig.model_fields[key].default}
+    problems = [
+        UserError(f"{key} is {_given(value)}, but each step of task {config.task} is a round over all samples", OF_BATCHES[key])
+        for key, value in given.items()
+    ]
+    if config.resources.gpu not in ("auto", 0):
+        problems.append(UserError(f"resources.gpu is {config.resources.gpu}, but trees are grown on CPUs", "set it to 0"))
+    if problems:
+        raise combined(problems, "the config")
+
+
+def _given(value: object) -> str:
+    return (
+        ", ".join(f"{k} {v}" for k, v in value.model_dump(exclude_defaults=True).items())
+        if isinstance(value, Config)
+        else f"{value}"
+    )
 
 
 def _task(config: TrainConfig, elsewhere: bool) -> type[task.Task]:

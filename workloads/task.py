@@ -1,9 +1,9 @@
 """The Task contract: a model, its loss and its metrics, as one small class; the training loop is Heliostat's."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import pyarrow as pa
 import torch
@@ -14,11 +14,16 @@ from heliostat.datasets import Field, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities, Signature
 from heliostat.errors import UserError, short_traceback
 from heliostat.modules import order_search_path
+from heliostat.workloads.config import BETTER, Better
+from heliostat.workloads.metric import Accumulator as Accumulator
 from heliostat.workloads.tabular.encoder import Encoder
+
+if TYPE_CHECKING:
+    from heliostat.datasets import Dataset
+    from heliostat.workloads.training.distributed import Ranks
 
 Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
-Accumulator = nn.Module | Callable[..., Any]
 TASKS = Path(__file__).parent / "tasks"
 FOREIGN = {
     "configure_optimizers": "the optimizer is AdamW, with the config's optimizer: values; delete the method",
@@ -27,6 +32,16 @@ FOREIGN = {
     "train_dataloader": "name the data with dataset: in the config; delete the method",
 }
 """Methods of other frameworks that would be ignored, and what to do."""
+
+
+class Trainer(Protocol):
+    """Trains a model by rounds over the whole train split; after each, the model is the same on all workers."""
+
+    rate: float
+    """The learning rate, for the records."""
+
+    def __call__(self, step: int) -> tuple[Tensor, int]:
+        """Trains round ``step``, from 0; returns the mean loss of this worker's samples after it, and their number."""
 
 
 class Task:
@@ -42,12 +57,13 @@ class Task:
     needs: ClassVar[dict[str, str]] = {}
     """Columns that the dataset must have: name -> dtype and number of axes of a sample, e.g. ``{"image": "uint8/3"}``;
     ``*`` stands for any dtype."""
-    takes: ClassVar[tuple[Literal["categories", "missing"], ...]] = ()
+    takes: ClassVar[tuple[str, ...]] = ()
     """What of a table the task takes beside complete numbers: ``categories``, and ``missing`` numbers (NaN in ``features``).
     A dataset with more is refused. ``("categories", "missing")`` is right for a model that begins with `encoder`."""
-    metric: ClassVar[str] = "loss"
-    """The metric that decides which checkpoint is the best."""
-    better: ClassVar[Literal["higher", "lower"]] = "lower"
+    metric: str = "loss"
+    """The metric that decides which checkpoint is the best; that of the config, if it names one."""
+    better: Better | None = "lower"
+    """None if that is not known of a metric that the config names, which is refused."""
 
     def __init__(self, index: Index, options: Any) -> None:
         self.index, self.options = index, options
@@ -69,6 +85,15 @@ class Task:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean loss of a batch, a scalar."""
+        raise NotImplementedError
+
+    def trainer(self, model: nn.Module, dataset: "Dataset", ranks: "Ranks", seed: int) -> Trainer:
+        """What trains a model that has no gradients, such as trees, from the state that it has; called once on each worker.
+
+        A task with this method trains by rounds: each step is a call of the trainer, and the keys of batches, the optimizer and
+        autograd are refused. The state of the model must be complete in its ``state_dict``; whatever is random must be a
+        function of the seed, the step and the rank, so that a resumed run has the same result.
+        """
         raise NotImplementedError
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
@@ -113,9 +138,18 @@ class Task:
         columns, oddities = self.index.signature.encode(table)
         return {name: torch.from_numpy(values) for name, values in columns.items()}, oddities
 
+    def importance(self, model: nn.Module) -> Mapping[str, float] | None:
+        """The share of each column in what the model has learnt, by name, for the report; None where that is not known."""
+        return None
+
     def sample(self, model: nn.Module) -> str | None:
         """A sample of the model's output for the report, as text."""
         return None
+
+
+def by_rounds(cls: type[Task]) -> bool:
+    """Whether a task trains by rounds over the whole train split, without gradients."""
+    return cls.trainer is not Task.trainer
 
 
 def outermost(module: nn.Module) -> list[nn.Module]:
@@ -156,6 +190,8 @@ def find(name: str) -> type[Task]:
         if error.name != module.partition(".")[0]:
             raise _import_failed(name, error) from None
         raise UserError(f"task {name!r}: there is no module {module}", f"create {module}.py in {Path.cwd()}") from None
+    except UserError:  # an extra is not installed
+        raise
     except Exception as error:  # a user's module can raise anything, and the message must show it
         raise _import_failed(name, error) from None
     cls = getattr(loaded, cls_name, None)
@@ -188,15 +224,38 @@ def _check_name(module: str, cls_name: str) -> None:
         )
 
 
-def create(name: str, options: dict[str, Any], index: Index, cls: type[Task] | None = None) -> Task:
+def create(
+    name: str,
+    options: dict[str, Any],
+    index: Index,
+    cls: type[Task] | None = None,
+    metric: str | Mapping[str, Better] | None = None,
+) -> Task:
     """Creates a task, after a check of its options and the dataset's schema; of the class that is called so, or of ``cls``.
+
+    Its metric is ``metric``, if that is given.
 
     Raises:
         UserError: see `find`; an option is invalid; the dataset lacks a column that the task needs.
     """
     cls = cls or find(name)
     check(name, cls, index.fields, index.signature)
-    return cls(index, validate(options, cls.Options, "model"))
+    task = cls(index, validate(options, cls.Options, "model"))
+    if metric is not None:
+        task.metric, task.better = _decides(task, metric)
+    return task
+
+
+def _decides(task: Task, metric: str | Mapping[str, Better]) -> tuple[str, Better | None]:
+    """The name of a config's metric, and what is better: as the config says, the task, its accumulator, or the name."""
+    if not isinstance(metric, str):
+        return next(iter(metric.items()))
+    if metric == task.metric:
+        return metric, task.better
+    accumulators = task.accumulators()
+    accumulator = accumulators.get(metric) if isinstance(accumulators, Mapping) else None
+    higher = getattr(accumulator, "higher_is_better", None)
+    return metric, BETTER.get(metric) if higher is None else "higher" if higher else "lower"
 
 
 def check(name: str, cls: type[Task], fields: dict[str, Field], signature: Signature | None = None) -> None:
@@ -210,9 +269,12 @@ def check(name: str, cls: type[Task], fields: dict[str, Field], signature: Signa
         dtype, _, axes = need.partition("/")
         if field is None or dtype not in ("*", field.dtype) or len(field.shape) != int(axes or 0):
             has = ", ".join(f"{k}: {v}" for k, v in fields.items())
+            fix = "choose a dataset that fits the task, or a task that fits the dataset"
+            if column in (LABEL, TARGET) and TARGET in fields and not signature:
+                # Older versions kept a number that was not meant for a bundled task.
+                fix = "build it again, since an older version has built it; then its message says which task fits"
             raise UserError(
-                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}",
-                "choose a dataset that fits the task, or a task that fits the dataset",
+                f"task {name} needs a column {column} ({need.replace('/', ', axes: ')}), but the dataset has {has}", fix
             )
     if signature:
         _check_taken(name, cls, signature)

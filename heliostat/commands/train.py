@@ -188,7 +188,8 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     workers = str(most) if least == most else f"{least} to {most}"
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
-        "batch": f"{config.global_batch} samples a step" + (f", {standing.total} steps" if standing else ""),
+        "batch": f"{'all' if config.by_rounds else config.global_batch} samples a step"
+        + (f", {standing.total} steps" if standing else ""),
         "dataset": f"{'in ' * plan.dataset_uri.endswith(DATASETS)}{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({_known(config.name, standing)})",
         **{f"note {number}": note for number, note in enumerate(found.notes, 1)},

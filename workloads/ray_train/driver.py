@@ -340,6 +340,8 @@ def _user_error(error: BaseException) -> BaseException:
 
 def _advice(config: TrainConfig) -> str:
     """What to try after a run has diverged."""
+    if config.by_rounds:
+        return "look for infinite or very large targets in the data"
     return (
         f"try another name with a smaller learning rate (--set name={config.name}-2 "
         f"--set optimizer.lr={config.optimizer.lr / 10:g}), more warm-up steps, or a smaller optimizer.clip_norm"

@@ -192,19 +192,19 @@ def committed(run: Folder) -> list[Checkpoint]:
     return [c for c in all_checkpoints(run) if not c.damage]
 
 
-def best(checkpoints: list[Checkpoint], metric: str, better: str) -> Checkpoint | None:
+def best(checkpoints: list[Checkpoint], metric: str, better: str | None) -> Checkpoint | None:
     """The checkpoint with the best metric, the earliest of equals; None if none was evaluated."""
     return next(iter(ranked(checkpoints, metric, better)), None)
 
 
-def ranked(checkpoints: list[Checkpoint], metric: str, better: str) -> list[Checkpoint]:
+def ranked(checkpoints: list[Checkpoint], metric: str, better: str | None) -> list[Checkpoint]:
     """The checkpoints that were evaluated, the best first."""
     sign = 1 if better == "higher" else -1
     measured = [c for c in checkpoints if math.isfinite(c.metrics.get(metric, math.nan))]
     return sorted(measured, key=lambda c: (-sign * c.metrics[metric], c.step))
 
 
-def prune(run: Folder, step: int, last: int, best: int, metric: str, better: str) -> None:
+def prune(run: Folder, step: int, last: int, best: int, metric: str, better: str | None) -> None:
     """Deletes old checkpoints, and what interrupted saves left before the checkpoint of ``step``.
 
     Later ones are kept: they may still be being written.

@@ -76,6 +76,10 @@ class Result(Config):
     epoch: int
     best_step: int | None = None
     metrics: Measured = {}
+    intervals: dict[str, list[float]] = {}
+    """By test metric the least and the most of its 95 % interval, see `heliostat.workloads.tabular.bootstrap`."""
+    baseline: dict[str, float | None] = {}
+    """By test metric what a prediction that does not look at the sample reaches; empty where that is not known."""
     seconds: Numbers = {}
     """Wall time of each phase; ``total`` is that of the command."""
     goodput: Numbers = {}

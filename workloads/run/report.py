@@ -27,6 +27,8 @@ ENDS = {
     "evaluated": "finished", "stopped": "stopped", "diverged": "diverged", "drain": "left draining nodes",
     "grow": "restarted with more workers",
 }  # fmt: skip
+COLUMNS = 20
+"""The most columns whose importance is shown."""
 MEANINGS = {
     "productive": "steps that count",
     "evaluating": "measuring on the validation split",
@@ -55,6 +57,7 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
         confusion=_confusion(evaluation.get("confusion"), dataset.index.classes),
         mistakes=_mistakes(evaluation.get("mistakes"), dataset),
         sample=evaluation.get("sample"),
+        importance=_importance(evaluation.get("importance")),
         attempts=_attempts(events, result.state == "running"),
         goodput=_goodput(goodput(folder)),
         facts=_facts(record, dataset),
@@ -149,6 +152,12 @@ def _picture(pixels: npt.NDArray[Any], white: int) -> str:
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _importance(shares: dict[str, float] | None) -> list[tuple[str, str]]:
+    """The columns that matter most, and their shares."""
+    ranked = sorted((shares or {}).items(), key=lambda entry: -entry[1])[:COLUMNS]
+    return [(name, f"{share:.1%}") for name, share in ranked]
 
 
 def _attempts(events: list[Record], running: bool) -> list[Record]:

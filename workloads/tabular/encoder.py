@@ -29,11 +29,13 @@ class Encoder(nn.Module):
         super().__init__()
         signature, train = described(index)
         self.numbers = Numbers(signature, train, index.stats) if signature.numeric else None
-        self.categories = nn.ModuleList(
+        categories = [
             Category(counts, None if column.codes <= ONE_HOT else EMBEDDED)
             for column, counts in zip(signature.categorical, train.counts, strict=True)
-        )
-        self.width = sum(category.width for category in self.categories)
+        ]
+        # Not a list of modules: those of a model are its blocks, which are sharded and compiled one by one.
+        self.categories = nn.Sequential(*categories)
+        self.width = sum(category.width for category in categories)
         self.width += self.numbers.width if self.numbers else 0
 
     def forward(self, batch: Batch) -> Tensor:

@@ -1,5 +1,6 @@
 """``model:`` of the tasks of tables: the kinds of networks, and their options."""
 
+from collections.abc import Iterator
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
@@ -29,14 +30,18 @@ class ModelOptions(Config):
     heads: int = Field(4, ge=1, description="attention heads of an ft-transformer, at least 1")
 
     @model_validator(mode="after")
-    def _even_heads(self) -> Self:
-        if self.kind == "ft-transformer" and (self.hidden or HIDDEN[self.kind]) % self.heads:
-            raise ValueError(
-                f"{self.heads} heads do not divide hidden {self.hidden or HIDDEN[self.kind]}; set heads to a divisor of it"
-            )
-        if self.kind == "ft-transformer" and self.bins == 0:
-            raise ValueError("bins is 0, but a number's token has at least one; leave it out")
+    def _consistent(self) -> Self:
+        if found := list(self.problems()):
+            raise ValueError(f"{', and '.join(what for what, _ in found)}; {', and '.join(fix for _, fix in found)}")
         return self
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What does not fit together, and how to correct it."""
+        hidden = self.hidden or HIDDEN[self.kind]
+        if self.kind == "ft-transformer" and hidden % self.heads:
+            yield f"{self.heads} heads do not divide hidden {hidden}", "set heads to a divisor of it"
+        if self.kind == "ft-transformer" and self.bins == 0:
+            yield "bins is 0, but a number's token has at least one", "leave bins out"
 
 
 def network(options: ModelOptions, index: Index, outputs: int) -> nn.Module:

@@ -127,7 +127,7 @@ class Tokens(nn.Module):
         self.steps = PiecewiseLinear(index, bins) if self.numbers else None
         self.bins = bins
         features = self.numbers.features if self.numbers else 0
-        self.categories = nn.ModuleList(Category(counts, width) for counts in train.counts)
+        self.categories = nn.Sequential(*(Category(counts, width) for counts in train.counts))
         self.scaled, self.missing, self.bias = (nn.Parameter(torch.randn(features, width) * width**-0.5) for _ in range(3))
         self.stepped = nn.Parameter(torch.randn(features, bins, width) * (bins * width) ** -0.5)
         self.output = nn.Parameter(torch.randn(width) * width**-0.5)

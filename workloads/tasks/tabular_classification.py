@@ -13,9 +13,13 @@ from heliostat.config import nearest
 from heliostat.datasets import Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL
 from heliostat.errors import UserError
+from heliostat.workloads.tabular.metrics import of_classes, rarer, update
 from heliostat.workloads.tabular.models import ModelOptions, network
 from heliostat.workloads.tabular.rows import read_row
-from heliostat.workloads.task import Batch, Task, spread
+from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, spread
+
+DECIDED = {"accuracy", "balanced_accuracy", "f1"}
+"""Metrics of the chosen classes, which follow ``threshold``; the others are of the probabilities."""
 
 
 class TabularClassification(Task):
@@ -25,8 +29,8 @@ class TabularClassification(Task):
         class_weights: Literal["balanced"] | dict[str, float] | None = Field(
             None, description="balanced, or a weight a class such as {good: 1, bad: 5}, of its samples in the loss"
         )
-        threshold: float | None = Field(
-            None, gt=0, lt=1, description="the probability from which on the second of two classes is chosen, such as 0.2"
+        threshold: dict[str, float] | None = Field(
+            None, description="the probability from which on one of two classes is chosen, such as {bad: 0.2}"
         )
 
     needs = {FEATURES: "float32/1", LABEL: "int64"}
@@ -36,18 +40,11 @@ class TabularClassification(Task):
     def __init__(self, index: Index, options: Any) -> None:
         super().__init__(index, options)
         self._weights = class_weights(options.class_weights, index)
-        if options.threshold is not None and len(index.classes) != 2:
-            raise UserError(
-                f"model.threshold is {options.threshold}, but the target has {len(index.classes)} classes",
-                "remove it: the most probable class is chosen; it is for two classes",
-            )
+        self._threshold = threshold(options.threshold, index.classes)
 
     def model(self) -> nn.Module:
         classes = len(self.index.classes)
         return network(self.options, self.index, classes) if self.index.signature else older(self.options, self.index, classes)
-
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        return [*model.blocks] if self.index.signature else super().blocks(model)  # type: ignore[arg-type]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         logits = self._logits(model, batch)
@@ -57,21 +54,28 @@ class TabularClassification(Task):
             losses = losses * self._weights.to(losses.device)[batch[LABEL]]
         return losses.mean()
 
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """``loss`` is the log loss without class weights."""
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, MetricValue]:
+        """``loss`` is that of training; the counts of right and wrong are those of `decide`."""
         probabilities, labels = self.predict(model, batch)["probabilities"], batch[LABEL]
-        return {
-            "loss": F.nll_loss(probabilities.clamp_min(torch.finfo(torch.float32).tiny).log(), labels),
-            "accuracy": (self.decide(probabilities) == labels).float().mean(),
-        }
+        decided = self.decide(probabilities)
+        loss = self.loss(model, batch)
+        if not self.index.signature:
+            return {"loss": loss, "accuracy": (decided == labels).float().mean()}
+        counted = F.one_hot(decided, probabilities.shape[1]).to(probabilities.dtype)
+        found = self.accumulators()
+        return {"loss": loss, **update(found, probabilities, labels), **update(DECIDED & found.keys(), counted, labels)}
+
+    def accumulators(self) -> dict[str, Accumulator]:
+        return of_classes(len(self.index.classes), rarer(self.index)) if self.index.signature else {}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": self._logits(model, batch).float().softmax(2).mean(1)}
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        if self.options.threshold is None:
+        if not self._threshold:
             return super().decide(probabilities)
-        return (probabilities[:, 1] >= self.options.threshold).long()
+        chosen, least = self._threshold
+        return torch.where(probabilities[:, chosen] >= least, chosen, 1 - chosen)
 
     def read(self, value: str) -> Batch:
         """Reads a row as the table has it, a JSON object; of an older dataset see `read_older`."""
@@ -103,6 +107,27 @@ def class_weights(given: Literal["balanced"] | Mapping[str, float] | None, index
     if wrong:
         raise UserError(f"model.class_weights: {'; '.join(wrong)}", "give classes of the target weights of at least 0")
     return torch.tensor([given.get(name, 1.0) for name in index.classes])
+
+
+def threshold(given: Mapping[str, float] | None, classes: list[str]) -> tuple[int, float] | None:
+    """The class with a threshold, and its least probability.
+
+    Raises:
+        UserError: it is not one of two classes, or no probability.
+    """
+    if given is None:
+        return None
+    known = len(classes) == 2 and len(given) == 1 and given.keys() <= {*classes}
+    if not known or not all(0 < least < 1 for least in given.values()):
+        shown = ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
+        raise UserError(
+            f"model.threshold is {dict(given)}, and the classes are {shown}",
+            f"give one of two classes a probability above 0 and below 1, such as {{{classes[-1]}: 0.2}}"
+            if len(classes) == 2
+            else "remove it: it is for two classes, and of more the most probable is chosen",
+        )
+    name, least = next(iter(given.items()))
+    return classes.index(name), least
 
 
 # --- datasets of format 1, which have no signature -----------------------------------------------------------------

@@ -1,17 +1,19 @@
 """Regression of a number of a table: its mean, its median, or several quantiles."""
 
-from typing import Literal, Self
+from collections.abc import Iterator
+from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from heliostat.datasets.signature import CATEGORIES, FEATURES, TARGET
 from heliostat.workloads.tabular.encoder import described
 from heliostat.workloads.tabular.losses import LOSSES, Standardized, ordered, pinball
+from heliostat.workloads.tabular.metrics import of_numbers, update
 from heliostat.workloads.tabular.models import ModelOptions, network
 from heliostat.workloads.tabular.rows import read_row
-from heliostat.workloads.task import Accumulator, Batch, Task
+from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task
 
 
 class TabularRegression(Task):
@@ -23,18 +25,15 @@ class TabularRegression(Task):
             (), strict=False, description="rising levels with 0.5, such as [0.1, 0.5, 0.9], which the pinball loss learns"
         )
 
-        @model_validator(mode="after")
-        def _levels(self) -> Self:
-            levels = self.quantiles
-            if levels and not (sorted({0.0, 1.0, *levels}) == [0, *levels, 1]):
-                raise ValueError(
-                    f"quantiles is {list(levels)}; give rising numbers above 0 and below 1, such as [0.1, 0.5, 0.9]"
-                )
+        def problems(self) -> Iterator[tuple[str, str]]:
+            yield from super().problems()
+            levels = list(self.quantiles)
+            if levels and sorted({0.0, 1.0, *levels}) != [0, *levels, 1]:
+                yield f"quantiles is {levels}", "give rising numbers above 0 and below 1, such as [0.1, 0.5, 0.9]"
             if levels and 0.5 not in levels:
-                raise ValueError(f"quantiles is {list(levels)}; add 0.5, which is the prediction")
+                yield f"quantiles is {levels} without 0.5, which is the prediction", "add 0.5"
             if levels and "loss" in self.model_fields_set:
-                raise ValueError("quantiles have a loss of their own; remove loss or quantiles")
-            return self
+                yield f"loss is {self.loss}, but quantiles have their own", "remove loss or quantiles"
 
     needs = {FEATURES: "float32/1", TARGET: "float64"}
     takes = (CATEGORIES, "missing")
@@ -44,18 +43,19 @@ class TabularRegression(Task):
         mean, std = described(self.index)[1].target[:2]
         return Standardized(network(self.options, self.index, len(self.options.quantiles) or 1), mean, std)
 
-    def blocks(self, model: nn.Module) -> list[nn.Module]:
-        return [*model.network.blocks]  # type: ignore[union-attr]
-
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return self._loss(self._outputs(model, batch), model.standard(batch[TARGET]))  # type: ignore[operator]
 
-    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor | tuple[Tensor, ...]]:
-        guess = self.predict(model, batch)["prediction"]
-        return {"loss": self.loss(model, batch), "rmse": (guess, batch[TARGET])}
+    def metrics(self, model: nn.Module, batch: Batch) -> dict[str, MetricValue]:
+        found = self.predict(model, batch)
+        quantiles = [found["quantiles"]] if "quantiles" in found else []
+        return {
+            "loss": self.loss(model, batch),
+            **update(self.accumulators(), found["prediction"], batch[TARGET], *quantiles),
+        }
 
     def accumulators(self) -> dict[str, Accumulator]:
-        return {"rmse": rmse}
+        return of_numbers(self.options.quantiles)
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """``prediction`` (samples,), and ``quantiles`` (samples, levels), which rise."""
@@ -79,8 +79,3 @@ class TabularRegression(Task):
         if levels := self.options.quantiles:
             return pinball(outputs, target, torch.tensor(levels, device=outputs.device))
         return LOSSES[self.options.loss](outputs, target.expand_as(outputs))
-
-
-def rmse(guess: Tensor, truth: Tensor) -> Tensor:
-    """The root of the mean squared error."""
-    return (guess - truth).square().mean().sqrt()

@@ -61,7 +61,7 @@ class Checkpointer:
 
     def __init__(
         self, run: Folder, config: TrainConfig, task: Task, ranks: Ranks, model: nn.Module,
-        optimizer: torch.optim.Optimizer, record_event: RecordEvent, persist: Callable[[], None] = lambda: None,
+        optimizer: torch.optim.Optimizer | None, record_event: RecordEvent, persist: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.run, self.config, self.task, self.ranks, self.record_event = run, config, task, ranks, record_event
         self._persist = persist
@@ -97,7 +97,8 @@ class Checkpointer:
         loaded, skipped = self._load_first_intact(reversed(found))
         if loaded:
             self._good = loaded[0].step
-            load_optimizer(self.model, self.optimizer, loaded[1])
+            if self.optimizer:
+                load_optimizer(self.model, self.optimizer, loaded[1])
             progress: dict[str, Any] = loaded[1]["progress"]
             return progress
         if skipped:
@@ -214,7 +215,7 @@ class Checkpointer:
         on_gpu = self.ranks.device.type == "cuda"
 
         def copy(place: str, tensor: Tensor) -> Tensor:
-            if place not in self._buffers:
+            if place not in self._buffers or self._buffers[place].shape != tensor.shape:  # trees grow
                 self._buffers[place] = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=on_gpu)
             return self._buffers[place].copy_(tensor.detach(), non_blocking=True)
 

@@ -16,8 +16,6 @@ from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.measurement import Measurement
 from heliostat.workloads.training.parallel import Apply
 
-MISTAKES = 24
-
 
 @torch.no_grad()
 def measure(
@@ -32,36 +30,9 @@ def measure(
     """
     measurement = Measurement(task, ranks)
     with eval_mode(apply):
-        for _, batch, samples in _parts(dataset, split, ranks, size, most):
+        for _, batch, samples in parts(dataset, split, ranks, size, most):
             measurement.add(apply(task.metrics, batch), max(samples, 1), samples)
     return measurement.compute()
-
-
-@torch.no_grad()
-def confusion(task: Task, apply: Apply, dataset: Dataset, split: str, ranks: Ranks, size: int) -> dict[str, Any] | None:
-    """For classifiers, the confusion matrix (rows are the truth) and the most confident mistakes; None for others."""
-    if "label" not in dataset.index.fields or not (classes := dataset.index.classes):
-        return None
-    matrix = np.zeros((len(classes), len(classes)))
-    mistakes: list[dict[str, Any]] = []
-    with eval_mode(apply):
-        # All workers must decide the same, also one whose part is empty: they all predict the same sample.
-        if "probabilities" not in apply(task.predict, _first_sample(dataset, split, ranks)):
-            return None
-        for ids, batch, samples in _parts(dataset, split, ranks, size):
-            confidence, guess = apply(task.predict, batch)["probabilities"].max(1)
-            if not samples:
-                continue
-            truth = batch["label"]
-            np.add.at(matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
-            for at in (guess != truth).nonzero().flatten().tolist():
-                mistakes.append(
-                    {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
-                )
-            mistakes = sorted(mistakes, key=lambda m: -m["confidence"])[:MISTAKES]
-    total = ranks.all_gather(matrix.flatten().tolist()).sum(0).view(len(classes), len(classes))
-    everyone = sorted((m for part in ranks.all_gather_object(mistakes) for m in part), key=lambda m: -m["confidence"])
-    return {"confusion": total.long().tolist(), "mistakes": everyone[:MISTAKES]}
 
 
 @contextmanager
@@ -76,7 +47,7 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:
+def parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | None = None) -> Any:
     """This worker's part of a split: (ids, batch on the device, samples).
 
     All workers get the same number of batches, because a sharded model is computed together; a worker whose part is exhausted
@@ -87,10 +58,11 @@ def _parts(dataset: Dataset, split: str, ranks: Ranks, size: int, most: int | No
     first, last = ranks.share(total)
     for start in range(first, first + -(-total // ranks.world), size):
         ids = np.arange(start, min(start + size, last)) * rows // total
-        yield ids, batch_of(dataset, split, ids, ranks) if len(ids) else _first_sample(dataset, split, ranks), len(ids)
+        yield ids, batch_of(dataset, split, ids, ranks) if len(ids) else first_sample(dataset, split, ranks), len(ids)
 
 
-def _first_sample(dataset: Dataset, split: str, ranks: Ranks) -> Batch:
+def first_sample(dataset: Dataset, split: str, ranks: Ranks) -> Batch:
+    """A batch of the first sample of a split."""
     return batch_of(dataset, split, np.zeros(1, np.int64), ranks)
 
 

@@ -15,7 +15,7 @@ import torch
 
 from heliostat.config import Config
 from heliostat.datasets import Dataset
-from heliostat.datasets.loader import Batch, batches
+from heliostat.datasets.loader import Batch
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.plan import order_of, steps_of
@@ -24,12 +24,14 @@ from heliostat.workloads.run.record import EVALUATION, Measured, RunRecord
 from heliostat.workloads.run.signals import Signals
 from heliostat.workloads.run.writer import RunWriter
 from heliostat.workloads.task import Task, create
+from heliostat.workloads.training.assessment import assess
 from heliostat.workloads.training.checkpointer import Checkpointer, NotFinite
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.evaluation import confusion, measure
+from heliostat.workloads.training.evaluation import measure
+from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.metrics import Meter
 from heliostat.workloads.training.preflight import try_metrics
-from heliostat.workloads.training.step import Step
+from heliostat.workloads.training.rounds import open_step
 
 SYNC_SECONDS = 1.0
 """Seconds between two syncs of the workers, or one step if that is longer: how soon a signal is seen."""
@@ -49,6 +51,8 @@ class Outcome(Config):
     epoch: int
     best_step: int | None = None
     metrics: Measured = {}
+    intervals: dict[str, list[float]] = {}
+    baseline: dict[str, float | None] = {}
     message: str = ""
 
 
@@ -103,11 +107,11 @@ class Loop:
         self.dataset = dataset or Dataset.open(record.dataset.uri, config.storage_timeout)
         self.order = order_of(config, self.dataset, record.order, record.lanes)
         self.total_steps = steps_of(config, self.order)
-        self.task: Task = create(config.task, config.model, self.dataset.index)
+        self.task: Task = create(config.task, config.model, self.dataset.index, metric=config.metric)
+        check_columns(self.dataset.index, config.report.by)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
-        share = self.order.largest_part(ranks.world)
-        self.step = Step(config, self.dataset, self.task, self.model, ranks, share, self.total_steps)
+        self.step = open_step(config, self.dataset, self.task, self.model, ranks, self.order, self.total_steps)
         self.step.check_single_samples(self.order)
         self.writer = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
         writer, optimizer = self.writer, self.step.optimizer
@@ -139,7 +143,7 @@ class Loop:
         state = self._sync(epoch) or self._finished()
         if self.progress.step == 0:
             self._try_metrics()
-        upcoming = batches(self.dataset, self.order, self.progress.consumed, self.ranks.rank, self.ranks.world)
+        upcoming = self.step.batches(self.order, self.progress.consumed)
         while state is None:
             since = time.perf_counter()
             batch = next(upcoming)
@@ -285,19 +289,23 @@ class Loop:
         self._event("trained")
         # A run that was resumed after its last step may have no evaluated checkpoint.
         validation = best.metrics if best else self._measure("validation")
-        metrics = {"validation": finite(validation), "test": finite(self._measure("test"))}
-        detail = confusion(self.task, self.step.apply, self.dataset, "test", self.ranks, self._batch_without_gradients) or {}
+        test = self._measure("test")
+        metrics = {"validation": finite(validation), "test": finite(test)}
+        size, by = self._batch_without_gradients, self.config.report.by
+        detail = assess(self.task, self.step.apply, self.dataset, "test", self.ranks, size, test, by)
         self.model.eval()
         sample = self.step.apply(
             lambda model, _: self.task.sample(model), None
         )  # on all workers: a sharded model is computed together
         if self.ranks.rank == 0:
-            written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample}
+            importance = self.task.importance(self.model)
+            written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample, "importance": importance}
             self.folder.write(EVALUATION, json.dumps(written).encode())
             self._event("evaluated")
             self.writer.flush()
         return Outcome(
             state=state, step=step, epoch=epoch, best_step=best.step if best else None, metrics=metrics,
+            **self.ranks.broadcast({key: detail.get(key, {}) for key in ("intervals", "baseline")}),
         )  # fmt: skip
 
     def _diverged(self, error: NotFinite) -> Outcome:

@@ -110,6 +110,9 @@ class Measurement:
         if self._task.metric not in measured:
             best, names = self._task.metric, [*map(str, measured)]
             yield f"metric is {best!r}, but its metrics are {', '.join(names)}; {nearest(best, names)}"
+        elif self._task.better is None:
+            best = self._task.metric
+            yield f"metric is {best}, but whether a higher {best} is better is not known; write {{{best}: higher}}, or lower"
         for name in self._metrics.keys() ^ measured.keys() if self._metrics else ():
             yield f"{name} is not in all batches, but each batch must have the same metrics"
 

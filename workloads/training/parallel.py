@@ -137,7 +137,7 @@ def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> nn.Mo
     return applied
 
 
-def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> State:
     """The state that a checkpoint holds, without copies; of sharded tensors this worker's rows."""
     rows: dict[str, int] = {}
 
@@ -152,7 +152,7 @@ def state_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     moments = {
         f"{name}/{key}": local(f"optimizer/{name}/{key}", tensor)
         for name, parameter in model.named_parameters()
-        for key, tensor in optimizer.state.get(parameter, {}).items()
+        for key, tensor in (optimizer.state.get(parameter, {}) if optimizer else {}).items()
     }
     return {"model": tensors, "optimizer": moments, "rows": rows}
 

@@ -17,12 +17,15 @@ from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import order_of, steps_of
-from heliostat.workloads.task import Batch, Task, create
+from heliostat.workloads.task import Batch, Task, by_rounds, create
+from heliostat.workloads.training.assessment import kind_of
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import batch_of, eval_mode
+from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.limits import SECONDS, Undecided, limited_memory, limited_time
 from heliostat.workloads.training.measurement import Measurement
 from heliostat.workloads.training.parallel import Apply
+from heliostat.workloads.training.rounds import Rounds
 from heliostat.workloads.training.step import Step
 
 Load = Callable[[Task, nn.Module], list[str]]
@@ -30,6 +33,8 @@ FEW, MORE = 2, 16
 """Samples of a try: two, because of one a vector of all samples would pass for a number; and for metrics that are no means."""
 DEVICES = ("cuda", "nvidia", "gpu", "triton", "hip", "backend", "not implemented for")
 """Words in the errors of code that runs only on a GPU."""
+VARIED = {"auc": "label", "average_precision": "label", "r2": "target"}
+"""Metrics that are not defined where all samples have the same value in a column."""
 DEGENERATE = (ValueError, ArithmeticError)
 """Errors of a metric that a few samples may cause, such as an AUC of a single class."""
 
@@ -57,12 +62,14 @@ def try_task(config: TrainConfig, dataset: Dataset, load: Load = lambda task, mo
     """
     notes: list[str] = []
     metrics: tuple[str, ...] = ()
+    check_columns(dataset.index, config.report.by)
     with torch.random.fork_rng(devices=[]), limited_memory():
         try:
             with limited_time():
-                task = create(config.task, config.model, dataset.index)
+                task = create(config.task, config.model, dataset.index, metric=config.metric)
                 step = _step(config, task, dataset, load, notes)
-                notes += _try_loss(config, task, step, dataset)
+                if isinstance(step, Step):
+                    notes += _try_loss(config, task, step, dataset)
                 metrics = _try_all_metrics(config, task, step, dataset)
             notes += _try_outputs(config, task, step, dataset)
         except Undecided as undecided:
@@ -75,20 +82,41 @@ def try_metrics(task: Task, apply: Apply, dataset: Dataset, ranks: Ranks) -> Non
     """Tries the task's metrics on two samples, on all workers, so that no evaluation ends what has been trained by then.
 
     Raises:
-        UserError: a metric cannot be used, see `Measurement`.
+        UserError: a metric cannot be used, see `Measurement`; that which decides is not defined on the validation split.
     """
+    _check_defined(task.metric, dataset)
     rows = min(FEW, dataset.index.rows("validation"))
     with eval_mode(apply):
         measured = apply(task.metrics, batch_of(dataset, "validation", np.arange(rows), ranks))
     Measurement(task, ranks).add(measured, rows, rows)
 
 
+def _check_defined(metric: str, dataset: Dataset) -> None:
+    """Refuses to decide by a metric that compares classes or numbers which differ, if those of the validation split do not."""
+    column = VARIED.get(metric, "")
+    if column not in dataset.index.fields:
+        return
+    found: set[Any] = set()
+    for number in range(len(dataset.index.splits["validation"])):
+        found |= set(np.unique(dataset.columns("validation", number)[column])[:2].tolist())
+        if len(found) > 1:
+            return
+    (only,) = found
+    classes = dataset.index.classes if column == "label" else []
+    what = f"the class {classes[only]!r}" if classes else f"the target {only:g}"
+    raise UserError(
+        f"metric is {metric}, which is not defined on the validation split: all its samples have {what}",
+        f"decide by another metric, such as {'log_loss' if classes else 'rmse'}, or split the data otherwise",
+    )
+
+
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
-def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: list[str]) -> Step:
+def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: list[str]) -> Step | Rounds:
     """The step of a single worker, on the CPU and not compiled; checks the model."""
-    if missing := [part for part in ("model", "loss") if getattr(type(task), part) is getattr(Task, part)]:
+    needed = ("model",) if by_rounds(type(task)) else ("model", "loss")
+    if missing := [part for part in needed if getattr(type(task), part) is getattr(Task, part)]:
         raise UserError(f"task {config.task} has no method {' and no '.join(missing)}", "write it; README.md has an example")
     order = order_of(config, dataset)
     torch.manual_seed(config.seed)
@@ -99,6 +127,8 @@ def _step(config: TrainConfig, task: Task, dataset: Dataset, load: Load, notes: 
     notes += load(task, model)
     alone = config.model_copy(update={"compile": False, "parallelism": "ddp"})
     with _explained(config, "model"):
+        if by_rounds(type(task)):
+            return Rounds(alone, dataset, task, model, ALONE)
         step = Step(alone, dataset, task, model, ALONE, order.largest_part(config.least_workers), steps_of(config, order))
     with _explained(config, "loss"):
         step.check_single_samples(order)
@@ -148,7 +178,7 @@ def _try_loss(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> 
 
 
 @torch.no_grad()
-def _try_all_metrics(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> tuple[str, ...]:
+def _try_all_metrics(config: TrainConfig, task: Task, step: Step | Rounds, dataset: Dataset) -> tuple[str, ...]:
     """Tries the metrics and, on a few samples more, the accumulators; returns the names of all."""
     rows = dataset.index.rows("validation")
     measurement = Measurement(task, ALONE)
@@ -170,12 +200,16 @@ def _try_all_metrics(config: TrainConfig, task: Task, step: Step, dataset: Datas
 
 
 @torch.no_grad()
-def _try_outputs(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> list[str]:
+def _try_outputs(config: TrainConfig, task: Task, step: Step | Rounds, dataset: Dataset) -> list[str]:
     """Tries the predictions and the sample for the report."""
-    classifies = "label" in dataset.index.fields and bool(dataset.index.classes)
-    rows = FEW if classifies else 1
+    assessed = ("label" in dataset.index.fields and bool(dataset.index.classes)) or "target" in dataset.index.fields
+    rows = min(FEW, dataset.index.rows("test")) if assessed else 1
+
+    def predict() -> None:
+        kind_of(task, step.apply(task.predict, batch_of(dataset, "test", np.arange(rows), ALONE)), rows)
+
     tries: dict[str, Callable[[], Any]] = {
-        "predict": lambda: step.apply(task.predict, batch_of(dataset, "test", np.arange(rows), ALONE)),
+        "predict": predict,
         "sample": lambda: step.apply(lambda model, _: task.sample(model), None),
     }
     notes = []
@@ -188,7 +222,7 @@ def _try_outputs(config: TrainConfig, task: Task, step: Step, dataset: Dataset) 
         except Undecided:
             continue
         except UserError as error:
-            if classifies or part == "sample":  # the end of the run calls them
+            if assessed or part == "sample":  # the end of the run calls them
                 raise
             notes.append(f"{error.what}\n  heliostat predict will not work")
     return notes

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from heliostat.datasets import Dataset
-from heliostat.datasets.loader import Batch, tensors
+from heliostat.datasets.loader import Batch, batches, tensors
 from heliostat.datasets.order import Order
 from heliostat.workloads.config import TrainConfig, learning_rate
 from heliostat.workloads.task import Task
@@ -57,6 +57,10 @@ class Step:
     def optimizer(self) -> torch.optim.AdamW:
         """Created when it is first needed: torch then imports its compiler, for which a mere try need not wait."""
         return adamw(self.apply.model, self._config.optimizer)
+
+    def batches(self, order: Order, consumed: int) -> Iterator[Batch]:
+        """This worker's part of the global batches, from ``consumed`` samples on."""
+        return batches(self._dataset, order, consumed, self._ranks.rank, self._ranks.world)
 
     def check_single_samples(self, order: Order) -> None:
         """Checks that the model can compute the smallest batches of the run, before the first one.

@@ -21,6 +21,8 @@ NESTED = ("state_dict", "model_state_dict", "model", "MODEL_STATE")
 """Where files of other frameworks have the state of the model."""
 WRAPPERS = ("module.", "_orig_mod.")
 """Prefixes that DistributedDataParallel and torch.compile give all names."""
+EXTRA_STATE = "_extra_state"
+"""The end of the names of what modules keep beside parameters and buffers, in any shape (``nn.Module.get_extra_state``)."""
 SHOWN = 8
 
 
@@ -69,7 +71,11 @@ def load_weights(model: nn.Module, weights: Weights, strict: bool) -> list[str]:
         UserError: with ``strict``, the names or the shapes differ; without, nothing fits; a value is NaN or infinite.
     """
     own = model.state_dict()
-    fitting = {name: tensor for name, tensor in weights.tensors.items() if name in own and own[name].shape == tensor.shape}
+    fitting = {
+        name: tensor
+        for name, tensor in weights.tensors.items()
+        if name in own and (own[name].shape == tensor.shape or name.endswith(EXTRA_STATE))
+    }
     missing = [name for name in own if name not in weights.tensors]
     unexpected = [name for name in weights.tensors if name not in own]
     shapes = [

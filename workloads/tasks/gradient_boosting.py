@@ -1,0 +1,90 @@
+"""Gradient boosting of decision trees on tables, for classes and numbers."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from heliostat.datasets import Dataset, Index
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
+from heliostat.errors import UserError
+from heliostat.workloads.tabular.metrics import of_classes, of_numbers, rarer, update
+from heliostat.workloads.tabular.rows import read_row
+from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, Trainer
+from heliostat.workloads.tasks.tabular_classification import read_older
+from heliostat.workloads.trees import boosting
+from heliostat.workloads.trees.model import Trees
+
+if TYPE_CHECKING:
+    from heliostat.workloads.training.distributed import Ranks
+
+
+class GradientBoosting(Task):
+    """Needs the columns features or categories, and label or target; missing values stay missing."""
+
+    class Options(boosting.Options):
+        pass
+
+    takes = (CATEGORIES, "missing")
+    metric, better = "loss", "lower"
+
+    def __init__(self, index: Index, options: boosting.Options) -> None:
+        super().__init__(index, options)
+        fields = index.fields
+        if not (fields.keys() & {FEATURES, CATEGORIES} and fields.keys() & {LABEL, TARGET}):
+            has = ", ".join(f"{name}: {field}" for name, field in fields.items())
+            raise UserError(f"task gradient-boosting needs a table, but the dataset has {has}", "choose a dataset of a table")
+        self._weights = boosting.weights_of(options, index.classes)
+        classes = len(index.classes)
+        self._accumulators = of_classes(classes, rarer(index)) if LABEL in fields else of_numbers()
+
+    def model(self) -> Trees:
+        columns = sum(field.shape[0] for name, field in self.index.fields.items() if name in (FEATURES, CATEGORIES))
+        return Trees(columns, len(self.index.classes) if LABEL in self.index.fields else 0)
+
+    def trainer(self, model: nn.Module, dataset: Dataset, ranks: "Ranks", seed: int) -> Trainer:
+        assert isinstance(model, Trees)
+        return boosting.Boosting(model, dataset, ranks, self.options, seed, self._weights)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The log loss, or the mean squared error in standard units of the train split; without class weights."""
+        assert isinstance(model, Trees)
+        outputs = model(batch)
+        return (
+            F.cross_entropy(outputs, batch[LABEL])
+            if model.classes
+            else ((outputs - batch[TARGET]) / model.scale).square().mean()
+        )
+
+    def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
+        guess, truth = (*self.predict(model, batch).values(), batch[LABEL if LABEL in batch else TARGET])
+        return {"loss": self.loss(model, batch), **update(self._accumulators, guess, truth)}
+
+    def accumulators(self) -> Mapping[str, Accumulator]:
+        return self._accumulators
+
+    def importance(self, model: nn.Module) -> dict[str, float]:
+        """The share of each column of the table in what all splits gain."""
+        assert isinstance(model, Trees)
+        shares = dict.fromkeys(names := _names(self.index, model.columns), 0.0)
+        gains = model.gains()
+        for name, gain in zip(names, gains / (gains.sum() or 1.0), strict=True):
+            shares[name] += float(gain)
+        return shares
+
+    def read(self, value: str) -> Batch:
+        return read_row(self.index, value) if self.index.signature else read_older(self.index, value)
+
+    def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        outputs = model(batch)
+        return {"prediction": outputs} if TARGET in self.index.fields else {"probabilities": outputs.softmax(1)}
+
+
+def _names(index: Index, columns: int) -> list[str]:
+    """The column of the table that each of the trees' columns is of."""
+    if index.signature:
+        numbers = [column.name for column in index.signature.numeric for _ in column.feature_names]
+        return [*numbers, *(column.name for column in index.signature.categorical)]
+    names: list[str] = index.meta.get("feature_names", [])
+    return names if len(names) == columns else [f"column {number}" for number in range(columns)]

@@ -1,0 +1,161 @@
+"""Assesses the predictions of a model on a split: what its metrics alone do not say.
+
+How sure they are, what a constant prediction reaches, where the mistakes are, and how good it is for the values of a column.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from heliostat.datasets import Dataset, Index
+from heliostat.errors import UserError
+from heliostat.workloads.run.journal import finite
+from heliostat.workloads.tabular import curves
+from heliostat.workloads.tabular.bootstrap import MOST, Formulas, intervals, values
+from heliostat.workloads.tabular.metrics import class_formulas, number_formulas, rarer
+from heliostat.workloads.task import Batch, Task
+from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.evaluation import eval_mode, first_sample, parts
+from heliostat.workloads.training.groups import columns_of, of_columns
+from heliostat.workloads.training.parallel import Apply
+
+MISTAKES = 24
+Kind = Literal["classes", "numbers"]
+
+
+def kind_of(task: Task, outputs: Mapping[str, Tensor], rows: int) -> Kind | None:
+    """What a task predicts that can be assessed; None if that is something else.
+
+    Raises:
+        UserError: the probabilities are not one for each sample and class.
+    """
+    index = task.index
+    if "target" in index.fields and "prediction" in outputs:
+        # Others may mean something else by the name.
+        return "numbers" if outputs["prediction"].shape == (rows, *index.fields["target"].shape) == (rows,) else None
+    if "label" not in index.fields or not index.classes or "probabilities" not in outputs:
+        return None
+    shape = tuple(outputs["probabilities"].shape)
+    if shape != (rows, len(index.classes)):
+        raise UserError(
+            f"predict of task {type(task).__name__} returns probabilities of shape {shape}, but must return one for each "
+            f"sample and class, here {(rows, len(index.classes))}",
+            "return softmax(1) of the logits of all classes",
+        )
+    return "classes"
+
+
+@torch.no_grad()
+def assess(
+    task: Task,
+    apply: Apply,
+    dataset: Dataset,
+    split: str,
+    ranks: Ranks,
+    size: int,
+    measured: Mapping[str, float],
+    by: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Assesses the predictions; all workers must call it, and rank 0 gets the result. Empty for other tasks.
+
+    Args:
+        measured: the metrics of the split.
+        by: columns of a table, for whose values the metrics are computed.
+
+    Returns:
+        ``intervals`` (by metric the least and the most of 95 %), ``baseline`` (by metric what the shares of the classes or the
+        mean of the train split reach, if they are known), the points of the curves, ``by``; and of classes ``confusion`` (rows
+        are the truth), the most confident ``mistakes``, and of two ``positive``, the class that is sought.
+    """
+    total = dataset.index.rows(split)
+    most = min(total, MOST)
+    chosen = np.arange(most) * total // most
+    kept: list[Batch] = []
+    with eval_mode(apply):
+        # All workers must decide the same, also one whose part is empty: they all predict the same sample.
+        kind = kind_of(task, apply(task.predict, first_sample(dataset, split, ranks)), 1)
+        if kind is None:
+            return {}
+        answer, truth = ("probabilities", "label") if kind == "classes" else ("prediction", "target")
+        mistakes = Mistakes(len(dataset.index.classes))
+        for ids, batch, samples in parts(dataset, split, ranks, size):
+            outputs = apply(task.predict, batch)
+            if not samples:
+                continue
+            if kind == "classes":
+                probabilities = outputs["probabilities"]
+                mistakes.add(ids, probabilities, task.decide(probabilities), batch["label"])
+            here = torch.from_numpy(np.isin(ids, chosen))
+            part = {"answer": outputs[answer], "truth": batch[truth], **columns_of(dataset.index, by, batch)}
+            kept.append({name: value.cpu()[here] for name, value in part.items()})
+    confusion = mistakes.everywhere(ranks) if kind == "classes" else {}
+    gathered = [part for each in ranks.gather_object(kept) for part in each]
+    if ranks.rank:
+        return {}
+    sampled = {name: torch.cat([part[name] for part in gathered]) for name in gathered[0]}
+    return {**confusion, **_described(dataset.index, kind, sampled, total, measured, by)}
+
+
+def _described(
+    index: Index, kind: Kind, sampled: Batch, total: int, measured: Mapping[str, float], by: Sequence[str]
+) -> dict[str, Any]:
+    """What follows from the sampled predictions and their truth."""
+    answer, truth = sampled["answer"].float(), sampled["truth"]
+    if kind == "classes":
+        positive = rarer(index) if len(index.classes) == 2 else None
+        formulas: Formulas = class_formulas(len(index.classes), positive or 0)
+        formulas = {"loss": formulas["log_loss"], **formulas}
+        drawn = {**curves.of_classes(answer, truth, index.classes, positive), "positive": positive}
+    else:
+        formulas, drawn = number_formulas(), curves.of_numbers(sampled["answer"], truth)
+        answer = sampled["answer"].double()
+    formulas = {name: formulas[name] for name in measured if name in formulas}
+    found = intervals(formulas, (answer, truth), total, measured)
+    # Of another definition than ours are those without an interval.
+    formulas = {name: formulas[name] for name in found}
+    constant = _constant(index, kind, len(truth))
+    base = {} if constant is None else {name: float(v) for name, v in values(formulas, (constant, truth)).items()}
+    groups = of_columns(index, by, sampled, lambda at: _numbers(values(formulas, (answer[at], truth[at]))))
+    return {"intervals": found, "baseline": finite(base), **drawn, "by": groups}
+
+
+def _numbers(found: Mapping[str, Tensor]) -> dict[str, float | None]:
+    return finite({name: float(value) for name, value in found.items()})
+
+
+def _constant(index: Index, kind: Kind, rows: int) -> Tensor | None:
+    """The prediction that does not look at the sample: the shares of the classes in the train split, or its mean target."""
+    known = index.train.target if index.train else ()
+    if not known:
+        return None
+    if kind == "numbers":
+        return torch.full((rows,), known[0], dtype=torch.float64)
+    shares = torch.tensor(known, dtype=torch.float64)
+    return (shares / shares.sum()).expand(rows, -1)
+
+
+class Mistakes:
+    """The confusion matrix of a worker, and its most confident mistakes."""
+
+    def __init__(self, classes: int) -> None:
+        self._matrix = np.zeros((classes, classes))
+        self._worst: list[dict[str, Any]] = []
+
+    def add(self, ids: Any, probabilities: Tensor, guess: Tensor, truth: Tensor) -> None:
+        """Adds the predictions of samples with these numbers."""
+        confidence = probabilities.gather(1, guess[:, None]).squeeze(1)
+        np.add.at(self._matrix, (truth.cpu().numpy(), guess.cpu().numpy()), 1)
+        wrong = [
+            {"id": int(ids[at]), "label": int(truth[at]), "guess": int(guess[at]), "confidence": float(confidence[at])}
+            for at in (guess != truth).nonzero().flatten().tolist()
+        ]
+        self._worst = sorted([*self._worst, *wrong], key=lambda m: -m["confidence"])[:MISTAKES]
+
+    def everywhere(self, ranks: Ranks) -> dict[str, Any]:
+        """Those of all workers, on each."""
+        total = ranks.all_gather(self._matrix.flatten().tolist()).sum(0).view(self._matrix.shape)
+        worst = sorted((m for part in ranks.all_gather_object(self._worst) for m in part), key=lambda m: -m["confidence"])
+        return {"confusion": total.long().tolist(), "mistakes": worst[:MISTAKES]}

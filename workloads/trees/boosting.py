@@ -1,0 +1,171 @@
+"""Training of trees by rounds, on all workers together (Friedman 2001; Ke et al. 2017, LightGBM)."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from heliostat.config import Config, nearest
+from heliostat.datasets import Dataset
+from heliostat.datasets.signature import LABEL, TARGET
+from heliostat.errors import UserError
+from heliostat.workloads.trees.library import Booster, put_before
+from heliostat.workloads.trees.model import Trees
+from heliostat.workloads.trees.network import Network
+from heliostat.workloads.trees.rows import Rows
+
+if TYPE_CHECKING:
+    from heliostat.workloads.training.distributed import Ranks
+
+
+Weights = Literal["balanced"] | list[float]
+
+
+class Options(Config):
+    """How trees are grown; a step of the run is a round."""
+
+    learning_rate: float = Field(0.1, gt=0, le=1, description="the weight of each tree, a number above 0 and at most 1")
+    leaves: int = Field(31, ge=2, le=131072, description="the most leaves of a tree, at least 2")
+    depth: int | None = Field(None, ge=1, description="the most levels of a tree, at least 1, or null")
+    min_samples: int = Field(20, ge=1, description="the fewest samples of a leaf, at least 1")
+    subsample: float = Field(1.0, gt=0, le=1, description="the share of the samples that a round sees, above 0 and at most 1")
+    colsample: float = Field(1.0, gt=0, le=1, description="the share of the columns that a tree sees, above 0 and at most 1")
+    l2: float = Field(0.0, ge=0, description="the L2 penalty of the leaves' values, a number, at least 0")
+    bins: int = Field(255, ge=2, le=65535, description="bins of a column's numbers, from 2 to 65535")
+    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+        None, description="balanced, or a weight a class such as {good: 1, bad: 5}, of its samples in the loss"
+    )
+
+
+class Boosting:
+    """Grows the trees of a model, one round a call; the model can be used between the rounds.
+
+    Args:
+        model: has the trees to continue with, if any.
+        dataset: the source of the train split.
+        ranks: this worker's.
+        options: how trees are grown.
+        seed: of the samples and columns that a round sees.
+        weights: of the classes; balanced ones give all the same total weight; None for none.
+    """
+
+    def __init__(
+        self, model: Trees, dataset: Dataset, ranks: "Ranks", options: Options, seed: int, weights: Weights | None
+    ) -> None:
+        self._seed, self._rank = seed, ranks.rank
+        self._network = Network(ranks.rank, ranks.world)
+        rows = Rows(dataset, ranks, model.columns)
+        self._samples = len(rows)
+        self.rate = options.learning_rate
+        self._samples_differ = options.subsample < 1 or options.colsample < 1
+        params = _params(options, model, ranks.world)
+        before = model.booster
+        more: dict[str, Any] = {"init_score": rows.scores(model).squeeze(1 if model.outputs == 1 else ())} if before else {}
+        if model.classes:
+            label = rows.column(LABEL)
+            if weights:
+                by_class = _balanced(label, model.classes, ranks) if weights == "balanced" else np.array(weights)
+                more["weight"] = by_class[label]
+        else:
+            label = rows.column(TARGET)
+            if not before:
+                _standardize(model, label, ranks)
+            label = (label - model.center.item()) / model.scale.item()
+        data = rows.binned(label, params, **more)
+        with self._network.connected():
+            model.booster = booster = Booster(params, data)
+        if before:
+            put_before(booster, before)
+        self._booster = booster
+
+    def __call__(self, step: int) -> tuple[Tensor, int]:
+        """Grows the trees of round ``step``, from 0; returns this worker's mean loss and its samples."""
+        if self._samples_differ:
+            self._booster.reset_parameter(_seeds(self._seed, step, self._rank))
+        with self._network.connected():
+            self._booster.update()
+        return torch.tensor(self._booster.eval_train()[0][2], dtype=torch.float64), self._samples
+
+
+def _params(options: Options, model: Trees, world: int) -> dict[str, Any]:
+    """LightGBM's parameters, https://lightgbm.readthedocs.io/en/stable/Parameters.html."""
+    objective, metric = {0: ("regression", "l2"), 2: ("binary", "binary_logloss")}.get(
+        model.classes, ("multiclass", "multi_logloss")
+    )
+    return {
+        "objective": objective,
+        "metric": metric,
+        "num_class": model.outputs,
+        "learning_rate": options.learning_rate,
+        "num_leaves": options.leaves,
+        "max_depth": options.depth or -1,
+        "min_data_in_leaf": options.min_samples,
+        "bagging_fraction": options.subsample,
+        "bagging_freq": SEEDED if options.subsample < 1 else 0,
+        "feature_fraction": options.colsample,
+        "lambda_l2": options.l2,
+        "max_bin": options.bins,
+        "feature_pre_filter": False,
+        # The same trees for any number of threads: no choice by a measurement of time.
+        "deterministic": True,
+        "force_col_wise": True,
+        "verbosity": -1,
+        **({"num_machines": world, "tree_learner": "data"} if world > 1 else {}),
+    }
+
+
+SEEDED = 1_000_000_000
+"""A frequency of sampling that never comes: samples are drawn when the parameters are set."""
+
+
+def _seeds(seed: int, step: int, rank: int) -> dict[str, int]:
+    """Parameters that draw the columns, and of this worker the samples, of a round: a function of these arguments alone.
+
+    LightGBM would go on with its random generators, whose state a model does not have. It makes new ones when the seed of the
+    columns or, of the samples, the frequency has changed (``ColSampler::SetConfig``, ``ResetSampleConfig``, 4.7).
+    """
+    samples, columns = (
+        int(np.random.SeedSequence(key).generate_state(1)[0] >> 2) for key in ((seed, step, 1 + rank), (seed, step))
+    )
+    return {"bagging_seed": samples, "feature_fraction_seed": columns, "bagging_freq": SEEDED + 1 + step % 2}
+
+
+def weights_of(options: Options, classes: Sequence[str]) -> Weights | None:
+    """The weights of these classes.
+
+    Raises:
+        UserError: a name is not that of a class, or a weight is negative or infinite; the target is a number.
+    """
+    given = options.class_weights
+    if given is None:
+        return None
+    if not classes:
+        raise UserError(f"model.class_weights is {given}, but the target is a number", "remove it")
+    if given == "balanced":
+        return given
+    wrong = [f"{name!r} is no class: {nearest(name, classes)}" for name in given if name not in classes]
+    wrong += [f"{name!r} has the weight {weight}" for name, weight in given.items() if not 0 <= weight < math.inf]
+    if wrong:
+        raise UserError(f"model.class_weights: {'; '.join(wrong)}", "give classes of the target weights of at least 0")
+    return [given.get(name, 1.0) for name in classes]
+
+
+def _balanced(label: npt.NDArray[np.int64], classes: int, ranks: "Ranks") -> npt.NDArray[np.float64]:
+    """A weight a class, of the samples of all workers: all samples over the number of classes and the class's own."""
+    counts = ranks.all_gather(np.bincount(label, minlength=classes).tolist()).sum(0).numpy()
+    weights: npt.NDArray[np.float64] = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
+    return weights
+
+
+def _standardize(model: Trees, target: npt.NDArray[np.float64], ranks: "Ranks") -> None:
+    """Sets the model's center and scale to the mean and the standard deviation of the targets of all workers."""
+    count, total = ranks.all_gather([float(len(target)), float(target.sum())]).sum(0).tolist()
+    mean = total / count
+    squares = ranks.all_gather([float(np.square(target - mean).sum())]).sum().item()
+    model.center.fill_(mean)
+    model.scale.fill_((squares / count) ** 0.5 or 1.0)

@@ -1,0 +1,97 @@
+"""A model that is made of trees."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from heliostat.datasets.signature import CATEGORIES, FEATURES
+from heliostat.errors import UserError
+from heliostat.workloads.trees.library import Booster
+
+Matrix = npt.NDArray[np.float32]
+
+
+def matrix(columns: Mapping[str, npt.NDArray[Any]]) -> Matrix:
+    """The numbers, then the categories of samples, as LightGBM takes them: (samples, columns) float32, missing ones as NaN.
+
+    Categories that the signature does not list are missing to the trees.
+    """
+    parts = [columns[FEATURES].astype(np.float32, copy=False)] if FEATURES in columns else []
+    if CATEGORIES in columns:
+        codes = columns[CATEGORIES]
+        parts.append(np.where(codes < 0, np.nan, codes).astype(np.float32))
+    return np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts, 1)
+
+
+class Trees(nn.Module):
+    """Boosted trees; its state has LightGBM's text of them, so that a checkpoint is complete, whatever their number.
+
+    Args:
+        columns: of the matrix.
+        classes: how many; 0 for a number.
+    """
+
+    center: Tensor
+    scale: Tensor
+
+    def __init__(self, columns: int, classes: int) -> None:
+        super().__init__()
+        self.columns, self.classes = columns, classes
+        self.booster: Booster | None = None
+        """None before the first round."""
+        # What is boosted is (target - center) / scale, as LightGBM keeps targets in 32 bits.
+        self.register_buffer("center", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+
+    @property
+    def outputs(self) -> int:
+        """The trees of a round: one a class, or a single one for a number and for two classes."""
+        return self.classes if self.classes > 2 else 1
+
+    def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The logits (samples, classes) float32, or the numbers (samples,) float64."""
+        parts = {name: batch[name].cpu().numpy() for name in (FEATURES, CATEGORIES) if name in batch}
+        scores = torch.from_numpy(self.scores(matrix(parts))).to(self.center.device)
+        if not self.classes:
+            return scores[:, 0] * self.scale + self.center
+        logits = scores if self.classes > 2 else torch.cat([torch.zeros_like(scores), scores], 1)
+        return logits.float()
+
+    def scores(self, rows: Matrix) -> npt.NDArray[np.float64]:
+        """The sums of the trees' values: (samples, outputs)."""
+        if self.booster is None:
+            return np.zeros((len(rows), self.outputs))
+        return np.asarray(self.booster.predict(rows, raw_score=True), np.float64).reshape(len(rows), self.outputs)
+
+    def gains(self) -> npt.NDArray[np.float64]:
+        """What the splits of each column gain in all: (columns,)."""
+        if self.booster is None:
+            return np.zeros(self.columns)
+        return np.asarray(self.booster.feature_importance("gain"), np.float64)
+
+    def get_extra_state(self) -> Tensor:
+        """LightGBM's text of the trees: uint8, empty before the first round."""
+        text = self.booster.model_to_string() if self.booster else ""
+        return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Replaces the trees.
+
+        Raises:
+            UserError: they are those of other columns or classes.
+        """
+        if not len(state):
+            self.booster = None
+            return
+        booster = Booster(model_str=bytes(state.cpu().numpy()).decode())
+        found, wanted = (booster.num_feature(), booster.num_model_per_iteration()), (self.columns, self.outputs)
+        if found != wanted:
+            raise UserError(
+                "the trees have {} columns and {} outputs, but those of this dataset have {} and {}".format(*found, *wanted),
+                "use trees of a dataset with the same columns and classes",
+            )
+        self.booster = booster
