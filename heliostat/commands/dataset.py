@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from heliostat.commands.live import add_cluster_options, refuse_cluster_options
+from heliostat.commands.live import add_cluster_options, add_preview, refuse_cluster_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -19,6 +19,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the source, such as path=photos"
     )
     add_cluster_options(build, "build")
+    add_preview(build)
     build.epilog = "example: heliostat dataset build table data/wine --set path=wine.csv --set target=quality"
     for verb, help_line in (
         ("info", "show the samples, columns and size of a dataset, and warn of leaks, copies and imbalance"),

@@ -28,6 +28,15 @@ def add_cluster_options(parser: argparse.ArgumentParser, what: str) -> None:
     add_env(parser, "with --on: ")
 
 
+def add_preview(parser: argparse.ArgumentParser) -> None:
+    """Add the option that shows a job of a command, for those that have no plan of their own to show."""
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="with --on: print the command and the files that would be sent, and start nothing",
+    )
+
+
 def add_env(parser: argparse.ArgumentParser, when: str = "") -> None:
     """Add the option for variables whose values nothing shows."""
     parser.add_argument(
@@ -40,7 +49,7 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that need ``--on``."""
     from heliostat.errors import UserError
 
-    names = ("cron", "time_zone", "ephemeral", "env")
+    names = ("cron", "time_zone", "ephemeral", "env", *(("dry_run",) if args.command in ("predict", "dataset") else ()))
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
     if not args.on and given:
         own = "; here, a run has all variables of your shell" if args.env else ""

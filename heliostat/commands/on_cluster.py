@@ -13,7 +13,8 @@ from heliostat.cluster.jobs.follow import Work, about, keeping_output, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
 from heliostat.commands.live import line
-from heliostat.console import print_json
+from heliostat.commands.sending import show
+from heliostat.console import out, print_json
 from heliostat.errors import JobFailed, UserError
 
 HELIOSTAT = ("python", "-P", "-m", "heliostat")
@@ -44,7 +45,14 @@ def send(
 def send_command(
     profile: Profile, name: str, argv: list[str], args: argparse.Namespace, files: Contents, values: Mapping[str, str]
 ) -> int:
-    """Submit a command as a job that is called ``name``, and follow it to its end; with ``--json`` print its document."""
+    """Submit a command as a job that is called ``name``, and follow it to its end; with ``--json`` print its document.
+
+    With ``--dry-run`` print what would be sent.
+    """
+    if args.dry_run:
+        out.print(f"# command: {shlex.join(argv)}", highlight=False, markup=False, soft_wrap=True)
+        show(files, values)
+        return 0
     job = about_job(profile, args.on, name)
     work = Work(new_job_id(name.lower()), argv, files, secret_env=values, metadata=job)
     printed: list[str] = []
@@ -93,7 +101,6 @@ def _schedule(
     from heliostat.cluster.jobs.packaging import isolated, packages
     from heliostat.cluster.targets import scheduled
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
-    from heliostat.console import out
 
     times = check_times(profile, config.name, args)
     target = KubernetesCluster(profile)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.commands import RUN_HELP, run_folder
-from heliostat.commands.live import add_cluster_options, refuse_cluster_options
+from heliostat.commands.live import add_cluster_options, add_preview, refuse_cluster_options
 
 INPUTS = "image files or texts, as the task reads them; of a table JSON rows, a file or folder of rows, or - for standard input"
 
@@ -28,6 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     add_cluster_options(parser, "prediction")
+    add_preview(parser)
     parser.epilog = """examples: heliostat predict digits seven.png;
         heliostat predict churn '{"age": 41, "country": "DE"}'; heliostat predict churn new.csv --out predictions.parquet;
         heliostat predict churn s3://lake/customers --out s3://lake/churn/ --on gpu"""

@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def said(capsys: pytest.CaptureFixture[str], *args: str, code: int = 2) -> str:
-    command = args if args and args[0] in ("train", "sweep", "torchrun") else ("train", "c.yaml", *args)
+    command = args if args and args[0] in ("train", "sweep", "torchrun", "predict", "dataset") else ("train", "c.yaml", *args)
     capsys.readouterr()
     assert main([*command[:1], "--on", "gpu", "--dry-run", *command[1:]]) == code
     captured = capsys.readouterr()
@@ -195,3 +195,31 @@ def test_a_module_for_torchrun_must_go_along(folder: Path, capsys: pytest.Captur
     finally:
         sys.path.remove(str(folder))
     assert "module own_package.learn needs own_package/learn.py, which does not go along" in message
+
+
+def test_predictions_and_builds_on_a_cluster_find_their_files_and_write_to_its_storage(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    predict = ("predict", "churn", "data/t.csv", "--out", "new/")
+    out = said(capsys, *predict, "--columns", "x", code=0)
+    assert "predict churn data/t.csv --out /mnt/heliostat/new/ --storage runs --columns x" in out
+    assert "  data/t.csv" in out
+    for args, words in (
+        (("predict", "churn", "data/t.csv"), "--on needs --out, the folder for the parts"),
+        (("predict", "churn", '{"x": 3}', "--out", "new/"), "--on predicts files of rows"),
+        (("predict", "churn", "../away.csv", "--out", "new/"), "INPUT is ../away.csv, outside of the working directory"),
+        (("predict", "churn", "data/t.csv", "--out", "/home/me/new"), "--out is /home/me/new/, which the nodes of gpu"),
+    ):
+        assert words in said(capsys, *args)
+    capsys.readouterr()
+    build = ("dataset", "build", "table", "built", "--set", "path=data/t.csv", "--set", "target=y", "--on", "gpu", "--dry-run")
+    assert main([*build]) == 0
+    sent = capsys.readouterr().out
+    assert "dataset build table /mnt/heliostat/built --set path=data/t.csv --set target=y" in sent
+    assert "  data/t.csv" in sent
+    Path(".rayignore").write_text("data/\n")
+    assert "data/t.csv, which does not go along with the job" in said(capsys, *predict)
+    assert main([*build]) == 2
+    assert "data/t.csv, which does not go along with the job" in capsys.readouterr().err
+    assert main([*build[:-3], "--dry-run"]) == 2
+    assert "--dry-run needs a cluster" in capsys.readouterr().err
