@@ -1,6 +1,7 @@
 """A run that is made longer, one that starts from the weights of another, and the code that is kept with a run."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,7 +101,8 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(tmp_path: Path, capsys
     finish(tmp_path)
     best = load_run(tmp_path / "run")
     said = started(tmp_path, str(tmp_path / "run"))
-    assert f"starts from the best checkpoint, step {best.step}, of {tmp_path}/run: 8 of the model's 8 tensors" in said
+    count = len(best.model.state_dict())
+    assert f"starts from the best checkpoint, step {best.step}, of {tmp_path}/run: {count} of the model's {count} tensors" in said
     assert said in capsys.readouterr().err.replace("heliostat: ", "")
     (first,) = checkpoint.committed(Folder.at(tmp_path / "new"))
     assert first.step == 0
@@ -114,14 +116,14 @@ def test_weights_that_do_not_fit_are_refused_or_left_out_by_name(tmp_path: Path)
     finish(tmp_path)
     changes = {"model": {"hidden": 24, "dropout": 0.0}}
     with pytest.raises(
-        UserError, match=r"do not fit the model:\n    of other shapes: .* \(\[16, 30\] there, \[24, 30\] here\)"
+        UserError, match=r"do not fit the model:\n    of other shapes: .* \(\[16, \d+\] there, \[24, \d+\] here\)"
     ):
         started(tmp_path, str(tmp_path / "run"), **changes)
     assert not (tmp_path / "new/config.yaml").exists()
     assert not (tmp_path / "new/checkpoints").exists()
     said = started(tmp_path, {"path": str(tmp_path / "run"), "strict": False}, **changes)
-    assert "3 of the model's 8 tensors are loaded" in said
-    assert "of other shapes: 1.weight" in said
+    assert re.search(r"[1-9]\d* of the model's \d+ tensors are loaded", said)
+    assert "of other shapes: blocks.0.0.weight" in said
     with pytest.raises(UserError, match=r"nope is not a run: it has no config\.yaml"):
         started(tmp_path / "other", str(tmp_path / "nope"))
 
