@@ -252,7 +252,7 @@ def test_keys_of_batches_and_gradients_are_refused_all_at_once(tmp_path: Path) -
         "the learning rate is model.learning_rate",
         "precision is bf16, but",
         "epochs is 3, but each step of task gradient-boosting is a round over all samples: set steps instead",
-        "resources.gpu is 1, but trees are grown on CPUs: set it to 0",
+        "resources.gpu is 1, but task gradient-boosting trains on CPUs: set it to 0",
     ):
         assert line in str(raised.value)
     assert prepare(config(data, workers=3)).config.resources.gpu == 0
