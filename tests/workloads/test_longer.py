@@ -102,7 +102,8 @@ def test_a_run_starts_from_the_best_checkpoint_of_another(tmp_path: Path, capsys
     best = load_run(tmp_path / "run")
     said = started(tmp_path, str(tmp_path / "run"))
     count = len(best.model.state_dict())
-    assert f"starts from the best checkpoint, step {best.step}, of {tmp_path}/run: {count} of the model's {count} tensors" in said
+    assert f"starts from the best checkpoint, step {best.step}, of {tmp_path}/run" in said
+    assert f": {count} of the model's {count} tensors" in said
     assert said in capsys.readouterr().err.replace("heliostat: ", "")
     (first,) = checkpoint.committed(Folder.at(tmp_path / "new"))
     assert first.step == 0

@@ -12,7 +12,7 @@ from heliostat.workloads.tabular.encoder import described
 
 
 def read_row(index: Index, value: str) -> dict[str, Tensor]:
-    """A batch of one row: a JSON object with the table's columns, of which those that it leaves out are missing.
+    """A batch of one row: a JSON object with the table's columns, of which those that it leaves out are missing, or a list.
 
     Raises:
         UserError: it is no JSON object, has a column that the table has not, or a value that the column cannot have.
@@ -23,6 +23,10 @@ def read_row(index: Index, value: str) -> dict[str, Tensor]:
         row = json.loads(value)
     except ValueError as error:
         raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}") from None
+    if isinstance(row, list):
+        if len(row) != len(names):
+            raise UserError(f"the input has {len(row)} values, but must have {len(names)}", f"give {', '.join(names)}")
+        row = dict(zip(names, row, strict=True))
     if not isinstance(row, dict):
         raise UserError(f"input {value[:60]!r} is not a row", f"give a JSON object with {', '.join(names)}")
     columns, _ = signature.encode(pa.Table.from_pylist([{name: row.get(name) for name in names}]))
