@@ -181,7 +181,11 @@ LEFT_OUT = {
 def everything(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Dataset]:
     """A table with a column of each kind, and its dataset."""
     folder = tmp_path_factory.mktemp("everything")
-    values = {"age" if name == "years" else name: row[0] for name, row in (READ | LEFT_OUT).items()}
+    values: dict[str, list[Any]] = {}
+    for name, (column, _, _) in READ.items():
+        values["age" if name == "years" else name] = column
+    for name, (column, _) in LEFT_OUT.items():
+        values[name] = column
     if request.param == "parquet":  # whose columns have one type
         for name in ("markers", "signs"):
             values[name] = [None if value is None else str(value) for value in values[name]]
