@@ -165,7 +165,7 @@ COLUMNS = {
     "marked": {"missing": [-999]}, "told": {"missing": ["unknown"]}, "british": {"type": "day-month-year"},
     "class": {"type": "category"}, "stars": {"type": "category"}, "age": {"rename": "years", "fill": "median"},
 }  # fmt: skip
-LEFT_OUT = {
+LEFT_OUT: dict[str, tuple[list[Any], str]] = {
     "id": (list(range(1000, 1000 + ROWS)), "names the rows: each has another value, such as 1000"),
     "hash": ([hash((row, 1.5)) for row in range(ROWS)], "names the rows: each has another value"),
     "customer": ([f"customer {row}" for row in range(ROWS)], "names the rows: each has another text, such as 'customer 0'"),
@@ -182,7 +182,11 @@ LEFT_OUT = {
 def everything(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Dataset]:
     """A table with a column of each kind, and its dataset."""
     folder = tmp_path_factory.mktemp("everything")
-    values = {"age" if name == "years" else name: row[0] for name, row in (READ | LEFT_OUT).items()}
+    values: dict[str, list[Any]] = {}
+    for name, (column, _, _) in READ.items():
+        values["age" if name == "years" else name] = column
+    for name, (column, _) in LEFT_OUT.items():
+        values[name] = column
     if request.param == "parquet":  # whose columns have one type
         for name in ("markers", "signs"):
             values[name] = [None if value is None else str(value) for value in values[name]]
