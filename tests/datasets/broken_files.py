@@ -269,7 +269,7 @@ def parquet(chance: random.Random) -> Case:
 
 def cut_parquet(chance: random.Random) -> Case:
     case = parquet(chance)
-    case.kind, case.may, case.data = "cut parquet", "refused", case.data[: chance.randrange(len(case.data) - 1)]
+    case.kind, case.may, case.data = "cut parquet", "refused", case.data[: chance.randrange(4, len(case.data) - 1)]
     return case
 
 

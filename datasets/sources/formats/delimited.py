@@ -25,6 +25,8 @@ BLOCK, MOST = 4 << 20, 64 << 20
 """Bytes that are read at once: more of them for many columns, because each costs time in each block."""
 BLOCK_OF_A_COLUMN = 4096
 ROWS = 1 << 14
+ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\udc80-\udcff]")
+"""What is no text: signs of control, and bytes that could not be decoded."""
 LISTED = 10_000
 """Problems of a file that are counted."""
 WRONG = {
@@ -232,8 +234,9 @@ class CsvFile:
             for number, line in enumerate(_lines(texts()), above + 1):
                 if len(found) > LISTED:
                     return
-                if not line.isprintable() and (problem := _no_text(line, name)):
-                    found.append((f"line {number} {problem[0]}", problem[1]))
+                if ODD.search(line):
+                    what, fix = _no_text(line, name)
+                    found.append((f"line {number} {what}", fix))
                     line = line.encode(errors="replace").decode()
                 yield line
         except UnicodeDecodeError as error:
@@ -271,13 +274,13 @@ class Quotes:
             yield f"line {line} has a quote in a cell that is not in quotes", fix
 
 
-def _no_text(line: str, encoding: str) -> tuple[str, str] | None:
-    if odd := next((c for c in line if c < " " and c not in "\t\r\n"), None):
-        return f"has {odd!r}, which is not text", "remove it, or copy the file again"
-    at = next((place for place, c in enumerate(line) if "\udc80" <= c <= "\udcff"), None)
-    if at is None:
-        return None
-    part = line[max(0, at - 8) : at + 8].rstrip().encode(errors="surrogateescape")
+def _no_text(line: str, encoding: str) -> tuple[str, str]:
+    """What of a line is no text, as `ODD` has found, and the fix."""
+    found = ODD.search(line)
+    assert found
+    if found[0] < " ":
+        return f"has {found[0]!r}, which is not text", "remove it, or copy the file again"
+    part = line[max(0, found.start() - 8) : found.start() + 8].rstrip().encode(errors="surrogateescape")
     return f"is not {encoding.upper()}: {part!r}", f"save it as UTF-8, or set {KEY}.encoding, such as cp1252"
 
 
