@@ -286,7 +286,9 @@ def test_a_table_is_split_by_its_times_however_they_are_written(tmp_path: Path, 
     dataset = table(tmp_path, {"when": [WHEN[when][at] for at in order]}, kind, by="time", column="when")
     parts = [sorted(order[row] for row in part) for part in rows_of(dataset)]
     assert parts == [[*range(210)], [*range(210, 255)], [*range(255, 300)]]
-    shown = {"validation_from": DAYS[210], "test_from": DAYS[255]} if when != "numbers" else {"validation_from": 1210}
+    shown: dict[str, Any] = (
+        {"validation_from": DAYS[210], "test_from": DAYS[255]} if when != "numbers" else {"validation_from": 1210}
+    )
     assert dataset.index.meta["split"].items() >= shown.items()
 
 
