@@ -101,8 +101,8 @@ def _counted(column: "Column", rows: Rows, values: pa.Array) -> Values:
     result = Values(rows.array, rows.exact)
     result.missing = 0 if rows.gone is None else int(rows.gone.sum())
     if rows.bad is not None and rows.bad.any():
-        odd = values.filter(pa.array(rows.bad)).unique()
-        result.bad, result.examples = int(rows.bad.sum()), tuple(str(value) for value in odd[:SHOWN].to_pylist())
+        odd = values.filter(pa.array(rows.bad))[:100].to_pylist()
+        result.bad, result.examples = int(rows.bad.sum()), tuple(dict.fromkeys(map(str, odd)))[:SHOWN]
     if column.kind == "category":
         result.unknown = int((rows.array == UNKNOWN).sum())
     if rows.plain is None or not len(rows.plain):
@@ -295,7 +295,7 @@ def _list(column: "Column", values: pa.Array) -> Present:
     numbers_of = np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(-1, column.width)
     array = np.zeros((len(values), column.width), np.float32)
     array[good] = numbers_of
-    finite = np.isfinite(array).all(axis=1) | np.isnan(array).any(axis=1)
+    finite = ~np.isinf(array).any(axis=1)
     rows = np.ascontiguousarray(array)
     exact = hashes(pa.array([row.tobytes() for row in rows], pa.binary()))
     return Present(array, exact, good & finite)
