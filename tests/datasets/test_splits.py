@@ -22,7 +22,7 @@ from heliostat.datasets.assignment import assign
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.ranks import restored, select, sortable
 from heliostat.datasets.sources import Chunk, Source, open_source
-from heliostat.datasets.splits import Split
+from heliostat.datasets.splits import Split, described
 from heliostat.errors import UserError
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -183,6 +183,23 @@ def test_classes_with_too_few_rows_are_refused_with_their_names() -> None:
 
 
 @pytest.mark.parametrize(
+    ("recorded", "says"),
+    [
+        ({}, "by content, 70/15/15"),
+        ({"by": "group", "column": "patient", "shares": {"train": 0.6, "test": 0.25}}, "by group patient, 60/15/25"),
+        (
+            {"by": "time", "column": "date", "validation_from": "2024-01-02", "test_from": "2024-02-03"},
+            "by time date: validation from 2024-01-02, test from 2024-02-03",
+        ),
+        ({"by": "column", "column": "fold"}, "by column fold"),
+        ({"by": "files", "test": "t.csv"}, "by files: test, the other cut from training by content, 70/15/15"),
+    ],
+)
+def test_how_a_dataset_is_split_is_said_in_words(recorded: dict[str, Any], says: str) -> None:
+    assert described(recorded) == says
+
+
+@pytest.mark.parametrize(
     ("option", "says"),
     [
         ({"by": "random"}, ["dataset.options.split.by", "random"]),
@@ -269,7 +286,9 @@ def test_a_table_is_split_by_its_times_however_they_are_written(tmp_path: Path, 
     dataset = table(tmp_path, {"when": [WHEN[when][at] for at in order]}, kind, by="time", column="when")
     parts = [sorted(order[row] for row in part) for part in rows_of(dataset)]
     assert parts == [[*range(210)], [*range(210, 255)], [*range(255, 300)]]
-    shown = {"validation_from": DAYS[210], "test_from": DAYS[255]} if when != "numbers" else {"validation_from": 1210}
+    shown: dict[str, Any] = (
+        {"validation_from": DAYS[210], "test_from": DAYS[255]} if when != "numbers" else {"validation_from": 1210}
+    )
     assert dataset.index.meta["split"].items() >= shown.items()
 
 
