@@ -243,8 +243,7 @@ def prepare(
         cls = _task(config, elsewhere)
         validate(config.model, cls.Options, "model")
     if cls and task.by_rounds(cls):
-        with collected(problems):
-            _check_rounds(config)
+        problems.extend(_not_of_rounds(config))
         if config.resources.gpu == "auto":
             config = config.model_copy(update={"resources": config.resources.model_copy(update={"gpu": 0})})
     with collected(problems):
@@ -275,17 +274,15 @@ def _shown(config: TrainConfig) -> str:
     return str(config.workers if isinstance(config.workers, int) else list(config.workers))
 
 
-def _check_rounds(config: TrainConfig) -> None:
-    """Raises a UserError that lists what a run by rounds over the whole train split cannot use."""
-    given = {key: getattr(config, key) for key in OF_BATCHES if getattr(config, key) != TrainConfig.model_fields[key].default}
-    problems = [
-        UserError(f"{key} is {_given(value)}, but each step of task {config.task} is a round over all samples", OF_BATCHES[key])
-        for key, value in given.items()
-    ]
+def _not_of_rounds(config: TrainConfig) -> Iterator[UserError]:
+    """What a run by rounds over the whole train split cannot use, and what to do."""
+    for key, fix in OF_BATCHES.items():
+        value = getattr(config, key)
+        # Of a task of the user's own, global_batch must still be a multiple of the workers.
+        if value != TrainConfig.model_fields[key].default and (key != "global_batch" or config.by_rounds):
+            yield UserError(f"{key} is {_given(value)}, but each step of task {config.task} is a round over all samples", fix)
     if config.resources.gpu not in ("auto", 0):
-        problems.append(UserError(f"resources.gpu is {config.resources.gpu}, but trees are grown on CPUs", "set it to 0"))
-    if problems:
-        raise combined(problems, "the config")
+        yield UserError(f"resources.gpu is {config.resources.gpu}, but task {config.task} trains on CPUs", "set it to 0")
 
 
 def _given(value: object) -> str:

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.inference import evaluate, load_run, predict
 from heliostat.workloads.plan import prepare
-from heliostat.workloads.ray_train.driver import execute
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import RunRecord
 from heliostat.workloads.training.distributed import Ranks
@@ -37,6 +36,15 @@ from tests.workloads.group import in_group
 
 SPLITS = {"train": (0, 250, 600), "validation": (600, 750), "test": (750, 900)}
 """Where shards begin and end."""
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """As a worker has; threads of OpenMP that wait for each other on a busy machine take many times as long."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def table(folder: Path, classes: int, rare: float = 0.5) -> Path:
@@ -211,6 +219,8 @@ def test_workers_grow_the_same_trees_together_and_a_lost_one_is_an_error_of_the_
 def test_a_table_with_gaps_and_texts_ends_with_predictions_for_raw_rows_and_the_importance_of_its_columns(
     tmp_path: Path,
 ) -> None:
+    from heliostat.workloads.ray_train.driver import execute  # here: the workers of other tests need not import Ray
+
     random = np.random.default_rng(2)
     lines = ["age,city,noise,churn"]
     for age, city, noise, luck in zip(*random.random((4, 400)).tolist(), strict=True):
@@ -242,7 +252,7 @@ def test_keys_of_batches_and_gradients_are_refused_all_at_once(tmp_path: Path) -
         "the learning rate is model.learning_rate",
         "precision is bf16, but",
         "epochs is 3, but each step of task gradient-boosting is a round over all samples: set steps instead",
-        "resources.gpu is 1, but trees are grown on CPUs: set it to 0",
+        "resources.gpu is 1, but task gradient-boosting trains on CPUs: set it to 0",
     ):
         assert line in str(raised.value)
     assert prepare(config(data, workers=3)).config.resources.gpu == 0
