@@ -226,7 +226,7 @@ def test_a_large_table_that_does_not_fit_the_task_is_refused_once_it_is_built(
     (folder / "t.csv").write_text("x,y\n" + "".join(f"{row / 7},{row / 3}\n" for row in range(90)))
     change = "dataset={source: table, options: {path: t.csv, target: y}}"
     for more in ([], ["--dry-run"]):  # a dry run builds it, too, in a temporary folder
-        assert "write task: tabular-regression" in refused(capsys, *more, "--set", change)
+        assert "learns classes, but the target 'y' is a number" in refused(capsys, *more, "--set", change)
     assert not (folder / "runs/c/config.yaml").exists()
 
 

@@ -169,7 +169,7 @@ def _saved_bytes(model: nn.Module) -> int:
 
 
 def test_a_model_without_blocks_has_nothing_to_recompute(tmp_path: Path) -> None:
-    keys = {"name": "run", "storage": str(tmp_path), "task": "tabular-classification", "steps": 2}
+    keys = {"name": "run", "storage": str(tmp_path), "task": "tabular-classification", "model": {"layers": 0}, "steps": 2}
     data = {"dataset": {"source": "breast-cancer"}, "global_batch": 8, "activation_checkpointing": True}
     with pytest.raises(UserError, match="activation_checkpointing is true, but the model of task tabular-classification"):
         train(TrainConfig.model_validate({**keys, **data}))

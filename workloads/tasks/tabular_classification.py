@@ -47,31 +47,24 @@ class TabularClassification(Task):
         return network(self.options, self.index, classes) if self.index.signature else older(self.options, self.index, classes)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        logits = self._logits(model, batch)
-        losses = F.cross_entropy(logits.flatten(0, 1), batch[LABEL].repeat_interleave(logits.shape[1]), reduction="none")
-        losses = losses.view(logits.shape[:2]).mean(1)
-        if self._weights is not None:
-            losses = losses * self._weights.to(losses.device)[batch[LABEL]]
-        return losses.mean()
+        return self._loss(self._logits(model, batch), batch[LABEL])
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, MetricValue]:
         """``loss`` is that of training; the counts of right and wrong are those of `decide`."""
-        probabilities, labels = self.predict(model, batch)["probabilities"], batch[LABEL]
+        logits, labels = self._logits(model, batch), batch[LABEL]
+        probabilities, loss = _probabilities(logits), self._loss(logits, labels)
         decided = self.decide(probabilities)
-        loss = self.loss(model, batch)
         if not self.index.signature:
             return {"loss": loss, "accuracy": (decided == labels).float().mean()}
         counted = F.one_hot(decided, probabilities.shape[1]).to(probabilities.dtype)
-        found = self.accumulators()
+        found = of_classes(len(self.index.classes), rarer(self.index))
         return {"loss": loss, **update(found, probabilities, labels), **update(DECIDED & found.keys(), counted, labels)}
 
     def accumulators(self) -> dict[str, Accumulator]:
-        if type(self).metrics is not TabularClassification.metrics or not self.index.signature:
-            return {}  # the metrics of a subclass are means, unless it has accumulators of its own
-        return of_classes(len(self.index.classes), rarer(self.index))
+        return of_classes(len(self.index.classes), rarer(self.index)) if self.index.signature else {}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        return {"probabilities": self._logits(model, batch).float().softmax(2).mean(1)}
+        return {"probabilities": _probabilities(self._logits(model, batch))}
 
     def decide(self, probabilities: Tensor) -> Tensor:
         if not self._threshold:
@@ -83,10 +76,20 @@ class TabularClassification(Task):
         """Reads a row as the table has it, a JSON object; of an older dataset see `read_older`."""
         return read_row(self.index, value) if self.index.signature else read_older(self.index, value)
 
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]), reduction="none")
+        losses = losses.view(logits.shape[:2]).mean(1)
+        return (losses if self._weights is None else losses * self._weights.to(losses.device)[labels]).mean()
+
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
         """(samples, members, classes)."""
         logits: Tensor = model(batch) if self.index.signature else model(batch[FEATURES])[:, None]
         return logits
+
+
+def _probabilities(logits: Tensor) -> Tensor:
+    """(samples, members, classes) -> (samples, classes)."""
+    return logits.float().softmax(2).mean(1)
 
 
 def class_weights(given: Literal["balanced"] | Mapping[str, float] | None, index: Index) -> Tensor | None:

@@ -47,21 +47,21 @@ class TabularRegression(Task):
         return self._loss(self._outputs(model, batch), model.standard(batch[TARGET]))  # type: ignore[operator]
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, MetricValue]:
-        found = self.predict(model, batch)
-        quantiles = [found["quantiles"]] if "quantiles" in found else []
-        return {
-            "loss": self.loss(model, batch),
-            **update(self.accumulators(), found["prediction"], batch[TARGET], *quantiles),
-        }
+        outputs, target = self._outputs(model, batch), batch[TARGET]
+        loss = self._loss(outputs, model.standard(target))  # type: ignore[operator]
+        found = self._predicted(model, outputs)
+        names = of_numbers(self.options.quantiles)
+        return {"loss": loss, **update(names, found["prediction"], target, *[*found.values()][1:])}
 
     def accumulators(self) -> dict[str, Accumulator]:
-        if type(self).metrics is not TabularRegression.metrics:
-            return {}  # the metrics of a subclass are means, unless it has accumulators of its own
         return of_numbers(self.options.quantiles)
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """``prediction`` (samples,), and ``quantiles`` (samples, levels), which rise."""
-        values = model.units(self._outputs(model, batch).mean(1))  # type: ignore[operator]
+        return self._predicted(model, self._outputs(model, batch))
+
+    def _predicted(self, model: nn.Module, outputs: Tensor) -> dict[str, Tensor]:
+        values = model.units(outputs.mean(1))  # type: ignore[operator]
         levels = self.options.quantiles
         if not levels:
             return {"prediction": values[:, 0]}

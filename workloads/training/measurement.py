@@ -45,6 +45,9 @@ class Measurement:
         Raises:
             UserError: a value cannot be used, or a name is missing; the message lists all of them.
         """
+        if not self._metrics and isinstance(measured, Mapping) and _inherited(self._task):
+            # What a subclass measures in its own way, or not at all, needs none of them.
+            self._accumulators = {k: v for k, v in self._accumulators.items() if isinstance(measured.get(k), tuple)}
         if problems := [*self._problems(measured, rows)]:
             raise _refused(self._task, problems)
         if not self._metrics:
@@ -146,6 +149,12 @@ def _accumulators(task: Task) -> dict[str, Any]:
     if problems:
         raise _refused(task, problems)
     return found
+
+
+def _inherited(task: Task) -> bool:
+    """Whether the accumulators are those of a class above the one whose ``metrics`` are used, which may be others."""
+    first = {name: next(cls for cls in type(task).__mro__ if name in vars(cls)) for name in ("metrics", "accumulators")}
+    return first["metrics"] is not first["accumulators"] and issubclass(first["metrics"], first["accumulators"])
 
 
 def _parts(metric: nn.Module) -> list[Any]:
