@@ -80,7 +80,8 @@ class Encoded:
             # By values that are the same when rows are added: a sample must stay in its split.
             parts = [columns[FEATURES][:, self.keyed]] if self.keyed else []
             keys = np.concatenate([_bytes(part) for part in (*parts, exact)], axis=1)
-            yield Chunk([row.tobytes() for row in keys], columns)
+            data, size = keys.tobytes(), keys.shape[1]
+            yield Chunk([data[start : start + size] for start in range(0, len(data), size)], columns)
 
 
 EXACT = "exact"

@@ -76,8 +76,9 @@ def is_whole(values: Numbers) -> bool:
 
 def distance(values: Numbers, offset: float) -> Numbers:
     """Numbers less an offset that is subtracted before anything is rounded; of whole numbers exactly, if 64 bits hold it."""
-    if values.dtype.kind in "iu" and offset.is_integer() and abs(offset) < 2**63:
-        return np.asarray(np.subtract(values.astype(np.int64), np.int64(offset)))
+    if values.dtype.kind in "iu" and offset.is_integer() and -(2**63) <= offset < 2**64:
+        # Modulo 2**64, so that unsigned numbers above 2**63 have the right difference.
+        return values.astype(np.int64) - np.array(int(offset) % 2**64, np.uint64).astype(np.int64)
     return np.asarray(values.astype(np.float64) - offset)
 
 

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +52,7 @@ def write_table(path: Path, size: int) -> int:
     days = np.datetime64("2015-01-01") + np.arange(3650)
     with path.open("wb") as file:
         while file.tell() < size:
-            columns = {f"n{at}": np.round(source.normal(100, 20, ROWS), 4) for at in range(6)}
+            columns: dict[str, Any] = {f"n{at}": np.round(source.normal(100, 20, ROWS), 4) for at in range(6)}
             columns |= {"age": source.integers(18, 90, ROWS), "count": source.integers(0, 100_000, ROWS)}
             table = pa.table(columns)
             gaps = pa.array(source.random(ROWS) < 0.1)
