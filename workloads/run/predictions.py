@@ -139,7 +139,7 @@ def _calibration(evaluation: Evaluation) -> dict[str, str]:
 def _predicted(histogram: Evaluation) -> dict[str, str]:
     figure, axes = new_figure(SIDE, SIDE, "predicted against true")
     counts, ends = np.array(histogram["counts"], float), histogram["ends"]
-    edges = np.linspace(*ends, len(counts) + 1)
+    edges = np.linspace(ends[0], ends[1], len(counts) + 1)
     true, guess = (counts > 0).nonzero()
     middle = (edges[1:] + edges[:-1]) / 2
     size = counts[true, guess]

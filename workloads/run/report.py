@@ -108,7 +108,7 @@ def _curves(metrics: list[Record], best_step: int | None) -> list[dict[str, str]
         return [(r["step"], r["metrics"][name]) for r in evaluations if r["metrics"].get(name) is not None]
 
     curves = [curve("loss", trained("loss"), validated("loss"), best_step, log=True)]
-    others = sorted({name for r in evaluations for name in r["metrics"]} - {"loss"})
+    others = [name for name in dict.fromkeys(name for r in evaluations for name in r["metrics"]) if name != "loss"]
     curves += [curve(name, [], validated(name), best_step) for name in others]
     curves.append(curve("samples a second", trained("samples_per_second"), zero=True))
     curves.append(curve("learning rate", trained("lr"), zero=True))

@@ -117,7 +117,7 @@ def _described(
     # Of another definition than ours are those without an interval.
     formulas = {name: formulas[name] for name in found}
     constant = _constant(index, kind, len(truth))
-    base = {} if constant is None else {name: float(v) for name, v in values(formulas, (constant, truth)).items()}
+    base = {} if constant is None else {name: float(v) + 0.0 for name, v in values(formulas, (constant, truth)).items()}
     groups = of_columns(index, by, sampled, lambda at: _numbers(values(formulas, (answer[at], truth[at]))))
     return {"intervals": found, "baseline": finite(base), **drawn, "by": groups}
 
