@@ -46,11 +46,12 @@ bench-sweep: setup  ## compare sweeps with Ray Tune and Optuna, and the search w
 bench-kube: setup  ## compare with kubectl, on the cluster of KUBECONFIG
 	$(BIN)/python -m tests.benchmarks.kubernetes tests/benchmarks/kube.yaml
 
-soak: setup  ## a run and a sweep, broken at random moments (SOAK_FAULTS, SOAK_SEED), and damaged datasets (FUZZ_SEED)
+soak: setup  ## a run and a sweep, broken at random moments (SOAK_FAULTS, SOAK_SEED), and damaged datasets and tables (FUZZ_SEED)
 	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s tests/faults/test_soak.py
 	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s tests/kubernetes/test_survival.py
 	SOAK_KILLS=10 $(BIN)/python -m pytest -s tests/tuning/test_continue.py -k kill_9
 	FUZZ_INPUTS=10000 $(BIN)/python -m pytest tests/datasets/test_foreign.py -k another_file
+	FUZZ_FILES=1000 $(BIN)/python -m pytest tests/datasets/test_broken_files.py
 
 clean:  ## remove .venv and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -14,7 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Rows = list[list[Any]]
-WORDS = ["red", "green", "deep blue", "a, b", "x; y", 'say "hi"', "tab\there", "two\nlines", "Zürich", "café", "naïve", "日本", "a|b", "it's"]
+WORDS = [
+    "red",
+    "green",
+    "deep blue",
+    "a, b",
+    "x; y",
+    'say "hi"',
+    "tab\there",
+    "two\nlines",
+    "Zürich",
+    "café",
+    "naïve",
+    "日本",
+    "a|b",
+    "it's",
+]
 NAMES = ["count", "price", "colour", "größe"]
 
 
@@ -91,7 +106,10 @@ def whole(chance: random.Random) -> Case:
 
 def compressed(chance: random.Random) -> Case:
     case, _ = csv_case(chance, "compressed")
-    name, pack = chance.choice([("gz", gzip.compress), ("bz2", bz2.compress), ("zst", _zstd), ("csv", gzip.compress)])
+    packers: list[tuple[str, Callable[[bytes], bytes]]] = [
+        ("gz", gzip.compress), ("bz2", bz2.compress), ("zst", _zstd), ("csv", gzip.compress),
+    ]  # fmt: skip
+    name, pack = chance.choice(packers)
     return Case(case.kind, f"t.csv.{name}" if name != "csv" else "t.csv", pack(case.data), case.columns, case.rows)
 
 
@@ -178,13 +196,20 @@ def footer(chance: random.Random, row: list[Any], how: Style) -> str:
 
 def other_encoding(chance: random.Random) -> Case:
     case, how = csv_case(chance, "other encoding", encoding="utf-8")
-    text = _line([1, 2.5, "Zürich São", *case.rows[0][3:]], how)
+    text = _line([1, 2.5, "Zürich São", *["red" for _ in case.columns[3:]]], how)
     case.data, case.may, case.has_line = case.data + text.encode("cp1252"), "refused", True
     return case
 
 
 def empty(chance: random.Random) -> Case:
-    return Case("empty", "t" + chance.choice([".csv", ".jsonl", ".parquet", ".json"]), chance.choice([b"", b"", b"\n \n"]), [], [], "refused")
+    return Case(
+        "empty",
+        "t" + chance.choice([".csv", ".jsonl", ".parquet", ".json"]),
+        chance.choice([b"", b"", b"\n \n"]),
+        [],
+        [],
+        "refused",
+    )
 
 
 def names_only(chance: random.Random) -> Case:
@@ -264,15 +289,16 @@ def damaged_gz(chance: random.Random) -> Case:
 
 
 def wrong_name(chance: random.Random) -> Case:
-    case = chance.choice([whole, records])(chance)
+    makers: list[Callable[[random.Random], Case]] = [whole, records]
+    case = chance.choice(makers)(chance)
     endings = [".parquet", ".csv"] if case.typed else [".parquet", ".json", ".jsonl"]
     return Case("wrong name", "t" + chance.choice(endings), case.data, case.columns, case.rows, "either", typed=case.typed)
 
 
 def foreign(chance: random.Random) -> Case:
-    magic = chance.choice([b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-1.5", b"<!DOCTYPE html>", b"SQLite format 3\0", b"ARROW1\0\0"])
+    magics = [b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-1.5", b"<!DOCTYPE html>", b"SQLite format 3\0", b"ARROW1\0\0"]
     name = chance.choice(["t.xlsx", "t.csv", "t.zip"])
-    return Case("foreign", name, magic + chance.randbytes(300), [], [], "refused")
+    return Case("foreign", name, chance.choice(magics) + chance.randbytes(300), [], [], "refused")
 
 
 KINDS: list[Callable[[random.Random], Case]] = [

@@ -183,9 +183,9 @@ def write(path: Path, text: str) -> str:
         ("table", {"path": "missing.csv", "target": "y"}, ("missing.csv", "does not exist")),
         ("table", {"path": "t.csv", "target": "z"}, ("'z'", "use one of: x, y")),
         ("table", {"path": "holes.csv", "target": "y"}, ("'y'", "1 of 2 rows", "fill", "without_label: drop")),
-        ("table", {"path": ".latin/00.txt", "target": "y"}, ("cannot be read", "save it as UTF-8")),
+        ("table", {"path": "greek.csv", "target": "y"}, ("line 3 is not UTF-8", "save it as UTF-8", "read.encoding")),
         ("table", {"path": "head.csv", "target": "y"}, ("head.csv has no rows",)),
-        ("table", {"path": "t.parquet", "target": "y"}, ("t.parquet", "cannot be read")),
+        ("table", {"path": "t.parquet", "target": "y"}, ("t.parquet", "is not a Parquet file")),
         ("table", {"path": "twice.csv", "target": "y"}, ("2 columns", "'x'", "rename")),
         ("table", {"path": "clash.csv", "target": "y"}, ("two features", "'a.year'", "rename")),
         ("table", {"path": "huge.csv", "target": "y"}, ("'x'", "1 values", "infinite", "replace")),
@@ -206,6 +206,7 @@ def test_bad_input_is_reported_with_its_field(
     write(tmp_path / "t.csv", "x,y\n1,a\n2,b\n")
     write(tmp_path / "holes.csv", "x,y\n1,a\n2,\n")
     write(tmp_path / "t.parquet", "no parquet")
+    (tmp_path / "greek.csv").write_bytes("x,y\n1,a\n2,\u03b1\u03b2\u03b3\n".encode("iso8859-7"))
     write(tmp_path / "twice.csv", "x,x,y\n1,2,a\n2,3,b\n")
     write(tmp_path / "clash.csv", "a.year,a,y\n1,2024-01-31,a\n2,2024-02-29,b\n")
     write(tmp_path / "huge.csv", "x,y\n1e39,a\n2,b\n")

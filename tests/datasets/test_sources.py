@@ -18,6 +18,7 @@ from PIL import Image
 from heliostat.datasets import build, statistics
 from heliostat.datasets.sources import Source, distinct, encoder, files, images, open_source, reader, survey, table
 from heliostat.datasets.sources.distinct import KEPT, Distinct
+from heliostat.datasets.sources.formats import delimited, parquet
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from tests.store import Store
@@ -39,7 +40,7 @@ COLUMNS: dict[str, list[Any]] = {
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of few rows, so that a small table has many."""
     for module, name, value in (
-        (reader, "BLOCK", 4000), (reader, "BLOCK_OF_A_COLUMN", 1), (reader, "ROWS", 37),
+        (delimited, "BLOCK", 4000), (delimited, "BLOCK_OF_A_COLUMN", 1), (parquet, "ROWS", 37),
         (encoder, "CHUNK", 700), (images, "CHUNK_BYTES", 100),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
@@ -102,7 +103,7 @@ def photos(folder: Path, count: int = 20) -> None:
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_the_memory_of_a_build_does_not_grow_with_the_table(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, value in (
-        (reader, "BLOCK", 20_000), (reader, "ROWS", 1000), (encoder, "CHUNK", 8000),
+        (delimited, "BLOCK", 20_000), (parquet, "ROWS", 1000), (encoder, "CHUNK", 8000),
         (encoder, "SAMPLED", 4000), (encoder, "LEAST_SAMPLED", 100), (statistics, "SAMPLED", 500),
         (distinct, "KEPT", 500), (survey, "LISTED", 200), (files, "HASHED", 0),
     ):  # fmt: skip
@@ -175,7 +176,8 @@ def test_every_change_of_a_folder_is_another_identity(
     tmp_path: Path, change: str, hashed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "HASHED", hashed)
-    monkeypatch.setattr(reader.Reader, "__init__", lambda self, place: setattr(self, "names", ["y"]))  # only files matter
+    monkeypatch.setattr(reader.Reader, "__init__", lambda self, place, read: setattr(self, "names", ["y"]))  # only files matter
+    monkeypatch.setattr(reader.Reader, "dialect", {})
     parts(tmp_path / "t.parquet")
     before = source_of(tmp_path / "t.parquet").identity()
     assert source_of(tmp_path / "t.parquet").identity() == before
@@ -266,10 +268,10 @@ def test_the_folders_of_a_hive_table_are_columns(tmp_path: Path, place: str) -> 
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (lambda folder: (folder / "README.md").touch(), "has files that are no tables: README.md"),
+        (lambda folder: (folder / "README.md").touch(), "README.md is no table by its name"),
         (
             lambda folder: written(folder / "more.csv", COLUMNS),
-            "has Parquet files, such as part-0.parquet, and CSV",
+            "has csv files, such as more.csv and Parquet files, such as part",
         ),
         (
             lambda folder: written(folder / "z.parquet", {"y": ["a"], "odd": [1]}),
@@ -277,7 +279,7 @@ def test_the_folders_of_a_hive_table_are_columns(tmp_path: Path, place: str) -> 
         ),
         (lambda folder: written(folder / "z.parquet", {"y": ["a"]}), "z.parquet lacks the columns 'whole', 'decimal'"),
         (lambda folder: written(folder / "z.parquet", {**COLUMNS, "whole": ["text"] * 700}), "incompatible types"),
-        (lambda folder: (folder / "z.parquet").write_bytes(b"PAR1 and no more"), "cannot be read as a table"),
+        (lambda folder: (folder / "z.parquet").write_bytes(b"PAR1 and no more"), "cannot be read as Parquet"),
         (lambda folder: (folder / "z.parquet").symlink_to("nowhere"), "z.parquet is a link to a file that does not exist"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "is a folder without files"),
         (lambda folder: shutil.rmtree(folder), "does not exist"),

@@ -21,7 +21,8 @@ from heliostat.datasets import Dataset, build
 from heliostat.datasets.encoding import encode_column
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.signature import Column
-from heliostat.datasets.sources import encoder, open_source, reader, survey
+from heliostat.datasets.sources import encoder, open_source, survey
+from heliostat.datasets.sources.formats import delimited
 from heliostat.errors import UserError
 from heliostat.workloads.task import create, spread
 
@@ -97,7 +98,7 @@ def test_a_few_values_of_another_kind_late_in_a_long_column_are_refused(
 ) -> None:
     for module, name, value in (
         (survey, "LISTED", 20), (encoder, "LEAST_SAMPLED", 2), (encoder, "SAMPLED", 2),
-        (reader, "BLOCK", 1000), (reader, "BLOCK_OF_A_COLUMN", 1),
+        (delimited, "BLOCK", 1000), (delimited, "BLOCK_OF_A_COLUMN", 1),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     dates = [f"2024-{row // 28 % 12 + 1:02}-{row % 28 + 1:02}" for row in range(ROWS)]
@@ -180,8 +181,7 @@ LEFT_OUT = {
 def everything(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Dataset]:
     """A table with a column of each kind, and its dataset."""
     folder = tmp_path_factory.mktemp("everything")
-    values: dict[str, list[Any]] = {"age" if name == "years" else name: values for name, (values, _, _) in READ.items()}
-    values |= {name: values for name, (values, _) in LEFT_OUT.items()}
+    values = {"age" if name == "years" else name: row[0] for name, row in (READ | LEFT_OUT).items()}
     if request.param == "parquet":  # whose columns have one type
         for name in ("markers", "signs"):
             values[name] = [None if value is None else str(value) for value in values[name]]
@@ -469,12 +469,6 @@ def test_classes_are_named_as_in_the_file(tmp_path: Path, values: list[Any], cla
     dataset = built(tmp_path, written(tmp_path, {"y": values}), "y", drop=["arm"])
     assert dataset.index.classes == classes
     assert "label" in dataset.index.fields
-
-
-@pytest.mark.parametrize("separator", [";", "\t", "|"])
-def test_another_separator_is_named(tmp_path: Path, separator: str) -> None:
-    (tmp_path / "t.csv").write_text(f"x{separator}arm\n" + "".join(f"{row}{separator}a\n" for row in range(9)))
-    assert f"has {separator!r} between its columns" in refusal(tmp_path, str(tmp_path / "t.csv"))
 
 
 def test_blanks_after_commas_are_no_part_of_a_name_or_a_value(tmp_path: Path) -> None:

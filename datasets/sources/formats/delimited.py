@@ -232,8 +232,8 @@ class CsvFile:
             for number, line in enumerate(_lines(texts()), above + 1):
                 if len(found) > LISTED:
                     return
-                if not line.isprintable() and (what := _no_text(line, name)):
-                    found.append((f"line {number} {what[0]}", what[1]))
+                if not line.isprintable() and (problem := _no_text(line, name)):
+                    found.append((f"line {number} {problem[0]}", problem[1]))
                     line = line.encode(errors="replace").decode()
                 yield line
         except UnicodeDecodeError as error:

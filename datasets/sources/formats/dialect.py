@@ -66,7 +66,8 @@ class Dialect:
 
     def described(self) -> dict[str, Any]:
         """What is not usual about it."""
-        shown = {"separator": self.separator, "quote": self.quote or "none", "encoding": self.encoding.removesuffix("-sig")}
+        encoding = self.encoding.removesuffix("-sig")
+        shown: dict[str, Any] = {"separator": self.separator, "quote": self.quote or "none", "encoding": encoding}
         shown |= {"decimal": self.decimal, "thousands": self.thousands}
         usual = {"separator": ",", "quote": '"', "encoding": "utf-8", "decimal": ".", "thousands": None}
         return {name: value for name, value in shown.items() if value != usual[name]}
@@ -241,7 +242,7 @@ def _uneven(names: tuple[str, ...], width: int, first: int, found: list[tuple[in
         return f"has {width} columns, but {KEY}.names has {len(names)}", f"set {KEY}.names to {width} names"
     line = next(line for line, each in found if len(each) == width)
     fix = f"correct it, or set {KEY}.header to the line of the names"
-    if len(names) == width - 1:
+    if 1 < len(names) == width - 1:
         fix = f"write a name for the first column, or set {KEY}: {{header: {first}, names: [...]}} with {width} names"
     cells = "1 cell" if len(names) == 1 else f"{len(names)} cells"
     return f"has {cells} in line {first}, that of the names, but {width} in line {line} and most others", fix

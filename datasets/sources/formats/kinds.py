@@ -53,7 +53,11 @@ def kind(file: File) -> str:
     stream.close()
     if stem(name).endswith(JSON):
         if text and text[:1] not in b"{[" and b"\0" not in text:
-            raise Refusal(("has no JSON in it", "write a record per line, or one array of records; or name it .csv"))
+            shown = text[:16].decode(errors="replace")
+            raise Refusal((
+                f"line 1 is not JSON: it begins with {shown!r}",
+                "write a record per line, or one array of records; or name it .csv",
+            ))  # fmt: skip
         return "json"
     if text.startswith((b'{"', b"[{", b'{ "', b"[\n")):
         if stem(name).endswith(CSV):

@@ -64,7 +64,7 @@ class Column:
             if self._least >= -(2**63) and self._most < 2**63:
                 return pa.int64()
             return pa.uint64() if self._least >= 0 and self._most < 2**64 else pa.string()  # an identifier
-        return {bool: pa.bool_(), float: pa.float64()}.get(next(iter(kinds), str), pa.string())
+        return pa.bool_() if kinds == {bool} else pa.float64() if kinds == {float} else pa.string()
 
     @property
     def problem(self) -> tuple[str, str]:

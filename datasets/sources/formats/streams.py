@@ -72,7 +72,8 @@ class Text:
         return self._next
 
     def read(self, size: int) -> bytes:
-        data, self._next = self._next or self._decoded(size), None
+        data = self._next or self._decoded(size)
+        data, self._next = data[:size], data[size:] or None
         self.position = self._file.position
         if self._doubts and self._doubts.see(data):
             self._check()
