@@ -1,6 +1,7 @@
 """heliostat evaluate: computes the metrics of a finished run on a split."""
 
 import argparse
+from typing import Any
 
 from heliostat.commands import RUN_HELP, run_folder
 
@@ -26,4 +27,20 @@ def run(args: argparse.Namespace) -> int:
     else:
         out.print(f"{args.run_name} at step {result['step']}, {result['samples']} {args.split} samples", highlight=False)
         out.print(f"  {numbers(result['metrics'])}", highlight=False, markup=False, soft_wrap=True)
+        if result["intervals"]:
+            _print_intervals(result)
     return 0
+
+
+def _print_intervals(result: dict[str, Any]) -> None:
+    """How sure the metrics are, and what a prediction that does not look at the sample reaches."""
+    from heliostat.console import print_table
+
+    def shown(value: float | None) -> str:
+        return "-" if value is None else f"{value:.4f}"
+
+    rows = [
+        [name, shown(result["metrics"][name]), f"{low:.4f} to {high:.4f}", shown(result["baseline"].get(name))]
+        for name, (low, high) in result["intervals"].items()
+    ]
+    print_table(("metric", "value", "95 % interval", "baseline"), rows)

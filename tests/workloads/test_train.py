@@ -186,9 +186,9 @@ def test_the_report_is_one_page_that_needs_nothing_else(digits: Command) -> None
     text = (digits.cwd / "runs" / "digits" / "report.html").read_text()
     page = Page(text)
     assert page.foreign == []
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 8
     for heading in (
-        "Curves", "Confusion matrix", "Most confident mistakes", "Goodput", "Attempts",
+        "Curves", "Predictions", "Classes", "Confusion matrix", "Most confident mistakes", "Goodput", "Attempts",
     ):  # fmt: skip
         assert heading in text
     cells = re.findall(r"<td style=[^>]*>(\d*)</td>", text)

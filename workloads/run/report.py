@@ -20,7 +20,9 @@ from heliostat.workloads.run.figures import Points, band, curve
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.page import render
+from heliostat.workloads.run.predictions import beside, figures, remarks, table_of_classes, tables_by_value
 from heliostat.workloads.run.record import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
+from heliostat.workloads.tabular.bootstrap import MOST
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 ENDS = {
@@ -51,9 +53,14 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
         record=record,
         data_name=record.config.dataset.source or record.dataset.uri,
         written=clock(time.time()),
-        tiles=_tiles(result, metrics, dataset),
+        remarks=remarks(evaluation, dataset.index.classes),
+        tiles=_tiles(result, metrics, dataset, evaluation),
         curves=_curves(metrics, result.best_step),
         classes=dataset.index.classes,
+        predictions=figures(evaluation),
+        class_rows=table_of_classes(evaluation, dataset.index.classes),
+        by=tables_by_value(evaluation),
+        most=MOST,
         confusion=_confusion(evaluation.get("confusion"), dataset.index.classes),
         mistakes=_mistakes(evaluation.get("mistakes"), dataset),
         sample=evaluation.get("sample"),
@@ -66,11 +73,12 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
     folder.write(REPORT, html.encode())
 
 
-def _tiles(result: Result, metrics: list[Record], dataset: Dataset) -> list[dict[str, str]]:
+def _tiles(result: Result, metrics: list[Record], dataset: Dataset, evaluation: Record) -> list[dict[str, Any]]:
+    """The metrics, first that which decides, then what the run took."""
     split = "test" if "test" in result.metrics else "validation"
-    tiles = [
-        {"name": f"{split} {name}", "value": _value(name, value)}
-        for name, value in sorted(result.metrics.get(split, {}).items())
+    tiles: list[dict[str, Any]] = [
+        {"name": f"{split} {name}", "value": _value(name, value), "below": beside(evaluation, name) if split == "test" else []}
+        for name, value in result.metrics.get(split, {}).items()
     ]
     if "unigram_entropy" in dataset.index.meta:
         tiles.append({"name": "unigram entropy", "value": f"{dataset.index.meta['unigram_entropy']:.4f}"})
