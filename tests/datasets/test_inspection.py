@@ -40,7 +40,7 @@ def classes(count: int = 600, share: float = 0.5) -> list[Any]:
 def test_a_column_that_gives_the_target_away_is_named_by_numbers_categories_and_gaps(tmp_path: Path) -> None:
     y = classes()
     draw = random.Random(2)
-    leaks = {
+    leaks: dict[str, list[Any]] = {
         "number": [draw.gauss(3 * (each == "yes"), 0.6) for each in y],
         "status": [f"{'closed' if each == 'yes' else 'open'}{draw.randint(0, 2)}" for each in y],
         "ended": [draw.random() if each == "yes" else "" for each in y],

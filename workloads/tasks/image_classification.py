@@ -1,6 +1,7 @@
 """Image classification with a small residual network (He et al. 2016, pre-activation) with group norm."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -71,7 +72,7 @@ class ImageClassification(Task):
         return {"image": torch.from_numpy(scaled.astype("uint8"))[None]}
 
 
-def check_like(name: str, pixels: npt.NDArray[np.float32], mean: float, std: float) -> None:
+def check_like(name: str, pixels: npt.NDArray[np.floating[Any]], mean: float, std: float) -> None:
     """Raises a UserError for an image that is unlike those that a model has learnt from.
 
     Args:
