@@ -1,6 +1,6 @@
 """Train models on autoscaling Ray clusters, from a laptop to Kubernetes.
 
-    from heliostat import train, sweep, load_run, evaluate, predict, TrainConfig, SweepConfig, Metric, Task
+    from heliostat import train, sweep, load_run, evaluate, predict, TrainConfig, SweepConfig, Metric, Source, Task
 
 Each name is imported on first use, so that ``import heliostat`` imports neither torch nor Ray. `heliostat.cluster` has the
 client for KubeRay.
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heliostat.datasets.sources.own import Source
     from heliostat.tuning.config import SweepConfig
     from heliostat.tuning.drive import sweep
     from heliostat.tuning.results.table import SweepResult
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from heliostat.workloads.task import Batch, Task
 
 __all__ = [
-    "Batch", "Metric", "Result", "SweepConfig", "SweepResult", "Task", "TrainConfig",
+    "Batch", "Metric", "Result", "Source", "SweepConfig", "SweepResult", "Task", "TrainConfig",
     "evaluate", "load_run", "predict", "sweep", "train",
 ]  # fmt: skip
 __version__ = "0.1.0"
@@ -31,6 +32,7 @@ PUBLIC = {
     "Batch": "heliostat.workloads.task",
     "Metric": "heliostat.workloads.metric",
     "Result": "heliostat.workloads.run.record",
+    "Source": "heliostat.datasets.sources.own",
     "SweepConfig": "heliostat.tuning.config",
     "SweepResult": "heliostat.tuning.results.table",
     "Task": "heliostat.workloads.task",

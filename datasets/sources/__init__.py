@@ -64,6 +64,10 @@ class Problems:
         raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", f"correct all of them{also}")
 
 
+class TooLarge(UserError):
+    """A source has more data than is wanted."""
+
+
 Progress = Callable[[str, int, int, str], None]
 """Gets what is done (an empty text at the end), how much of it so far, how much in all, and of what, such as rows."""
 
@@ -78,6 +82,8 @@ class Source:
     even: ClassVar[bool] = False
     """Whether the shards of a split have the same number of rows, whatever the chunks are."""
     fields: dict[str, Field]
+    limit: int | None = None
+    """Bytes after which a source whose size is not known raises `TooLarge`, if that is wanted."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -152,14 +158,21 @@ def open_source(name: str, options: Mapping[str, Any]) -> Source:
     return cls(checked)
 
 
-def find_source(name: str, options: Mapping[str, Any]) -> tuple[type[Source], Config]:
-    """The class of a source and its checked options; no file is opened.
+def find_source(name: str, options: Mapping[str, Any]) -> tuple[type[Source], Any]:
+    """The class of a source and its checked options; no file is opened, and a source of the user's own is not called.
 
     Raises:
         UserError: the source does not exist, or an option is wrong.
     """
+    if ":" in name:
+        return _imported("own.source:Own"), importlib.import_module("heliostat.datasets.sources.own").find(name, options)
     if name not in SOURCES:
-        raise UserError(f"dataset.source is {name!r}, which is not a source", nearest(name, SOURCES))
-    module, _, kind = SOURCES[name].partition(":")
-    cls = getattr(importlib.import_module(f"heliostat.datasets.sources.{module}"), kind)
+        fix = nearest(name, SOURCES) + ", or write module:Name of your own"
+        raise UserError(f"dataset.source is {name!r}, which is not a source", fix)
+    cls = _imported(SOURCES[name])
     return cls, validate(options, cls.Options, "dataset.options")
+
+
+def _imported(name: str) -> Any:
+    module, _, kind = name.partition(":")
+    return getattr(importlib.import_module(f"heliostat.datasets.sources.{module}"), kind)

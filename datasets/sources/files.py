@@ -124,6 +124,15 @@ def table_files(place: str) -> list[File]:
     return found
 
 
+def files_below(path: str) -> list[File]:
+    """The files of a folder and of those below it, or a file alone; none if there is neither."""
+    folder = Folder.at(path)
+    kind = folder.filesystem.get_file_info(folder.path).type
+    if kind == fs.FileType.Directory:
+        return _below(folder)
+    return [_file(folder, folder.path, folder.name)] if kind == fs.FileType.File else []
+
+
 def _fixed(pattern: str) -> str:
     """The folder in which a pattern begins."""
     folder = os.path.dirname(pattern)

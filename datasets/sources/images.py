@@ -179,7 +179,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     channels, height, width = shape
     try:
         with Image.open(path) as opened:
-            upright = _eight_bits(ImageOps.exif_transpose(opened))
+            upright = eight_bits(ImageOps.exif_transpose(opened))
             canvas = ImageOps.pad(upright.convert("RGB" if channels == 3 else "L"), (width, height))
     except (
         UnidentifiedImageError,
@@ -195,7 +195,7 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def eight_bits(image: Image.Image) -> Image.Image:
     """Convert an image to 8 bits per channel; transparent pixels become black."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
