@@ -149,8 +149,9 @@ def _number(column: "Column", values: pa.Array) -> Present:
     if not finite.all():
         good = finite if good is None else good & finite
     # Whole numbers above 2**53 are told apart by their own bits; others have the same whatever their type is.
-    own = array.dtype.kind in "iu" and column.whole and bool((np.abs(wide) >= 2**53).any())
-    exact = array.astype(np.int64) if own else wide + 0.0
+    exact = (wide + 0.0).view(np.uint64)
+    if array.dtype.kind in "iu" and column.whole:
+        exact = np.where(np.abs(wide) < 2**53, exact, array.astype(np.uint64))
     return Present(narrowed(array, column.offset)[:, None], exact, good, wide)
 
 

@@ -5,6 +5,7 @@ target: ``label`` (int64, a class) or ``target`` (float64, a number). Nothing he
 imputation and standardization belong to the model.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +37,7 @@ class Column(Config):
     """A column that is learnt from. ``category`` columns have a place in ``categories``, all others in ``features``."""
 
     name: str
+    source: str | None = pydantic.Field(None, description="its name in the files, if that is another one")
     kind: Kind = pydantic.Field(description="number, boolean, category, date, list or text")
     type: str = pydantic.Field(description="the type that the values have in the files, such as int64, string or date32[day]")
     unit: str | None = pydantic.Field(None, description="what follows or precedes the numbers, such as %, $ or kg")
@@ -68,6 +70,10 @@ class Column(Config):
         if self.kind == "date":
             return [f"{self.name}.{part}" for part in self.parts]
         return [f"{self.name}[{place}]" for place in range(self.width)] if self.kind in ("list", "text") else [self.name]
+
+    def name_in(self, names: Collection[str]) -> str | None:
+        """Its name among those of some rows: its own, or that in the files; None if it is not there."""
+        return next((name for name in (self.name, self.source) if name in names), None)
 
     @property
     def wanted(self) -> str:
@@ -125,7 +131,7 @@ class Signature(Config):
 
     def coding(self) -> list[dict[str, Any]]:
         """What the arrays depend on beside the values of plain numbers; empty for a table of these, which had no signature."""
-        found = {"missing", "least", "most", "whole", "type"}
+        found = {"missing", "least", "most", "whole", "type", "source"}
         each = [column.model_dump(mode="json", exclude=found, exclude_defaults=True) for column in self.columns]
         return [column for column in each if column.keys() > {"name", "kind"} or column["kind"] != "number"]
 
@@ -139,10 +145,10 @@ class Signature(Config):
         Raises:
             UserError: a column is missing, or has values that are not of its kind; the message lists all of them.
         """
-        problems = [f"there is no column {column.name!r}" for column in self.columns if column.name not in rows.column_names]
-        if problems:
+        names = {column.name: column.name_in(rows.column_names) for column in self.columns}
+        if problems := [f"there is no column {name!r}" for name, found in names.items() if not found]:
             raise _refused(problems, "give each row a value for it, or an empty one if it is missing")
-        encoded = {column.name: encode_column(column, rows[column.name]) for column in self.columns}
+        encoded = {column.name: encode_column(column, rows[names[column.name]]) for column in self.columns}
         wrong = [(column, encoded[column.name]) for column in self.columns if encoded[column.name].bad]
         if wrong:
             raise _refused([problem(column, values) for column, values in wrong], "correct them, or leave them empty")

@@ -27,13 +27,12 @@ class Statistics:
         self._counts: dict[str, list[npt.NDArray[np.int64]]] = {}
         self._rows = 0
         self._samples = {FEATURES: _Sample(), TARGET: _Sample()}
-        self._table = False
 
     def add(self, columns: Columns) -> None:
         for name, values in columns.items():
-            if values.ndim < 2 or name in ("tokens", CATEGORIES) or not len(values):
+            if (values.ndim < 2 and name != TARGET) or name in ("tokens", CATEGORIES) or not len(values):
                 continue
-            flat = values.reshape(len(values), values.shape[1], -1).astype(np.float64)
+            flat = values.reshape(len(values), values.shape[1] if values.ndim > 1 else 1, -1).astype(np.float64)
             self._sums.setdefault(name, _Sums(flat.shape[1])).add(flat)
         self._count(columns)
         for name, sample in self._samples.items():
@@ -42,7 +41,7 @@ class Statistics:
         self._rows += len(next(iter(columns.values())))
 
     def result(self) -> dict[str, dict[str, list[float]]]:
-        return {name: sums.result() for name, sums in self._sums.items()}
+        return {name: sums.result() for name, sums in self._sums.items() if name != TARGET}
 
     def of_table(self, signature: Signature) -> TrainStatistics:
         counts = self._counts.get(CATEGORIES, [])
@@ -67,8 +66,6 @@ class Statistics:
                 found = [np.bincount(codes[:, at] + 1, minlength=1) for at in range(codes.shape[1])]
                 before = self._counts.get(name, [np.zeros(1, np.int64)] * codes.shape[1])
                 self._counts[name] = [_sum(one, two) for one, two in zip(before, found, strict=True)]
-        if TARGET in columns and columns[TARGET].ndim == 1:
-            self._sums.setdefault(TARGET, _Sums(1)).add(columns[TARGET].astype(np.float64).reshape(-1, 1, 1))
 
 
 class _Sums:

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -156,6 +156,10 @@ class Encoder:
             for name in names:
                 if name not in self.reader.names:
                     self.problems.add(f"{option} lists {name!r}, which is no column", nearest(name, self.reader.names))
+        names = Counter(self._options(name).rename or name for name in self.reader.names if name not in self.options.drop)
+        for name, count in names.items():
+            if count > 1:
+                self.problems.add(f"columns would give {count} columns the name {name!r}", "rename all but one to other names")
 
     # --- what the columns are ---------------------------------------------------------------------------------
 
@@ -211,7 +215,7 @@ class Encoder:
             try:
                 if name in equal:
                     raise Doubt("is equal to the target in every row", "drop it")
-                columns.append(decide(name, survey, self._options(name), is_index=name in self.reader.index))
+                columns.append(decide(name, survey, self._options(name), self._is_index(name)))
             except LeftOut as error:
                 left_out[name] = error.reason
             except Doubt as error:
@@ -223,11 +227,21 @@ class Encoder:
         left_out = {name: left_out[name] for name in self.reader.names if name in left_out}
         return Signature(columns=tuple(columns), target=target, left_out=left_out) if target and columns else None
 
+    def _is_index(self, name: str) -> bool | None:
+        """Whether pandas had a column as the index of the rows; None if its name says that it may be one."""
+        if name in self.reader.index:
+            return True
+        # Where there is a _c1, no column has a name.
+        return None if UNNAMED.fullmatch(name) and not (name == "_c0" and "_c1" in self.reader.names) else False
+
     def _decide_target(self, survey: Survey) -> Any:
         if survey.missing:
-            what = f"target {self.target!r} has no value in {survey.missing} of {survey.rows} rows"
-            fix = "fill them, or leave these rows out with without_label: drop; write a class that is called so otherwise"
-            self.problems.add(what, fix)
+            written = ", ".join(sorted(map(repr, survey.markers)))
+            also = f" (also written {written})" if written else ""
+            fix = "fill them, or leave these rows out with without_label: drop"
+            if written:
+                fix += "; if they are a class, write it otherwise, such as none"
+            self.problems.add(f"target {self.target!r} has no value in {survey.missing} of {survey.rows} rows{also}", fix)
         if not survey.present:
             return None
         try:
@@ -270,7 +284,17 @@ class Encoder:
         target = signature.target.model_copy(update=_limits(arrays[TARGET])) if TARGET in arrays else signature.target
         signature = signature.model_copy(update={"columns": found_columns, "target": target})
         names_of_features = [name for column in signature.numeric for name in [column.name] * column.width]
-        return Encoded(spool, signature, arrays, [at for at, name in enumerate(names_of_features) if name in keyed])
+        keyed_features = [at for at, name in enumerate(names_of_features) if name in keyed]
+        return Encoded(spool, self._renamed(signature), arrays, keyed_features)
+
+    def _renamed(self, signature: Signature) -> Signature:
+        columns = tuple(
+            column.model_copy(update={"name": other, "source": column.name})
+            if (other := self._options(column.name).rename)
+            else column
+            for column in signature.columns
+        )
+        return signature.model_copy(update={"columns": columns})
 
     # --- what is wrong ----------------------------------------------------------------------------------------
 

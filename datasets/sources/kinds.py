@@ -14,7 +14,7 @@ from heliostat.datasets.encoding import BUCKETS, category_texts, exact_numbers, 
 from heliostat.datasets.signature import Column
 from heliostat.datasets.sources import cells
 from heliostat.datasets.sources.cells import Doubt
-from heliostat.datasets.sources.checks import COUNTER, FEW, IDENTIFIER, MAX_CATEGORIES, UNNAMED
+from heliostat.datasets.sources.checks import COUNTER, FEW, IDENTIFIER, MAX_CATEGORIES
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.values import dates, narrow, words
 from heliostat.datasets.values.missing import is_text
@@ -44,17 +44,19 @@ class ColumnOptions(Config):
         "mean", description="what a model takes for a missing number: mean, median or zero, or a number; or refuse"
     )
     missing: list[str | float] = Key([], description="values that also stand for a missing one, such as [-999, unknown]")
+    rename: str | None = Key(None, min_length=1, description="another name for it; raw rows may have either one")
 
     @property
     def markers(self) -> tuple[str, ...]:
-        return tuple(f"{each:g}" if isinstance(each, float) else str(each) for each in self.missing)
+        """As texts, whole numbers without a point."""
+        return tuple(str(int(each)) if isinstance(each, float) and each.is_integer() else str(each) for each in self.missing)
 
 
-def decide(name: str, survey: Survey, options: ColumnOptions, is_index: bool = False) -> Column:
+def decide(name: str, survey: Survey, options: ColumnOptions, is_index: bool | None = False) -> Column:
     """What a column is.
 
     Args:
-        is_index: whether pandas had it as the index of the rows.
+        is_index: whether pandas had it as the index of the rows; None if its name says that it may be one.
 
     Raises:
         LeftOut: it is not learnt from.
@@ -62,8 +64,8 @@ def decide(name: str, survey: Survey, options: ColumnOptions, is_index: bool = F
     """
     if not survey.present:
         raise LeftOut("has no value")
-    _check_index(name, survey, options, is_index)
     if not options.type:
+        _check_index(survey, is_index)
         _check_constant(survey)
     column = MAKERS[_kind(name, survey, options.type)](name, survey, options.type)
     return column.model_copy(update={"fill": options.fill, "markers": options.markers})
@@ -99,14 +101,11 @@ def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: st
 # --- which kind -----------------------------------------------------------------------------------------------
 
 
-def _check_index(name: str, survey: Survey, options: ColumnOptions, is_index: bool) -> None:
-    if options.type:
-        return
-    unnamed = UNNAMED.fullmatch(name)
-    whole = survey.is_number and not survey.floats
-    if is_index or (unnamed and whole and survey.all_different and not survey.missing):
+def _check_index(survey: Survey, is_index: bool | None) -> None:
+    whole = survey.is_number and not survey.floats and not survey.missing
+    if is_index or (is_index is None and whole and survey.all_different):
         raise LeftOut("is the row index of pandas")
-    if unnamed:
+    if is_index is None:
         raise Doubt("has no name of its own", "give it one, or drop it if it numbers the rows")
 
 
@@ -143,7 +142,10 @@ def _plain(name: str, survey: Survey, wanted: Type | None) -> Column:
     if survey.padded and not survey.floats:
         return _texts(name, survey, "category")
     if survey.beyond and survey.floats:
-        return _named(name, survey, "string")
+        if found.whole:
+            return _named(name, survey, "string")
+        what = f"has whole numbers that 64 bits do not hold, such as {survey.beyond}"
+        raise Doubt(what, "drop it, or give its type as category in dataset.options.columns")
     kind = ("double" if survey.floats else "int64") if survey.from_texts else str(survey.type)
     if found.whole:
         if IDENTIFIER.fullmatch(name) and len(survey.values) > 2:  # two are a flag, such as has_phone

@@ -37,6 +37,8 @@ class Survey:
         """None if not all values are plain numbers."""
         self.floats = False
         """Whether some numbers are no whole ones by their type."""
+        self.markers: set[str] = set()
+        """How missing values are written."""
         self.padded: str | None = None
         """A whole number that is written with zeros before it, such as 01234."""
         self.beyond: str | None = None
@@ -105,6 +107,7 @@ class Survey:
             gone = missing(column, self._markers)
             if count := pc.sum(gone).as_py():
                 self.missing += count
+                self.markers |= {text for text in pc.unique(column.filter(gone)).to_pylist() if text}
                 column = column.filter(pc.invert(gone))
             found = numbers.plain(column, self._kinds()) if self.numbers else None
         if found is not None and self.numbers:

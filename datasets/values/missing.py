@@ -1,5 +1,6 @@
 """How a table writes that a value is missing."""
 
+import re
 from collections.abc import Collection
 
 import pyarrow as pa
@@ -27,5 +28,8 @@ def trimmed(texts: pa.Array) -> pa.Array:
 
 def missing(texts: pa.Array, more: Collection[str] = ()) -> pa.Array:
     """Which of some trimmed texts say that a value is missing; so do ``more``."""
-    listed = pc.is_in(pc.utf8_lower(texts), value_set=pa.array(MARKERS, texts.type))
-    return pc.or_(listed, pc.is_in(texts, value_set=pa.array([PYTHON_NONE, *more], texts.type)))
+    found = pc.is_in(pc.utf8_lower(texts), value_set=pa.array(MARKERS, texts.type))
+    found = pc.or_(found, pc.is_in(texts, value_set=pa.array([PYTHON_NONE, *more], texts.type)))
+    for whole in filter(re.compile(r"-?\d+").fullmatch, more):  # -999 is also written as -999.0
+        found = pc.or_(found, pc.match_substring_regex(texts, rf"^{whole}\.0*$"))
+    return found
