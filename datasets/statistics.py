@@ -60,8 +60,8 @@ class Statistics:
         return (sums["mean"][0], sums["std"][0], *self._samples[TARGET].quantiles()[0])
 
     def _count(self, columns: Columns) -> None:
-        for name in (CATEGORIES, LABEL):
-            if name in columns and columns[name].dtype.kind == "i":
+        for name, axes in ((CATEGORIES, 2), (LABEL, 1)):
+            if name in columns and columns[name].dtype.kind == "i" and columns[name].ndim == axes:
                 codes = columns[name].reshape(len(columns[name]), -1)
                 found = [np.bincount(codes[:, at] + 1, minlength=1) for at in range(codes.shape[1])]
                 before = self._counts.get(name, [np.zeros(1, np.int64)] * codes.shape[1])

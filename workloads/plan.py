@@ -290,12 +290,12 @@ def _dataset(
         return None, path if elsewhere else absolute(path, Path.cwd())
     name, options = config.dataset.source or "", config.dataset.options
     find_source(name, options)
-    if elsewhere and "path" in options:
+    if elsewhere and isinstance(options.get("path"), str):
         options = {**options, "path": expanded(options["path"], variables, "dataset.options.path")}
         if is_absolute(options["path"]):
             return None, join(storage, DATASETS)
     source = open_source(name, options)
-    uri = join(storage, f"{DATASETS}/{name}-{digest(source.identity())[:8]}")
+    uri = join(storage, f"{DATASETS}/{name.replace(':', '-')}-{digest(source.identity())[:8]}")
     return (None if not elsewhere and Folder.at(uri, config.storage_timeout).exists(INDEX) else source), uri
 
 

@@ -83,7 +83,7 @@ class Source:
     """Whether the shards of a split have the same number of rows, whatever the chunks are."""
     fields: dict[str, Field]
     limit: int | None = None
-    """Bytes after which a source whose size is not known raises `TooLarge`, if that is wanted."""
+    """Bytes of samples after which `TooLarge` is raised, by a source whose size is known only when it is read."""
 
     def __init__(self, options: Any) -> None:
         self.options = options

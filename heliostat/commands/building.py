@@ -56,10 +56,16 @@ def building(source: "Source | None", otherwise: str = "", quiet: bool = False) 
 
 
 def progress_text(doing: str, done: int, total: int, unit: str, seconds: float) -> str:
-    """What is done, with the rate and the time left, such as ``reading photos: 120 of 2,000 images, 60/s, 31 s left``."""
+    """What is done, with the rate and the time left, such as ``reading photos: 120 of 2,000 images, 60/s, 31 s left``.
+
+    Without the time left where the ``total`` is 0, because it is not known.
+    """
     if unit == "bytes":
         shown, rate = f"{megabytes(done)} of {megabytes(total)}", f"{megabytes(done / max(seconds, 1e-3))}/s"
     else:
-        shown, rate = f"{done:,} of {total:,} {unit}", f"{done / max(seconds, 1e-3):,.0f}/s"
+        shown = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
+        rate = f"{done / max(seconds, 1e-3):,.0f}/s"
+    if not total:
+        return f"{doing}: {shown}, {rate}"
     left = f", {rate}, {duration(seconds * max(total - done, 0) / done)} left" if done and seconds > 0 else ""
     return f"{doing}: {shown}{left}"

@@ -94,8 +94,9 @@ def data_files(plan: Any) -> dict[str, list[str]]:
     from heliostat.workloads.plan import is_absolute
 
     if plan.source:
-        own = "path" in plan.config.dataset.options
-        return {"dataset.options.path": [file.path for file in plan.source.files()]} if own else {}
+        own = ":" in plan.config.dataset.source
+        key = "dataset.options.path" if "path" in plan.config.dataset.options else "dataset.source"
+        return {key: [file.path for file in plan.source.files()]} if own or key == "dataset.options.path" else {}
     if not plan.config.dataset.path or is_absolute(plan.dataset_uri):
         return {}
     dataset = Dataset.open(plan.dataset_uri)
@@ -103,14 +104,21 @@ def data_files(plan: Any) -> dict[str, list[str]]:
     return {"dataset.path": [f"{dataset.folder.path}/{name}" for name in (INDEX, *shards)]}
 
 
-def task_files(profile: Profile, name: str) -> dict[str, list[str]]:
-    """The modules of the working directory that a task of one's own, which is imported, has loaded.
+def own_files(profile: Profile, config: Any) -> dict[str, list[str]]:
+    """The modules of the working directory that a task and a source of one's own, which are imported, have loaded.
 
     Raises:
-        UserError: its own module is in another folder, which the nodes do not have.
+        UserError: the module of one is in another folder, which the nodes do not have.
     """
-    if ":" not in name:
-        return {}
+    named = {"task": config.task, "dataset.source": config.dataset.source or ""}
+    own = {key: name for key, name in named.items() if ":" in name}
+    for key, name in own.items():
+        _check_here(profile, key, name)
+    # All of them under one key: which module is whose is not known.
+    return {" and ".join(f"{key} {name}" for key, name in own.items()): sorted(_own_modules(Path.cwd()))} if own else {}
+
+
+def _check_here(profile: Profile, key: str, name: str) -> None:
     module = name.partition(":")[0]
     file: str | None = getattr(sys.modules.get(module), "__file__", None)
     here = Path.cwd()
@@ -118,10 +126,9 @@ def task_files(profile: Profile, name: str) -> dict[str, list[str]]:
     away = file is not None and not Path(file).is_relative_to(here) and not module.startswith("heliostat.")
     if profile.platform != "local" and file and away and any(Path(file).resolve().is_relative_to(place) for place in own):
         raise UserError(
-            f"task is {name}, but {file} is outside of the working directory, which the job gets a copy of",
+            f"{key} is {name}, but {file} is outside of the working directory, which the job gets a copy of",
             "start from a folder that contains it, or install it in the image",
         )
-    return {f"task {name}": sorted(_own_modules(here))}
 
 
 def module_files(name: str) -> dict[str, list[str]]:

@@ -82,7 +82,7 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     wheels = sending.requirements_to_send(plan.base.get("requirements", []), profile.ray_version)
     files = sending.files_to_send(path, base, *wheels)
     for each in (plan.train, *(plan.trial(0, {name: value}) for name, value in searched)):
-        needed.check_sent(files, {**needed.data_files(each), **needed.task_files(profile, each.config.task)})
+        needed.check_sent(files, {**needed.data_files(each), **needed.own_files(profile, each.config)})
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
         if not args.json:

@@ -84,7 +84,7 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
     weights = [relative_path(start)] if file and not Path(start).is_absolute() else []
     files = sending.files_to_send(path, *wheels, *weights)
-    needed.check_sent(files, {**needed.data_files(plan), **needed.task_files(profile, config.task)})
+    needed.check_sent(files, {**needed.data_files(plan), **needed.own_files(profile, config)})
     if args.dry_run:
         _show_plan(plan, args.json, files, values)
         if not args.json:

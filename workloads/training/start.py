@@ -10,7 +10,7 @@ from torch import nn
 from heliostat.config import digest
 from heliostat.console import err
 from heliostat.datasets import Dataset, build
-from heliostat.datasets.sources import Source
+from heliostat.datasets.sources import Source, TooLarge
 from heliostat.errors import HeliostatError, UserError
 from heliostat.folder import default_base
 from heliostat.workloads.plan import Plan, Standing, is_absolute
@@ -93,7 +93,11 @@ def _dataset(plan: Plan, scratch: str) -> tuple[Dataset | None, str]:
         return Dataset.open(plan.dataset_uri, plan.patience), ""
     if (size := _size(plan.source)) > SMALL:
         return None, f"its data, {size >> 20} MB, is not built yet (heliostat dataset build)"
-    return build(plan.source, scratch), ""
+    plan.source.limit = SMALL
+    try:
+        return build(plan.source, scratch), ""
+    except TooLarge:
+        return None, f"its data, more than {SMALL >> 20} MB, is not built yet (heliostat dataset build)"
 
 
 def _size(source: Source) -> int:

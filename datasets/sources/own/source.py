@@ -21,7 +21,7 @@ from heliostat.datasets.sources.own.rows import Rows, table_of
 from heliostat.datasets.sources.own.samples import Samples
 from heliostat.datasets.sources.own.values import LABEL, TARGET, is_row, named
 from heliostat.datasets.sources.spool import temporary_space
-from heliostat.datasets.sources.table import Table
+from heliostat.datasets.sources.table import RULES, Table
 from heliostat.errors import UserError
 
 TRIED = 16
@@ -102,7 +102,7 @@ class Own(sources.Source):
         with calling(self.place, "its version"):
             version = self._own.version() if self._own else ""
         code = own_code.hashes(own_code.files_of(self.place.partition(":")[0]))
-        return {**super()._identify(), "code": digest(code), "version": version}
+        return {**super()._identify(), "code": digest(code), "version": version, "rules": RULES}
 
     # --- the two readings ------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Own(sources.Source):
                 self._kept = Rows(self.place) if self._are_rows(place, value) else self._samples()
             marks.add(self._kept.add(place, value, split))
             if self.limit and self._kept.bytes > self.limit:
-                raise TooLarge(f"{self.place} has more than {self.limit >> 20} MB", "build it: heliostat dataset build")
+                raise TooLarge(f"{self.place} has more than {self.limit} bytes", "build it: heliostat dataset build")
         self._check_any(marks)
         assert self._kept
         self._kept.finish()

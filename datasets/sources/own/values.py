@@ -15,7 +15,7 @@ from heliostat.datasets.sources import Problems
 from heliostat.datasets.sources.images import eight_bits
 from heliostat.errors import UserError
 
-IMAGE, TOKENS, FEATURES, TEXT, LABEL, TARGET = "image", "tokens", "features", "text", "label", "target"
+CATEGORIES, IMAGE, TOKENS, FEATURES, TEXT, LABEL, TARGET = "categories", "image", "tokens", "features", "text", "label", "target"
 DTYPES = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)} - {"float8"}
 CHANNELS = (1, 3, 4)
 MAX_CLASSES = 65_536
@@ -59,6 +59,8 @@ def stored(name: str, value: Any) -> npt.NDArray[Any] | str:
     """
     if isinstance(value, str) and name == LABEL:
         return value
+    if name == CATEGORIES:
+        raise UserError(f"has the name {name!r}, which is that of the codes of a table", "choose another name")
     if value is None:
         raise UserError(f"has no {name!r}", "fill it, or leave the sample out")
     array = _pixels(value) if isinstance(value, Image.Image) else _numbers(name, value)
