@@ -152,12 +152,12 @@ def _plain(name: str, survey: Survey, wanted: Type | None) -> Column:
             return _named(name, survey, kind)
         if COUNTER.fullmatch(name) and found.count == int(found.most) - int(found.least) + 1 and survey.all_different:
             raise LeftOut("counts the rows")
-        if max(abs(int(found.least)), abs(int(found.most))) > 2**53 and not _near(survey, found):
+        if not survey.floats and max(abs(int(found.least)), abs(int(found.most))) > 2**53 and not _near(found):
             return _named(name, survey, kind)
     return number_of(name, survey, kind)
 
 
-def _near(survey: Survey, found: narrow.Summary) -> bool:
+def _near(found: narrow.Summary) -> bool:
     """Whether large whole numbers are near each other, as times in nanoseconds are, and names are not."""
     return int(found.most) - int(found.least) < abs(int(found.most)) / 2
 

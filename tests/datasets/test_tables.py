@@ -2,6 +2,7 @@
 
 import json
 import random
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import torch
 
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.index import SPLITS
-from heliostat.datasets.sources import encoder, open_source, survey
+from heliostat.datasets.sources import encoder, open_source, reader, survey
 from heliostat.errors import UserError
 from heliostat.workloads.task import create, spread
 
@@ -89,11 +90,13 @@ def test_what_would_be_learnt_otherwise_than_it_is_meant_is_refused_with_one_mes
 def test_a_few_values_of_another_kind_late_in_a_long_column_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(survey, "LISTED", 20)
+    for module, name, value in (
+        (survey, "LISTED", 20), (encoder, "LEAST_SAMPLED", 2), (encoder, "SAMPLED", 2),
+        (reader, "BLOCK", 1000), (reader, "BLOCK_OF_A_COLUMN", 1),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
     dates = [f"2024-{row // 28 % 12 + 1:02}-{row % 28 + 1:02}" for row in range(ROWS)]
     path = written(tmp_path, {"day": [*dates[:-9], "soon", *dates[-8:]], "ok": dates})
-    monkeypatch.setattr(encoder, "LEAST_SAMPLED", 2)
-    monkeypatch.setattr(encoder, "SAMPLED", 2)
     message = refusal(tmp_path, path)
     assert "column 'day' has 1 values that are not a date, year-month-day, such as 'soon'" in message
     assert "'ok'" not in message
@@ -215,7 +218,11 @@ def test_raw_rows_as_texts_as_json_and_as_typed_values_are_those_of_the_dataset(
     names = [column.source or column.name for column in signature.columns]
     order = np.argsort(samples(dataset)[:, 0])
     wanted = {name: samples(dataset, name)[order] for name in ("features", "categories")}
-    typed = pq.read_table(path) if path.endswith("parquet") else pa.csv.read_csv(path)
+    typed = (
+        pq.read_table(path)
+        if path.endswith("parquet")
+        else pa.csv.read_csv(path, convert_options=pa.csv.ConvertOptions(column_types={"codes": pa.string()}))
+    )
     frame = pd.read_csv(path, dtype=str, keep_default_na=False) if path.endswith("csv") else typed.to_pandas()
     forms = {
         "texts": pa.table({name: pa.array([str(v) for v in frame[name].fillna("")] if path.endswith("csv") else [None if v is None else str(v) for v in typed[name].to_pylist()]) for name in names}),
@@ -257,7 +264,7 @@ def test_odd_values_of_raw_rows_are_answered_and_counted_or_refused(everything: 
         "'soon'",
         "a list of 2 numbers",
         "'perhaps'",
-        "'1e99'",
+        "'1e+99'",
         "'much'",
     )
     assert [text for text in says if text not in str(caught.value)] == []
@@ -276,15 +283,12 @@ def test_the_row_index_of_pandas_is_no_feature(tmp_path: Path, kind: str, keep: 
         assert open_source("table", {"path": again, "target": "arm"}).meta()["feature_names"] == ["x"]
 
 
-def test_a_column_that_may_be_an_index_is_refused(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"x": range(ROWS), "arm": LABELS}, index=pd.Index([f"p{n}" for n in range(ROWS)], name="patient"))
+def test_a_named_index_is_left_out_and_a_column_without_a_name_is_refused(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": range(ROWS), "arm": LABELS}, index=pd.Index([f"p{n % 9}" for n in range(ROWS)], name="patient"))
     frame.to_parquet(tmp_path / "named.parquet")
-    assert "column 'patient' is the row index of pandas" in refusal(tmp_path, str(tmp_path / "named.parquet"))
-    frame.assign(row=range(1, ROWS + 1), invoice_no=range(ROWS + 700, 700, -1)).to_csv(tmp_path / "row.csv")
-    message = refusal(tmp_path, str(tmp_path / "row.csv"))
-    assert "column 'patient' has 300 different texts" in message
-    assert "column 'row' counts the rows" in message
-    assert "column 'invoice_no' counts the rows" in message
+    signature = open_source("table", {"path": str(tmp_path / "named.parquet"), "target": "arm"}).signature()
+    assert signature
+    assert signature.left_out == {"patient": "is the row index of pandas"}
     pd.concat([frame.reset_index(drop=True)[:150]] * 2).to_csv(tmp_path / "twice.csv")
     assert "column '' has no name of its own" in refusal(tmp_path, str(tmp_path / "twice.csv"))
 
@@ -300,13 +304,12 @@ def test_columns_of_which_none_has_a_name_are_features(tmp_path: Path) -> None:
     assert built(tmp_path, path).index.meta["feature_names"] == ["x", "_c0", "_c1"]
 
 
-def test_columns_that_count_the_rows_are_refused(tmp_path: Path) -> None:
+def test_columns_that_count_the_rows_are_left_out(tmp_path: Path) -> None:
     names = ["RowNumber", "row_number", "rownum", "Serial No.", "serial_number", "S.No.", "SNo", "Sr. No", "instant"]
-    message = refusal(tmp_path, written(tmp_path, {name: list(range(1, ROWS + 1)) for name in names}))
-    assert [name for name in names if f"column {name!r} counts the rows" not in message] == []
-    assert (
-        built(tmp_path, written(tmp_path, {name: repeated(3, 5, 8) for name in names})).index.meta["feature_names"][1:] == names
-    )
+    path = written(tmp_path, {name: list(range(1, ROWS + 1)) for name in names})
+    assert built(tmp_path, path).index.signature.left_out == dict.fromkeys(names, "counts the rows")  # type: ignore[union-attr]
+    quantities = written(tmp_path, {name: repeated(3, 5, 8) for name in names})
+    assert built(tmp_path / "again", quantities).index.meta["feature_names"][1:] == names
 
 
 TIMES = [1_700_000_000 + row for row in range(857)]
@@ -366,37 +369,56 @@ def test_numbers_in_32_bits_are_unchanged(tmp_path: Path) -> None:
 
 
 def test_whole_numbers_that_differ_little_are_standardized(tmp_path: Path) -> None:
-    dataset = built(
-        tmp_path, written(tmp_path, {"far": [16_000_000 + row % 2 for row in range(ROWS)], "same": repeated(1e5 / 3)})
-    )
-    x, far, same = spread(dataset.index.stats["features"]).tolist()
-    assert (far, same) == (pytest.approx(0.5, abs=0.01), float("inf"))
+    dataset = built(tmp_path, written(tmp_path, {"far": [16_000_000 + row % 2 for row in range(ROWS)]}))
+    x, far = spread(dataset.index.stats["features"]).tolist()
+    assert far == pytest.approx(0.5, abs=0.01)
     assert x == pytest.approx(samples(dataset)[:, 0].std(), rel=0.1)
-
-
-def test_a_number_as_target_keeps_what_its_values_differ_by(tmp_path: Path) -> None:
-    path = written(tmp_path, {"y": [1e9 + row / 4 for row in range(ROWS)]})
-    assert "target 'y' has values that 32 bits cannot tell apart" in refusal(tmp_path, path, "y")
 
 
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (repeated("a", "", "b"), "column 'y' has 100 empty values"),
-        (repeated("a", "NA", "b"), "column 'y' has 100 empty values (also written 'NA')"),
-        (repeated(1, "?", 0), "column 'y' has 100 empty values (also written '?')"),
-        (repeated("None", "mild"), "or if they are a class, write it otherwise, such as none"),
+        (
+            repeated("a", "", "b"),
+            "target 'y' has no value in 100 of 300 rows\n  fix: fill them, or leave these rows out with without",
+        ),
+        (repeated("a", "NA", "b"), "target 'y' has no value in 100 of 300 rows (also written 'NA')"),
+        (repeated("None", "mild"), "if they are a class, write it otherwise, such as none"),
         (repeated("Yes", "yes", "no"), "target 'y' has texts that differ only in case or blanks: 'Yes' and 'yes'"),
-        (repeated("1,200", "1,300"), "target 'y' has numbers with signs, separators or units"),
-        (repeated("10%", "20%"), "target 'y' has numbers with"),
         (repeated("2024-01-31", "2024-02-28"), "target 'y' has dates"),
-        ([100 + row // 2 for row in range(ROWS)], "target 'y' has 150 different whole numbers"),
         ([f"name {row}" for row in range(ROWS)], "target 'y' has 300 classes in 300 rows"),
         (repeated("one"), "target 'y' has 1 classes"),
+        (repeated(1.5, float("inf")), "target 'y' has 150 values that are infinite"),
     ],
 )
 def test_what_is_no_target_is_refused(tmp_path: Path, values: list[Any], says: str) -> None:
     assert says in refusal(tmp_path, written(tmp_path, {"y": values}), "y")
+
+
+@pytest.mark.parametrize(
+    ("values", "options"),
+    [
+        ([1e9 + row / 4 for row in range(ROWS)], {}),
+        ([100 + row // 2 for row in range(ROWS)], {}),
+        (repeated(3, 1, 2), {"target_type": "number"}),
+        (repeated("10 %", "20 %", "30.5 %"), {}),
+        ([f"$1,{row:03}" for row in range(ROWS)], {}),
+        (repeated(1.5, None, 2.5), {"without_label": "drop"}),
+        (repeated(1.5, -1, 2.5), {"without_label": "drop", "columns": {"y": {"missing": [-1]}}}),
+    ],
+)
+def test_a_target_of_many_numbers_is_one_in_64_bits(tmp_path: Path, values: list[Any], options: dict[str, Any]) -> None:
+    dataset = built(tmp_path, written(tmp_path, {"y": values}), "y", drop=["arm"], **options)
+    index, texts = dataset.index, [str(value).strip("$ %").replace(",", "") for value in values if value not in (None, -1)]
+    assert (str(index.fields["target"]), index.classes) == ("float64", [])
+    assert sorted(samples(dataset, "target")) == sorted(map(float, texts))
+    signature, train = index.signature, index.train
+    assert signature
+    assert train
+    assert (signature.target.least, signature.target.most) == (min(map(float, texts)), max(map(float, texts)))
+    found = dataset.take("train", np.arange(index.rows("train")))["target"]
+    assert train.target[:2] == pytest.approx((found.mean(), found.std()))
+    assert train.target[2:] == pytest.approx(np.quantile(found, np.linspace(0, 1, 65)))
 
 
 @pytest.mark.parametrize(
@@ -411,6 +433,8 @@ def test_what_is_no_target_is_refused(tmp_path: Path, values: list[Any], says: s
         (repeated(*(f"{n} star" for n in range(1, 6))), [f"{n} star" for n in range(1, 6)]),
         (repeated("E1", "E2"), ["E1", "E2"]),
         (repeated("none", "mild"), ["mild", "none"]),
+        (repeated(10, 9, 1), ["1", "9", "10"]),
+        (repeated("yes", "no"), ["no", "yes"]),
     ],
 )
 def test_classes_are_named_as_in_the_file(tmp_path: Path, values: list[Any], classes: list[str]) -> None:
@@ -429,14 +453,67 @@ def test_blanks_after_commas_are_no_part_of_a_name_or_a_value(tmp_path: Path) ->
     lines = [f"{row}, {'red' if row % 3 else 'blue'}, {LABELS[row]}" for row in range(ROWS)]
     (tmp_path / "t.csv").write_text("x, colour, arm\n" + "\n".join(lines))
     for target in ("arm", " arm"):
-        meta = built(tmp_path, str(tmp_path / "t.csv"), target).index.meta
-        assert meta == {"classes": ["a", "b"], "feature_names": ["x", "colour=blue", "colour=red"]}
+        index = built(tmp_path, str(tmp_path / "t.csv"), target).index
+        assert index.meta == {"classes": ["a", "b"], "feature_names": ["x"]}
+        assert [column.categories for column in index.signature.categorical] == [("blue", "red")]  # type: ignore[union-attr]
 
 
-def test_what_drop_lists_must_be_columns(tmp_path: Path) -> None:
-    path = written(tmp_path, {"odd": repeated("1%")})
-    assert "drop lists 'ood', which is no column: did you mean odd?" in refusal(tmp_path, path, drop=["ood"])
+def test_what_options_name_must_be_columns(tmp_path: Path) -> None:
+    path = written(tmp_path, {"odd": repeated("1%", "2%")})
+    message = refusal(tmp_path, path, drop=["ood"], columns={"ax": {}, "odd": {"rename": "x"}})
+    assert "drop lists 'ood', which is no column: did you mean odd?" in message
+    assert "columns lists 'ax', which is no column: did you mean x?" in message
+    assert "columns would give 2 columns the name 'x'" in message
     assert "lists 'arm', which is the target" in refusal(tmp_path, path, drop=["arm"])
+    assert "no column to learn from but the target\n    'x' is dropped\n    'odd' is dropped" in refusal(
+        tmp_path, path, drop=["x", "odd"]
+    )
+
+
+def test_more_than_a_thousand_categories_are_hashed(tmp_path: Path) -> None:
+    rows = 3000
+    pq.write_table(
+        pa.table({"shop": [f"s{n % 1200}" for n in range(rows)], "y": ["a", "b"] * (rows // 2)}), tmp_path / "t.parquet"
+    )
+    dataset = built(tmp_path, str(tmp_path / "t.parquet"), "y")
+    signature = dataset.index.signature
+    assert signature
+    assert (signature.columns[0].buckets, signature.columns[0].codes) == (4096, 4096)
+    assert 1000 < len(np.unique(samples(dataset, "categories"))) <= 1200
+    codes, odd = signature.encode(pa.table({"shop": ["s5", "s5", "new", None]}))
+    assert (codes["categories"][0], codes["categories"][3], odd.unknown) == (codes["categories"][1], -1, {})
+
+
+def test_statistics_of_the_train_split_leave_out_what_is_missing(tmp_path: Path) -> None:
+    values = {"gap": [None if row % 3 else float(row) for row in range(ROWS)], "colour": repeated("a", "", "b", "a")}
+    dataset = built(tmp_path, written(tmp_path, values))
+    index, train = dataset.index, dataset.take("train", np.arange(dataset.index.rows("train")))
+    gap = train["features"][:, 1]
+    assert index.train
+    assert index.stats["features"]["mean"][1] == pytest.approx(np.nanmean(gap))
+    assert index.stats["features"]["std"][1] == pytest.approx(np.nanstd(gap))
+    assert index.train.missing == pytest.approx((0, np.isnan(gap).mean()))
+    assert index.train.quantiles[1] == pytest.approx(np.nanquantile(gap, np.linspace(0, 1, 65)))
+    assert index.train.counts == (tuple(int((train["categories"] == code).sum()) for code in (0, 1, -1)),)
+    assert index.train.target == tuple(np.bincount(train["label"]))
+
+
+def test_a_column_of_pandas_texts_and_numbers_of_parquet_types(tmp_path: Path) -> None:
+    when = pd.date_range("2024-01-01", periods=ROWS)
+    columns = {
+        "when": list(when), "code": repeated("1.5", "2"), "price": repeated(Decimal("1.50"), Decimal("2")),
+        "vector": [[1, 2, row] for row in range(ROWS)], "kind": pd.Categorical(repeated("a", "b")),
+    }  # fmt: skip
+    path = written(tmp_path, columns, "parquet")
+    signature = built(tmp_path, path).index.signature
+    assert signature
+    assert [column.kind for column in signature.columns[1:]] == ["date", "number", "number", "list", "category"]
+    message = refusal(
+        tmp_path / "b",
+        written(tmp_path, {"ragged": [[1] * (row % 3) for row in range(ROWS)], "map": [{"a": 1}] * ROWS}, "parquet"),
+    )
+    assert "column 'ragged' has lists of different lengths, such as 0, 1, 2" in message
+    assert "column 'map' is of type struct" in message
 
 
 def test_units_do_not_matter_and_a_feature_that_is_constant_in_training_is_ignored() -> None:
