@@ -1,36 +1,39 @@
-"""Builds a dataset from a source: splits by content, writes shards with checksums, and ``index.json`` last."""
+"""Builds a dataset from a source: splits it, writes shards with checksums, and ``index.json`` last."""
 
 import hashlib
 import json
 import os
+import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import IO, Any
 
 import numpy as np
-import numpy.typing as npt
+import pyarrow as pa
 
 from heliostat.datasets.arrow import Columns, encode
+from heliostat.datasets.assignment import assign, by_content, empty_splits
 from heliostat.datasets.format import Dataset
 from heliostat.datasets.index import INDEX, SPLITS, Field, Index, Shard, SplitName
 from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Source
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.datasets.statistics import Statistics
-from heliostat.errors import UserError
+from heliostat.errors import UserError, combined
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT
 
 SHARD_BYTES = 16 << 20
-TEST, VALIDATION = 0.15, 0.15
+SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.arrow(\.[0-9a-f]{{8}}\.tmp)?")
+"""The names of shards, and of those that were being written when a build was killed."""
 
 
 def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: float = TIMEOUT) -> Dataset:
     """Write the dataset that ``source`` describes to ``uri`` and open it.
 
     Each shard is written atomically, and the index after all shards, so a killed build leaves nothing that `Dataset.open`
-    accepts; one that is refused leaves nothing. A finished dataset of the same content is not changed. Memory does not depend
-    on the number of samples.
+    accepts, and the next one writes only the shards that are not there yet; one that is refused leaves nothing. A finished
+    dataset of the same content is not changed. Memory does not depend on the number of samples.
 
     Raises:
         UserError: the source is refused, has too few samples, or changes meanwhile; ``uri`` holds a dataset of other content.
@@ -38,18 +41,19 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: fl
     folder = Folder.at(uri, patience)
     finished = Dataset.open(uri, patience) if folder.exists(INDEX) else None
     # With a finished dataset nothing is written: the source is read only to compare fingerprints.
-    writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes) for split in SPLITS}
+    found = {} if finished else {name: size for name, (size, _) in folder.stamps().items() if SHARD.fullmatch(name)}
+    writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes, found) for split in SPLITS}
     source.identity()
     try:
-        _write_shards(source, writers)
+        split = _write_shards(source, writers)
         source.check_unchanged()
     except UserError:
-        _delete_shards(folder, writers)
+        _delete_shards(folder, found, writers)
         raise
     finally:
         source.close()
         source.progress("", 0, 0, "")
-    meta, signature = source.meta(), source.signature()
+    meta, signature = {**source.meta(), **split}, source.signature()
     index = Index(
         format=2 if signature else 1,
         fingerprint=_fingerprint(source.fields, meta, signature, writers),
@@ -67,58 +71,44 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: fl
                 f"{uri} already holds another dataset, of {finished.index.source}", "choose another folder, or delete this one"
             )
         return finished
+    _delete_others(folder, found, index)
     folder.write(INDEX, index.document())
     return Dataset.open(uri, patience)
 
 
-def _write_shards(source: Source, writers: dict[SplitName, "_SplitWriter"]) -> None:
+def _write_shards(source: Source, writers: dict[SplitName, "_SplitWriter"]) -> dict[str, Any]:
+    """Write the shards of all splits; returns what is recorded of the split."""
+    facts: dict[str, Any] = {}
     with tempfile.TemporaryFile() as kept:
-        if source.even:
-            _plan_shards(source, writers, kept)
+        if planned := source.even or source.split.by != "content":
+            rows, facts = assign(source, kept)
+            for writer, count in zip(writers.values(), rows, strict=True) if source.even else ():
+                writer.expect(count, source.fields)
         for chunk in source.chunks():
-            codes = np.frombuffer(kept.read(len(chunk.keys)), np.uint8) if source.even else _codes(chunk.keys)
+            codes = np.frombuffer(kept.read(len(chunk.keys)), np.uint8) if planned else by_content(chunk, source.split)
             for code, writer in enumerate(writers.values()):
                 writer.add({name: values[codes == code] for name, values in chunk.columns.items()}, source.fields, chunk.ends)
-    for split, writer in writers.items():
-        if not writer.rows:
-            raise UserError(f"the source has too few samples: the {split} split would be empty", "add data")
+    if problems := empty_splits(source.split.by, [writer.rows for writer in writers.values()]):
+        raise combined(problems, "the source")
     for writer in writers.values():
         writer.flush(source.fields)
+    option = source.split.model_dump(mode="json", exclude_defaults=True)
+    return {"split": {**option, **facts}} if option else {}
 
 
-def _plan_shards(source: Source, writers: dict[SplitName, "_SplitWriter"], kept: IO[bytes]) -> None:
-    """Read the keys: the splits of all samples are kept in a file, and each split is divided evenly into shards."""
-    rows = np.zeros(len(SPLITS), np.int64)
-    for chunk in source.chunks():
-        codes = _codes(chunk.keys)
-        rows += np.bincount(codes, minlength=len(SPLITS))
-        with temporary_space():
-            kept.write(codes.data)
-    kept.seek(0)
-    for writer, count in zip(writers.values(), rows.tolist(), strict=True):
-        writer.sizes = [stop - start for start, stop in _cuts(count, _rows_of(writer.shard_bytes, source.fields))]
+def _delete_others(folder: Folder, found: Iterable[str], index: Index) -> None:
+    """Delete the shards of an unfinished build that the index does not have."""
+    for file in {*found}.difference(shard.file for shards in index.splits.values() for shard in shards):
+        folder.delete(file)
 
 
-def _delete_shards(folder: Folder, writers: dict[SplitName, "_SplitWriter"]) -> None:
-    """Delete what an unfinished build has written."""
-    written = [shard.file for writer in writers.values() if writer.folder for shard in writer.shards]
-    for file in written:
+def _delete_shards(folder: Folder, found: Iterable[str], writers: dict[SplitName, "_SplitWriter"]) -> None:
+    """Delete what an unfinished build, or one before, has written."""
+    written = {*found} | {shard.file for writer in writers.values() if writer.folder for shard in writer.shards}
+    for file in sorted(written):
         folder.delete(file)
     if written and not folder.names():
         folder.delete()
-
-
-def split_of(keys: list[bytes]) -> npt.NDArray[np.str_]:
-    """The split of each key: a pure function of its bytes, so a sample never moves to another split."""
-    return np.array(SPLITS)[_codes(keys)]
-
-
-def _codes(keys: list[bytes]) -> npt.NDArray[np.uint8]:
-    """The place of each key's split in `SPLITS`."""
-    hashes = np.array([int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") for key in keys], np.uint64)
-    uniform = hashes / 2.0**64
-    train, validation, test = range(len(SPLITS))
-    return np.where(uniform < TEST, test, np.where(uniform < TEST + VALIDATION, validation, train)).astype(np.uint8)
 
 
 def _fingerprint(
@@ -169,8 +159,10 @@ class _Pending:
 class _SplitWriter:
     """Collects the samples of one split, and writes a shard whenever they fill one."""
 
-    def __init__(self, split: SplitName, folder: Folder | None, shard_bytes: int) -> None:
+    def __init__(self, split: SplitName, folder: Folder | None, shard_bytes: int, found: Mapping[str, int]) -> None:
         self.split, self.folder, self.shard_bytes = split, folder, shard_bytes
+        self.found = found
+        """The sizes of the files that a build before has left, by name."""
         self.rows = 0
         self.sizes: list[int] | None = None
         """The rows of the shards to come, if they are known before."""
@@ -178,6 +170,10 @@ class _SplitWriter:
         self.content = hashlib.sha256()
         self.statistics = Statistics()
         self._pending = _Pending()
+
+    def expect(self, rows: int, fields: dict[str, Field]) -> None:
+        """Divide the split, which will have so many samples, evenly into shards."""
+        self.sizes = [stop - start for start, stop in _cuts(rows, _rows_of(self.shard_bytes, fields))]
 
     def add(self, columns: Columns, fields: dict[str, Field], ends: bool) -> None:
         self._pending.add(columns)
@@ -197,10 +193,14 @@ class _SplitWriter:
             self.content.update(np.ascontiguousarray(columns[name]).data)
         self.statistics.add(columns)
         data = encode(columns, fields)
-        name = f"{self.split}-{len(self.shards):05d}.arrow"
-        if self.folder:
-            self.folder.write(name, data)
-        self.shards.append(Shard.of(name, len(next(iter(columns.values()))), data))
+        shard = Shard.of(f"{self.split}-{len(self.shards):05d}.arrow", len(next(iter(columns.values()))), data)
+        if self.folder and not self._is_there(self.folder, shard):
+            self.folder.write(shard.file, data)
+        self.shards.append(shard)
+
+    def _is_there(self, folder: Folder, shard: Shard) -> bool:
+        """Whether a build before has written this shard."""
+        return self.found.get(shard.file) == shard.bytes and shard.has_sha256(pa.py_buffer(folder.read(shard.file)))
 
 
 def _rows_of(shard_bytes: int, fields: dict[str, Field]) -> int:

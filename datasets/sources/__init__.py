@@ -5,11 +5,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import pyarrow as pa
+
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets.arrow import Columns
 from heliostat.datasets.index import Field
 from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources.files import File, identity
+from heliostat.datasets.splits import CONTENT, Split
 from heliostat.errors import UserError
 
 SOURCES = {
@@ -25,14 +28,16 @@ SOURCES = {
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split.
+    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split by content.
 
-    Where shards may end depends on the chunks; one that does not ``end`` continues in the next.
+    Where shards may end depends on the chunks; one that does not ``end`` continues in the next. ``by`` has what another mode of
+    `Split` needs: the value of its column (times as numbers or temporal types), or of files the name of their split or null.
     """
 
     keys: list[bytes]
     columns: Columns
     ends: bool = True
+    by: pa.Array | None = None
 
 
 class Problems:
@@ -84,6 +89,7 @@ class Source:
     fields: dict[str, Field]
     limit: int | None = None
     """Bytes of samples after which `TooLarge` is raised, by a source whose size is known only when it is read."""
+    split: Split = CONTENT
 
     def __init__(self, options: Any) -> None:
         self.options = options

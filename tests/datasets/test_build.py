@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from heliostat.datasets import Dataset, build
-from heliostat.datasets.build import split_of
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.sources import open_source
 from heliostat.datasets.sources.images import read_image
@@ -65,11 +64,6 @@ def test_a_sample_stays_in_its_split_when_others_are_added(tmp_path: Path) -> No
     for split in SPLITS:
         old = set(few.take(split, np.arange(few.index.rows(split)))["features"][:, 0])
         assert old == {x for x in many.take(split, np.arange(many.index.rows(split)))["features"][:, 0] if x < 200}
-
-
-def test_splits_have_their_sizes() -> None:
-    sides = split_of([str(i).encode() for i in range(20_000)])
-    assert [round(float((sides == split).mean()), 2) for split in SPLITS] == [0.70, 0.15, 0.15]
 
 
 def test_a_build_killed_at_any_moment_leaves_nothing_that_looks_finished_and_can_be_repeated(tmp_path: Path) -> None:
