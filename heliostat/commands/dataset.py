@@ -7,7 +7,11 @@ from typing import Any
 def configure(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="verb", metavar="build|info|verify", required=True)
     build = verbs.add_parser("build", help="build a dataset from a source", description="Build a dataset from a source.")
-    build.add_argument("source", metavar="SOURCE", help="digits, breast-cancer, python-stdlib, text, images or table, or module:Name of your own")
+    build.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="digits, breast-cancer, python-stdlib, text, images or table, or module:Name of your own",
+    )
     build.add_argument("out", metavar="OUT", help="the folder or URI to write")
     build.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="an option of the source, such as path=photos"

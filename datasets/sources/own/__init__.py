@@ -9,12 +9,13 @@ from typing import Any
 from heliostat import own_code
 from heliostat.config import nearest, validate
 from heliostat.datasets.sources.table import Table
+from heliostat.datasets.splits import Split
 from heliostat.errors import UserError, combined
 from heliostat.folder import expanded
 
 KEY = "dataset.source"
-OF_TABLES = {name: key for name, key in Table.Options.model_fields.items() if name not in ("path", "read")}
-"""Options of tables, which a source of rows has as well."""
+OF_TABLES = {*Table.Options.model_fields, "split"} - {"path", "read"}
+"""Options of tables, which a source of rows has as well, and one of arrays the split."""
 
 
 class Source:
@@ -52,6 +53,8 @@ class Named:
     make: Callable[..., Any]
     arguments: dict[str, Any]
     of_tables: dict[str, Any] = field(default_factory=dict)
+    split: Split | None = None
+    """The option of that name, which ``of_tables`` has as it is written."""
 
     def __call__(self) -> Any:
         """What it makes: with an option ``path`` that may have ``~`` and variables, as those of all sources."""
@@ -75,8 +78,10 @@ def find(name: str, options: Mapping[str, Any]) -> Named:
         fix = nearest(attribute, there) if there else f"write def {attribute}() there, which returns the samples"
         raise UserError(f"{KEY} {name!r}: {module} has no class or function {attribute}", fix)
     arguments, of_tables = _shared(name, make, options)
-    validate({"path": name, "target": "", **of_tables}, Table.Options, "dataset.options")
-    return Named(name, make, arguments, of_tables)
+    split = validate(of_tables["split"], Split, "dataset.options.split") if "split" in of_tables else None
+    checked = {key: value for key, value in of_tables.items() if key in Table.Options.model_fields}
+    validate({"path": name, "target": "", **checked}, Table.Options, "dataset.options")
+    return Named(name, make, arguments, of_tables, split)
 
 
 def _shared(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

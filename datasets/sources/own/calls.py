@@ -7,13 +7,9 @@ from typing import Any
 from heliostat.datasets.index import SPLITS, SplitName
 from heliostat.datasets.sources.own import KEY
 from heliostat.datasets.sources.own.rows import table_of
+from heliostat.datasets.splits import WORDS
 from heliostat.errors import HeliostatError, UserError, short_traceback
 
-WORDS: dict[str, SplitName] = {
-    "train": "train",
-    **dict.fromkeys(("validation", "val", "valid", "dev", "eval"), "validation"),
-    "test": "test",
-}
 Parts = dict[SplitName | None, Any]
 
 

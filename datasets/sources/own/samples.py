@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import xxhash
 
 from heliostat.datasets.index import SPLITS, Field, SplitName
@@ -78,7 +79,7 @@ class Samples:
                 columns[LABEL] = self._kinds.labels.places[columns[LABEL]]
             inputs = [columns[name] for name in columns if name not in (LABEL, TARGET)]
             keys = [b"".join(values[at].tobytes() for values in inputs) for at in range(len(codes))]
-            yield Chunk(keys, columns)
+            yield Chunk(keys, columns, by=pa.array(SPLITS).take(pa.array(codes, mask=codes < 0)))
 
     def close(self) -> None:
         self._spool.close()

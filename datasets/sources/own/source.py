@@ -22,6 +22,7 @@ from heliostat.datasets.sources.own.samples import Samples
 from heliostat.datasets.sources.own.values import LABEL, TARGET, is_row, named
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.datasets.sources.table import RULES, Table
+from heliostat.datasets.splits import CONTENT, Split
 from heliostat.errors import UserError
 
 TRIED = 16
@@ -35,6 +36,7 @@ class _Description:
     fields: dict[str, Field]
     meta: dict[str, Any]
     signature: Signature | None
+    split: Split
 
 
 class Own(sources.Source):
@@ -52,6 +54,8 @@ class Own(sources.Source):
         self._made: Any = None
         self._part: Any = None
         """What was read last of it, of its first split."""
+        self._parts: list[SplitName | None] = []
+        """The splits that it says."""
         self._kept: Samples | Rows | None = None
         self._source: Samples | Table | None = None
         self._described: _Description | None = None
@@ -76,6 +80,11 @@ class Own(sources.Source):
 
     def signature(self) -> Signature | None:
         return self._describe().signature
+
+    @property
+    def split(self) -> Split:  # type: ignore[override]
+        """As the option says, or what the source returns."""
+        return self._describe().split
 
     def meta(self) -> dict[str, Any]:
         return self._describe().meta
@@ -153,7 +162,7 @@ class Own(sources.Source):
         with calling(self.place):
             parts = parts_of(self.place, self._rows())
         total, done = sum(map(length_of, parts.values())), 0
-        self._part = next(iter(parts.values()))
+        self._parts, self._part = list(parts), next(iter(parts.values()))
         for split, part in parts.items():
             for place, value in values_of(self.place, part, f"{split} " if split else ""):
                 self.progress(f"{doing} {self.place}", done, total, "samples")
@@ -184,8 +193,10 @@ class Own(sources.Source):
         if self._described is None:
             with self._named():
                 found = self._read()
-                signature = found.signature() if isinstance(found, Table) else None
-                self._described = _Description(found.fields, found.meta(), signature)
+                signature, split = (
+                    (found.signature(), found.split) if isinstance(found, Table) else (None, self._split(found.fields))
+                )
+                self._described = _Description(found.fields, found.meta(), signature, split)
         return self._described
 
     def _check_any(self, samples: Sized) -> None:
@@ -196,9 +207,29 @@ class Own(sources.Source):
         with self._at(place):
             return table_of(value) is not None or is_row(named(value))
 
+    def _split(self, fields: dict[str, Field]) -> Split:
+        """Of samples that are no rows.
+
+        Raises:
+            UserError: it is that of a table, or the source has its own.
+        """
+        split = self.options.split
+        if split and self._parts != [None]:
+            raise UserError(f"dataset.options.split is set, and {self.place} returns its splits", "leave one of them out")
+        if split and split.by not in ("content", "stratified"):
+            raise UserError(
+                f"dataset.options.split has by: {split.by}, but {self.place} yields arrays, and no rows of a table",
+                "return {'train': ..., 'validation': ..., 'test': ...} from the source",
+            )
+        if split and split.by == "stratified" and not {LABEL, TARGET} & fields.keys():
+            raise UserError(
+                f"dataset.options.split has by: stratified, but {self.place} yields no label and no target", "name one"
+            )
+        validation, test = (name if name in self._parts else None for name in ("validation", "test"))
+        return split or (Split(by="files", validation=validation, test=test) if validation or test else CONTENT)
+
     def _samples(self) -> Samples:
-        if self.options.of_tables:
-            given = ", ".join(self.options.of_tables)
+        if given := ", ".join(name for name in self.options.of_tables if name != "split"):
             raise UserError(f"dataset.options has {given}, but {self.place} yields arrays, and no rows of a table", "remove it")
         return Samples(self.place, self._classes())
 
@@ -221,8 +252,10 @@ class Own(sources.Source):
 
     def _table(self, rows: Rows) -> Table:
         options = {"target": self._target(rows), **self.options.of_tables}
+        if given := {split: rows.folder(split) for split in rows.splits if split}:
+            options["split"] = {"by": "files", **given}
         with self._named():
-            table = Table(Table.Options(path=rows.folder(None), **options))
+            table = Table(Table.Options.model_validate({"path": rows.folder(None), **options}))
         table.progress = self.progress
         return table
 

@@ -15,7 +15,15 @@ from heliostat.datasets.sources import Problems
 from heliostat.datasets.sources.images import eight_bits
 from heliostat.errors import UserError
 
-CATEGORIES, IMAGE, TOKENS, FEATURES, TEXT, LABEL, TARGET = "categories", "image", "tokens", "features", "text", "label", "target"
+CATEGORIES, IMAGE, TOKENS, FEATURES, TEXT, LABEL, TARGET = (
+    "categories",
+    "image",
+    "tokens",
+    "features",
+    "text",
+    "label",
+    "target",
+)
 DTYPES = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)} - {"float8"}
 CHANNELS = (1, 3, 4)
 MAX_CLASSES = 65_536
@@ -31,7 +39,7 @@ def named(sample: Any) -> dict[str, Any]:
             raise UserError(f"has the name {odd[0]!r}", "name each value with a text")
         return dict(sample)
     if isinstance(sample, list) and all(isinstance(value, int | float) for value in sample):
-        return {_name_of(sample): sample}
+        return {_name_of(sample): _array(sample)}
     if not isinstance(sample, tuple | list):
         return {_name_of(sample): sample}
     if len(sample) == 1:
@@ -39,6 +47,8 @@ def named(sample: Any) -> dict[str, Any]:
     if len(sample) != 2:
         raise UserError(f"has {len(sample)} values without names", "return a pair (x, y), or a dictionary")
     x, y = sample
+    if isinstance(x, list):  # which is an array here, and in a dictionary a value of a row
+        x = _array(x)
     return {**(named(x) if isinstance(x, Mapping) else {_name_of(x): x}), _name_of_target(y): y}
 
 
@@ -120,7 +130,7 @@ class Labels:
 
     @property
     def _sorted(self) -> list[Any]:
-        return sorted(self._codes)  # type: ignore[type-var]
+        return sorted(self._codes)
 
 
 class Kinds:
@@ -220,7 +230,9 @@ def _array(value: Any) -> npt.NDArray[Any]:
     if hasattr(value, "detach"):  # a tensor, which may need a gradient or be on a GPU
         value = value.detach().cpu()
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+        # As torch.tensor does with numbers of Python, which have no type.
+        return array.astype(np.float32) if isinstance(value, list | tuple) and array.dtype == np.float64 else array
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"has a {type(value).__name__} that is no array: {error}", "convert it, such as with .float()"
