@@ -22,6 +22,7 @@ SOURCES = {
     "python-stdlib": "text:PythonStdlib",
     "images": "images:Images",
     "table": "table:Table",
+    "huggingface": "huggingface:HuggingFace",
 }
 """The module and class of each source, imported on first use."""
 

@@ -176,11 +176,9 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     Raises:
         UserError: the file is not an image that Pillow reads.
     """
-    channels, height, width = shape
     try:
         with Image.open(path) as opened:
-            upright = eight_bits(ImageOps.exif_transpose(opened))
-            canvas = ImageOps.pad(upright.convert("RGB" if channels == 3 else "L"), (width, height))
+            return fitted(ImageOps.exif_transpose(opened), shape)
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,
@@ -191,6 +189,12 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         ValueError,
     ) as error:
         raise UserError(f"{path} cannot be read as an image: {error}", "remove it, or convert it to PNG or JPEG") from None
+
+
+def fitted(image: Image.Image, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """An image as uint8 of ``shape`` (channels, height, width), with its aspect ratio preserved."""
+    channels, height, width = shape
+    canvas = ImageOps.pad(eight_bits(image).convert("RGB" if channels == 3 else "L"), (width, height))
     pixels = np.asarray(canvas, np.uint8)
     return pixels[None] if channels == 1 else np.ascontiguousarray(pixels.transpose(2, 0, 1))
 

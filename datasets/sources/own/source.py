@@ -110,7 +110,8 @@ class Own(sources.Source):
     def _identify(self) -> dict[str, Any]:
         with calling(self.place, "its version"):
             version = self._own.version() if self._own else ""
-        code = own_code.hashes(own_code.files_of(self.place.partition(":")[0]))
+        module, own, _ = self.place.partition(":")
+        code = own_code.hashes(own_code.files_of(module)) if own else {}
         return {**super()._identify(), "code": digest(code), "version": version, "rules": RULES}
 
     # --- the two readings ------------------------------------------------------------------------------------
