@@ -5,15 +5,12 @@ Samples are hashed by their content, and groups by their value, so that neither 
 
 import hashlib
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.ranks import Bits, Whole, restored, select, sortable
@@ -26,8 +23,6 @@ Codes = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 BINS = 10
 """Quantile bins of a number as target, each of which is split with the same shares."""
-SHOWN, COUNTED = 5, 1000
-"""Values that a message lists, and those that are counted."""
 SAMPLE = np.dtype([("value", np.uint64), ("hash", np.uint64)])
 LOW, MIX = np.uint64(2**24 - 1), np.uint64(0x9E3779B97F4A7C15)
 """The bits of a sample's hash that are of its target, and 2^64 divided by the golden ratio."""
@@ -68,13 +63,15 @@ def assign(source: Source, kept: IO[bytes]) -> tuple[list[int], dict[str, Any]]:
 
 def by_content(chunk: Chunk, split: Split) -> Codes:
     """The places in `SPLITS` of a chunk's samples, by their content."""
-    return hashed(chunk.keys, split.shares.validation, split.shares.test)
+    return hashed(chunk.keys, split.shares)
 
 
-def hashed(keys: list[bytes], validation: float, test: float) -> Codes:
+def hashed(keys: list[bytes], shares: Shares) -> Codes:
     """The place in `SPLITS` of each key: a pure function of its bytes, so that it never moves to another split."""
     uniform = _hashes(keys) / 2.0**64
-    return np.where(uniform < test, TEST, np.where(uniform < test + validation, VALIDATION, TRAIN)).astype(np.uint8)
+    return np.where(uniform < shares.test, TEST, np.where(uniform < shares.test + shares.validation, VALIDATION, TRAIN)).astype(
+        np.uint8
+    )
 
 
 def _hashes(keys: list[bytes]) -> Bits:
@@ -101,79 +98,41 @@ def _by_content(source: Source, notes: _Notes) -> Iterator[Codes]:
 
 
 def _by_group(source: Source, notes: _Notes) -> Iterator[Codes]:
-    shares, missing = source.split.shares, 0
+    return (hashed([group.tobytes() for group in by], source.split.shares) for _, by in _divided(source))
+
+
+def _by_places(source: Source, notes: _Notes) -> Iterator[Codes]:
+    """As the column or the files say; the content decides on rows of which they do not, for what has no files of its own."""
+    split, shares = source.split, source.split.shares
+    free = shares.model_copy(update={name: 0.0 for name in ("validation", "test") if getattr(split, name)})
+    return (np.where(by < 0, hashed(chunk.keys, free), by).astype(np.uint8) for chunk, by in _divided(source))
+
+
+def _divided(source: Source) -> Iterator[tuple[Chunk, npt.NDArray[Any]]]:
     for chunk in source.chunks():
         assert chunk.by is not None
-        missing += chunk.by.null_count
-        yield hashed([(text or "").encode() for text in _texts(chunk.by).to_pylist()], shares.validation, shares.test)
-    _refuse_missing(source.split, missing, notes)
+        yield chunk, chunk.by
 
 
-def _by_files(source: Source, notes: _Notes) -> Iterator[Codes]:
-    """The rows of files without a split are for training, and for what has no files of its own."""
-    split = source.split
-    validation, test = (0.0 if split.validation else split.shares.validation), (0.0 if split.test else split.shares.test)
-    for chunk in source.chunks():
-        assert chunk.by is not None
-        given = np.asarray(pc.fill_null(pc.index_in(chunk.by, pa.array(SPLITS)), -1))
-        yield np.where(given < 0, hashed(chunk.keys, validation, test), given).astype(np.uint8)
-
-
-# --- by the values of a column ----------------------------------------------------------------------------------
-
-
-def _by_column(source: Source, notes: _Notes) -> Iterator[Codes]:
-    split, missing, unknown = source.split, 0, Counter[str]()
-    words = pa.array(split.words)
-    places = np.array([SPLITS.index(name) for name in split.words.values()], np.uint8)
-    for chunk in source.chunks():
-        assert chunk.by is not None
-        missing += chunk.by.null_count
-        texts = _texts(chunk.by)
-        found = pc.index_in(pc.utf8_lower(texts), words)
-        odd = texts.filter(pc.and_(pc.is_null(found), pc.is_valid(texts)))
-        for each in pc.value_counts(odd).to_pylist():
-            if each["values"] in unknown or len(unknown) < COUNTED:
-                unknown[each["values"]] += each["counts"]
-        yield places[np.asarray(pc.fill_null(found, 0))]
-    if unknown:
-        shown = ", ".join(f"{value!r} ({rows} rows)" for value, rows in sorted(unknown.items())[:SHOWN])
-        more = f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else ""
-        first = min(unknown)
-        notes.add(
-            f"column {split.column!r} has values that are no split: {shown}{more}",
-            f"write train, validation (val, valid, dev, eval) or test, or map them: values: {{{first}: train}}",
-        )
-    _refuse_missing(split, missing, notes)
+# --- by time ----------------------------------------------------------------------------------------------------
 
 
 def _by_time(source: Source, notes: _Notes) -> Iterator[Codes]:
     """The past is for training: all of validation is after it, and all of the test later still; equal times stay together."""
-    split, missing, count = source.split, 0, 0
-    kind: pa.DataType | None = None
+    count, kind = 0, np.dtype(np.float64)
     with tempfile.TemporaryFile() as file:
-        for chunk in source.chunks():
-            assert chunk.by is not None
-            kind = chunk.by.type
-            present = _present(chunk.by)
-            missing += len(chunk.by) - len(present)
-            count += len(present)
-            _write(file, sortable(_numbers(present)))
-        _refuse_missing(split, missing, notes)
+        for _, by in _divided(source):
+            count, kind = count + len(by), by.dtype
+            _write(file, sortable(by))
         least = _least(file, len(SPLITS))
-        if count and len(least) < len(SPLITS):
+        if len(least) < len(SPLITS):
             notes.add(
-                f"column {split.column!r} has {len(least)} different times, but equal times stay in one split",
+                f"column {source.split.column!r} has {len(least)} different times, but equal times stay in one split",
                 "choose a column with at least 3 different times, or another mode, such as by: content",
             )
-        if notes.problems or not count:
             return
-        first, second = _boundaries(file, count, split.shares, least)
-        dtype = _numbers(pa.array([], kind)).dtype
-        notes.facts |= {
-            "validation_from": _shown(restored(int(first), dtype), kind),
-            "test_from": _shown(restored(int(second), dtype), kind),
-        }
+        first, second = _boundaries(file, count, source.split.shares, least)
+        notes.facts |= {"validation_from": _shown(first, kind), "test_from": _shown(second, kind)}
         for times in _read(file, np.uint64):
             yield np.where(times >= second, TEST, np.where(times >= first, VALIDATION, TRAIN)).astype(np.uint8)
 
@@ -185,6 +144,13 @@ def _boundaries(file: IO[bytes], count: int, shares: Shares, least: Bits) -> tup
     second = max(found[1], least[2])
     before = max(below.max() for times in _read(file, np.uint64) if len(below := times[times < second]))
     return min(max(found[0], least[1]), before), second
+
+
+def _shown(time: np.uint64, kind: npt.DTypeLike) -> Any:
+    found = restored(int(time), kind)
+    if np.dtype(kind).kind != "M":
+        return found.item()
+    return str(found.astype("datetime64[s]")).removesuffix("T00:00:00")
 
 
 # --- by strata --------------------------------------------------------------------------------------------------
@@ -208,7 +174,9 @@ def _by_stratum(source: Source, notes: _Notes) -> Iterator[Codes]:
         def strata() -> Iterator[tuple[Whole, Bits]]:
             return ((np.searchsorted(edges, read["value"], side="right"), read["hash"]) for read in _read(file, SAMPLE))
 
-        sizes = sum(np.bincount(numbers, minlength=len(edges) + 1) for numbers, _ in strata())
+        sizes = np.zeros(len(edges) + 1, np.int64)
+        for numbers, _ in strata():
+            sizes += np.bincount(numbers, minlength=len(sizes))
         bounds = _bounds(sizes, source.split.shares)
         if is_class:
             _check_classes(source.meta()["classes"], sizes, bounds, notes)
@@ -257,42 +225,12 @@ def _below(strata: Whole, hashes: Bits, cuts: Bits, equal: Whole) -> npt.NDArray
 
 MODES: dict[By, Callable[[Source, _Notes], Iterator[Codes]]] = {
     "content": _by_content,
-    "column": _by_column,
+    "column": _by_places,
     "time": _by_time,
     "group": _by_group,
     "stratified": _by_stratum,
-    "files": _by_files,
+    "files": _by_places,
 }
-
-
-# --- values -----------------------------------------------------------------------------------------------------
-
-
-def _refuse_missing(split: Split, missing: int, notes: _Notes) -> None:
-    if missing:
-        notes.add(f"column {split.column!r} has {missing} missing values", "fill them, or drop their rows")
-
-
-def _texts(column: pa.Array) -> pa.Array:
-    return pc.utf8_trim_whitespace(pc.cast(column, pa.string()))
-
-
-def _present(column: pa.Array) -> pa.Array:
-    column = column.drop_null()
-    return column.filter(pc.invert(pc.is_nan(column))) if pa.types.is_floating(column.type) else column
-
-
-def _numbers(times: pa.Array) -> npt.NDArray[Any]:
-    """Times, or numbers, as numbers."""
-    if pa.types.is_temporal(times.type):
-        times = pc.cast(times, pa.int32() if times.type.bit_width == 32 else pa.int64())
-    return np.asarray(times)
-
-
-def _shown(number: Any, kind: pa.DataType) -> Any:
-    if not pa.types.is_temporal(kind):
-        return number.item()
-    return pc.cast(pc.cast(pa.array([number]), kind), pa.string())[0].as_py()
 
 
 # --- temporary files --------------------------------------------------------------------------------------------

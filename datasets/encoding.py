@@ -1,6 +1,7 @@
 """Encodes the columns of a table as arrays: one way for datasets and for the rows that are predicted."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ BUCKETS = 4096
 TRUE, FALSE = ("true", "yes", "y", "t", "on", "1"), ("false", "no", "n", "f", "off", "0")
 SHOWN = 3
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass
@@ -50,31 +52,69 @@ class Present:
 
     array: Array
     exact: Array
-    good: npt.NDArray[np.bool_] | None = None
+    good: Mask | None = None
     """Which are of the column's kind; None if all are."""
     plain: Array | None = None
     """As numbers before they are narrowed, for the range."""
 
 
-def encode_column(column: "Column", values: pa.Array) -> Values:
+@dataclass
+class Rows:
+    """The values of a column in their rows."""
+
+    array: Array
+    exact: Array
+    gone: Mask | None
+    """Which are missing; None if none is."""
+    bad: Mask | None
+    """Which are not of the column's kind; None if all are."""
+    plain: Array | None
+    """As numbers before they are narrowed; NaN where there is none."""
+
+    def take(self, places: Array) -> "Rows":
+        """The rows at some places."""
+        parts = (each if each is None else each[places] for each in (self.gone, self.bad, self.plain))
+        return Rows(self.array[places], self.exact[places], *parts)
+
+
+def encode_column(column: "Column", values: pa.Array | pa.ChunkedArray) -> Values:
     """Encodes the values of a column, as texts or with any type of Arrow."""
     values = decoded(values)
+    if is_text(values.type) and (column.kind in ("category", "date", "boolean") or column.unit or column.decimal == ","):
+        coded = values.dictionary_encode(null_encoding="encode")
+        # Most texts come again and again, and are read once.
+        if 2 * len(coded.dictionary) <= len(values):
+            return _counted(column, _encode(column, coded.dictionary).take(np.asarray(coded.indices)), values)
+    return _counted(column, _encode(column, values), values)
+
+
+def _encode(column: "Column", values: pa.Array) -> Rows:
     present, gone = _split(column, values)
     try:
         found = KINDS[column.kind](column, present)
-    except (pa.ArrowNotImplementedError, pa.ArrowInvalid, NotImplementedError):  # a type of which no value is of this kind
+    except (pa.ArrowNotImplementedError, pa.ArrowInvalid):  # a type of which no value is of this kind
         found = _all_bad(column, present)
-    result = _scattered(column, found, gone)
-    if found.good is not None and not found.good.all():
-        odd = present.filter(pa.array(~found.good))
-        result.bad, result.examples = len(odd), tuple(str(value) for value in odd.unique()[:SHOWN].to_pylist())
-    if found.plain is not None and len(plain := found.plain if found.good is None else found.plain[found.good]):
-        result.least, result.most = float(plain.min()), float(plain.max())
-        low = -np.inf if column.least is None else column.least
-        high = np.inf if column.most is None else column.most
-        result.outside = 0 if low <= result.least and result.most <= high else int(((plain < low) | (plain > high)).sum())
+    return _scattered(column, found, gone)
+
+
+def _counted(column: "Column", rows: Rows, values: pa.Array) -> Values:
+    result = Values(rows.array, rows.exact)
+    result.missing = 0 if rows.gone is None else int(rows.gone.sum())
+    if rows.bad is not None and rows.bad.any():
+        odd = values.filter(pa.array(rows.bad)).unique()
+        result.bad, result.examples = int(rows.bad.sum()), tuple(str(value) for value in odd[:SHOWN].to_pylist())
     if column.kind == "category":
-        result.unknown = int((result.array == UNKNOWN).sum())
+        result.unknown = int((rows.array == UNKNOWN).sum())
+    if rows.plain is None or not len(rows.plain):
+        return result
+    least, most = float(np.fmin.reduce(rows.plain)), float(np.fmax.reduce(rows.plain))
+    if math.isnan(least):
+        return result
+    result.least, result.most = least, most
+    low = -np.inf if column.least is None else column.least
+    high = np.inf if column.most is None else column.most
+    if not low <= least <= most <= high:
+        result.outside = int(((rows.plain < low) | (rows.plain > high)).sum())
     return result
 
 
@@ -88,7 +128,7 @@ def decoded(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     return pc.cast(values, pa.string()) if is_text(values.type) and values.type != pa.string() else values
 
 
-def _split(column: "Column", values: pa.Array) -> tuple[pa.Array, npt.NDArray[np.bool_] | None]:
+def _split(column: "Column", values: pa.Array) -> tuple[pa.Array, Mask | None]:
     """The values that are there, and which are missing; None if none is."""
     if column.kind == "number" and is_text(values.type) and column.decimal == "." and not column.markers:
         # Most columns of a CSV file are numbers without a gap: reading them is faster than looking for gaps.
@@ -107,18 +147,33 @@ def _split(column: "Column", values: pa.Array) -> tuple[pa.Array, npt.NDArray[np
     return values.filter(pc.invert(gone)), np.asarray(gone)
 
 
-def _scattered(column: "Column", found: Present, gone: npt.NDArray[np.bool_] | None) -> Values:
+def _scattered(column: "Column", found: Present, gone: Mask | None) -> Rows:
     """The values in their rows, with what stands for a missing one in the others."""
-    array = found.array
-    if found.good is not None and column.kind != "category":
-        array[~found.good] = np.nan
+    bad = None if found.good is None or found.good.all() else ~found.good
+    plain = found.plain
+    if bad is not None:
+        if column.kind != "category":
+            found.array[bad] = np.nan
+        plain = plain if plain is None else np.where(bad, np.nan, plain)
+    exact = found.exact.view(np.uint64)
     if gone is None:
-        return Values(array, found.exact.view(np.uint64))
-    category = column.kind == "category"
-    whole = np.full((len(gone), *array.shape[1:]), MISSING if category else np.nan, array.dtype)
-    exact = np.full(len(gone), np.iinfo(np.uint64).max, np.uint64)
-    whole[~gone], exact[~gone] = array, found.exact.view(np.uint64)
-    return Values(whole, exact, int(gone.sum()))
+        return Rows(found.array, exact, None, bad, plain)
+    there = ~gone
+    empty = MISSING if column.kind == "category" else np.nan
+    return Rows(
+        _spread(there, found.array, empty),
+        _spread(there, exact, np.iinfo(np.uint64).max),
+        gone,
+        bad if bad is None else _spread(there, bad, False),
+        plain if plain is None else _spread(there, plain, np.nan),
+    )
+
+
+def _spread(there: Mask, values: Array, empty: Any) -> Array:
+    """Values in the rows where there are some."""
+    whole = np.full((len(there), *values.shape[1:]), empty, values.dtype)
+    whole[there] = values
+    return whole
 
 
 def _all_bad(column: "Column", values: pa.Array) -> Present:
@@ -131,7 +186,7 @@ def _all_bad(column: "Column", values: pa.Array) -> Present:
 
 
 def _number(column: "Column", values: pa.Array) -> Present:
-    good: npt.NDArray[np.bool_] | None = None
+    good: Mask | None = None
     if is_text(values.type):
         plain = numbers.plain(values, ("int64", "double") if column.whole else ("double",)) if column.decimal == "." else None
         if plain is None:
@@ -159,14 +214,8 @@ def exact_numbers(column: "Column", values: pa.Array | pa.ChunkedArray) -> npt.N
     """The numbers of a column in 64 bits; NaN where one is missing or none."""
     present, gone = _split(column, decoded(values))
     found = _number(column, present)
-    array = np.full(len(present), np.nan) if found.plain is None else np.array(found.plain, np.float64)
-    if found.good is not None:
-        array[~found.good] = np.nan
-    if gone is None:
-        return array
-    whole = np.full(len(gone), np.nan)
-    whole[~gone] = array
-    return whole
+    plain = _scattered(column, found, gone).plain
+    return np.full(len(values), np.nan) if plain is None else plain
 
 
 def _boolean(column: "Column", values: pa.Array) -> Present:
@@ -205,9 +254,11 @@ def category_texts(kind: str, values: pa.Array) -> pa.Array:
         if found is None:
             return values
         values = found
-    if pa.types.is_floating(values.type) and pc.all(pc.equal(pc.floor(values), values)).as_py():
-        values = pc.cast(values, pa.int64(), safe=False)
-    return pc.cast(values, pa.string())
+    texts = pc.cast(values, pa.string())
+    if not pa.types.is_floating(values.type):
+        return texts
+    whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), 2.0**53))
+    return pc.if_else(whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), texts)
 
 
 def _is_numeric(kind: str) -> bool:
@@ -215,7 +266,7 @@ def _is_numeric(kind: str) -> bool:
 
 
 def _date(column: "Column", values: pa.Array) -> Present:
-    good: npt.NDArray[np.bool_] | None = None
+    good: Mask | None = None
     time = column.parts == ("hour",)
     if is_text(values.type):
         seconds, good, _ = dates.parse(values, column.format or "year-month-day")

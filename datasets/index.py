@@ -12,7 +12,7 @@ import pydantic
 import xxhash
 
 from heliostat.config import Config
-from heliostat.datasets.signature import Signature, TrainStatistics
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, QUANTILES, TARGET, Signature, TrainStatistics
 from heliostat.errors import UserError
 
 INDEX = "index.json"
@@ -144,9 +144,37 @@ class Index(Config):
             lengths = {key: len(values) for key, values in stats.items()}
             if not shape or lengths != {"mean": shape[0], "std": shape[0]}:
                 yield f"stats.{name} has {lengths or 'no'} values, but must have a mean and a std for each of {list(shape[:1])}"
+        yield from self._table_problems()
         classes = self.meta.get("classes", [])
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             yield f"meta.classes is {_shown(classes)}, but must be a list of names"
+
+    def _table_problems(self) -> Iterator[str]:
+        """Where the signature and the statistics of a table are not of the arrays that there are."""
+        if (self.format == 2) != (self.signature is not None) or (self.signature is None) != (self.train is None):
+            yield f"format is {self.format}, but signature and train belong to format 2, and only to it"
+        if not self.signature or not self.train:
+            return
+        width, count = sum(column.width for column in self.signature.numeric), len(self.signature.categorical)
+        for name, wanted in ((FEATURES, width), (CATEGORIES, count)):
+            shape = self.fields[name].shape if name in self.fields else (0,)
+            if shape != (wanted,):
+                yield f"signature has {wanted} {name}, but fields.{name} has the shape {list(shape)}"
+        if len(self.signature.feature_names) != width:
+            yield f"signature has names of {len(self.signature.feature_names)} features, but {width} features"
+        if not len(self.train.missing) == len(self.train.quantiles) == width or len(self.train.counts) != count:
+            yield f"train must have statistics of {width} features and {count} categories"
+        for column, counts in zip(self.signature.categorical, self.train.counts, strict=False):
+            if len(counts) != column.codes + 1:
+                yield f"train.counts of {column.name!r} has {len(counts)} numbers, but must have {column.codes + 1}"
+        if any(len(each) != QUANTILES for each in self.train.quantiles):
+            yield f"train.quantiles must have {QUANTILES} numbers of each feature"
+        learnt = LABEL if self.signature.target.kind == "class" else TARGET
+        if learnt not in self.fields:
+            yield f"signature has a target of the kind {self.signature.target.kind}, but fields has no {learnt}"
+        length = len(self.signature.target.classes) if learnt == LABEL else 2 + QUANTILES
+        if len(self.train.target) != length:
+            yield f"train.target has {len(self.train.target)} numbers, but must have {length}"
 
 
 def _describe(error: Any) -> list[str]:

@@ -13,10 +13,10 @@ DIGITS = 256
 
 
 def sortable(values: npt.NDArray[Any]) -> Bits:
-    """Numbers as whole numbers in the same order; neither integers of 64 bits nor floats lose digits, and -0.0 equals 0.0."""
+    """Numbers, or moments, as whole numbers in the same order, without a loss; -0.0 equals 0.0."""
     if values.dtype.kind in "ub":
         return values.astype(np.uint64)
-    if values.dtype.kind == "i":
+    if values.dtype.kind in "iM":
         return values.astype(np.int64).view(np.uint64) ^ SIGN
     bits = (values.astype(np.float64) + 0.0).view(np.uint64)
     return np.where(bits & SIGN, ~bits, bits | SIGN)
@@ -27,7 +27,7 @@ def restored(bits: int, dtype: npt.DTypeLike) -> Any:
     kind, one = np.dtype(dtype).kind, np.array([bits], np.uint64)
     if kind in "ub":
         return one.astype(dtype)[0]
-    if kind == "i":
+    if kind in "iM":
         return (one ^ SIGN).view(np.int64).astype(dtype)[0]
     return np.where(one & SIGN, one ^ SIGN, ~one).view(np.float64).astype(dtype)[0]
 

@@ -25,6 +25,8 @@ Columns = dict[str, npt.NDArray[Any]]
 FEATURES, CATEGORIES, LABEL, TARGET = "features", "categories", "label", "target"
 MISSING, UNKNOWN = encoding.MISSING, encoding.UNKNOWN
 """Codes of a missing value, and of a category that the signature does not list."""
+QUANTILES = 65
+"""Values at even levels from the least to the most."""
 Kind = Literal["number", "boolean", "category", "date", "list", "text"]
 NOUNS = {
     "number": "a number", "boolean": "true or false", "category": "a text", "date": "a date", "list": "a list",

@@ -6,11 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.datasets.arrow import Columns
-from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Signature, TrainStatistics
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, QUANTILES, TARGET, Signature, TrainStatistics
 
 Moments = npt.NDArray[np.float64]
-LEVELS = 65
-"""Quantiles of a feature."""
 SAMPLED, SAMPLED_BYTES = 1 << 16, 32 << 20
 """Rows from which quantiles are computed, at most, and their bytes: exact for fewer rows."""
 
@@ -129,9 +127,9 @@ class _Sample:
         """The values at even levels of each column, without missing ones; 0 if all are missing."""
         if not self._parts:
             return ()
-        rows, levels = np.concatenate(self._parts).astype(np.float64), np.linspace(0, 1, LEVELS)
+        rows, levels = np.concatenate(self._parts).astype(np.float64), np.linspace(0, 1, QUANTILES)
         present = [column[~np.isnan(column)] for column in rows.T]
-        return tuple(tuple((np.quantile(each, levels) if len(each) else np.zeros(LEVELS)).tolist()) for each in present)
+        return tuple(tuple((np.quantile(each, levels) if len(each) else np.zeros(QUANTILES)).tolist()) for each in present)
 
 
 def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

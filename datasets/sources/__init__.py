@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import pyarrow as pa
+import numpy.typing as npt
 
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets.arrow import Columns
@@ -31,14 +31,15 @@ SOURCES = {
 class Chunk:
     """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split by content.
 
-    Where shards may end depends on the chunks; one that does not ``end`` continues in the next. ``by`` has what another mode of
-    `Split` needs: the value of its column (times as numbers or temporal types), or of files the name of their split or null.
+    Where shards may end depends on the chunks; one that does not ``end`` continues in the next. ``by`` (n,) has what another
+    way to split needs: the places in `SPLITS` (of a column, or of files, where -1 leaves it to the content), hashes of groups
+    (uint64), or times as numbers or datetime64.
     """
 
     keys: list[bytes]
     columns: Columns
     ends: bool = True
-    by: pa.Array | None = None
+    by: npt.NDArray[Any] | None = None
 
 
 class Problems:

@@ -20,6 +20,7 @@ from heliostat.datasets.signature import FEATURES, TARGET, Column, Signature
 from heliostat.datasets.sources import Chunk, Problems, Progress
 from heliostat.datasets.sources.cells import Doubt
 from heliostat.datasets.sources.checks import COUNTER, IDENTIFIER, UNNAMED
+from heliostat.datasets.sources.dividing import LEFT_OUT, Divided, by_files, divided
 from heliostat.datasets.sources.kinds import ColumnOptions, LeftOut, decide
 from heliostat.datasets.sources.reader import Batch, Reader
 from heliostat.datasets.sources.spool import Spool, Spooled
@@ -50,6 +51,8 @@ class Encoded:
     arrays: dict[str, Spooled]
     keyed: list[int]
     """The features that are, as they are, what a row is known by; of all others ``exact`` has it."""
+    divided: Divided | None = None
+    """How the table is split by a column, if it is."""
 
     @property
     def rows(self) -> int:
@@ -60,7 +63,7 @@ class Encoded:
         return {
             name: Field(dtype=str(np.dtype(array.dtype)), shape=array.shape)
             for name, array in self.arrays.items()
-            if name != EXACT
+            if name not in (EXACT, BY)
         }
 
     @property
@@ -76,15 +79,18 @@ class Encoded:
     def chunks(self) -> Iterator[Chunk]:
         for number in range(len(self.arrays[EXACT].places)):
             columns = {name: array.chunk(number) for name, array in self.arrays.items()}
-            exact = columns.pop(EXACT)
+            exact, by = columns.pop(EXACT), columns.pop(BY, None)
+            if by is not None and self.divided and self.divided.dtype:
+                by = by.view(self.divided.dtype)
             # By values that are the same when rows are added: a sample must stay in its split.
             parts = [columns[FEATURES][:, self.keyed]] if self.keyed else []
             keys = np.concatenate([_bytes(part) for part in (*parts, exact)], axis=1)
-            yield Chunk([row.tobytes() for row in keys], columns)
+            data, size = keys.tobytes(), keys.shape[1]
+            yield Chunk([data[start : start + size] for start in range(0, len(data), size)], columns, by=by)
 
 
-EXACT = "exact"
-"""The array of `Values.exact` of the columns that are not known by their features."""
+EXACT, BY = "exact", "by"
+"""The arrays of `Values.exact` of the columns that are not known by their features, and of the column that says the split."""
 
 
 def _bytes(values: Any) -> Any:
@@ -127,9 +133,12 @@ class Encoder:
     """The columns with problems, which can be left out."""
     rows: int = 0
     unlabelled: int = 0
+    divided: Divided | None = None
 
     def __post_init__(self) -> None:
         self.problems = Problems(self.reader.place)
+        if self.options.split.by == "files":
+            self.divided = by_files(self.options.split)
 
     def encode(self) -> Encoded:
         """The table as arrays.
@@ -138,7 +147,7 @@ class Encoder:
             UserError: all that is wrong with it.
         """
         self._check_options()
-        names = [name for name in self.reader.names if name not in self.options.drop]
+        names = [name for name in self.reader.names if name not in self.options.drop or name == self.options.split.column]
         with ThreadPoolExecutor(threads()) as pool:
             surveys, equal = self._survey(pool, names)
             signature = self._decide(surveys, equal)
@@ -156,6 +165,10 @@ class Encoder:
             for name in names:
                 if name not in self.reader.names:
                     self.problems.add(f"{option} lists {name!r}, which is no column", nearest(name, self.reader.names))
+        if (column := self.options.split.column) and column not in self.reader.names:
+            self.problems.add(f"split.column is {column!r}, which is no column", nearest(column, self.reader.names))
+        if column == self.target:
+            self.problems.add(f"split.column is {column!r}, which is the target", "choose another column, or by: stratified")
         names = Counter(self._options(name).rename or name for name in self.reader.names if name not in self.options.drop)
         for name, count in names.items():
             if count > 1:
@@ -213,6 +226,10 @@ class Encoder:
             if name == self.target:
                 continue
             try:
+                if name == self.options.split.column:
+                    self.divided = divided(name, self.options.split, survey, self._options(name))
+                    if not self.options.split.learn:
+                        raise LeftOut(LEFT_OUT)
                 if name in equal:
                     raise Doubt("is equal to the target in every row", "drop it")
                 columns.append(decide(name, survey, self._options(name), self._is_index(name)))
@@ -220,6 +237,9 @@ class Encoder:
                 left_out[name] = error.reason
             except Doubt as error:
                 self._refuse_column(name, error.what, error.fix)
+        names = Counter(name for column in columns if column.kind != "category" for name in column.feature_names)
+        for name in (name for name, count in names.items() if count > 1):
+            self.problems.add(f"two features would be named {name!r}", "rename one of their columns")
         target = self._decide_target(surveys[self.target])
         if not columns and not self.concerned:
             why = "".join(f"\n    {name!r} {reason}" for name, reason in left_out.items())
@@ -258,18 +278,25 @@ class Encoder:
         rows = max(1, CHUNK // (4 * width + 12 * len(signature.columns) + 8))
         ranges = {column.name: Range() for column in signature.columns}
         arrays: dict[str, Spooled] = {}
+        by = {self.divided.column.name: Range()} if self.divided else {}
 
-        def encode(batch: Batch) -> tuple[Columns, dict[str, Values]]:
+        def encode(batch: Batch) -> tuple[Columns, dict[str, Values], dict[str, Values]]:
             values = {column.name: encode_column(column, batch[column.name]) for column in signature.columns}
             exact = [each.exact for name, each in values.items() if name not in keyed]
             stacked = np.stack(exact, axis=1) if exact else np.empty((len(batch[self.target]), 0), np.uint64)
             target = signature.encode_target(batch[self.target])
-            return {**signature.gather(values), **target, EXACT: stacked}, values
+            columns = {**signature.gather(values), **target, EXACT: stacked}
+            if not self.divided:
+                return columns, values, {}
+            columns[BY], found = self.divided.numbers(batch[self.divided.column.name])
+            return columns, values, {self.divided.column.name: found}
 
-        names = [column.name for column in signature.columns]
-        for columns, values in in_order(pool, encode, _sliced(self._batches("encoding", [*names, self.target]), rows)):
+        names = list(dict.fromkeys([*(column.name for column in signature.columns), *by, self.target]))
+        for columns, values, of_split in in_order(pool, encode, _sliced(self._batches("encoding", names), rows)):
             for name, each in values.items():
                 ranges[name].add(each)
+            for name, each in of_split.items():
+                by[name].add(each)
             for name, array in columns.items():
                 spool.add(arrays.setdefault(name, Spooled(spool)), array)
         for column in signature.columns:
@@ -278,6 +305,10 @@ class Encoder:
                 self._refuse_column(
                     column.name, f"has {found} values that are not {column.wanted}, such as {shown}", "correct them"
                 )
+        for name, range_of in by.items():
+            if range_of.bad:
+                shown = ", ".join(map(repr, range_of.examples))
+                self._refuse_column(name, f"has {range_of.bad} values that are no times, such as {shown}", "correct them")
         self.problems.refuse(self._without())
         total = arrays[EXACT].rows
         found_columns = tuple(_with_range(column, ranges[column.name], total) for column in signature.columns)
@@ -285,7 +316,7 @@ class Encoder:
         signature = signature.model_copy(update={"columns": found_columns, "target": target})
         names_of_features = [name for column in signature.numeric for name in [column.name] * column.width]
         keyed_features = [at for at, name in enumerate(names_of_features) if name in keyed]
-        return Encoded(spool, self._renamed(signature), arrays, keyed_features)
+        return Encoded(spool, self._renamed(signature), arrays, keyed_features, self.divided)
 
     def _renamed(self, signature: Signature) -> Signature:
         columns = tuple(

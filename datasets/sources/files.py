@@ -35,6 +35,8 @@ class File:
     """Its path in the source."""
     size: int
     times: tuple[int, ...]
+    part: str | None = None
+    """The split whose samples it has, if it is for one alone."""
 
     @classmethod
     def local(cls, path: str | Path, name: str) -> "File":
@@ -94,20 +96,24 @@ def local_folder(place: str, fix: str) -> Path:
     return Path(path)
 
 
-def table_files(place: str) -> list[File]:
+def table_files(place: str, key: str = "dataset.options.path") -> list[File]:
     """The files of a table: a file, those of a folder or of those below it, or those that match a pattern; a path or a URI.
 
     As in Spark and Arrow, names that begin with a dot or an underscore are left out.
 
+    Args:
+        place: as it is written.
+        key: what it is called in messages.
+
     Raises:
         UserError: there are none.
     """
-    path = expanded(place, key="dataset.options.path")
+    path = expanded(place, key=key)
     folder = Folder.at(path)
     try:
         kind = folder.filesystem.get_file_info(folder.path).type
     except OSError as error:
-        raise UserError(f"dataset.options.path {place} cannot be read: {error}", "check the path and the rights") from None
+        raise UserError(f"{key} {place} cannot be read: {error}", "check the path and the rights") from None
     if kind == fs.FileType.Directory:
         found = _below(folder)
     elif kind == fs.FileType.File:
@@ -117,10 +123,10 @@ def table_files(place: str) -> list[File]:
             file for each in sorted(glob.glob(folder.path, recursive=True)) for file in _matching(each, _fixed(folder.path))
         ]
     else:
-        raise UserError(f"dataset.options.path {place} does not exist", "give the path of a CSV or Parquet file or folder")
+        raise UserError(f"{key} {place} does not exist", "give the path of a csv, JSON or Parquet file or folder")
     if not found:
         what = "matches no file" if glob.has_magic(path) else "is a folder without files"
-        raise UserError(f"dataset.options.path {place} {what}", "give the path of CSV or Parquet files")
+        raise UserError(f"{key} {place} {what}", "give the path of csv, JSON or Parquet files")
     return found
 
 

@@ -15,7 +15,7 @@ from heliostat.datasets.signature import Column
 from heliostat.datasets.sources import cells
 from heliostat.datasets.sources.cells import Doubt
 from heliostat.datasets.sources.checks import COUNTER, FEW, IDENTIFIER, MAX_CATEGORIES
-from heliostat.datasets.sources.survey import Survey
+from heliostat.datasets.sources.survey import LARGE, Survey
 from heliostat.datasets.values import dates, narrow, words
 from heliostat.datasets.values.missing import is_text
 
@@ -146,20 +146,16 @@ def _plain(name: str, survey: Survey, wanted: Type | None) -> Column:
             return _named(name, survey, "string")
         what = f"has whole numbers that 64 bits do not hold, such as {survey.beyond}"
         raise Doubt(what, "drop it, or give its type as category in dataset.options.columns")
-    kind = ("double" if survey.floats else "int64") if survey.from_texts else str(survey.type)
+    kind = _numeric(survey)
     if found.whole:
         if IDENTIFIER.fullmatch(name) and len(survey.values) > 2:  # two are a flag, such as has_phone
             return _named(name, survey, kind)
         if COUNTER.fullmatch(name) and found.count == int(found.most) - int(found.least) + 1 and survey.all_different:
             raise LeftOut("counts the rows")
-        if not survey.floats and max(abs(int(found.least)), abs(int(found.most))) > 2**53 and not _near(found):
-            return _named(name, survey, kind)
-    return number_of(name, survey, kind)
-
-
-def _near(found: narrow.Summary) -> bool:
-    """Whether large whole numbers are near each other, as times in nanoseconds are, and names are not."""
-    return int(found.most) - int(found.least) < abs(int(found.most)) / 2
+    column = number_of(name, survey, kind)
+    if found.whole and not survey.floats and max(-found.least, found.most) > LARGE and not column.offset:
+        return _named(name, survey, kind)
+    return column
 
 
 def _named(name: str, survey: Survey, kind: str) -> Column:
@@ -195,10 +191,14 @@ def _texts(name: str, survey: Survey, wanted: Type | None) -> Column:
 # --- the kinds ------------------------------------------------------------------------------------------------
 
 
+def _numeric(survey: Survey) -> str:
+    """The type of a column of plain numbers."""
+    return ("double" if survey.floats else "int64") if survey.from_texts else str(survey.type)
+
+
 def _number(name: str, survey: Survey, wanted: Type | None) -> Column:
     if survey.is_number:
-        kind = ("double" if survey.floats else "int64") if survey.from_texts else str(survey.type)
-        return number_of(name, survey, kind)
+        return number_of(name, survey, _numeric(survey))
     style = cells.number_style(survey.sample_of()) if survey.from_texts else None
     if not style:
         raise Doubt("has no numbers, but its type is number", "give another type")
@@ -211,11 +211,11 @@ def _boolean(name: str, survey: Survey, wanted: Type | None) -> Column:
 
 def _category(name: str, survey: Survey, wanted: str | None) -> Column:
     """Categories; ``wanted`` is the type of the values, if it is not that of the column."""
-    kind = "string" if survey.from_texts and wanted in (None, "category") else str(survey.type)
-    if wanted and wanted != "category":
-        kind = wanted
     if not (is_text(survey.type) or pa.types.is_primitive(survey.type)):
         raise Doubt(f"is of type {survey.type}, which cannot be a category", "give another type")
+    kind = _numeric(survey) if survey.is_number and not survey.padded and not survey.beyond else str(survey.type)
+    if wanted not in (None, "category"):
+        kind = str(wanted)
     texts = sorted(set(category_texts(kind, survey.values).to_pylist()))
     if survey.all_listed and len(texts) <= MAX_CATEGORIES:
         return Column(name=name, kind="category", type=kind, categories=tuple(texts))

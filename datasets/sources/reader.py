@@ -1,4 +1,4 @@
-"""Reads CSV and Parquet files in chunks, as one table."""
+"""Reads the files of a table in chunks, as one table: csv in its dialects, Parquet, JSON records."""
 
 import os
 import re
@@ -10,23 +10,26 @@ from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from heliostat.datasets.sources import Problems
 from heliostat.datasets.sources.files import SHOWN, File, table_files
+from heliostat.datasets.sources.formats import kinds
+from heliostat.datasets.sources.formats.delimited import CsvFile
+from heliostat.datasets.sources.formats.dialect import Dialect
+from heliostat.datasets.sources.formats.numbers import Plain
+from heliostat.datasets.sources.formats.options import KEY, Read
+from heliostat.datasets.sources.formats.parquet import ParquetFile
+from heliostat.datasets.sources.formats.records import JsonColumns, JsonFile
+from heliostat.datasets.sources.formats.refusal import Refusal
+from heliostat.datasets.values.missing import missing, trimmed
 from heliostat.errors import UserError
 
-PARQUET = (".parquet", ".pq", ".parq")
-CSV = (".csv", ".tsv", ".txt")
-CODECS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".lz4": "lz4"}
-BLOCK, MOST = 4 << 20, 64 << 20
-"""Bytes of a CSV file that are read at once: more of it for many columns, because each costs time in each block."""
-BLOCK_OF_A_COLUMN = 4096
-CHUNK, ROWS = 16 << 20, 1 << 16
-"""Bytes and rows of a Parquet file that are read at once, at most."""
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+KINDS = {"csv": "csv files", "json": "JSON files", "parquet": "Parquet files"}
+PART = "\0part"
+"""The name under which `File.part` is read as a column; no column has it."""
 Batch = dict[str, pa.Array]
+DETECTED = Read()
 
 
 class Reader:
@@ -34,23 +37,25 @@ class Reader:
 
     Args:
         place: a file, a folder or a pattern, see `table_files`.
+        read: what is known of how they are written.
+        key: what the place is called in messages.
+        files: those to read, if they are not all of the place, or more.
 
     Raises:
-        UserError: there are no files, or they cannot be read, or have different columns.
+        UserError: there are no files, or they cannot be read, or have different columns; the message lists all of these.
     """
 
-    def __init__(self, place: str) -> None:
-        self.place = place
-        self.files = table_files(place)
-        self.is_parquet = self._is_parquet()
-        self._partitions = _Partitions([file.name for file in self.files])
+    def __init__(
+        self, place: str, read: Read = DETECTED, key: str = "dataset.options.path", files: list[File] | None = None
+    ) -> None:
+        self.place, self._read = place, read
+        self.files = table_files(place, key) if files is None else files
+        self._opened: dict[File, CsvFile | JsonFile | ParquetFile] = {}
         with self.reading():
-            self._open()
-
-    def _open(self) -> None:
-        schemas = [self._schema(file) for file in self.files]
+            self.kind = self._kind()
+            self._partitions = _Partitions([file.name for file in self.files])
+            schemas = self._open()
         first = schemas[0]
-        self._check_columns([schema.names for schema in schemas])
         self.names: list[str] = [*(name.strip() for name in first.names), *self._partitions.names(first.names)]
         self.index = [name for name in (first.pandas_metadata or {}).get("index_columns", []) if isinstance(name, str)]
         """The columns that pandas has as the index of the rows."""
@@ -58,27 +63,45 @@ class Reader:
             pa.schema([(name.strip(), _decoded(kind)) for name, kind in zip(s.names, s.types, strict=True)]) for s in schemas
         ]
         twice = len({*first.names}) < len(first.names)
-        self._types = plain[0] if twice else pa.unify_schemas(plain, promote_options="permissive")
+        with self.reading():
+            self._types = plain[0] if twice else pa.unify_schemas(plain, promote_options="permissive")
+        self._numbers: dict[str, bool] = {}
+        """Of columns with another decimal sign than a point, whether all their values are numbers."""
 
-    def batches(self, columns: list[str], progress: Callable[[int], Any] = lambda done: None) -> Iterator[Batch]:
-        """Chunks of some columns, decoded; ``progress`` gets the bytes that were read so far.
-
-        Raises:
-            UserError: a file cannot be read.
-        """
-        done = 0
-        for file in self.files:
-            with self.reading():
-                for batch, read in self._parquet(file, columns) if self.is_parquet else self._csv(file, columns):
-                    progress(done + read)
-                    if batch.num_rows:
-                        yield self._named(batch, file, columns)
-            done += file.size
+    @property
+    def is_typed(self) -> bool:
+        """Whether values have types; else all are texts."""
+        return self.kind != "csv"
 
     @property
     def size(self) -> int:
         """The bytes of all files."""
         return sum(file.size for file in self.files)
+
+    @property
+    def dialect(self) -> dict[str, Any]:
+        """What is not usual about how the first of some csv files is written, as keys of the option ``read``."""
+        dialect = self._dialect(self.files[0])
+        return dialect.described() if dialect else {}
+
+    def batches(self, columns: list[str], progress: Callable[[int], Any] = lambda done: None) -> Iterator[Batch]:
+        """Chunks of some columns, decoded; ``progress`` gets the bytes that were read so far.
+
+        Texts of csv files are as they are written, but for the numbers in a column of numbers: these have a decimal point,
+        and no separated thousands if the file has a decimal comma or the option ``read.thousands`` is set.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        if any(self._plain(file) for file in self.files):
+            self._find_numbers(columns)
+        done = 0
+        for file in self.files:
+            for batch, read in self._batches(file, columns):
+                progress(done + read)
+                if batch.num_rows:
+                    yield self._named(batch, file, columns)
+            done += file.size
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -90,44 +113,69 @@ class Reader:
                 f"{self.place}: a file was removed while it was read: {error}", "run the same command again"
             ) from None
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
-            fix = "save it as UTF-8" if "invalid UTF8" in str(error) else "give a CSV or Parquet file"
-            raise UserError(f"{self.place} cannot be read as a table: {error}", fix) from None
+            raise UserError(f"{self.place} cannot be read as a table: {error}", "give csv, Parquet or JSON files") from None
 
     # --- the files --------------------------------------------------------------------------------------------
 
-    def _is_parquet(self) -> bool:
-        """Whether they are Parquet files, by their names or their first bytes.
+    def _kind(self) -> str:
+        """What the files are.
 
         Raises:
-            UserError: some are, or are no tables.
+            UserError: some are no tables, or they are of several kinds.
         """
-        parquet = [file.name for file in self.files if _is_parquet(file)]
-        others = [file.name for file in self.files if file.name not in parquet]
-        foreign = [name for name in others if not _is_csv(name)] if len(self.files) > 1 else []
-        if foreign:
-            raise UserError(
-                f"{self.place} has files that are no tables: {_some(foreign)}",
-                f"move them away, or give a pattern such as {os.path.join(self.place, '*.parquet')}",
-            )
-        if parquet and others:
-            raise UserError(
-                f"{self.place} has Parquet files, such as {parquet[0]}, and CSV files, such as {others[0]}",
-                f"give a pattern such as {os.path.join(self.place, '*.parquet')}",
-            )
-        return bool(parquet)
+        found: dict[str, list[str]] = {}
+        problems = self._problems()
+        for file in self.files:
+            if len(self.files) > 1 and not kinds.is_table(file.name) and not file.start(4).startswith(b"PAR1"):
+                problems.add(
+                    f"{file.name} is no table by its name", f"move it away, or give a pattern such as {self._pattern()}"
+                )
+                continue
+            try:
+                found.setdefault(kinds.kind(file), []).append(file.name)
+            except Refusal as refusal:
+                self._add(problems, file, refusal)
+        problems.refuse()
+        if len(found) > 1:
+            shown = " and ".join(f"{KINDS[kind]}, such as {names[0]}" for kind, names in found.items())
+            raise UserError(f"{self.place} has {shown}", f"give a pattern such as {self._pattern()}")
+        return next(iter(found))
 
-    def _schema(self, file: File) -> pa.Schema:
-        if self.is_parquet:
-            with file.filesystem.open_input_file(file.path) as source:
-                return pq.ParquetFile(source).schema_arrow
-        with pyarrow.csv.open_csv(_Csv(file).stream) as reader:
-            names = reader.schema.names
-        with self._open_csv(_Csv(file), names, names) as reader:  # which finds out if the first rows are UTF-8
-            return pa.schema([(name, pa.string()) for name in names])
+    def _pattern(self) -> str:
+        return os.path.join(self.place, "*.parquet")
+
+    def _open(self) -> list[pa.Schema]:
+        """Open all files; their schemas."""
+        if self.kind != "csv" and self._read.of_csv:
+            raise UserError(
+                f"{KEY} has {', '.join(self._read.of_csv)}, but {self.place} has {KINDS[self.kind]}",
+                "remove these keys: they are for csv files",
+            )
+        problems, columns = self._problems(), JsonColumns()
+        for file in self.files:
+            try:
+                self._opened[file] = (
+                    CsvFile(file, self._read) if self.kind == "csv"
+                    else JsonFile(file, columns) if self.kind == "json"
+                    else ParquetFile(file)
+                )  # fmt: skip
+            except Refusal as refusal:
+                self._add(problems, file, refusal)
+        problems.refuse()
+        schemas = [self._opened[file].schema for file in self.files]
+        self._check_columns([schema.names for schema in schemas])
+        return schemas
+
+    def _problems(self) -> Problems:
+        return Problems(self.place, most=SHOWN)
+
+    def _add(self, problems: Problems, file: File, refusal: Refusal) -> None:
+        for what, fix in refusal.problems:
+            problems.add(f"{file.name}: {what}" if len(self.files) > 1 else what, fix)
 
     def _check_columns(self, columns: list[list[str]]) -> None:
         """Raise a UserError if not all files have the columns of the first one."""
-        problems = Problems(self.place, most=SHOWN)
+        problems = self._problems()
         for file, names in zip(self.files, columns, strict=True):
             differ = Counter(name.strip() for name in names), Counter(name.strip() for name in columns[0])
             for what, odd in (("also has", differ[0] - differ[1]), ("lacks", differ[1] - differ[0])):
@@ -139,12 +187,40 @@ class Reader:
 
     # --- chunks -----------------------------------------------------------------------------------------------
 
+    def _batches(self, file: File, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """Chunks of a file as they are written. If it is broken, the others are looked at too."""
+        with self.reading():
+            try:
+                yield from self._opened[file].batches(columns)
+            except Refusal as refusal:
+                raise self._refused(file, refusal) from None
+
+    def _refused(self, file: File, refusal: Refusal) -> UserError:
+        problems = self._problems()
+        self._add(problems, file, refusal)
+        for other in self.files[self.files.index(file) + 1 :]:
+            try:
+                self._opened[other].check()
+            except Refusal as another:
+                self._add(problems, other, another)
+        try:
+            problems.refuse()
+        except UserError as error:
+            return error
+        raise AssertionError(refusal)
+
     def _named(self, batch: pa.RecordBatch, file: File, columns: list[str]) -> Batch:
         there = dict(zip(map(str.strip, batch.schema.names), batch.columns, strict=True))
+        there[PART] = pa.repeat(pa.scalar(file.part, pa.string()), batch.num_rows)
         there |= {
             name: pa.repeat(value, batch.num_rows) for name, value in self._partitions.values(file.name) if name not in there
         }
-        return {name: self._decode(name, there[name]) for name in columns}
+        plain = self._plain(file)
+        found = {name: self._without_missing(self._decode(name, there[name])) for name in columns}
+        return {
+            name: plain.write(trimmed(column)) if plain and self._numbers.get(name) else column
+            for name, column in found.items()
+        }
 
     def _decode(self, name: str, column: pa.Array) -> pa.Array:
         """The values, as one array of the type that the column has in all files."""
@@ -153,45 +229,61 @@ class Reader:
         wanted = self._types.field(name).type if name in self._types.names else kind
         return column if column.type == wanted else pc.cast(column, wanted)
 
-    def _parquet(self, file: File, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
-        with file.filesystem.open_input_file(file.path) as source:
-            opened = pq.ParquetFile(source, pre_buffer=False, buffer_size=1 << 20)
-            rows, names = max(1, opened.metadata.num_rows), opened.schema_arrow.names
-            groups = (opened.metadata.row_group(number) for number in range(opened.num_row_groups))
-            of_a_row = max(1, sum(group.total_byte_size for group in groups) // rows)
-            wanted = [name for name in names if name.strip() in columns]
-            # A name with a dot may be that of a column in a column.
-            selected = None if any("." in name for name in names) else wanted
-            seen = 0
-            for batch in opened.iter_batches(min(ROWS, max(1, CHUNK // of_a_row)), columns=selected):
-                seen += batch.num_rows
-                yield batch, file.size * seen // rows
+    def _without_missing(self, column: pa.Array) -> pa.Array:
+        """The values, of which those of the option ``read.missing`` are null."""
+        if not self._read.missing:
+            return column
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            marked = pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(self._read.missing, column.type))
+        elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
+            numbers = [float(text) for text in self._read.missing if re.fullmatch(r"[-+]?\d+(\.\d+)?", text.strip())]
+            marked = pc.is_in(pc.cast(column, pa.float64(), safe=False), value_set=pa.array(numbers, pa.float64()))
+        else:
+            return column
+        return pc.if_else(marked, pa.scalar(None, column.type), column)
 
-    def _csv(self, file: File, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
-        with pyarrow.csv.open_csv(_Csv(file).stream) as reader:
-            names = reader.schema.names
-        opened = _Csv(file)
-        with self._open_csv(opened, names, [name for name in names if name.strip() in columns]) as reader:
-            for batch in reader:
-                yield batch, opened.raw.tell()
+    # --- numbers with a decimal comma -------------------------------------------------------------------------
 
-    def _open_csv(self, opened: "_Csv", names: list[str], columns: list[str]) -> Any:
-        """All columns as texts: what Arrow would infer has lost leading zeros, and which values were missing."""
-        block = min(MOST, max(BLOCK, BLOCK_OF_A_COLUMN * len(names)))
-        return pyarrow.csv.open_csv(
-            opened.stream,
-            read_options=pyarrow.csv.ReadOptions(block_size=block),
-            convert_options=pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), include_columns=columns),
-        )
+    def _dialect(self, file: File) -> Dialect | None:
+        opened = self._opened[file]
+        return opened.dialect if isinstance(opened, CsvFile) else None
+
+    def _plain(self, file: File) -> Plain | None:
+        """Writes the numbers of a file in the plain way, if they are not."""
+        dialect = self._dialect(file)
+        return Plain(dialect.decimal, dialect.thousands) if dialect and (dialect.decimal == "," or dialect.thousands) else None
+
+    def _find_numbers(self, columns: list[str]) -> None:
+        """Find out which columns have numbers only, in all files: in others, what looks like a number is a text."""
+        left = [name for name in columns if name not in self._numbers]
+        for file in self.files if left else []:
+            plain = self._plain(file) or Plain(".", None)
+            for batch, _ in self._batches(file, left):
+                for name, column in zip(map(str.strip, batch.schema.names), batch.columns, strict=True):
+                    if self._numbers.setdefault(name, True):
+                        texts = trimmed(self._without_missing(column))
+                        self._numbers[name] = plain.fits(texts.filter(pc.invert(missing(texts))))
 
 
-class _Csv:
-    """An opened CSV file, which may be compressed; ``raw`` is at the position in the file."""
+def read_rows(place: str, read: Read = DETECTED, key: str = "the path") -> Iterator[pa.Table]:
+    """The rows of a table's files, in their order, as chunks of bounded size, each with all columns; no chunk has no rows.
 
-    def __init__(self, file: File) -> None:
-        self.raw = file.filesystem.open_input_file(file.path)  # a stream has no position
-        codec = CODECS.get(os.path.splitext(file.path)[1])
-        self.stream = pa.CompressedInputStream(self.raw, codec) if codec else self.raw
+    Args:
+        place: a file, a folder or a pattern; a path or a URI.
+        read: what is known of how the files are written.
+        key: what the place is called in messages.
+
+    Raises:
+        UserError: before the first chunk or later, that a file cannot be read, or two columns have one name.
+    """
+    reader = Reader(place, read, key)
+    problems = Problems(place)
+    for name, count in Counter(reader.names).items():
+        if count > 1:
+            problems.add(f"{count} columns have the name {name!r}", "rename all but one")
+    problems.refuse()
+    for batch in reader.batches(reader.names):
+        yield pa.table(batch)
 
 
 class _Partitions:
@@ -223,15 +315,6 @@ def _pairs(name: str) -> Iterator[tuple[str, str | None]]:
         key, equals, value = folder.partition("=")
         if equals and key:
             yield unquote(key), None if value == HIVE_NULL else unquote(value)
-
-
-def _is_parquet(file: File) -> bool:
-    return file.name.lower().endswith(PARQUET) or file.start(4) == b"PAR1"
-
-
-def _is_csv(name: str) -> bool:
-    stem, suffix = os.path.splitext(name.lower())
-    return (stem if suffix in CODECS else name.lower()).endswith(CSV)
 
 
 def _decoded(kind: pa.DataType) -> pa.DataType:

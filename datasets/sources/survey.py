@@ -17,6 +17,10 @@ from heliostat.datasets.values.words import hashes
 LISTED = 10_000
 """Different values that are kept of a column, far above what categories and classes may have."""
 LISTED_BYTES = 4 << 20
+LARGE = 2**53
+"""Whole numbers above are names of something, unless they are near each other."""
+BEYOND = 10**15
+"""Whole numbers from here on may be rounded by a floating-point number of 64 bits."""
 
 
 class Survey:
@@ -103,19 +107,26 @@ class Survey:
         # Most columns of a CSV file are numbers without a gap, and the check for gaps takes longer than to read them as such.
         found = numbers.plain(column, self._kinds()) if self.numbers and not self._markers else None
         if found is None:
-            column = trimmed(column)
-            gone = missing(column, self._markers)
-            if count := pc.sum(gone).as_py():
-                self.missing += count
-                self.markers |= {text for text in pc.unique(column.filter(gone)).to_pylist() if text}
-                column = column.filter(pc.invert(gone))
+            column = self._without_gaps(column)
             found = numbers.plain(column, self._kinds()) if self.numbers else None
-        if found is not None and self.numbers:
-            if pa.types.is_integer(found.type):
-                self.padded = self.padded or _first(column, r"^0\d+$")
-            self.beyond = self.beyond or _first(column, r"^[+-]?[1-9]\d{15,}$")
+        if found is not None and pa.types.is_integer(found.type):
+            self.padded = self.padded or _first(column, r"^0\d+$")
         self._add_numbers(found)
+        if self.numbers and self.numbers.count and max(-self.numbers.least, self.numbers.most) >= BEYOND:
+            self.beyond = self.beyond or _first(column, r"^[+-]?[1-9]\d{15,}$")
         return column
+
+    def _without_gaps(self, column: pa.Array) -> pa.Array:
+        """Trimmed texts without missing ones, which are counted."""
+        coded = column.dictionary_encode(null_encoding="encode") if self.all_listed else None
+        texts = trimmed(column if coded is None else coded.dictionary)
+        gone = missing(texts, self._markers)
+        if pc.any(gone).as_py():
+            self.markers |= {text for text in pc.unique(texts.filter(gone)).to_pylist() if text}
+        if coded is not None:
+            texts, gone = texts.take(coded.indices), gone.take(coded.indices)
+        self.missing += pc.sum(gone).as_py() or 0
+        return texts.filter(pc.invert(gone))
 
     def _kinds(self) -> tuple[str, ...]:
         return ("double",) if self.floats else ("int64", "double")
@@ -130,6 +141,9 @@ class Survey:
         self.numbers.add(np.asarray(found))
 
     def _may_name(self, column: pa.Array) -> bool:
+        """Whether it is of interest if all values differ: of texts, and of numbers for their name or because they are large."""
+        if self.numbers and self.numbers.count and max(-self.numbers.least, self.numbers.most) > LARGE:
+            return True
         return (is_text(column.type) and (self.numbers is None or self._listed)) or (self._listed and self.is_number)
 
     def _list(self, column: pa.Array) -> None:

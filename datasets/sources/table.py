@@ -1,6 +1,5 @@
-"""A table in CSV or Parquet files, one of whose columns is the target."""
+"""A table in csv, JSON or Parquet files, one of whose columns is the target."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -12,10 +11,13 @@ from heliostat.datasets.index import Field
 from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Chunk, Problems, Source
 from heliostat.datasets.sources.encoder import Encoded, Encoder
-from heliostat.datasets.sources.files import File, table_files
+from heliostat.datasets.sources.files import File
+from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.kinds import ColumnOptions
-from heliostat.datasets.sources.reader import Reader
+from heliostat.datasets.sources.parts import split_files
+from heliostat.datasets.sources.reader import DETECTED, Reader
 from heliostat.datasets.sources.targets import TargetType
+from heliostat.datasets.splits import CONTENT, Split
 from heliostat.errors import UserError
 
 RULES = 4
@@ -36,8 +38,11 @@ class Table(Source):
     even = True
 
     class Options(Config):
-        path: str = Key(description="the path of .csv or .parquet files: a file, a folder, or a pattern such as data/*.parquet")
+        path: str = Key(
+            description="the path of .csv, .jsonl or .parquet files: a file, a folder, or a pattern such as data/*.parquet"
+        )
         target: str = Key(description="the name of the column to learn")
+        read: Read = Key(DETECTED, description="how csv files are written, such as {separator: ;, decimal: ','}")
         drop: list[str] = Key([], description="columns to leave out, such as [id, date]")
         columns: dict[str, ColumnOptions] = Key({}, description="how columns are read, such as {age: {fill: median}}")
         without_label: Literal["refuse", "drop"] = Key(
@@ -46,10 +51,12 @@ class Table(Source):
         target_type: TargetType = Key(
             "auto", description="class or number; auto takes texts and few different whole numbers as classes"
         )
+        split: Split = Key(CONTENT, description="how the rows are split, such as {by: time, column: date}")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
-        self._reader = Reader(options.path)
+        self.split = options.split
+        self._reader = Reader(options.path, options.read, files=self.files())
         self._target = self._check_names(self._reader.names)
         self._encoded: Encoded | None = None
         self._described: tuple[dict[str, Field], dict[str, Any], Signature] | None = None
@@ -76,10 +83,12 @@ class Table(Source):
         return self._describe()[2]
 
     def description(self) -> dict[str, Any]:
-        return {"name": self.name, **self.options.model_dump(mode="json", exclude_defaults=True)}
+        options = self.options.model_dump(mode="json", exclude_defaults=True)
+        read = {**self._reader.dialect, **options.pop("read", {})}
+        return {"name": self.name, **options, **({"read": read} if read else {})}
 
     def files(self) -> list[File]:
-        return table_files(self.options.path)
+        return split_files(self.options.path, self.split)
 
     def close(self) -> None:
         if self._encoded:
@@ -97,10 +106,8 @@ class Table(Source):
         """
         path, target = self.options.path, str(self.options.target).strip()
         if target not in names:
-            other = re.search(r"[;\t|]", names[0]) if len(names) == 1 else None
-            if other:
-                raise UserError(f"{path} has {other[0]!r} between its columns", "save it with commas")
-            raise UserError(f"{path} has no column {target!r}", nearest(target, names))
+            alone = f"its only column is {names[0]!r}: set {KEY}.separator if that is not one name"
+            raise UserError(f"{path} has no column {target!r}", alone if len(names) == 1 else nearest(target, names))
         if target in self.options.drop:
             raise UserError(f"dataset.options.drop lists {target!r}, which is the target", "remove it from drop")
         twice = Problems(path)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Format = Literal["year-month-day", "day-month-year", "month-day-year", "day-name-year", "name-day-year", "time"]
+Format = Literal["year-month-day", "year-month", "day-month-year", "month-day-year", "day-name-year", "name-day-year", "time"]
 Seconds = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 DAY = 86_400
@@ -19,7 +19,8 @@ MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", 
 NAME = r"(?P<name>(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*)"
 YEAR = r"(?P<y>\d{4}|\d{2})"
 PATTERNS: dict[Format, str] = {
-    "year-month-day": rf"^(?P<y>\d{{4}})[-/.](?P<m>\d{{1,2}})(?:[-/.](?P<d>\d{{1,2}}))?{TIME}",
+    "year-month-day": rf"^(?P<y>\d{{4}})[-/.](?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}}){TIME}",
+    "year-month": rf"^(?P<y>(?:19|20)\d{{2}})[-/](?P<m>0[1-9]|1[0-2]){TIME}",
     "day-month-year": rf"^(?P<d>\d{{1,2}})[-/.](?P<m>\d{{1,2}})[-/.]{YEAR}{TIME}",
     "month-day-year": rf"^(?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}})[-/.]{YEAR}{TIME}",
     "day-name-year": rf"(?i)^(?:[a-z]{{2,9}}\.?,? )?(?P<d>\d{{1,2}})\.?[ -]*{NAME}[.,]?[ -]*{YEAR}{TIME}",
@@ -56,10 +57,13 @@ def parse(texts: pa.Array, kind: Format) -> tuple[Seconds, Mask, bool]:
     if kind == "time":
         return np.where(good, seconds, 0), good, True
     if "name" in there:
-        short = pc.utf8_slice_codeunits(pc.utf8_lower(pc.struct_field(found, "name")), 0, 3)
-        part["m"] = np.asarray(pc.fill_null(pc.index_in(short, value_set=pa.array(MONTHS)), 0)).astype(float) + 1
-    years = np.where(part["y"] >= 100, part["y"], part["y"] + np.where(part["y"] < 69, 2000, 1900))
-    days, valid = _days(years, part["m"], np.where(part["d"] == 0, 1, part["d"]))
+        name = pc.utf8_slice_codeunits(pc.utf8_lower(pc.struct_field(found, "name")), 0, 3)
+        part["m"] = np.asarray(pc.fill_null(pc.index_in(name, value_set=pa.array(MONTHS)), 0)).astype(float) + 1
+    short = np.asarray(pc.fill_null(pc.equal(pc.utf8_length(pc.struct_field(found, "y")), 2), False))
+    years = np.where(short, part["y"] + np.where(part["y"] < 69, 2000, 1900), part["y"])
+    # Of a month without a day, it is the first.
+    first = np.asarray(pc.equal(pc.fill_null(pc.struct_field(found, "d"), ""), "")) if "d" in there else True
+    days, valid = _days(years, part["m"], np.where(first, 1, part.get("d", 1)))
     zone = _zone(pc.struct_field(found, "zone"))
     timed = bool(pc.any(pc.and_(pc.is_valid(found), pc.not_equal(pc.struct_field(found, "M"), ""))).as_py())
     return np.where(good & valid, days * DAY + seconds - zone, 0), good & valid, timed

@@ -153,15 +153,16 @@ def test_images_keep_their_class_their_pixels_and_their_proportions(tmp_path: Pa
         assert np.delete(image, colour, 0).max() == 0
 
 
-def test_tables_turn_texts_into_features_and_the_target_into_classes(tmp_path: Path) -> None:
+def test_tables_turn_texts_into_codes_and_the_target_into_classes(tmp_path: Path) -> None:
     lines = [f"{i},{'red' if i % 3 else 'green'},{'yes' if i % 2 else 'no'}" for i in range(100)]
     (tmp_path / "t.csv").write_text("size,colour,ripe\n" + "\n".join(lines))
     dataset = build(open_source("table", {"path": str(tmp_path / "t.csv"), "target": "ripe"}), str(tmp_path / "d"))
-    assert dataset.index.meta["feature_names"] == ["size", "colour=green", "colour=red"]
+    assert dataset.index.signature
+    assert [column.categories for column in dataset.index.signature.columns] == [(), ("green", "red")]
     assert dataset.index.classes == ["no", "yes"]
     rows = all_rows(dataset)
-    for (size, green, red), label in zip(rows["features"], rows["label"], strict=True):
-        assert (green, red, label) == (size % 3 == 0, size % 3 != 0, size % 2)
+    for (size,), (colour,), label in zip(rows["features"], rows["categories"], rows["label"], strict=True):
+        assert (colour, label) == (size % 3 != 0, size % 2)
 
 
 def write(path: Path, text: str) -> str:
@@ -181,12 +182,12 @@ def write(path: Path, text: str) -> str:
         ("images", {"path": ".", "channels": 2}, ("channels", "2")),
         ("table", {"path": "missing.csv", "target": "y"}, ("missing.csv", "does not exist")),
         ("table", {"path": "t.csv", "target": "z"}, ("'z'", "use one of: x, y")),
-        ("table", {"path": "holes.csv", "target": "y"}, ("'x'", "1 empty", "fill")),
+        ("table", {"path": "holes.csv", "target": "y"}, ("'y'", "1 of 2 rows", "fill", "without_label: drop")),
         ("table", {"path": ".latin/00.txt", "target": "y"}, ("cannot be read", "save it as UTF-8")),
         ("table", {"path": "head.csv", "target": "y"}, ("head.csv has no rows",)),
         ("table", {"path": "t.parquet", "target": "y"}, ("t.parquet", "cannot be read")),
         ("table", {"path": "twice.csv", "target": "y"}, ("2 columns", "'x'", "rename")),
-        ("table", {"path": "clash.csv", "target": "y"}, ("two features", "'a=b'", "rename")),
+        ("table", {"path": "clash.csv", "target": "y"}, ("two features", "'a.year'", "rename")),
         ("table", {"path": "huge.csv", "target": "y"}, ("'x'", "1 values", "infinite", "replace")),
         ("table", {"path": "one.csv", "target": "y"}, ("target 'y' has 1 classes",)),
         ("text", {"path": ".", "pattern": "/abs/*"}, ("dataset.options.pattern", "/abs/*")),
@@ -203,10 +204,10 @@ def test_bad_input_is_reported_with_its_field(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "t.csv", "x,y\n1,a\n2,b\n")
-    write(tmp_path / "holes.csv", "x,y\n,a\n2,b\n")
+    write(tmp_path / "holes.csv", "x,y\n1,a\n2,\n")
     write(tmp_path / "t.parquet", "no parquet")
     write(tmp_path / "twice.csv", "x,x,y\n1,2,a\n2,3,b\n")
-    write(tmp_path / "clash.csv", "a=b,a,y\n1,b,a\n2,c,b\n")
+    write(tmp_path / "clash.csv", "a.year,a,y\n1,2024-01-31,a\n2,2024-02-29,b\n")
     write(tmp_path / "huge.csv", "x,y\n1e39,a\n2,b\n")
     write(tmp_path / "one.csv", "x,y\n1,a\n2,a\n")
     write(tmp_path / "head.csv", "x,y\n")
@@ -262,6 +263,6 @@ def test_opening_a_wrong_dataset_reports_the_reason(tmp_path: Path) -> None:
         Dataset.open(str(tmp_path / "d"))
     build(open_source("digits", {}), str(tmp_path / "d"))
     index = json.loads((tmp_path / "d" / "index.json").read_text())
-    (tmp_path / "d" / "index.json").write_text(json.dumps({**index, "format": 2}))
+    (tmp_path / "d" / "index.json").write_text(json.dumps({**index, "format": 3}))
     with pytest.raises(UserError, match="format"):
         Dataset.open(str(tmp_path / "d"))

@@ -2,20 +2,26 @@
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import date, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat.config import validate
+from heliostat.datasets import Dataset, build
 from heliostat.datasets.assignment import assign
+from heliostat.datasets.index import SPLITS
 from heliostat.datasets.ranks import restored, select, sortable
-from heliostat.datasets.sources import Chunk, Source
+from heliostat.datasets.sources import Chunk, Source, open_source
 from heliostat.datasets.splits import Split
 from heliostat.errors import UserError
 
@@ -28,7 +34,7 @@ class Rows(Source):
 
     name = "rows"
 
-    def __init__(self, keys: list[bytes], by: pa.Array | None = None, /, seed: int = 0, **split: Any) -> None:
+    def __init__(self, keys: list[bytes], by: npt.NDArray[Any] | None = None, /, seed: int = 0, **split: Any) -> None:
         super().__init__(None)
         self.split = validate(split, Split, "dataset.options.split")
         self.keys, self.by = keys, by
@@ -81,18 +87,17 @@ def test_shares_are_what_was_asked_for() -> None:
 @settings(max_examples=20, deadline=None)
 def test_a_group_is_on_one_side_and_does_not_move_when_others_are_added(seed: int) -> None:
     random = np.random.RandomState(seed)
-    groups = pa.array([f"patient {number}" for number in random.randint(100, size=500)])
+    groups = random.randint(100, size=500).astype(np.uint64)
     few = codes(Rows(keys(300, 300), groups[:300], seed, by="group", column="patient"))
     many = codes(Rows(keys(500, 500), groups, seed + 1, by="group", column="patient"))
     assert (few == many[:300]).all()
-    assert len({*zip(groups.to_pylist(), many.tolist(), strict=True)}) == len(groups.unique())
+    assert len({*zip(groups, many, strict=True)}) == len({*groups})
 
 
-TIMES = {
-    "numbers": lambda numbers: pa.array(numbers - 50),
-    "floats": lambda numbers: pa.array((numbers - 50) / 7),
-    "dates": lambda numbers: pa.array(numbers, pa.int32()).cast(pa.date32()),
-    "moments": lambda numbers: pa.array(numbers * 10**9 + 1, pa.timestamp("ns")),
+TIMES: dict[str, Callable[[npt.NDArray[Any]], npt.NDArray[Any]]] = {
+    "numbers": lambda numbers: numbers - 50,
+    "floats": lambda numbers: (numbers - 50) / 7,
+    "dates": lambda numbers: numbers.astype("datetime64[D]").astype("datetime64[us]"),
 }
 
 
@@ -135,48 +140,26 @@ def test_strata_have_their_shares_to_within_a_row_and_by_content(seed: int, diff
     )
 
 
-def test_by_column_the_values_say_it() -> None:
-    column = pa.array(["train", " Val ", "TEST", "dev", "eval", "valid", "validation", "Train"])
-    found = codes(Rows(keys(8, 8), column, by="column", column="fold"))
-    assert found.tolist() == [0, 1, 2, 1, 1, 1, 1, 0]
-    for folds in (pa.array([0, 1, 2, 9]), pa.array([True, False, False, True]), pa.array(["0", "1", "2", "9"])):
-        values = {"0": "train", "1": "val", "2": "test", "9": "train", "true": "train", "False": "test"}
-        source = Rows(keys(4, 4), folds, by="column", column="fold", values=values)
-        if folds.type == pa.bool_():
-            with pytest.raises(UserError, match="the validation split would be empty"):
-                codes(source)
-        else:
-            assert codes(source).tolist() == [0, 1, 2, 0]
-
-
 def test_by_files_what_has_no_files_is_cut_from_training_by_content() -> None:
     rows = keys(1000, 10**6)
-    given = pa.array(["validation"] * 100 + [None] * 900, pa.string())
+    given = np.array([VALIDATION] * 100 + [-1] * 900)
     found = codes(Rows(rows, given, by="files", validation="v.csv", shares={"train": 0.8, "validation": 0.1, "test": 0.1}))
     assert (found[:100] == VALIDATION).all()
     assert {*found[100:].tolist()} == {TRAIN, TEST}
     assert 50 < (found[100:] == TEST).sum() < 130
-    both = pa.array(["validation", "test", None])
-    assert codes(Rows(keys(3, 3), both, by="files", validation="v.csv", test="t.csv")).tolist() == [1, 2, 0]
+    assert codes(Rows(keys(3, 3), np.array([1, 2, -1]), by="files", validation="v.csv", test="t.csv")).tolist() == [1, 2, 0]
 
 
 REFUSED: dict[str, tuple[Rows, list[str]]] = {
-    "no splits": (
-        Rows(keys(5, 5), pa.array(["train", "holdout", None, "b", "holdout"]), by="column", column="fold"),
-        ["column 'fold' has values that are no split: 'b' (1 rows), 'holdout' (2 rows)", "{b: train}", "1 missing values"],
-    ),
     "empty": (
-        Rows(keys(2, 2), pa.array(["test", "test"]), by="column", column="fold"),
+        Rows(keys(2, 2), np.array([TEST, TEST]), by="column", column="fold"),
         ["the train split would be empty", "the validation split would be empty"],
     ),
     "few groups": (
-        Rows(keys(9, 9), pa.array(["a"] * 9), by="group", column="patient"),
+        Rows(keys(9, 9), np.zeros(9, np.uint64), by="group", column="patient"),
         ["split would be empty", "too few groups"],
     ),
-    "few times": (
-        Rows(keys(4, 4), pa.array([1.0, 2.0, float("nan"), None]), by="time", column="year"),
-        ["column 'year' has 2 missing values", "has 2 different times", "at least 3"],
-    ),
+    "few times": (Rows(keys(4, 4), np.array([1.0, 2.0, 2.0]), by="time", column="year"), ["2 different times", "at least 3"]),
     "too few": (Rows(keys(1, 1)), ["too few samples: the validation split would be empty", "the test split"]),
 }
 
@@ -230,3 +213,138 @@ def test_numbers_are_ordered_and_selected_as_by_sorting(values: list[float], see
     found, equal = select(lambda: [(groups, bits)], ranks)
     assert (found == ordered[ranks]).all()
     assert (equal == ranks - np.searchsorted(ordered, found)).all()
+
+
+# --- tables -----------------------------------------------------------------------------------------------------
+
+
+def table(folder: Path, columns: dict[str, Any], kind: str = "csv", **split: Any) -> Dataset:
+    """The dataset of a table, which has a column ``x`` that numbers the rows in tenths."""
+    rows = len(next(iter(columns.values())))
+    columns = {"x": np.arange(rows) / 10, "y": ["ab"[row % 2] for row in range(rows)]} | columns
+    path = folder / f"t.{kind}"
+    pq.write_table(pa.table(columns), path) if kind == "parquet" else pyarrow.csv.write_csv(pa.table(columns), path)
+    return build(open_source("table", {"path": str(path), "target": "y", "split": split}), str(folder / f"out-{kind}"))
+
+
+def rows_of(dataset: Dataset) -> list[set[int]]:
+    """The numbers of the rows in each split."""
+    parts = [dataset.take(split, np.arange(dataset.index.rows(split)))["features"] for split in SPLITS]
+    at = dataset.index.meta["feature_names"].index("x")
+    return [{*np.rint(part[:, at] * 10).astype(int).tolist()} for part in parts]
+
+
+FOLDS: dict[str, tuple[list[Any], dict[str, Any]]] = {
+    "words": (["train", " Val", "TEST", "dev", "eval", "valid"], {}),
+    "numbers": ([0, 1, 2, 1, 1, 1], {"values": {0: "train", 1: "val", 2: "test"}}),
+    "mixed": (["fit", "b", "Test", "b", "b", "b"], {"values": {"FIT": "train", "b": "validation"}}),
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("folds", FOLDS)
+def test_a_column_of_a_table_says_the_split_and_is_not_learnt_from(tmp_path: Path, folds: str, kind: str) -> None:
+    values, options = FOLDS[folds]
+    dataset = table(tmp_path, {"fold": values * 10}, kind, by="column", column="fold", **options)
+    assert rows_of(dataset) == [{*range(0, 60, 6)}, {row for row in range(60) if row % 6 not in (0, 2)}, {*range(2, 60, 6)}]
+    assert dataset.index.meta["feature_names"] == ["x"]
+    assert dataset.index.signature
+    assert dataset.index.signature.left_out == {"fold": "is what the table is split by"}
+
+
+DAYS = [f"2024-{1 + day // 28:02d}-{1 + day % 28:02d}" for day in range(300)]
+WHEN: dict[str, list[Any]] = {
+    "texts": DAYS,
+    "with points": [".".join(reversed(day.split("-"))) for day in DAYS],
+    "dates": [date.fromisoformat(day) for day in DAYS],
+    "moments": [datetime.fromisoformat(day) for day in DAYS],
+    "numbers": [*range(1000, 1300)],
+}
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("when", WHEN)
+def test_a_table_is_split_by_its_times_however_they_are_written(tmp_path: Path, when: str, kind: str) -> None:
+    order = np.random.RandomState(0).permutation(300)
+    dataset = table(tmp_path, {"when": [WHEN[when][at] for at in order]}, kind, by="time", column="when")
+    parts = [sorted(order[row] for row in part) for part in rows_of(dataset)]
+    assert parts == [[*range(210)], [*range(210, 255)], [*range(255, 300)]]
+    shown = {"validation_from": DAYS[210], "test_from": DAYS[255]} if when != "numbers" else {"validation_from": 1210}
+    assert dataset.index.meta["split"].items() >= shown.items()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_is_split_by_groups_which_are_learnt_from_if_asked(tmp_path: Path, kind: str) -> None:
+    patients = [f"patient {row % 60}" for row in range(300)]
+    dataset = table(tmp_path, {"patient": patients}, kind, by="group", column="patient", learn=True)
+    groups = [{row % 60 for row in part} for part in rows_of(dataset)]
+    assert sum(map(len, groups)) == 60
+    assert dataset.index.signature
+    assert [column.name for column in dataset.index.signature.columns] == ["x", "patient"]
+
+
+def test_a_table_is_split_by_strata_of_its_classes(tmp_path: Path) -> None:
+    dataset = table(tmp_path, {"y": ["rare" if row % 10 == 0 else "often" for row in range(400)]}, by="stratified")
+    counts = [np.bincount(dataset.take(split, np.arange(dataset.index.rows(split)))["label"]).tolist() for split in SPLITS]
+    assert counts == [[252, 28], [54, 6], [54, 6]]
+
+
+def test_all_that_is_wrong_with_the_split_of_a_table_is_in_one_message(tmp_path: Path) -> None:
+    for columns, split, says in [
+        ({"fold": ["train", "holdout", "b"]}, {"by": "column", "column": "fold"}, ["no split: 'b', 'holdout'", "{b: train}"]),
+        ({"fold": ["test", None, "train"]}, {"by": "column", "column": "fold"}, ["'fold' has 10 empty values", "split by it"]),
+        ({"odd": [1, 2, 3]}, {"by": "group", "column": "patients"}, ["split.column is 'patients'", "no column"]),
+        ({"odd": [1, 2, 3]}, {"by": "group", "column": "y"}, ["split.column is 'y', which is the target"]),
+        ({"when": ["a", "b", "c"]}, {"by": "time", "column": "when"}, ["'when' has no dates", "split by its time"]),
+        ({"when": ["1/2/24", "3/4/24", "5/6/24"]}, {"by": "time", "column": "when"}, ["day and month", "day-month-year"]),
+    ]:
+        with pytest.raises(UserError) as caught:
+            table(
+                tmp_path, {"w": ["Red", "red", "blue"] * 10, **{name: values * 10 for name, values in columns.items()}}, **split
+            )
+        message = str(caught.value)
+        assert [text for text in [*says, "differ only in case"] if text not in message] == []
+        assert not (tmp_path / "out-csv").exists()
+
+
+def test_another_split_is_another_dataset(tmp_path: Path) -> None:
+    table(tmp_path, {"patient": [*range(100)] * 2})
+    path = {"path": str(tmp_path / "t.csv"), "target": "y"}
+    split = {"by": "group", "column": "patient"}
+    sources = [open_source("table", {**path, **more}) for more in ({}, {"split": {"by": "content"}}, {"split": split})]
+    identities = [source.identity() for source in sources]
+    assert identities[0] == identities[1] != identities[2]
+    with pytest.raises(UserError, match="already holds another dataset"):
+        build(sources[2], str(tmp_path / "out-csv"))
+
+
+def csv(folder: Path, name: str, first: int, rows: int) -> str:
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("x,y\n" + "".join(f"{row / 10},{'ab'[row % 2]}\n" for row in range(first, first + rows)))
+    return str(path)
+
+
+def test_files_are_for_one_split_also_where_they_lie_among_those_for_training(tmp_path: Path) -> None:
+    csv(tmp_path, "data/a.csv", 0, 200)
+    csv(tmp_path, "data/b.csv", 200, 100)
+    validation, test = csv(tmp_path, "data/val.csv", 300, 50), csv(tmp_path, "other/b.csv", 350, 40)
+    options = {"path": str(tmp_path / "data"), "target": "y"}
+    split = {"by": "files", "validation": validation}
+    both = build(open_source("table", {**options, "split": {**split, "test": test}}), str(tmp_path / "both"))
+    assert rows_of(both) == [{*range(300)}, {*range(300, 350)}, {*range(350, 390)}]
+    train, found, cut = rows_of(build(open_source("table", {**options, "split": split}), str(tmp_path / "one")))
+    assert found == {*range(300, 350)}
+    assert (train | cut, train & cut) == ({*range(300)}, set())
+    assert 25 < len(cut) < 70
+
+
+def test_files_that_cannot_be_for_a_split_are_all_listed(tmp_path: Path) -> None:
+    one = csv(tmp_path, "one.csv", 0, 10)
+    with pytest.raises(UserError) as caught:
+        open_source("table", {"path": one, "target": "y", "split": {"by": "files", "validation": one, "test": "no.csv"}})
+    message = str(caught.value)
+    assert "one.csv has no file for training alone" in message
+    assert "dataset.options.split.test no.csv does not exist" in message
+    with pytest.raises(UserError, match=r"split.test .*one.csv has files that are for validation, too: one.csv"):
+        open_source("table", {"path": str(tmp_path), "target": "y", "split": {"by": "files", "validation": one, "test": one}})
