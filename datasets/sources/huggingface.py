@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field as Key
@@ -70,7 +71,9 @@ class _Part:
         texts = [name for name in self._kept if str(getattr(features[name], "dtype", "")) in TEXTS and name != target]
         if self._arrays and texts:
             shown = ", ".join([*options.drop, *texts])
-            raise UserError(f"{options.path} has texts beside arrays: {', '.join(texts)}", f"set dataset.options.drop: [{shown}]")
+            raise UserError(
+                f"{options.path} has texts beside arrays: {', '.join(texts)}", f"set dataset.options.drop: [{shown}]"
+            )
 
     def __len__(self) -> int:
         return len(self._data) if self._arrays else -(-len(self._data) // ROWS)
@@ -101,7 +104,7 @@ class _Part:
 
     def _value(self, name: str, value: Any) -> Any:
         if name not in self._images or value is None:
-            return value
+            return np.asarray(value) if isinstance(value, list) else value
         return fitted(value, (self._options.channels, self._options.size, self._options.size))
 
 
@@ -121,7 +124,11 @@ def _load(options: HuggingFace.Options) -> Any:
         ) from None
     path = expanded(options.path, key="dataset.options.path")
     saved = any(Path(path, name).is_file() for name in ("dataset_dict.json", "state.json"))
-    found = library.load_from_disk(path) if saved else library.load_dataset(path, options.name)
+    try:
+        found = library.load_from_disk(path) if saved else library.load_dataset(path, options.name)
+    except Exception as error:  # of any kind: it has loaders for many formats
+        fix = "give a folder of save_to_disk, or what load_dataset loads here"
+        raise UserError(f"dataset.options.path {options.path} cannot be loaded: {error}", fix) from None
     if not isinstance(found, Mapping):
         return _Part(found, options)
     if missing := [each for each in options.splits.values() if each not in found]:

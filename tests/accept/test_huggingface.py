@@ -107,3 +107,47 @@ def test_a_task_that_imports_all_three_trains_by_command_as_a_job_and_on_a_clust
         subprocess.run(job, cwd=project, env=dict(env), check=True, timeout=400)
     finally:
         subprocess.run([*heliostat, "down", "hf.yaml", "--yes"], cwd=project, env=dict(env), check=True, timeout=100)
+
+
+MADE = """
+import datasets as d, numpy as np
+from PIL import Image
+images = d.Dataset.from_dict(
+    {"picture": [Image.fromarray(np.full((9, 5, 3), at, np.uint8)) for at in range(120)], "label": [at % 2 for at in range(120)]},
+    features=d.Features({"picture": d.Image(), "label": d.ClassLabel(names=["cat", "dog"])}),
+)
+d.DatasetDict({"train": images.select(range(100)), "test": images.select(range(100, 120))}).save_to_disk("images")
+d.Dataset.from_dict({"input_ids": [[at, at + 1, 3] for at in range(120)]}).save_to_disk("tokens")
+d.Dataset.from_dict(
+    {"text": [f"film number {at} was {'good' if at % 2 else 'bad'} and long" for at in range(120)],
+     "stars": [at / 7 for at in range(120)], "label": [at % 3 for at in range(120)], "vector": [[at / 3, 1.0, 2.0] for at in range(120)]},
+    features=d.Features({"text": d.Value("string"), "stars": d.Value("float32"), "vector": d.Sequence(d.Value("float32"), length=3),
+                         "label": d.ClassLabel(names=["bad", "ok", "good"])}),
+).save_to_disk("texts")
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "classes", "test"),
+    [
+        (("path=images", "size=8"), {"image": [3, 8, 8], "label": []}, ["cat", "dog"], 20),
+        (("path=tokens",), {"tokens": [3]}, [], None),
+        (("path=texts",), {"features": [68], "label": []}, ["bad", "good", "ok"], None),
+        (("path=texts", "target=stars"), {"features": [67], "categories": [1], "target": []}, [], None),
+    ],
+)
+def test_what_the_library_has_saved_becomes_a_dataset(
+    programs: Path, project: Path, env: Mapping[str, str],
+    options: tuple[str, ...], fields: dict[str, list[int]], classes: list[str], test: int | None,
+) -> None:  # fmt: skip
+    subprocess.run([programs / "python", "-c", MADE], cwd=project, env=dict(env), check=True, timeout=200)
+    settings = [part for option in options for part in ("--set", option)]
+    done = subprocess.run(
+        [programs / "python", "-m", "heliostat", "dataset", "build", "huggingface", "out", "--json", *settings],
+        cwd=project, env=dict(env), capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    index = json.loads(done.stdout)
+    assert {name: field["shape"] for name, field in index["fields"].items()} == fields
+    assert index["meta"].get("classes", []) == classes
+    assert test is None or sum(shard["rows"] for shard in index["splits"]["test"]) == test

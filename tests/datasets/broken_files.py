@@ -14,7 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 Rows = list[list[Any]]
-WORDS = ["red", "green", "deep blue", "a, b", "x; y", 'say "hi"', "tab\there", "two\nlines", "Zürich", "café", "naïve", "日本", "a|b", "it's"]
+WORDS = [
+    "red",
+    "green",
+    "deep blue",
+    "a, b",
+    "x; y",
+    'say "hi"',
+    "tab\there",
+    "two\nlines",
+    "Zürich",
+    "café",
+    "naïve",
+    "日本",
+    "a|b",
+    "it's",
+]
 NAMES = ["count", "price", "colour", "größe"]
 
 
@@ -184,7 +199,14 @@ def other_encoding(chance: random.Random) -> Case:
 
 
 def empty(chance: random.Random) -> Case:
-    return Case("empty", "t" + chance.choice([".csv", ".jsonl", ".parquet", ".json"]), chance.choice([b"", b"", b"\n \n"]), [], [], "refused")
+    return Case(
+        "empty",
+        "t" + chance.choice([".csv", ".jsonl", ".parquet", ".json"]),
+        chance.choice([b"", b"", b"\n \n"]),
+        [],
+        [],
+        "refused",
+    )
 
 
 def names_only(chance: random.Random) -> Case:
@@ -270,7 +292,9 @@ def wrong_name(chance: random.Random) -> Case:
 
 
 def foreign(chance: random.Random) -> Case:
-    magic = chance.choice([b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-1.5", b"<!DOCTYPE html>", b"SQLite format 3\0", b"ARROW1\0\0"])
+    magic = chance.choice(
+        [b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF-1.5", b"<!DOCTYPE html>", b"SQLite format 3\0", b"ARROW1\0\0"]
+    )
     name = chance.choice(["t.xlsx", "t.csv", "t.zip"])
     return Case("foreign", name, magic + chance.randbytes(300), [], [], "refused")
 

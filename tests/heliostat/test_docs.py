@@ -33,6 +33,11 @@ def test_each_key_of_a_config_is_documented_with_its_default(title: str, kind: t
 
 def test_each_option_of_a_source_is_documented() -> None:
     rows = table("Sources of data")
-    for name, needed in {"table": {"path": "t", "target": "y"}, "images": {"path": "p"}, "text": {"path": "p"}}.items():
+    for name, needed in {
+        "table": {"path": "t", "target": "y"},
+        "images": {"path": "p"},
+        "text": {"path": "p"},
+        "huggingface": {"path": "p"},
+    }.items():
         _, options = find_source(name, needed)
         assert re.findall(r"`(\w+)", rows[name][1]) == list(type(options).model_fields), name

@@ -152,6 +152,27 @@ def test_a_task_and_what_it_imports_must_go_along(
     assert f"task a_task:TabularClassification needs {excluded}.py, which does not go along" in message
 
 
+@pytest.mark.parametrize("excluded", ["a_source.py", "listed.bin"])
+def test_a_source_of_ones_own_and_its_files_must_go_along(
+    folder: Path, capsys: pytest.CaptureFixture[str], excluded: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = "[{'x': at, 'label': 'ab'[at % 2]} for at in range(90)]"
+    Path("a_source.py").write_text(
+        f"from heliostat import Source\nclass F(Source):\n    rows = lambda self: {rows}\n    files = lambda self: ['listed.bin']\n"
+    )
+    Path("listed.bin").touch()
+    source = ("--set", "dataset={source: 'a_source:F'}")
+    monkeypatch.syspath_prepend(str(folder))
+    try:
+        assert "/.datasets/a_source-F-" in said(capsys, *source, code=0)
+        Path(".gitignore").write_text(f"{excluded}\n")
+        assert f"dataset.source a_source:F needs {excluded}, which does not go along" in said(capsys, *source).replace(
+            "dataset.source needs", "dataset.source a_source:F needs"
+        )
+    finally:
+        sys.modules.pop("a_source", None)
+
+
 def test_a_sweep_needs_its_base_and_all_data_that_it_searches(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     space = "space: {dataset.options.path: {choice: [data/t.csv, data/more.csv]}}\ntrials: 2\n"
     Path("s.yaml").write_text("train: {base: c.yaml}\n" + space)

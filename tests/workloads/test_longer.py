@@ -229,3 +229,53 @@ def test_a_config_may_be_a_dictionary_and_a_name_is_that_of_the_file(tmp_path: P
 def test_only_a_users_own_modules_are_kept(project: Path) -> None:
     assert code.own_files("tabular-classification") == {}
     assert code.own_files("heliostat.workloads.examples.digits_task:Digits") == {}
+
+
+SOURCE = """
+import numpy as np, torch
+from torch.utils.data import TensorDataset
+from heliostat import Task
+
+def points(count):
+    x = torch.arange(count * 2.0).reshape(-1, 2) % 7
+    return TensorDataset(x, (x.sum(1) > 6).long())
+
+class Line(Task):
+    needs = {"features": "float32/1", "label": "int64"}
+    def model(self):
+        return torch.nn.Linear(2, 2)
+    def loss(self, model, batch):
+        return torch.nn.functional.cross_entropy(model(batch["features"]), batch["label"])
+"""
+
+
+def test_a_run_with_a_source_of_ones_own_is_resumed_and_keeps_its_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions of a file may have the same time and size
+    Path("points.py").write_text(SOURCE)
+    Path("c.yaml").write_text('task: points:Line\ndataset: {source: "points:points", options: {count: 90}}\nsteps: 4\n')
+    command = ["train", "c.yaml", "--in-process", "--set"]
+    try:
+        assert main(["train", "c.yaml", "--dry-run"]) == 0
+        assert "points-points-" in capsys.readouterr().out
+        assert main([*command, "steps=4"]) == 0
+        assert sorted(Path("runs/c/code").iterdir()) == [Path("runs/c/code/points.py")]
+        # Another module, so another dataset, of the same content: the run continues, with a note.
+        Path("points.py").write_text(SOURCE.replace("count * 2.0", "2.0 * count"))
+        del sys.modules["points"]
+        assert main([*command, "steps=8"]) == 0
+        assert "points.py has changed since the run was started" in capsys.readouterr().err
+        assert len([*Path("runs/.datasets").iterdir()]) == 2
+        # Other data: refused.
+        assert main([*command, "steps=8", "--set", "dataset.options.count=91"]) == 2
+        Path("points.py").write_text(SOURCE.replace("% 7", "% 6"))
+        del sys.modules["points"]
+        assert main([*command, "steps=9"]) == 2
+        assert "Traceback" not in capsys.readouterr().err
+        Path("points.py").write_text(SOURCE)
+        assert main(["evaluate", "c", "--json"]) == 0
+    finally:
+        sys.modules.pop("points", None)

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import xxhash
 
 from heliostat.datasets.index import SPLITS, Field, SplitName
@@ -71,7 +70,7 @@ class Samples:
         return classes | ({"white": 255} if self.fields.get("image", Field(dtype="int8")).dtype == "uint8" else {})
 
     def chunks(self) -> Iterator[Chunk]:
-        """The samples again, of which ``by`` has the split, if the source says it."""
+        """The samples again, of which ``by`` has the place of the split, or -1, if the source says none."""
         for number in range(len(self._splits.places)):
             columns = {name: array.chunk(number) for name, array in self._columns.items()}
             codes = self._splits.chunk(number)
@@ -79,7 +78,7 @@ class Samples:
                 columns[LABEL] = self._kinds.labels.places[columns[LABEL]]
             inputs = [columns[name] for name in columns if name not in (LABEL, TARGET)]
             keys = [b"".join(values[at].tobytes() for values in inputs) for at in range(len(codes))]
-            yield Chunk(keys, columns, by=pa.array(SPLITS).take(pa.array(codes, mask=codes < 0)))
+            yield Chunk(keys, columns, by=codes)
 
     def close(self) -> None:
         self._spool.close()

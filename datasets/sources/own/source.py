@@ -194,9 +194,8 @@ class Own(sources.Source):
         if self._described is None:
             with self._named():
                 found = self._read()
-                signature, split = (
-                    (found.signature(), found.split) if isinstance(found, Table) else (None, self._split(found.fields))
-                )
+                signature = found.signature() if isinstance(found, Table) else None
+                split = found.split if isinstance(found, Table) and self._parts == [None] else self._split(found.fields)
                 self._described = _Description(found.fields, found.meta(), signature, split)
         return self._described
 
