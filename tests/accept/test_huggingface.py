@@ -112,16 +112,18 @@ def test_a_task_that_imports_all_three_trains_by_command_as_a_job_and_on_a_clust
 MADE = """
 import datasets as d, numpy as np
 from PIL import Image
+N = range(120)
 images = d.Dataset.from_dict(
-    {"picture": [Image.fromarray(np.full((9, 5, 3), at, np.uint8)) for at in range(120)], "label": [at % 2 for at in range(120)]},
+    {"picture": [Image.fromarray(np.full((9, 5, 3), at, np.uint8)) for at in N], "label": [at % 2 for at in N]},
     features=d.Features({"picture": d.Image(), "label": d.ClassLabel(names=["cat", "dog"])}),
 )
 d.DatasetDict({"train": images.select(range(100)), "test": images.select(range(100, 120))}).save_to_disk("images")
-d.Dataset.from_dict({"input_ids": [[at, at + 1, 3] for at in range(120)]}).save_to_disk("tokens")
+d.Dataset.from_dict({"input_ids": [[at, at + 1, 3] for at in N]}).save_to_disk("tokens")
+vector = d.Sequence(d.Value("float32"), length=3)
 d.Dataset.from_dict(
-    {"text": [f"film number {at} was {'good' if at % 2 else 'bad'} and long" for at in range(120)],
-     "stars": [at / 7 for at in range(120)], "label": [at % 3 for at in range(120)], "vector": [[at / 3, 1.0, 2.0] for at in range(120)]},
-    features=d.Features({"text": d.Value("string"), "stars": d.Value("float32"), "vector": d.Sequence(d.Value("float32"), length=3),
+    {"text": [f"film number {at} was {'good' if at % 2 else 'bad'} and long" for at in N],
+     "stars": [at / 7 for at in N], "label": [at % 3 for at in N], "vector": [[at / 3, 1.0, 2.0] for at in N]},
+    features=d.Features({"text": d.Value("string"), "stars": d.Value("float32"), "vector": vector,
                          "label": d.ClassLabel(names=["bad", "ok", "good"])}),
 ).save_to_disk("texts")
 """

@@ -129,7 +129,7 @@ def test_rows_are_read_as_those_of_a_file_are(own: Callable[[str], None], code: 
 
 def test_a_table_of_pandas_with_a_label_needs_no_target(own: Callable[[str], None]) -> None:
     own("def f(): return pd.DataFrame({'x': range(90), 'label': ['a', 'b', 'b'] * 30}).set_index('x')")
-    with pytest.raises(UserError, match="^mine:f: there is no column to learn from but the target"):
+    with pytest.raises(UserError, match=r"^mine:f: there is no column to learn from but the target"):
         built("f")
     own("def f(): return pd.DataFrame({'x': range(90), 'label': ['a', 'b', 'b'] * 30})")
     assert built("f", columns={"x": {"type": "number"}}).index.classes == ["a", "b"]
@@ -227,7 +227,8 @@ def test_a_dataset_is_that_of_the_code_the_options_the_files_and_the_version(own
 def test_what_returns_splits_has_them(own: Callable[[str], None]) -> None:
     own("def f(count):\n    x = lambda start: [np.float32([start + at]) for at in range(count)]\n"
         "    return {'train': x(0), 'valid': x(1000), 'test': (each for each in x(2000))}\n"
-        "def g(): return {split: TensorDataset(torch.arange(n)[:, None]) for split, n in (('train', 90.0), ('test', 5.0))}")  # fmt: skip
+        "def g():\n    parts = (('train', 90.0), ('test', 5.0))\n"
+        "    return {split: TensorDataset(torch.arange(rows)[:, None]) for split, rows in parts}")  # fmt: skip
     dataset = built("f", count=20)
     for start, split in ((0, "train"), (1000, "validation"), (2000, "test")):
         assert sorted(dataset.columns(split, 0)["features"][:, 0].tolist()) == [start + at for at in range(20)]
