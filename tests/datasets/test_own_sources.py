@@ -153,6 +153,7 @@ def test_a_table_of_pandas_with_a_label_needs_no_target(own: Callable[[str], Non
         ("def f(): return [(np.array([1j]), 1)]", ("'features' of type complex128",)),
         ("def f(): return [(torch.zeros(2, dtype=torch.bfloat16), 1)]", ("that is no array", ".float()")),
         ("def f(): return [(np.zeros((2, 0)), 1)]", ("an empty 'x', of shape [2, 0]",)),
+        ("def f(): return TensorDataset(torch.rand(9, 2))", ("sample 0 is another when it is read again",)),
         ("def f(): return ((torch.rand(3), 1) for _ in range(9))", ("sample 0 is another when it is read again",)),
         ("def f(): return (pd.DataFrame({'x': np.random.rand(9), 'label': 1}) for _ in range(9))", ("sample 0 is another",)),
         ("count = itertools.count(50, -1)\ndef f(): return (np.zeros(3) for _ in range(next(count)))",

@@ -53,12 +53,6 @@ def parts_of(name: str, made: Any) -> Parts:
     return {split: parts[split] for split in SPLITS if split in parts}
 
 
-def is_used_up(made: Any) -> bool:
-    """Whether what was made can be read only once, and must be made anew for each reading."""
-    parts = made.values() if isinstance(made, Mapping) else [made]
-    return any(hasattr(part, "__next__") for part in parts)
-
-
 def values_of(name: str, part: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """The samples of a part, or parts of its table, each with its name for messages.
 

@@ -16,7 +16,7 @@ from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Chunk, TooLarge
 from heliostat.datasets.sources.files import File, files_below
 from heliostat.datasets.sources.own import KEY, Named, Source
-from heliostat.datasets.sources.own.calls import calling, is_used_up, length_of, parts_of, values_of
+from heliostat.datasets.sources.own.calls import calling, length_of, parts_of, values_of
 from heliostat.datasets.sources.own.rows import Rows, table_of
 from heliostat.datasets.sources.own.samples import Samples
 from heliostat.datasets.sources.own.values import LABEL, TARGET, is_row, named
@@ -51,9 +51,8 @@ class Own(sources.Source):
     def __init__(self, options: Named) -> None:
         super().__init__(options)
         self.place = options.name
-        self._made: Any = None
         self._part: Any = None
-        """What was read last of it, of its first split."""
+        """What it has returned last, of its first split."""
         self._parts: list[SplitName | None] = []
         """The splits that it says."""
         self._kept: Samples | Rows | None = None
@@ -160,8 +159,9 @@ class Own(sources.Source):
 
     def _values(self, doing: str) -> Iterator[tuple[str, SplitName | None, Any]]:
         """The values that the source yields, each with its name for messages and its split, if the source says it."""
-        with calling(self.place):
-            parts = parts_of(self.place, self._rows())
+        self._part = None
+        with calling(self.place):  # anew for each reading, so that one that makes other samples each time is noticed
+            parts = parts_of(self.place, self._own.rows() if self._own else self.options())
         total, done = sum(map(length_of, parts.values())), 0
         self._parts, self._part = list(parts), next(iter(parts.values()))
         for split, part in parts.items():
@@ -169,14 +169,6 @@ class Own(sources.Source):
                 self.progress(f"{doing} {self.place}", done, total, "samples")
                 yield place, None if split == "train" else split, value
                 done += 1
-
-    def _rows(self) -> Any:
-        """What the source returns; a function is called again if that can be read only once."""
-        if self._own:
-            return self._own.rows()
-        made = self.options() if self._made is None else self._made
-        self._made = None if is_used_up(made) else made
-        return made
 
     @cached_property
     def _own(self) -> Source | None:
