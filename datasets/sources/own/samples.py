@@ -101,6 +101,6 @@ def _hash(values: Values) -> int:
     total = xxhash.xxh3_64()
     for name, value in values.items():
         text = isinstance(value, str)
-        total.update((f"{name} {value}" if text else f"{name} {value.dtype} {value.shape}").encode())
+        total.update((f"{name} {value}" if text else f"{name} {value.dtype.str} {value.shape}").encode())
         total.update(b"" if text else value.tobytes())
     return total.intdigest()

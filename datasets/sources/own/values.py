@@ -24,12 +24,16 @@ CATEGORIES, IMAGE, TOKENS, FEATURES, TEXT, LABEL, TARGET = (
     "label",
     "target",
 )
-DTYPES = {f"{kind}{bits}" for kind in ("int", "uint", "float") for bits in (8, 16, 32, 64)} - {"float8"}
+DTYPES = {
+    np.dtype(f"{kind}{bits}") for bits in (8, 16, 32, 64) for kind in ("int", "uint", "float") if (kind, bits) != ("float", 8)
+}
 CHANNELS = (1, 3, 4)
 MAX_CLASSES = 65_536
 SHOWN = 10
 """Problems that a message lists; the samples after them are not looked at."""
 Values = dict[str, Any]
+Kind = tuple[Any, tuple[int, ...]]
+"""The type of an array, and its shape."""
 
 
 def named(sample: Any) -> dict[str, Any]:
@@ -78,7 +82,7 @@ def stored(name: str, value: Any) -> npt.NDArray[Any] | str:
         array = array.astype(np.float64 if name == TARGET else np.int64)
     if array.dtype == np.bool_:
         array = array.astype(np.uint8)
-    if array.dtype.name not in DTYPES:
+    if array.dtype.newbyteorder("=") not in DTYPES:
         raise UserError(f"has {name!r} of type {array.dtype}", "convert it to numbers of up to 64 bits")
     if not array.size:
         raise UserError(f"has an empty {name!r}, of shape {list(array.shape)}", "leave the sample out")
@@ -144,13 +148,11 @@ class Kinds:
     def __init__(self, place: str, classes: list[str]) -> None:
         self.fields: dict[str, Field] = {}
         self.labels = Labels(classes)
+        self.has_classes = False
+        """Whether ``label`` is a class."""
+        self._kinds: dict[str, Kind] = {}
         self._first = ""
         self._problems, self._count = Problems(place, most=SHOWN), 0
-
-    @property
-    def has_classes(self) -> bool:
-        """Whether ``label`` is a class."""
-        return self.fields.get(LABEL) == Field(dtype="int64")
 
     def add(self, place: str, sample: Any) -> Values | None:
         """The values of the next sample, which ``place`` names in messages, as they are stored; None if it is refused.
@@ -160,10 +162,13 @@ class Kinds:
         """
         try:
             values = {name: stored(name, value) for name, value in named(sample).items()}
-            fields = {name: _field(value) for name, value in values.items()}
+            kinds = {name: _kind(value) for name, value in values.items()}
             if not self.fields:
-                self.fields, self._first = fields, place
-            self._compare(fields)
+                self.fields = {name: Field(dtype=dtype.name, shape=shape) for name, (dtype, shape) in kinds.items()}
+                self.has_classes = kinds.get(LABEL) == (np.dtype(np.int64), ())
+                self._kinds, self._first = kinds, place
+            if kinds != self._kinds:
+                self._refuse_kinds(kinds)
             if self.has_classes:
                 self.code(values)
         except UserError as error:
@@ -183,12 +188,13 @@ class Kinds:
         """Raise a UserError with all that is wrong with the samples, if there is anything."""
         self._problems.refuse()
 
-    def _compare(self, fields: dict[str, Field]) -> None:
-        if fields.keys() != self.fields.keys():
+    def _refuse_kinds(self, kinds: dict[str, Kind]) -> None:
+        if kinds.keys() != self._kinds.keys():
             fix = "give each sample the same; a number to learn is a float in all of them"
-            raise UserError(f"has {', '.join(fields)}, but {self._first} has {', '.join(self.fields)}", fix)
-        for name, field in fields.items():
-            if (first := self.fields[name]) != field:
+            raise UserError(f"has {', '.join(kinds)}, but {self._first} has {', '.join(self.fields)}", fix)
+        for name, (dtype, shape) in kinds.items():
+            field, first = Field(dtype=dtype.name, shape=shape), self.fields[name]
+            if field != first:
                 raise UserError(f"has {name!r} of {field}, but {self._first} of {first}", _alike(name, field, first))
 
 
@@ -202,8 +208,8 @@ def _alike(name: str, field: Field, first: Field) -> str:
     return "cut or pad each to the same shape"
 
 
-def _field(value: npt.NDArray[Any] | str) -> Field:
-    return Field(dtype="int64") if isinstance(value, str) else Field(dtype=value.dtype.name, shape=value.shape)
+def _kind(value: npt.NDArray[Any] | str) -> Kind:
+    return (np.dtype(np.int64), ()) if isinstance(value, str) else (value.dtype, value.shape)
 
 
 def _name_of(x: Any) -> str:
