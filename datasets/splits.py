@@ -1,5 +1,6 @@
 """The option of a source that says which samples are for training, for validation and for the test."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 import pydantic
@@ -85,3 +86,21 @@ EXAMPLES: dict[By, str] = {
     "files": "split: {by: files, validation: validation.csv, test: test.csv}",
 }
 CONTENT = Split()
+
+
+def described(split: Mapping[str, Any]) -> str:
+    """How a dataset is split, from what its metadata record of it; nothing is recorded of 70/15/15 by content."""
+    of_column = f" {split['column']}" if "column" in split else ""
+    shares = Shares(**split.get("shares", {}))
+    by = split.get("by", "content")
+    if by == "column":
+        return f"by column{of_column}"
+    parts = "/".join(f"{100 * share:g}" for share in (shares.train, shares.validation, shares.test))
+    if by == "files":
+        own = [name for name in ("validation", "test") if name in split]
+        return f"by files: {' and '.join(own)}" + (
+            "" if len(own) == 2 else f", the other cut from training by content, {parts}"
+        )
+    if "test_from" in split:
+        return f"by time{of_column}: validation from {split['validation_from']}, test from {split['test_from']}"
+    return f"by {by}{of_column}, {parts}"

@@ -32,9 +32,11 @@ class Doubt(Exception):
 
 def are_truths(texts: pa.Array) -> bool:
     """Whether different texts are true and false, yes and no, on and off, y and n, or t and f, in any case."""
-    lower = {text.lower() for text in texts[: SHOWN * len(WORDS)].to_pylist()} if len(texts) <= SHOWN * len(WORDS) else set()
-    words = lower <= WORDS and bool(lower & {"true", "yes", "on", "1"}) and bool(lower & {"false", "no", "off", "0"})
-    return lower in LETTERS or (words and not lower <= {"0", "1"})
+    if len(texts) > SHOWN * len(WORDS):
+        return False
+    lower = {text.lower() for text in texts.to_pylist()}
+    both = bool(lower & {"true", "yes", "on", "1"}) and bool(lower & {"false", "no", "off", "0"})
+    return lower in LETTERS or (lower <= WORDS and both and not lower <= {"0", "1"})
 
 
 def date_format(texts: pa.Array) -> Format | None:

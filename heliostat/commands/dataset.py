@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _show(dataset: Any, args: argparse.Namespace) -> None:
     from heliostat.console import out, print_json
+    from heliostat.datasets.splits import described
 
     index = dataset.index
     if args.json:
@@ -61,6 +62,7 @@ def _show(dataset: Any, args: argparse.Namespace) -> None:
         "source": index.source,
         "fields": ", ".join(f"{name}: {field}" for name, field in index.fields.items()),
         "samples": rows,
+        "split": described(index.meta.get("split", {})),
         "size": f"{size / 1e6:.1f} MB in {sum(map(len, index.splits.values()))} shards",
         "classes": ", ".join(index.classes) or "none",
         **({"skipped": f"{index.meta['skipped']} files that are no images"} if "skipped" in index.meta else {}),

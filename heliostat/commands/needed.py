@@ -79,8 +79,15 @@ def data_paths(dataset: Any) -> list[tuple[str, str]]:
     if not isinstance(dataset, Mapping):
         return []
     options = dataset.get("options")
-    paths = (dataset.get("path"), options.get("path") if isinstance(options, Mapping) else None)
-    return [(key, path) for key, path in zip(DATA, paths, strict=True) if isinstance(path, str)]
+    options = options if isinstance(options, Mapping) else {}
+    split = options.get("split")
+    parts = split if isinstance(split, Mapping) else {}
+    found = {
+        "dataset.path": dataset.get("path"),
+        "dataset.options.path": options.get("path"),
+        **{f"dataset.options.split.{part}": parts.get(part) for part in ("validation", "test")},
+    }
+    return [(key, path) for key, path in found.items() if isinstance(path, str)]
 
 
 def data_files(plan: Any) -> dict[str, list[str]]:

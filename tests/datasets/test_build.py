@@ -3,7 +3,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -66,29 +65,49 @@ def test_a_sample_stays_in_its_split_when_others_are_added(tmp_path: Path) -> No
         assert old == {x for x in many.take(split, np.arange(many.index.rows(split)))["features"][:, 0] if x < 200}
 
 
-def test_a_build_killed_at_any_moment_leaves_nothing_that_looks_finished_and_can_be_repeated(tmp_path: Path) -> None:
+KILLED = """
+import os, signal, sys
+from heliostat.datasets import build
+from heliostat.datasets.sources import open_source
+from heliostat.folder import Folder
+
+left, write = int(sys.argv[3]), Folder.write
+
+def counted(folder, name, data):
+    global left
+    left -= 1
+    if left < 0:
+        with folder.writing(name) as file:
+            file.write(data[: len(data) // 2])
+            file.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+    write(folder, name, data)
+
+Folder.write = counted
+build(open_source("text", {"path": sys.argv[1], "pattern": "*.txt"}), sys.argv[2], shard_bytes=4000)
+"""
+
+
+def test_a_killed_build_looks_unfinished_and_the_next_one_goes_on_with_its_shards_and_leaves_no_others(tmp_path: Path) -> None:
     for number in range(40):
-        lines = "\n".join(f"document {number} line {line} {'x' * 200}" for line in range(300))
-        (tmp_path / f"{number}.txt").write_text(lines)
-    out = tmp_path / "out"
-    code = (
-        "from heliostat.datasets import build; from heliostat.datasets.sources import open_source\n"
-        f"source = open_source('text', {{'path': {str(tmp_path)!r}, 'pattern': '*.txt'}})\n"
-        f"print('go', flush=True); build(source, {str(out)!r}, shard_bytes=4000)"
-    )
-    for delay in (0.0, 0.02, 0.05, 0.1, 0.2):
-        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
-        assert process.stdout
-        process.stdout.readline()
-        time.sleep(delay)
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
-        if not (out / "index.json").exists() and out.exists():
-            with pytest.raises(UserError, match="did not finish"):
-                Dataset.open(str(out))
-    options = {"path": str(tmp_path), "pattern": "*.txt"}
+        (tmp_path / f"{number}.txt").write_text("\n".join(f"{number} {line} {'x' * 200}" for line in range(25)))
+    out, options = tmp_path / "out", {"path": str(tmp_path), "pattern": "*.txt"}
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(out), "20"], cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL
+    with pytest.raises(UserError, match="did not finish"):
+        Dataset.open(str(out))
+    whole = sorted(out.glob("*.arrow"))
+    assert (len(whole), len([*out.iterdir()])) == (20, 21)
+    damaged, *right = whole
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"!")
+    (out / "train-99999.arrow").write_bytes(b"of another build")
+    (out / "notes.txt").write_text("of the user")
+    before = [path.stat().st_ino for path in right]
     again = build(open_source("text", options), str(out), shard_bytes=4000)
+    assert [path.stat().st_ino for path in right] == before
     assert again.verify() == []
+    shards = {shard.file for split in again.index.splits.values() for shard in split}
+    assert {path.name for path in out.iterdir()} == {*shards, "index.json", "notes.txt"}
     assert again.index.fingerprint == build(open_source("text", options), str(tmp_path / "other"), 4000).index.fingerprint
 
 

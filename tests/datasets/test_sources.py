@@ -175,7 +175,8 @@ def test_every_change_of_a_folder_is_another_identity(
     tmp_path: Path, change: str, hashed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "HASHED", hashed)
-    monkeypatch.setattr(reader.Reader, "__init__", lambda self, place: setattr(self, "names", ["y"]))  # only files matter
+    # Only the files matter.
+    monkeypatch.setattr(reader.Reader, "__init__", lambda self, *args, **options: setattr(self, "names", ["y"]))
     parts(tmp_path / "t.parquet")
     before = source_of(tmp_path / "t.parquet").identity()
     assert source_of(tmp_path / "t.parquet").identity() == before

@@ -22,7 +22,7 @@ from heliostat.datasets.assignment import assign
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.ranks import restored, select, sortable
 from heliostat.datasets.sources import Chunk, Source, open_source
-from heliostat.datasets.splits import Split
+from heliostat.datasets.splits import Split, described
 from heliostat.errors import UserError
 
 TRAIN, VALIDATION, TEST = range(3)
@@ -180,6 +180,23 @@ def test_classes_with_too_few_rows_are_refused_with_their_names() -> None:
     message = str(caught.value)
     assert "class 'class 1' has 3 rows, of which validation and test would have none" in message
     assert "class 'class 2' has 2 rows" in message
+
+
+@pytest.mark.parametrize(
+    ("recorded", "says"),
+    [
+        ({}, "by content, 70/15/15"),
+        ({"by": "group", "column": "patient", "shares": {"train": 0.6, "test": 0.25}}, "by group patient, 60/15/25"),
+        (
+            {"by": "time", "column": "date", "validation_from": "2024-01-02", "test_from": "2024-02-03"},
+            "by time date: validation from 2024-01-02, test from 2024-02-03",
+        ),
+        ({"by": "column", "column": "fold"}, "by column fold"),
+        ({"by": "files", "test": "t.csv"}, "by files: test, the other cut from training by content, 70/15/15"),
+    ],
+)
+def test_how_a_dataset_is_split_is_said_in_words(recorded: dict[str, Any], says: str) -> None:
+    assert described(recorded) == says
 
 
 @pytest.mark.parametrize(
