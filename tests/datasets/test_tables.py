@@ -180,8 +180,7 @@ LEFT_OUT = {
 def everything(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Dataset]:
     """A table with a column of each kind, and its dataset."""
     folder = tmp_path_factory.mktemp("everything")
-    values: dict[str, list[Any]] = {"age" if name == "years" else name: values for name, (values, _, _) in READ.items()}
-    values |= {name: values for name, (values, _) in LEFT_OUT.items()}
+    values = {"age" if name == "years" else name: row[0] for name, row in (READ | LEFT_OUT).items()}
     if request.param == "parquet":  # whose columns have one type
         for name in ("markers", "signs"):
             values[name] = [None if value is None else str(value) for value in values[name]]
