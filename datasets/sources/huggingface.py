@@ -62,7 +62,7 @@ class _Part:
         self._kept = [name for name in features if name not in options.drop]
         self._images = [name for name in self._kept if type(features[name]).__name__ == "Image"]
         target = options.target or next((name for name in (LABEL, TARGET) if name in features), None)
-        for name in (*options.drop, *([target] if options.target else [])):
+        for name in (*options.drop, *([options.target] if options.target else [])):
             if name not in features:
                 raise UserError(f"dataset.options of {options.path} name {name!r}, which is no column", nearest(name, features))
         self._target = target
