@@ -89,8 +89,6 @@ class Source:
     even: ClassVar[bool] = False
     """Whether the shards of a split have the same number of rows, whatever the chunks are."""
     fields: dict[str, Field]
-    limit: int | None = None
-    """Bytes of samples after which `TooLarge` is raised, by a source whose size is known only when it is read."""
     split: Split = CONTENT
     limit: int | None = None
     """Bytes of samples after which `TooLarge` is raised, by a source whose size is known only when it is read."""
