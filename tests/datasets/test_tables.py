@@ -165,7 +165,7 @@ COLUMNS = {
     "marked": {"missing": [-999]}, "told": {"missing": ["unknown"]}, "british": {"type": "day-month-year"},
     "class": {"type": "category"}, "stars": {"type": "category"}, "age": {"rename": "years", "fill": "median"},
 }  # fmt: skip
-LEFT_OUT = {
+LEFT_OUT: dict[str, tuple[list[Any], str]] = {
     "id": (list(range(1000, 1000 + ROWS)), "names the rows: each has another value, such as 1000"),
     "hash": ([hash((row, 1.5)) for row in range(ROWS)], "names the rows: each has another value"),
     "customer": ([f"customer {row}" for row in range(ROWS)], "names the rows: each has another text, such as 'customer 0'"),
