@@ -309,14 +309,15 @@ def test_a_table_is_split_by_strata_of_its_classes(tmp_path: Path) -> None:
 
 
 def test_all_that_is_wrong_with_the_split_of_a_table_is_in_one_message(tmp_path: Path) -> None:
-    for columns, split, says in [
+    cases: list[tuple[dict[str, list[Any]], dict[str, Any], list[str]]] = [
         ({"fold": ["train", "holdout", "b"]}, {"by": "column", "column": "fold"}, ["no split: 'b', 'holdout'", "{b: train}"]),
         ({"fold": ["test", None, "train"]}, {"by": "column", "column": "fold"}, ["'fold' has 10 empty values", "split by it"]),
         ({"odd": [1, 2, 3]}, {"by": "group", "column": "patients"}, ["split.column is 'patients'", "no column"]),
         ({"odd": [1, 2, 3]}, {"by": "group", "column": "y"}, ["split.column is 'y', which is the target"]),
         ({"when": ["a", "b", "c"]}, {"by": "time", "column": "when"}, ["'when' has no dates", "split by its time"]),
         ({"when": ["1/2/24", "3/4/24", "5/6/24"]}, {"by": "time", "column": "when"}, ["day and month", "day-month-year"]),
-    ]:
+    ]
+    for columns, split, says in cases:
         with pytest.raises(UserError) as caught:
             table(
                 tmp_path, {"w": ["Red", "red", "blue"] * 10, **{name: values * 10 for name, values in columns.items()}}, **split
