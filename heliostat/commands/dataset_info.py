@@ -45,6 +45,8 @@ def show(uri: str, dataset: "Dataset", as_json: bool, inspects: bool = True) -> 
 
 
 def _facts(uri: str, index: "Index") -> dict[str, Any]:
+    from heliostat.datasets.splits import described
+
     rows = ", ".join(f"{index.rows(split):,} {split}" for split in index.splits)
     size = sum(shard.bytes for shards in index.splits.values() for shard in shards)
     return {
@@ -52,22 +54,13 @@ def _facts(uri: str, index: "Index") -> dict[str, Any]:
         "source": index.source,
         "fields": ", ".join(f"{name}: {field}" for name, field in index.fields.items()),
         "samples": rows,
-        "split": _split(index.source.get("split")),
+        "split": described(index.meta.get("split", {})),
         "size": f"{size / 1e6:.1f} MB in {sum(map(len, index.splits.values()))} shards",
         **({"target": _target(index)} if index.signature else {}),
         "classes": ", ".join(index.classes) or "none",
         **({"skipped": f"{index.meta['skipped']} files that are no images"} if "skipped" in index.meta else {}),
         "fingerprint": index.fingerprint,
     }
-
-
-def _split(options: Any) -> str:
-    """How samples were split, from the source's option."""
-    if not isinstance(options, dict):
-        return "by content: a hash of each sample, 70/15/15"
-    by = options.get("by", "content")
-    others = ", ".join(f"{key} {value}" for key, value in options.items() if key != "by" and value)
-    return f"by {by}{f' ({others})' if others else ''}"
 
 
 def _target(index: "Index") -> str:
