@@ -365,10 +365,7 @@ def test_values_that_32_bits_cannot_tell_apart_are_told_apart(tmp_path: Path, ki
     with torch.no_grad():
         scaled = task.encoder()({"features": torch.from_numpy(samples(dataset))})
         assert scaled.std().item() == pytest.approx(0.6, abs=0.1), "by the interquartile range"
-        read = task.read(f'{{"time": {values[500]!r}}}')["features"]
-        assert task.read(f"[{values[500]!r}]")["features"] == read
-        with pytest.raises(UserError, match="the input has 2 values, but must have 1"):
-            task.read(f"[{values[500]!r}, 0]")
+        read = task.rows(pa.table({"time": values[500:501]}))[0]["features"]
     assert read.item() in samples(dataset), "the same row is the same to predict"
 
 

@@ -10,7 +10,6 @@ from heliostat.datasets import Dataset, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
 from heliostat.errors import UserError
 from heliostat.workloads.tabular.metrics import of_classes, of_numbers, rarer, update
-from heliostat.workloads.tabular.rows import read_row
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, Trainer
 from heliostat.workloads.tasks.tabular_classification import read_older
 from heliostat.workloads.trees import boosting
@@ -74,7 +73,7 @@ class GradientBoosting(Task):
         return shares
 
     def read(self, value: str) -> Batch:
-        return read_row(self.index, value) if self.index.signature else read_older(self.index, value)
+        return read_older(self.index, value)
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = model(batch)

@@ -15,7 +15,6 @@ from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL
 from heliostat.errors import UserError
 from heliostat.workloads.tabular.metrics import of_classes, rarer, update
 from heliostat.workloads.tabular.models import ModelOptions, network
-from heliostat.workloads.tabular.rows import read_row
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, spread
 
 DECIDED = {"accuracy", "balanced_accuracy", "f1"}
@@ -73,8 +72,8 @@ class TabularClassification(Task):
         return torch.where(probabilities[:, chosen] >= least, chosen, 1 - chosen)
 
     def read(self, value: str) -> Batch:
-        """Reads a row as the table has it, a JSON object; of an older dataset see `read_older`."""
-        return read_row(self.index, value) if self.index.signature else read_older(self.index, value)
+        """Reads a row of an older dataset; `rows` has those of a table."""
+        return read_older(self.index, value)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]), reduction="none")

@@ -12,7 +12,6 @@ from heliostat.workloads.tabular.encoder import described
 from heliostat.workloads.tabular.losses import LOSSES, Standardized, ordered, pinball
 from heliostat.workloads.tabular.metrics import of_numbers, update
 from heliostat.workloads.tabular.models import ModelOptions, network
-from heliostat.workloads.tabular.rows import read_row
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task
 
 
@@ -66,10 +65,6 @@ class TabularRegression(Task):
         if not levels:
             return {"prediction": values[:, 0]}
         return {"prediction": values[:, levels.index(0.5)], "quantiles": values}
-
-    def read(self, value: str) -> Batch:
-        """Reads a row as the table has it, a JSON object."""
-        return read_row(self.index, value)
 
     def _outputs(self, model: nn.Module, batch: Batch) -> Tensor:
         """(samples, members, levels or 1), in standard units."""
