@@ -178,7 +178,7 @@ def predict(run: Trained | str | Path, value: str) -> dict[str, Any]:
     run = run if isinstance(run, Trained) else load_run(run)
     result: dict[str, Any] = {"input": value}
     odd: dict[str, list[str]] = {}
-    if run.index.signature:
+    if run.index.signature and type(run.task).read is Task.read:
         tensors, oddities = run.task.rows(table_of(parse_row(value, run.index.signature), run.index.signature))
         odd = {what: [*columns] for what, columns in vars(oddities).items() if columns}
     else:

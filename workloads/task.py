@@ -15,6 +15,7 @@ from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Od
 from heliostat.errors import UserError
 from heliostat.workloads.config import BETTER, Better
 from heliostat.workloads.metric import Accumulator as Accumulator
+from heliostat.workloads.tabular import older
 from heliostat.workloads.tabular.encoder import Encoder
 
 if TYPE_CHECKING:
@@ -123,7 +124,9 @@ class Task:
         return probabilities.argmax(1)
 
     def read(self, value: str) -> Batch:
-        """Converts one input of ``heliostat predict`` to a batch of one."""
+        """Converts one input of ``heliostat predict`` to a batch of one, if that is no row of a table, see `rows`."""
+        if not self.index.signature and FEATURES in self.index.fields and "feature_names" in self.index.meta:
+            return older.read_row(self.index, value)
         raise UserError(f"task {type(self).__name__} takes no input from the command line", "give the task a read method")
 
     def rows(self, table: pa.Table) -> tuple[Batch, Oddities]:

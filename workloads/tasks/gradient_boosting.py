@@ -11,7 +11,6 @@ from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
 from heliostat.errors import UserError
 from heliostat.workloads.tabular.metrics import of_classes, of_numbers, rarer, update
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, Trainer
-from heliostat.workloads.tasks.tabular_classification import read_older
 from heliostat.workloads.trees import boosting
 from heliostat.workloads.trees.model import Trees
 
@@ -71,9 +70,6 @@ class GradientBoosting(Task):
         for name, gain in zip(names, gains / (gains.sum() or 1.0), strict=True):
             shares[name] += float(gain)
         return shares
-
-    def read(self, value: str) -> Batch:
-        return read_older(self.index, value)
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         outputs = model(batch)

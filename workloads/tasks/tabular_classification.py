@@ -1,6 +1,5 @@
 """Classification of the rows of a table."""
 
-import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -70,10 +69,6 @@ class TabularClassification(Task):
             return super().decide(probabilities)
         chosen, least = self._threshold
         return torch.where(probabilities[:, chosen] >= least, chosen, 1 - chosen)
-
-    def read(self, value: str) -> Batch:
-        """Reads a row of an older dataset; `rows` has those of a table."""
-        return read_older(self.index, value)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]), reduction="none")
@@ -162,23 +157,3 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.mean) / self.std
-
-
-def read_older(index: Index, value: str) -> Batch:
-    """Parses a JSON object with every feature by its name, or a JSON list in the dataset's order."""
-    names: list[str] = index.meta["feature_names"]
-    offsets: dict[str, float] = index.meta.get("offsets", {})
-    try:
-        data: Any = json.loads(value)
-        row = [data[name] for name in names] if isinstance(data, dict) else data
-        if offsets and isinstance(row, list) and len(row) == len(names):
-            # Before it is rounded to 32 bits.
-            row = [number - offsets.get(name, 0) for name, number in zip(names, row, strict=True)]
-        features = torch.tensor([row], dtype=torch.float32)
-    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
-        raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}") from None
-    if features.shape != (1, len(names)):
-        raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
-    if not features.isfinite().all():
-        raise UserError(f"input {value[:60]!r} has a value that is not a finite number", "give finite numbers")
-    return {FEATURES: features}

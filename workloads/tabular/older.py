@@ -1,0 +1,35 @@
+"""Rows of datasets of tables that earlier versions built: numbers and one-hot categories, without a signature."""
+
+import json
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from heliostat.datasets import Index
+from heliostat.datasets.signature import FEATURES
+from heliostat.errors import UserError
+
+
+def read_row(index: Index, value: str) -> dict[str, Tensor]:
+    """A batch of one from a JSON object with every feature by its name, or a JSON list in the dataset's order.
+
+    Raises:
+        UserError: it is neither.
+    """
+    names: list[str] = index.meta["feature_names"]
+    offsets: dict[str, float] = index.meta.get("offsets", {})
+    try:
+        data: Any = json.loads(value)
+        row = [data[name] for name in names] if isinstance(data, dict) else data
+        if offsets and isinstance(row, list) and len(row) == len(names):
+            # Before it is rounded to 32 bits.
+            row = [number - offsets.get(name, 0) for name, number in zip(names, row, strict=True)]
+        features = torch.tensor([row], dtype=torch.float32)
+    except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
+        raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}") from None
+    if features.shape != (1, len(names)):
+        raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
+    if not features.isfinite().all():
+        raise UserError(f"input {value[:60]!r} has a value that is not a finite number", "give finite numbers")
+    return {FEATURES: features}
