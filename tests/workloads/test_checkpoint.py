@@ -176,7 +176,7 @@ def damage(place: Path, harm: str) -> None:
     data = file.read_bytes()
     if harm == "not finite":  # as version 0.1 saved it after the gradient had become NaN
         step, folder, state = int(place.name[5:]), Folder.at(place), torch.load(file, weights_only=True)
-        state["model"]["1.weight"][3, 4] = torch.nan
+        state["model"]["head.weight"].view(-1)[3] = torch.nan
         checkpoint.commit(folder, step, {}, {file.name: checkpoint.write_state(folder, file.name, state)})
     elif "flipped" in harm:
         file.write_bytes(data[: len(data) // 2] + bytes([data[len(data) // 2] ^ 1]) + data[len(data) // 2 + 1 :])

@@ -30,7 +30,7 @@ class Measures(TabularClassification):
     def metrics(self, model, batch):
         probabilities = self.predict(model, batch)["probabilities"]
         found = metrics.update(metrics.of_classes(2), probabilities, batch["label"])
-        step = float(model[1].weight.abs().sum())
+        step = sum(float(weight.abs().sum()) for weight in model.parameters())
         return {**super().metrics(model, batch), **found, "size": step, "counted": (probabilities,)}
 
     def accumulators(self):
@@ -88,7 +88,7 @@ def test_early_stopping_follows_the_metric(task: Path) -> None:
 @pytest.mark.parametrize(
     ("metric", "says"),
     [
-        ("aucc", r"metric is 'aucc', but its metrics are loss, accuracy, log_loss, .*; did you mean auc"),
+        ("aucc", r"metric is 'aucc', but its metrics are loss, log_loss, accuracy, .*; did you mean auc"),
         ("size", r"metric is size, but whether a higher size is better is not known; write {size: higher}, or lower"),
         ({"weight": "lower"}, "metric is 'weight', but its metrics are"),
     ],
