@@ -83,9 +83,10 @@ def empty_splits(by: By, rows: list[int]) -> list[UserError]:
     fixes = {
         "column": "add rows of it, or map a value to it with values, or choose another mode, such as by: content",
         "group": "there are too few groups for a hash: add some, or give each its split in a column, with by: column",
+        "content": "add data; if many samples are equal, which a split by content keeps together, set split: {by: stratified}",
         "files": "add rows to its files",
     }
-    where = "the source has too few samples" if by == "content" else "dataset.options.split"
+    where = "the source has too few different samples" if by == "content" else "dataset.options.split"
     empty = [split for split, count in zip(SPLITS, rows, strict=True) if not count]
     return [UserError(f"{where}: the {split} split would be empty", fixes.get(by, "add data")) for split in empty]
 

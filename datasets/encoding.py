@@ -123,7 +123,9 @@ def decoded(values: pa.Array | pa.ChunkedArray) -> pa.Array:
     values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
-    if pa.types.is_decimal(values.type) or pa.types.is_float16(values.type):
+    if pa.types.is_decimal(values.type):
+        return pc.cast(pc.cast(values, pa.string()), pa.float64())  # pyarrow 26.0.1 casts 4.27 to 4.2700000000000005
+    if pa.types.is_float16(values.type):
         return pc.cast(values, pa.float64())
     return pc.cast(values, pa.string()) if is_text(values.type) and values.type != pa.string() else values
 

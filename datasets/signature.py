@@ -74,8 +74,8 @@ class Column(Config):
         return [f"{self.name}[{place}]" for place in range(self.width)] if self.kind in ("list", "text") else [self.name]
 
     def name_in(self, names: Collection[str]) -> str | None:
-        """Its name among those of some rows: its own, or that in the files; None if it is not there."""
-        return next((name for name in (self.name, self.source) if name in names), None)
+        """Its name among those of some rows: that in the files, as another column there may have its own; None without one."""
+        return next((name for name in (self.source, self.name) if name is not None and name in names), None)
 
     @property
     def wanted(self) -> str:

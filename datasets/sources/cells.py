@@ -19,6 +19,7 @@ LETTERS = ({"y", "n"}, {"t", "f"})
 SHOWN = 3
 MANY = 1000
 """Texts with more distinct values are no categories or classes, so that their spelling does not matter."""
+CATEGORY = "give its type as category in dataset.options.columns"
 Mask = npt.NDArray[np.bool_]
 
 
@@ -45,8 +46,12 @@ def date_format(texts: pa.Array) -> Format | None:
     Raises:
         Doubt: the order of day and month cannot be known, or some texts are no dates.
     """
-    found = {kind: good for kind, good in dates.formats(texts) if is_most(good)}
+    each = dict(dates.formats(texts))
+    found = {kind: good for kind, good in each.items() if is_most(good)}
     if not found:
+        if len(each) > 1 and is_most(np.logical_or.reduce([*each.values()])):
+            shown = ", ".join(dict.fromkeys(repr(texts[int(good.argmax())].as_py()) for good in each.values()))
+            raise Doubt(f"has dates in different formats, such as {shown}", f"write all in one, or {CATEGORY}")
         return None
     whole = [kind for kind, good in found.items() if good.all()]
     if len(whole) > 1 and not _same(texts, whole):
@@ -85,6 +90,8 @@ def number_style(texts: pa.Array, target: bool = False) -> tuple[Decimal, str | 
     assert best
     decimal, good = best
     if not is_most(good):
+        if not target and (several := _several_units(texts)):
+            raise Doubt(f"has numbers with different units: {', '.join(several)}", f"write all in one unit, or {CATEGORY}")
         return None
     if not good.all():
         raise Doubt(
@@ -94,7 +101,13 @@ def number_style(texts: pa.Array, target: bool = False) -> tuple[Decimal, str | 
     units = numbers.units_of(texts, decimal, units=True)
     if len(units) > 1:
         raise Doubt(f"has numbers with different units: {', '.join(sorted(units))}", "write all in one unit")
-    return decimal, next(iter(units), None)
+    unit = next(iter(units), None)
+    if unit and not numbers.is_money(unit) and pc.any(bare := numbers.without_unit(texts, decimal)).as_py():
+        with_it, without = some(texts, ~np.asarray(bare)), some(texts, np.asarray(bare))
+        raise Doubt(
+            f"has numbers with and without {unit}: {with_it}, but also {without}", f"write all in one unit, or {CATEGORY}"
+        )
+    return decimal, unit
 
 
 def are_lists(texts: pa.Array) -> bool:
@@ -133,6 +146,17 @@ def _same(texts: pa.Array, kinds: list[Format]) -> bool:
     """Whether some formats read the same from texts, as 05.05.2024."""
     first, *others = (dates.parse(texts, kind)[0] for kind in kinds)
     return all(bool((first == other).all()) for other in others)
+
+
+def _several_units(texts: pa.Array) -> list[str]:
+    """The units of quantities that have different ones: 70.5 kg, 155 lb, but not the letters of house numbers."""
+    for decimal in numbers.DECIMALS:
+        if len(texts) <= LEAST or not pc.all(numbers.matches(texts, decimal, units=True)).as_py():
+            continue
+        units = numbers.units_of(texts, decimal, units=True)
+        if 2 <= len(units) <= SHOWN and pc.any(pc.match_substring_regex(texts, "[ .,]")).as_py():
+            return sorted(units)
+    return []
 
 
 def _measured(texts: pa.Array, decimal: Decimal) -> bool:

@@ -71,7 +71,7 @@ def decide(name: str, survey: Survey, options: ColumnOptions, is_index: bool | N
     return column.model_copy(update={"fill": options.fill, "markers": options.markers})
 
 
-def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: str | None = None) -> Column:
+def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: str | None = None, told: bool = False) -> Column:
     """A column of numbers, narrowed without a loss.
 
     Raises:
@@ -88,10 +88,9 @@ def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: st
         found.add(sample)
     if wrong := narrow.trouble(found):
         raise Doubt(*wrong)
-    for mark, count in found.marked.items():
-        if count > 1 and found.negative == count:
-            fix = f"write columns: {{{name}: {{missing: [{mark}]}}}}, or drop it"
-            raise Doubt(f"has {count} values of {mark}, which stands for a missing one", fix)
+    if not told and (marks := narrow.marks(found)):
+        fix = f"write columns: {{{name}: {{missing: [{', '.join(map(str, marks))}]}}}}, or {{type: number}} if it is one"
+        raise Doubt(" and ".join(f"has {n} values of {mark}, which stands for a missing one" for mark, n in marks.items()), fix)
     offset = narrow.offset_of(sample, found)
     if wrong := narrow.loss(sample, offset):
         raise Doubt(*wrong)
@@ -174,7 +173,10 @@ def _texts(name: str, survey: Survey, wanted: Type | None) -> Column:
         if cells.date_format(texts):
             return _date(name, survey, wanted)
         if style := cells.number_style(texts):
-            return number_of(name, survey, "string", *style)
+            column = number_of(name, survey, "string", *style)
+            if column.whole and not column.unit and IDENTIFIER.fullmatch(name) and len(survey.values) > 2:
+                return _named(name, survey, "string")
+            return column
         if cells.are_lists(texts):
             return _list(name, survey, wanted)
         count = len(survey.values)
@@ -198,11 +200,11 @@ def _numeric(survey: Survey) -> str:
 
 def _number(name: str, survey: Survey, wanted: Type | None) -> Column:
     if survey.is_number:
-        return number_of(name, survey, _numeric(survey))
+        return number_of(name, survey, _numeric(survey), told=True)
     style = cells.number_style(survey.sample_of()) if survey.from_texts else None
     if not style:
         raise Doubt("has no numbers, but its type is number", "give another type")
-    return number_of(name, survey, "string", *style)
+    return number_of(name, survey, "string", *style, told=True)
 
 
 def _boolean(name: str, survey: Survey, wanted: Type | None) -> Column:

@@ -225,6 +225,8 @@ class Reader:
     def _decode(self, name: str, column: pa.Array) -> pa.Array:
         """The values, as one array of the type that the column has in all files."""
         kind = _decoded(column.type)
+        if pa.types.is_decimal(column.type):
+            column = pc.cast(column, pa.string())  # pyarrow 26.0.1 casts decimal 4.27 to 4.2700000000000005
         column = column if column.type == kind else pc.cast(column, kind)
         wanted = self._types.field(name).type if name in self._types.names else kind
         return column if column.type == wanted else pc.cast(column, wanted)
@@ -241,6 +243,11 @@ class Reader:
         else:
             return column
         return pc.if_else(marked, pa.scalar(None, column.type), column)
+
+    def are_numbers(self, columns: list[str]) -> bool:
+        """Whether some columns of csv files have only numbers with the decimal sign that they are read with."""
+        self._find_numbers(columns)
+        return all(self._numbers[name] for name in columns)
 
     # --- numbers with a decimal comma -------------------------------------------------------------------------
 

@@ -107,7 +107,10 @@ class Table(Source):
         path, target = self.options.path, str(self.options.target).strip()
         if target not in names:
             alone = f"its only column is {names[0]!r}: set {KEY}.separator if that is not one name"
-            raise UserError(f"{path} has no column {target!r}", alone if len(names) == 1 else nearest(target, names))
+            fix = alone if len(names) == 1 else nearest(target, [name for name in names if name])
+            if self._reader.kind == "csv" and not all(names):
+                fix += f"; if the names are in a line further below, set {KEY}.header to it"
+            raise UserError(f"{path} has no column {target!r}", fix)
         if target in self.options.drop:
             raise UserError(f"dataset.options.drop lists {target!r}, which is the target", "remove it from drop")
         twice = Problems(path)

@@ -11,7 +11,7 @@ from heliostat.datasets.sources.cells import Doubt
 from heliostat.datasets.sources.checks import FEW, MAX_CLASSES
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.values.missing import is_text
-from heliostat.datasets.values.narrow import trouble
+from heliostat.datasets.values.narrow import marks, trouble
 
 TargetType = Literal["auto", "class", "number"]
 OTHERWISE = "or give target_type: number in dataset.options to learn it as a number"
@@ -27,12 +27,16 @@ def decide_target(name: str, survey: Survey, wanted: TargetType) -> Target:
     if survey.from_texts and not survey.is_number and wanted != "class":
         if cells.date_format(survey.sample_of()):
             raise Doubt("has dates or times", "write it as a number, such as days")
-        style = cells.number_style(survey.sample_of(), target=wanted == "auto")
+        style = cells.number_style(survey.sample_of(), target=wanted == "auto" and len(survey.values) <= FEW)
     padded = survey.padded and not survey.floats
     if wanted == "number" and not style:
         raise Doubt("has no numbers, but target_type is number", "give target_type: class, or choose another target")
     if style and (wanted == "number" or (wanted == "auto" and not padded and _is_quantity(survey))):
-        kind = ("double" if survey.floats else "int64") if survey.from_texts else str(survey.type)
+        kind = ("double" if survey.floats else "int64") if survey.from_texts and survey.is_number else str(survey.type)
+        if survey.numbers and (missing := marks(survey.numbers)):
+            shown = ", ".join(map(str, missing))
+            fix = f"write columns: {{{name}: {{missing: [{shown}]}}}} and without_label: drop, or correct these rows"
+            raise Doubt(f"has {sum(missing.values())} values of {shown}, which stands for a missing one", fix)
         if survey.numbers and (wrong := trouble(survey.numbers)):
             raise Doubt(*wrong)
         return Target(name=name, kind="number", type=kind, unit=style[1], decimal=style[0])

@@ -18,7 +18,8 @@ BITS = 40
 LARGEST, SMALLEST = float(np.finfo(np.float32).max), 1e-30
 """The largest number in 32 bits, and a standard deviation far above the smallest one."""
 MISSING_NUMBERS = (-999, -9999, -99999)
-"""What stands for a missing value among numbers of which no other is negative."""
+"""What stands for a missing value among numbers that are all far above."""
+FAR = 5
 
 
 @dataclass
@@ -35,7 +36,8 @@ class Summary:
     """How many 32 bits do not hold: infinite, or above `LARGEST`."""
     error: float = 0.0
     """The sum of the rounding errors."""
-    negative: int = 0
+    lowest: float = math.inf
+    """The least but for `MISSING_NUMBERS`."""
     marked: dict[int, int] = field(default_factory=dict)
     """How often `MISSING_NUMBERS` occur."""
     squares: tuple[float, float] = (0.0, 0.0)
@@ -55,12 +57,13 @@ class Summary:
         self.whole = self.whole and is_whole(values)
         self.too_large += int((~(np.abs(wide) <= LARGEST)).sum())
         self.error += float(np.abs(values.astype(np.float32) - wide).sum())
-        if least < 0:
-            self.negative += int((wide < 0).sum())
-            for mark in MISSING_NUMBERS:
-                self.marked[mark] = self.marked.get(mark, 0) + int((wide == mark).sum())
         away = wide - float(self.first)
         self.squares = (self.squares[0] + float(away.sum()), self.squares[1] + float(away @ away))
+        if least < 0:
+            for mark in MISSING_NUMBERS:
+                self.marked[mark] = self.marked.get(mark, 0) + int((wide == mark).sum())
+            wide = wide[~np.isin(wide, MISSING_NUMBERS)]
+        self.lowest = min(self.lowest, float(wide.min(initial=math.inf)))
 
     @property
     def deviation(self) -> float:
@@ -106,6 +109,11 @@ def trouble(found: Summary) -> tuple[str, str] | None:
     if 0 < found.deviation < SMALLEST:
         return f"has values that differ by {found.deviation:.1e} only", "write them in a smaller unit"
     return None
+
+
+def marks(found: Summary) -> dict[int, int]:
+    """Which numbers stand for missing values, as all others are far above, and how often."""
+    return {mark: count for mark, count in found.marked.items() if count > 1 and found.lowest > mark / FAR}
 
 
 def loss(sample: Numbers, offset: float) -> tuple[str, str] | None:

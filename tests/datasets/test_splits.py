@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[Rows, list[str]]] = {
         ["split would be empty", "too few groups"],
     ),
     "few times": (Rows(keys(4, 4), np.array([1.0, 2.0, 2.0]), by="time", column="year"), ["2 different times", "at least 3"]),
-    "too few": (Rows(keys(1, 1)), ["too few samples: the validation split would be empty", "the test split"]),
+    "too few": (Rows(keys(1, 1)), ["too few different samples: the validation split would be empty", "the test split"]),
 }
 
 

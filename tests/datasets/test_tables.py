@@ -162,7 +162,8 @@ READ: dict[str, tuple[list[Any], dict[str, Any], list[list[float]]]] = {
     "many": ([f"c{row % 200}" for row in range(ROWS)], {"kind": "category"}, []),
 }  # fmt: skip
 COLUMNS = {
-    "marked": {"missing": [-999]}, "told": {"missing": ["unknown"]}, "british": {"type": "day-month-year"},
+    "cold": {"type": "number"}, "marked": {"missing": [-999]}, "told": {"missing": ["unknown"]},
+    "british": {"type": "day-month-year"},
     "class": {"type": "category"}, "stars": {"type": "category"}, "age": {"rename": "years", "fill": "median"},
 }  # fmt: skip
 LEFT_OUT: dict[str, tuple[list[Any], str]] = {

@@ -5,9 +5,12 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from heliostat.config import nearest
-from heliostat.datasets.signature import Signature
+from heliostat.datasets.signature import Column, Signature
+from heliostat.datasets.sources.formats.numbers import Plain
+from heliostat.datasets.values.missing import is_text, trimmed
 from heliostat.errors import UserError
 
 SHOWN = 10
@@ -37,13 +40,14 @@ def parse_row(text: str, signature: Signature) -> dict[str, Any]:
     return row
 
 
-def table_of(rows: Any, signature: Signature) -> pa.Table:
+def table_of(rows: Any, signature: Signature, read: Mapping[str, Any] | None = None) -> pa.Table:
     """Rows as a table with the columns of the signature, and perhaps others.
 
     Args:
         rows: a mapping of columns to values or a sequence of those, in which a column that is left out is missing; or a
             DataFrame of pandas or polars or an Arrow table, which has all columns.
         signature: of the dataset of the run.
+        read: how its csv files are written (`Index.source`): texts of numbers are taken as they have them.
 
     Raises:
         UserError: rows have columns that there are none, or a table lacks some; the message lists all.
@@ -51,7 +55,7 @@ def table_of(rows: Any, signature: Signature) -> pa.Table:
     if isinstance(rows, Mapping):
         rows = [rows]
     if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
-        return _of_mappings(rows, signature)
+        return _of_mappings(rows, signature, read)
     if isinstance(rows, str | bytes | Sequence):
         raise UserError("the rows are no mappings of columns to values", "give a list of dictionaries, a DataFrame or a table")
     try:
@@ -59,7 +63,23 @@ def table_of(rows: Any, signature: Signature) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
         raise UserError(f"the rows cannot be read as a table: {error}", "give each column values of one type") from None
     check_columns(table.column_names, signature)
+    return _plain(table, signature, read)
+
+
+def _plain(table: pa.Table, signature: Signature, read: Mapping[str, Any] | None) -> pa.Table:
+    """The table, its numbers as texts with a decimal point, as the dataset's reader wrote those of the files."""
+    for column in signature.columns:
+        name, plain = column.name_in(table.column_names), _plain_of(column, read)
+        if name and plain and is_text(table[name].type):
+            texts = trimmed(pc.cast(table[name].combine_chunks(), pa.string()))
+            table = table.set_column(table.column_names.index(name), name, plain.write(texts))
     return table
+
+
+def _plain_of(column: Column, read: Mapping[str, Any] | None) -> Plain | None:
+    decimal, thousands = (read or {}).get("decimal", "."), (read or {}).get("thousands")
+    is_plain = column.kind != "number" or column.decimal != "." or (decimal == "." and not thousands)
+    return None if is_plain else Plain(decimal, thousands)
 
 
 def check_columns(names: list[str], signature: Signature, place: str = "the table") -> None:
@@ -83,7 +103,7 @@ def lacking_in(names: Collection[str], signature: Signature) -> list[str]:
     return [column.name for column in signature.columns if column.name_in(names) is None]
 
 
-def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.Table:
+def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature, read: Mapping[str, Any] | None) -> pa.Table:
     names = [column.name for column in signature.columns]
     of_columns = {*names, *(column.source for column in signature.columns if column.source)}
     known = {*of_columns, signature.target.name, *signature.left_out}
@@ -99,22 +119,44 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature) -> pa.
             if isinstance(value, Mapping)
         ]
     _refuse(problems, "the input")
-    values = {column.name: [row.get(column.name_in(row) or "") for row in rows] for column in signature.columns}
-    return pa.table({name: array_of(each) for name, each in values.items()})
+    values = {
+        column.name: [None if (name := column.name_in(row)) is None else row[name] for row in rows]
+        for column in signature.columns
+    }
+    arrays = {}
+    for column in signature.columns:
+        if plain := _plain_of(column, read):
+            values[column.name] = _written(values[column.name], plain)
+        arrays[column.name] = array_of(values[column.name], column.decimal)
+    return pa.table(arrays)
 
 
-def array_of(values: list[Any]) -> pa.Array:
+def _written(values: list[Any], plain: Plain) -> list[Any]:
+    """Values, of which the texts have a decimal point."""
+    places = [place for place, value in enumerate(values) if isinstance(value, str)]
+    texts = plain.write(trimmed(pa.array([values[place] for place in places], pa.string())))
+    values = list(values)
+    for place, text in zip(places, texts.to_pylist(), strict=True):
+        values[place] = text
+    return values
+
+
+def array_of(values: list[Any], decimal: str = ".") -> pa.Array:
     """The values with their type, or as texts if they have several: the other rows must not change what a value means."""
-    if len({type(value) for value in values if value is not None}) == 1:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float}:
+        values, kinds = [value if value is None else float(value) for value in values], {float}
+    if len(kinds) == 1:
         try:
             return pa.array(values)
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
             pass  # whole numbers beyond 64 bits, or lists of several types
-    return pa.array([None if value is None else _text(value) for value in values], pa.string())
+    return pa.array([None if value is None else _text(value, decimal) for value in values], pa.string())
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, default=str)
+def _text(value: Any, decimal: str) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    return text.replace(".", decimal) if isinstance(value, float) else text
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

@@ -43,14 +43,14 @@ def _opened(place: str, index: Index) -> tuple[Reader, list[str]]:
     unlike = None
     for read in dict.fromkeys((known, Read(missing=known.missing))):
         try:
-            return _checked(Reader(place, read), place, index)
+            return _checked(Reader(place, read), place, index, read)
         except UserError as error:
             unlike = error
     assert unlike
     raise unlike
 
 
-def _checked(reader: Reader, place: str, index: Index) -> tuple[Reader, list[str]]:
+def _checked(reader: Reader, place: str, index: Index, read: Read) -> tuple[Reader, list[str]]:
     signature = index.signature
     assert signature
     left_out = lacking_in(reader.names, signature) if reader.kind == "json" else []
@@ -58,4 +58,9 @@ def _checked(reader: Reader, place: str, index: Index) -> tuple[Reader, list[str
     if left_out and any(name not in known for name in reader.names):
         left_out = []  # one of the others may be misspelt
     check_columns([*reader.names, *left_out], signature, place)
+    if reader.kind == "csv" and (read.decimal == "," or read.thousands):
+        # 94.647 beside 8.53 is a file with decimal points, whatever those of the dataset had.
+        columns = [name for each in signature.columns if each.kind == "number" and (name := each.name_in(reader.names))]
+        if not reader.are_numbers(columns):
+            raise UserError(f"{place} has another decimal sign than the dataset's files", "write its numbers like theirs")
     return reader, left_out

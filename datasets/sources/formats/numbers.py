@@ -7,11 +7,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 SIGN, MONEY = r"[+\-\x{2212}\x{2013}(]?", r"(?:[$€£¥₹₽₩₺]|(?:USD|EUR|GBP|CHF|JPY|CNY|INR|AUD|CAD)|US\$)?"
-SUFFIX = rf"(?:[eE][+-]?\d+)?\s?(?:%|‰|{MONEY}|[A-Za-zµμ°Ω][A-Za-zµμ°Ω0-9²³/^]{{0,7}})\)?"
+SUFFIX = rf"(?:[eE][+-]?\d+)?\s?(?:%|‰|{MONEY}|[A-Za-zµμ°Ω][A-Za-zµμ°Ω0-9²³/^]{{0,7}})[-\x{{2212}}\x{{2013}}]?\)?"
 BLANKS = r"\s\x{00a0}\x{202f}"
 APOSTROPHES = r"'\x{2019}"
 
-_EDGES = r"[-+\u2212\u2013(]?\s?[$€£¥₹]?\s?{}\s?[%‰$€£¥₹]?\)?"
+_EDGES = r"[-+\u2212\u2013(]?\s?[$€£¥₹]?\s?{}\s?[%‰$€£¥₹]?[-\u2212\u2013]?\)?"
 _WHOLE = re.compile(_EDGES.format(r"\d+"))
 _UNCLEAR = re.compile(_EDGES.format(r"[1-9]\d{0,2},\d{3}"))
 _PERHAPS = re.compile(_EDGES.format(r"[1-9]\d{0,2}\.\d{3}"))
