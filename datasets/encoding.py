@@ -247,14 +247,20 @@ def _category(column: "Column", values: pa.Array) -> Present:
 def category_texts(kind: str, values: pa.Array) -> pa.Array:
     """Values as the texts of their categories; in a column of numbers 1, 1.0 and "1" are the same, as True and "true"."""
     if kind == "bool":
-        truths = pc.is_in(pc.utf8_lower(pc.cast(values, pa.string())), value_set=pa.array(["true", "1"]))
-        return pc.if_else(truths, "True", "False")
-    if not _is_numeric(kind):
+        texts = pc.cast(values, pa.string())
+        lower = pc.utf8_lower(texts)
+        false = pc.if_else(pc.is_in(lower, value_set=pa.array(["false", "0"])), "False", texts)
+        return pc.if_else(pc.is_in(lower, value_set=pa.array(["true", "1"])), "True", false)
+    if not is_numeric(kind):
         return pc.cast(values, pa.string())
     if is_text(values.type):
         found = numbers.plain(values)
-        if found is None:
-            return values
+        if found is None:  # each by itself: one that is no number must not change what the others are
+            coded = values.dictionary_encode()
+            texts = [numbers.plain(coded.dictionary[at : at + 1]) for at in range(len(coded.dictionary))]
+            known = [old if new is None else category_texts(kind, new)[0].as_py()
+                     for old, new in zip(coded.dictionary.to_pylist(), texts, strict=True)]  # fmt: skip
+            return pa.array(known, pa.string()).take(coded.indices)
         values = found
     texts = pc.cast(values, pa.string())
     if not pa.types.is_floating(values.type):
@@ -263,7 +269,8 @@ def category_texts(kind: str, values: pa.Array) -> pa.Array:
     return pc.if_else(whole, pc.cast(pc.cast(values, pa.int64(), safe=False), pa.string()), texts)
 
 
-def _is_numeric(kind: str) -> bool:
+def is_numeric(kind: str) -> bool:
+    """Whether a type of Arrow, by its name, is one of numbers."""
     return kind.startswith(("int", "uint", "float", "double", "halffloat"))
 
 

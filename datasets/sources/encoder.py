@@ -169,6 +169,12 @@ class Encoder:
             self.problems.add(f"split.column is {column!r}, which is no column", nearest(column, self.reader.names))
         if column == self.target:
             self.problems.add(f"split.column is {column!r}, which is the target", "choose another column, or by: stratified")
+        for name, each in self.options.columns.items():
+            if each.rename in self.reader.names and each.rename != name:
+                self.problems.add(
+                    f"columns.{name}.rename is {each.rename!r}, which is another column of the files",
+                    "choose another name: raw rows may have either one",
+                )
         names = Counter(self._options(name).rename or name for name in self.reader.names if name not in self.options.drop)
         for name, count in names.items():
             if count > 1:
@@ -216,8 +222,9 @@ class Encoder:
                 yield batch
 
     def _options(self, name: str) -> ColumnOptions:
-        found = self.options.columns.get(name)
-        return found if found is not None else ColumnOptions()
+        found = self.options.columns.get(name) or ColumnOptions()
+        # Those of all columns, too: raw rows are not read with the option read.
+        return found.model_copy(update={"missing": [*found.missing, *self.options.read.missing]})
 
     def _decide(self, surveys: dict[str, Survey], equal: set[str]) -> Signature | None:
         """The signature; None if a column is refused."""
@@ -236,7 +243,10 @@ class Encoder:
             except LeftOut as error:
                 left_out[name] = error.reason
             except Doubt as error:
-                self._refuse_column(name, error.what, error.fix)
+                if name == self.options.split.column:  # dropped or not, the table is split by it
+                    self.problems.add(f"column {name!r} {error.what}", error.fix)
+                else:
+                    self._refuse_column(name, error.what, error.fix)
         names = Counter(name for column in columns if column.kind != "category" for name in column.feature_names)
         for name in (name for name, count in names.items() if count > 1):
             self.problems.add(f"two features would be named {name!r}", "rename one of their columns")

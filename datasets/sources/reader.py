@@ -65,8 +65,10 @@ class Reader:
         twice = len({*first.names}) < len(first.names)
         with self.reading():
             self._types = plain[0] if twice else pa.unify_schemas(plain, promote_options="permissive")
-        self._numbers: dict[str, bool] = {}
-        """Of columns with another decimal sign than a point, whether all their values are numbers."""
+        self.markers: dict[str, tuple[str, ...]] = {}
+        """By column what also stands for a missing value."""
+        self.numbers: dict[str, bool] = {}
+        """Of columns with another decimal sign than a point, whether all their values are numbers, as far as that is known."""
 
     @property
     def is_typed(self) -> bool:
@@ -218,8 +220,7 @@ class Reader:
         plain = self._plain(file)
         found = {name: self._without_missing(self._decode(name, there[name])) for name in columns}
         return {
-            name: plain.write(trimmed(column)) if plain and self._numbers.get(name) else column
-            for name, column in found.items()
+            name: plain.write(trimmed(column)) if plain and self.numbers.get(name) else column for name, column in found.items()
         }
 
     def _decode(self, name: str, column: pa.Array) -> pa.Array:
@@ -247,7 +248,7 @@ class Reader:
     def are_numbers(self, columns: list[str]) -> bool:
         """Whether some columns of csv files have only numbers with the decimal sign that they are read with."""
         self._find_numbers(columns)
-        return all(self._numbers[name] for name in columns)
+        return all(self.numbers[name] for name in columns)
 
     # --- numbers with a decimal comma -------------------------------------------------------------------------
 
@@ -262,14 +263,14 @@ class Reader:
 
     def _find_numbers(self, columns: list[str]) -> None:
         """Find out which columns have numbers only, in all files: in others, what looks like a number is a text."""
-        left = [name for name in columns if name not in self._numbers]
+        left = [name for name in columns if name not in self.numbers]
         for file in self.files if left else []:
             plain = self._plain(file) or Plain(".", None)
             for batch, _ in self._batches(file, left):
                 for name, column in zip(map(str.strip, batch.schema.names), batch.columns, strict=True):
-                    if self._numbers.setdefault(name, True):
+                    if self.numbers.setdefault(name, True):
                         texts = trimmed(self._without_missing(column))
-                        self._numbers[name] = plain.fits(texts.filter(pc.invert(missing(texts))))
+                        self.numbers[name] = plain.fits(texts.filter(pc.invert(missing(texts, self.markers.get(name, ())))))
 
 
 def read_rows(place: str, read: Read = DETECTED, key: str = "the path") -> Iterator[pa.Table]:

@@ -105,7 +105,7 @@ class Survey:
 
     def _texts(self, column: pa.Array) -> pa.Array:
         # Most columns of a CSV file are numbers without a gap, and the check for gaps takes longer than to read them as such.
-        found = numbers.plain(column, self._kinds()) if self.numbers and not self._markers else None
+        found = numbers.plain(column, self._kinds()) if self.numbers and not self._markers and not column.null_count else None
         if found is None:
             column = self._without_gaps(column)
             found = numbers.plain(column, self._kinds()) if self.numbers else None

@@ -57,6 +57,7 @@ class Table(Source):
         super().__init__(options)
         self.split = options.split
         self._reader = Reader(options.path, options.read, files=self.files())
+        self._reader.markers = {name: each.markers for name, each in options.columns.items()}
         self._target = self._check_names(self._reader.names)
         self._encoded: Encoded | None = None
         self._described: tuple[dict[str, Field], dict[str, Any], Signature] | None = None

@@ -12,7 +12,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     build.add_argument(
         "source",
         metavar="SOURCE",
-        help="digits, breast-cancer, python-stdlib, text, images or table, or module:Name of your own",
+        help="digits, breast-cancer, python-stdlib, text, images, table or huggingface, or module:Name of your own",
     )
     build.add_argument("out", metavar="OUT", help="the folder or URI to write")
     build.add_argument(

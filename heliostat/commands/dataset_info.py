@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 LISTED = 4
 """Categories that a line lists."""
 DONE = {
-    "number": "standardized",
+    "number": "a number",
     "boolean": "0 or 1",
-    "date": "{width} parts: {parts}",
+    "date": "{parts}",
     "list": "{width} numbers",
     "text": "its words hashed into {width} numbers",
 }
@@ -96,9 +96,12 @@ def _values(column: "Column") -> Iterator[str]:
     elif column.kind == "boolean":
         yield "false, true"
     elif column.least is not None and column.most is not None:
-        least, most = (_moment(each) if column.kind == "date" else f"{each:g}" for each in (column.least, column.most))
+        least, most = (
+            _moment(each, column.parts == ("hour",)) if column.kind == "date" else f"{each:g}"
+            for each in (column.least, column.most)
+        )
         yield f"{least} to {most}{f' {column.unit}' if column.unit else ''}"
 
 
-def _moment(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
+def _moment(seconds: float, of_day: bool) -> str:
+    return time.strftime("%H:%M" if of_day else "%Y-%m-%d", time.gmtime(seconds))

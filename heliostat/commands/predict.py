@@ -26,7 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--columns", metavar="A,B", help="for rows: the columns to carry along to the output (default: all; none: '')"
     )
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument(
+        "--json", action="store_true", help="print one JSON document; of standard input without --out a JSON line a row"
+    )
     add_cluster_options(parser, "prediction")
     add_preview(parser)
     parser.epilog = """examples: heliostat predict digits seven.png;
@@ -69,7 +71,8 @@ def _predict_each(trained: Any, args: argparse.Namespace) -> int:
         print_table(("input", "class", "probability"), rows)
     elif all("prediction" in result for result in results):
         names = list(dict.fromkeys(name for result in results for name in result.get("quantiles", {})))
-        rows = [(r["input"][:60], r["prediction"], *(r["quantiles"][name] for name in names)) for r in results]
+        numbers = [[r["prediction"], *(r["quantiles"][name] for name in names)] for r in results]
+        rows = [(r["input"][:60], *(f"{n:.7g}" for n in found)) for r, found in zip(results, numbers, strict=True)]
         print_table(("input", "prediction", *(f"quantile {name}" for name in names)), rows)
     else:
         for result in results:
@@ -159,6 +162,8 @@ def _predict_on_cluster(args: argparse.Namespace) -> int:
         raise UserError("--on predicts files of rows", "give one file, a folder or a URI, or leave out --on")
     if not args.out:
         raise UserError("--on needs --out, the folder for the parts", "add it, such as --out predictions/new/")
+    if args.out.endswith((".csv", ".parquet", ".jsonl")):
+        raise UserError(f"--out is {args.out}, a file, but --on writes a folder of parts", "give a folder: predictions/new/")
     (place,), values = args.inputs, sending.variables_to_send(args.env)
     variables = needed.job_variables(profile, values)
     out = expanded(args.out, variables, "--out")

@@ -93,7 +93,7 @@ def test_info_shows_each_column_and_train_says_the_same_warnings_before_it_start
     assert main(["dataset", "info", data]) == 0
     said = capsys.readouterr().out
     lines = [" ".join(line.split()) for line in said.splitlines()]
-    assert any(line.startswith("rent number string") and "$ 10.0% standardized; missing: mean" in line for line in lines), said
+    assert any(line.startswith("rent number string") and "$ 10.0% a number; missing: mean" in line for line in lines), said
     assert "town category string Bonn, Jena, Köln none one of 3 codes" in lines
     assert any(line.startswith("left out id: ") for line in lines)
     assert "by content" in said

@@ -155,8 +155,9 @@ def array_of(values: list[Any], decimal: str = ".") -> pa.Array:
 
 
 def _text(value: Any, decimal: str) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, default=str)
-    return text.replace(".", decimal) if isinstance(value, float) else text
+    if isinstance(value, bool | list | tuple):
+        return json.dumps(value, default=str)
+    return str(value).replace(".", decimal) if isinstance(value, float) else str(value)
 
 
 def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:

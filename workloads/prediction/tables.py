@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from heliostat.datasets import Index
+from heliostat.datasets import Index, encoding
 from heliostat.datasets.sources.formats.options import Read
 from heliostat.datasets.sources.reader import Reader
 from heliostat.errors import UserError
@@ -39,7 +39,8 @@ def _opened(place: str, index: Index) -> tuple[Reader, list[str]]:
 
     A csv file is read as those of the dataset, with their options, else as it is found out.
     """
-    known = Read.model_validate(index.source.get("read") or {}, strict=False)
+    of_files = index.source.get("name") == "table"  # a source of one's own may have an option of that name
+    known = Read.model_validate(index.source.get("read") or {} if of_files else {}, strict=False)
     unlike = None
     for read in dict.fromkeys((known, Read(missing=known.missing))):
         try:
@@ -58,9 +59,15 @@ def _checked(reader: Reader, place: str, index: Index, read: Read) -> tuple[Read
     if left_out and any(name not in known for name in reader.names):
         left_out = []  # one of the others may be misspelt
     check_columns([*reader.names, *left_out], signature, place)
-    if reader.kind == "csv" and (read.decimal == "," or read.thousands):
-        # 94.647 beside 8.53 is a file with decimal points, whatever those of the dataset had.
-        columns = [name for each in signature.columns if each.kind == "number" and (name := each.name_in(reader.names))]
-        if not reader.are_numbers(columns):
-            raise UserError(f"{place} has another decimal sign than the dataset's files", "write its numbers like theirs")
+    by_name = {name: column for column in signature.columns if (name := column.name_in(reader.names))}
+    reader.markers = {name: column.markers for name, column in by_name.items()}
+    numbers = [name for name, column in by_name.items() if column.kind == "number"]
+    # 94.647 beside 8.53 is a file with decimal points, whatever those of the dataset had.
+    if reader.kind == "csv" and (read.decimal == "," or read.thousands) and not reader.are_numbers(numbers):
+        raise UserError(f"{place} has another decimal sign than the dataset's files", "write its numbers like theirs")
+    # As in the dataset, whatever the values of these files look like.
+    reader.numbers = {
+        name: encoding.is_numeric(column.type) or (column.kind == "number" and column.decimal == ".")
+        for name, column in by_name.items()
+    }
     return reader, left_out

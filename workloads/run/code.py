@@ -61,6 +61,8 @@ def find_task(run: Folder, name: str, recorded: Mapping[str, str]) -> tuple[type
     Raises:
         UserError: a file that is kept is missing or has changed; the module fails to import.
     """
+    if ":" not in name:
+        return task.find(name), ""  # the code that is kept is the source's
     note = ""
     try:
         now = own_files(name) if recorded else {}

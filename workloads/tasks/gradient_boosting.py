@@ -3,16 +3,19 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+import numpy as np
+import pyarrow as pa
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heliostat.datasets import Dataset, Index
-from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities
 from heliostat.errors import UserError
+from heliostat.workloads.tabular.encoder import Numbers
 from heliostat.workloads.tabular.metrics import of_classes, of_numbers, rarer, update
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, Trainer
 from heliostat.workloads.trees import boosting
-from heliostat.workloads.trees.model import Trees
+from heliostat.workloads.trees.model import Matrix, Trees
 
 if TYPE_CHECKING:
     from heliostat.workloads.training.distributed import Ranks
@@ -39,7 +42,23 @@ class GradientBoosting(Task):
 
     def model(self) -> Trees:
         columns = sum(field.shape[0] for name, field in self.index.fields.items() if name in (FEATURES, CATEGORIES))
-        return Trees(columns, len(self.index.classes) if LABEL in self.index.fields else 0)
+        return Trees(columns, len(self.index.classes) if LABEL in self.index.fields else 0, self._fill(columns))
+
+    def _fill(self, columns: int) -> Matrix | None:
+        signature, train = self.index.signature, self.index.train
+        if not signature or not signature.numeric or not train:
+            return None
+        fill = np.full(columns, np.nan, np.float32)
+        known = Numbers(signature, train, self.index.stats).fill.numpy()
+        fill[: len(known)] = np.where(np.array(train.missing) > 0, np.nan, known)
+        return fill
+
+    def rows(self, table: pa.Table) -> tuple[Batch, Oddities]:
+        batch, odd = super().rows(table)
+        columns = self.index.signature.numeric if self.index.signature else []
+        if names := [column.name for column in columns if column.fill == "refuse" and column.name in odd.missing]:
+            raise UserError(f"a value of {', '.join(map(repr, names))} is missing", "give it; the column has fill: refuse")
+        return batch, odd
 
     def trainer(self, model: nn.Module, dataset: Dataset, ranks: "Ranks", seed: int) -> Trainer:
         assert isinstance(model, Trees)

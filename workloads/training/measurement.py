@@ -216,5 +216,5 @@ def _kind(value: Any) -> str:
 def _refused(task: Task, problems: list[str]) -> UserError:
     return UserError(
         f"the metrics of task {type(task).__name__} cannot be used:\n    " + "\n    ".join(sorted(problems)),
-        "correct metrics and accumulators of the task; docs/metrics.md describes both",
+        "correct the config's metric, or metrics and accumulators of the task; docs/metrics.md describes them",
     )

@@ -33,14 +33,15 @@ class Trees(nn.Module):
     Args:
         columns: of the matrix.
         classes: how many; 0 for a number.
+        fill: (columns,), what a gap is in a column that had none in training, which LightGBM takes as 0; NaN for others.
     """
 
     center: Tensor
     scale: Tensor
 
-    def __init__(self, columns: int, classes: int) -> None:
+    def __init__(self, columns: int, classes: int, fill: Matrix | None = None) -> None:
         super().__init__()
-        self.columns, self.classes = columns, classes
+        self.columns, self.classes, self.fill = columns, classes, fill
         self.booster: Booster | None = None
         """None before the first round."""
         # What is boosted is (target - center) / scale, as LightGBM keeps targets in 32 bits.
@@ -65,6 +66,7 @@ class Trees(nn.Module):
         """The sums of the trees' values: (samples, outputs)."""
         if self.booster is None:
             return np.zeros((len(rows), self.outputs))
+        rows = rows if self.fill is None else np.where(np.isnan(rows), self.fill, rows)
         return np.asarray(self.booster.predict(rows, raw_score=True), np.float64).reshape(len(rows), self.outputs)
 
     def gains(self) -> npt.NDArray[np.float64]:
