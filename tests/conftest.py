@@ -126,6 +126,7 @@ def endpoint() -> Iterator[str]:
     server = subprocess.Popen(
         [str(Path(sys.prefix) / "store/bin/moto_server"), "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
+        env={**os.environ, "HOME": "/"},  # it is of no test, whose home it would have, and outlives it
     )  # fmt: skip
 
     def has_bucket() -> bool:

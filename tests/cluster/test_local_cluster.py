@@ -264,7 +264,7 @@ def test_a_second_cluster_runs_next_to_the_first_is_replaced_crashes_and_is_rest
         assert run_of(second).profile["groups"][0]["min"] == 0
 
         psutil.Process(run_of(second).pid).kill()
-        wait_for(lambda: second.state().state == "failed", "the cluster to be known as failed", 5)
+        wait_for(lambda: second.state().state == "failed", "the cluster to be known as failed")
         with pytest.raises(NotComing, match="the head of second has exited"):
             list(second.wake())
         list(changed.up())

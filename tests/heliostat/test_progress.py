@@ -1,7 +1,9 @@
 """The progress of a run, in a pipe and on a narrow terminal."""
 
 import io
+import math
 import re
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -80,10 +82,12 @@ def test_a_phase_that_takes_long_is_said_in_a_pipe_and_a_short_one_is_not(
         pass
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(phases, "LONG", 0.0)
+    monkeypatch.setattr(phases, "AGAIN", math.inf)
     monkeypatch.setattr(phases, "POLL", 0.01)
     shown: list[str] = []
     with phases.phase("building the dataset"):
-        while not shown:  # until the thread has said it
+        while not shown:  # until the thread has said it, which a busy loop would delay
+            time.sleep(0.01)
             shown = [text] if (text := capsys.readouterr().err) else []
     assert shown == ["building the dataset\n"]
 
