@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from heliostat.datasets.values import dates, numbers
-from heliostat.datasets.values.missing import is_text, missing, trimmed
+from heliostat.datasets.values.missing import gaps, is_text, trimmed
 from heliostat.datasets.values.narrow import LARGEST, narrowed
 from heliostat.datasets.values.words import hashed_words, hashes
 
@@ -136,14 +136,8 @@ def _split(column: "Column", values: pa.Array) -> tuple[pa.Array, Mask | None]:
         # Most columns of a CSV file are numbers without a gap: reading them is faster than looking for gaps.
         whole = numbers.plain(values, ("int64", "double") if column.whole else ("double",))
         values = values if whole is None else whole
-    if is_text(values.type):
-        values = trimmed(values)
-        gone = missing(values, column.markers)
-    else:
-        gone = pc.is_null(values, nan_is_null=True)
-        if column.markers and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-            marked = [float(marker) for marker in column.markers if numbers.is_plain(marker)]
-            gone = pc.or_(gone, pc.fill_null(pc.is_in(pc.cast(values, pa.float64()), value_set=pa.array(marked)), False))
+    values = trimmed(values) if is_text(values.type) else values
+    gone = gaps(values, column.markers)
     if not pc.any(gone).as_py():
         return values, None
     return values.filter(pc.invert(gone)), np.asarray(gone)

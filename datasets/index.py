@@ -116,6 +116,11 @@ class Index(Config):
         without = None if self.signature else {"signature", "train"}  # which earlier versions do not know
         return self.model_dump_json(indent=2, exclude=without).encode()
 
+    @property
+    def read(self) -> dict[str, Any]:
+        """How the csv files of a table are written, see the option ``read``; of others that may mean something else."""
+        return dict(self.source.get("read") or {}) if self.source.get("name") == "table" else {}
+
     def rows(self, split: str) -> int:
         return sum(shard.rows for shard in self.splits[split])
 

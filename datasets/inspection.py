@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from heliostat.datasets.arrow import Columns
 from heliostat.datasets.format import Dataset
-from heliostat.datasets.index import SPLITS, SplitName
+from heliostat.datasets.index import SPLITS, Index, SplitName
+from heliostat.datasets.permutation import mixed
 
 Floats = npt.NDArray[np.float64]
 SAMPLE, CELLS = 50_000, 20_000_000
@@ -54,25 +55,29 @@ def inspect(dataset: Dataset) -> list[Finding]:
     """
     if dataset.index.signature is None:
         return []
-    constant = list(_constant(dataset))
-    return [*constant, *([] if constant else _leaks(dataset)), *_uneven(dataset), *_copies(dataset)]
+    constant = list(_constant(dataset.index))
+    return [*constant, *([] if constant else _leaks(dataset)), *_uneven(dataset.index), *_copies(dataset)]
 
 
-def _constant(dataset: Dataset) -> Iterator[Finding]:
-    target = _of_target(_sample(dataset, "train"))
-    name = dataset.index.signature.target.name if dataset.index.signature else ""
-    if (target == target[0]).all():
-        value = dataset.index.classes[int(target[0])] if "label" in dataset.index.fields else f"{target[0]:g}"
+def _constant(index: Index) -> Iterator[Finding]:
+    assert index.signature is not None
+    assert index.train is not None
+    name, found = index.signature.target.name, index.train.target
+    if index.signature.target.kind == "class":
+        values = [each for each, count in zip(index.classes, found, strict=True) if count]
+    else:
+        values = [f"{found[0]:g}"] if found[1] == 0 else []
+    if len(values) == 1:
+        value = values[0]
         yield Finding("constant", f"target {name!r} is always {value} in the train split: there is nothing to learn", name)
 
 
-def _uneven(dataset: Dataset) -> Iterator[Finding]:
-    if "label" not in dataset.index.fields:
+def _uneven(index: Index) -> Iterator[Finding]:
+    assert index.signature is not None
+    assert index.train is not None
+    if index.signature.target.kind != "class":
         return
-    classes = dataset.index.classes
-    counts = np.zeros(len(classes), np.int64)
-    for number in range(len(dataset.index.splits["train"])):
-        counts += np.bincount(dataset.columns("train", number)["label"], minlength=len(classes))
+    classes, counts = index.classes, np.array(index.train.target, np.int64)
     most, share = int(counts.argmax()), counts.max() / counts.sum()
     if UNEVEN <= share < 1:
         yield Finding(
@@ -130,10 +135,6 @@ def _sample(dataset: Dataset, split: str) -> Columns:
     rows, width = dataset.index.rows(split), sum(field.size for field in dataset.index.fields.values()) // 4
     count = min(rows, SAMPLE, max(LEAST, CELLS // width))
     return dataset.take(split, np.arange(count) * rows // count)
-
-
-def _of_target(columns: Columns) -> npt.NDArray[Any]:
-    return columns["label"] if "label" in columns else columns["target"]
 
 
 def _targets(columns: Columns, classes: int) -> Floats:
@@ -219,12 +220,5 @@ def _hash(columns: Columns) -> npt.NDArray[np.uint64]:
     values = [each for name in sorted(columns) for each in columns[name].reshape(len(total), -1).T]
     for place, column in enumerate(values, 1):
         words = np.ascontiguousarray(column).view(f"u{column.itemsize}").astype(np.uint64)
-        total += _mixed(words + _mixed(np.full(1, place, np.uint64)))
+        total += mixed(words + mixed(np.full(1, place, np.uint64)))
     return total
-
-
-def _mixed(words: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of SplitMix64 (Steele et al. 2014): each bit of the result depends on all of the word's."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))

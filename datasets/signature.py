@@ -73,6 +73,11 @@ class Column(Config):
             return [f"{self.name}.{part}" for part in self.parts]
         return [f"{self.name}[{place}]" for place in range(self.width)] if self.kind in ("list", "text") else [self.name]
 
+    @property
+    def is_written_plainly(self) -> bool:
+        """Whether its texts have a decimal point, whatever the csv files of the dataset had: their reader writes them so."""
+        return encoding.is_numeric(self.type) or (self.kind == "number" and self.decimal == ".")
+
     def name_in(self, names: Collection[str]) -> str | None:
         """Its name among those of some rows: that in the files, as another column there may have its own; None without one."""
         return next((name for name in (self.source, self.name) if name is not None and name in names), None)

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.datasets.arrow import Columns
+from heliostat.datasets.permutation import STEP, mixed
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, QUANTILES, TARGET, Signature, TrainStatistics
 
-Moments = npt.NDArray[np.float64]
 SAMPLED, SAMPLED_BYTES = 1 << 16, 32 << 20
 """Rows from which quantiles are computed, at most, and their bytes: exact for fewer rows."""
 
@@ -105,7 +105,7 @@ class _Sample:
         self._seen, self._level, self._kept = 0, 0, 0
 
     def add(self, rows: npt.NDArray[Any]) -> None:
-        hashes = _mixed(np.arange(self._seen, self._seen + len(rows), dtype=np.uint64))
+        hashes = mixed(np.arange(self._seen, self._seen + len(rows), dtype=np.uint64) + np.uint64(STEP))
         self._seen += len(rows)
         self._keep(hashes, rows)
         most = max(1, min(SAMPLED, SAMPLED_BYTES // max(1, rows[:1].nbytes)))
@@ -130,14 +130,6 @@ class _Sample:
         rows, levels = np.concatenate(self._parts).astype(np.float64), np.linspace(0, 1, QUANTILES)
         present = [column[~np.isnan(column)] for column in rows.T]
         return tuple(tuple((np.quantile(each, levels) if len(each) else np.zeros(QUANTILES)).tolist()) for each in present)
-
-
-def _mixed(bits: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
-    bits = bits + np.uint64(0x9E3779B97F4A7C15)
-    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(bits ^ (bits >> np.uint64(31)))
 
 
 def _sum(one: npt.NDArray[np.int64], two: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

@@ -3,7 +3,7 @@
 import os
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 INSTALLED = (
@@ -108,12 +108,20 @@ def collected(errors: list[UserError]) -> Iterator[None]:
         errors.append(error)
 
 
-def combined(errors: Sequence[UserError], where: str) -> UserError:
-    """One error from several: a single one as it is, else each on a line, with its fix."""
+def combined(errors: Sequence[UserError], where: str, most: int | None = None) -> UserError:
+    """One error from several: a single one as it is, else each on a line, with its fix; ``most`` of them, and a count."""
     if len(errors) == 1:
         return errors[0]
-    lines = "".join(f"\n    {error.what}: {error.fix}" for error in errors)
-    return UserError(f"{where} has {len(errors)} problems:{lines}", "correct all of them")
+    lines = [f"\n    {error.what}: {error.fix}" for error in errors[:most]]
+    lines += [f"\n    and {len(errors) - len(lines)} more"] if len(errors) > len(lines) else []
+    return UserError(f"{where} has {len(errors)} problems:{''.join(lines)}", "correct all of them")
+
+
+def some(names: Iterable[str], shown: int = 20) -> str:
+    """The first names of a list, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def short_traceback(error: BaseException, frames: int = 4) -> str:

@@ -75,7 +75,7 @@ class Trained:
         """
         if self.index.signature is None:
             raise UserError(f"run {self.folder} was not trained on a table with a signature", NO_SIGNATURE)
-        return self.predictor(table_of(rows, self.index.signature, self.index.source.get("read")))[0]
+        return self.predictor(table_of(rows, self.index.signature, self.index.read))[0]
 
 
 def load_run(folder: Folder | str | Path) -> Trained:
@@ -179,7 +179,7 @@ def predict(run: Trained | str | Path, value: str) -> dict[str, Any]:
     result: dict[str, Any] = {"input": value}
     odd: dict[str, list[str]] = {}
     if run.index.signature and type(run.task).read is Task.read:
-        signature, read = run.index.signature, run.index.source.get("read")
+        signature, read = run.index.signature, run.index.read
         tensors, oddities = run.task.rows(table_of(parse_row(value, signature), signature, read))
         odd = {what: [*columns] for what, columns in vars(oddities).items() if columns}
     else:

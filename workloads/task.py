@@ -12,7 +12,7 @@ from heliostat import own_code
 from heliostat.config import Config, nearest, validate
 from heliostat.datasets import Field, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities, Signature
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 from heliostat.workloads.config import BETTER, Better
 from heliostat.workloads.metric import Accumulator as Accumulator
 from heliostat.workloads.tabular import older
@@ -275,15 +275,12 @@ def _check_taken(name: str, cls: type[Task], signature: Signature) -> None:
     gaps = [column.name for column in signature.numeric if column.missing]
     lost = {CATEGORIES: [column.name for column in signature.categorical], "missing": gaps}
     words = {CATEGORIES: "categories in", "missing": "missing values in"}
-    problems = [f"{words[kind]} {_some(columns)}" for kind, columns in lost.items() if columns and kind not in cls.takes]
+    problems = [
+        f"{words[kind]} {some(map(repr, columns), 8)}" for kind, columns in lost.items() if columns and kind not in cls.takes
+    ]
     if problems:
         raise UserError(
             f"the dataset has {' and '.join(problems)}, which task {name} does not take",
             'begin the model with self.encoder(), and write takes = ("categories", "missing") into the class (docs/tables.md '
             "has an example); or leave the columns out with dataset.options.drop",
         )
-
-
-def _some(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more

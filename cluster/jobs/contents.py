@@ -16,7 +16,7 @@ from ray._private.thirdparty.pathspec import PathSpec
 
 from heliostat.cluster.jobs.secret_files import is_secret, secret_paths
 from heliostat.environment import CACHE, DATASETS, JOBS, RUN_FOLDERS
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 
 CACHE_NAMES = """
     .git  .venv  venv  __pycache__  *.egg-info  .mypy_cache  .ruff_cache  .pytest_cache  .hypothesis  .import_linter_cache
@@ -25,8 +25,6 @@ CACHE_NAMES = """
 CACHE_MARKS = ("pyvenv.cfg", "conda-meta", "CACHEDIR.TAG")
 """The files by which a virtual environment or a cache is recognized, whatever its name."""
 CACHES = PathSpec.from_lines("gitwildmatch", CACHE_NAMES.split())
-LISTED = 20
-"""Files that a message names."""
 
 Match = Callable[[Path, bool], str]
 """What excludes a path, which may be that of a folder: a line of an ignore file; empty if nothing does."""
@@ -131,13 +129,6 @@ def why_not_sent(files: Contents, name: str) -> str:
 def has_heliostat(directory: Path) -> bool:
     """Whether a directory is a clone of Heliostat."""
     return (directory / "heliostat" / "cli.py").is_file()
-
-
-def some(names: Iterable[str], shown: int = LISTED) -> str:
-    """The first names of a list, and how many more there are."""
-    names = list(names)
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + more
 
 
 def megabytes(size: float) -> str:

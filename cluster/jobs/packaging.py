@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from heliostat.cluster.jobs.contents import Contents, has_heliostat, megabytes, some
+from heliostat.cluster.jobs.contents import Contents, has_heliostat, megabytes
 from heliostat.cluster.jobs.dashboard import Dashboard
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 from heliostat.modules import FOLDER, ROOT
 
 LARGEST = 99 << 20

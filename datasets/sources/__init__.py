@@ -13,7 +13,7 @@ from heliostat.datasets.index import Field
 from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources.files import File, identity
 from heliostat.datasets.splits import CONTENT, Split
-from heliostat.errors import UserError
+from heliostat.errors import UserError, combined
 
 SOURCES = {
     "digits": "bundled:Digits",
@@ -62,13 +62,9 @@ class Problems:
         if not self._found:
             return
         also = f", or {otherwise}" if otherwise else ""
-        if len(self._found) == 1:
-            (what, fix) = self._found[0]
-            raise UserError(f"{self._place}: {what}", fix + also)
-        lines = [f"\n    {what}: {fix}" for what, fix in self._found[: self._most]]
-        more = len(self._found) - len(lines)
-        lines += [f"\n    and {more} more"] if more else []
-        raise UserError(f"{self._place} has {len(self._found)} problems:{''.join(lines)}", f"correct all of them{also}")
+        first = f"{self._place}: " if len(self._found) == 1 else ""
+        error = combined([UserError(f"{first}{what}", fix) for what, fix in self._found], self._place, self._most)
+        raise UserError(error.what, error.fix + also)
 
 
 class TooLarge(UserError):

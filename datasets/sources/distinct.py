@@ -1,10 +1,11 @@
 """Counts different numbers in bounded memory."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from heliostat.datasets.permutation import mixed
 
 Bits = npt.NDArray[np.uint64]
 KEPT = 1 << 17
@@ -25,7 +26,7 @@ class Distinct:
         """Whether one of the numbers that are kept came twice."""
 
     def add(self, values: npt.NDArray[Any]) -> None:
-        hashes = self._below(_mixed(_bits(values)))
+        hashes = self._below(mixed(_bits(values)))
         new = _unique(hashes)
         merged = _unique(np.concatenate([self._hashes, new]))
         self.repeated = self.repeated or len(new) < len(hashes) or len(merged) < len(self._hashes) + len(new)
@@ -42,16 +43,6 @@ class Distinct:
         return hashes[hashes >> np.uint64(64 - self._level) == 0] if self._level else hashes
 
 
-def count_distinct(chunks: Iterable[npt.NDArray[Any]], enough: int) -> int:
-    """The count of different numbers; no more are read once there are ``enough``."""
-    found = Distinct()
-    for values in chunks:
-        found.add(values)
-        if found.count >= enough:
-            break
-    return found.count
-
-
 def _unique(hashes: Bits) -> Bits:
     """By sorting: numpy.unique (2.4) fills a hash table, which takes ten times as long."""
     ordered = np.sort(hashes)
@@ -63,10 +54,3 @@ def _bits(values: npt.NDArray[Any]) -> Bits:
         wide = np.uint64 if values.dtype == np.uint64 else np.int64
         return values.astype(wide).view(np.uint64)
     return (values.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 becomes 0.0
-
-
-def _mixed(bits: Bits) -> Bits:
-    """The finalizer of SplitMix64 (Steele, Lea and Flood 2014)."""
-    mixed = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return mixed ^ (mixed >> np.uint64(31))

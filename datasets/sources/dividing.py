@@ -16,6 +16,7 @@ from heliostat.datasets.sources.kinds import MAKERS, ColumnOptions
 from heliostat.datasets.sources.reader import PART
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.splits import Split
+from heliostat.errors import some
 
 LEFT_OUT = "is what the table is split by"
 
@@ -65,9 +66,8 @@ def divided(name: str, split: Split, survey: Survey, options: ColumnOptions) -> 
     if split.by == "column":
         texts = column.categories or tuple(pc.cast(survey.values, pa.string()).to_pylist())
         if odd := [text for text in texts if text.lower() not in split.words]:
-            shown = ", ".join(map(repr, odd[:SHOWN])) + (f" and {len(odd) - SHOWN} more" if len(odd) > SHOWN else "")
             raise Doubt(
-                f"has values that are no split: {shown}",
+                f"has values that are no split: {some(map(repr, odd), SHOWN)}",
                 "write train, validation (or val, valid, dev, eval) or test, "
                 f"or map them with dataset.options.split.values: {{{odd[0]}: train}}",
             )
@@ -76,8 +76,7 @@ def divided(name: str, split: Split, survey: Survey, options: ColumnOptions) -> 
 
 def _time(name: str, survey: Survey, options: ColumnOptions) -> Column:
     if options.type in (None, "number") and survey.is_number:
-        kind = ("double" if survey.floats else "int64") if survey.from_texts else str(survey.type)
-        return Column(name=name, kind="number", type=kind)
+        return Column(name=name, kind="number", type=survey.number_type)
     try:
         return MAKERS["date"](name, survey, options.type)
     except Doubt as error:

@@ -15,18 +15,18 @@ import pyarrow.compute as pc
 from heliostat.config import nearest
 from heliostat.datasets.arrow import Columns
 from heliostat.datasets.encoding import Values, decoded, encode_column
-from heliostat.datasets.index import Field
-from heliostat.datasets.signature import FEATURES, TARGET, Column, Signature
-from heliostat.datasets.sources import Chunk, Problems, Progress
+from heliostat.datasets.signature import TARGET, Column, Signature
+from heliostat.datasets.sources import Problems, Progress
 from heliostat.datasets.sources.cells import Doubt
 from heliostat.datasets.sources.checks import COUNTER, IDENTIFIER, UNNAMED
 from heliostat.datasets.sources.dividing import LEFT_OUT, Divided, by_files, divided
+from heliostat.datasets.sources.encoded import BY, EXACT, Encoded
 from heliostat.datasets.sources.kinds import ColumnOptions, LeftOut, decide
 from heliostat.datasets.sources.reader import Batch, Reader
 from heliostat.datasets.sources.spool import Spool, Spooled
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.sources.targets import decide_target
-from heliostat.datasets.values.missing import is_text, missing, trimmed
+from heliostat.datasets.values.missing import gaps, is_text, trimmed
 from heliostat.errors import UserError
 
 CHUNK = 8 << 20
@@ -40,61 +40,6 @@ B = TypeVar("B")
 def threads() -> int:
     """The cores of this process."""
     return len(os.sched_getaffinity(0))
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A table as arrays, in a temporary file."""
-
-    spool: Spool
-    signature: Signature
-    arrays: dict[str, Spooled]
-    keyed: list[int]
-    """The features that are, as they are, what a row is known by; of all others ``exact`` has it."""
-    divided: Divided | None = None
-    """How the table is split by a column, if it is."""
-
-    @property
-    def rows(self) -> int:
-        return self.arrays[EXACT].rows
-
-    @property
-    def fields(self) -> dict[str, Field]:
-        return {
-            name: Field(dtype=str(np.dtype(array.dtype)), shape=array.shape)
-            for name, array in self.arrays.items()
-            if name not in (EXACT, BY)
-        }
-
-    @property
-    def meta(self) -> dict[str, Any]:
-        columns, classes = self.signature.numeric, self.signature.target.classes
-        offsets = {column.name: column.offset for column in columns if column.offset and column.kind == "number"}
-        return {
-            **({"classes": list(classes)} if classes else {}),
-            "feature_names": self.signature.feature_names,
-            **({"offsets": offsets} if offsets else {}),
-        }
-
-    def chunks(self) -> Iterator[Chunk]:
-        for number in range(len(self.arrays[EXACT].places)):
-            columns = {name: array.chunk(number) for name, array in self.arrays.items()}
-            exact, by = columns.pop(EXACT), columns.pop(BY, None)
-            if by is not None and self.divided and self.divided.dtype:
-                by = by.view(self.divided.dtype)
-            # By values that are the same when rows are added: a sample must stay in its split.
-            parts = [columns[FEATURES][:, self.keyed]] if self.keyed else []
-            keys = np.concatenate([_bytes(part) for part in (*parts, exact)], axis=1)
-            data, size = keys.tobytes(), keys.shape[1]
-            yield Chunk([data[start : start + size] for start in range(0, len(data), size)], columns, by=by)
-
-
-EXACT, BY = "exact", "by"
-"""The arrays of `Values.exact` of the columns that are not known by their features, and of the column that says the split."""
-
-
-def _bytes(values: Any) -> Any:
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
 
 
 @dataclass
@@ -132,7 +77,6 @@ class Encoder:
     concerned: list[str] = field(default_factory=list)
     """The columns with problems, which can be left out."""
     rows: int = 0
-    unlabelled: int = 0
     divided: Divided | None = None
 
     def __post_init__(self) -> None:
@@ -210,12 +154,10 @@ class Encoder:
         """Chunks of some columns; without the rows that have no label, if these are dropped."""
         total = self.reader.size
         report = lambda done: self.progress(f"{doing} {self.reader.place}", done, total, "bytes")  # noqa: E731
-        self.unlabelled = 0
         for batch in self.reader.batches(names, report):
             if self.options.without_label == "drop":
                 gone = _gone(batch[self.target], self._options(self.target).markers)
-                if count := pc.sum(gone).as_py():
-                    self.unlabelled += count
+                if pc.any(gone).as_py():
                     there = pc.invert(gone)
                     batch = {name: column.filter(there) for name, column in batch.items()}
             if len(batch[self.target]):
@@ -316,9 +258,11 @@ class Encoder:
                     column.name, f"has {found} values that are not {column.wanted}, such as {shown}", "correct them"
                 )
         for name, range_of in by.items():
-            if range_of.bad:
+            if range_of.bad:  # dropped or not, the table is split by it
                 shown = ", ".join(map(repr, range_of.examples))
-                self._refuse_column(name, f"has {range_of.bad} values that are no times, such as {shown}", "correct them")
+                self.problems.add(
+                    f"column {name!r} has {range_of.bad} values that are no times, such as {shown}", "correct them"
+                )
         self.problems.refuse(self._without())
         total = arrays[EXACT].rows
         found_columns = tuple(_with_range(column, ranges[column.name], total) for column in signature.columns)
@@ -369,7 +313,7 @@ def _sliced(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
 
 def _gone(column: pa.Array, markers: tuple[str, ...]) -> pa.Array:
     column = decoded(column)
-    return missing(trimmed(column), markers) if is_text(column.type) else pc.is_null(column, nan_is_null=True)
+    return gaps(trimmed(column) if is_text(column.type) else column, markers)
 
 
 def _with_range(column: Column, found: Range, rows: int) -> Column:

@@ -12,11 +12,12 @@ from pydantic import Field as Key
 
 from heliostat.config import Config, nearest
 from heliostat.datasets.index import SplitName
+from heliostat.datasets.signature import LABEL, TARGET
 from heliostat.datasets.sources.images import fitted
 from heliostat.datasets.sources.own import OF_TABLES, Named
 from heliostat.datasets.sources.own.samples import Samples
 from heliostat.datasets.sources.own.source import Own
-from heliostat.datasets.sources.own.values import IMAGE, LABEL, TARGET, TOKENS
+from heliostat.datasets.sources.own.values import IMAGE, TOKENS
 from heliostat.datasets.splits import WORDS, Split
 from heliostat.errors import UserError
 from heliostat.folder import expanded

@@ -14,7 +14,7 @@ from heliostat.config import Config
 from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Chunk, Problems, Source
 from heliostat.datasets.sources.files import File, local_folder
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 
 CHUNK, CHUNK_BYTES = 1024, 8 << 20
 """Images after which a shard may end, and bytes of images that are held at once."""
@@ -82,7 +82,9 @@ class Images(Source):
         if not self.options.skip_broken:
             broken.refuse("leave them out with skip_broken: true")
         if empty := [name for label, name in enumerate(self._classes) if label not in found]:
-            raise UserError(f"{self.options.path}: classes without an image that can be read: {_listed(empty)}", "add images")
+            raise UserError(
+                f"{self.options.path}: classes without an image that can be read: {some(empty, SHOWN)}", "add images"
+            )
 
     def files(self) -> list[File]:
         return [
@@ -122,21 +124,21 @@ def _check_files(root: Path, folders: dict[str, list[Path]]) -> None:
     problems = Problems(str(root))
     beside = [path.name for path in _visible(root) if path.suffix.lower() in Image.registered_extensions()]
     if beside:
-        problems.add(f"images lie beside the folders: {_listed(beside)}", "move each to the folder of its class")
+        problems.add(f"images lie beside the folders: {some(beside, SHOWN)}", "move each to the folder of its class")
     deeper = [f"{name}/{path.name}" for name, inside in folders.items() for path in inside if path.is_dir()]
     if deeper:
         fix = "set path to a folder whose folders are the classes, or move the images up into the folder of their class"
-        problems.add(f"there are folders inside of the classes: {_listed(deeper)}", fix)
+        problems.add(f"there are folders inside of the classes: {some(deeper, SHOWN)}", fix)
     lost = [f"{name}/{path.name}" for name, inside in folders.items() for path in inside if not path.exists()]
     if lost:
-        problems.add(f"links to files that do not exist: {_listed(lost)}", "restore the files, or remove the links")
+        problems.add(f"links to files that do not exist: {some(lost, SHOWN)}", "restore the files, or remove the links")
     empty = [name for name, inside in folders.items() if not inside]
     if empty:
-        problems.add(f"classes without an image: {_listed(empty)}", "add images, or remove the folders")
+        problems.add(f"classes without an image: {some(empty, SHOWN)}", "add images, or remove the folders")
     lower = [name.casefold() for name in folders]
     same = [name for name in folders if lower.count(name.casefold()) > 1]
     if same:
-        problems.add(f"classes differ only in case: {_listed(same)}", "merge them, or rename all but one")
+        problems.add(f"classes differ only in case: {some(same, SHOWN)}", "merge them, or rename all but one")
     problems.refuse()
 
 
@@ -149,7 +151,7 @@ def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
         fix = f"set path to {Path(path) / first}, or merge the folders of each class; the splits are made from all images"
         if len(found) < len(folders):
             fix = f"move them out of {path}; the splits are made from all images"
-        raise UserError(f"{path} has the folders {_listed([*found])}, which are splits and not classes", fix)
+        raise UserError(f"{path} has the folders {some([*found], SHOWN)}, which are splits and not classes", fix)
     if len(folders) < 2:
         inner = [name for name, inside in folders.items() if sum(each.is_dir() for each in inside) > 1]
         fix = f"set path to {Path(path) / inner[0]}" if inner else "add the classes"
@@ -163,11 +165,6 @@ def _classes(root: Path) -> dict[str, list[Path]]:
 
 def _visible(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and path.name.lower() not in NOT_DATA]
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

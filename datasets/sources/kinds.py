@@ -71,8 +71,8 @@ def decide(name: str, survey: Survey, options: ColumnOptions, is_index: bool | N
     return column.model_copy(update={"fill": options.fill, "markers": options.markers})
 
 
-def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: str | None = None, told: bool = False) -> Column:
-    """A column of numbers, narrowed without a loss.
+def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: str | None = None, is_given: bool = False) -> Column:
+    """A column of numbers, narrowed without a loss; ``is_given``, its type is that of the options.
 
     Raises:
         Doubt: 32 bits do not hold them, or one of them stands for a missing value.
@@ -88,7 +88,7 @@ def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: st
         found.add(sample)
     if wrong := narrow.trouble(found):
         raise Doubt(*wrong)
-    if not told and (marks := narrow.marks(found)):
+    if not is_given and (marks := narrow.marks(found)):
         fix = f"write columns: {{{name}: {{missing: [{', '.join(map(str, marks))}]}}}}, or {{type: number}} if it is one"
         raise Doubt(" and ".join(f"has {n} values of {mark}, which stands for a missing one" for mark, n in marks.items()), fix)
     offset = narrow.offset_of(sample, found)
@@ -145,7 +145,7 @@ def _plain(name: str, survey: Survey, wanted: Type | None) -> Column:
             return _named(name, survey, "string")
         what = f"has whole numbers that 64 bits do not hold, such as {survey.beyond}"
         raise Doubt(what, "drop it, or give its type as category in dataset.options.columns")
-    kind = _numeric(survey)
+    kind = survey.number_type
     if found.whole:
         if IDENTIFIER.fullmatch(name) and len(survey.values) > 2:  # two are a flag, such as has_phone
             return _named(name, survey, kind)
@@ -193,18 +193,13 @@ def _texts(name: str, survey: Survey, wanted: Type | None) -> Column:
 # --- the kinds ------------------------------------------------------------------------------------------------
 
 
-def _numeric(survey: Survey) -> str:
-    """The type of a column of plain numbers."""
-    return ("double" if survey.floats else "int64") if survey.from_texts else str(survey.type)
-
-
 def _number(name: str, survey: Survey, wanted: Type | None) -> Column:
     if survey.is_number:
-        return number_of(name, survey, _numeric(survey), told=True)
+        return number_of(name, survey, survey.number_type, is_given=True)
     style = cells.number_style(survey.sample_of()) if survey.from_texts else None
     if not style:
         raise Doubt("has no numbers, but its type is number", "give another type")
-    return number_of(name, survey, "string", *style, told=True)
+    return number_of(name, survey, "string", *style, is_given=True)
 
 
 def _boolean(name: str, survey: Survey, wanted: Type | None) -> Column:
@@ -215,7 +210,7 @@ def _category(name: str, survey: Survey, wanted: str | None) -> Column:
     """Categories; ``wanted`` is the type of the values, if it is not that of the column."""
     if not (is_text(survey.type) or pa.types.is_primitive(survey.type)):
         raise Doubt(f"is of type {survey.type}, which cannot be a category", "give another type")
-    kind = _numeric(survey) if survey.is_number and not survey.padded and not survey.beyond else str(survey.type)
+    kind = survey.number_type if survey.is_number and not survey.padded and not survey.beyond else str(survey.type)
     if wanted not in (None, "category"):
         kind = str(wanted)
     texts = sorted(set(category_texts(kind, survey.values).to_pylist()))

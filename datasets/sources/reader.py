@@ -22,7 +22,7 @@ from heliostat.datasets.sources.formats.parquet import ParquetFile
 from heliostat.datasets.sources.formats.records import JsonColumns, JsonFile
 from heliostat.datasets.sources.formats.refusal import Refusal
 from heliostat.datasets.values.missing import missing, trimmed
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 
 HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 KINDS = {"csv": "csv files", "json": "JSON files", "parquet": "Parquet files"}
@@ -69,11 +69,6 @@ class Reader:
         """By column what also stands for a missing value."""
         self.numbers: dict[str, bool] = {}
         """Of columns with another decimal sign than a point, whether all their values are numbers, as far as that is known."""
-
-    @property
-    def is_typed(self) -> bool:
-        """Whether values have types; else all are texts."""
-        return self.kind != "csv"
 
     @property
     def size(self) -> int:
@@ -183,7 +178,7 @@ class Reader:
             for what, odd in (("also has", differ[0] - differ[1]), ("lacks", differ[1] - differ[0])):
                 if odd:
                     problems.add(
-                        f"{file.name} {what} the columns {_some([*map(repr, odd)])}", f"write it like {self.files[0].name}"
+                        f"{file.name} {what} the columns {some(map(repr, odd), SHOWN)}", f"write it like {self.files[0].name}"
                     )
         problems.refuse()
 
@@ -273,27 +268,6 @@ class Reader:
                         self.numbers[name] = plain.fits(texts.filter(pc.invert(missing(texts, self.markers.get(name, ())))))
 
 
-def read_rows(place: str, read: Read = DETECTED, key: str = "the path") -> Iterator[pa.Table]:
-    """The rows of a table's files, in their order, as chunks of bounded size, each with all columns; no chunk has no rows.
-
-    Args:
-        place: a file, a folder or a pattern; a path or a URI.
-        read: what is known of how the files are written.
-        key: what the place is called in messages.
-
-    Raises:
-        UserError: before the first chunk or later, that a file cannot be read, or two columns have one name.
-    """
-    reader = Reader(place, read, key)
-    problems = Problems(place)
-    for name, count in Counter(reader.names).items():
-        if count > 1:
-            problems.add(f"{count} columns have the name {name!r}", "rename all but one")
-    problems.refuse()
-    for batch in reader.batches(reader.names):
-        yield pa.table(batch)
-
-
 class _Partitions:
     """The columns that the folders of files name, as Hive has them, such as year in ``year=2024/part.parquet``."""
 
@@ -330,7 +304,3 @@ def _decoded(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return pa.float64() if pa.types.is_decimal(kind) else kind
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

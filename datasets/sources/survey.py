@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from heliostat.datasets.encoding import decoded
 from heliostat.datasets.sources.distinct import Distinct
 from heliostat.datasets.values import numbers
-from heliostat.datasets.values.missing import is_text, missing, trimmed
+from heliostat.datasets.values.missing import gaps, is_text, missing, trimmed
 from heliostat.datasets.values.narrow import Summary
 from heliostat.datasets.values.words import hashes
 
@@ -84,6 +84,11 @@ class Survey:
         return self.numbers is not None and self.numbers.count > 0
 
     @property
+    def number_type(self) -> str:
+        """Of numbers, the type that they have in the files, or as texts that of what they stand for."""
+        return ("double" if self.floats else "int64") if self.from_texts and self.is_number else str(self.type)
+
+    @property
     def all_different(self) -> bool:
         """Whether each row has another value; known of texts, and of numbers that are ``listed``."""
         return not self._distinct.repeated and self.present > 0
@@ -93,11 +98,8 @@ class Survey:
         return pc.unique(pa.concat_arrays([self.values, self.sample.values(self.type)]))
 
     def _typed(self, column: pa.Array) -> pa.Array:
-        gone = pc.is_null(column, nan_is_null=True)
+        gone = gaps(column, self._markers)
         numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-        if self._markers and numeric:
-            marked = pa.array([float(marker) for marker in self._markers if numbers.is_plain(marker)], pa.float64())
-            gone = pc.or_(gone, pc.fill_null(pc.is_in(pc.cast(column, pa.float64()), value_set=marked), False))
         self.missing += pc.sum(gone).as_py() or 0
         column = column.filter(pc.invert(gone))
         self._add_numbers(column if numeric else None)

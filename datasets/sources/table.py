@@ -10,7 +10,8 @@ from heliostat.config import Config, nearest
 from heliostat.datasets.index import Field
 from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Chunk, Problems, Source
-from heliostat.datasets.sources.encoder import Encoded, Encoder
+from heliostat.datasets.sources.encoded import Encoded
+from heliostat.datasets.sources.encoder import Encoder
 from heliostat.datasets.sources.files import File
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.kinds import ColumnOptions

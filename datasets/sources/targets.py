@@ -14,7 +14,6 @@ from heliostat.datasets.values.missing import is_text
 from heliostat.datasets.values.narrow import marks, trouble
 
 TargetType = Literal["auto", "class", "number"]
-OTHERWISE = "or give target_type: number in dataset.options to learn it as a number"
 
 
 def decide_target(name: str, survey: Survey, wanted: TargetType) -> Target:
@@ -32,14 +31,13 @@ def decide_target(name: str, survey: Survey, wanted: TargetType) -> Target:
     if wanted == "number" and not style:
         raise Doubt("has no numbers, but target_type is number", "give target_type: class, or choose another target")
     if style and (wanted == "number" or (wanted == "auto" and not padded and _is_quantity(survey))):
-        kind = ("double" if survey.floats else "int64") if survey.from_texts and survey.is_number else str(survey.type)
         if survey.numbers and (missing := marks(survey.numbers)):
             shown = ", ".join(map(str, missing))
             fix = f"write columns: {{{name}: {{missing: [{shown}]}}}} and without_label: drop, or correct these rows"
             raise Doubt(f"has {sum(missing.values())} values of {shown}, which stands for a missing one", fix)
         if survey.numbers and (wrong := trouble(survey.numbers)):
             raise Doubt(*wrong)
-        return Target(name=name, kind="number", type=kind, unit=style[1], decimal=style[0])
+        return Target(name=name, kind="number", type=survey.number_type, unit=style[1], decimal=style[0])
     return _classes(name, survey)
 
 
@@ -56,7 +54,7 @@ def _classes(name: str, survey: Survey) -> Target:
     kind = str(survey.type)
     if survey.from_texts:
         if survey.is_number and not survey.padded:
-            kind = "double" if survey.floats else "int64"
+            kind = survey.number_type
         else:
             lower = {text.lower() for text in survey.values[: MAX_CLASSES + 1].to_pylist()}
             kind = "bool" if lower <= {"true", "false"} else "string"

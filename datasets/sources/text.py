@@ -15,7 +15,7 @@ from heliostat.config import Config
 from heliostat.datasets.index import Field
 from heliostat.datasets.sources import Chunk, Source
 from heliostat.datasets.sources.files import File, local_folder
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 
 SHOWN = 10
 """Files that a message lists."""
@@ -105,8 +105,7 @@ class Text(Source):
     def _not_texts(self, files: list[Path]) -> UserError:
         """An error with all of these files that are not UTF-8."""
         bad = [str(path) for path in files if not _is_utf8(path)]
-        shown = ", ".join(bad[:SHOWN]) + (f" and {len(bad) - SHOWN} more" if len(bad) > SHOWN else "")
-        return UserError(f"no UTF-8 text: {shown}", "convert them, or narrow dataset.options.pattern")
+        return UserError(f"no UTF-8 text: {some(bad, SHOWN)}", "convert them, or narrow dataset.options.pattern")
 
     def _learn(self) -> Any:
         from tokenizers import ByteLevelBPETokenizer

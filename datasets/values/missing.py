@@ -6,6 +6,8 @@ from collections.abc import Collection
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from heliostat.datasets.values.numbers import is_plain
+
 MARKERS = (
     "", "na", "n/a", "n.a.", "#n/a", "#n/a n/a", "#na", "<na>", "nan", "-nan", "1.#ind", "-1.#ind", "1.#qnan", "-1.#qnan",
     "nat", "null", "nil", "(null)", "\\n", "missing", "?", "??", "???", "-", "--", "---", "\u2013", "\u2014", ".", "..", "...",
@@ -24,6 +26,17 @@ def is_text(kind: pa.DataType) -> bool:
 def trimmed(texts: pa.Array) -> pa.Array:
     """Texts without white space at their ends; null as the empty text."""
     return pc.utf8_trim_whitespace(pc.fill_null(texts, ""))
+
+
+def gaps(values: pa.Array, markers: Collection[str] = ()) -> pa.Array:
+    """Which of some values, trimmed texts or typed ones, are missing; so are those that ``markers`` name."""
+    if is_text(values.type):
+        return missing(values, markers)
+    gone = pc.is_null(values, nan_is_null=True)
+    if markers and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        marked = pa.array([float(marker) for marker in markers if is_plain(marker)], pa.float64())
+        gone = pc.or_(gone, pc.fill_null(pc.is_in(pc.cast(values, pa.float64()), value_set=marked), False))
+    return gone
 
 
 def missing(texts: pa.Array, more: Collection[str] = ()) -> pa.Array:

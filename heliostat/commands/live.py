@@ -35,6 +35,7 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --on: print the command and the files that would be sent, and start nothing",
     )
+    parser.set_defaults(needs_cluster=("dry_run",))
 
 
 def add_env(parser: argparse.ArgumentParser, when: str = "") -> None:
@@ -49,7 +50,7 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that need ``--on``."""
     from heliostat.errors import UserError
 
-    names = ("cron", "time_zone", "ephemeral", "env", *(("dry_run",) if args.command in ("predict", "dataset") else ()))
+    names = ("cron", "time_zone", "ephemeral", "env", *getattr(args, "needs_cluster", ()))
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
     if not args.on and given:
         own = "; here, a run has all variables of your shell" if args.env else ""

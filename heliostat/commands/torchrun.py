@@ -213,14 +213,14 @@ def _show_plan(script: "Script", where: str) -> None:
 
 def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     """Submit the same command as a job on the profile's cluster, after all checks that can be made here."""
-    from heliostat.cluster.jobs.contents import some, why_not_sent
+    from heliostat.cluster.jobs.contents import why_not_sent
     from heliostat.cluster.jobs.follow import Work, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, run_there
     from heliostat.commands import needed, not_sent, sending
     from heliostat.commands.live import line
     from heliostat.commands.on_cluster import HELIOSTAT, about_job, check_storage, relative_path
-    from heliostat.errors import JobFailed
+    from heliostat.errors import JobFailed, some
     from heliostat.folder import expanded
 
     profile = find(args.on)
@@ -266,9 +266,9 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
 
 def _report_not_sent(files: "Contents", sent: Collection[str]) -> None:
     """Report on standard error what of this machine the script names, but does not get."""
-    from heliostat.cluster.jobs.contents import some
     from heliostat.commands import not_sent
     from heliostat.console import err
+    from heliostat.errors import some
 
     text = not_sent.source_text(files)
     lines = []

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 from typing import Any
 
-from heliostat.datasets.sources.reader import read_rows
 from heliostat.errors import UserError
 from tests.datasets.broken_files import KINDS, Case
+from tests.datasets.rows import read_rows
 
 FILES = int(os.environ.get("FUZZ_FILES", "100"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))

@@ -45,7 +45,7 @@ ROWS = [
 
 @pytest.fixture
 def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Writes ``mine.py``, of the user's own, in a working directory; it is imported anew after that."""
+    """Writes ``mine.py``, of the user's own, in a working directory; after that it is imported again."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # two versions of a file may have the same time and size

@@ -16,8 +16,9 @@ from heliostat.datasets import build
 from heliostat.datasets.sources import open_source
 from heliostat.datasets.sources.formats import delimited, records, streams
 from heliostat.datasets.sources.formats.options import Read
-from heliostat.datasets.sources.reader import Reader, read_rows
+from heliostat.datasets.sources.reader import Reader
 from heliostat.errors import UserError
+from tests.datasets.rows import read_rows
 
 
 def rows(folder: Path, data: str | bytes, name: str = "t.csv", **options: Any) -> dict[str, list[Any]]:
@@ -218,6 +219,8 @@ def test_raw_rows_come_in_chunks_from_several_files_of_any_format(tmp_path: Path
     for number in range(2):
         pq.write_table(pa.table({"a": [number], "b": ["x"]}), tmp_path / f"{number}.parquet")
     assert [table.to_pylist() for table in read_rows(str(tmp_path))] == [[{"a": 0, "b": "x"}], [{"a": 1, "b": "x"}]]
-    assert "2 columns have the name 'a'" in refusal(tmp_path, "a,a\n1,2\n")
+    (tmp_path / "twice.csv").write_text("a,a,b\n1,2,3\n")
+    with pytest.raises(UserError, match="2 columns have the name 'a'"):
+        open_source("table", {"path": str(tmp_path / "twice.csv"), "target": "b"})
     with pytest.raises(UserError, match=r"the path nowhere\.csv does not exist"):
         list(read_rows("nowhere.csv"))

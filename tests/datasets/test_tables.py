@@ -428,6 +428,14 @@ def test_what_is_no_target_is_refused(tmp_path: Path, values: list[Any], says: s
     assert says in refusal(tmp_path, written(tmp_path, {"y": values}), "y")
 
 
+def test_a_marked_label_that_has_a_type_is_missing_too(tmp_path: Path) -> None:
+    values = repeated(1.5, -1.0, 2.5)
+    pq.write_table(pa.table({"x": [row / 7 for row in range(ROWS)], "y": values}), tmp_path / "t.parquet")
+    options: dict[str, Any] = {"without_label": "drop", "columns": {"y": {"missing": [-1]}}}
+    dataset = built(tmp_path, str(tmp_path / "t.parquet"), "y", **options)
+    assert sorted(samples(dataset, "target")) == sorted(value for value in values if value != -1)
+
+
 @pytest.mark.parametrize(
     ("values", "options"),
     [

@@ -11,7 +11,7 @@ from heliostat.config import nearest
 from heliostat.datasets.signature import Column, Signature
 from heliostat.datasets.sources.formats.numbers import Plain
 from heliostat.datasets.values.missing import is_text, trimmed
-from heliostat.errors import UserError
+from heliostat.errors import UserError, combined
 
 SHOWN = 10
 """Problems that a message lists."""
@@ -78,8 +78,7 @@ def _plain(table: pa.Table, signature: Signature, read: Mapping[str, Any] | None
 
 def _plain_of(column: Column, read: Mapping[str, Any] | None) -> Plain | None:
     decimal, thousands = (read or {}).get("decimal", "."), (read or {}).get("thousands")
-    is_plain = column.kind != "number" or column.decimal != "." or (decimal == "." and not thousands)
-    return None if is_plain else Plain(decimal, thousands)
+    return Plain(decimal, thousands) if column.is_written_plainly and (decimal == "," or thousands) else None
 
 
 def check_columns(names: list[str], signature: Signature, place: str = "the table") -> None:
@@ -95,7 +94,8 @@ def check_columns(names: list[str], signature: Signature, place: str = "the tabl
         (f"{place} lacks the column {name!r}", nearest(name, others) if others else "add it; its values may be missing")
         for name in lacking_in(names, signature)
     ]
-    _refuse([*twice, *lacking], place)
+    if problems := [UserError(*problem) for problem in (*twice, *lacking)]:
+        raise combined(problems, place, SHOWN)
 
 
 def lacking_in(names: Collection[str], signature: Signature) -> list[str]:
@@ -118,7 +118,8 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature, read: 
             for key, value in row.items()
             if isinstance(value, Mapping)
         ]
-    _refuse(problems, "the input")
+    if problems:
+        raise combined([UserError(*problem) for problem in problems], "the input", SHOWN)
     values = {
         column.name: [None if (name := column.name_in(row)) is None else row[name] for row in rows]
         for column in signature.columns
@@ -176,12 +177,3 @@ def _example(names: Sequence[str]) -> str:
 
 def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
-
-
-def _refuse(problems: list[tuple[str, str]], where: str) -> None:
-    if len(problems) == 1:
-        raise UserError(*problems[0])
-    if problems:
-        lines = [f"\n    {what}: {fix}" for what, fix in problems[:SHOWN]]
-        lines += [f"\n    and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
-        raise UserError(f"{where} has {len(problems)} problems:{''.join(lines)}", "correct all of them")

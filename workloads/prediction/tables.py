@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pyarrow as pa
 
-from heliostat.datasets import Index, encoding
+from heliostat.datasets import Index
 from heliostat.datasets.sources.formats.options import Read
 from heliostat.datasets.sources.reader import Reader
 from heliostat.errors import UserError
@@ -39,8 +39,7 @@ def _opened(place: str, index: Index) -> tuple[Reader, list[str]]:
 
     A csv file is read as those of the dataset, with their options, else as it is found out.
     """
-    of_files = index.source.get("name") == "table"  # a source of one's own may have an option of that name
-    known = Read.model_validate(index.source.get("read") or {} if of_files else {}, strict=False)
+    known = Read.model_validate(index.read, strict=False)
     unlike = None
     for read in dict.fromkeys((known, Read(missing=known.missing))):
         try:
@@ -66,8 +65,5 @@ def _checked(reader: Reader, place: str, index: Index, read: Read) -> tuple[Read
     if reader.kind == "csv" and (read.decimal == "," or read.thousands) and not reader.are_numbers(numbers):
         raise UserError(f"{place} has another decimal sign than the dataset's files", "write its numbers like theirs")
     # As in the dataset, whatever the values of these files look like.
-    reader.numbers = {
-        name: encoding.is_numeric(column.type) or (column.kind == "number" and column.decimal == ".")
-        for name, column in by_name.items()
-    }
+    reader.numbers = {name: column.is_written_plainly for name, column in by_name.items()}
     return reader, left_out

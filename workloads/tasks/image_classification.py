@@ -84,7 +84,7 @@ def check_like(name: str, pixels: npt.NDArray[np.floating[Any]], mean: float, st
     channels, height, width = pixels.shape
     found, contrast = float(pixels.mean()), float(pixels.std())
     dark = mean < PLAIN
-    # Only images with a plain background can be told from their negatives, and have a usual contrast.
+    # Only images with a plain background can be distinguished from their negatives, and have a usual contrast.
     plain = channels == 1 and (dark or mean > 1 - PLAIN)
     learnt, other = ("light on dark", "dark on light") if dark else ("dark on light", "light on dark")
     wanted = f"{'grey' if channels == 1 else 'colour'} images, {f'{learnt}, ' * plain}that fill {width}x{height} pixels"

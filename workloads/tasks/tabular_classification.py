@@ -1,19 +1,19 @@
 """Classification of the rows of a table."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from heliostat.config import nearest
 from heliostat.datasets import Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 from heliostat.workloads.tabular.metrics import of_classes, rarer, update
 from heliostat.workloads.tabular.models import ModelOptions, network
+from heliostat.workloads.tabular.weights import ClassWeights, balanced, checked
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, spread
 
 DECIDED = {"accuracy", "balanced_accuracy", "f1"}
@@ -24,9 +24,7 @@ class TabularClassification(Task):
     """Needs the column label, and features or categories."""
 
     class Options(ModelOptions):
-        class_weights: Literal["balanced"] | dict[str, float] | None = Field(
-            None, description="balanced, or a weight a class such as {good: 1, bad: 5}, of its samples in the loss"
-        )
+        class_weights: ClassWeights = None
         threshold: dict[str, float] | None = Field(
             None, description="the probability from which on one of two classes is chosen, such as {bad: 0.2}"
         )
@@ -37,7 +35,7 @@ class TabularClassification(Task):
 
     def __init__(self, index: Index, options: Any) -> None:
         super().__init__(index, options)
-        self._weights = class_weights(options.class_weights, index)
+        self._weights = _weights(options.class_weights, index)
         self._threshold = threshold(options.threshold, index.classes)
 
     def model(self) -> nn.Module:
@@ -86,26 +84,19 @@ def _probabilities(logits: Tensor) -> Tensor:
     return logits.float().softmax(2).mean(1)
 
 
-def class_weights(given: Literal["balanced"] | Mapping[str, float] | None, index: Index) -> Tensor | None:
-    """The weight of each class in the loss; balanced ones are inverse to its share of the train split, with a mean of 1.
+def _weights(given: ClassWeights, index: Index) -> Tensor | None:
+    """The weight of each class in the loss.
 
     Raises:
-        UserError: a name is not that of a class, or a weight is negative; the dataset has no counts of its classes.
+        UserError: see `checked`; the dataset has no counts of its classes.
     """
-    if given is None:
-        return None
-    if given == "balanced":
+    found = checked(given, index.classes)
+    if found == "balanced":
         if not index.train:
             raise UserError("model.class_weights is balanced, but the dataset is older and does not count its classes",
                             "build it again, or give a weight a class, such as {good: 1, bad: 5}")  # fmt: skip
-        counts = torch.tensor(index.train.target, dtype=torch.float64)
-        return (counts.sum() / (counts > 0).sum() / counts.clamp(min=1)).float()
-    assert isinstance(given, Mapping)
-    wrong = [f"{name!r} is no class: {nearest(name, index.classes)}" for name in given if name not in index.classes]
-    wrong += [f"{name!r} has the weight {weight}" for name, weight in given.items() if not 0 <= weight < float("inf")]
-    if wrong:
-        raise UserError(f"model.class_weights: {'; '.join(wrong)}", "give classes of the target weights of at least 0")
-    return torch.tensor([given.get(name, 1.0) for name in index.classes])
+        return balanced(torch.tensor(index.train.target, dtype=torch.float64)).float()
+    return None if found is None else torch.tensor(found)
 
 
 def threshold(given: Mapping[str, float] | None, classes: list[str]) -> tuple[int, float] | None:
@@ -118,9 +109,8 @@ def threshold(given: Mapping[str, float] | None, classes: list[str]) -> tuple[in
         return None
     known = len(classes) == 2 and len(given) == 1 and given.keys() <= {*classes}
     if not known or not all(0 < least < 1 for least in given.values()):
-        shown = ", ".join(classes[:8]) + (f" and {len(classes) - 8} more" if len(classes) > 8 else "")
         raise UserError(
-            f"model.threshold is {dict(given)}, and the classes are {shown}",
+            f"model.threshold is {dict(given)}, and the classes are {some(classes, 8)}",
             f"give one of two classes a probability above 0 and below 1, such as {{{classes[-1]}: 0.2}}"
             if len(classes) == 2
             else "remove it: it is for two classes, and of more the most probable is chosen",

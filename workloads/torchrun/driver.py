@@ -18,7 +18,7 @@ import ray.train
 from ray.train.backend import Backend, BackendConfig
 
 from heliostat.environment import IN_A_JOB, ON_HEAD
-from heliostat.errors import JobFailed, Stopped, StorageUnavailable, UserError
+from heliostat.errors import JobFailed, Stopped, StorageUnavailable, UserError, some
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.requirements import parse
@@ -224,10 +224,9 @@ def _report_kept(write: Write, place: str, sizes: dict[str, int]) -> None:
     """Says where files are that the script has written to the working directory."""
     if not sizes:
         return
-    more = f" and {len(sizes) - KEPT_SHOWN} more" if len(sizes) > KEPT_SHOWN else ""
-    names = ", ".join(sorted(sizes, key=lambda name: -sizes[name])[:KEPT_SHOWN])
+    names = some(sorted(sizes, key=lambda name: -sizes[name]), KEPT_SHOWN)
     files = f"{len(sizes)} file" + "s" * (len(sizes) > 1)
-    _say(write, f"keeps {files} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: {names}{more}")
+    _say(write, f"keeps {files} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: {names}")
 
 
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:

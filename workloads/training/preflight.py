@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from heliostat.datasets import Dataset
-from heliostat.errors import HeliostatError, UserError, short_traceback
+from heliostat.errors import HeliostatError, UserError, short_traceback, some
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import order_of, steps_of
 from heliostat.workloads.task import Batch, Task, by_rounds, create
@@ -168,7 +168,7 @@ def _try_loss(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> 
     unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
     if not unused:
         return []
-    what = f"the loss of task {config.task} does not use {_listed(unused)}"
+    what = f"the loss of task {config.task} does not use {some(unused, 8)}"
     if config.most_workers > 1 and config.parallelism == "ddp" and not config.find_unused_parameters:
         raise UserError(
             f"{what}, for which several workers would wait",
@@ -246,8 +246,3 @@ def _explained(config: TrainConfig, part: str) -> Iterator[None]:
             f"{part} of task {config.task} fails{where}:\n  {short_traceback(error)}",
             "correct the line that is named last in your own file; nothing has been started",
         ) from None
-
-
-def _listed(names: list[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 from heliostat.folder import Folder, absolute, expanded
 from heliostat.workloads.config import StartFrom
 from heliostat.workloads.run import checkpoint
@@ -84,7 +84,7 @@ def load_weights(model: nn.Module, weights: Weights, strict: bool) -> list[str]:
         if name in weights.tensors and name not in fitting
     ]
     others = [
-        f"{kind}: {', '.join(names[:SHOWN])}{f' and {len(names) - SHOWN} more' if len(names) > SHOWN else ''}"
+        f"{kind}: {some(names, SHOWN)}"
         for kind, names in (("missing there", missing), ("unexpected", unexpected), ("of other shapes", shapes))
         if names
     ]

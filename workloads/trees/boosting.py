@@ -1,8 +1,7 @@
 """Training of trees by rounds, on all workers together (Friedman 2001; Ke et al. 2017, LightGBM)."""
 
-import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from heliostat.config import Config, nearest
+from heliostat.config import Config
 from heliostat.datasets import Dataset
 from heliostat.datasets.signature import LABEL, TARGET
 from heliostat.errors import UserError
+from heliostat.workloads.tabular.weights import ClassWeights, Weights, balanced, checked
 from heliostat.workloads.trees.library import Booster, put_before
 from heliostat.workloads.trees.model import Trees
 from heliostat.workloads.trees.network import Network
@@ -21,9 +21,6 @@ from heliostat.workloads.trees.rows import Rows
 
 if TYPE_CHECKING:
     from heliostat.workloads.training.distributed import Ranks
-
-
-Weights = Literal["balanced"] | list[float]
 
 
 class Options(Config):
@@ -37,9 +34,7 @@ class Options(Config):
     colsample: float = Field(1.0, gt=0, le=1, description="the share of the columns that a tree sees, above 0 and at most 1")
     l2: float = Field(0.0, ge=0, description="the L2 penalty of the leaves' values, a number, at least 0")
     bins: int = Field(255, ge=2, le=65535, description="bins of a column's numbers, from 2 to 65535")
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
-        None, description="balanced, or a weight a class such as {good: 1, bad: 5}, of its samples in the loss"
-    )
+    class_weights: ClassWeights = None
 
 
 class Boosting:
@@ -139,27 +134,16 @@ def weights_of(options: Options, classes: Sequence[str]) -> Weights | None:
     """The weights of these classes.
 
     Raises:
-        UserError: a name is not that of a class, or a weight is negative or infinite; the target is a number.
+        UserError: see `checked`; the target is a number.
     """
-    given = options.class_weights
-    if given is None:
-        return None
-    if not classes:
-        raise UserError(f"model.class_weights is {given}, but the target is a number", "remove it")
-    if given == "balanced":
-        return given
-    wrong = [f"{name!r} is no class: {nearest(name, classes)}" for name in given if name not in classes]
-    wrong += [f"{name!r} has the weight {weight}" for name, weight in given.items() if not 0 <= weight < math.inf]
-    if wrong:
-        raise UserError(f"model.class_weights: {'; '.join(wrong)}", "give classes of the target weights of at least 0")
-    return [given.get(name, 1.0) for name in classes]
+    if options.class_weights is not None and not classes:
+        raise UserError(f"model.class_weights is {options.class_weights}, but the target is a number", "remove it")
+    return checked(options.class_weights, classes)
 
 
 def _balanced(label: npt.NDArray[np.int64], classes: int, ranks: "Ranks") -> npt.NDArray[np.float64]:
-    """A weight a class, of the samples of all workers: all samples over the number of classes and the class's own."""
-    counts = ranks.all_gather(np.bincount(label, minlength=classes).tolist()).sum(0).numpy()
-    weights: npt.NDArray[np.float64] = counts.sum() / ((counts > 0).sum() * np.maximum(counts, 1))
-    return weights
+    """The balanced weights of the classes, by the samples of all workers."""
+    return balanced(ranks.all_gather(np.bincount(label, minlength=classes).tolist()).sum(0)).numpy()
 
 
 def _standardize(model: Trees, target: npt.NDArray[np.float64], ranks: "Ranks") -> None:

@@ -132,14 +132,14 @@ def find(text: str, is_all: bool, read: Read, encoding: str) -> Dialect:
     if not is_all and len(lines) > 1:
         lines.pop()
     dialect = Dialect(encoding=encoding, comment=read.comment)
-    told = EXCEL.fullmatch(lines[0]) if lines else None
-    above = 1 if told else 0
+    given = EXCEL.fullmatch(lines[0]) if lines else None
+    above = 1 if given else 0
     while above < len(lines) and (not lines[above].strip() or lines[above].startswith("#")) and not read.header:
         above += 1
     start = max(0, read.header - 1) if read.header else above
     if start >= len(lines):
         raise Refusal(("has no rows", "give a table with a row per sample"))
-    separators = (read.separator or (told[1] if told else None),)
+    separators = (read.separator or (given[1] if given else None),)
     dialect = _separated(lines[start:], is_all, dialect, read, separators if separators[0] else SEPARATORS)
     if not read.header and start and lines[start - 1].startswith("#") and read.comment is None:
         # The names may follow the sign of a comment.

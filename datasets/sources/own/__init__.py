@@ -29,7 +29,7 @@ class Source:
     """The names of the classes 0, 1, ... in ``label``; without them they are the labels that there are, sorted."""
 
     def rows(self) -> Any:
-        """The samples, which are read twice: an iterable, anew for each call, or a mapping of splits to such.
+        """The samples, which are read twice: an iterable, a new one for each call, or a mapping of splits to such.
 
         A sample is a dictionary, or a pair (x, y), of arrays, tensors, images of Pillow and numbers; or a row of a table, whose
         values are numbers, texts, dates and None; or a part of a table of pandas or Arrow.

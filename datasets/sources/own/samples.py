@@ -7,8 +7,9 @@ import numpy as np
 import xxhash
 
 from heliostat.datasets.index import SPLITS, Field, SplitName
+from heliostat.datasets.signature import LABEL, TARGET
 from heliostat.datasets.sources import Chunk
-from heliostat.datasets.sources.own.values import LABEL, TARGET, Kinds, Values, named, stored
+from heliostat.datasets.sources.own.values import Kinds, Values, named, stored
 from heliostat.datasets.sources.spool import Spool, Spooled
 
 CHUNK, CHUNK_BYTES = 1024, 8 << 20

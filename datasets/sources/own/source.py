@@ -12,14 +12,14 @@ from heliostat import own_code
 from heliostat.config import digest
 from heliostat.datasets import sources
 from heliostat.datasets.index import Field, SplitName
-from heliostat.datasets.signature import Signature
+from heliostat.datasets.signature import LABEL, TARGET, Signature
 from heliostat.datasets.sources import Chunk, TooLarge
 from heliostat.datasets.sources.files import File, files_below
 from heliostat.datasets.sources.own import KEY, Named, Source
 from heliostat.datasets.sources.own.calls import calling, length_of, parts_of, values_of
 from heliostat.datasets.sources.own.rows import Rows, table_of
 from heliostat.datasets.sources.own.samples import Samples
-from heliostat.datasets.sources.own.values import LABEL, TARGET, is_row, named
+from heliostat.datasets.sources.own.values import is_row, named
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.datasets.sources.table import RULES, Table
 from heliostat.datasets.splits import CONTENT, Split
@@ -160,7 +160,7 @@ class Own(sources.Source):
     def _values(self, doing: str) -> Iterator[tuple[str, SplitName | None, Any]]:
         """The values that the source yields, each with its name for messages and its split, if the source says it."""
         self._part = None
-        with calling(self.place):  # anew for each reading, so that one that makes other samples each time is noticed
+        with calling(self.place):  # a new one for each reading, so that one that makes other samples each time is noticed
             parts = parts_of(self.place, self._own.rows() if self._own else self.options())
         total, done = sum(map(length_of, parts.values())), 0
         self._parts, self._part = list(parts), next(iter(parts.values()))

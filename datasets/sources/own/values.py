@@ -11,19 +11,12 @@ import numpy.typing as npt
 from PIL import Image
 
 from heliostat.datasets.index import Field
+from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
 from heliostat.datasets.sources import Problems
 from heliostat.datasets.sources.images import eight_bits
 from heliostat.errors import UserError
 
-CATEGORIES, IMAGE, TOKENS, FEATURES, TEXT, LABEL, TARGET = (
-    "categories",
-    "image",
-    "tokens",
-    "features",
-    "text",
-    "label",
-    "target",
-)
+IMAGE, TOKENS, TEXT = "image", "tokens", "text"
 DTYPES = {
     np.dtype(f"{kind}{bits}") for bits in (8, 16, 32, 64) for kind in ("int", "uint", "float") if (kind, bits) != ("float", 8)
 }
