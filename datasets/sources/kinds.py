@@ -71,7 +71,9 @@ def decide(name: str, survey: Survey, options: ColumnOptions, is_index: bool | N
     return column.model_copy(update={"fill": options.fill, "markers": options.markers})
 
 
-def number_of(name: str, survey: Survey, kind: str, decimal: Any = ".", unit: str | None = None, is_given: bool = False) -> Column:
+def number_of(
+    name: str, survey: Survey, kind: str, decimal: Any = ".", unit: str | None = None, is_given: bool = False
+) -> Column:
     """A column of numbers, narrowed without a loss; ``is_given``, its type is that of the options.
 
     Raises:
