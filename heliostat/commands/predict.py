@@ -139,7 +139,7 @@ def _predict_parts(trained: Any, place: str, carried: list[str] | None, args: ar
     if args.json:
         print_json({"out": out, "parts": len(job.files), **summary.document()})
     else:
-        _say(f"{out}: {len(job.files)} parts, {summary}")
+        _say(f"{out}: {len(job.files)} part{'s' * (len(job.files) != 1)}, {summary}")
     return 0
 
 
