@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Of tests, on two cores: those on a Kubernetes mostly wait.
+PROCESSES ?= $(if $(KUBECONFIG),3,2)
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -21,6 +23,9 @@ $(VENV)/.installed: requirements.txt tests/requirements.txt tests/store.txt pypr
 train: setup  ## train the digits example
 	$(BIN)/heliostat train workloads/configs/digits.yaml
 
+docs: setup  ## write the JSON schemas and docs/reference from the types of the configs and the parsers of the commands
+	$(BIN)/python -m heliostat.reference
+
 check: setup  ## format, lint, types and imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -28,7 +33,7 @@ check: setup  ## format, lint, types and imports
 	$(BIN)/lint-imports
 
 test: check  ## every check and every test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
 accept: setup  ## tests with real third-party libraries and servers, which make test leaves out
 	$(BIN)/python -m pytest -m accept
@@ -46,14 +51,16 @@ bench-sweep: setup  ## compare sweeps with Ray Tune and Optuna, and the search w
 bench-kube: setup  ## compare with kubectl, on the cluster of KUBECONFIG
 	$(BIN)/python -m tests.benchmarks.kubernetes tests/benchmarks/kube.yaml
 
-soak: setup  ## a run and a sweep, broken at random moments (SOAK_FAULTS, SOAK_SEED), and damaged datasets and tables (FUZZ_SEED)
+soak: setup  ## a run and a sweep, broken at random moments (SOAK_FAULTS, SOAK_SEED), damaged datasets and tables (FUZZ_SEED), odd rows, requests that are none
 	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s -m soak tests/faults/test_soak.py
 	SOAK_FAULTS=$${SOAK_FAULTS:-20} $(BIN)/python -m pytest -s -m soak tests/kubernetes/test_survival.py
 	SOAK_KILLS=10 $(BIN)/python -m pytest -s tests/tuning/test_continue.py -k kill_9
 	FUZZ_INPUTS=10000 $(BIN)/python -m pytest tests/datasets/test_foreign.py -k another_file
-	FUZZ_FILES=1000 $(BIN)/python -m pytest tests/datasets/test_broken_files.py
+	FUZZ_FILES=1000 $(BIN)/python -m pytest tests/datasets/test_broken_files.py tests/datasets/test_meanings.py
+	SERVE_REQUESTS=10000 $(BIN)/python -m pytest -s tests/workloads/test_serve_process.py
+	EXPORT_EXAMPLES=3000 $(BIN)/python -m pytest tests/workloads/test_export_rows.py
 
 clean:  ## remove .venv and the caches; runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
-.PHONY: help setup train check test accept bench bench-sweep bench-kube soak clean
+.PHONY: help setup train docs check test accept bench bench-sweep bench-kube soak clean

@@ -1,132 +1,228 @@
-"""The cost of a cluster: the lifetime of each node at the profile's prices.
+"""What a cluster has cost, from the record of its nodes, and what the time of its nodes was spent on.
 
-The lifetimes come from Ray's head (``/api/v0/nodes``, Ray 2.60) on Kubernetes and locally; it keeps when each node joined and
-left. A head that restarted, after a suspension or a crash, has lost the nodes from before, and only the last thousand dead
-nodes are kept. The time of a machine before Ray starts and after it stops is not included.
+Every second of every recorded node is charged once: to the jobs that held it, in proportion to their share, and what they did
+not hold is idle. What a job spent its share on is taken from the goodput of its run. So the parts add up to the nodes' sum.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+from math import floor
+from typing import Protocol
 
-from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.cluster.profile import Profile
+from heliostat.cluster.record import Interval, Record, RecordedJob
 from heliostat.errors import UserError
 
-DEAD_NODES_KEPT = 1000
-"""Ray's ``maximum_gcs_dead_node_cached_count``."""
+KINDS = ("productive", "overhead", "starting", "idle", "recomputed", "lost", "unrecorded")
+"""What money is spent on: steps that count; evaluations, checkpoints and waits for data or nodes; nodes and workers that start;
+nodes that nothing uses; steps computed again after a loss; jobs that failed without a run that could resume; gaps."""
+OF_GOODPUT = {
+    "productive": "productive", "evaluating": "overhead", "checkpointing": "overhead", "data": "overhead", "nodes": "overhead",
+    "starting": "starting", "recomputed": "recomputed", "idle": "idle", "lost": "lost",
+}  # fmt: skip
+"""The kind of each of `heliostat.workloads.run.goodput`; a trial of a sweep that failed is lost."""
+OF_STATE = {"starting": "starting", "idle": "idle", "unknown": "unrecorded"}
+NONE = "(none)"
+"""The row of what belongs to no run, label or submitter."""
+HOUR = 3600.0
+
+
+class Span(Protocol):
+    """An interval of a run's goodput; times are in seconds since the epoch."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def begin(self) -> float: ...
+    @property
+    def end(self) -> float: ...
+    @property
+    def workers(self) -> int: ...
 
 
 @dataclass(frozen=True)
-class NodeLifetime:
-    """A node from when it joined until it left, in seconds since the epoch; ``end`` is None while it is alive."""
+class Charge:
+    """A share of a node for a time, in seconds since the epoch, and what it was spent on."""
 
-    node: str
+    kind: str
     group: str
-    """The worker group; ``head`` for the head."""
+    job: str
+    """The id of the job; empty if it belongs to none."""
     begin: float
-    end: float | None = None
-
-    def seconds(self, since: float, until: float) -> float:
-        """Seconds that it was alive in that interval."""
-        return max(0.0, min(until, self.end or until) - max(since, self.begin))
-
-
-@dataclass(frozen=True)
-class GroupCost:
-    """The cost of one group."""
-
-    name: str
-    nodes: int
-    """The number of different nodes."""
-    node_seconds: float
-    gpu_seconds: float
+    end: float
+    share: float
+    gpus: int
     price: float
-    """Per node and hour."""
-    cost: float
-    static: float
-    """The cost with ``max`` nodes all the time."""
+    """Of the node per hour."""
+
+    @property
+    def node_hours(self) -> float:
+        return (self.end - self.begin) / HOUR * self.share
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.node_hours * self.gpus
+
+    @property
+    def money(self) -> float:
+        return self.node_hours * self.price
 
 
 @dataclass(frozen=True)
-class CostReport:
-    """The cost of a cluster from ``since`` to ``until``, in seconds since the epoch, and its nodes."""
+class Row:
+    """A row of a table: what one key cost, by kind."""
 
-    since: float
-    until: float
-    groups: list[GroupCost]
-    nodes: list[NodeLifetime]
-
-    @property
-    def cost(self) -> float:
-        """The sum over all groups."""
-        return sum(group.cost for group in self.groups)
+    key: str
+    node_hours: float
+    gpu_hours: float
+    money: Mapping[str, float]
+    hours: Mapping[str, float]
+    """Node-hours."""
 
     @property
-    def static(self) -> float:
-        """The cost of the same groups at their maximum all the time."""
-        return sum(group.static for group in self.groups)
+    def total(self) -> float:
+        return sum(self.money.values())
 
 
-def node_lifetimes(dashboard: Dashboard) -> list[NodeLifetime]:
-    """The lifetimes of all nodes that the head has kept, in the order in which they joined."""
-    answer = dashboard.get("/api/v0/nodes?detail=1&limit=10000")["data"]["result"]["result"]
-    found = [
-        NodeLifetime(
-            node=node["node_id"],
-            group="head" if node["is_head_node"] else node["labels"].get("ray.io/node-group", "?"),
-            begin=node["start_time_ms"] / 1000,
-            end=node["end_time_ms"] / 1000 if node["state"] == "DEAD" else None,
-        )
-        for node in answer
-    ]
-    return sorted(found, key=lambda life: life.begin)
-
-
-def cost_report(
-    profile: Profile, nodes: Sequence[NodeLifetime], now: float, since: float | None = None, until: float | None = None
-) -> CostReport:
-    """The cost of these nodes; all times are in seconds since the epoch.
-
-    Args:
-        profile: the prices.
-        nodes: all that the head has kept.
-        now: the time at which the head was asked.
-        since: the start; by default as far back as the head has kept nodes.
-        until: the end; by default now.
+def priced(record: Record, profile: Profile) -> Record:
+    """The record with the profile's prices for nodes whose price was not known when they were recorded.
 
     Raises:
-        UserError: the head has not kept that time, or had nodes of a group that is not in the profile.
+        UserError: a group has no price in the profile either.
     """
-    remembered = _remembered(profile, nodes)
-    since, until = remembered if since is None else since, until or now
-    if since < remembered - 1 or until <= since:
+    prices = {name: about["price"] for name, about in profile.prices.items()}
+    unknown = sorted({each.group for each in record.intervals if each.price is None and each.group not in prices})
+    if unknown:
         raise UserError(
-            f"the record of {profile.name}'s nodes starts {now - remembered:.0f} s ago, after the start of the period "
-            f"({now - since:.0f} to {now - until:.0f} s ago)",
-            f"leave --since out, or use --since {int(now - remembered)}s",
-        )
-    alive = [life for life in nodes if life.seconds(since, until) > 0]
-    if unknown := {life.group for life in alive} - {"head", *(group.name for group in profile.groups)}:
-        raise UserError(
-            f"{profile.name} had nodes of group {', '.join(sorted(unknown))}, which has no price in its profile",
+            f"{profile.name} had nodes of group {', '.join(unknown)}, whose price is neither in the record nor in its profile",
             "use the profile that it was started with, or a --since after the last node of that group",
         )
-    kinds = [("head", profile.head.price, 0, 1), *((g.name, g.price, g.gpu, g.max) for g in profile.groups)]
-    return CostReport(since, until, [_group_cost(*kind, alive, since, until) for kind in kinds], alive)
+    found = [replace(each, price=prices[each.group]) if each.price is None else each for each in record.intervals]
+    return replace(record, intervals=found)
 
 
-def _group_cost(
-    name: str, price: float, gpus: int, most: int, nodes: Iterable[NodeLifetime], since: float, until: float
-) -> GroupCost:
-    times = [life.seconds(since, until) for life in nodes if life.group == name]
-    hours = (until - since) / 3600
-    return GroupCost(name, len(times), sum(times), sum(times) * gpus, price, sum(times) / 3600 * price, hours * most * price)
+def charges(record: Record, goodput: Mapping[str, Sequence[Span]]) -> list[Charge]:
+    """Divide the time of all nodes.
+
+    Args:
+        record: with prices, see `priced`.
+        goodput: the spans of each run by its name, those of all trials for a sweep. A job without them is productive, unless it
+            has failed, was stopped or ended with its head: then it is lost.
+    """
+    uses = {job.id: _use(job, goodput.get(job.run, ())) for job in record.jobs.values()}
+    return [charge for interval in record.intervals for day in _days(interval) for charge in _charges(day, uses)]
 
 
-def _remembered(profile: Profile, nodes: Sequence[NodeLifetime]) -> float:
-    """The start of the time of which the head has all nodes."""
-    heads = [life.begin for life in nodes if life.group == "head"]
-    if not heads:
-        raise UserError(f"the head of {profile.name} has no record of its nodes yet", "try again in a few seconds")
-    ended = [life.end for life in nodes if life.end is not None]
-    return max(*heads, min(ended)) if len(ended) >= DEAD_NODES_KEPT else max(heads)
+def rows(charges: Iterable[Charge], key: Callable[[Charge], str]) -> list[Row]:
+    """A row for each key, the most expensive first."""
+    found: dict[str, list[Charge]] = {}
+    for charge in charges:
+        found.setdefault(key(charge), []).append(charge)
+    table = [
+        Row(
+            name,
+            sum(charge.node_hours for charge in group),
+            sum(charge.gpu_hours for charge in group),
+            {kind: sum(charge.money for charge in group if charge.kind == kind) for kind in KINDS},
+            {kind: sum(charge.node_hours for charge in group if charge.kind == kind) for kind in KINDS},
+        )
+        for name, group in found.items()
+    ]
+    return sorted(table, key=lambda row: (-row.total, row.key))
+
+
+def keys(by: str, record: Record) -> Callable[[Charge], str]:
+    """The function with the key of a charge for ``--by``."""
+    jobs = record.jobs
+
+    def of_job(value: Callable[[RecordedJob], str]) -> Callable[[Charge], str]:
+        return lambda charge: (value(jobs[charge.job]) if charge.job in jobs else "") or NONE
+
+    return {
+        "group": lambda charge: charge.group,
+        "day": lambda charge: f"{datetime.fromtimestamp(charge.begin):%Y-%m-%d}",
+        "run": of_job(lambda job: job.run or job.id),
+        "sweep": of_job(lambda job: job.run if is_sweep(job) else ""),
+        "submitter": of_job(lambda job: job.labels.get("submitter", "")),
+        "label": of_job(lambda job: ", ".join(f"{k}={v}" for k, v in sorted(job.labels.items()) if k != "submitter")),
+    }[by]
+
+
+def is_sweep(job: RecordedJob) -> bool:
+    """Whether a job is a sweep, by its command."""
+    words = job.command.split()
+    return any(first.endswith("heliostat") and second == "sweep" for first, second in pairwise(words))
+
+
+def in_cents(table: Sequence[Row]) -> list[Row]:
+    """The same rows with money in whole cents, so that rows and kinds add up to the total, which is rounded to the nearest one.
+
+    Each part is rounded down or up: those with the largest remainders up.
+    """
+    cells = [(number, kind, row.money[kind] * 100) for number, row in enumerate(table) for kind in KINDS]
+    missing = round(sum(value for _, _, value in cells)) - sum(floor(value) for _, _, value in cells)
+    up = sorted(cells, key=lambda cell: floor(cell[2]) - cell[2])[:missing]
+    raised = {(number, kind) for number, kind, _ in up}
+    return [
+        replace(row, money={kind: (floor(row.money[kind] * 100) + ((number, kind) in raised)) / 100 for kind in KINDS})
+        for number, row in enumerate(table)
+    ]
+
+
+def _use(job: RecordedJob, spans: Sequence[Span]) -> Callable[[float, float], Mapping[str, float]]:
+    """A function that returns the share of each kind in what a job held between two times."""
+    if not spans:
+        kind = "lost" if job.status in ("FAILED", "STOPPED", "LOST") else "productive"
+        return lambda begin, end: {kind: 1.0}
+    edges = sorted({edge for span in spans for edge in (span.begin, span.end)})
+    weights: list[dict[str, float]] = [{} for _ in edges]
+    for span in spans:
+        kind = OF_GOODPUT[span.kind]
+        for at in range(bisect_left(edges, span.begin), bisect_left(edges, span.end)):
+            weights[at][kind] = weights[at].get(kind, 0.0) + max(span.workers, 1e-9)  # idle has no workers
+
+    def use(begin: float, end: float) -> Mapping[str, float]:
+        found: dict[str, float] = {}
+        inner = edges[bisect_right(edges, begin) : bisect_left(edges, end)]
+        points = [begin, *inner, end]
+        for left, right in pairwise(points):
+            at = bisect_right(edges, left) - 1
+            parts = weights[at] if 0 <= at < len(edges) - 1 else {}
+            # Before its first record the job imports and builds, after its last one it writes its report.
+            parts = parts or {"starting" if left < edges[0] else "overhead": 1.0}
+            for kind, weight in parts.items():
+                found[kind] = found.get(kind, 0.0) + (right - left) / (end - begin) * weight / sum(parts.values())
+        return found
+
+    return use
+
+
+def _days(interval: Interval) -> Iterator[Interval]:
+    """The interval, divided at each midnight of this machine's time zone."""
+    begin = interval.begin
+    while begin < interval.end:
+        midnight = datetime.combine(datetime.fromtimestamp(begin).date() + timedelta(days=1), datetime.min.time()).timestamp()
+        end = min(interval.end, midnight)
+        yield replace(interval, begin=begin, end=end)
+        begin = end
+
+
+def _charges(interval: Interval, uses: Mapping[str, Callable[[float, float], Mapping[str, float]]]) -> Iterator[Charge]:
+    def charge(kind: str, job: str, share: float) -> Charge:
+        price = interval.price or 0.0
+        return Charge(kind, interval.group, job, interval.begin, interval.end, share, interval.gpus, price)
+
+    if interval.state != "busy":
+        yield charge(OF_STATE[interval.state], "", 1.0)
+        return
+    held = sum(interval.work.values())
+    scale = 1 / held if held > 1 else 1.0
+    for job, share in interval.work.items():
+        parts = uses[job](interval.begin, interval.end) if job in uses else {"productive": 1.0}
+        for kind, part in parts.items():
+            yield charge(kind, job, share * scale * part)
+    if held < 1:
+        yield charge("idle", "", 1 - held)

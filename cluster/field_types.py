@@ -4,11 +4,13 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 
 UNITS = {"k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 WORD = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+CPU_PATTERN = r"^(\d+m|\d+(\.\d+)?)$"
+MEMORY_PATTERN = rf"^\d+(\.\d+)?({'|'.join(UNITS)})$"
 
 
 def cpus(quantity: str) -> float:
@@ -24,7 +26,7 @@ def size(quantity: str) -> int:
 
 def _cpu(value: Any) -> Any:
     """CPUs as Kubernetes writes them: ``2`` or ``500m``."""
-    if isinstance(value, bool) or not re.fullmatch(r"\d+m|\d+(\.\d+)?", str(value)) or cpus(str(value)) <= 0:
+    if isinstance(value, bool) or not re.fullmatch(CPU_PATTERN, str(value)) or cpus(str(value)) <= 0:
         raise ValueError(f"{value!r} is not a number of CPUs; write 2, or 500m for half of one")
     return str(value)
 
@@ -33,7 +35,7 @@ def _memory(value: Any) -> Any:
     text = str(value)
     if re.fullmatch(r"\d+(\.\d+)?", text) and not isinstance(value, bool):
         raise ValueError(f"{value!r} has no unit; write {text}Gi or {text}Mi")
-    if not re.fullmatch(rf"\d+(\.\d+)?({'|'.join(UNITS)})", text) or size(text) <= 0:
+    if not re.fullmatch(MEMORY_PATTERN, text) or size(text) <= 0:
         raise ValueError(f"{value!r} is not an amount of memory; write 8Gi or 512Mi")
     return text
 
@@ -65,8 +67,10 @@ def _key(value: str) -> str:
     return value
 
 
-Cpu = Annotated[str, BeforeValidator(_cpu)]
-Memory = Annotated[str, BeforeValidator(_memory)]
+Cpu = Annotated[
+    str, BeforeValidator(_cpu), WithJsonSchema({"type": ["string", "number"], "pattern": CPU_PATTERN, "exclusiveMinimum": 0})
+]
+Memory = Annotated[str, BeforeValidator(_memory), WithJsonSchema({"type": "string", "pattern": MEMORY_PATTERN})]
 Text = Annotated[str, BeforeValidator(text)]
 Seconds = Annotated[int, Field(ge=1, description="a whole number of seconds, at least 1")]
 

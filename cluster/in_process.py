@@ -1,41 +1,43 @@
 """Starts Ray on this machine for one command, and stops it afterwards; or connects to a running one."""
 
 import fcntl
+import json
 import os
-import secrets
 import shutil
 import socket
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import chdir, contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psutil
 
+from heliostat.cluster.ray_processes import kill, lower_priority, tree
+from heliostat.cluster.ray_token import export_token, has_token
 from heliostat.cluster.ray_version import check_ray
 from heliostat.errors import JobFailed, NoAnswer, UserError
-from heliostat.home import own_folder
-from heliostat.interrupts import terminal_blocked
+from heliostat.interrupts import USES_RAY, terminal_blocked
 from heliostat.modules import heliostat_only
 
-TOKEN = Path("~/.heliostat/ray-token")
 SCRATCH, LOCK = Path("/tmp/heliostat-ray-"), "lock"
 """The path of a command's folder for Ray without its last letters, and the file in it that the command locks."""
+START_LOG = "start.log"
+"""The file in that folder with what is printed while Ray starts."""
 KEPT_SECONDS = 86400.0
 """Seconds for which the folder of a command that failed is kept, for its logs."""
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd", "/dev/dri", "/dev/mxcd")
+"""The devices one of which Linux has if it has a GPU: of NVIDIA, in WSL, of AMD, Intel and MetaX."""
 OBJECT_STORE = 256 << 20
 ANSWER_SECONDS = 10.0
 """Seconds until the first response of a running Ray."""
 HTTP2_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """The preface of an HTTP/2 client and an empty SETTINGS frame (RFC 9113, section 3.4), which gRPC is spoken in."""
-HELPERS = ("dashboard/dashboard.py", "dashboard/agent.py", "_private/log_monitor.py", "autoscaler/_private/monitor.py")
-"""The scripts of Ray's processes that no worker waits for, in Ray's own folder."""
-HELPER_TITLES = ("ray::DashboardAgent",)
-"""The titles that such processes take later."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     # More frequent checks slow down the workers of a small machine, less frequent ones delay the user.
@@ -50,6 +52,9 @@ SETTINGS = {
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "10000",
     "REPORTER_UPDATE_INTERVAL_MS": "10000",
+    # Workers are started beside the command, not only when it connects.
+    "RAY_enable_worker_prestart": "1",
+    "RAY_prestart_worker_first_driver": "0",
     # A single machine is never drained, and it is one process fewer.
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     # Workers stay in the directory that `enter_working_dir` has chosen; otherwise Ray Train changes to one of its own.
@@ -64,7 +69,9 @@ os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", "A worker died or was killed 
 
 
 def machine() -> list[dict[str, float]]:
-    """The CPUs and GPUs that this process may use, as the only node."""
+    """The CPUs and GPUs that this process may use, as the only node, counted as Ray counts them."""
+    if "ray" not in sys.modules and sys.platform == "linux" and not any(map(os.path.exists, GPU_DEVICES)):
+        return [{"CPU": float(_cpus()), "GPU": 0.0}]  # without the import of Ray, which takes 0.4 s
     import ray
     from ray._private.accelerators import get_accelerator_manager_for_resource
 
@@ -75,6 +82,23 @@ def machine() -> list[dict[str, float]]:
         is_cuda = manager.get_visible_accelerator_ids_env_var() == VISIBLE
         gpus = min(gpus, len(visible_gpus(os.environ[VISIBLE], gpus) if is_cuda else visible))
     return [{"CPU": float(ray._private.utils.get_num_cpus()), "GPU": float(gpus)}]
+
+
+def _cpus(quota: str = "/sys/fs/cgroup/cpu.max", quota_1: str = "/sys/fs/cgroup/cpu/cpu.cfs_quota_us") -> int:
+    """The CPUs of this machine, or the share of them that its container has (cgroups 2 and 1)."""
+    if os.path.exists(quota_1):
+        limit, period = Path(quota_1).read_text(), Path(quota_1).with_name("cpu.cfs_period_us").read_text()
+    elif os.path.exists(quota):
+        limit, period = Path(quota).read_text().split()
+    else:
+        limit, period = "max", ""
+    limited = limit.strip().isdecimal() and int(limit) > 0
+    share = [int(float(limit) / float(period))] if limited else []
+    # Of cgroups 1; with 2, Ray counts all CPUs of the machine.
+    cpuset = Path(quota_1).parent.parent / "cpuset/cpuset.cpus"
+    ranges = [each.split("-") for each in cpuset.read_text().split(",")] if cpuset.exists() else []
+    chosen = [sum(int(each[-1]) - int(each[0]) + 1 for each in ranges)] if ranges else []
+    return min([*share, *chosen], default=os.cpu_count() or 1)
 
 
 def visible_gpus(text: str, gpus: int) -> list[str]:
@@ -92,66 +116,142 @@ def visible_gpus(text: str, gpus: int) -> list[str]:
 
 
 @contextmanager
-def session(verbose: bool = False) -> Iterator[str]:
-    """Start Ray with its dashboard, yield the dashboard's URL, and stop everything afterwards.
+def session(verbose: bool = False, dashboard: bool = False) -> Iterator[str]:
+    """Start Ray and connect to it, yield the URL of the dashboard, or "", and stop everything afterwards; see `starting`."""
+    with starting(verbose, dashboard) as connect:
+        yield connect()
+
+
+@contextmanager
+def starting(
+    verbose: bool = False, dashboard: bool = False, workers: int | None = None, threads: int = 1, imports: str = ""
+) -> Iterator[Callable[[], str]]:
+    """Start Ray beside the block, which runs meanwhile, and stop it afterwards.
 
     All of this Ray requires a token, which is in ``~/.heliostat/ray-token``. A mode or a token in the environment takes
     precedence.
 
+    Args:
+        verbose: whether what Ray and the workers print is shown.
+        dashboard: whether Ray's dashboard is started.
+        workers: how many of Ray's worker processes are started at once, at most one a CPU, which is also the default.
+        threads: of each worker, where the environment does not say; Ray would set it only after the import of torch.
+        imports: the modules that each worker imports when it is started, with commas between them.
+
+    Yields:
+        A function that connects to this Ray, and returns the URL of the dashboard, or "".
+
     Raises:
         UserError: Ray has another version.
+        JobFailed: Ray did not start.
     """
     check_ray()
-    # Here, because other users of this module need not wait a second for the import of Ray.
-    import ray
-    from ray._private import ray_constants
-    from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]  # compiled, without a stub
+    before = dict(os.environ)
+    try:
+        with _starting(verbose, dashboard, workers, threads, imports) as connect:
+            yield connect
+    finally:
+        # The process may live on: a notebook may start or join another Ray, with the user's own settings.
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+        os.environ.update(before)
+        if "ray" in sys.modules:
+            _read_environment()
 
+
+@contextmanager
+def _starting(verbose: bool, dashboard: bool, workers: int | None, threads: int, imports: str) -> Iterator[Callable[[], str]]:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     _export_visible_gpus()
-    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not _has_token():
-        _export_token()
+    if os.environ.setdefault("RAY_AUTH_MODE", "token") == "token" and not has_token():
+        export_token()
     # A folder of its own: Ray's processes find each other by a file there, and the default, /tmp/ray, may hold the
     # address of another Ray, alive or dead; then its State API, and with it Train's shutdown, hang (seen on 2.60).
     _remove_abandoned()
     scratch = tempfile.mkdtemp(prefix=SCRATCH.name, dir=SCRATCH.parent)
     lock = _locked(Path(scratch))
     os.environ["RAY_TMPDIR"] = scratch
-    # Ray 2.60 reads the mode and the address when it is imported; this makes it read them again.
-    RayConfig.initialize("")
-    ray_constants.ENABLE_RAY_CLUSTER = os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] != "0"
-    others = set(psutil.Process().children())
-    # Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
-    # replace the standard library's. Workers go to the user's directory by `modules.enter_working_dir`.
     for name in {"PYTHONPATH", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
         parts = [part for part in os.environ[name].split(os.pathsep) if part]
         os.environ[name] = os.pathsep.join(map(os.path.abspath, parts))
-    with chdir(heliostat_only(Path(scratch))), terminal_blocked():
-        context = ray.init(
-            address="local",
-            object_store_memory=OBJECT_STORE,
-            include_dashboard=True,
-            log_to_driver=verbose,
-            logging_level="info" if verbose else "error",
-        )
-    own = [process for process in psutil.Process().children() if process not in others]
+    more = {"RAY_preload_python_modules": imports, "OMP_NUM_THREADS": str(threads)} if imports else {}
+    place = heliostat_only(Path(scratch))
+    options = {"dashboard": dashboard, "logs": verbose, "workers": workers, "object_store": OBJECT_STORE}
+    head = _start(Path(scratch), place, options, {**more, **os.environ})
     try:
-        Path(scratch, "ray", "ray_current_cluster").write_text(context.address_info["gcs_address"])
-        _lower_priority(_tree(own))
-        yield f"http://{context.dashboard_url}"
-    except JobFailed as error:
-        error.add_note(f"Ray's logs are in {scratch}/ray/session_latest/logs")
-        scratch = ""
+        yield partial(_connect, head, Path(scratch), place, verbose)
+    except BaseException as error:
+        _stay_disconnected()
+        if isinstance(error, JobFailed):
+            error.add_note(f"Ray's logs are in {scratch}/ray/session_latest/logs")
+            scratch = ""
         raise
     finally:
-        started = _tree(own)
-        ray.shutdown()
-        _kill(started)
+        started = tree([psutil.Process(head.pid)])
+        if ray := sys.modules.get("ray"):
+            ray.shutdown()
+        kill(started)
+        head.communicate()
         lock.close()
-        del os.environ["RAY_TMPDIR"]
         if scratch:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _start(scratch: Path, place: str, options: Mapping[str, Any], environment: Mapping[str, str]) -> "subprocess.Popen[str]":
+    """Start Ray's processes in the folder ``place``.
+
+    Ray puts its working directory first on the search path of its own processes, where a ``types.py`` of the user's would
+    replace the standard library's. Workers go to the user's directory by `modules.enter_working_dir`.
+    """
+    with (scratch / START_LOG).open("w") as log, terminal_blocked():
+        return subprocess.Popen(
+            [sys.executable, "-m", "heliostat.cluster.head", json.dumps(options)],
+            cwd=place, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+        )  # fmt: skip
+
+
+def _connect(head: "subprocess.Popen[str]", scratch: Path, place: str, verbose: bool) -> str:
+    """Connect to Ray as soon as it runs, from the folder ``place``: workers search the driver's for modules, too."""
+    # Here, because other users of this module need not wait for the import of Ray.
+    import ray
+
+    _read_environment()
+    assert head.stdout
+    said = head.stdout.readline()
+    if not said:
+        raise JobFailed(f"Ray did not start: {(scratch / START_LOG).read_text().strip()[-2000:]}")
+    found = json.loads(said)
+    with chdir(place):
+        ray.init(address=found["address"], log_to_driver=verbose, logging_level="info" if verbose else "error")
+    Path(scratch, "ray", "ray_current_cluster").write_text(found["address"])
+    lower_priority(tree([psutil.Process(head.pid)]))
+    return str(found["dashboard"])
+
+
+def _stay_disconnected() -> None:
+    """End the threads that use Ray, and let none connect again, which Ray 2.60 does at any call.
+
+    Otherwise one that is left in Ray Train would use a connection that is closed, or find the Ray that is about to be killed:
+    both end the process without its message.
+    """
+    from ray._private import auto_init_hook
+
+    for stop in [*USES_RAY]:
+        stop()
+    auto_init_hook.enable_auto_connect = False
+
+
+def _read_environment() -> None:
+    """Let Ray 2.60, which reads the mode, the token and the address once, read them again."""
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # compiled, without a stub
+    from ray._raylet import Config as RayConfig  # type: ignore[attr-defined]
+
+    RayConfig.initialize("")
+    AuthenticationTokenLoader.instance().reset_cache()
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(name, not ray_constants.IS_WINDOWS_OR_OSX)
 
 
 def _locked(scratch: Path) -> IO[str]:
@@ -172,14 +272,6 @@ def _remove_abandoned() -> None:
                     shutil.rmtree(place.parent, ignore_errors=True)
 
 
-def _export_token() -> None:
-    """Let Ray's processes have the user's token, or one for this command if the home cannot be written."""
-    try:
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(own_token())
-    except UserError:
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-
-
 def _export_visible_gpus() -> None:
     """Let Ray, which reads the variable itself, start with as many GPUs as `machine` counts."""
     from ray._private.accelerators import get_accelerator_manager_for_resource
@@ -187,56 +279,6 @@ def _export_visible_gpus() -> None:
     manager = get_accelerator_manager_for_resource("GPU")
     if manager and VISIBLE in os.environ and manager.get_visible_accelerator_ids_env_var() == VISIBLE:
         os.environ[VISIBLE] = ",".join(visible_gpus(os.environ[VISIBLE], manager.get_current_node_num_accelerators()))
-
-
-def _tree(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """These processes and all their descendants."""
-    found = [*processes]
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            found += process.children(recursive=True)
-    return found
-
-
-def _kill(processes: list[psutil.Process]) -> None:
-    """Kill the processes that Ray has left: a worker sometimes deadlocks during shutdown (seen on 2.60)."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-
-
-def _lower_priority(processes: list[psutil.Process]) -> None:
-    """Let Ray's helpers run only on an idle core, so that they never preempt a training worker.
-
-    On two cores with two workers this gains a tenth of the training speed and more: when one waits, both do.
-    """
-    if not hasattr(os, "SCHED_IDLE"):
-        return
-    helpers = []
-    for process in processes:
-        with suppress(psutil.Error):  # it has ended meanwhile
-            helpers += [process] * is_helper(process.cmdline())
-    for process in _tree(helpers):
-        try:
-            os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
-        except ProcessLookupError:
-            continue
-        except PermissionError:
-            return  # a sandbox forbids it; training is slower, but correct
-
-
-def is_helper(command: list[str]) -> bool:
-    """Whether a command line is that of a process on which no worker waits.
-
-    Its program alone decides: the raylet, which must not be one, because its workers inherit what it is, has the whole
-    command line of the dashboard's agent among its arguments.
-    """
-    import ray
-
-    if command[:1] and command[0].startswith(HELPER_TITLES):
-        return True
-    script = next((part for part in command[1:] if not part.startswith("-")), "")
-    return command[:1] == [sys.executable] and script in {str(Path(ray.__file__).parent / name) for name in HELPERS}
 
 
 @contextmanager
@@ -265,6 +307,9 @@ def connection(address: str, verbose: bool = False) -> Iterator[str]:
         raise UserError(f"RAY_ADDRESS is {address}, which cannot be used: {error}", fix) from None
     try:
         yield f"http://{context.dashboard_url}"
+    except BaseException:
+        _stay_disconnected()
+        raise
     finally:
         ray.shutdown()
 
@@ -287,26 +332,3 @@ def _probe(address: str) -> None:
             greeted = False
     if not greeted:
         raise TimeoutError(f"it accepts connections, but does not respond for {ANSWER_SECONDS:.0f} s")
-
-
-def _has_token() -> bool:
-    return "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
-
-
-def own_token() -> Path:
-    """The file with the user's token for Ray on this machine, created if it does not exist.
-
-    It is not Ray's own, ``~/.ray/auth_token``, which would also switch every later ``ray start`` to tokens.
-
-    Raises:
-        UserError: the home cannot be written.
-    """
-    path = own_folder() / TOKEN.name
-    if not path.exists():
-        handle, scratch = tempfile.mkstemp(dir=path.parent)  # with mode 0600
-        with os.fdopen(handle, "w") as file:
-            file.write(secrets.token_hex(32))
-        with suppress(FileExistsError):  # another command was faster, and its token is used
-            os.link(scratch, path)
-        os.unlink(scratch)
-    return path

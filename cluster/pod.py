@@ -140,7 +140,7 @@ class Placement(PodKeys):
     cpu: Cpu = Field("2", description="CPUs, such as 2 or 500m")
     memory: Memory = Field("8Gi", description="memory with its unit, such as 8Gi")
     node_selector: Labels = {}
-    tolerations: list[Toleration] = []
+    tolerations: list[Toleration] = Field([], description="a list of taints that the pods tolerate, such as [{key: spot}]")
     labels: Labels = {}
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from heliostat import completion
 from heliostat.cluster.field_types import (
     Cpu,
     DataKey,
@@ -156,7 +157,7 @@ class Profile(PodKeys):
     platform: Literal["kubernetes", "local"] = Field("kubernetes", description="kubernetes or local")
     namespace: DnsLabel | None = Field(None, description="a Kubernetes namespace; null: the one of the kubeconfig")
     image: str = Field(f"heliostat/ray:{TESTED}", description="a container image with its tag")
-    image_pull_secrets: list[ObjectName] = []
+    image_pull_secrets: list[ObjectName] = Field([], description="a list of Secrets with which the image is pulled")
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = Field(
         None, description="Always, IfNotPresent or Never; null: IfNotPresent, because the image has a version"
     )
@@ -235,6 +236,12 @@ class Profile(PodKeys):
         """Each group at its maximum: ``CPU``, ``GPU`` and hourly ``price`` of a node, the ``group``, how many ``nodes``."""
         return [{**ray_resources(g), "nodes": g.max, "group": g.name, "price": g.price} for g in self.groups]
 
+    @property
+    def prices(self) -> dict[str, dict[str, Any]]:
+        """By group, ``head`` for the head: the hourly ``price`` of a node, its ``market``, its ``gpus``."""
+        groups = {g.name: {"market": g.market, "price": g.price, "gpus": g.gpu} for g in self.groups}
+        return {"head": {"market": "on-demand", "price": self.head.price, "gpus": 0}, **groups}
+
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:
     """The logical resources that KubeRay gives a pod of a group; CPUs are rounded up."""
@@ -259,12 +266,10 @@ def find(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Profile:
 def _path(name: str) -> Path:
     if "/" in name or name.endswith((".yaml", ".yml")):
         return Path(name)
-    own = Path("cluster/profiles")
-    for folder in (own, Path(), BUNDLED):
+    for folder in (Path("cluster/profiles"), Path(), BUNDLED):
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"
-    known = {path.stem for folder in (own, BUNDLED) for path in folder.glob("*.yaml")}
-    hint = nearest(name, known)
+    hint = nearest(name, completion.profiles())
     hint += "" if hint.endswith("?") else "."
     raise UserError(f"there is no profile {name}", f"{hint} Or give a path, or write one: heliostat profile init {name}")
 

@@ -3,7 +3,6 @@
 Samples are hashed by their content, and groups by their value, so that neither moves when others are added.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ import numpy.typing as npt
 
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.ranks import Bits, Whole, restored, select, sortable
-from heliostat.datasets.sources import Chunk, Source
+from heliostat.datasets.sources import Chunk, Source, hashes_of
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.datasets.splits import By, Shares, Split
 from heliostat.errors import UserError, combined
@@ -63,19 +62,15 @@ def assign(source: Source, kept: IO[bytes]) -> tuple[list[int], dict[str, Any]]:
 
 def by_content(chunk: Chunk, split: Split) -> Codes:
     """The places in `SPLITS` of a chunk's samples, by their content."""
-    return hashed(chunk.keys, split.shares)
+    return hashed(chunk.hashes, split.shares)
 
 
-def hashed(keys: list[bytes], shares: Shares) -> Codes:
-    """The place in `SPLITS` of each key: a pure function of its bytes, so that it never moves to another split."""
-    uniform = _hashes(keys) / 2.0**64
+def hashed(hashes: Bits, shares: Shares) -> Codes:
+    """The place in `SPLITS` of each hash: a pure function of it, so that a sample never moves to another split."""
+    uniform = hashes / 2.0**64
     return np.where(uniform < shares.test, TEST, np.where(uniform < shares.test + shares.validation, VALIDATION, TRAIN)).astype(
         np.uint8
     )
-
-
-def _hashes(keys: list[bytes]) -> Bits:
-    return np.array([int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") for key in keys], np.uint64)
 
 
 def empty_splits(by: By, rows: list[int]) -> list[UserError]:
@@ -99,14 +94,14 @@ def _by_content(source: Source, notes: _Notes) -> Iterator[Codes]:
 
 
 def _by_group(source: Source, notes: _Notes) -> Iterator[Codes]:
-    return (hashed([group.tobytes() for group in by], source.split.shares) for _, by in _divided(source))
+    return (hashed(hashes_of(group.tobytes() for group in by), source.split.shares) for _, by in _divided(source))
 
 
 def _by_places(source: Source, notes: _Notes) -> Iterator[Codes]:
     """As the column or the files say; the content decides on rows of which they do not, for what has no files of its own."""
     split, shares = source.split, source.split.shares
     free = shares.model_copy(update={name: 0.0 for name in ("validation", "test") if getattr(split, name)})
-    return (np.where(by < 0, hashed(chunk.keys, free), by).astype(np.uint8) for chunk, by in _divided(source))
+    return (np.where(by < 0, hashed(chunk.hashes, free), by).astype(np.uint8) for chunk, by in _divided(source))
 
 
 def _divided(source: Source) -> Iterator[tuple[Chunk, npt.NDArray[Any]]]:
@@ -164,11 +159,11 @@ def _by_stratum(source: Source, notes: _Notes) -> Iterator[Codes]:
     """
     with tempfile.TemporaryFile() as file:
         for chunk in source.chunks():
-            samples = np.empty(len(chunk.keys), SAMPLE)
+            samples = np.empty(len(chunk.hashes), SAMPLE)
             is_class = "label" in chunk.columns
             samples["value"] = sortable(chunk.columns["label" if is_class else "target"])
             # Equal keys stay neighbours, but which of them come first must not depend on the order of the rows.
-            samples["hash"] = _hashes(chunk.keys) & ~LOW | (samples["value"] * MIX) >> np.uint64(40)
+            samples["hash"] = chunk.hashes & ~LOW | (samples["value"] * MIX) >> np.uint64(40)
             _write(file, samples)
         edges = sortable(np.arange(1, len(source.meta()["classes"]))) if is_class else _quantiles(file)
 

@@ -5,7 +5,9 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT
 
 SHARD_BYTES = 16 << 20
+AHEAD = 2
+"""Shards that wait for being counted and written while others are filled."""
 SHARD = re.compile(rf"({'|'.join(SPLITS)})-\d{{5,}}\.arrow(\.[0-9a-f]{{8}}\.tmp)?")
 """The names of shards, and of those that were being written when a build was killed."""
 
@@ -42,10 +46,12 @@ def build(source: Source, uri: str, shard_bytes: int = SHARD_BYTES, patience: fl
     finished = Dataset.open(uri, patience) if folder.exists(INDEX) else None
     # With a finished dataset nothing is written: the source is read only to compare fingerprints.
     found = {} if finished else {name: size for name, (size, _) in folder.stamps().items() if SHARD.fullmatch(name)}
-    writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes, found) for split in SPLITS}
+    background = _Background()
+    writers = {split: _SplitWriter(split, None if finished else folder, shard_bytes, found, background) for split in SPLITS}
     source.identity()
     try:
-        split = _write_shards(source, writers)
+        with background:
+            split = _write_shards(source, writers)
         source.check_unchanged()
     except UserError:
         _delete_shards(folder, found, writers)
@@ -85,7 +91,7 @@ def _write_shards(source: Source, writers: dict[SplitName, "_SplitWriter"]) -> d
             for writer, count in zip(writers.values(), rows, strict=True) if source.even else ():
                 writer.expect(count, source.fields)
         for chunk in source.chunks():
-            codes = np.frombuffer(kept.read(len(chunk.keys)), np.uint8) if planned else by_content(chunk, source.split)
+            codes = np.frombuffer(kept.read(len(chunk.hashes)), np.uint8) if planned else by_content(chunk, source.split)
             for code, writer in enumerate(writers.values()):
                 writer.add({name: values[codes == code] for name, values in chunk.columns.items()}, source.fields, chunk.ends)
     if problems := empty_splits(source.split.by, [writer.rows for writer in writers.values()]):
@@ -121,6 +127,29 @@ def _fingerprint(
     for split, writer in writers.items():
         total.update(f"{split} {[s.rows for s in writer.shards]} {writer.content.hexdigest()}".encode())
     return total.hexdigest()[:32]
+
+
+class _Background:
+    """Two threads for full shards, while the next samples are read: one counts them, the other writes them, in order."""
+
+    def __init__(self) -> None:
+        self._pools = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._waiting = deque[Future[None]]()
+
+    def run(self, *functions: Callable[[], None]) -> None:
+        """Run a function in each thread soon; the results of earlier ones are awaited, so that few shards are in memory."""
+        self._waiting += [pool.submit(function) for pool, function in zip(self._pools, functions, strict=True)]
+        while len(self._waiting) > len(self._pools) * AHEAD:
+            self._waiting.popleft().result()
+
+    def __enter__(self) -> None:
+        """Nothing runs yet."""
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        for pool in self._pools:
+            pool.shutdown(cancel_futures=kind is not None)
+        while self._waiting and kind is None:
+            self._waiting.popleft().result()
 
 
 class _Pending:
@@ -159,8 +188,10 @@ class _Pending:
 class _SplitWriter:
     """Collects the samples of one split, and writes a shard whenever they fill one."""
 
-    def __init__(self, split: SplitName, folder: Folder | None, shard_bytes: int, found: Mapping[str, int]) -> None:
-        self.split, self.folder, self.shard_bytes = split, folder, shard_bytes
+    def __init__(
+        self, split: SplitName, folder: Folder | None, shard_bytes: int, found: Mapping[str, int], background: _Background
+    ) -> None:
+        self.split, self.folder, self.shard_bytes, self._background = split, folder, shard_bytes, background
         self.found = found
         """The sizes of the files that a build before has left, by name."""
         self.rows = 0
@@ -189,14 +220,19 @@ class _SplitWriter:
             self._write(self._pending.take(stop - start, fields), fields)
 
     def _write(self, columns: Columns, fields: dict[str, Field]) -> None:
-        for name in fields:
-            self.content.update(np.ascontiguousarray(columns[name]).data)
-        self.statistics.add(columns)
-        data = encode(columns, fields)
-        shard = Shard.of(f"{self.split}-{len(self.shards):05d}.arrow", len(next(iter(columns.values()))), data)
-        if self.folder and not self._is_there(self.folder, shard):
-            self.folder.write(shard.file, data)
-        self.shards.append(shard)
+        def count() -> None:
+            for name in fields:
+                self.content.update(np.ascontiguousarray(columns[name]).data)
+            self.statistics.add(columns)
+
+        def write() -> None:
+            data = encode(columns, fields)
+            shard = Shard.of(f"{self.split}-{len(self.shards):05d}.arrow", len(next(iter(columns.values()))), data)
+            self.shards.append(shard)
+            if self.folder and not self._is_there(self.folder, shard):
+                self.folder.write(shard.file, data)
+
+        self._background.run(count, write)
 
     def _is_there(self, folder: Folder, shard: Shard) -> bool:
         """Whether a build before has written this shard."""

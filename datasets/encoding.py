@@ -271,12 +271,13 @@ def is_numeric(kind: str) -> bool:
 def _date(column: "Column", values: pa.Array) -> Present:
     good: Mask | None = None
     time = column.parts == ("hour",)
-    if is_text(values.type):
+    if is_text(values.type) or pa.types.is_integer(values.type):  # of which 20240131 may be a date
+        values = pc.cast(values, pa.string())
         seconds, good, _ = dates.parse(values, column.format or "year-month-day")
         if not good.all() and not time and column.format != "year-month-day":
             other, iso, _ = dates.parse(values, "year-month-day")  # as JSON has dates
             seconds, good = np.where(good, seconds, other), good | iso
-    elif pa.types.is_time(values.type) == time:
+    elif pa.types.is_temporal(values.type) and pa.types.is_time(values.type) == time:  # no other number is a date
         seconds, _ = dates.of_arrow(values)
     else:
         return _all_bad(column, values)

@@ -32,7 +32,10 @@ NOUNS = {
     "number": "a number", "boolean": "true or false", "category": "a text", "date": "a date", "list": "a list",
     "text": "a text",
 }  # fmt: skip
-FORMATS = {"day-name-year": "such as 31 Jan 2024", "name-day-year": "such as Jan 31, 2024", "time": "such as 12:30"}
+FORMATS = {
+    "day-name-year": "such as 31 Jan 2024", "name-day-year": "such as Jan 31, 2024", "digits": "such as 20240131",
+    "time": "such as 12:30",
+}  # fmt: skip
 
 
 class Column(Config):

@@ -46,7 +46,7 @@ class Split(Config):
     test: str | None = pydantic.Field(None, description="the path of the files for the test")
     shares: Shares = pydantic.Field(Shares(), description="{train: 0.7, validation: 0.15, test: 0.15}")
 
-    @pydantic.field_validator("values", mode="before")
+    @pydantic.field_validator("values", mode="before", json_schema_input_type=dict[str, str])
     @classmethod
     def _texts(cls, values: Any) -> Any:
         """Values as texts: in YAML those of a column may be numbers or booleans."""

@@ -1,6 +1,12 @@
 """Train models on autoscaling Ray clusters, from a laptop to Kubernetes.
 
-    from heliostat import train, sweep, load_run, evaluate, predict, TrainConfig, SweepConfig, Metric, Source, Task
+    from heliostat import train, sweep, runs, load_run, Task
+
+    run = train("digits", optimizer={"lr": 0.01}, name="faster")    # on="gpu" trains on the cluster of a profile
+    run.metrics, run.history, run.cost, run.model()
+
+Functions: `train`, `sweep`, `runs`, `load_run`, `load_sweep`, `evaluate`, `predict`; what they return: `Run`, `Sweep`, `Runs`.
+For configs `TrainConfig` and `SweepConfig`; for code of one's own `Task`, `Batch`, `Metric`, `Source`, `Callback`.
 
 Each name is imported on first use, so that ``import heliostat`` imports neither torch nor Ray. `heliostat.cluster` has the
 client for KubeRay.
@@ -12,36 +18,34 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from heliostat.datasets.sources.own import Source
+    from heliostat.interface.calls import evaluate, load_run, load_sweep, predict, runs, sweep, train
+    from heliostat.interface.listing import Runs
+    from heliostat.interface.run import Run
+    from heliostat.interface.sweep import Sweep
     from heliostat.tuning.config import SweepConfig
-    from heliostat.tuning.drive import sweep
-    from heliostat.tuning.results.table import SweepResult
+    from heliostat.workloads.callback import Callback
     from heliostat.workloads.config import TrainConfig
-    from heliostat.workloads.inference import evaluate, load_run, predict
     from heliostat.workloads.metric import Metric
-    from heliostat.workloads.ray_train.driver import train
-    from heliostat.workloads.run.record import Result
     from heliostat.workloads.task import Batch, Task
 
 __all__ = [
-    "Batch", "Metric", "Result", "Source", "SweepConfig", "SweepResult", "Task", "TrainConfig",
-    "evaluate", "load_run", "predict", "sweep", "train",
+    "Batch", "Callback", "Metric", "Run", "Runs", "Source", "Sweep", "SweepConfig", "Task", "TrainConfig",
+    "evaluate", "load_run", "load_sweep", "predict", "runs", "sweep", "train",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 PUBLIC = {
     "Batch": "heliostat.workloads.task",
+    "Callback": "heliostat.workloads.callback",
     "Metric": "heliostat.workloads.metric",
-    "Result": "heliostat.workloads.run.record",
+    "Run": "heliostat.interface.run",
+    "Runs": "heliostat.interface.listing",
     "Source": "heliostat.datasets.sources.own",
+    "Sweep": "heliostat.interface.sweep",
     "SweepConfig": "heliostat.tuning.config",
-    "SweepResult": "heliostat.tuning.results.table",
     "Task": "heliostat.workloads.task",
     "TrainConfig": "heliostat.workloads.config",
-    "evaluate": "heliostat.workloads.inference",
-    "load_run": "heliostat.workloads.inference",
-    "predict": "heliostat.workloads.inference",
-    "sweep": "heliostat.tuning.drive",
-    "train": "heliostat.workloads.ray_train.driver",
+    **dict.fromkeys(("evaluate", "load_run", "load_sweep", "predict", "runs", "sweep", "train"), "heliostat.interface.calls"),
 }
 """The module of each public name."""
 

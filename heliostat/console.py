@@ -97,6 +97,11 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60} min"
 
 
+def minute(seconds: float) -> str:
+    """A time, in seconds since the epoch, as local time for a table."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+
+
 def clock(seconds: float) -> str:
     """A time, in seconds since the epoch, as local time with its zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(seconds))

@@ -10,16 +10,21 @@ CACHE = "HELIOSTAT_CACHE"
 """A folder on each node for copies from object stores; by default one in the temporary folder."""
 RUN = "HELIOSTAT_RUN"
 """Set for a script under ``heliostat torchrun``: its run folder, for its checkpoints."""
+WORKERS = "HELIOSTAT_WORKERS"
+"""Set for rank 0 of such a script: a file that describes the workers, see `heliostat.workloads.torchrun.this_run.workers`."""
 JOB_ENVIRONMENT = "HELIOSTAT_JOB_ENVIRONMENT"
 """Set for a job with variables of its own: the key of their values, see `heliostat.job_environment`."""
 DATASETS = ".datasets"
 """The folder of a storage with the datasets that runs have built."""
 JOBS = ".jobs"
 """The folder of a storage with the output of the jobs of its clusters."""
+NODES_RECORD = ".nodes"
+"""The folder of a storage with the records of the nodes of its clusters (`heliostat.cluster.in_pod.recorder`)."""
 RUN_FOLDERS = (
     ("config.yaml", "events.jsonl", b'{"time": '),
     ("sweep.yaml", "journal/000000.jsonl", b'{"time": '),
     ("checkpoints", "script.json", b'{"arguments": ['),
+    ("metrics.jsonl", "script.json", b'{"arguments": ['),
     ("files", "files.json", b'{"files": {'),
 )
 """By what the folder of a run, a sweep and a torchrun script is recognized, which is never sent to a cluster: an

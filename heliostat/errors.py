@@ -1,5 +1,6 @@
 """The errors that users see, each kind with its exit code."""
 
+import difflib
 import os
 import sysconfig
 import traceback
@@ -17,6 +18,10 @@ class HeliostatError(Exception):
     """An error that is shown as one message, without a traceback."""
 
     exit_code = 1
+
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows of it (IPython calls this): the message, as the commands print it."""
+        return [f"{type(self).__name__}: {self}", *getattr(self, "__notes__", [])]
 
 
 class WithFix(HeliostatError):
@@ -39,6 +44,8 @@ class UserError(WithFix):
     """The user's input is wrong; ``what`` names the field and the value: ``optimizer.lr is -1, but must be above 0``."""
 
     exit_code = 2
+    parts: Sequence["UserError"] = ()
+    """The errors that this one lists, see `combined`."""
 
 
 class NotWritable(UserError):
@@ -110,11 +117,24 @@ def collected(errors: list[UserError]) -> Iterator[None]:
 
 def combined(errors: Sequence[UserError], where: str, most: int | None = None) -> UserError:
     """One error from several: a single one as it is, else each on a line, with its fix; ``most`` of them, and a count."""
+    errors = [*{(error.what, error.fix): error for error in errors}.values()]
     if len(errors) == 1:
         return errors[0]
     lines = [f"\n    {error.what}: {error.fix}" for error in errors[:most]]
     lines += [f"\n    and {len(errors) - len(lines)} more"] if len(errors) > len(lines) else []
-    return UserError(f"{where} has {len(errors)} problems:{''.join(lines)}", "correct all of them")
+    found = UserError(f"{where} has {len(errors)} problems:{''.join(lines)}", "correct all of them")
+    found.parts = errors
+    return found
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The fix for an unknown name: the nearest known one, or the list of them."""
+    known = sorted(known)
+    if not known:
+        return "remove it: there is none to choose"
+    same = [name for name in known if name.lower().replace("_", "-") == word.lower().replace("_", "-")]
+    close = same or difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"did you mean {close[0]}?" if close else f"use one of: {', '.join(known)}"
 
 
 def some(names: Iterable[str], shown: int = 20) -> str:

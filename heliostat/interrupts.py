@@ -1,9 +1,12 @@
-"""Receives Ctrl-C and SIGTERM as values to poll instead of exceptions."""
+"""Receives Ctrl-C and SIGTERM as values to poll instead of exceptions, and what else ends with a command that is stopped."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+USES_RAY: list[Callable[[], None]] = []
+"""Each ends a thread that uses Ray, and returns when it has ended; called before the process disconnects from Ray."""
 
 
 @contextmanager
@@ -29,12 +32,12 @@ def interrupts(*more: signal.Signals) -> Iterator[list[int]]:
 
 @contextmanager
 def terminal_blocked() -> Iterator[None]:
-    r"""Defer SIGHUP and SIGQUIT in the block; processes that are started in it never get them.
+    r"""Defer SIGINT, SIGHUP and SIGQUIT in the block; processes that are started in it never get them.
 
-    All processes of a terminal get them when it is closed, or by Ctrl-\: those of Ray must live until the command has ended
-    its work. (Ray blocks SIGINT itself.)
+    All processes of a terminal get them by Ctrl-C, when it is closed, or by Ctrl-\: those of Ray must live until the command
+    has ended its work.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGQUIT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
     try:
         yield
     finally:

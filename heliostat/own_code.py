@@ -1,6 +1,7 @@
 """Code of the user's own, which a config names ``module:Name``: its import, and the files that it consists of."""
 
 import ast
+import difflib
 import hashlib
 import importlib
 import sys
@@ -8,19 +9,43 @@ from collections.abc import Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
-from heliostat.errors import UserError, short_traceback
+from heliostat.config import nearest
+from heliostat.errors import UserError, short_traceback, some
 from heliostat.modules import order_search_path
 
-FILES = {"task": "tasks", "dataset.source": "sources"}
+FILES = {
+    "task": "tasks", "dataset.source": "sources", "optimizer.type": "optimizers", "optimizer.schedule": "schedules",
+    "callbacks": "callbacks", "tracking": "trackers",
+}  # fmt: skip
 """By the key that names code, the module that a message proposes for it."""
+
+
+C = TypeVar("C")
+_imported: dict[str, dict[str, str]] = {}
+"""The hashes of the files of each module that `load` has imported."""
+
+
+def _forget_changed(module: str) -> None:
+    """Lets a module be imported again whose files have changed, as those of a notebook do (``%%writefile``)."""
+    before = _imported.pop(module, None)
+    if before is None or module not in sys.modules:
+        return
+    now = hashes(files_of(module))
+    if now == before:
+        _imported[module] = before
+        return
+    for path in before.keys() | now.keys():
+        sys.modules.pop(path.removesuffix(".py").replace("/", ".").removesuffix(".__init__"), None)
+    importlib.invalidate_caches()
 
 
 def load(key: str, name: str, module: str) -> ModuleType:
     """Imports the module of what ``key`` names, after those of the working directory have been made available.
 
     Args:
-        key: ``task`` or ``dataset.source``.
+        key: of the config, such as ``task`` or ``dataset.source``.
         name: the value of the key, for messages.
         module: the module's name.
 
@@ -29,7 +54,11 @@ def load(key: str, name: str, module: str) -> ModuleType:
     """
     order_search_path()
     try:
-        return importlib.import_module(module)
+        _forget_changed(module)
+        loaded = importlib.import_module(module)
+        if module not in _imported:
+            _imported[module] = hashes(files_of(module))
+        return loaded
     except ModuleNotFoundError as error:
         if error.name != module.partition(".")[0]:
             raise _import_failed(key, name, error) from None
@@ -38,6 +67,41 @@ def load(key: str, name: str, module: str) -> ModuleType:
         raise
     except Exception as error:  # a user's module can raise anything, and the message must show it
         raise _import_failed(key, name, error) from None
+
+
+def class_of(key: str, name: str, module: str, cls_name: str, base: type[C]) -> type[C]:
+    """The class of that name in a module, the value ``name`` of ``key``, which is derived from ``base`` of `heliostat`.
+
+    Raises:
+        UserError: see `load`; the module has no such class.
+    """
+    loaded = load(key, name, module)
+    cls = getattr(loaded, cls_name, None)
+    if isinstance(cls, type) and issubclass(cls, base):
+        return cls
+    there = [k for k, v in vars(loaded).items() if isinstance(v, type) and issubclass(v, base) and v is not base]
+    kind = base.__name__
+    raise UserError(
+        f"{key} {name!r}: {module} has no {kind} named {cls_name}",
+        nearest(cls_name, there) if there else f"write class {cls_name}({kind}) there, with from heliostat import {kind}",
+    )
+
+
+def attribute(key: str, name: str) -> Any:
+    """What ``module:name`` names, the value of ``key``.
+
+    Raises:
+        UserError: see `check_name` and `load`; the module has no such name.
+    """
+    check_name(key, name)
+    module, _, attribute = name.partition(":")
+    loaded = load(key, name, module)
+    if not hasattr(loaded, attribute):
+        there = [each for each, value in vars(loaded).items() if callable(value) and not each.startswith("_")]
+        close = difflib.get_close_matches(attribute, there, n=1)
+        fix = f"did you mean {close[0]}?" if close else f"write it there; it has {some(there, 8) or 'no other'}"
+        raise UserError(f"{key} {name!r}: {module} has no {attribute}", fix)
+    return getattr(loaded, attribute)
 
 
 def check_name(key: str, name: str) -> None:

@@ -25,17 +25,20 @@ from tests.outage import KEYS, Proxy, in_front_of
 
 ROOT = Path(__file__).parent.parent
 CI = os.environ.get("CI") == "true"
-# Folders whose tests share what is slow to start, the longest first: two processes end together when they begin with these.
+# As Ray's workers have it: on tensors of tests, two threads wait for each other five times as long as one computes.
+os.environ["OMP_NUM_THREADS"] = "1"
+# Folders whose tests share what is slow to start, the longest first: the processes end together when they begin with these.
 TOGETHER = ("kubernetes", "faults")
 LONGEST = (*TOGETHER, "workloads", "tuning", "cluster")
 
 
 @pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in its own hook, which would come before a conftest's
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process for the tests that share something: a folder of ``TOGETHER``, else a file."""
+    """One process for the tests that share something: the group that a module names, a folder of ``TOGETHER``, else a file."""
     for item in items:
         folder = item.path.parent.name
-        item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else f"{folder}/{item.path.stem}"))
+        if not item.get_closest_marker("xdist_group"):
+            item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else f"{folder}/{item.path.stem}"))
     last = len(LONGEST)
     items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else last)
 
@@ -97,7 +100,7 @@ def end_group(process: "subprocess.Popen[str]") -> None:
 def clean_environment(home: Path) -> dict[str, str]:
     """The environment of a user who has never used Ray."""
     home.mkdir(parents=True, exist_ok=True)
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "HELIOSTAT_"))}
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "HELIOSTAT_", "OMP_"))}
     # The checkout must be found from any folder, also where the tests run without an installation.
     return {**kept, "HOME": str(home), "PYTHONPATH": f"{ROOT}{os.pathsep}{SITE}", **SERVERS.variables()}
 

@@ -5,11 +5,13 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, config_path, digest, read_mapping
-from heliostat.tuning.space import Parameter, flatten
+from heliostat.tuning.space import Nested, Parameter, flatten
 from heliostat.workloads.config import Name
+from heliostat.workloads.tracking_config import NOTIFY, TRACKING, Notified, Tracking
 
 Mode = Literal["max", "min"]
-MAY_CHANGE = {"trials", "seconds", "budget", "concurrency", "retries", "keep", "storage", "requirements"}
+Kind = Literal["none", "asha", "hyperband", "median", "pbt"]
+MAY_CHANGE = {"trials", "seconds", "budget", "concurrency", "retries", "keep", "storage", "requirements", "tracking", "notify"}
 """Keys for limits and places, not for what is searched: they may change when a sweep is resumed."""
 BASE = "base"
 
@@ -17,9 +19,7 @@ BASE = "base"
 class SchedulerConfig(Config):
     """Which trials are stopped early, and when."""
 
-    kind: Literal["none", "asha", "hyperband", "median", "pbt"] = Field(
-        "asha", description="one of none, asha, hyperband, median, pbt"
-    )
+    kind: Kind = Field("asha", description="one of none, asha, hyperband, median, pbt")
     grace: float = Field(0.1, gt=0, lt=1, description="the share of its run that no trial is stopped in, from 0 to 1")
     reduction: float = Field(3, gt=1, description="one of so many trials continues beyond a rung, a number above 1")
     samples: int = Field(3, ge=1, description="median: other trials that must have reached the same step, at least 1")
@@ -37,7 +37,7 @@ class SweepConfig(Config):
 
     name: Name = Field(description="a folder's name, such as digits-sweep")
     train: dict[str, Any] = Field(description="keys of a train config; base: names the file to start from")
-    space: Annotated[dict[str, Parameter], BeforeValidator(flatten)] = Field(
+    space: Annotated[dict[str, Parameter], BeforeValidator(flatten, json_schema_input_type=Nested)] = Field(
         description="a mapping such as {optimizer.lr: {loguniform: [1e-4, 1e-1]}}"
     )
     metric: str | Annotated[dict[str, Mode], Field(min_length=1)] | None = Field(
@@ -51,7 +51,7 @@ class SweepConfig(Config):
     algorithm: Literal["random", "grid", "tpe", "cmaes", "nsga2", "bohb"] = Field(
         "tpe", description="one of random, grid, tpe, cmaes, nsga2, bohb"
     )
-    scheduler: Annotated[SchedulerConfig, BeforeValidator(_named)] = Field(
+    scheduler: Annotated[SchedulerConfig, BeforeValidator(_named, json_schema_input_type=Kind | SchedulerConfig)] = Field(
         SchedulerConfig(), description="none, asha, hyperband, median or pbt, or a mapping with kind and its options"
     )
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
@@ -59,6 +59,13 @@ class SweepConfig(Config):
     keep: Literal["best", "all"] = Field("best", description="whose checkpoints are kept: best or all")
     storage: str | None = Field(None, min_length=1, description="the folder or URI of the sweep, by default train's")
     requirements: list[str] | str | None = Field(None, description="packages that a cluster installs, by default train's")
+    tracking: Tracking | None = Field(None, description=f"{TRACKING}; by default train's")
+    notify: Notified | None = Field(None, description=f"{NOTIFY}; by default train's")
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """The limits that end the sweep."""
+        return self.model_dump(include={"trials", "seconds", "budget"})
 
     @model_validator(mode="after")
     def _check_limits(self) -> Self:
@@ -118,8 +125,8 @@ def base_of(config: SweepConfig) -> dict[str, Any]:
     own = {key: value for key, value in config.train.items() if key != BASE}
     base = config.train.get(BASE)
     data = read_mapping(config_path(str(base), "workloads/configs")) if base else {}
-    needed = {} if config.requirements is None else {"requirements": config.requirements}
-    return {**_merged(data, own), **needed, "name": config.name}
+    given = config.model_dump(mode="json", include={"requirements", "tracking", "notify"}, exclude_none=True)
+    return {**_merged(data, own), **given, "name": config.name}
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

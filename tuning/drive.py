@@ -1,23 +1,24 @@
 """Runs a sweep from its plan to its result, on the Ray that this process is connected to."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import ray
-
-from heliostat.config import as_config
 from heliostat.console import err
-from heliostat.errors import JobFailed, Stopped, UserError
+from heliostat.errors import JobFailed, Stopped
+from heliostat.folder import Folder, absolute, expanded, join
 from heliostat.interrupts import interrupts
-from heliostat.tuning.config import SweepConfig
+from heliostat.retry import UNAVAILABLE
+from heliostat.tuning.config import Mode, SweepConfig, base_of
 from heliostat.tuning.controller import Controller, Watch
 from heliostat.tuning.journal import open_journal, read_journal
-from heliostat.tuning.plan import RecordMaker, SweepPlan, plan_sweep, read_sweep
+from heliostat.tuning.plan import RecordMaker, SweepPlan, plan_sweep
+from heliostat.tuning.record import read_sweep
 from heliostat.tuning.results.report import write_report
-from heliostat.tuning.results.table import SweepResult, failed_because, result_of
+from heliostat.tuning.results.table import REPORT, SweepResult, failed_because, result_of
 from heliostat.tuning.results.write import write_result, write_so_far
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
@@ -26,29 +27,24 @@ from heliostat.workloads.run import lease
 from heliostat.workloads.run.journal import Journal
 from heliostat.workloads.run.redraw import Redraw, draw
 from heliostat.workloads.run.writer import LINGER
+from heliostat.workloads.tracking.driver import tracked
+
+T = TypeVar("T")
 
 
-def sweep(config: str | Path | Mapping[str, Any] | SweepConfig, overrides: Iterable[str] = ()) -> SweepResult:
-    """Run a sweep on the Ray that this process is connected to, and return its result.
-
-    Works after ``ray.init()``, ``ray.init("auto")`` and ``ray.init("ray://...")``; with Ray Client the sweep is driven from
-    the cluster's head, so that it does not depend on this process.
+def sweep_on_head(config: SweepConfig, watch: Callable[[tuple[dict[str, Mode], Trials]], None] | None = None) -> SweepResult:
+    """Run a sweep on the cluster of a Ray Client session; it is driven from its head, and does not depend on this process.
 
     Args:
-        config: a config file, a dictionary with its keys, or a config.
-        overrides: ``dotted.key=value``, as with ``--set``.
+        config: of the sweep.
+        watch: called with the objectives and the trials, once a second.
 
     Raises:
-        UserError: the input is wrong, or Ray is not connected.
+        UserError: the input is wrong.
         JobFailed: no trial succeeded.
         Stopped: it was stopped; the same call resumes it.
     """
-    if not ray.is_initialized():
-        raise UserError("Ray is not connected", 'call ray.init("ray://HOST:10001") or ray.init() first, or use heliostat sweep')
-    config = as_config(config, SweepConfig, overrides, suffix="-sweep")
-    if ray.util.client.ray.is_connected():
-        return SweepResult.model_validate(run_on_head(_drive, config))
-    return drive(plan_sweep(config, available()))
+    return SweepResult.model_validate(run_on_head(_drive, config, watch and (_Reader, watch)))
 
 
 def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
@@ -60,15 +56,33 @@ def drive(plan: SweepPlan, watch: Watch = lambda trials: None) -> SweepResult:
         Stopped: it was stopped; each running trial has saved a checkpoint.
     """
     with lease.hold(plan.folder) as owner:
-        maker = plan.commit()
-        journal = open_journal(plan.folder, _delayed)
-        try:
-            trials, stopped = _run(plan, maker, journal, owner, watch)
-        except BaseException:
-            if not owner.lost:
-                draw(partial(write_so_far, plan, "interrupted", once=True), plan.uri)
-            raise
-    result = result_of(plan, trials, stopped)
+        maker, config = plan.commit(), plan.config
+        reported = tracked(
+            plan.uri, config.name, config.tracking or [], config.notify or [], owner,
+            partial(_summary, plan),
+        )  # fmt: skip
+        with reported:
+            return _carry_out(plan, maker, owner, watch)
+
+
+def _summary(plan: SweepPlan) -> dict[str, Any]:
+    """What a notification says of a sweep that has ended."""
+    result = result_of(plan.config, plan.uri, plan.objectives, Trials(read_journal(plan.folder.once)), "")
+    found = result.model_dump(include={"best", "params", "states", "cost", "seconds"})
+    return {**found, "metrics": result.values, "report": join(str(plan.folder), REPORT)}
+
+
+def _carry_out(plan: SweepPlan, maker: RecordMaker, owner: lease.Lease, watch: Watch) -> SweepResult:
+    journal = open_journal(plan.folder, _delayed)
+    try:
+        trials, stopped = _run(plan, maker, journal, owner, watch)
+    except BaseException:
+        if not owner.lost:
+            draw(partial(write_so_far, plan, "interrupted", once=True), plan.uri)
+        raise
+    if owner.lost:
+        raise lease.taken_over(plan.folder, owner)
+    result = result_of(plan.config, plan.uri, plan.objectives, trials, stopped)
     if stopped == "interrupted":
         draw(partial(write_so_far, plan, stopped, once=True), plan.uri)
         counts = ", ".join(f"{count} {state}" for state, count in sorted(trials.states().items()))
@@ -102,7 +116,7 @@ def _run(plan: SweepPlan, maker: RecordMaker, journal: Journal, owner: lease.Lea
             return controller.trials, await controller.run(asked)
 
         try:
-            trials, stopped = asyncio.run(work())
+            trials, stopped = _awaited(work())
             if not owner.lost and stopped != "interrupted":  # else `close` waits, for a short time
                 timeout = plan.train.patience
                 plan.folder.for_work(timeout).retried(partial(journal.flush, timeout))
@@ -110,6 +124,16 @@ def _run(plan: SweepPlan, maker: RecordMaker, journal: Journal, owner: lease.Lea
             journal.close(0.0 if owner.lost else LINGER)
             report.close()
     return trials, stopped
+
+
+def _awaited(work: Coroutine[Any, Any, T]) -> T:
+    """The result of a coroutine; in a notebook, whose thread has a running event loop, from a thread of its own."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1, "sweep") as thread:
+        return thread.submit(copy_context().run, asyncio.run, work).result()
 
 
 def _delayed(error: str) -> None:
@@ -137,3 +161,20 @@ def finished(plan: SweepPlan) -> SweepResult | None:
 
 def _drive(config: dict[str, Any]) -> dict[str, Any]:
     return drive(plan_sweep(SweepConfig.model_validate(config), available(), head_storage_base())).model_dump()
+
+
+class _Reader:
+    """Reads the trials of a sweep on the head, for a Ray Client session."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        sweep = SweepConfig.model_validate(config)
+        storage = sweep.storage or base_of(sweep).get("storage") or "runs"
+        self._folder = Folder.at(absolute(expanded(storage, key="storage"), head_storage_base())) / sweep.name
+
+    def new(self) -> tuple[dict[str, Mode], Trials] | None:
+        """The objectives and all trials so far; None while they cannot be read."""
+        try:
+            record = read_sweep(self._folder)
+            return (record.objectives, Trials(read_journal(self._folder))) if record else None
+        except UNAVAILABLE:
+            return None

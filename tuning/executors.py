@@ -9,12 +9,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, TypedDict
 
 import ray
 
 from heliostat.console import err
+from heliostat.datasets import Dataset
 from heliostat.errors import Diverged, HeliostatError, Stopped, UserError, short_traceback
 from heliostat.folder import Folder
 from heliostat.tuning.journal import plain
@@ -25,7 +27,7 @@ from heliostat.workloads.nodes import alive
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.run import lease
 from heliostat.workloads.run.cost import cost
-from heliostat.workloads.run.record import RESULT, Result, RunRecord, read_result, write_record
+from heliostat.workloads.run.record import RESULT, Result, RunRecord, keep_index, read_result, write_record
 from heliostat.workloads.run.signals import STOP as STOP_FILE
 
 Decide = Callable[[Event], Decision]
@@ -136,6 +138,7 @@ class TrainExecutor:
         folder = plan.folder.for_work(plan.patience)
         if result := read_result(folder):
             return _end(result, folder)
+        keep_index(folder, Dataset.open(record.dataset.uri, plan.patience))
         write_record(folder, record)
         last = Decision.CONTINUE
         total = plan.total_steps or 1
@@ -155,7 +158,9 @@ class TrainExecutor:
         start = time.time()
         try:
             with lease.hold(plan.folder) as owner:
-                result = execute(plan, record, time.time(), owner, watch)
+                # The sweep's driver tracks its trials, and says when it ends.
+                alone = plan.config.model_copy(update={"tracking": [], "notify": []})
+                result = execute(replace(plan, config=alone), record, time.time(), owner, watch)
         except Stopped:
             if last != Decision.STOP:
                 return {"event": "pause"}

@@ -7,11 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ruamel.yaml import YAML
-
-from heliostat.config import Config, differences, digest, nearest, to_yaml, validate
+from heliostat.config import differences, digest, nearest, to_yaml, validate
 from heliostat.console import err
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.index import INDEX
@@ -20,34 +18,38 @@ from heliostat.folder import Folder, join
 from heliostat.tuning.config import Mode, SweepConfig, base_of
 from heliostat.tuning.cost import most_expensive, trial_capacity
 from heliostat.tuning.feasibility import check_ends, check_mostly_possible
+from heliostat.tuning.record import SWEEP, TRIALS, SweepRecord, read_sweep
 from heliostat.tuning.space import Params, assign, check_conditions, draw, sample
+from heliostat.tuning.trials import trial_name
 from heliostat.workloads import task
-from heliostat.workloads.config import BETTER, Better, TrainConfig
+from heliostat.workloads.config import BETTER, Better, TrainConfig, without_added
 from heliostat.workloads.nodes import Nodes
-from heliostat.workloads.plan import Plan, lanes_of, prepare
-from heliostat.workloads.run.record import CONFIG, NEWEST_ORDER, DatasetRecord, RunRecord, open_record, read_record
+from heliostat.workloads.plan import Plan, prepare
+from heliostat.workloads.run.length import lanes_of
+from heliostat.workloads.run.record import (
+    CONFIG,
+    NEWEST_ORDER,
+    DatasetRecord,
+    RunRecord,
+    check_free_name,
+    open_record,
+    read_record,
+)
 from heliostat.workloads.training.preflight import Tried, try_task
 
-SWEEP, TRIALS = "sweep.yaml", "trials"
 MEASURED: dict[str, Mode] = {"seconds": "min", "parameters": "min"}
 """The metrics that every trial measures in addition to the task's own."""
 FIXED = ("name", "storage", "resources", "max_failures")
 """Keys that cannot be searched."""
+CONTINUED = tuple(
+    f"optimizer.{key}"
+    for key in ("lr", "weight_decay", "beta1", "beta2", "warmup_steps", "final_lr", "clip_norm", "clip_value")
+)
+"""Keys that may change during a run: the state of the optimizer stays what it is."""
 TRIES = 3
 """Points of the space that are tried before the first trial, until one can be trained."""
 AT_ONCE = 8
 """Concurrent trials where the maximum size of the cluster is not known."""
-
-
-class SweepRecord(Config):
-    """``sweep.yaml``: the resolved config."""
-
-    config: SweepConfig
-    hash: str
-    objectives: dict[str, Mode]
-    order: Literal[1, 2] = 1
-    """The version of the order of samples of all trials; the first versions did not record it."""
-    created: float
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class SweepPlan:
     @property
     def limits(self) -> dict[str, Any]:
         """The limits that end the sweep."""
-        return self.config.model_dump(include={"trials", "seconds", "budget"})
+        return self.config.limits
 
     def trial(self, number: int, params: Params) -> Plan:
         """The plan of a trial: a run in the sweep's folder.
@@ -100,7 +102,7 @@ class SweepPlan:
         Raises:
             UserError: the values do not fit together.
         """
-        config = validate({**assign(self.base, params), "name": f"{number:04d}"}, TrainConfig)
+        config = validate({**assign(self.base, params), "name": trial_name(number)}, TrainConfig)
         plan = prepare(config, self.nodes, self.storage_base, self.elsewhere, self.variables, self.train)
         config = plan.config.model_copy(update={"storage": join(self.uri, TRIALS)})
         if self.config.scheduler.kind == "pbt":
@@ -278,6 +280,7 @@ def plan_sweep(
     train = prepare(validate(base, TrainConfig, "train"), nodes, storage_base, elsewhere, variables)
     workers = max([train.most_workers, *(_most(value) for value in _values(config, "workers"))])
     check_ends(config, base, nodes)
+    config = config.model_copy(update={"tracking": train.config.tracking, "notify": train.config.notify})
     each = train.config.resources
     there = trial_capacity(nodes, float(each.cpu), float(each.gpu), workers) if nodes else config.concurrency or AT_ONCE
     slots = min(n for n in (config.concurrency, config.trials, max(there, 1)) if n)
@@ -292,29 +295,17 @@ def plan_sweep(
         raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
     _ = plan.objectives
     if elsewhere or not plan.folder.exists(SWEEP):  # one that is resumed may have started before this was checked
+        check_free_name(plan.folder)
         check_mostly_possible(config, base, nodes)
     return plan
 
 
-def read_sweep(folder: Folder) -> SweepRecord | None:
-    """The record of a sweep, or None if there is none.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    if not folder.exists(SWEEP):
-        return None
-    return validate(YAML(typ="safe", pure=True).load(folder.read(SWEEP).decode()), SweepRecord)
-
-
 def key_of(plan: Plan) -> str:
     """A hash that is equal for trials with the same config."""
-    data = plan.config.model_dump(mode="json", exclude={"name", "storage", "report", "requirements"})
+    excluded = {"name", "storage", "report", "requirements", "tracking", "notify"}
     # Without the keys that came later, where they are not set, so that those in older journals stay equal.
-    later = {
-        key: TrainConfig.model_fields[key].default
-        for key in ("start_from", "find_unused_parameters", "sync_batchnorm", "metric")
-    }
+    data = without_added(plan.config, plan.config.model_dump(mode="json", exclude=excluded))
+    later = {key: TrainConfig.model_fields[key].default for key in ("start_from", "find_unused_parameters", "sync_batchnorm")}
     return digest({key: value for key, value in data.items() if key not in later or value != later[key]})
 
 
@@ -333,10 +324,10 @@ def _check_keys(config: SweepConfig) -> None:
                 f"space.{name} is searched, but {name} does not change what a trial learns",
                 f"remove it, or set train.{name}",
             )
-        if config.scheduler.kind == "pbt" and not (name.startswith("optimizer.") or name.endswith("dropout")):
+        if config.scheduler.kind == "pbt" and not (name in CONTINUED or name.endswith("dropout")):
             raise UserError(
                 f"space.{name} is searched, but scheduler pbt changes keys during a run, and {name} cannot change during a run",
-                "search keys of optimizer or a dropout, or use another scheduler",
+                f"search {', '.join(CONTINUED)} or a dropout, or use another scheduler",
             )
 
 

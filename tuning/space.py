@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Self, overload
 
 from pydantic import Field, model_validator
+from typing_extensions import TypeAliasType
 
 from heliostat.config import Config, nearest
 from heliostat.errors import UserError
@@ -117,6 +118,8 @@ class Steps(Sequence[float]):
 
 KINDS = ("choice", "uniform", "loguniform", "quniform", "integer", "logint")
 Space = Mapping[str, Parameter]
+Nested = TypeAliasType("Nested", "dict[str, Parameter | Nested]")
+"""A space as it may be written, see `flatten`."""
 Suggest = Callable[[str, Parameter], Any]
 
 

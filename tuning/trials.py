@@ -37,6 +37,11 @@ class Report(NamedTuple):
         return math.nan if value is None else value
 
 
+def trial_name(number: int) -> str:
+    """The name of a trial, and of its folder among those of the trials."""
+    return f"{number:04d}"
+
+
 @dataclass(slots=True)
 class Trial:
     """One point of the search space and its outcome."""
@@ -81,7 +86,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        return f"{self.number:04d}"
+        return trial_name(self.number)
 
     @property
     def done(self) -> bool:

@@ -24,7 +24,7 @@ from heliostat.tuning.journal import plain
 from heliostat.tuning.trials import Decision
 from heliostat.workloads.nodes import group_here
 from heliostat.workloads.run.output import recorded_output
-from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, read_result, write_record
+from heliostat.workloads.run.record import RESULT, DatasetRecord, Result, RunRecord, keep_index, read_result, write_record
 from heliostat.workloads.training.distributed import Ranks, check_gpu
 from heliostat.workloads.training.loop import Loop
 
@@ -109,6 +109,8 @@ class Worker:
         if result := read_result(folder):
             # The trial is done, but the driver was killed before it wrote that to the journal.
             return _end(result)
+        dataset = self._dataset(record.dataset, folder.patience)
+        keep_index(folder, dataset)
         write_record(folder, record)
         provide(record.config.requirements, install=True)
         if record.config.resources.gpu:
@@ -127,13 +129,14 @@ class Worker:
                 raise Ended
 
         started = time.time()
-        loop = Loop(folder, record, ranks, launched, report, dataset=self._dataset(record.dataset, folder.patience))
+        loop = Loop(folder, record, ranks, launched, report, dataset=dataset)
         parameters = sum(parameter.numel() for parameter in loop.model.parameters())
         try:
             outcome = loop.run()
         except Ended:
             if decision == Decision.PAUSE:
                 return {"event": "pause"}
+            loop.callbacks.on_end("stopped", {})
             epoch = loop.order.locate(loop.progress.consumed)[0]
             result = Result(name=record.config.name, run=str(folder), state="stopped", step=loop.progress.step, epoch=epoch)
         else:

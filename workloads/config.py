@@ -1,13 +1,15 @@
 """The schema of a train config, such as the YAML files in ``workloads/configs``."""
 
-import math
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
+from heliostat.workloads.foreign_keys import FOREIGN, PRECISIONS
+from heliostat.workloads.optimization import OptimizerConfig
+from heliostat.workloads.tracking_config import NOTIFY, TRACKING, Notified, Tracking, name_of
 
 Better = Literal["higher", "lower"]
 BETTER: dict[str, Better] = {
@@ -21,6 +23,7 @@ CHANGEABLE = {
     "max_failures", "hang_minutes", "grow_seconds",
     "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
     "find_unused_parameters", "evaluate_every", "evaluate_samples", "early_stopping", "report", "requirements",
+    "callbacks", "tracking", "notify",
 }  # fmt: skip
 """Keys that decide where and how fast a run trains, and what of it is measured and kept, not what its steps compute: they may
 change when it is resumed."""
@@ -34,6 +37,13 @@ OF_BATCHES = {
     ),
 }
 """Keys of batches and of their gradients, which a run by rounds over the whole train split does not have: what to do."""
+ADDED = {
+    "metric", "optimizer.type", "optimizer.options", "optimizer.schedule", "optimizer.schedule_options", "optimizer.clip_value",
+    "optimizer.groups", "optimizer.layer_decay", "optimizer.freeze", "optimizer.freeze_steps", "optimizer.ema", "callbacks",
+    "tracking", "notify",
+}  # fmt: skip
+"""Keys, dotted where they are nested, that the first versions did not have: at their defaults they are left out of `identity`,
+so that runs of those versions are resumed."""
 BY_ROUNDS = {"gradient-boosting"}
 """The bundled tasks whose runs are by rounds."""
 LENGTH = {"epochs", "steps"}
@@ -49,7 +59,7 @@ def _name(value: Any) -> Any:
 Name = Annotated[str, BeforeValidator(_name)]
 
 
-def _task(value: str) -> str:
+def current_task(value: str) -> str:
     """Version 0.1 named our own modules without ``heliostat.``; its configs and runs are still accepted."""
     module = value.partition(":")[0]
     moved = module.startswith(("workloads.tasks.", "workloads.examples."))
@@ -57,7 +67,13 @@ def _task(value: str) -> str:
     return f"heliostat.{value}" if moved and ours.is_file() else value
 
 
-TaskName = Annotated[str, AfterValidator(_task)]
+TaskName = Annotated[str, AfterValidator(current_task)]
+CallbackEntry = str | Annotated[dict[str, dict[str, Any]], Field(min_length=1, max_length=1)]
+
+
+def callback_of(entry: CallbackEntry) -> tuple[str, dict[str, Any]]:
+    """The name and the options in an entry of ``callbacks``."""
+    return (entry, {}) if isinstance(entry, str) else next(iter(entry.items()))
 
 
 class DatasetConfig(Config):
@@ -74,27 +90,6 @@ class DatasetConfig(Config):
         if self.path and self.options:
             raise ValueError("has options, but they belong to a source; remove options, or give source instead of path")
         return self
-
-
-class OptimizerConfig(Config):
-    """AdamW with linear warm-up, and cosine decay to ``final_lr`` times the peak."""
-
-    lr: float = Field(1e-3, gt=0, description="the peak learning rate, a number above 0 such as 0.001")
-    weight_decay: float = Field(0.05, ge=0, description="a number, at least 0; biases and norms are exempt")
-    beta1: float = Field(0.9, ge=0, lt=1, description="a number from 0 to below 1")
-    beta2: float = Field(0.99, ge=0, lt=1, description="a number from 0 to below 1")
-    warmup_steps: int = Field(20, ge=0, description="a whole number of steps, at least 0")
-    final_lr: float = Field(0.05, ge=0, le=1, description="a share of lr, from 0 to 1")
-    clip_norm: float | None = Field(1.0, gt=0, description="the largest gradient norm, a number above 0, or null")
-
-
-def learning_rate(step: int, total: int, config: OptimizerConfig) -> float:
-    """Linear warm-up, then cosine decay to ``final_lr`` times the peak at the last step (Loshchilov, Hutter 2017)."""
-    if step < config.warmup_steps:
-        return config.lr * (step + 1) / config.warmup_steps
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    low = config.final_lr * config.lr
-    return low + (config.lr - low) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 class EarlyStopping(Config):
@@ -115,6 +110,19 @@ def _start_from(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
+def _precision(value: Any) -> Any:
+    if (ours := PRECISIONS.get(str(value))) and value != ours:
+        raise ValueError(f"{value!r} is another tool's name; write {ours}: the weights are in float32 with each precision")
+    return value
+
+
+def _optimizer(value: Any) -> Any:
+    # Not converted: a type that is no mapping would be lost by --set optimizer.lr=0.1.
+    if isinstance(value, str):
+        raise ValueError(f"{value!r} is not a mapping; write optimizer: {{type: {value}}}")
+    return value
+
+
 class Keep(Config):
     """Which checkpoints of a run are kept."""
 
@@ -126,6 +134,7 @@ class ReportConfig(Config):
     """What the report of a run on a table shows besides the metrics."""
 
     by: list[str] = Field([], description="columns by whose values the test metrics are shown, such as [country]")
+    rows: int = Field(0, ge=0, le=1000, description="test rows with the largest errors that are shown, with all their values")
 
 
 class Resources(Config):
@@ -140,6 +149,8 @@ class Resources(Config):
 class TrainConfig(Config):
     """The config of a run; keys that have a default may be left out."""
 
+    foreign: ClassVar[dict[str, str]] = FOREIGN
+
     name: Name = Field(description="a folder's name, such as digits-2")
     task: TaskName = Field(description="a task in workloads/tasks, or module:Class of your own")
     model: dict[str, Any] = Field({}, description="the task's own options")
@@ -148,16 +159,18 @@ class TrainConfig(Config):
     micro_batch: int | None = Field(None, ge=1, description="samples that a worker computes at once, at least 1")
     epochs: int | None = Field(None, ge=1, description="a whole number of passes over the data, at least 1")
     steps: int | None = Field(None, ge=1, description="a whole number of steps, at least 1")
-    start_from: Annotated[StartFrom | None, BeforeValidator(_start_from)] = Field(
-        None, description="a run's folder or a file of weights, or a mapping such as {path: runs/a, strict: false}"
+    start_from: Annotated[StartFrom | None, BeforeValidator(_start_from, json_schema_input_type=StartFrom | str | None)] = (
+        Field(None, description="a run's folder or a file of weights, or a mapping such as {path: runs/a, strict: false}")
     )
     metric: str | Annotated[dict[str, Better], Field(min_length=1, max_length=1)] | None = Field(
         None,
         description="the metric that decides the best checkpoint, such as auc, or with what is better, {cost: lower}; "
         "null: the task's",
     )
-    optimizer: OptimizerConfig = OptimizerConfig()
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="auto (bf16 on CUDA), fp32 or bf16")
+    optimizer: Annotated[OptimizerConfig, BeforeValidator(_optimizer)] = OptimizerConfig()
+    precision: Annotated[Literal["auto", "fp32", "bf16", "fp16"], BeforeValidator(_precision)] = Field(
+        "auto", description="auto (bf16 on GPUs that have it, else fp32), fp32, bf16 or fp16"
+    )
     seed: int = Field(0, ge=0, lt=2**31, description="a whole number, at least 0")
     drop_last: bool = Field(False, description="true drops an epoch's last batch if it is incomplete")
     lanes: int | None = Field(
@@ -186,6 +199,9 @@ class TrainConfig(Config):
     storage_timeout: float = Field(900, gt=0, description="seconds for which storage may be full or unavailable")
     report: ReportConfig = ReportConfig()
     log_every: int = Field(10, ge=1, description="steps between records of the loss, at least 1")
+    callbacks: list[CallbackEntry] = Field(
+        [], description="callbacks of your own, such as [module:Class, {module:Class: {option: value}}]"
+    )
     workers: Annotated[int, Field(ge=1)] | Annotated[list[int], Field(min_length=2, max_length=2)] = Field(
         1, description="a whole number of workers, at least 1, or [least, most] for an elastic run"
     )
@@ -199,10 +215,17 @@ class TrainConfig(Config):
         [], description="packages that a cluster installs beside the image's, as pip writes them, or the path of a file of them"
     )
     storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
+    tracking: Tracking = Field([], description=TRACKING)
+    notify: Notified = Field([], description=NOTIFY)
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError(
+                f"epochs is {self.epochs:g} and steps is {self.steps}, but a run has one of them; "
+                "leave one out: --set epochs=null, or --set steps=null"
+            )
+        if self.epochs is self.steps is None:
             raise ValueError("a run needs exactly one of epochs and steps; set epochs: 10, or steps: 1000")
         return self
 
@@ -239,6 +262,19 @@ class TrainConfig(Config):
         return self.task in BY_ROUNDS
 
     @property
+    def own_code(self) -> dict[str, str]:
+        """What of the user's own or of a library the run uses, ``module:Name``, by the key that names it."""
+        named = {
+            "task": self.task,
+            "dataset.source": self.dataset.source or "",
+            "optimizer.type": self.optimizer.type,
+            "optimizer.schedule": self.optimizer.schedule,
+            **{f"callbacks.{number}": name for number, (name, _) in enumerate(map(callback_of, self.callbacks))},
+            **{f"tracking.{number}": name for number, name in enumerate(map(name_of, self.tracking))},
+        }
+        return {key: name for key, name in named.items() if ":" in name}
+
+    @property
     def least_workers(self) -> int:
         """The fewest workers that the run can use."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
@@ -251,9 +287,7 @@ class TrainConfig(Config):
     @property
     def identity(self) -> dict[str, Any]:
         """The keys that decide what the run computes: they must not change when it is resumed."""
-        keys = self.model_dump(mode="json", exclude=CHANGEABLE)
-        # Where it is not set, the hash is that of the versions without it.
-        return {key: value for key, value in keys.items() if key != "metric" or value is not None}
+        return without_added(self, self.model_dump(mode="json", exclude=CHANGEABLE))
 
     @property
     def hash(self) -> str:
@@ -262,3 +296,14 @@ class TrainConfig(Config):
 
 def _multiple(value: int, of: int) -> int:
     return max(1, round(value / of)) * of
+
+
+def without_added(config: Config, keys: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A config's keys without those of `ADDED` that have their default."""
+    kept = {}
+    for key, value in keys.items():
+        inner, default = getattr(config, key), type(config).model_fields[key].get_default(call_default_factory=True)
+        if prefix + key in ADDED and inner == default:
+            continue
+        kept[key] = without_added(inner, value, f"{prefix}{key}.") if isinstance(inner, Config) else value
+    return kept

@@ -17,7 +17,7 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.requirements import provide
 from heliostat.workloads.prediction.model import Predictor, check_outputs, levels
-from heliostat.workloads.prediction.rows import parse_row, table_of
+from heliostat.workloads.prediction.rows import any_table, parse_row, table_of
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.checkpoint import Checkpoint, State
 from heliostat.workloads.run.code import find_task
@@ -58,6 +58,11 @@ class Trained:
         return open_dataset(self.folder, self.record)
 
     @property
+    def takes_texts(self) -> bool:
+        """Whether its task reads rows of texts itself, which have no signature."""
+        return self.index.signature is None and type(self.task).rows is not Task.rows
+
+    @property
     def predictor(self) -> Predictor:
         """The model, for chunks of raw rows."""
         return Predictor(self.task, self.model, self.ranks.device)
@@ -73,6 +78,8 @@ class Trained:
         Raises:
             UserError: the run was trained on no table; rows lack columns, or have unknown ones, or values of another kind.
         """
+        if self.takes_texts:
+            return self.predictor(any_table(rows))[0]
         if self.index.signature is None:
             raise UserError(f"run {self.folder} was not trained on a table with a signature", NO_SIGNATURE)
         return self.predictor(table_of(rows, self.index.signature, self.index.read))[0]
@@ -97,7 +104,8 @@ def load_run(folder: Folder | str | Path) -> Trained:
         raise UserError(f"run {folder} has no checkpoint yet", "let it train longer")
     index = read_index(folder, record)
     provide(record.config.requirements)
-    cls, note = find_task(folder, record.config.task, record.code)
+    beside = [each for key, each in record.config.own_code.items() if key != "task"]
+    cls, note = find_task(folder, record.config.task, record.code, beside)
     task = create(record.config.task, record.config.model, index, cls, record.config.metric)
     ranks = Ranks.of_this_process()
     model = task.model()
@@ -139,7 +147,7 @@ def _best_intact(
     )
 
 
-def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]:
+def evaluate(run: Trained | Folder | str | Path, split: str = "test") -> dict[str, Any]:
     """Evaluates a run's best checkpoint on a split: ``{"run", "step", "split", "samples", "metrics", "notes"}``.
 
     For classifiers and regression also ``intervals`` and ``baseline``, as in `heliostat.workloads.run.record.Result`. A metric
@@ -150,7 +158,7 @@ def evaluate(folder: Folder | str | Path, split: str = "test") -> dict[str, Any]
     """
     if split not in SPLITS:
         raise UserError(f"--split is {split!r}, which is not a split", nearest(split, SPLITS))
-    run = load_run(folder)
+    run = run if isinstance(run, Trained) else load_run(run)
     apply = Apply(run.model)
     measured = measure(run.task, apply, run.dataset, split, run.ranks, BATCH)
     detail = assess(run.task, apply, run.dataset, split, run.ranks, BATCH, measured)
@@ -176,6 +184,11 @@ def predict(run: Trained | str | Path, value: str) -> dict[str, Any]:
         UserError: the input is not one that the task takes, or the task makes no predictions.
     """
     run = run if isinstance(run, Trained) else load_run(run)
+    if not isinstance(value, str):
+        raise UserError(
+            f"the input is a {type(value).__name__}, but must be a text: a JSON row, a path or what the task reads",
+            "give a text; of a table, load_run(run).predict(rows) takes dictionaries and a DataFrame",
+        )
     result: dict[str, Any] = {"input": value}
     odd: dict[str, list[str]] = {}
     if run.index.signature and type(run.task).read is Task.read:

@@ -1,14 +1,15 @@
 """Plans a run: resolves and checks its config before anything is started or written."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from heliostat import own_code
 from heliostat.config import Config, digest, validate
-from heliostat.datasets import Dataset, Order, Order1, build
+from heliostat.datasets import Dataset, build
 from heliostat.datasets.index import INDEX
 from heliostat.datasets.inspection import inspect
 from heliostat.datasets.sources import Source, find_source, open_source
@@ -16,15 +17,16 @@ from heliostat.environment import DATASETS
 from heliostat.errors import NotWritable, UserError, collected, combined
 from heliostat.folder import Folder, absolute, default_base, expanded, join
 from heliostat.requirements import missing, parse, provide
-from heliostat.workloads import task
-from heliostat.workloads.config import OF_BATCHES, TrainConfig, learning_rate
+from heliostat.workloads import callback, task
+from heliostat.workloads.config import OF_BATCHES, TrainConfig
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
+from heliostat.workloads.optimizers import check_options
 from heliostat.workloads.run import checkpoint, code
 from heliostat.workloads.run.lease import Lease, hold
+from heliostat.workloads.run.length import check_dataset, lanes_of, longer, order_of, result_of, small, steps_of
 from heliostat.workloads.run.record import (
     CHECKPOINTS,
     CONFIG,
-    NEWEST_ORDER,
     RESULT,
     DatasetRecord,
     Result,
@@ -35,6 +37,10 @@ from heliostat.workloads.run.record import (
     read_result,
     write_record,
 )
+from heliostat.workloads.schedule import check_schedule
+from heliostat.workloads.tracking import choice
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Standing:
     notes: tuple[str, ...] = ()
     """What the user should know: that it becomes longer, that its code has changed."""
     code: Mapping[str, bytes] = field(default_factory=dict)
-    """The files of its task and of its source."""
+    """The files of the user's own code that it uses."""
     kept: Mapping[str, str] = field(default_factory=dict)
     """The hashes of those that are kept with the run, by name."""
 
@@ -95,6 +101,16 @@ class Plan:
         """The run folder."""
         return Folder.at(self.uri, self.patience)
 
+    def dataset(self) -> Dataset:
+        """The dataset, which is built if it does not exist.
+
+        Raises:
+            UserError: storage cannot be written, or the source cannot be read.
+        """
+        if self.source:
+            return build(self.source, self.dataset_uri, patience=self.patience)
+        return Dataset.open(self.dataset_uri, self.patience)
+
     @contextmanager
     def claim(self) -> Iterator[tuple[Lease, RunRecord, Result | None]]:
         """Holds the run's lease, and commits: the lease, the run's record, and its result if it is finished.
@@ -123,8 +139,7 @@ class Plan:
         Raises:
             UserError: storage cannot be written; see `standing`.
         """
-        uri, patience = self.dataset_uri, self.patience
-        dataset = build(self.source, uri, patience=patience) if self.source else Dataset.open(uri, patience)
+        dataset = self.dataset()
         # Of a large source the columns are known only now.
         task.check(self.config.task, task.find(self.config.task), dataset.index.fields, dataset.index.signature)
         standing = self.standing(dataset)
@@ -146,76 +161,28 @@ class Plan:
             UserError: a run of this name has another config, or was longer; the dataset does not fit.
         """
         order = order_of(self.config, dataset)
-        _check_dataset(self.config, order)
-        notes = _small(self.config, order)
+        check_dataset(self.config, order)
+        notes = small(self.config, order)
         data = DatasetRecord(uri=self.dataset_uri, fingerprint=dataset.index.fingerprint)
         record = open_record(self.config, self.folder, data, lanes_of(self.config))
         total = steps_of(self.config, order_of(self.config, dataset, record.order, record.lanes))
-        files = code.own_files(self.config.task, self.config.dataset.source)
+        files = code.own_files(self.config.own_code)
         new = record.model_copy(update={"code": own_code.hashes(files)})
         if not self.folder.exists(CONFIG):
             notes += [finding.text for finding in inspect(dataset)]
             return Standing(new, total, notes=tuple(notes), code=files)
         old = read_record(self.folder).config
         before = steps_of(old, order_of(old, dataset, record.order, record.lanes))
-        finished = _finished(self.config, old, total, before, read_result(self.folder))
+        finished = result_of(self.config, old, total, before, read_result(self.folder))
         saved = checkpoint.all_checkpoints(self.folder)
         step = saved[-1].step if saved else None
         if total > before:
-            notes.append(_longer(self.config, old, before, total, step or 0))
-        if record.code and (different := code.changed(record.code, files)):
+            notes.append(longer(self.config, old, before, total, step or 0))
+        # Files that only one has are those of callbacks and so on, which may change.
+        different = [name for name in code.changed(record.code, files) if name in record.code and name in files]
+        if record.code and different:
             notes.append(f"{', '.join(different)} has changed since the run was started; it continues with the new one")
         return Standing(new, total, finished, step, True, tuple(notes), files, record.code)
-
-
-def _small(config: TrainConfig, order: Order) -> list[str]:
-    if config.global_batch <= order.total or config.by_rounds:
-        return []
-    return [
-        f"global_batch is {config.global_batch}, but the train split has {order.total} samples: each step is a whole epoch, "
-        f"of {order.total}"
-    ]
-
-
-def _longer(config: TrainConfig, old: TrainConfig, before: int, total: int, step: int) -> str:
-    """The note of a run that becomes longer: its learning rate is from now on that of a run of the new length."""
-    if config.by_rounds:
-        return f"the run is trained for longer: {total} rounds instead of {before}"
-    was = learning_rate(step, before, old.optimizer)
-    now = learning_rate(step, total, config.optimizer)
-    return (
-        f"the run is trained for longer: {total} steps instead of {before}; the learning rate follows the schedule of {total} "
-        f"steps from step {step} on, where it is {now:.3g} instead of {was:.3g}"
-    )
-
-
-def _finished(config: TrainConfig, old: TrainConfig, total: int, before: int, result: Result | None) -> Result | None:
-    """The result of a run if it has nothing left to do, for a config of ``total`` steps where it had ``before``.
-
-    Raises:
-        UserError: it has fewer steps now, or more that it would not make.
-    """
-    name = config.name
-    if total < before:
-        raise UserError(
-            f"run {name!r} has {before} steps, and cannot be made shorter: {_length(config)} gives {total}",
-            f"set {_length(old)} or more, or give this run another name (--set name=...)",
-        )
-    if result is None:
-        return None
-    stopped_early = result.step < before
-    if stopped_early and config.early_stopping != old.early_stopping:
-        return None
-    if stopped_early and total > before:
-        raise UserError(
-            f"run {name!r} was ended by early_stopping at step {result.step} of {before}: with {total} it would end there, too",
-            "set early_stopping to null, or to a larger patience",
-        )
-    return result.model_copy(update={"already": True}) if total == before or stopped_early else None
-
-
-def _length(config: TrainConfig) -> str:
-    return f"steps: {config.steps}" if config.steps else f"epochs: {config.epochs}"
 
 
 def prepare(
@@ -246,8 +213,14 @@ def prepare(
     cls: type[task.Task] | None = None
     storage = absolute(expanded(config.storage, variables, "storage"), storage_base or default_base())
     with collected(problems):
-        cls = _task(config, elsewhere)
+        cls = _imported(config, elsewhere, lambda: task.find(config.task))
         validate(config.model, cls.Options, "model")
+    with collected(problems):
+        _imported(config, elsewhere, lambda: check_options(config.optimizer))
+    with collected(problems):
+        _imported(config, elsewhere, lambda: check_schedule(config.optimizer))
+    with collected(problems):
+        _imported(config, elsewhere, lambda: callback.check_callbacks(config.callbacks))
     if cls and task.by_rounds(cls):
         problems.extend(_not_of_rounds(config))
         if config.resources.gpu == "auto":
@@ -255,6 +228,10 @@ def prepare(
     with collected(problems):
         resources = resolve_resources(config.resources, config.least_workers, nodes, _shown(config))
         config = config.model_copy(update={"resources": resources, "storage": storage})
+    here = nodes is not None and not elsewhere
+    tracking = choice.resolved(config.tracking, storage_base or default_base(), here, problems)
+    config = config.model_copy(update={"tracking": tracking})
+    problems.extend(choice.check_notify(config.notify) if here else ())
     with collected(problems):
         if like and like.config.dataset == config.dataset:
             built = not elsewhere and Folder.at(like.dataset_uri, config.storage_timeout).exists(INDEX)
@@ -269,7 +246,7 @@ def prepare(
     elif not elsewhere:
         dataset = Dataset.open(uri, config.storage_timeout)
         task.check(config.task, cls, dataset.index.fields, dataset.index.signature)
-        _check_dataset(config, order_of(config, dataset))
+        check_dataset(config, order_of(config, dataset))
     most = config.most_workers
     if nodes:
         most = min(most, capacity(nodes, {"CPU": config.resources.cpu, "GPU": int(config.resources.gpu)}))
@@ -292,24 +269,23 @@ def _not_of_rounds(config: TrainConfig) -> Iterator[UserError]:
 
 
 def _given(value: object) -> str:
-    return (
-        ", ".join(f"{k} {v}" for k, v in value.model_dump(exclude_defaults=True).items())
-        if isinstance(value, Config)
-        else f"{value}"
-    )
+    if not isinstance(value, Config):
+        return f"{value}"
+    defaults, given = type(value)().model_dump(), value.model_dump(exclude_unset=True)
+    return ", ".join(f"{key} {each}" for key, each in given.items() if each != defaults[key])
 
 
-def _task(config: TrainConfig, elsewhere: bool) -> type[task.Task]:
-    """The task of a config, whose requirements are checked, or on a cluster installed, before its module is imported."""
+def _imported(config: TrainConfig, elsewhere: bool, check: Callable[[], T]) -> T:
+    """What a check of a config's code finds; the requirements are checked, or on a cluster installed, before it is imported."""
     if not elsewhere:
         provide(config.requirements)
     lacking = missing(config.requirements)
     try:
-        return task.find(config.task)
+        return check()
     except UserError as error:
         if not lacking:
             raise
-        fix = f"install here, too, what this check of the task imports: pip install {' '.join(lacking)}"
+        fix = f"install here, too, what this check of your code imports: pip install {' '.join(lacking)}"
         raise UserError(error.what, fix) from None
 
 
@@ -333,32 +309,3 @@ def _dataset(
 def is_absolute(path: str) -> bool:
     """Whether a path does not depend on the working directory: only a job can tell what a cluster has there."""
     return "://" in path or os.path.isabs(path)
-
-
-ORDERS: dict[int, type[Order]] = {1: Order1, 2: Order}
-"""The versions of the order of samples; a run keeps the one that it was started with."""
-
-
-def lanes_of(config: TrainConfig, version: int = NEWEST_ORDER) -> int:
-    """The lanes of a new run in an order of that version."""
-    return config.lanes or ORDERS[version].default_lanes(config.global_batch)
-
-
-def order_of(config: TrainConfig, dataset: Dataset, version: int = NEWEST_ORDER, lanes: int | None = None) -> Order:
-    """The order in which a run reads the train split of its dataset; by default that of a new run."""
-    rows = tuple(shard.rows for shard in dataset.index.splits["train"])
-    lanes = lanes or lanes_of(config, version)
-    return ORDERS[version](rows, dataset.index.fingerprint, config.seed, config.global_batch, lanes, config.drop_last)
-
-
-def steps_of(config: TrainConfig, order: Order) -> int:
-    """The steps of the whole run."""
-    return config.steps or (config.epochs or 0) * order.epoch_steps
-
-
-def _check_dataset(config: TrainConfig, order: Order) -> None:
-    if order.epoch_steps == 0:
-        raise UserError(
-            f"global_batch is {config.global_batch}, but the train split has {order.total} samples and drop_last is set",
-            f"set global_batch to at most {order.total}",
-        )

@@ -1,6 +1,8 @@
 """The Task contract: a model, its loss and its metrics, as one small class; the training loop is Heliostat's."""
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -26,10 +28,22 @@ Batch = dict[str, Tensor]
 MetricValue = float | Tensor | tuple[Any, ...]
 TASKS = Path(__file__).parent / "tasks"
 FOREIGN = {
-    "configure_optimizers": "the optimizer is AdamW, with the config's optimizer: values; delete the method",
+    **dict.fromkeys(
+        ("configure_optimizers", "optimizer", "optimizers"),
+        "the optimizer is the config's, so that it is sharded and resumed: set optimizer.type, .schedule and .groups; for "
+        "several, write parts into the class (docs/training.md)",
+    ),
+    **dict.fromkeys(("optimizer_step", "lr_scheduler_step", "manual_backward"), "the loop does it; delete the method"),
     "training_step": "rename it to loss(self, model, batch)",
     "validation_step": "rename it to metrics(self, model, batch), which returns a dictionary",
-    "train_dataloader": "name the data with dataset: in the config; delete the method",
+    **dict.fromkeys(
+        ("train_dataloader", "val_dataloader", "test_dataloader"),
+        "name the data with dataset: in the config; delete the method",
+    ),
+    **dict.fromkeys(
+        ("on_train_start", "on_train_batch_end", "on_train_epoch_end", "on_validation_epoch_end", "on_train_end"),
+        "write it as a hook of a Callback (docs/training.md)",
+    ),
 }
 """Methods of other frameworks that would be ignored, and what to do."""
 
@@ -60,6 +74,11 @@ class Task:
     takes: ClassVar[tuple[str, ...]] = ()
     """What of a table the task takes beside complete numbers: ``categories``, and ``missing`` numbers (NaN in ``features``).
     A dataset with more is refused. ``("categories", "missing")`` is right for a model that begins with `encoder`."""
+    parts: ClassVar[tuple[str, ...]] = ()
+    """Submodules of the model, such as ``("discriminator", "generator")``, that each step trains one after the other, each by
+    its own loss: ``loss(model, batch, part)``. One that is named twice is trained twice."""
+    any_length: ClassVar[tuple[str, ...]] = ()
+    """Columns of sequences, which an exported model takes as int64 with any length (the first axis of a sample)."""
     metric: str = "loss"
     """The metric that decides which checkpoint is the best; that of the config, if it names one."""
     better: Better | None = "lower"
@@ -71,6 +90,13 @@ class Task:
     def model(self) -> nn.Module:
         """A new model; called once, after the seed is set."""
         raise NotImplementedError
+
+    def pretrained(self, model: nn.Module) -> None:
+        """Loads pretrained weights into a new model, on the CPU; docs/finetuning.md has examples.
+
+        Called on each worker of a run that has no checkpoint yet, never for a resumed run, an evaluation or a prediction: what
+        it reads is not needed any more once the first checkpoint is there.
+        """
 
     def encoder(self) -> Encoder:
         """For ``model``: a module that makes dense numbers (samples, ``width``) of a batch of a table.
@@ -84,7 +110,7 @@ class Task:
         return outermost(model)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The mean loss of a batch, a scalar."""
+        """The mean loss of a batch, a scalar; with ``parts``, ``loss(self, model, batch, part)`` is that of a part."""
         raise NotImplementedError
 
     def trainer(self, model: nn.Module, dataset: "Dataset", ranks: "Ranks", seed: int) -> Trainer:
@@ -100,9 +126,12 @@ class Task:
         """The metrics of a batch; called without gradients, the model in ``eval`` mode.
 
         For each name its mean over the samples, a number, or what the accumulator of that name takes, a tuple. Each batch has
-        the same names.
+        the same names. By default the loss; with ``parts`` the sum of the losses, and each one, ``PART_loss``.
         """
-        return {"loss": self.loss(model, batch)}
+        if not self.parts:
+            return {"loss": self.loss(model, batch)}
+        losses = {f"{part}_loss": loss_of(self, part)(model, batch) for part in self.parts}
+        return {"loss": torch.stack([*losses.values()]).sum(), **losses}
 
     def accumulators(self) -> Mapping[str, Accumulator]:
         """What computes the metrics that are no means over samples, such as RMSE, F1 and AUC, from the whole split.
@@ -119,13 +148,20 @@ class Task:
         """
         return {}
 
+    def exported(self, model: nn.Module, batch: Batch) -> Mapping[str, Tensor]:
+        """What an exported model computes of a batch: by default the outputs of ``predict``.
+
+        It becomes a graph without Python, so a task whose ``predict`` is a loop, such as one that samples text, has its own.
+        """
+        return self.predict(model, batch)
+
     def decide(self, probabilities: Tensor) -> Tensor:
         """The class (samples,) that probabilities (samples, classes) stand for: by default the most probable."""
         return probabilities.argmax(1)
 
     def read(self, value: str) -> Batch:
         """Converts one input of ``heliostat predict`` to a batch of one, if that is no row of a table, see `rows`."""
-        if not self.index.signature and FEATURES in self.index.fields and "feature_names" in self.index.meta:
+        if not self.index.signature and (field := self.index.fields.get(FEATURES)) and len(field.shape) == 1:
             return older.read_row(self.index, value)
         raise UserError(f"task {type(self).__name__} takes no input from the command line", "give the task a read method")
 
@@ -154,6 +190,17 @@ def by_rounds(cls: type[Task]) -> bool:
     return cls.trainer is not Task.trainer
 
 
+def loss_of(task: Task, part: str) -> Callable[[nn.Module, Batch], Tensor]:
+    """The loss of a part."""
+    loss: Any = task.loss
+    return partial(loss, part=part)
+
+
+def loads_weights(cls: type[Task]) -> bool:
+    """Whether a task loads pretrained weights into its model."""
+    return cls.pretrained is not Task.pretrained
+
+
 def outermost(module: nn.Module) -> list[nn.Module]:
     """The entries of a module's outermost ModuleLists."""
     if isinstance(module, nn.ModuleList):
@@ -170,6 +217,11 @@ def spread(stats: dict[str, list[float]]) -> Tensor:
     return torch.where(std > 1e-7 * mean.abs(), std, torch.inf).float()
 
 
+def bundled() -> list[str]:
+    """The names of the tasks that come with the package."""
+    return sorted(path.stem.replace("_", "-") for path in TASKS.glob("[a-z]*.py"))
+
+
 def find(name: str) -> type[Task]:
     """Finds a task class: one of ``workloads/tasks``, or ``module:Class`` from the working directory.
 
@@ -178,24 +230,29 @@ def find(name: str) -> type[Task]:
     """
     module, _, cls_name = name.partition(":")
     if not cls_name:
-        known = [path.stem.replace("_", "-") for path in TASKS.glob("[a-z]*.py")]
+        known = bundled()
         if name not in known:
             raise UserError(f"task is {name!r}, which is not a task", nearest(name, known) + ", or write module:Class")
         module = f"heliostat.workloads.tasks.{name.replace('-', '_')}"
         cls_name = name.title().replace("-", "")
     else:
         own_code.check_name("task", name)
-    loaded = own_code.load("task", name, module)
-    cls = getattr(loaded, cls_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, Task)):
-        tasks = [k for k, v in vars(loaded).items() if isinstance(v, type) and issubclass(v, Task) and v is not Task]
-        raise UserError(
-            f"task {name!r}: {module} has no Task named {cls_name}",
-            nearest(cls_name, tasks) if tasks else f"write class {cls_name}(Task) there, with from heliostat import Task",
-        )
+    cls = own_code.class_of("task", name, module, cls_name, Task)
     if foreign := [f"{method}: {fix}" for method, fix in FOREIGN.items() if hasattr(cls, method)]:
         raise UserError(f"task {name!r} has methods that nothing here calls", "; ".join(foreign))
+    _check_parts(name, cls)
     return cls
+
+
+def _check_parts(name: str, cls: type[Task]) -> None:
+    if not (isinstance(cls.parts, tuple) and all(isinstance(part, str) for part in cls.parts)):
+        raise UserError(f"task {name!r}: parts is {cls.parts!r}", 'name submodules: parts = ("discriminator", "generator")')
+    takes = inspect.signature(cls.loss).parameters
+    if cls.parts and "part" not in takes and cls.loss is not Task.loss:
+        raise UserError(
+            f"task {name!r} has parts {', '.join(cls.parts)}, but its loss takes ({', '.join(takes)})",
+            "write loss(self, model, batch, part), the loss by which that part is trained",
+        )
 
 
 def create(

@@ -118,6 +118,10 @@ def _can_replace(other: WorkerGroup, this: WorkerGroup) -> bool:
     return same_kind and other.gpu >= this.gpu and cpus(other.cpu) >= cpus(this.cpu)
 
 
+UNSEEN = "no relationship found between node"
+"""In the message of the node authorizer about a pod that it does not know yet (Kubernetes 1.34)."""
+
+
 def of_volumes(pod: Document, events: list[Document], profile: Profile) -> Iterator[Problem]:
     """Volumes that cannot be mounted."""
     waiting = {(status.get("state", {}).get("waiting") or {}).get("reason") for status in statuses(pod)}
@@ -137,7 +141,8 @@ def of_volumes(pod: Document, events: list[Document], profile: Profile) -> Itera
 def _repeats(event: Document) -> bool:
     """Whether a failure came back in a later try.
 
-    A first one is often of the moment: a cache that is not in sync, an authorizer that has not seen the pod yet. A volume that
-    is attached to a lost node is released after minutes.
+    A first one is often of the moment: a cache that is not in sync. A volume that is attached to a lost node is released after
+    minutes, and an authorizer that has not seen the pod yet may be behind for several tries on a busy control plane.
     """
-    return int(event.get("count") or 1) > 1 and not event.get("message", "").startswith("Multi-Attach")
+    message = event.get("message", "")
+    return int(event.get("count") or 1) > 1 and not (message.startswith("Multi-Attach") or UNSEEN in message)

@@ -5,16 +5,19 @@ fills in. A value that is not set is left out, because KubeRay distinguishes an 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, worker_group
 from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, MANAGED_BY, PORTS, QUEUE_LABEL, Document
 from heliostat.cluster.profile import Profile
+from heliostat.config import Config
 
 FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
 """The fields of KubeRay versions beyond the oldest supported one; a live cluster has them in its API schema."""
 
+PLANNING = "heliostat.dev/planning"
+"""Annotation of a cluster: the keys of its profile that no other field has, as JSON, so that it can be imported as a whole."""
 PROGRAMS = Path(__file__).parents[1] / "in_pod"
 
 
@@ -48,9 +51,38 @@ def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) ->
         "metadata": metadata(profile, profile.name),
         "spec": _cluster_spec(profile, profile.name, features, standing=True),
     }
+    if planned := planning(profile):
+        document["metadata"]["annotations"] = {PLANNING: json.dumps(planned, sort_keys=True)}
     if profile.queue:
         document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
     return document
+
+
+def planning(profile: Profile) -> Document:
+    """The keys of a profile that its RayCluster has in no field of its own, as far as they are not the defaults."""
+    unread = ("start_seconds", "price_per_hour", *(("idle_seconds",) if profile.queue else ()))
+    whole = ("node_autoscaling", "job_hours", *(("autoscaler",) if profile.queue else ()))
+    slowest = max(group.start_seconds for group in profile.groups)
+
+    def given(config: Config, keys: Iterable[str]) -> Document:
+        return {
+            key: value for key, value in config.model_dump(exclude_defaults=True, include={*keys}).items() if value is not None
+        }
+
+    groups = {group.name: given(group, unread) for group in profile.groups}
+    for group in profile.groups:
+        # An import takes the longest start, which is a field, for that of each group.
+        if group.start_seconds == slowest:
+            groups[group.name].pop("start_seconds", None)
+        else:
+            groups[group.name]["start_seconds"] = group.start_seconds
+    parts = {
+        **given(profile, whole),
+        "head": given(profile.head, ["price_per_hour"]),
+        "groups": {name: keys for name, keys in groups.items() if keys},
+        "storage": given(profile.storage, ["size", "storage_class"]),
+    }
+    return {key: value for key, value in parts.items() if value != {}}
 
 
 def templates(profile: Profile) -> list[Document]:
@@ -153,18 +185,24 @@ def _autoscaling(profile: Profile) -> Document:
 
 
 def head_files(profile: Profile) -> Document:
-    """The files of the head: the idle watcher, and the possible nodes, which may change without a restart."""
+    """The files of the head: the programs beside it, the possible nodes and the prices, which may change without a restart."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": metadata(profile, profile.name),
-        "data": {**program("idle"), "nodes.json": json.dumps(profile.capacity)},
+        "data": {
+            **program("idle"),
+            **program("recorder"),
+            "nodes.json": json.dumps(profile.capacity),
+            "prices.json": json.dumps(profile.prices),
+        },
     }
 
 
 def program(name: str) -> dict[str, str]:
     """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
-    return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py")}
+    more = ("ray_usage.py", "store.py") if name == "recorder" else ()
+    return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py", *more)}
 
 
 def _claim(profile: Profile) -> list[Document]:

@@ -23,6 +23,16 @@ def is_ours(live: Document, document: Document) -> bool:
     return key not in wanted or labels.get(key) == wanted[key]
 
 
+def is_unclaimed(live: Document) -> bool:
+    """Whether an object belongs to no profile, so that one may take it over if the user says so.
+
+    A RayCluster that a RayJob or a RayService has made belongs to that, which deletes it.
+    """
+    metadata = live["metadata"]
+    owned = live.get("kind") == "RayCluster" and metadata.get("ownerReferences")
+    return not owned and CLUSTER_LABEL not in (metadata.get("labels") or {})
+
+
 def contains(live: Any, wanted: Any) -> bool:
     """Whether a live object has everything that a document has; the API server adds defaults."""
     if isinstance(wanted, dict):

@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def head_group(profile: Profile, name: str, standing: bool) -> Document:
-    """The head group; in a standing cluster it also has the list of possible nodes, and an idle watcher."""
+    """The head group; in a standing cluster it also has the list of possible nodes, the recorder, and an idle watcher."""
     head = profile.head
     ray = _ray_container(profile, "ray-head", head)
     ray["ports"] = [{"containerPort": port, "name": port_name} for port_name, port in PORTS.items()]
@@ -43,6 +43,7 @@ def head_group(profile: Profile, name: str, standing: bool) -> Document:
         ray["env"] += env({NODES_FILE: f"{FILES}/nodes.json"})
         ray.setdefault("volumeMounts", []).append({"name": "files", "mountPath": FILES})
         volumes = [{"name": "files", "configMap": {"name": profile.name}}]
+        containers.append(_recorder(profile, ray))
         if profile.idle_shutdown_seconds:
             containers.append(_watcher(profile))
     document = {
@@ -243,8 +244,37 @@ def _watcher(profile: Profile) -> Document:
         **run_program("idle"),
         "env": [
             *env({"CLUSTER": profile.name, "IDLE_SECONDS": profile.idle_shutdown_seconds}),
-            {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-            {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": profile.name, "key": TOKEN_KEY}}},
+            *_own_access(profile),
+        ],
+    }
+
+
+def _own_access(profile: Profile) -> list[Document]:
+    """The variables with the namespace, and with the token of the dashboard."""
+    return [
+        {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": profile.name, "key": TOKEN_KEY}}},
+    ]
+
+
+def _recorder(profile: Profile, ray: Document) -> Document:
+    """The container that records the nodes on the storage, which it reaches as Ray does."""
+    program = run_program("recorder")
+    storage = [mount for mount in ray.get("volumeMounts", []) if mount["name"] == "storage"]
+    credentials = [entry for entry in ray.get("envFrom", []) if profile.storage.uri]
+    own = [entry for entry in env(profile.env) if profile.storage.uri]
+    return {
+        "name": "recorder",
+        **image(profile),
+        **program,
+        # With an object store it imports pyarrow.
+        "resources": resources("50m", "384Mi" if profile.storage.uri else "128Mi"),
+        "volumeMounts": [*program["volumeMounts"], *storage],
+        **({"envFrom": credentials} if credentials else {}),
+        "env": [
+            *own,
+            *env({"CLUSTER": profile.name, "STORAGE": profile.storage.root, "PRICES": f"{FILES}/in_pod/prices.json"}),
+            *_own_access(profile),
         ],
     }
 

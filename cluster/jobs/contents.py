@@ -15,7 +15,7 @@ from typing import Any
 from ray._private.thirdparty.pathspec import PathSpec
 
 from heliostat.cluster.jobs.secret_files import is_secret, secret_paths
-from heliostat.environment import CACHE, DATASETS, JOBS, RUN_FOLDERS
+from heliostat.environment import CACHE, DATASETS, JOBS, NODES_RECORD, RUN_FOLDERS
 from heliostat.errors import UserError, some
 
 CACHE_NAMES = """
@@ -265,7 +265,7 @@ def _is_cache(path: Path, is_folder: bool) -> bool:
     if not is_folder or not os.access(path, os.X_OK):
         return False
     return (
-        path.name in (DATASETS, JOBS)
+        path.name in (DATASETS, JOBS, NODES_RECORD)
         or any((path / mark).exists() for mark in CACHE_MARKS)
         or (CACHE in os.environ and os.path.realpath(path) == os.path.realpath(os.environ[CACHE]))
     )

@@ -15,11 +15,10 @@ import urllib3
 from websocket import create_connection
 
 from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.in_pod.ray_usage import FINISHED, READER
 from heliostat.cluster.retries import SECONDS, send
 
-READER = "reader"
-"""The metadata ``heliostat`` of a job that only reads the storage for a command."""
-DONE = ("SUCCEEDED", "FAILED", "STOPPED")
+DONE = FINISHED
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
 UPLOAD = urllib3.Timeout(connect=600, read=600)
 """urllib3 (2.8) applies the connect timeout while it sends a body."""

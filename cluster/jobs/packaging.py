@@ -6,8 +6,10 @@ Other programs get the working directory as the package itself, as with ``ray jo
 """
 
 import hashlib
+import io
 import os
 import stat
+import tarfile
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -22,6 +24,11 @@ from heliostat.modules import FOLDER, ROOT
 
 LARGEST = 99 << 20
 """Bytes of a package: Ray's dashboard (2.60) rejects requests of more than 100 MiB."""
+NOT_IN_JOBS = (
+    "heliostat/schemas", "heliostat/project", "heliostat/reference", "heliostat/commands/page",
+    "heliostat/cluster/manifests", "heliostat/cluster/image",
+)  # fmt: skip
+"""Folders that no command needs in a job: scheduled runs have the package in a ConfigMap, which holds a megabyte."""
 PIECE = 1 << 20
 """Bytes that are read at once."""
 MARK = ".package"
@@ -65,6 +72,18 @@ def packages(contents: Contents) -> list[Package]:
 def isolated(command: str) -> str:
     """Wrap a shell command so that it runs in the working directory of an isolated package."""
     return f"cd {FOLDER} && exec {command}"
+
+
+def compact(package: Package) -> Package:
+    """A package as a .tar.xz, which is about a third smaller, for where it must be small; Ray unpacks both."""
+    target = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(package.data)) as archive, tarfile.open(fileobj=target, mode="w:xz") as packed:
+        for entry in archive.infolist():
+            info = tarfile.TarInfo(entry.filename.rstrip("/"))
+            info.size, info.mode = entry.file_size, (entry.external_attr >> 16) or (0o755 if entry.is_dir() else 0o644)
+            info.type = tarfile.DIRTYPE if entry.is_dir() else tarfile.REGTYPE
+            packed.addfile(info, None if entry.is_dir() else io.BytesIO(archive.read(entry)))
+    return Package(f"{package.uri.removesuffix('.zip')}.tar.xz", target.getvalue())
 
 
 def upload(dashboard: Dashboard, packages: list[Package]) -> int:
@@ -119,5 +138,6 @@ def _too_large(contents: Contents) -> UserError:
 def _own_files() -> Iterator[tuple[str, Path]]:
     """The files of Heliostat by their path; in a clone its packages are links, which `Path.rglob` does not follow."""
     for folder, below, names in os.walk(ROOT / "heliostat", followlinks=True):
-        below[:] = sorted(name for name in below if name != "__pycache__")
+        inside = Path(folder).relative_to(ROOT)
+        below[:] = sorted(name for name in below if name != "__pycache__" and (inside / name).as_posix() not in NOT_IN_JOBS)
         yield from ((str(Path(folder, name).relative_to(ROOT)), Path(folder, name)) for name in sorted(names))

@@ -10,17 +10,11 @@ Where Ray 2.60 reports what, tested with autoscaler v2:
 - ``/api/v0/nodes?detail=1`` has neither the pod's name nor the used resources, and ``/api/cluster_status`` is empty.
 """
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
+from heliostat.cluster.in_pod.ray_usage import held
 from heliostat.cluster.jobs.dashboard import Dashboard
-
-USED = re.compile(
-    r"(?P<used>[\d.e+-]+)\w*/\S+ (?P<name>\S+)"
-    r"(?: \((?P<inside>[\d.e+-]+)\w* used of (?P<reserved>[\d.e+-]+)\w* reserved in placement groups\))?"
-)
-"""A line such as ``1.0/4.0 GPU (1.0 used of 2.0 reserved in placement groups)``; memory has units."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +40,6 @@ def usage(dashboard: Dashboard) -> dict[str, NodeUsage]:
     alive = [node["raylet"] for node in data["summary"] if node["raylet"].get("state") == "ALIVE"]
     nodes = [_node(raylet, data["nodeLogicalResources"].get(raylet["nodeId"], ""), activity) for raylet in alive]
     return {node.name: node for node in nodes}
-
-
-def held(text: str) -> dict[str, float]:
-    """The amount of each resource in use, including reservations of placement groups.
-
-    Ray's text counts only what a task uses inside of a placement group, but reserved resources are not free.
-    """
-    found = {}
-    for line in USED.finditer(text):
-        found[line["name"]] = float(line["used"]) - float(line["inside"] or 0) + float(line["reserved"] or 0)
-    return found
 
 
 def _node(raylet: dict[str, Any], text: str, activity: dict[str, Any]) -> NodeUsage:

@@ -11,7 +11,15 @@ from typing import Any
 import urllib3
 
 from heliostat.cluster.documents import validation
-from heliostat.cluster.documents.ownership import carried_over, contains, decided, is_ours, only_with_carried, owner_of
+from heliostat.cluster.documents.ownership import (
+    carried_over,
+    contains,
+    decided,
+    is_ours,
+    is_unclaimed,
+    only_with_carried,
+    owner_of,
+)
 from heliostat.cluster.errors import Conflict, Invalid, NotFound, Unreachable
 from heliostat.cluster.kube.api import Api, refusal
 from heliostat.cluster.names import MANAGER, Document
@@ -75,7 +83,9 @@ class Objects:
         found: list[Document] = self._list(selector)["items"]
         return found
 
-    def apply(self, document: Document, seen: Document | None = None, force: bool = False, dry_run: bool = False) -> Document:
+    def apply(
+        self, document: Document, seen: Document | None = None, force: bool = False, dry_run: bool = False, adopt: bool = False
+    ) -> Document:
         """Create or change an object by server-side apply, and return it; values set by the autoscaler are kept.
 
         With our labels in the document, an object of another owner is not changed.
@@ -86,6 +96,7 @@ class Objects:
                 `Conflict`.
             force: take over fields that other managers own.
             dry_run: change nothing, and return the object as it would be.
+            adopt: change also an object that belongs to no profile, which is of this one from then on.
 
         Raises:
             Conflict: another manager owns a field, the object has changed since ``seen``, or it is of another owner.
@@ -95,7 +106,7 @@ class Objects:
         name = document["metadata"]["name"]
         for _ in range(TRIES):
             live = self.find(name)
-            if live and not is_ours(live, document):
+            if live and not is_ours(live, document) and not (adopt and is_unclaimed(live)):
                 owner = owner_of(live) or "of another owner"
                 raise Conflict(f"{self.kind} {name} exists, and is {owner}", "use another name, or delete it if it is yours")
             # What it has already is what this apply wants: its answer may have been lost.

@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 
-from heliostat.cluster.documents.ownership import is_ours, owner_of
+from heliostat.cluster.documents.ownership import is_ours, is_unclaimed, owner_of
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
 from heliostat.errors import UserError
 
 
-def live_objects(kube: KubeRay, profile: str, documents: Iterable[Document], fix: str) -> list[Document | None]:
+def live_objects(
+    kube: KubeRay, profile: str, documents: Iterable[Document], fix: str, adopt: bool = False
+) -> list[Document | None]:
     """The live object of each document, None for one that does not exist.
 
     Args:
@@ -16,6 +18,7 @@ def live_objects(kube: KubeRay, profile: str, documents: Iterable[Document], fix
         profile: the name that the labels of the documents have.
         documents: with the kinds and names of the objects.
         fix: what to do if some are of others.
+        adopt: whether those that belong to no profile are taken over.
 
     Raises:
         UserError: objects of other owners have these names; all are listed.
@@ -23,6 +26,7 @@ def live_objects(kube: KubeRay, profile: str, documents: Iterable[Document], fix
     wanted = list(documents)
     found = [kube.objects(document["kind"]).find(document["metadata"]["name"]) for document in wanted]
     others = [(d["kind"], live) for d, live in zip(wanted, found, strict=True) if live and not is_ours(live, d)]
+    others = [(kind, live) for kind, live in others if not (adopt and is_unclaimed(live))]
     if others:
         names = ", ".join(f"{kind} {_described(live)}" for kind, live in others)
         exist, are = ("exists", "is") if len(others) == 1 else ("exist", "are")

@@ -53,6 +53,11 @@ class Step:
         return f"{self.document['kind']} {self.document['metadata']['name']}"
 
     @property
+    def adopts(self) -> bool:
+        """Whether it takes over an object that belonged to no profile."""
+        return self.live is not None and not is_ours(self.live, self.document)
+
+    @property
     def shown(self) -> list[Change]:
         """The changes without template hashes, which only follow from other changes."""
         return [change for change in self.changes if not change.path.endswith(TEMPLATE)]
@@ -71,16 +76,20 @@ class KubernetesCluster:
     def api(self) -> Api:
         return self.kube.api
 
-    def plan(self) -> list[Step]:
+    def plan(self, adopt: bool = False) -> list[Step]:
         """The steps that `up` would apply; each is validated by a dry run on the API server.
+
+        Args:
+            adopt: take over objects that have the same names and belong to no profile.
 
         Raises:
             UserError: the profile does not fit this Kubernetes, or objects of other owners have the same names.
         """
         self.check()
         wanted = documents(self.profile, self.api.features)
-        found = live_objects(self.kube, self.profile.name, wanted, "set another name in the profile")
-        return [self._step(document, live) for document, live in zip(wanted, found, strict=True)]
+        fix = f"set another name in the profile, or take over what no profile has: heliostat up {self.profile.name} --adopt"
+        found = live_objects(self.kube, self.profile.name, wanted, fix, adopt)
+        return [self._step(document, live, adopt) for document, live in zip(wanted, found, strict=True)]
 
     def outdated(self, steps: list[Step]) -> list[Document]:
         """The pods that must be replaced so that these steps, or earlier ones, take effect."""
@@ -112,7 +121,8 @@ class KubernetesCluster:
         for step in steps:
             if step.changes or step.live is None:
                 yield f"applies {step.title}"
-                self.kube.objects(step.document["kind"]).apply(step.document, step.live, force)
+                adopt = step.adopts
+                self.kube.objects(step.document["kind"]).apply(step.document, step.live, force or adopt, adopt=adopt)
         yield from self._resume_or_retry(self.kube.clusters.get(self.name))
         for pod in old:
             yield f"replaces {pod['metadata']['name']}"
@@ -277,8 +287,8 @@ class KubernetesCluster:
         query = {"tailLines": str(lines), "container": container or ("ray-head" if head else "ray-worker")}
         return self.api.raw("GET", f"{self.api.path('Pod', pod)}/log", query=query).data.decode(errors="replace")
 
-    def _step(self, document: Document, live: Document | None) -> Step:
-        would = self.kube.objects(document["kind"]).apply(document, dry_run=True, force=True)
+    def _step(self, document: Document, live: Document | None, adopt: bool) -> Step:
+        would = self.kube.objects(document["kind"]).apply(document, dry_run=True, force=True, adopt=adopt)
         if live is None:
             return Step(document, None, [Change(document["kind"], ABSENT, document["metadata"]["name"])])
         return Step(document, live, list(difference(decided(live), decided(would))))

@@ -25,8 +25,10 @@ from heliostat.environment import NODES
 from heliostat.errors import UserError
 
 CODE = "/opt/heliostat-code"
-LARGEST = 900_000
-"""Bytes: a ConfigMap holds at most 1 MiB."""
+LARGEST = (1 << 20) - 2048
+"""Bytes of the values in a ConfigMap, which holds at most 1 MiB with their names."""
+OWN = "-heliostat"
+"""What the name of the ConfigMap ends with that has Heliostat's own package; that of the runs' name is for the user's files."""
 KEEP = 3
 LONGEST_NAME = 30
 """With the time appended, a RayJob's name must stay below 47 characters, and its cluster's below 53."""
@@ -52,18 +54,21 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
         UserError: the name or the schedule is invalid, or the code too large.
     """
     check(profile, name, schedule, time_zone)
-    _check_size(code)
     mounted = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
     job = ray_job(reading(profile, name, secret_env), name, features, entrypoint, to_yaml(runtime_env(mounted, variables)))
     job["metadata"]["labels"][SCHEDULED_LABEL] = name
     if about:
         job["spec"]["metadata"] = dict(about)
-    _mount_code(job["spec"]["rayClusterSpec"], name)
+    names = [name + OWN * number for number in range(len(code))]
+    _mount_code(job["spec"]["rayClusterSpec"], names)
     files = {**program("launch"), "job.json": json.dumps(job)}
-    binaries = {_file(package): base64.b64encode(package.data).decode() for package in code}
+    _check_size(code, sum(len(text.encode()) for text in files.values()))
+    binaries = [{_file(package): base64.b64encode(package.data).decode()} for package in code]
+    config_map = {"apiVersion": "v1", "kind": "ConfigMap"}
+    more = [{**config_map, "binaryData": own, "metadata": metadata(profile, name + OWN)} for own in binaries[1:]]
     parts = [
-        {"apiVersion": "v1", "kind": "ConfigMap", "data": files, "binaryData": binaries},
+        {**config_map, "data": files, "binaryData": binaries[0]},
         network_policy(profile, name),
         {"apiVersion": "v1", "kind": "ServiceAccount"},
         {
@@ -80,7 +85,8 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
         {"apiVersion": "batch/v1", "kind": "CronJob", "spec": _cron_job(profile, name, schedule, time_zone)},
     ]
     secret = [job_secret(profile, name, secret_env)] if secret_env else []
-    return [*secret, *({**part, "metadata": metadata(profile, name)} for part in parts)]
+    first, *others = ({**part, "metadata": metadata(profile, name)} for part in parts)
+    return [*secret, first, *more, *others]
 
 
 def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Document]) -> None:
@@ -149,13 +155,14 @@ def delete(kube: KubeRay, profile: Profile, name: str) -> None:
         raise UserError(f"{profile.name} has no scheduled runs {name}", nearest(name, known) if known else "there are none")
     secret = job_secret(profile, name, NO_VALUES)
     kinds = ("CronJob", "RoleBinding", "Role", "ServiceAccount", "ConfigMap", "NetworkPolicy")
-    own = [{"kind": kind, "metadata": metadata(profile, name)} for kind in kinds]
+    own: list[Document] = [{"kind": kind, "metadata": metadata(profile, name)} for kind in kinds]
+    own.append({"kind": "ConfigMap", "metadata": metadata(profile, name + OWN)})
     found = live_objects(kube, profile.name, own, f"delete what is yours: kubectl get all -l {CLUSTER_LABEL}={profile.name}")
     if (live := kube.objects("Secret").find(secret_name(name))) and is_ours(live, secret):
         kube.objects("Secret").delete(secret_name(name), seen=live)
-    for kind, live in zip(kinds, found, strict=True):
+    for document, live in zip(own, found, strict=True):
         if live:
-            kube.objects(kind).delete(name, seen=live)
+            kube.objects(document["kind"]).delete(document["metadata"]["name"], seen=live)
     for job in kube.jobs.list(f"{SCHEDULED_LABEL}={name},{CLUSTER_LABEL}={profile.name}"):
         kube.jobs.delete(job["metadata"]["name"], seen=job)
 
@@ -180,10 +187,11 @@ def check(profile: Profile, name: str, schedule: str, time_zone: str | None = No
     return upcoming(schedule, time_zone)
 
 
-def _check_size(code: Sequence[Package]) -> None:
-    if (total := sum(len(package.data) for package in code)) > LARGEST:
+def _check_size(code: Sequence[Package], beside: int) -> None:
+    """Raise a `UserError` if the working directory does not fit into a ConfigMap, which has ``beside`` bytes already."""
+    if (size := len(code[0].data)) > (most := LARGEST - beside):
         raise UserError(
-            f"the working directory is {total >> 10} kB packed, but scheduled runs are limited to {LARGEST >> 10} kB",
+            f"the working directory is {size >> 10} kB packed, but scheduled runs are limited to {most >> 10} kB",
             "exclude what is not code in .gitignore or .rayignore (--dry-run lists what is sent), or build it into the image "
             "and run from an empty folder",
         )
@@ -220,11 +228,12 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
     }
 
 
-def _mount_code(cluster: Document, name: str) -> None:
-    """Mount the code in every pod of a cluster."""
+def _mount_code(cluster: Document, names: Sequence[str]) -> None:
+    """Mount the code, which is in ConfigMaps of these names, in every pod of a cluster."""
+    code = {"name": "code", "projected": {"sources": [{"configMap": {"name": name}} for name in names]}}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         spec = group["template"]["spec"]
-        spec.setdefault("volumes", []).append({"name": "code", "configMap": {"name": name}})
+        spec.setdefault("volumes", []).append(code)
         spec["containers"][0].setdefault("volumeMounts", []).append({"name": "code", "mountPath": CODE})
 
 

@@ -20,13 +20,16 @@ from pyarrow import fs
 
 from heliostat.cluster.errors import KubernetesError, Unreachable
 from heliostat.cluster.in_pod import files
-from heliostat.cluster.jobs.dashboard import READER, Dashboard
+from heliostat.cluster.in_pod.ray_usage import READER
+from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.profile import Profile, WorkerGroup
 from heliostat.cluster.targets.ephemeral import own_cluster
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.local import LocalCluster
+from heliostat.cluster.targets.local.emulation import LOCAL
 from heliostat.cluster.targets.run import new_job_id
+from heliostat.environment import NODES_RECORD
 from heliostat.errors import NotComing, UserError
 from heliostat.folder import Folder
 
@@ -62,6 +65,12 @@ def opened(profile: Profile, say: Say) -> Iterator[Storage]:
 def root_of(profile: Profile) -> str:
     """The root of a storage, by which the cluster knows it."""
     return LocalCluster(profile).storage if profile.platform == "local" else profile.storage.root
+
+
+def record_folder(profile: Profile) -> str:
+    """Where on its storage the record of the nodes of a cluster is."""
+    place = LOCAL if profile.platform == "local" else KubernetesCluster(profile).api.namespace
+    return f"{NODES_RECORD}/{place}/{profile.name}"
 
 
 class InPlace:

@@ -1,10 +1,12 @@
 """The sources of datasets. A source yields chunks of samples in a fixed order; `heliostat.datasets.build` writes them."""
 
+import hashlib
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
+import numpy as np
 import numpy.typing as npt
 
 from heliostat.config import Config, nearest, validate
@@ -15,6 +17,8 @@ from heliostat.datasets.sources.files import File, identity
 from heliostat.datasets.splits import CONTENT, Split
 from heliostat.errors import UserError, combined
 
+A = TypeVar("A")
+B = TypeVar("B")
 SOURCES = {
     "digits": "bundled:Digits",
     "breast-cancer": "bundled:BreastCancer",
@@ -25,21 +29,33 @@ SOURCES = {
     "huggingface": "huggingface:HuggingFace",
 }
 """The module and class of each source, imported on first use."""
+ROWS = {"tokenized": "heliostat.datasets.sources.tokenized:Tokenized"}
+"""Bundled sources that yield rows, as those of users do."""
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some samples: arrays (n, *shape), and for each sample the bytes that determine its split by content.
+    """Some samples: for each the hash (n,) of what determines its split by content, see `hashes_of`, and arrays (n, *shape).
 
     Where shards may end depends on the chunks; one that does not ``end`` continues in the next. ``by`` (n,) has what another
     way to split needs: the places in `SPLITS` (of a column, or of files, where -1 leaves it to the content), hashes of groups
     (uint64), or times as numbers or datetime64.
     """
 
-    keys: list[bytes]
+    hashes: npt.NDArray[np.uint64]
     columns: Columns
     ends: bool = True
     by: npt.NDArray[Any] | None = None
+
+
+def hashes_of(keys: Iterable[bytes]) -> npt.NDArray[np.uint64]:
+    """BLAKE2b (64 bits) of the bytes by which samples are known."""
+    digests, empty = [], hashlib.blake2b(digest_size=8)
+    for key in keys:
+        each = empty.copy()  # twice as fast as a new one
+        each.update(key)
+        digests.append(each.digest())
+    return np.frombuffer(b"".join(digests), ">u8").astype(np.uint64)
 
 
 class Problems:
@@ -75,6 +91,14 @@ Progress = Callable[[str, int, int, str], None]
 """Gets what is done (an empty text at the end), how much of it so far, how much in all, and of what, such as rows."""
 
 
+class Tasks(Protocol):
+    """Computes a function, which can be pickled, of each item in other processes."""
+
+    def __call__(self, function: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+        """Yield the results in order."""
+        ...
+
+
 class Source:
     """The base of all sources: validated options, a description, an identity, and chunks that can be read again."""
 
@@ -88,6 +112,9 @@ class Source:
     split: Split = CONTENT
     limit: int | None = None
     """Bytes of samples after which `TooLarge` is raised, by a source whose size is known only when it is read."""
+
+    tasks: Tasks | None = None
+    """Reads sections of the data in other processes, if the source can be divided; None reads all of it in this one."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -168,13 +195,20 @@ def find_source(name: str, options: Mapping[str, Any]) -> tuple[type[Source], An
     Raises:
         UserError: the source does not exist, or an option is wrong.
     """
+    name = ROWS.get(name, name)
     if ":" in name:
         return _imported("own.source:Own"), importlib.import_module("heliostat.datasets.sources.own").find(name, options)
     if name not in SOURCES:
-        fix = nearest(name, SOURCES) + ", or write module:Name of your own"
+        fix = nearest(name, [*SOURCES, *ROWS]) + ", or write module:Name of your own"
         raise UserError(f"dataset.source is {name!r}, which is not a source", fix)
     cls = _imported(SOURCES[name])
     return cls, validate(options, cls.Options, "dataset.options")
+
+
+def options_type(name: str) -> type[Config]:
+    """The type of the options of one of `SOURCES`."""
+    kind: type[Config] = _imported(SOURCES[name]).Options
+    return kind
 
 
 def _imported(name: str) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Chunk, Source
+from heliostat.datasets.sources import Chunk, Source, hashes_of
 from heliostat.datasets.sources.table import Table
 
 BUNDLED = Path(__file__).parent.parent / "bundled"
@@ -21,10 +21,10 @@ class Digits(Source):
     fields = {"image": Field(dtype="uint8", shape=(1, 8, 8)), "label": Field(dtype="int64")}
 
     def chunks(self) -> Iterator[Chunk]:
-        table = pq.read_table(BUNDLED / "digits.parquet")
-        images = np.asarray(table["image"].combine_chunks().flatten()).reshape(-1, 1, 8, 8)
-        labels = np.asarray(table["label"])
-        yield Chunk([image.tobytes() for image in images], {"image": images, "label": labels})
+        table = pq.ParquetFile(BUNDLED / "digits.parquet").read()  # read_table and np.asarray import pandas: 0.3 s
+        images = np.from_dlpack(table["image"].combine_chunks().flatten()).reshape(-1, 1, 8, 8)
+        labels = np.from_dlpack(table["label"].combine_chunks())
+        yield Chunk(hashes_of(image.tobytes() for image in images), {"image": images, "label": labels})
 
     def meta(self) -> dict[str, Any]:
         return {"classes": [str(digit) for digit in range(10)], "white": 16}

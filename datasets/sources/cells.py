@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from heliostat.datasets.values import dates, numbers
 from heliostat.datasets.values.dates import Format
+from heliostat.datasets.values.narrow import Summary
 from heliostat.datasets.values.numbers import Decimal
 
 MOSTLY, LEAST = 0.8, 5
@@ -20,6 +21,20 @@ SHOWN = 3
 MANY = 1000
 """Texts with more distinct values are no categories or classes, so that their spelling does not matter."""
 CATEGORY = "give its type as category in dataset.options.columns"
+TIMES = (
+    (
+        r"^(?:19|20)\d{2}[-/.]\d{1,2}[-/.]\d{1,2}(?:[T ,_-]+\d{1,2}[:.h]\d{2}\S*)?(?:\s\S+)?$"
+        r"|^\d{1,2}[. -]+\pL{3,9}\.?[ -]+(?:19|20)?\d{2}(?:\s+\d{1,2}:\d{2}\S*)?$",
+        "what looks like dates, but cannot be read",
+        "write them like 2024-01-31 12:30",
+    ),
+    (
+        r"^[-+]?\d+ days?,?(?: [-+]?\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)?$|^-?P(?:\d+[YMWD])*T(?:[\d.]+[HMS])+$",
+        "durations",
+        "write them as numbers, such as hours",
+    ),
+)
+"""Patterns of texts that are neither dates in a format that is read nor categories, what they are, and what to do."""
 Mask = npt.NDArray[np.bool_]
 
 
@@ -108,6 +123,26 @@ def number_style(texts: pa.Array, target: bool = False) -> tuple[Decimal, str | 
             f"has numbers with and without {unit}: {with_it}, but also {without}", f"write all in one unit, or {CATEGORY}"
         )
     return decimal, unit
+
+
+def check_times(texts: pa.Array) -> None:
+    """Refuse texts most of which look like dates or durations: as categories they would say little.
+
+    Raises:
+        Doubt: they do; they are not in one of the formats that are read.
+    """
+    for pattern, what, fix in TIMES:
+        mask = np.asarray(pc.match_substring_regex(texts, pattern))
+        if is_most(mask):
+            raise Doubt(f"has {what}, such as {some(texts, mask)}", f"{fix}, or {CATEGORY}")
+
+
+def are_dates_of_digits(values: pa.Array, found: Summary) -> bool:
+    """Whether whole numbers, of which some are given, are dates such as 20240131."""
+    if not 19000101 <= found.least <= found.most <= 20991231:
+        return False
+    different = pc.unique(pc.cast(values, pa.string()))
+    return len(different) >= SHOWN and bool(dates.parse(different, "digits")[1].all())
 
 
 def are_lists(texts: pa.Array) -> bool:

@@ -1,19 +1,21 @@
 """A table that has been encoded: its arrays in a temporary file, as the chunks of a source."""
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from heliostat.datasets.index import Field
-from heliostat.datasets.signature import FEATURES, Signature
-from heliostat.datasets.sources import Chunk
+from heliostat.datasets.signature import Signature
+from heliostat.datasets.sources import Chunk, hashes_of
 from heliostat.datasets.sources.dividing import Divided
 from heliostat.datasets.sources.spool import Spool, Spooled
 
-EXACT, BY = "exact", "by"
-"""The arrays of `Values.exact` of the columns that are not known by their features, and of the column that says the split."""
+HASH, BY = "hash", "by"
+"""The arrays of `hashes_of` the rows, and of the column that says the split."""
 
 
 @dataclass(frozen=True)
@@ -23,21 +25,19 @@ class Encoded:
     spool: Spool
     signature: Signature
     arrays: dict[str, Spooled]
-    keyed: list[int]
-    """The features that are, as they are, what a row is known by; of all others ``exact`` has it."""
     divided: Divided | None = None
     """How the table is split by a column, if it is."""
 
     @property
     def rows(self) -> int:
-        return self.arrays[EXACT].rows
+        return self.arrays[HASH].rows
 
     @property
     def fields(self) -> dict[str, Field]:
         return {
             name: Field(dtype=str(np.dtype(array.dtype)), shape=array.shape)
             for name, array in self.arrays.items()
-            if name not in (EXACT, BY)
+            if name not in (HASH, BY)
         }
 
     @property
@@ -51,17 +51,15 @@ class Encoded:
         }
 
     def chunks(self) -> Iterator[Chunk]:
-        for number in range(len(self.arrays[EXACT].places)):
+        for number in range(len(self.arrays[HASH].places)):
             columns = {name: array.chunk(number) for name, array in self.arrays.items()}
-            exact, by = columns.pop(EXACT), columns.pop(BY, None)
+            hashes, by = columns.pop(HASH), columns.pop(BY, None)
             if by is not None and self.divided and self.divided.dtype:
                 by = by.view(self.divided.dtype)
-            # By values that are the same when rows are added: a sample must stay in its split.
-            parts = [columns[FEATURES][:, self.keyed]] if self.keyed else []
-            keys = np.concatenate([_bytes(part) for part in (*parts, exact)], axis=1)
-            data, size = keys.tobytes(), keys.shape[1]
-            yield Chunk([data[start : start + size] for start in range(0, len(data), size)], columns, by=by)
+            yield Chunk(hashes, columns, by=by)
 
 
-def _bytes(values: Any) -> Any:
-    return np.ascontiguousarray(values).view(np.uint8).reshape(len(values), -1)
+def hashed_rows(*parts: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
+    """The hash (rows,) of what is in each row of some arrays (rows, any)."""
+    keys = np.concatenate([np.ascontiguousarray(part).view(np.uint8).reshape(len(part), -1) for part in parts], axis=1)
+    return hashes_of(key for (key,) in struct.iter_unpack(f"{keys.shape[1]}s", keys.tobytes()))

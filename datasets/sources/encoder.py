@@ -8,25 +8,19 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from heliostat.config import nearest
-from heliostat.datasets.arrow import Columns
-from heliostat.datasets.encoding import Values, decoded, encode_column
 from heliostat.datasets.signature import TARGET, Column, Signature
-from heliostat.datasets.sources import Problems, Progress
+from heliostat.datasets.sources import Problems, Progress, Tasks
 from heliostat.datasets.sources.cells import Doubt
 from heliostat.datasets.sources.checks import COUNTER, IDENTIFIER, UNNAMED
 from heliostat.datasets.sources.dividing import LEFT_OUT, Divided, by_files, divided
-from heliostat.datasets.sources.encoded import BY, EXACT, Encoded
+from heliostat.datasets.sources.encoded import HASH, Encoded
 from heliostat.datasets.sources.kinds import ColumnOptions, LeftOut, decide
-from heliostat.datasets.sources.reader import Batch, Reader
+from heliostat.datasets.sources.reader import Reader
 from heliostat.datasets.sources.spool import Spool, Spooled
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.sources.targets import decide_target
-from heliostat.datasets.values.missing import gaps, is_text, trimmed
+from heliostat.datasets.sources.work import Encode, Range, Work
 from heliostat.errors import UserError
 
 CHUNK = 8 << 20
@@ -43,36 +37,18 @@ def threads() -> int:
 
 
 @dataclass
-class Range:
-    """What is found of a column while it is encoded."""
-
-    missing: int = 0
-    least: float | None = None
-    most: float | None = None
-    bad: int = 0
-    examples: tuple[str, ...] = ()
-
-    def add(self, values: Values) -> None:
-        self.missing += values.missing
-        self.bad += values.bad
-        self.examples = self.examples or values.examples
-        if values.least is not None and values.most is not None:
-            self.least = values.least if self.least is None else min(self.least, values.least)
-            self.most = values.most if self.most is None else max(self.most, values.most)
-
-
-@dataclass
 class Encoder:
     """Reads a table twice: what its columns are, then their values, as arrays into a temporary file.
 
     The columns of a chunk, and then the chunks, are worked on by as many threads as there are cores, in order, so that the
-    result does not depend on how many there are.
+    result does not depend on how many there are; with ``tasks`` other processes read sections of the files, and encode them.
     """
 
     reader: Reader
     target: str
     options: Any
     progress: Progress
+    tasks: Tasks | None = None
     problems: Problems = field(init=False)
     concerned: list[str] = field(default_factory=list)
     """The columns with problems, which can be left out."""
@@ -138,7 +114,7 @@ class Encoder:
             for name in names
         }
         equal, waiting = set(names) - {self.target}, list[Future[None]]()
-        for batch in self._batches("checking", names):
+        for batch in self._each(pool, "checking", self._work(names)):
             for each in waiting:
                 each.result()
             self.rows += len(next(iter(batch.values())))
@@ -150,18 +126,25 @@ class Encoder:
             raise UserError(f"{self.reader.place} has no rows", "give a table with a row per sample")
         return surveys, equal
 
-    def _batches(self, doing: str, names: list[str]) -> Iterator[Batch]:
-        """Chunks of some columns; without the rows that have no label, if these are dropped."""
+    def _each(self, pool: ThreadPoolExecutor, doing: str, work: Work) -> Iterator[Any]:
+        """What becomes of each chunk, in order: in threads of this process, or by section in tasks elsewhere."""
         total = self.reader.size
-        report = lambda done: self.progress(f"{doing} {self.reader.place}", done, total, "bytes")  # noqa: E731
-        for batch in self.reader.batches(names, report):
-            if self.options.without_label == "drop":
-                gone = _gone(batch[self.target], self._options(self.target).markers)
-                if pc.any(gone).as_py():
-                    there = pc.invert(gone)
-                    batch = {name: column.filter(there) for name, column in batch.items()}
-            if len(batch[self.target]):
-                yield batch
+
+        def report(done: int) -> None:
+            self.progress(f"{doing} {self.reader.place}", done, total, "bytes")
+
+        if self.tasks is None:
+            batches = work.batches(progress=report)
+            yield from in_order(pool, work.function, batches) if work.function else batches
+            return
+        places = work.places
+        for number, found in enumerate(self.tasks(work, places), 1):
+            report(total * number // len(places))
+            yield from found
+
+    def _work(self, names: list[str], **options: Any) -> Work:
+        drop = self.options.without_label == "drop"
+        return Work(self.reader, names, (self.target, self._options(self.target).markers) if drop else None, **options)
 
     def _options(self, name: str) -> ColumnOptions:
         found = self.options.columns.get(name) or ColumnOptions()
@@ -225,26 +208,15 @@ class Encoder:
     # --- their values -----------------------------------------------------------------------------------------
 
     def _spool(self, pool: ThreadPoolExecutor, spool: Spool, signature: Signature) -> Encoded:
-        keyed = [column.name for column in signature.numeric if column.kind in ("number", "boolean") and not column.offset]
         width = sum(column.width for column in signature.numeric)
         rows = max(1, CHUNK // (4 * width + 12 * len(signature.columns) + 8))
         ranges = {column.name: Range() for column in signature.columns}
         arrays: dict[str, Spooled] = {}
         by = {self.divided.column.name: Range()} if self.divided else {}
 
-        def encode(batch: Batch) -> tuple[Columns, dict[str, Values], dict[str, Values]]:
-            values = {column.name: encode_column(column, batch[column.name]) for column in signature.columns}
-            exact = [each.exact for name, each in values.items() if name not in keyed]
-            stacked = np.stack(exact, axis=1) if exact else np.empty((len(batch[self.target]), 0), np.uint64)
-            target = signature.encode_target(batch[self.target])
-            columns = {**signature.gather(values), **target, EXACT: stacked}
-            if not self.divided:
-                return columns, values, {}
-            columns[BY], found = self.divided.numbers(batch[self.divided.column.name])
-            return columns, values, {self.divided.column.name: found}
-
         names = list(dict.fromkeys([*(column.name for column in signature.columns), *by, self.target]))
-        for columns, values, of_split in in_order(pool, encode, _sliced(self._batches("encoding", names), rows)):
+        work = self._work(names, rows=rows, function=Encode(signature, self.target, self.divided))
+        for columns, values, of_split in self._each(pool, "encoding", work):
             for name, each in values.items():
                 ranges[name].add(each)
             for name, each in of_split.items():
@@ -264,13 +236,11 @@ class Encoder:
                     f"column {name!r} has {range_of.bad} values that are no times, such as {shown}", "correct them"
                 )
         self.problems.refuse(self._without())
-        total = arrays[EXACT].rows
+        total = arrays[HASH].rows
         found_columns = tuple(_with_range(column, ranges[column.name], total) for column in signature.columns)
         target = signature.target.model_copy(update=_limits(arrays[TARGET])) if TARGET in arrays else signature.target
         signature = signature.model_copy(update={"columns": found_columns, "target": target})
-        names_of_features = [name for column in signature.numeric for name in [column.name] * column.width]
-        keyed_features = [at for at, name in enumerate(names_of_features) if name in keyed]
-        return Encoded(spool, self._renamed(signature), arrays, keyed_features, self.divided)
+        return Encoded(spool, self._renamed(signature), arrays, self.divided)
 
     def _renamed(self, signature: Signature) -> Signature:
         columns = tuple(
@@ -303,17 +273,6 @@ def in_order(pool: ThreadPoolExecutor, function: Callable[[A], B], items: Iterab
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
-
-
-def _sliced(batches: Iterable[Batch], rows: int) -> Iterator[Batch]:
-    for batch in batches:
-        for start in range(0, len(next(iter(batch.values()))), rows):
-            yield {name: column.slice(start, rows) for name, column in batch.items()}
-
-
-def _gone(column: pa.Array, markers: tuple[str, ...]) -> pa.Array:
-    column = decoded(column)
-    return gaps(trimmed(column) if is_text(column.type) else column, markers)
 
 
 def _with_range(column: Column, found: Range, rows: int) -> Column:

@@ -3,7 +3,7 @@
 import importlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +14,11 @@ from heliostat.config import Config, nearest
 from heliostat.datasets.index import SplitName
 from heliostat.datasets.signature import LABEL, TARGET
 from heliostat.datasets.sources.images import fitted
-from heliostat.datasets.sources.own import OF_TABLES, Named
+from heliostat.datasets.sources.own import OF_TABLES, OF_TEXTS, Named, check_texts
 from heliostat.datasets.sources.own.samples import Samples
 from heliostat.datasets.sources.own.source import Own
-from heliostat.datasets.sources.own.values import IMAGE, TOKENS
+from heliostat.datasets.sources.own.texts import Texts
+from heliostat.datasets.sources.own.values import IMAGE, TEXT, TOKENS
 from heliostat.datasets.splits import WORDS, Split
 from heliostat.errors import UserError
 from heliostat.folder import expanded
@@ -42,14 +43,22 @@ class HuggingFace(Own):
         channels: int = Key(3, ge=1, le=3, description="3 for colour, 1 for grey")
         columns: dict[str, Any] = Key({}, description="how columns are read, as for a table")
         split: Split | None = Key(None, description="how it is split, where it has no splits")
+        tokens: Literal["byte", "bpe"] | None = Key(None, description="byte or bpe makes a column of texts tokens")
+        text: str = Key(TEXT, description="that column")
+        vocabulary: int = Key(2048, ge=257, le=65536, description="the tokens that bpe learns, from 257 to 65536")
+        length: int = Key(128, ge=2, description="tokens in a sequence, at least 2")
 
     def __init__(self, options: Any) -> None:
         given = options.model_dump(mode="json", exclude_defaults=True)
         of_tables = {key: value for key, value in given.items() if key in OF_TABLES}
-        arguments = {key: value for key, value in given.items() if key not in of_tables}
-        super().__init__(Named(self.name, lambda **_: _load(options), arguments, of_tables, options.split))
+        of_texts = {key: value for key, value in given.items() if key in OF_TEXTS}
+        arguments = {key: value for key, value in given.items() if key not in of_tables and key not in of_texts}
+        check_texts(of_texts, of_tables)
+        super().__init__(Named(self.name, lambda **_: _load(options), arguments, of_tables, options.split, of_texts))
 
-    def _samples(self) -> Samples:
+    def _samples(self) -> Samples | Texts:
+        if self.options.of_texts:
+            return super()._samples()
         return Samples(self.place, self._classes())  # what is dropped and learnt is known to the parts
 
 
@@ -68,7 +77,9 @@ class _Part:
                 raise UserError(f"dataset.options of {options.path} name {name!r}, which is no column", nearest(name, features))
         self._target = target
         self.classes = self._classes.get(target or "", [])
-        self._arrays = bool(self._images) or any(_is_array(features[name]) for name in self._kept)
+        if options.tokens:
+            self._kept = [name for name in features if name == options.text] or self._kept
+        self._arrays = not options.tokens and (bool(self._images) or any(_is_array(features[name]) for name in self._kept))
         texts = [name for name in self._kept if str(getattr(features[name], "dtype", "")) in TEXTS and name != target]
         if self._arrays and texts:
             shown = ", ".join([*options.drop, *texts])

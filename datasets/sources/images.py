@@ -11,9 +11,11 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pydantic import Field as Key
 
 from heliostat.config import Config
-from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Chunk, Problems, Source
-from heliostat.datasets.sources.files import File, local_folder
+from heliostat.datasets.index import SPLITS, Field, SplitName
+from heliostat.datasets.sources import Chunk, Problems, Source, hashes_of
+from heliostat.datasets.sources.files import File, local_folder, table_files
+from heliostat.datasets.sources.image_groups import FOLDER, check_split, places
+from heliostat.datasets.splits import CONTENT, WORDS, Split
 from heliostat.errors import UserError, some
 
 CHUNK, CHUNK_BYTES = 1024, 8 << 20
@@ -35,8 +37,9 @@ NOT_DATA = {"__macosx", "@eadir", "lost+found", "$recycle.bin", "thumbs.db", "eh
 class Images(Source):
     """Column ``image``: uint8 (channels, size, size), scaled with its longer side to ``size`` and padded with black.
 
-    The classes are the names of the folders in alphabetical order, and the images lie directly in them. The split is determined
-    by the pixels, so copies of an image under two names are in the same split.
+    The classes are the names of the folders in alphabetical order, and the images lie directly in them. Folders train,
+    validation and test around those of the classes are the splits; without them, and without an option, the pixels determine
+    the split, so copies of an image under two names are in the same one.
     """
 
     name = "images"
@@ -46,17 +49,28 @@ class Images(Source):
         size: int = Key(32, ge=1, le=4096, description="the side of the square images, in pixels")
         channels: int = Key(3, ge=1, le=3, description="3 for colour, 1 for grey")
         skip_broken: bool = Key(False, description="true leaves out files that are no images, and counts them")
+        split: Split = Key(CONTENT, description="how images are split: by content, stratified, group or column")
+        table: str | None = Key(None, description="a csv file with the columns file and split.column")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         if options.channels == 2:
             raise UserError("dataset.options.channels is 2", "set it to 3 for colour or 1 for grey")
         self._root = root = local_folder(options.path, "give a folder with a folder per class")
-        folders = _classes(root)
-        _check_classes(options.path, folders)
-        self._classes = list(folders)
-        self._files = [(path, label) for label, inside in enumerate(folders.values()) for path in inside if path.is_file()]
-        _check_files(root, folders)
+        check_split(options.split, options.table)
+        self._by_folder = options.split.column == FOLDER
+        roots = _roots(root)
+        _check_roots(options, roots)
+        self._classes = list(_classes(roots["train"], self._by_folder))
+        self._found = [
+            (path, self._classes.index(name), split)
+            for split, part in roots.items()
+            for name, inside in _classes(part, self._by_folder).items()
+            for path in inside
+            if path.is_file()
+        ]
+        self.split = options.split
+        self._by = self._places(roots)
         self._skipped = 0
         shape = (options.channels, options.size, options.size)
         self.fields = {"image": Field(dtype="uint8", shape=shape), "label": Field(dtype="int64")}
@@ -70,12 +84,12 @@ class Images(Source):
         broken = Problems(self.options.path, most=SHOWN)
         self._skipped, found = 0, set[int]()
         most = max(1, CHUNK_BYTES // self.fields["image"].size)
-        for first in range(0, len(self._files), CHUNK):
-            last = min(first + CHUNK, len(self._files))
+        for first in range(0, len(self._found), CHUNK):
+            last = min(first + CHUNK, len(self._found))
             for start in range(first, last, most):
                 stop = min(start + most, last)
                 read = list(self._read(start, stop, broken))
-                found |= {label for _, label in read}
+                found |= {self._found[number][1] for _, number in read}
                 self._skipped += stop - start - len(read)
                 if self.options.skip_broken or not self._skipped:
                     yield self._chunk(read, start + most >= last)
@@ -87,47 +101,100 @@ class Images(Source):
             )
 
     def files(self) -> list[File]:
-        return [
-            File.local(path, str(path.relative_to(self._root)))
-            for inside in _classes(self._root).values()
+        images = (
+            path
+            for part in _roots(self._root).values()
+            for inside in _classes(part, self._by_folder).values()
             for path in inside
             if path.is_file()
-        ]
+        )
+        table = [*table_files(self.options.table, "dataset.options.table")] if self.options.table else []
+        return [*(File.local(path, self._name(path)) for path in images), *table]
 
     def meta(self) -> dict[str, Any]:
         skipped = {"skipped": self._skipped} if self.options.skip_broken else {}
         return {"classes": self._classes, "white": 255, **skipped}
 
     def description(self) -> dict[str, Any]:
-        described = super().description()
-        return described if described.pop("skip_broken") is False else {**described, "skip_broken": True}
+        later = {"skip_broken", "split", "table"}  # what earlier versions did not have, if it is set
+        given: dict[str, Any] = self.options.model_dump(mode="json", include=later, exclude_defaults=True)
+        return {name: value for name, value in super().description().items() if name not in later} | given
+
+    def _name(self, path: Path) -> str:
+        return str(path.relative_to(self._root))
+
+    def _places(self, roots: dict[SplitName, Path]) -> npt.NDArray[Any] | None:
+        """What says the split of each image, if that is not its pixels; with folders of splits that is these."""
+        if len(roots) == 1:
+            return places([self._name(path) for path, *_ in self._found], self.split, self.options.table)
+        validation, test = (roots[name].name if name in roots else None for name in SPLITS[1:])
+        self.split = Split(by="files", validation=validation, test=test)
+        return np.array([-1 if split == "train" else SPLITS.index(split) for *_, split in self._found], np.int64)
 
     def _chunk(self, read: list[tuple[npt.NDArray[np.uint8], int]], ends: bool) -> Chunk:
         shape = (len(read), *self.fields["image"].shape)
         images = np.stack([image for image, _ in read]) if read else np.empty(shape, np.uint8)
-        labels = np.array([label for _, label in read], np.int64)
-        return Chunk([image.tobytes() for image in images], {"image": images, "label": labels}, ends)
+        numbers = [number for _, number in read]
+        labels = np.array([self._found[number][1] for number in numbers], np.int64)
+        by = None if self._by is None else self._by[numbers]
+        return Chunk(hashes_of(image.tobytes() for image in images), {"image": images, "label": labels}, ends, by)
 
     def _read(self, start: int, stop: int, broken: Problems) -> Iterator[tuple[npt.NDArray[np.uint8], int]]:
-        """Some of the images with their labels, without those that are broken."""
+        """Some of the images with their numbers, without those that are broken."""
         for number in range(start, stop):
-            self.progress(f"reading {self.options.path}", number, len(self._files), "images")
-            path, label = self._files[number]
+            self.progress(f"reading {self.options.path}", number, len(self._found), "images")
             try:
-                yield read_image(path, self.fields["image"].shape), label
+                yield read_image(self._found[number][0], self.fields["image"].shape), number
             except UserError as error:
                 broken.add(error.what, error.fix)
 
 
-def _check_files(root: Path, folders: dict[str, list[Path]]) -> None:
-    """Raise a UserError for what would be left out or mixed up: images beside the folders or deeper in them, empty classes."""
-    problems = Problems(str(root))
+def _roots(root: Path) -> dict[SplitName, Path]:
+    """The folders with the folders of the classes: those of the splits, if there are such, else the only one."""
+    inside = [path for path in _visible(root) if path.is_dir()]
+    found = {WORDS[path.name.lower()]: path for path in inside if path.name.lower() in WORDS}
+    are_splits = len(found) == len(inside) > 1 and all(any(each.is_dir() for each in _visible(path)) for path in inside)
+    if not are_splits or "train" not in found:
+        return {"train": root}
+    return {split: found[split] for split in SPLITS if split in found}
+
+
+def _check_roots(options: Any, roots: dict[SplitName, Path]) -> None:
+    """Raise a UserError for what would be left out or mixed up in any of the folders."""
+    if len(roots) > 1 and (options.split != CONTENT or options.table):
+        shown = ", ".join(path.name for path in roots.values())
+        fix = "leave out split and table, or put the images of each class into one folder"
+        raise UserError(f"dataset.options.split is set, but {options.path} has the folders {shown}, which are splits", fix)
+    by_folder = options.split.column == FOLDER
+    train = _classes(roots["train"], by_folder)
+    _check_classes(options.path if len(roots) == 1 else str(roots["train"]), train)
+    problems = Problems(options.path)
+    for split, root in roots.items():
+        folders = _classes(root, by_folder)
+        _check_files(root, folders, problems, by_folder)
+        if others := [name for name in folders if name not in train]:
+            problems.add(
+                f"{root.name} has the classes {some(others, SHOWN)}, and train has not", "correct their names, or add images"
+            )
+        if split == "train" or len(roots) == 1:
+            continue
+        if not any(folders.values()):
+            problems.add(f"{root.name} has no image", "add some, or remove the folder")
+    problems.refuse()
+
+
+def _check_files(root: Path, folders: dict[str, list[Path]], problems: Problems, by_folder: bool) -> None:
+    """Find what would be left out or mixed up: images beside the folders or deeper in them, empty classes."""
     beside = [path.name for path in _visible(root) if path.suffix.lower() in Image.registered_extensions()]
     if beside:
         problems.add(f"images lie beside the folders: {some(beside, SHOWN)}", "move each to the folder of its class")
+    if by_folder and (alone := [f"{name}/{p.name}" for name in folders for p in _visible(root / name) if p.is_file()]):
+        problems.add(f"images lie beside the folders of groups: {some(alone, SHOWN)}", "move each to the folder of its group")
     deeper = [f"{name}/{path.name}" for name, inside in folders.items() for path in inside if path.is_dir()]
     if deeper:
         fix = "set path to a folder whose folders are the classes, or move the images up into the folder of their class"
+        if not by_folder:
+            fix += f"; if they are groups that must stay together, set split: {{by: group, column: {FOLDER}}}"
         problems.add(f"there are folders inside of the classes: {some(deeper, SHOWN)}", fix)
     lost = [f"{name}/{path.name}" for name, inside in folders.items() for path in inside if not path.exists()]
     if lost:
@@ -139,7 +206,6 @@ def _check_files(root: Path, folders: dict[str, list[Path]]) -> None:
     same = [name for name in folders if lower.count(name.casefold()) > 1]
     if same:
         problems.add(f"classes differ only in case: {some(same, SHOWN)}", "merge them, or rename all but one")
-    problems.refuse()
 
 
 def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
@@ -148,9 +214,9 @@ def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
     words = {name: match["split"].lower() for name, match in found.items()}
     if len({*words.values()}) > 1 or any(word in NO_CLASS and not found[name]["prefix"] for name, word in words.items()):
         first = min(words, key=lambda name: words[name] not in ("train", "trn"))
-        fix = f"set path to {Path(path) / first}, or merge the folders of each class; the splits are made from all images"
+        fix = f"set path to {Path(path) / first}, or name them train, validation and test, each with a folder per class"
         if len(found) < len(folders):
-            fix = f"move them out of {path}; the splits are made from all images"
+            fix = f"move them out of {path}, or the others into them: folders train, validation and test are splits"
         raise UserError(f"{path} has the folders {some([*found], SHOWN)}, which are splits and not classes", fix)
     if len(folders) < 2:
         inner = [name for name, inside in folders.items() if sum(each.is_dir() for each in inside) > 1]
@@ -158,9 +224,12 @@ def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
         raise UserError(f"{path} has {len(folders)} folders, but needs one per class", fix)
 
 
-def _classes(root: Path) -> dict[str, list[Path]]:
-    """What the folders of the classes hold, by their names."""
-    return {path.name: _visible(path) for path in _visible(root) if path.is_dir()}
+def _classes(root: Path, by_folder: bool) -> dict[str, list[Path]]:
+    """What the folders of the classes hold, or with ``by_folder`` the folders of groups in these, by the class."""
+    folders = {path.name: _visible(path) for path in _visible(root) if path.is_dir()}
+    if not by_folder:
+        return folders
+    return {name: [path for each in inside if each.is_dir() for path in _visible(each)] for name, inside in folders.items()}
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -176,6 +245,8 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     try:
         with Image.open(path) as opened:
             return fitted(ImageOps.exif_transpose(opened), shape)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise UserError(f"{path} cannot be read as an image: {error.strerror}", "give the path of an image file") from None
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,

@@ -153,6 +153,9 @@ def _plain(name: str, survey: Survey, wanted: Type | None) -> Column:
             return _named(name, survey, kind)
         if COUNTER.fullmatch(name) and found.count == int(found.most) - int(found.least) + 1 and survey.all_different:
             raise LeftOut("counts the rows")
+        if not survey.floats and cells.are_dates_of_digits(survey.sample_of(), found):
+            what = f"has whole numbers that look like dates, such as {found.first}"
+            raise Doubt(what, f"write columns: {{{name}: {{type: date}}}}, or {{type: number}} if they are none")
     column = number_of(name, survey, kind)
     if found.whole and not survey.floats and max(-found.least, found.most) > LARGE and not column.offset:
         return _named(name, survey, kind)
@@ -179,6 +182,7 @@ def _texts(name: str, survey: Survey, wanted: Type | None) -> Column:
             if column.whole and not column.unit and IDENTIFIER.fullmatch(name) and len(survey.values) > 2:
                 return _named(name, survey, "string")
             return column
+        cells.check_times(texts)
         if cells.are_lists(texts):
             return _list(name, survey, wanted)
         count = len(survey.values)
@@ -224,7 +228,9 @@ def _category(name: str, survey: Survey, wanted: str | None) -> Column:
 def _date(name: str, survey: Survey, wanted: Type | None) -> Column:
     sample = survey.sample_of() if survey.from_texts else survey.sample.values(survey.type)
     form: dates.Format | None = None
-    if survey.from_texts:
+    if pa.types.is_integer(survey.type):
+        sample = pc.cast(sample, pa.string())
+    if is_text(sample.type):
         form = wanted if wanted in ("day-month-year", "month-day-year") else cells.date_format(sample)
         if not form:
             raise Doubt("has no dates, but its type is date", "give another type")

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import unquote
@@ -21,6 +21,7 @@ from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.formats.parquet import ParquetFile
 from heliostat.datasets.sources.formats.records import JsonColumns, JsonFile
 from heliostat.datasets.sources.formats.refusal import Refusal
+from heliostat.datasets.sources.formats.streams import Section
 from heliostat.datasets.values.missing import missing, trimmed
 from heliostat.errors import UserError, some
 
@@ -30,6 +31,8 @@ PART = "\0part"
 """The name under which `File.part` is read as a column; no column has it."""
 Batch = dict[str, pa.Array]
 DETECTED = Read()
+Place = tuple[int, Section | None]
+"""The number of a file, and what of it; None is all."""
 
 
 class Reader:
@@ -64,7 +67,7 @@ class Reader:
         ]
         twice = len({*first.names}) < len(first.names)
         with self.reading():
-            self._types = plain[0] if twice else pa.unify_schemas(plain, promote_options="permissive")
+            self._types = plain[0] if twice else self._unified(plain)
         self.markers: dict[str, tuple[str, ...]] = {}
         """By column what also stands for a missing value."""
         self.numbers: dict[str, bool] = {}
@@ -81,8 +84,18 @@ class Reader:
         dialect = self._dialect(self.files[0])
         return dialect.described() if dialect else {}
 
-    def batches(self, columns: list[str], progress: Callable[[int], Any] = lambda done: None) -> Iterator[Batch]:
-        """Chunks of some columns, decoded; ``progress`` gets the bytes that were read so far.
+    def sections(self, size: int) -> list[Place]:
+        """Places in the files of about ``size`` bytes each, in order, which `batches` can read by themselves.
+
+        Large files are divided: Parquet into row groups, csv and JSON lines in UTF-8 that are not compressed into rows.
+        """
+        with self.reading():
+            return [(number, each) for number, file in enumerate(self.files) for each in self._opened[file].sections(size)]
+
+    def batches(
+        self, columns: list[str], progress: Callable[[int], Any] = lambda done: None, places: Sequence[Place] | None = None
+    ) -> Iterator[Batch]:
+        """Chunks of some columns, decoded, of all files or some places; ``progress`` gets the bytes that were read so far.
 
         Texts of csv files are as they are written, but for the numbers in a column of numbers: these have a decimal point,
         and no separated thousands if the file has a decimal comma or the option ``read.thousands`` is set.
@@ -93,8 +106,9 @@ class Reader:
         if any(self._plain(file) for file in self.files):
             self._find_numbers(columns)
         done = 0
-        for file in self.files:
-            for batch, read in self._batches(file, columns):
+        for number, section in [(number, None) for number in range(len(self.files))] if places is None else places:
+            file = self.files[number]
+            for batch, read in self._batches(file, columns, section):
                 progress(done + read)
                 if batch.num_rows:
                     yield self._named(batch, file, columns)
@@ -182,13 +196,31 @@ class Reader:
                     )
         problems.refuse()
 
+    def _unified(self, schemas: list[pa.Schema]) -> pa.Schema:
+        """The types that hold the values of all files.
+
+        Raises:
+            UserError: there are none for some columns.
+        """
+        problems, fields = self._problems(), []
+        for name in schemas[0].names:
+            each = [schema.field(name) for schema in schemas]
+            try:
+                fields += pa.unify_schemas([pa.schema([field]) for field in each], promote_options="permissive")
+            except (pa.ArrowInvalid, pa.ArrowTypeError):
+                files = {str(field.type): file.name for field, file in zip(reversed(each), reversed(self.files), strict=True)}
+                shown = " and ".join(f"{kind} in {name}" for kind, name in reversed(files.items()))
+                problems.add(f"column {name!r} is {shown}", "write it with one type")
+        problems.refuse()
+        return pa.schema(fields)
+
     # --- chunks -----------------------------------------------------------------------------------------------
 
-    def _batches(self, file: File, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
+    def _batches(self, file: File, columns: list[str], section: Section | None = None) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Chunks of a file as they are written. If it is broken, the others are looked at too."""
         with self.reading():
             try:
-                yield from self._opened[file].batches(columns)
+                yield from self._opened[file].batches(columns, section)
             except Refusal as refusal:
                 raise self._refused(file, refusal) from None
 

@@ -68,7 +68,7 @@ class Table(Source):
         for chunk in encoded.chunks():
             self.progress(f"writing {self.options.path}", done, encoded.rows, "rows")
             yield chunk
-            done += len(chunk.keys)
+            done += len(chunk.hashes)
 
     def preview(self) -> dict[str, Field] | None:
         return self.fields if self._reader.size <= CHECKED else None
@@ -108,7 +108,7 @@ class Table(Source):
         """
         path, target = self.options.path, str(self.options.target).strip()
         if target not in names:
-            alone = f"its only column is {names[0]!r}: set {KEY}.separator if that is not one name"
+            alone = f"its only column is {names[0]!r}: set {KEY}.separator (it may be blanks) if that is not one name"
             fix = alone if len(names) == 1 else nearest(target, [name for name in names if name])
             if self._reader.kind == "csv" and not all(names):
                 fix += f"; if the names are in a line further below, set {KEY}.header to it"
@@ -131,5 +131,5 @@ class Table(Source):
     def _encode(self) -> Encoded:
         """The encoded table; the files are read if they have not been, or if it was freed."""
         if self._encoded is None:
-            self._encoded = Encoder(self._reader, self._target, self.options, self.progress).encode()
+            self._encoded = Encoder(self._reader, self._target, self.options, self.progress, self.tasks).encode()
         return self._encoded

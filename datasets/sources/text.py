@@ -2,19 +2,18 @@
 
 import hashlib
 import sysconfig
-from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field as Key
 
 from heliostat.config import Config
-from heliostat.datasets.index import Field
-from heliostat.datasets.sources import Chunk, Source
+from heliostat.datasets.sources import Chunk, Source, hashes_of
 from heliostat.datasets.sources.files import File, local_folder
+from heliostat.datasets.sources.tokens import TokenOptions, Tokens
 from heliostat.errors import UserError, some
 
 SHOWN = 10
@@ -22,11 +21,7 @@ SHOWN = 10
 
 
 class Text(Source):
-    """Column ``tokens``: sequences of ``length`` tokens that overlap by one, so that each token is predicted once.
-
-    A file is in one split as a whole. Its last sequence is shifted back so that it is complete; a file shorter than one
-    sequence is skipped and counted in ``meta``.
-    """
+    """Column ``tokens``, see `Tokens`. A file is in one split as a whole."""
 
     name = "text"
 
@@ -46,38 +41,22 @@ class Text(Source):
             raise UserError(f"dataset.options.pattern {options.pattern!r}: {error}", "write it like **/*.txt") from None
         if not self._files:
             raise UserError(f"{options.path} has no file that matches {options.pattern!r}", "check dataset.options.pattern")
-        self._tokenizer: Any = None
-        self.fields = {"tokens": Field(dtype="uint16" if options.tokens == "bpe" else "uint8", shape=(options.length,))}
-        self._counts: Counter[int] = Counter()
-        self._left_out = 0
+        self._tokens = Tokens(options)
+        self.fields = self._tokens.fields
 
     def chunks(self) -> Iterator[Chunk]:
-        length = self.options.length
-        self._tokenizer = self._learn() if self.options.tokens == "bpe" else None
-        self._counts, self._left_out = Counter(), 0
+        if self._tokens.learns:
+            self._tokens.learn(self._read(path) for path in self._reported(f"learning the tokens of {self._root}"))
+        self._tokens.begin()
         for path in self._reported(f"reading {self._root}"):
             text = self._read(path)
-            tokens = self._encode(text)
-            self._counts.update(dict(zip(*(part.tolist() for part in np.unique(tokens, return_counts=True)), strict=True)))
-            if len(tokens) < length:
-                self._left_out += 1
-                continue
-            starts = np.arange(0, len(tokens) - 1, length - 1).clip(max=len(tokens) - length)
-            sequences = np.lib.stride_tricks.sliding_window_view(tokens, length)[np.unique(starts)]
-            key = hashlib.sha256(text.encode()).digest()
-            yield Chunk([key] * len(sequences), {"tokens": sequences})
+            sequences = self._tokens.sequences(text)
+            if len(sequences):
+                yield Chunk(np.repeat(hashes_of([key_of(text)]), len(sequences)), {"tokens": sequences})
+        self._tokens.check("files")
 
     def meta(self) -> dict[str, Any]:
-        counts = np.array(list(self._counts.values()), np.float64)
-        share = counts / counts.sum()
-        return {
-            "vocabulary": self._tokenizer.get_vocab_size() if self._tokenizer else 256,
-            "tokenizer": self._tokenizer.to_str() if self._tokenizer else "byte",
-            "tokens": int(counts.sum()),
-            "unigram_entropy": float(-(share * np.log(share)).sum()),
-            "files": len(self._files),
-            "files_left_out": self._left_out,
-        }
+        return self._tokens.meta("files")
 
     def files(self) -> list[File]:
         return [File.local(path, str(path.relative_to(self._root))) for path in self._found()]
@@ -107,18 +86,10 @@ class Text(Source):
         bad = [str(path) for path in files if not _is_utf8(path)]
         return UserError(f"no UTF-8 text: {some(bad, SHOWN)}", "convert them, or narrow dataset.options.pattern")
 
-    def _learn(self) -> Any:
-        from tokenizers import ByteLevelBPETokenizer
 
-        tokenizer = ByteLevelBPETokenizer()
-        texts = (self._read(path) for path in self._reported(f"learning the tokens of {self._root}"))
-        tokenizer.train_from_iterator(texts, vocab_size=self.options.vocabulary, show_progress=False)
-        return tokenizer
-
-    def _encode(self, text: str) -> npt.NDArray[Any]:
-        if self._tokenizer is None:
-            return np.frombuffer(text.encode(), np.uint8)
-        return np.array(self._tokenizer.encode(text).ids, np.uint16)
+def key_of(text: str) -> bytes:
+    """What the split of a text is determined by."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _is_utf8(path: Path) -> bool:
@@ -135,10 +106,8 @@ class PythonStdlib(Text):
     name = "python-stdlib"
     LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "__pycache__"}
 
-    class Options(Config):
-        tokens: Literal["byte", "bpe"] = Key("byte", description="byte or bpe")
-        vocabulary: int = Key(2048, ge=257, le=65536, description="the tokens that bpe learns, from 257 to 65536")
-        length: int = Key(128, ge=2, description="tokens in a sequence, at least 2")
+    class Options(TokenOptions):
+        pass
 
     def __init__(self, options: Any) -> None:
         super().__init__(Text.Options(path=sysconfig.get_paths()["stdlib"], pattern="**/*.py", **options.model_dump()))
@@ -163,6 +132,7 @@ def encode(text: str, tokenizer: str) -> list[int]:
     return list(text.encode()) if tokenizer == "byte" else list(_load(tokenizer).encode(text).ids)
 
 
+@lru_cache(maxsize=2)
 def _load(tokenizer: str) -> Any:
     from tokenizers import Tokenizer
 

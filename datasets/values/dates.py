@@ -8,7 +8,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-Format = Literal["year-month-day", "year-month", "day-month-year", "month-day-year", "day-name-year", "name-day-year", "time"]
+Format = Literal[
+    "year-month-day", "year-month", "day-month-year", "month-day-year", "day-name-year", "name-day-year", "digits", "time"
+]  # fmt: skip
 Seconds = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 DAY = 86_400
@@ -25,6 +27,7 @@ PATTERNS: dict[Format, str] = {
     "month-day-year": rf"^(?P<m>\d{{1,2}})[-/.](?P<d>\d{{1,2}})[-/.]{YEAR}{TIME}",
     "day-name-year": rf"(?i)^(?:[a-z]{{2,9}}\.?,? )?(?P<d>\d{{1,2}})\.?[ -]*{NAME}[.,]?[ -]*{YEAR}{TIME}",
     "name-day-year": rf"(?i)^(?:[a-z]{{2,9}}\.?,? )?{NAME}[. ]+(?:(?P<d>\d{{1,2}}),? +)?(?P<y>\d{{4}}){TIME}",
+    "digits": rf"^(?P<y>(?:19|20)\d{{2}})(?P<m>\d{{2}})(?P<d>\d{{2}}){TIME}",
     "time": rf"^{CLOCK}$",
 }
 

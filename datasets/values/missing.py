@@ -35,7 +35,7 @@ def gaps(values: pa.Array, markers: Collection[str] = ()) -> pa.Array:
     gone = pc.is_null(values, nan_is_null=True)
     if markers and (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
         marked = pa.array([float(marker) for marker in markers if is_plain(marker)], pa.float64())
-        gone = pc.or_(gone, pc.fill_null(pc.is_in(pc.cast(values, pa.float64()), value_set=marked), False))
+        gone = pc.or_(gone, pc.fill_null(pc.is_in(pc.cast(values, pa.float64(), safe=False), value_set=marked), False))
     return gone
 
 

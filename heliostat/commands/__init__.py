@@ -7,6 +7,20 @@ if TYPE_CHECKING:
     from heliostat.folder import Folder
 
 RUN_HELP = "a run's name, or its folder or URI"
+SCRIPT = "script.json"
+KINDS = {"config.yaml": "run", "sweep.yaml": "sweep", SCRIPT: "script"}
+"""The file by which each is known."""
+
+
+def storage_at(storage: str, key: str = "--storage") -> str:
+    """The path or URI of a storage as an option gives it: with its variables, and relative to the base of runs.
+
+    Raises:
+        UserError: a variable is not set.
+    """
+    from heliostat.folder import absolute, default_base, expanded
+
+    return absolute(expanded(storage, key=key), default_base())
 
 
 def run_folder(run: str, storage: str, files: Sequence[str] = ("config.yaml",)) -> "Folder":
@@ -17,13 +31,23 @@ def run_folder(run: str, storage: str, files: Sequence[str] = ("config.yaml",)) 
     """
     from heliostat.config import nearest
     from heliostat.errors import UserError
-    from heliostat.folder import Folder, absolute, default_base, expanded
+    from heliostat.folder import Folder
 
-    storage = absolute(expanded(storage, key="--storage"), default_base())
+    storage = storage_at(storage)
     folder = Folder.at(run) if "/" in run else Folder.at(storage) / run
     if not any(map(folder.exists, files)):
+        if SCRIPT not in files and folder.exists(SCRIPT):
+            raise UserError(
+                f"{run!r} is the run of a script under heliostat torchrun, which has no task",
+                "only heliostat runs, compare, report, pull and track take it; the script itself loads its model",
+            )
+        if "@" in run and "/" not in run:
+            raise UserError(
+                f"{run} is a version of a model, but this command takes a run",
+                f"heliostat model list {run.partition('@')[0]} names the run of each; heliostat serve {run} answers with it",
+            )
         known = [name for name in Folder.at(storage).names() if any(map((Folder.at(storage) / name).exists, files))]
-        kind = "run" if len(files) == 1 else "run or sweep"
+        kind = " or ".join(KINDS[file] for file in files)
         raise UserError(
             f"{kind} {run!r} does not exist in {storage}", nearest(run, known) if known else "train one, or give --storage"
         )
@@ -31,8 +55,8 @@ def run_folder(run: str, storage: str, files: Sequence[str] = ("config.yaml",)) 
 
 
 def find_folder(name: str, storage: str) -> "Folder":
-    """The folder of a run or a sweep, see `run_folder`."""
-    return run_folder(name, storage, ("config.yaml", "sweep.yaml"))
+    """The folder of a run, a sweep or a script, see `run_folder`."""
+    return run_folder(name, storage, ("config.yaml", "sweep.yaml", SCRIPT))
 
 
 def pull_command(run: str) -> str:

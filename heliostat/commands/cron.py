@@ -9,7 +9,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("--delete", metavar="NAME", help="delete these scheduled runs, including a running one")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = 'heliostat train CONFIG --on PROFILE --cron "0 2 * * *" creates them'
+    parser.epilog = 'example: heliostat cron gpu; heliostat train CONFIG --on PROFILE --cron "0 2 * * *" creates them'
 
 
 def run(args: argparse.Namespace) -> int:

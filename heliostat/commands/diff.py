@@ -7,9 +7,13 @@ from heliostat.commands.live import add_profile, target_of
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
+    parser.add_argument(
+        "--adopt", action="store_true", help="show what taking over a cluster of this name would change, see heliostat up"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.epilog = (
-        "Defaults of the API server and fields of the autoscaler are not shown: right after `up` there is no difference."
+        "example: heliostat diff gpu --set groups.gpu.max=4. Defaults of the API server and fields of the autoscaler are not "
+        "shown: right after `up` there is no difference."
     )
 
 
@@ -22,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
         lines = [str(change) for change in changes]
         old: list[str] = [target.name] if changes else []
     else:
-        steps = target.plan()
+        steps = target.plan(args.adopt)
         lines = [f"{step.title}: {change}" for step in steps for change in step.shown]
         old = [pod["metadata"]["name"] for pod in target.outdated(steps)]
     if args.json:

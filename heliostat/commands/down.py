@@ -9,6 +9,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("--yes", action="store_true", help="do not ask, even if jobs are running, or may be")
     parser.add_argument("--no-wait", action="store_true", help="do not wait until all pods are deleted")
+    parser.epilog = "example: heliostat down gpu --yes"
 
 
 def run(args: argparse.Namespace) -> int:

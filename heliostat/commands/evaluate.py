@@ -4,6 +4,7 @@ import argparse
 from typing import Any
 
 from heliostat.commands import RUN_HELP, run_folder
+from heliostat.commands.live import add_cluster_options, add_preview, refuse_cluster_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -11,17 +12,28 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="test", help="train, validation or test (default: test)")
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    add_cluster_options(parser, "evaluation")
+    add_preview(parser)
     parser.epilog = "example: heliostat evaluate digits --split validation --json"
 
 
 def run(args: argparse.Namespace) -> int:
+    refuse_cluster_options(args)
+    if args.on:
+        from heliostat.commands.on_cluster import send_for_run
+
+        return send_for_run(args, ["evaluate"], ["--split", args.split])
     from heliostat.commands.phases import phase
     from heliostat.console import numbers, out, print_json
 
     with phase(f"evaluating {args.run_name} on the {args.split} split", quiet=args.json):
+        from heliostat.commands.on_worker import on_worker
         from heliostat.workloads.inference import evaluate
+        from heliostat.workloads.run.record import read_record
 
-        result = evaluate(run_folder(args.run_name, args.storage), args.split)
+        folder = run_folder(args.run_name, args.storage)
+        gpus = float(read_record(folder).config.resources.gpu)
+        result = on_worker(f"{args.run_name} could not be evaluated", gpus, evaluate, str(folder), args.split)
     if args.json:
         print_json(result)
     else:

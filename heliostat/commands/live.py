@@ -26,6 +26,34 @@ def add_cluster_options(parser: argparse.ArgumentParser, what: str) -> None:
         "--ephemeral", action="store_true", help=f"with --on: make a cluster for this {what} alone, and delete it afterwards"
     )
     add_env(parser, "with --on: ")
+    add_labels(parser, "with --on: ")
+
+
+def add_dashboard(parser: argparse.ArgumentParser) -> None:
+    """Add the option for Ray's dashboard; see `refuse_dashboard` and `show_dashboard`."""
+    parser.add_argument("--dashboard", action="store_true", help="start Ray's dashboard on this machine, and print its URL")
+
+
+def refuse_dashboard(args: argparse.Namespace, address: str | None) -> None:
+    """Raise `UserError` for ``--dashboard`` where no Ray is started on this machine."""
+    from heliostat.errors import UserError
+
+    reasons = {
+        f"--on {args.on} runs on a cluster, which has one": args.on
+        and f"leave it out; heliostat session {args.on} opens that one",
+        "--in-process runs without Ray": getattr(args, "in_process", False) and "leave one of them out",
+        f"RAY_ADDRESS is {address}, a Ray that runs already": address and "leave it out, or unset RAY_ADDRESS",
+    }
+    for reason, fix in reasons.items():
+        if args.dashboard and fix:
+            raise UserError(f"--dashboard starts a dashboard on this machine, but {reason}", fix)
+
+
+def show_dashboard(url: str, asked: bool) -> None:
+    """Print the URL of a dashboard that was asked for, or on a terminal that of the Ray to which RAY_ADDRESS leads."""
+    if url and (asked or err.is_terminal):
+        token = " (its token is in ~/.heliostat/ray-token)" if asked else ""
+        err.print(f"Ray's dashboard is {url}{token}", highlight=False, soft_wrap=True)
 
 
 def add_preview(parser: argparse.ArgumentParser) -> None:
@@ -46,11 +74,19 @@ def add_env(parser: argparse.ArgumentParser, when: str = "") -> None:
     )  # fmt: skip
 
 
+def add_labels(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Add the option for labels of a job, by which `heliostat cost` divides what a cluster cost."""
+    parser.add_argument(
+        "--label", action="append", default=[], metavar="KEY=VALUE",
+        help=f"{when}a label for heliostat cost --by label, such as team=vision (submitter is your user name)",
+    )  # fmt: skip
+
+
 def refuse_cluster_options(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that need ``--on``."""
     from heliostat.errors import UserError
 
-    names = ("cron", "time_zone", "ephemeral", "env", *getattr(args, "needs_cluster", ()))
+    names = ("cron", "time_zone", "ephemeral", "env", "label", *getattr(args, "needs_cluster", ()))
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
     if not args.on and given:
         own = "; here, a run has all variables of your shell" if args.env else ""
@@ -58,6 +94,10 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
         raise UserError(f"{' and '.join(given)} {verb} a cluster{own}", "add --on PROFILE, such as --on gpu")
     if getattr(args, "time_zone", None) and not args.cron:
         raise UserError(f"--time-zone is {args.time_zone}, but there is no schedule", 'add --cron "0 2 * * *"')
+    if args.label:
+        from heliostat.commands.sending import labels_to_send
+
+        labels_to_send(args.label)
 
 
 def add_cron(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-import time
 from typing import Any
 
 from heliostat.commands.live import add_profile, line, target_of
@@ -59,7 +58,7 @@ def _show_kept(profile: Any, args: argparse.Namespace, known: list[str]) -> int:
     from heliostat.cluster.targets.kept import RECORDS, chosen, kept_jobs
     from heliostat.cluster.targets.storage import opened
     from heliostat.config import nearest
-    from heliostat.console import err
+    from heliostat.console import err, minute
     from heliostat.errors import ContactLost, UserError
 
     with tempfile.TemporaryDirectory(prefix="heliostat-") as scratch, line() as shown:
@@ -75,7 +74,7 @@ def _show_kept(profile: Any, args: argparse.Namespace, known: list[str]) -> int:
             storage.fetch([job.pattern], Path(scratch))
         shown.clear()
         output = job.output(Path(scratch))
-    began = time.strftime("%Y-%m-%d %H:%M", time.localtime(job.started))
+    began = minute(job.started)
     ended = f"ended with exit code {job.exit_code}" if job.ended else "has no end: it runs, or was lost with its node"
     err.print(f"heliostat: kept output of {job.id}, which began at {began}, and {ended}", highlight=False, soft_wrap=True)
     sys.stdout.write(output.decode(errors="replace"))

@@ -19,6 +19,8 @@ from heliostat.folder import expanded
 
 DATA = ("dataset.path", "dataset.options.path")
 """The keys of a train config that may have the path of its data."""
+NOT_OWN = ("heliostat", "__main__", "__mp_main__")
+"""Modules that code of one's own does not load: the script that calls `heliostat.train` has two names (multiprocessing)."""
 SHOWN = 5
 """Problems, and files of one of them, that a message lists."""
 
@@ -85,9 +87,48 @@ def data_paths(dataset: Any) -> list[tuple[str, str]]:
     found = {
         "dataset.path": dataset.get("path"),
         "dataset.options.path": options.get("path"),
+        "dataset.options.table": options.get("table") if dataset.get("source") == "images" else None,
         **{f"dataset.options.split.{part}": parts.get(part) for part in ("validation", "test")},
     }
     return [(key, path) for key, path in found.items() if isinstance(path, str)]
+
+
+def option_paths(model: Any, dataset: Any) -> list[tuple[str, str]]:
+    """What exists here of the paths in options of a model and a source, such as of pretrained weights, each with its key.
+
+    Which options are paths is not known: a text with a slash is one if something is there.
+    """
+    options = dataset.get("options") if isinstance(dataset, Mapping) else None
+    known = {key for key, _ in data_paths(dataset)}
+    found = [*_texts("model", model), *_texts("dataset.options", options)]
+    return [
+        (key, text)
+        for key, text in found
+        if key not in known and "/" in text and "://" not in text and os.path.exists(os.path.expanduser(text))
+    ]
+
+
+def option_files(paths: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The files that a job gets of those paths: the relative ones, and what is below them; by key."""
+    return {key: _files_below(path) for key, path in paths if not os.path.isabs(path)}
+
+
+def _texts(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _texts(f"{key}.{name}", inner)
+    elif isinstance(value, str):
+        yield key, value
+
+
+def _files_below(path: str) -> list[str]:
+    if not os.path.isdir(path):
+        return [path]
+    found = []
+    for folder, below, names in os.walk(path):
+        below[:] = [name for name in below if not name.startswith((".", "__"))]  # no caches
+        found += [os.path.join(folder, name) for name in names]
+    return found
 
 
 def data_files(plan: Any) -> dict[str, list[str]]:
@@ -112,13 +153,12 @@ def data_files(plan: Any) -> dict[str, list[str]]:
 
 
 def own_files(profile: Profile, config: Any) -> dict[str, list[str]]:
-    """The modules of the working directory that a task and a source of one's own, which are imported, have loaded.
+    """The modules of the working directory that code of one's own (task, source, ...), which is imported, has loaded.
 
     Raises:
         UserError: the module of one is in another folder, which the nodes do not have.
     """
-    named = {"task": config.task, "dataset.source": config.dataset.source or ""}
-    own = {key: name for key, name in named.items() if ":" in name}
+    own = config.own_code
     for key, name in own.items():
         _check_here(profile, key, name)
     # All of them under one key: which module is whose is not known.
@@ -156,8 +196,8 @@ def _own_modules(folder: Path) -> Iterator[str]:
         *(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")),
     ]
     for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not file or name.partition(".")[0] in ("heliostat", "__main__") or not Path(file).is_relative_to(folder):
+        file = os.path.abspath(getattr(module, "__file__", None) or "/")  # of a script, what was typed: ../sweep.py
+        if name.partition(".")[0] in NOT_OWN or not Path(file).is_relative_to(folder):
             continue
         if not os.path.isfile(file):
             continue  # in a wheel, which the requirements name

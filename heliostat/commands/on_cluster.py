@@ -1,10 +1,11 @@
-"""heliostat train, sweep, predict and dataset build --on PROFILE: submits the same command as a job on a cluster."""
+"""heliostat train, sweep, predict, evaluate and others with --on PROFILE: submits the same command as a job on a cluster."""
 
 import argparse
 import json
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +14,73 @@ from heliostat.cluster.jobs.follow import Work, about, keeping_output, to_stream
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import new_job_id, run_there
 from heliostat.commands.live import line
-from heliostat.commands.sending import show
+from heliostat.commands.sending import labels_to_send, show
+from heliostat.config import is_inline
 from heliostat.console import out, print_json
 from heliostat.errors import JobFailed, UserError
+from heliostat.folder import absolute, expanded
 
 HELIOSTAT = ("python", "-P", "-m", "heliostat")
 """The command in a job; with -P a ``types.py`` in the working directory does not replace Python's own."""
 
 
-def send(
-    profile: Profile, config: Any, args: argparse.Namespace, command: list[str], files: Contents, values: Mapping[str, str]
-) -> int:
-    """Submit a command as a job with the options of this one, or with ``--cron`` as a scheduled job; follow the job to its end.
+@dataclass(frozen=True)
+class Request:
+    """A command for a cluster, checked; nothing has been sent."""
 
-    Args:
-        profile: of the cluster.
-        config: of the run or the sweep; its name becomes the job's.
-        args: the arguments of this command.
-        command: the words of the command, with paths from the working directory.
-        files: what the job gets of the working directory.
-        values: variables of the shell that the job gets, whose values nothing may show.
-    """
-    argv = [*HELIOSTAT, *command]
-    argv += [part for override in args.set for part in ("--set", override)]
-    argv += ["--json"] * args.json + ["--verbose"] * args.verbose
+    profile: Profile
+    name: str
+    """Of the run or the sweep, which becomes the job's."""
+    command: list[str]
+    """The words of the command, with paths from the working directory."""
+    plan: Any
+    files: Contents
+    """What the job gets of the working directory."""
+    values: Mapping[str, str]
+    """Variables of the shell that the job gets, whose values nothing may show."""
+    times: list[str]
+    """The next times of scheduled runs."""
+
+
+def send(request: Request, args: argparse.Namespace) -> int:
+    """Submit a command as a job with the options of this one, and follow it to its end; or with ``--cron`` schedule it."""
+    argv = argv_of(request, args)
     if args.cron:
-        return _schedule(profile, config, args, argv, files, values)
-    return send_command(profile, config.name, argv, args, files, values)
+        return _schedule(request, args, argv)
+    return send_command(request.profile, request.name, argv, args, request.files, request.values)
+
+
+def send_or_show(request: Request, args: argparse.Namespace, show_plan: Callable[..., None]) -> int:
+    """Submit a command, or with ``--dry-run`` show its plan, the files that it gets, and with ``--cron`` its next times."""
+    if not args.dry_run:
+        return send(request, args)
+    show_plan(request.plan, args.json, request.files, request.values)
+    if not args.json:
+        show_times(request.times)
+    return 0
+
+
+def argv_of(request: Request, args: argparse.Namespace) -> list[str]:
+    """The command of the job, with the options of this one."""
+    argv = [*HELIOSTAT, *request.command]
+    argv += [part for override in args.set for part in ("--set", override)]
+    return argv + ["--json"] * args.json + ["--verbose"] * args.verbose
+
+
+def send_for_run(args: argparse.Namespace, words: list[str], options: list[str], files: Contents | None = None) -> int:
+    """Submit a command about a run on the cluster's storage, ``words``, as a job, with ``options`` and those of this one.
+
+    Raises:
+        UserError: a variable cannot be sent; nothing has been sent.
+    """
+    from heliostat.cluster.profile import find
+    from heliostat.commands.sending import files_to_send, variables_to_send
+
+    argv = [*HELIOSTAT, *words, args.run_name, *options, "--storage", args.storage]
+    argv += [part for override in getattr(args, "set", ()) for part in ("--set", override)] + ["--json"] * args.json
+    name = args.run_name.rstrip("/").rpartition("/")[2].replace("@", "-")
+    values = variables_to_send(args.env)
+    return send_command(find(args.on), f"{words[-1]}-{name}", argv, args, files or files_to_send(), values)
 
 
 def send_command(
@@ -53,10 +94,21 @@ def send_command(
         out.print(f"# command: {shlex.join(argv)}", highlight=False, markup=False, soft_wrap=True)
         show(files, values)
         return 0
-    job = about_job(profile, args.on, name)
+    write = to_stream(sys.stderr if args.json else sys.stdout)
+    printed = follow_command(profile, name, argv, args, files, values, write)
+    if args.json:
+        print_json(document_of(printed))
+    return 0
+
+
+def follow_command(
+    profile: Profile, name: str, argv: list[str], args: argparse.Namespace, files: Contents, values: Mapping[str, str],
+    write: Callable[[str], Any],
+) -> str:  # fmt: skip
+    """Submit a command as a job that is called ``name``, and ``write`` what it prints until its end; returns all of it."""
+    job = about_job(profile, args.on, name, args.label)
     work = Work(new_job_id(name.lower()), argv, files, secret_env=values, metadata=job)
     printed: list[str] = []
-    write = to_stream(sys.stderr if args.json else sys.stdout)
 
     def keep(text: str) -> None:
         printed.append(text)
@@ -65,9 +117,7 @@ def send_command(
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
         run_there(profile, work, keep, shown.say, args.ephemeral, again)
-    if args.json:
-        print_json(_document("".join(printed)))
-    return 0
+    return "".join(printed)
 
 
 def check_times(profile: Profile, name: str, args: argparse.Namespace) -> list[str]:
@@ -89,30 +139,29 @@ def show_times(times: list[str]) -> None:
         out.print(f"# next times: {', '.join(times)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def about_job(profile: Profile, on: str, run: str = "") -> dict[str, str]:
+def about_job(profile: Profile, on: str, run: str = "", labels: Sequence[str] = ()) -> dict[str, str]:
     """The metadata of a job of this profile, which ``on`` names; see `heliostat.cluster.jobs.follow.about`."""
-    return about(profile.name, run, "" if profile.platform == "local" else on)
+    return {**about(profile.name, run, "" if profile.platform == "local" else on), **labels_to_send(labels)}
 
 
-def _schedule(
-    profile: Profile, config: Any, args: argparse.Namespace, argv: list[str], files: Contents, values: Mapping[str, str]
-) -> int:
+def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> int:
     """Create the documents that run this command on a schedule, each time under a new name."""
-    from heliostat.cluster.jobs.packaging import isolated, packages
+    from heliostat.cluster.jobs.packaging import compact, isolated, packages
     from heliostat.cluster.targets import scheduled
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
-    times = check_times(profile, config.name, args)
+    profile, name = request.profile, request.name
     target = KubernetesCluster(profile)
     target.check()
-    command = isolated(keeping_output(f"{shlex.join(argv)} --set name={config.name}-$(date +%Y%m%d-%H%M)"))
+    command = isolated(keeping_output(f"{shlex.join(argv)} --set name={name}-$(date +%Y%m%d-%H%M)"))
+    code = [compact(package) for package in packages(request.files)]
     documents = scheduled.documents(
-        profile, config.name, args.cron, command, packages(files), target.api.features, args.time_zone,
-        secret_env=values, about=about_job(profile, args.on, config.name),
+        profile, name, args.cron, command, code, target.api.features, args.time_zone,
+        secret_env=request.values, about=about_job(profile, args.on, name, args.label),
     )  # fmt: skip
-    scheduled.create(target.kube, profile, config.name, [*target.claims(), *documents])
-    when = f"{args.cron}, next at {', '.join(times)}"
-    out.print(f"{config.name} will run at {when}; list or delete it with heliostat cron {profile.name}", highlight=False)
+    scheduled.create(target.kube, profile, name, [*target.claims(), *documents])
+    when = f"{args.cron}, next at {', '.join(request.times)}"
+    out.print(f"{name} will run at {when}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
 
 
@@ -122,6 +171,8 @@ def relative_path(config: str) -> str:
     Raises:
         UserError: the file is outside of it.
     """
+    if is_inline(config):
+        return config
     path = Path(config).resolve()
     if not path.exists():
         return config  # a bundled one, which the job finds by the same name
@@ -146,7 +197,18 @@ def check_storage(profile: Profile, storage: str, key: str = "storage") -> None:
         )
 
 
-def _document(printed: str) -> Any:
+def place_there(profile: Profile, place: str, key: str, variables: Mapping[str, str] | None) -> str:
+    """The absolute path or URI of what a job writes, which ``key`` names; a relative one is on the cluster's storage.
+
+    Raises:
+        UserError: the cluster's nodes do not share it.
+    """
+    there = absolute(expanded(place, variables, key), profile.storage.root if profile.platform == "kubernetes" else ".")
+    check_storage(profile, there, key)
+    return there
+
+
+def document_of(printed: str) -> Any:
     """The JSON document at the end of a job's output, which may contain other text."""
     start = printed.rfind("\n{\n") + 1
     try:

@@ -20,11 +20,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--out",
         metavar="FILE",
         help="for rows: the .csv, .parquet or .jsonl to write (default: NAME.predictions.csv beside a file, else standard "
-        "output); or FOLDER/ for a part for each file, which the same command continues",
+        "output); or FOLDER/ for a part for each file, of large ones for each 64 MB, which the same command continues",
     )
     parser.add_argument(
         "--columns", metavar="A,B", help="for rows: the columns to carry along to the output (default: all; none: '')"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="for csv files: how they are written, such as read.separator=; (the keys of read are in docs/data.md)",
+    )  # fmt: skip
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document; of standard input without --out a JSON line a row"
@@ -33,11 +37,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_preview(parser)
     parser.epilog = """examples: heliostat predict digits seven.png;
         heliostat predict churn '{"age": 41, "country": "DE"}'; heliostat predict churn new.csv --out predictions.parquet;
+        heliostat predict churn new.txt --set 'read.separator=;' --set read.decimal=,;
         heliostat predict churn s3://lake/customers --out s3://lake/churn/ --on gpu"""
 
 
 def run(args: argparse.Namespace) -> int:
     refuse_cluster_options(args)
+    read = _read_options(args)
     if args.on:
         return _predict_on_cluster(args)
     from heliostat.commands.phases import phase
@@ -47,12 +53,40 @@ def run(args: argparse.Namespace) -> int:
 
         trained = load_run(run_folder(args.run_name, args.storage))
         if trained.index.signature and not all(map(_is_row, args.inputs)):
-            return _predict_file(trained, args)
+            return _predict_file(trained, args, read)
+        if trained.takes_texts and any(map(_is_file, args.inputs)):
+            return _predict_file(trained, args, read)
     return _predict_each(trained, args)
+
+
+def _read_options(args: argparse.Namespace) -> dict[str, Any]:
+    """How the files are written, from ``--set read.KEY=VALUE``.
+
+    Raises:
+        UserError: there are other keys, or wrong ones.
+    """
+    if not args.set:
+        return {}
+    from heliostat.config import assignments, nearest
+    from heliostat.errors import UserError
+    from heliostat.workloads.prediction.tables import check_read
+
+    given = assignments(args.set)
+    if other := [name for name in given if name != "read"]:
+        raise UserError(f"--set has {', '.join(other)}, which predict does not take", nearest(other[0], ["read"]))
+    if not isinstance(read := given["read"], dict):
+        raise UserError(f"--set read is {read!r}, but must be a mapping", "write --set 'read.separator=;'")
+    check_read(read)
+    return dict(read)
 
 
 def _is_row(value: str) -> bool:
     return value.lstrip().startswith(("{", "["))
+
+
+def _is_file(value: str) -> bool:
+    """Whether an input is a file of texts, and no text."""
+    return value == "-" or value.endswith((".csv", ".parquet", ".jsonl")) or Path(value).is_dir()
 
 
 def _predict_each(trained: Any, args: argparse.Namespace) -> int:
@@ -60,8 +94,8 @@ def _predict_each(trained: Any, args: argparse.Namespace) -> int:
     from heliostat.errors import UserError
     from heliostat.workloads.inference import predict
 
-    if args.out or args.columns is not None:
-        option = "--out" if args.out else "--columns"
+    if args.out or args.columns is not None or args.set:
+        option = "--out" if args.out else "--set" if args.set else "--columns"
         raise UserError(f"{option} is for a file of rows, or rows on standard input", "leave it out, or give such an input")
     results = [predict(trained, value) for value in args.inputs]
     if args.json:
@@ -86,25 +120,25 @@ def _predict_each(trained: Any, args: argparse.Namespace) -> int:
     return 0
 
 
-def _predict_file(trained: Any, args: argparse.Namespace) -> int:
+def _predict_file(trained: Any, args: argparse.Namespace, read: dict[str, Any]) -> int:
     """Predict the rows of a file, a folder or standard input, and write a file, or to standard output what came from there."""
     from heliostat.console import print_json
     from heliostat.errors import UserError
     from heliostat.workloads.prediction import files
-    from heliostat.workloads.prediction.tables import read_tables
+    from heliostat.workloads.prediction.tables import open_tables
 
     if len(args.inputs) > 1:
         raise UserError(f"{len(args.inputs)} inputs are not all JSON rows", "give one file, a folder, or a quoted pattern")
     (place,) = args.inputs
     carried = None if args.columns is None else [name for name in args.columns.split(",") if name]
     if args.out and args.out.endswith("/"):
-        return _predict_parts(trained, place, carried, args)
+        return _predict_parts(trained, place, carried, args, read)
     out = args.out or ("" if place == "-" else beside(place))
     if out:
         files.check_name(out)
     summary = files.Summary()
     with _spooled(place) as path:
-        predicted = files.predict_tables(trained.predictor, read_tables(path, trained.index), summary, carried)
+        predicted = files.predict_tables(trained.predictor, open_tables(path, trained.index, read).read(), summary, carried)
         if out:
             files.write(out, predicted)
         else:
@@ -116,8 +150,8 @@ def _predict_file(trained: Any, args: argparse.Namespace) -> int:
     return 0
 
 
-def _predict_parts(trained: Any, place: str, carried: list[str] | None, args: argparse.Namespace) -> int:
-    """Predict each file of a folder to one of a folder: in this process, or in parallel on the Ray of RAY_ADDRESS."""
+def _predict_parts(trained: Any, place: str, carried: list[str] | None, args: argparse.Namespace, read: dict[str, Any]) -> int:
+    """Predict each file, or section of a large one, to one of a folder: here, or in parallel on the Ray of RAY_ADDRESS."""
     import os
     from contextlib import nullcontext
 
@@ -131,30 +165,30 @@ def _predict_parts(trained: Any, place: str, carried: list[str] | None, args: ar
     if place == "-":
         raise UserError("--out is a folder, but standard input is one table", "give a file, such as predictions.parquet")
     out, address = absolute(expanded(args.out, key="--out"), default_base()), os.environ.get("RAY_ADDRESS")
-    job = plan_job(trained, place, out, carried)
+    job, tables = plan_job(trained, place, out, carried, read)
     with line() as shown, connection(address) if address else nullcontext():
         summary = predict_parts(
-            job, trained, bool(address), lambda done, total: shown.say(f"predicted {done} of {total} files")
+            job, tables, trained, bool(address), lambda done, total: shown.say(f"predicted {done} of {total} parts")
         )
     if args.json:
-        print_json({"out": out, "parts": len(job.files), **summary.document()})
+        print_json({"out": out, "parts": job.parts, **summary.document()})
     else:
-        _say(f"{out}: {len(job.files)} part{'s' * (len(job.files) != 1)}, {summary}")
+        _say(f"{out}: {job.parts} part{'s' * (job.parts != 1)}, {summary}")
     return 0
 
 
 def _predict_on_cluster(args: argparse.Namespace) -> int:
-    """Submit the same command as a job on the profile's cluster, which predicts the files in parallel.
+    """Submit the same command as a job on the profile's cluster, which predicts its parts in parallel.
 
     Raises:
         UserError: it has no folder as output, or the job would not find its input; nothing has been sent.
     """
     from heliostat.cluster.profile import find
     from heliostat.commands import needed, sending
-    from heliostat.commands.on_cluster import HELIOSTAT, check_storage, send_command
+    from heliostat.commands.on_cluster import place_there, send_for_run
     from heliostat.datasets.sources.files import table_files
     from heliostat.errors import UserError
-    from heliostat.folder import absolute, expanded
+    from heliostat.folder import expanded
     from heliostat.workloads.plan import is_absolute
 
     profile = find(args.on)
@@ -166,18 +200,13 @@ def _predict_on_cluster(args: argparse.Namespace) -> int:
         raise UserError(f"--out is {args.out}, a file, but --on writes a folder of parts", "give a folder: predictions/new/")
     (place,), values = args.inputs, sending.variables_to_send(args.env)
     variables = needed.job_variables(profile, values)
-    out = expanded(args.out, variables, "--out")
-    out = f"{(absolute(out, profile.storage.root) if profile.platform == 'kubernetes' else absolute(out, '.')).rstrip('/')}/"
-    check_storage(profile, out, "--out")
+    out = f"{place_there(profile, args.out, '--out', variables).rstrip('/')}/"
     needed.check_paths(profile, [("INPUT", place)], variables)
     files = sending.files_to_send()
     if not is_absolute(expanded(place, variables, "INPUT")):
         needed.check_sent(files, {"INPUT": [file.path for file in table_files(place)]})
-    argv = [*HELIOSTAT, "predict", args.run_name, place, "--out", out, "--storage", args.storage]
-    argv += [] if args.columns is None else ["--columns", args.columns]
-    argv += ["--json"] * args.json
-    name = args.run_name.rstrip("/").rpartition("/")[2]
-    return send_command(profile, f"predict-{name}", argv, args, files, values)
+    columns = [] if args.columns is None else ["--columns", args.columns]
+    return send_for_run(args, ["predict"], [place, "--out", out, *columns], files)
 
 
 def _say(text: str) -> None:

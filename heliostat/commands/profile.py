@@ -1,34 +1,18 @@
-"""heliostat profile init|show|check: creates, shows and checks the files that describe clusters."""
+"""heliostat profile init|show|check|import: creates, shows, checks and imports the files that describe clusters."""
 
 import argparse
-import re
-from pathlib import Path
-from typing import Any
 
 from heliostat.commands.live import add_profile
 
-WORDS = {
-    "platform": "kubernetes, or local for Ray processes on this machine",
-    "head": "the pod of Ray's head; tasks that need a CPU do not run there",
-    "groups": "worker groups: identical pods each, as many as the work needs",
-    "name": "the group's name, as in --set groups.NAME.max=4",
-    "market": "on-demand, or spot for cheaper pods that can be preempted",
-    "max": "the most pods, which limits the cost",
-    "idle_seconds": "a pod is deleted after so many seconds without work",
-    "tolerations": "taints of nodes on which its pods may run",
-    "storage": "where runs are kept: {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}",
-    "uri": "a folder, or an object store such as s3://bucket/team",
-    "idle_shutdown_seconds": "seconds without work after which the cluster is suspended, head included; null: never",
-}
-"""Comments on the keys of a new file, where the field's own description is only for messages."""
-COLUMN = 36
-"""The column of the comments, except after longer lines."""
-KEY = re.compile(r"(?P<indent> *)(?P<item>- )?(?P<key>\w+):")
-
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    verbs = parser.add_subparsers(dest="verb", metavar="init|show|check", required=True)
-    init = verbs.add_parser("init", help="write a new profile", description="Write a new profile, with a comment on each line.")
+    verbs = parser.add_subparsers(dest="verb", metavar="init|show|check|import", required=True)
+    init = verbs.add_parser(
+        "init",
+        help="write a new profile",
+        description="write a new profile, with a comment on each line",
+        epilog="example: heliostat profile init mine --from spot",
+    )
     init.add_argument(
         "name", metavar="NAME", help="the cluster's name; the file is NAME.yaml, in cluster/profiles if that folder exists"
     )
@@ -43,17 +27,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
         ("show", "show a profile with all its defaults, and what it costs an hour"),
         ("check", "check a profile by the operator's rules"),
     ):
-        add_profile(verbs.add_parser(verb, help=help_line, description=help_line))
+        example = f"example: heliostat profile {verb} gpu --set groups.gpu.max=4"
+        add_profile(verbs.add_parser(verb, help=help_line, description=help_line, epilog=example))
     verbs.choices["show"].add_argument("--json", action="store_true", help="print one JSON document")
+    from heliostat.commands import profile_import
+
+    profile_import.configure(verbs.add_parser("import", help=profile_import.HELP, description=profile_import.HELP))
     parser.epilog = "example: heliostat profile init mine --from spot"
 
 
 def run(args: argparse.Namespace) -> int:
-    return {"init": _init, "show": _show, "check": _check}[args.verb](args)
+    from heliostat.commands import profile_import
+
+    return {"init": _init, "show": _show, "check": _check, "import": profile_import.run}[args.verb](args)
 
 
 def _init(args: argparse.Namespace) -> int:
     from heliostat.cluster.profile import BUNDLED, Profile, find
+    from heliostat.commands.profile_file import new_profile, write_profile
     from heliostat.config import nearest, validate
     from heliostat.console import out
     from heliostat.errors import UserError
@@ -62,39 +53,11 @@ def _init(args: argparse.Namespace) -> int:
     if args.source not in bundled:
         raise UserError(f"--from is {args.source}, which is not a bundled profile", nearest(args.source, bundled))
     validate({**find(str(bundled[args.source])).model_dump(), "name": args.name}, Profile)
-    folder = Path("cluster/profiles")
-    path = folder / f"{args.name}.yaml" if folder.is_dir() else Path(f"{args.name}.yaml")
-    try:
-        with path.open("x") as file:
-            file.write(commented(bundled[args.source].read_text()))
-    except FileExistsError:
-        raise UserError(f"{path} already exists; it was not changed", "choose another name") from None
+    path = write_profile(args.name, new_profile(args.source))
     out.print(
         f"wrote {path}: adapt it, then\n  heliostat profile check {args.name}\n  heliostat up {args.name}", highlight=False
     )
     return 0
-
-
-def commented(text: str) -> str:
-    """A profile's text with a comment at each key: its meaning and its default."""
-    from heliostat.cluster.profile import Head, Profile, Storage, WorkerGroup
-
-    owners: dict[str, Any] = {"head": Head, "groups": WorkerGroup, "storage": Storage}
-    lines, parent = [], ""
-    for line in text.splitlines():
-        if found := KEY.match(line):
-            nested = bool(found["indent"])
-            parent = parent if nested else found["key"]
-            line = f"{line:<{COLUMN}}  # {_meaning(found['key'], owners[parent] if nested else Profile)}"
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def _meaning(key: str, owner: Any) -> str:
-    field = owner.model_fields[key]
-    meaning = WORDS.get(key) or field.description
-    default = None if field.is_required() else field.default
-    return f"{meaning} (default: {default})" if isinstance(default, str | int | float) else meaning
 
 
 def _show(args: argparse.Namespace) -> int:

@@ -3,9 +3,10 @@
 import os
 import time
 from collections import deque
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from heliostat.commands.phases import Phases
 from heliostat.console import duration, err, numbers
@@ -22,6 +23,22 @@ SHOWN = {
 }  # fmt: skip
 """The phase that an event begins."""
 LEFT = {"drain": "a node is being drained", "grow": "more workers fit"}
+
+
+class Shown(Protocol):
+    """What shows the progress of a run or a sweep."""
+
+    def connected(self) -> None:
+        """Ray is connected."""
+
+    def update(self, news: Any, /) -> None:
+        """Show new records of a run, see `heliostat.workloads.ray_train.records.Watch`, or the trials of a sweep."""
+
+
+MakeDisplay = Callable[[Any], AbstractContextManager[Shown]]
+"""Makes the display of a plan."""
+MakeWatch = Callable[[Any], AbstractContextManager[Callable[[list[dict[str, Any]]], None]]]
+"""Makes what gets the new records of a plan."""
 
 
 class Display:
@@ -46,21 +63,19 @@ class Display:
         self._phases = Phases(self._line, quiet=not self._lines)
 
     def __enter__(self) -> Self:
-        self._phases.begin("starting Ray")
+        self._phases.begin("starting workers")
         self._phases.__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._phases.__exit__(kind, error, trace)
 
-    def connected(self, dashboard: str) -> None:
-        """Ray is connected: print the run's folder and the dashboard."""
+    def connected(self) -> None:
+        """Ray is connected: print the run's folder."""
         where = "resumes in" if self._plan.folder.exists("checkpoints") else "in"
         self._heading = f"{self._plan.config.name} {where} {self._plan.uri}"
         if err.is_terminal or self._job:
             self._head()
-        if err.is_terminal:
-            _say(f"Ray's dashboard is {dashboard} (its token is in ~/.heliostat/ray-token)")
         self._total = self._plan.total_steps or 0
         self._phases.begin("starting workers")
 
@@ -81,7 +96,7 @@ class Display:
                 self._event(record)
             elif record["kind"] == "train":
                 self._trained(record)
-            else:
+            elif record["kind"] == "eval":
                 self._phases.begin("")
                 if self._lines:
                     self._head()
@@ -150,6 +165,13 @@ class Display:
 
     def _room(self, record: dict[str, Any]) -> str:
         return f"there is room for {record['room']} workers, and at least {record['workers']} are needed"
+
+
+def evaluations(records: list[dict[str, Any]]) -> None:
+    """Print a line for each evaluation of a run in this process, where a bar would overwrite a debugger's prompt."""
+    for record in records:
+        if record.get("kind") == "eval":
+            _say(f"step {record['step']:>6}  validation  {numbers(record['metrics'])}")
 
 
 def _bar(share: float, width: int) -> str:

@@ -11,15 +11,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.commands import find_folder
+    from heliostat.commands import SCRIPT, find_folder
     from heliostat.console import out
     from heliostat.folder import join
-    from heliostat.tuning.plan import SWEEP
+    from heliostat.tuning.record import SWEEP
     from heliostat.workloads.run.record import REPORT
 
     folder = find_folder(args.name, args.storage)
     if folder.exists(SWEEP):
         _draw_sweep(folder)
+    elif folder.exists(SCRIPT):
+        from heliostat.workloads.torchrun.report import write_report
+
+        write_report(folder)
     else:
         _draw_run(folder)
     out.print(join(str(folder), REPORT), soft_wrap=True)
@@ -41,7 +45,8 @@ def _draw_sweep(folder: Any) -> None:
         UserError: the task of the trials is not found from the working directory.
     """
     from heliostat.folder import split
-    from heliostat.tuning.plan import plan_sweep, read_sweep
+    from heliostat.tuning.plan import plan_sweep
+    from heliostat.tuning.record import read_sweep
     from heliostat.tuning.results.table import SweepResult
     from heliostat.tuning.results.write import write_so_far
     from heliostat.workloads.run.lease import Observer

@@ -5,13 +5,15 @@ import fnmatch
 import time
 from typing import Any
 
+from heliostat.commands import storage_at
+
 Row = dict[str, Any]
 STATES = ("finished", "running", "stopped", "interrupted", "failed", "diverged", "unreadable")
 KEYS = ("name", "state", "created", "time", "cost", "goodput", "step")
 """What the list can be sorted by besides metrics."""
 PATIENCE = 60.0
 """Seconds for which the list waits for a storage."""
-SUMMARIES = ("*.yaml", "*.json", "metrics*.jsonl", "events*.jsonl", "attempts*.jsonl", "journal")
+SUMMARIES = ("*.yaml", "*.json", "metrics*.jsonl", "events*.jsonl", "attempts*.jsonl", "journal", "driver/*.json")
 """The files of a run or a sweep that its line in the list needs."""
 
 
@@ -19,7 +21,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
         "heliostat runs [--on PROFILE] [options]\n"
         "       heliostat runs compare NAME NAME ... [--storage DIR] [--json]\n"
-        "       heliostat runs pull RUN --on PROFILE"
+        "       heliostat runs open [STORAGE | RUN] [--on PROFILE]\n"
+        "       heliostat runs pull RUN --on PROFILE\n"
+        "       heliostat runs track RUN [--to TRACKER]"
     )
     parser.add_argument("--on", metavar="PROFILE", help="list those on the storage of a profile's cluster, such as gpu")
     parser.add_argument("--storage", metavar="DIR", default="runs", help="where the runs are (default: runs)")
@@ -36,11 +40,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import err, print_json
-    from heliostat.folder import Folder, absolute, default_base, expanded
 
-    storage = absolute(expanded(args.storage, key="--storage"), default_base())
-    rows = _rows_on(args) if args.on else _rows(Folder.at(storage, PATIENCE))
-    rows = _sorted(_chosen(rows, args.name, args.state), args.sort, args.reverse)
+    rows = listed(args)
     if args.json:
         print_json(rows)
     elif rows:
@@ -49,6 +50,15 @@ def run(args: argparse.Namespace) -> int:
         place = f"{args.storage}{f' on the storage of {args.on}' if args.on else ''}"
         err.print(f"no such runs in {place}" if args.name or args.state else f"no runs in {place}", highlight=False)
     return 0
+
+
+def listed(args: argparse.Namespace) -> list[Row]:
+    """The runs and sweeps that the options choose, in their order."""
+    from heliostat.folder import Folder
+
+    storage = storage_at(args.storage)
+    rows = _rows_on(args) if args.on else _rows(Folder.at(storage, PATIENCE))
+    return ordered(chosen(rows, args.name, args.state), args.sort, args.reverse)
 
 
 def _rows_on(args: argparse.Namespace) -> list[Row]:
@@ -71,7 +81,7 @@ def _rows_on(args: argparse.Namespace) -> list[Row]:
     return [{**row, "run": join(join(root_of(profile), place), row["name"])} for row in rows]
 
 
-def _chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:
+def chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:
     """The rows that the filters leave.
 
     Raises:
@@ -86,8 +96,12 @@ def _chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:
     return [row for row in rows if fnmatch.fnmatch(row["name"], name or "*") and (not states or row["state"] in states)]
 
 
-def _sorted(rows: list[Row], key: str, reverse: bool) -> list[Row]:
-    """Raises a UserError if no row has the key."""
+def ordered(rows: list[Row], key: str, reverse: bool) -> list[Row]:
+    """The rows in the order of a key, and last those that have none.
+
+    Raises:
+        UserError: no row has the key.
+    """
     from heliostat.config import nearest
     from heliostat.errors import UserError
 
@@ -133,54 +147,82 @@ def _cells(row: Row, zone: str) -> dict[str, str]:
 
 
 def _rows(storage: Any) -> list[Row]:
-    from heliostat.errors import UserError
-    from heliostat.tuning.plan import SWEEP
-    from heliostat.workloads.run.record import CONFIG
+    return [row for name in storage.names() if (row := row_of(storage / name))]
 
-    rows = []
-    for name in storage.names():
-        folder = storage / name
-        make = _run_row if folder.exists(CONFIG) else _sweep_row if folder.exists(SWEEP) else None
-        if make is None:
-            continue
-        empty = {
-            "name": name, "kind": "sweep" if make is _sweep_row else "run", "run": str(folder), "task": "?",
-            "state": "unreadable", "step": 0, "progress": "", "time": 0.0, "goodput": 0.0, "cost": None,
-            "split": "", "metrics": {}, "test": {}, "created": "?",
-        }  # fmt: skip
-        try:
-            rows.append({**empty, **make(folder)})
-        except UserError as error:
-            rows.append({**empty, "error": error.what})
-    return rows
+
+def row_of(folder: Any) -> Row | None:
+    """The row of a run, a sweep or a script; None if the folder is none of them."""
+    from heliostat.errors import UserError
+    from heliostat.tuning.record import SWEEP
+    from heliostat.workloads.run.record import CONFIG
+    from heliostat.workloads.torchrun.arguments import ARGUMENTS
+
+    known = ((CONFIG, "run", _run_row), (SWEEP, "sweep", _sweep_row), (ARGUMENTS, "script", _script_row))
+    kind, make = next(((kind, make) for file, kind, make in known if folder.exists(file)), ("", None))
+    if make is None:
+        return None
+    empty = {
+        "name": folder.name, "kind": kind, "run": str(folder), "task": "?",
+        "state": "unreadable", "step": 0, "progress": "", "time": 0.0, "goodput": 0.0, "cost": None,
+        "split": "", "metrics": {}, "test": {}, "created": "?",
+    }  # fmt: skip
+    try:
+        return {**empty, **make(folder)}
+    except UserError as error:
+        return {**empty, "error": error.what}
 
 
 def _run_row(folder: Any) -> Row:
-    from heliostat.workloads.run.goodput import share_of
-    from heliostat.workloads.run.record import read_record
+    from heliostat.console import minute
+    from heliostat.workloads.run.record import read_head
     from heliostat.workloads.run.so_far import result_of
 
-    record, result = read_record(folder), result_of(folder)
+    (task, steps, created), result = read_head(folder), result_of(folder)
     split = "test" if "test" in result.metrics else "validation"
-    steps = record.config.steps
     return {
-        "task": record.config.task,
+        "task": task,
         "state": result.state,
         "step": result.step,
         "progress": f"{result.step}/{steps}" if steps and result.step < steps else str(result.step),
+        **_measured(result, split),
+        "created": minute(created),
+    }
+
+
+def _measured(result: Any, split: str) -> Row:
+    """What a run and a script have in common; the metrics are those of ``split``."""
+    from heliostat.workloads.run.goodput import share_of
+
+    return {
         "time": result.seconds.get("total", 0.0),
         "goodput": round(share_of(result.goodput), 3),
         "cost": result.cost,
         "split": split,
         "metrics": result.metrics.get(split, {}),
         "test": result.metrics.get("test", {}),
-        "created": _clock(record.created),
+    }
+
+
+def _script_row(folder: Any) -> Row:
+    from heliostat.console import minute
+    from heliostat.workloads.torchrun.record import read_script, script_result, shown_split, title
+
+    record, result = read_script(folder), script_result(folder)
+    split = shown_split(result)
+    return {
+        "task": title(record),
+        "state": result.state,
+        "step": result.step,
+        "progress": str(result.step),
+        **_measured(result, split),
+        "created": minute(record.created) if record.created else "?",
     }
 
 
 def _sweep_row(folder: Any) -> Row:
+    from heliostat.console import minute
     from heliostat.tuning.journal import read_journal
-    from heliostat.tuning.plan import read_sweep
+    from heliostat.tuning.record import read_sweep
     from heliostat.tuning.results.table import SweepResult
     from heliostat.tuning.trials import Trials, best
     from heliostat.workloads.run.lease import Observer
@@ -200,9 +242,5 @@ def _sweep_row(folder: Any) -> Row:
         "cost": trials.cost(now),
         "split": "best",
         "metrics": top.values if top else {},
-        "created": _clock(record.created),
+        "created": minute(record.created),
     }
-
-
-def _clock(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))

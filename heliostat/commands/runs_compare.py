@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from heliostat.commands import RUN_HELP, run_folder
+from heliostat.commands import RUN_HELP, SCRIPT, run_folder
 
 ABSENT = "-"
 
@@ -22,9 +22,9 @@ def run(args: argparse.Namespace) -> int:
 
     if len(args.names) < 2:
         raise UserError(f"{args.names[0]} alone is given, but a comparison needs two runs", "name another one, too")
-    found = [_described(run_folder(name, args.storage)) for name in args.names]
-    settings = _differing([settings for settings, _ in found])
-    measured = _all([measured for _, measured in found])
+    found = [described(run_folder(name, args.storage, ("config.yaml", SCRIPT))) for name in args.names]
+    settings = differing([settings for settings, _ in found])
+    measured = side_by_side([measured for _, measured in found])
     if args.json:
         print_json({"runs": args.names, "settings": settings, "results": measured})
         return 0
@@ -33,21 +33,32 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _described(folder: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a run was trained with, and its result, each by a dotted name."""
-    from heliostat.workloads.run.goodput import share_of
+def described(folder: Any, read: Any = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run was trained with, and its result, each by a dotted name; ``read`` reads its journals."""
+    from heliostat.workloads.run.journal import read_journal
     from heliostat.workloads.run.record import read_record
     from heliostat.workloads.run.so_far import result_of
 
-    record, result = read_record(folder), result_of(folder)
+    if folder.exists(SCRIPT):
+        from heliostat.workloads.torchrun.record import read_script, script_result
+
+        script, result = read_script(folder), script_result(folder)
+        return {"script": script.script, "arguments": script.arguments, "workers": script.workers}, _outcome(result)
+    record, result = read_record(folder), result_of(folder, read=read or read_journal)
     config = record.config.model_dump(mode="json", exclude={"name", "storage"})
     settings = {**_flat(config), "data": record.dataset.fingerprint, "git": record.git, **_flat({"version": record.versions})}
+    return settings, _outcome(result)
+
+
+def _outcome(result: Any) -> dict[str, Any]:
+    from heliostat.workloads.run.goodput import share_of
+
     outcome = {
         "state": result.state, "step": result.step, "best step": result.best_step, "cost": result.cost,
         "seconds": result.seconds.get("total"), "goodput": round(share_of(result.goodput), 3) if result.goodput else None,
     }  # fmt: skip
     metrics = {f"{split} {name}": value for split, found in result.metrics.items() for name, value in found.items()}
-    return settings, {**outcome, **metrics}
+    return {**outcome, **metrics}
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -57,15 +68,15 @@ def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _all(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
+def side_by_side(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """For each name the value of each run; names that no run has a value for are left out."""
     keys = dict.fromkeys(key for values in found for key in values)
     table = {key: [values.get(key, ABSENT) for values in found] for key in keys}
     return {key: values for key, values in table.items() if any(value not in (None, ABSENT) for value in values)}
 
 
-def _differing(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    return {key: values for key, values in _all(found).items() if any(value != values[0] for value in values)}
+def differing(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    return {key: values for key, values in side_by_side(found).items() if any(value != values[0] for value in values)}
 
 
 def _shown(value: Any) -> str:

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
 
 IDENTITY = ("config.yaml", "sweep.yaml", "script.json")
 """The file by which a run, a sweep and a torchrun script are known."""
-PARTS = {"report": ["report.html"], "checkpoint": ["checkpoints", "result.json"], "log": []}
+MODEL = ("checkpoints", "result.json", "index.json", "code")
+"""What evaluate and predict need of a run, beside its config."""
+PARTS = {
+    "report": ["report.html"],
+    "checkpoint": [*MODEL, *(f"trials/*/{name}" for name in (IDENTITY[0], *MODEL))],
+    "log": [],
+}
+"""The files of a run, or of a sweep and its trials, that ``--only`` brings."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -117,7 +124,7 @@ def _check_same(run: Path, target: Path) -> None:
 def _identity(path: Path) -> str:
     """What a run keeps for its life: when it was created, or else the whole file."""
     text = path.read_text()
-    found = re.search(r"^created: .*$", text, re.MULTILINE)
+    found = re.search(r'^created: .*$|"created": [\d.]+', text, re.MULTILINE)
     return found[0] if found else text
 
 

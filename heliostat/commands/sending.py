@@ -1,8 +1,9 @@
 """What a command sends to a cluster from this machine: files of the working directory, and variables of the shell."""
 
+import getpass
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +25,10 @@ def files_to_send(*needed: str, isolated: bool = True) -> "Contents":
         UserError: a file cannot be read.
     """
     from heliostat.cluster.jobs.contents import contents
+    from heliostat.config import is_inline
     from heliostat.console import err
 
-    found = contents(Path.cwd(), isolated, needed)
+    found = contents(Path.cwd(), isolated, [name for name in needed if not is_inline(name)])
     if found.notice:
         err.print(f"heliostat: {found.notice}", highlight=False, markup=False, soft_wrap=True)
     return found
@@ -65,6 +67,35 @@ def variables_to_send(names: list[str]) -> dict[str, str]:
     if wrong:
         raise UserError("; ".join(wrong), "export each variable, and give only its name, such as --env WANDB_API_KEY")
     return {name: os.environ[name] for name in names}
+
+
+def labels_to_send(labels: Sequence[str]) -> dict[str, str]:
+    """The metadata of a job with the labels that ``--label`` gives, and with the user's name as submitter.
+
+    Raises:
+        UserError: a label is not KEY=VALUE, or is given twice; all that are wrong are listed.
+    """
+    from heliostat.cluster.in_pod.ray_usage import LABEL
+    from heliostat.errors import UserError
+
+    pairs = [text.partition("=") for text in labels]
+    keys = [key for key, _, _ in pairs]
+    wrong = [
+        f"--label {text} {reason}"
+        for text, (key, _, value) in zip(labels, pairs, strict=True)
+        if (
+            reason := "is not a label"
+            if not (re.fullmatch(r"[A-Za-z0-9][\w./-]{0,62}", key) and re.fullmatch(r"[ -~]{1,63}", value))
+            else f"gives {key} twice" * (keys.count(key) > 1)
+        )
+    ]
+    if wrong:
+        raise UserError("; ".join(wrong), "write KEY=VALUE once for each key, of up to 63 characters, such as team=vision")
+    try:
+        user = {"submitter": getpass.getuser()}
+    except (KeyError, OSError):  # a user without a name, as in some containers
+        user = {}
+    return {f"{LABEL}{key}": value for key, value in {**user, **{key: value for key, _, value in pairs}}.items()}
 
 
 def _not_sendable(name: str) -> str:

@@ -14,6 +14,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("--watch", action="store_true", help="refresh every two seconds, until Ctrl-C")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.epilog = "example: heliostat status gpu --watch"
 
 
 def run(args: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from heliostat.commands.live import add_profile, line, target_of
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("job", nargs="?", help="a job's id (default: the latest job)")
+    parser.epilog = "example: heliostat stop gpu"
 
 
 def run(args: argparse.Namespace) -> int:

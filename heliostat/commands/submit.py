@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from heliostat.commands.live import add_env, add_profile, line
+from heliostat.commands.live import add_env, add_labels, add_profile, line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--detach", action="store_true", help="print the job's id, and do not wait for the job")
     parser.add_argument("--dry-run", action="store_true", help="print the files that would be sent, and start nothing")
     add_env(parser)
+    add_labels(parser)
     parser.epilog = """examples: heliostat submit gpu -- python -m heliostat evaluate digits;
         heliostat submit gpu -- "pip install einops && python train.py" (as with ssh, one argument is a line for the shell)"""
 
@@ -35,13 +36,15 @@ def run(args: argparse.Namespace) -> int:
     if args.detach and args.ephemeral:
         raise UserError("--detach with --ephemeral would leave the cluster running", "remove one of them")
     values = sending.variables_to_send(args.env)
+    sending.labels_to_send(args.label)  # before anything is packed
     files = sending.files_to_send(isolated=False)
     if args.dry_run:
         command = args.entrypoint[0] if len(args.entrypoint) == 1 else shlex.join(args.entrypoint)
         out.print(f"# command: {command}", highlight=False, markup=False, soft_wrap=True)
         sending.show(files, values)
         return 0
-    work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values, metadata=about_job(profile, args.profile))
+    job = about_job(profile, args.profile, labels=args.label)
+    work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values, metadata=job)
     with line() as shown:
         if args.detach:
             target = open_target(profile)

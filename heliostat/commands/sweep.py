@@ -4,13 +4,25 @@ import argparse
 import os
 import shlex
 import sys
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, redirect_stdout
+from collections.abc import Callable, Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heliostat.commands import pull_command
-from heliostat.commands.live import add_cluster_options, add_cron, nodes_of, refuse_cluster_options
+from heliostat.commands.live import (
+    add_cluster_options,
+    add_cron,
+    add_dashboard,
+    nodes_of,
+    refuse_cluster_options,
+    refuse_dashboard,
+    show_dashboard,
+)  # fmt: skip
+
+if TYPE_CHECKING:
+    from heliostat.commands.on_cluster import Request
+    from heliostat.commands.progress import MakeDisplay
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,11 +36,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
+    add_dashboard(parser)
     parser.epilog = "example: heliostat sweep tuning/configs/digits.yaml --set trials=40 --set scheduler=median --dry-run"
 
 
 def run(args: argparse.Namespace) -> int:
     refuse_cluster_options(args)
+    refuse_dashboard(args, os.environ.get("RAY_ADDRESS"))
     from heliostat.config import config_path, load
     from heliostat.tuning.config import SweepConfig
 
@@ -51,14 +65,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
-    """Submit the same command as a job on the profile's cluster: the sweep's driver runs on the head and holds no GPU.
+    """Submit the same command as a job on the profile's cluster: the sweep's driver runs on the head and holds no GPU."""
+    from heliostat.commands.on_cluster import send_or_show
+
+    return send_or_show(request_for(config, args), args, _show_plan)
+
+
+def request_for(config: Any, args: argparse.Namespace) -> "Request":
+    """What a job of a sweep on the profile's cluster needs.
 
     Raises:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
     from heliostat.commands import needed, sending
-    from heliostat.commands.on_cluster import check_storage, check_times, relative_path, send, show_times
+    from heliostat.commands.on_cluster import Request, check_storage, check_times, relative_path
     from heliostat.folder import expanded
     from heliostat.tuning.config import base_of
     from heliostat.tuning.plan import plan_sweep
@@ -68,11 +89,13 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     path = "./show" if path == "show" else path  # not the subcommand
     values = sending.variables_to_send(args.env)
     variables = needed.job_variables(profile, values)
-    base, data = str(config.train.get("base", path)), base_of(config)
+    bases, data = [str(config.train["base"])] if "base" in config.train else [], base_of(config)
     searched = [(name, value) for name in needed.DATA for value in (config.space[name].choice if name in config.space else ())]
+    named = needed.option_paths(data.get("model"), data.get("dataset"))
     paths = [
-        ("train.base", base),
+        *(("train.base", base) for base in bases),
         *needed.data_paths(data.get("dataset")),
+        *named,
         *((f"space.{name}", each) for name, each in searched),
     ]
     needed.check_paths(profile, paths, variables)
@@ -80,49 +103,59 @@ def _sweep_on_cluster(config: Any, args: argparse.Namespace) -> int:
     times = check_times(profile, config.name, args)
     check_storage(profile, expanded(plan.base["storage"], variables, "storage"))
     wheels = sending.requirements_to_send(plan.base.get("requirements", []), profile.ray_version)
-    files = sending.files_to_send(path, base, *wheels)
+    files = sending.files_to_send(path, *bases, *wheels)
     for each in (plan.train, *(plan.trial(0, {name: value}) for name, value in searched)):
-        needed.check_sent(files, {**needed.data_files(each), **needed.own_files(profile, each.config)})
-    if args.dry_run:
-        _show_plan(plan, args.json, files, values)
-        if not args.json:
-            show_times(times)
-        return 0
-    return send(profile, config, args, ["sweep", path], files, values)
+        sent = {**needed.data_files(each), **needed.option_files(named), **needed.own_files(profile, each.config)}
+        needed.check_sent(files, sent)
+    return Request(profile, config.name, ["sweep", path], plan, files, values, times)
 
 
 def _sweep(config: Any, address: str | None, args: argparse.Namespace) -> Any:
+    from heliostat.commands.trials import Display
+
+    return sweep_on_ray(config, address, lambda plan: Display(plan, args.json), args.json, args.verbose, args.dashboard)
+
+
+def sweep_on_ray(
+    config: Any, address: str | None, display: "MakeDisplay", quiet: bool = False, verbose: bool = False,
+    dashboard: bool = False,
+) -> Any:  # fmt: skip
+    """Run a sweep on the Ray at an address, or on one for its duration; see `heliostat.commands.train.train_on_ray`."""
     from heliostat.cluster import in_process
     from heliostat.commands.phases import phase
 
     if address:
-        with in_process.connection(address, args.verbose) as dashboard:
+        with in_process.connection(address, verbose) as url:
+            return sweep_connected(config, display, quiet, url)
+    # Ray starts while this process imports what trains.
+    with in_process.starting(verbose, dashboard) as connect:
+        with phase("checking the config, the task and the data", quiet):
             from heliostat.tuning.plan import plan_sweep
-            from heliostat.workloads.nodes import available
 
-            return _drive(plan_sweep(config, available()), dashboard, args)
-    with phase("checking the config, the task and the data", quiet=args.json):
-        from heliostat.tuning.plan import plan_sweep
-
-        plan = plan_sweep(config, in_process.machine())
-    return _drive(plan, in_process.session(args.verbose), args)
+            plan = plan_sweep(config, in_process.machine())
+        return _drive(plan, connect, display, quiet, dashboard)
 
 
-def _drive(plan: Any, ray_session: AbstractContextManager[str] | str, args: argparse.Namespace) -> Any:
-    from contextlib import nullcontext
+def sweep_connected(config: Any, display: "MakeDisplay", quiet: bool = False, url: str = "") -> Any:
+    """Run a sweep on the Ray that this process is connected to; ``url`` is that of its dashboard, if it is to be shown."""
+    from heliostat.tuning.plan import plan_sweep
+    from heliostat.workloads.nodes import available
 
+    return _drive(plan_sweep(config, available()), lambda: url, display, quiet)
+
+
+def _drive(plan: Any, connect: Callable[[], str], display: "MakeDisplay", quiet: bool, dashboard: bool = False) -> Any:
     from heliostat.commands.building import building
-    from heliostat.commands.trials import Display
     from heliostat.tuning.drive import drive, finished
 
     if result := finished(plan):
         return result
-    with building(plan.train.source, "opening the sweep", args.json):
+    with building(plan.train.source, "opening the sweep", quiet):
         plan.check()
-    session = nullcontext(ray_session) if isinstance(ray_session, str) else ray_session
-    with Display(plan, quiet=args.json) as display, session as dashboard:
-        display.connected(dashboard)
-        return drive(plan, display.update)
+    with display(plan) as shown:
+        show_dashboard(connect(), dashboard)
+        shown.connected()
+        return drive(plan, shown.update)
 
 
 def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[str] = ()) -> None:

@@ -84,7 +84,7 @@ def _rendered(folder: Any, most: int | None = None, driven: bool = True) -> Any:
 def _read(folder: Any) -> tuple[Any, Any]:
     """The trials of a sweep, and its record."""
     from heliostat.tuning.journal import read_journal
-    from heliostat.tuning.plan import read_sweep
+    from heliostat.tuning.record import read_sweep
     from heliostat.tuning.trials import Trials
 
     return Trials(read_journal(folder)), read_sweep(folder)
@@ -94,7 +94,7 @@ def _folder(name: str, storage: str) -> Any:
     from heliostat.config import nearest
     from heliostat.errors import UserError
     from heliostat.folder import Folder, absolute, default_base
-    from heliostat.tuning.plan import SWEEP
+    from heliostat.tuning.record import SWEEP
 
     sweeps = Folder.at(absolute(storage, default_base()))
     folder = Folder.at(name) if "/" in name else sweeps / name

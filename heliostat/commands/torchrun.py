@@ -63,11 +63,13 @@ def run(args: argparse.Namespace) -> int:
     if args.dry_run:
         _show_plan(script, address or "a Ray for this command")
         return 0
-    from heliostat.folder import Folder, absolute, default_base, expanded, join
-    from heliostat.workloads.torchrun.arguments import check_arguments
+    from heliostat.commands import storage_at
+    from heliostat.folder import Folder, join
+    from heliostat.workloads.torchrun.arguments import check_arguments, check_free
 
-    run_folder = join(absolute(expanded(script.storage, key="--storage"), default_base()), script.name)
+    run_folder = join(storage_at(script.storage), script.name)
     check_arguments(Folder.at(run_folder), script.args)
+    check_free(Folder.at(run_folder))
     with in_process.connection(address) if address else in_process.session():
         from heliostat.workloads.torchrun.driver import execute
 
@@ -244,7 +246,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
     stem = re.sub(r"[^a-z0-9_.-]+", "-", script.name.lower()).strip("-") or "script"
-    job, stopped = about_job(profile, args.on, script.name), "its output says what it has saved"
+    job, stopped = about_job(profile, args.on, script.name, args.label), "its output says what it has saved"
     work = Work(new_job_id(stem), argv, files, secret_env=values, metadata=job, stopped=stopped)
     write, last = to_stream(), deque[str](maxlen=PIECES)
 

@@ -1,20 +1,43 @@
 """heliostat train: trains the model that a config describes."""
 
 import argparse
+import gc
 import os
 import sys
 import time
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext, redirect_stdout
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, nullcontext, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from heliostat.commands import pull_command
-from heliostat.commands.live import add_cluster_options, add_cron, nodes_of, refuse_cluster_options
+from heliostat.commands.live import (
+    add_cluster_options,
+    add_cron,
+    add_dashboard,
+    nodes_of,
+    refuse_cluster_options,
+    refuse_dashboard,
+    show_dashboard,
+)  # fmt: skip
+from heliostat.commands.scaling import add_scaling, configs_of, run_scaling, sizes_of
+
+IMPORTED = "heliostat.workloads.ray_train.driver,heliostat.workloads.training.loop"
+BY_OPTIMIZERS = ",torch._dynamo"
+"""What workers import as soon as they are started; torch's optimizers import its compiler (2.15), which takes a second."""
+
+if TYPE_CHECKING:
+    from heliostat.commands.on_cluster import Request
+    from heliostat.commands.progress import MakeDisplay, MakeWatch
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="a config file, or the name of a bundled one, such as digits")
+    parser.add_argument(
+        "config",
+        nargs="?",
+        default="train.yaml",
+        help="a config file, or the name of a bundled one, such as digits (default: train.yaml)",
+    )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override a key, such as optimizer.lr=0.01"
     )
@@ -24,49 +47,77 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--in-process", action="store_true", help="train in this process, with one worker and without Ray: breakpoint() works"
     )
+    add_scaling(parser)
     add_cluster_options(parser, "run")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
     parser.add_argument("--verbose", action="store_true", help="show what Ray and the workers print")
+    add_dashboard(parser)
     parser.epilog = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01 --dry-run"
 
 
 def run(args: argparse.Namespace) -> int:
     launched = time.time()
     refuse_cluster_options(args)
+    refuse_dashboard(args, os.environ.get("RAY_ADDRESS"))
     from heliostat.config import config_path, load
     from heliostat.errors import UserError
     from heliostat.workloads.config import TrainConfig
 
     config = load(config_path(args.config, "workloads/configs"), TrainConfig, args.set, {"name": Path(args.config).stem})
+    sizes = configs_of(config, sizes_of(args)) if args.scaling else [config]
+    config = sizes[-1]  # the largest decides whether it fits
     if args.in_process:
         config = config.model_copy(update={"workers": 1})
         if args.on:
             raise UserError("--in-process trains here, and --on on a cluster", "leave one of them out")
     if args.on:
         return _train_on_cluster(config, args)
+    if args.scaling:
+        run_scaling(sizes, args)
+        return 0
     address = None if args.in_process else os.environ.get("RAY_ADDRESS")
     if args.dry_run:
         from heliostat.workloads.plan import prepare
 
+        # What torch has made is not collected at the exit, which takes 0.4 s. What is imported later is: nanobind, in Triton,
+        # prints what is left.
+        gc.freeze()
         _show_plan(prepare(config, nodes_of(address)), args.json)
         return 0
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr) if args.json or not args.in_process else nullcontext():
-        result = _train_here(config, launched, args) if args.in_process else _train(config, address, launched, args)
+        result = _train(config, address, launched, args)
     _show_result(result, args.json)
     return 0
 
 
+def _train(config: Any, address: str | None, launched: float, args: argparse.Namespace) -> Any:
+    from heliostat.commands.progress import Display, evaluations
+
+    if args.in_process:
+        return train_in_process(config, launched, lambda plan: nullcontext(evaluations), args.json)
+    return train_on_ray(
+        config, address, launched, lambda plan: Display(plan, args.verbose, args.json), args.json, args.verbose, args.dashboard
+    )
+
+
 def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
-    """Submit the same command as a job on the profile's cluster.
+    """Submit the same command as a job on the profile's cluster."""
+    from heliostat.commands.on_cluster import send_or_show
+
+    return send_or_show(request_for(config, args), args, _show_plan)
+
+
+def request_for(config: Any, args: argparse.Namespace) -> "Request":
+    """What a job of a run on the profile's cluster needs.
 
     Raises:
         UserError: config and cluster do not fit together; nothing has been sent.
     """
     from heliostat.cluster.profile import find
     from heliostat.commands import needed, sending
-    from heliostat.commands.on_cluster import check_storage, check_times, relative_path, send, show_times
+    from heliostat.commands.on_cluster import Request, check_storage, check_times, relative_path
     from heliostat.folder import expanded
     from heliostat.workloads.plan import prepare
 
@@ -78,78 +129,107 @@ def _train_on_cluster(config: Any, args: argparse.Namespace) -> int:
     start = expanded(config.start_from.path, variables, "start_from") if config.start_from else ""
     file = Path(start).is_file()  # else a run, on the cluster's storage
     origin = [("start_from", config.start_from.path)] if config.start_from and file else []
-    needed.check_paths(profile, [*needed.data_paths(config.dataset.model_dump()), *origin], variables)
+    data = config.dataset.model_dump()
+    named = needed.option_paths(config.model, data)
+    needed.check_paths(profile, [*needed.data_paths(data), *named, *origin], variables)
     check_storage(profile, expanded(config.storage, variables, "storage"))
     wheels = sending.requirements_to_send(config.requirements, profile.ray_version)
     plan = prepare(config, profile.capacity, profile.storage.root, elsewhere=True, variables=variables)
     weights = [relative_path(start)] if file and not Path(start).is_absolute() else []
     files = sending.files_to_send(path, *wheels, *weights)
-    needed.check_sent(files, {**needed.data_files(plan), **needed.own_files(profile, config)})
-    if args.dry_run:
-        _show_plan(plan, args.json, files, values)
-        if not args.json:
-            show_times(times)
-        return 0
-    return send(profile, config, args, ["train", path], files, values)
+    sent = {**needed.data_files(plan), **needed.option_files(named), **needed.own_files(profile, config)}
+    needed.check_sent(files, sent)
+    command = ["train", path, *(["--scaling", args.scaling] if getattr(args, "scaling", None) else [])]
+    return Request(profile, config.name, command, plan, files, values, times)
 
 
-def _train(config: Any, address: str | None, launched: float, args: argparse.Namespace) -> Any:
+def train_on_ray(
+    config: Any, address: str | None, launched: float, display: "MakeDisplay", quiet: bool = False, verbose: bool = False,
+    dashboard: bool = False,
+) -> Any:  # fmt: skip
+    """Train on the Ray at an address, or on one for the duration of the run; returns its result.
+
+    Args:
+        config: of the run.
+        address: of a running Ray; None to start one.
+        launched: when the command started, in seconds since the epoch.
+        display: makes what shows the progress of a plan.
+        quiet: whether the phases before it are not shown where there is no terminal.
+        verbose: whether Ray shows what it and the workers print.
+        dashboard: whether Ray's dashboard is started too, and its URL shown.
+    """
     from heliostat.cluster import in_process
     from heliostat.commands.phases import phase
 
     if address:
-        with in_process.connection(address, args.verbose) as dashboard:
-            from heliostat.workloads.nodes import available
+        with in_process.connection(address, verbose) as url:
+            return train_connected(config, launched, display, quiet, url)
+    # Ray and its workers start while this process imports what trains, and tries the task.
+    with in_process.starting(verbose, dashboard, config.most_workers, **_prepared(config)) as connect:
+        with phase("checking the config, the task and the data", quiet):
             from heliostat.workloads.plan import prepare
 
-            return _run(prepare(config, available()), launched, nullcontext(dashboard), args)
-    with phase("checking the config, the task and the data", quiet=args.json):
-        from heliostat.workloads.plan import prepare
-
-        plan = prepare(config, in_process.machine())
-    return _run(plan, launched, in_process.session(args.verbose), args)
+            plan = prepare(config, in_process.machine())
+        return _run(plan, launched, connect, display, quiet, dashboard)
 
 
-def _train_here(config: Any, launched: float, args: argparse.Namespace) -> Any:
-    """Train in this process, with a line for each evaluation; a bar would overwrite a debugger's prompt."""
+def _prepared(config: Any) -> dict[str, Any]:
+    """What workers import before Ray has a use for them; nothing where they get GPUs, of which Ray tells them only then."""
+    from heliostat.cluster import in_process
+
+    if config.resources.gpu != 0 and in_process.machine()[0]["GPU"]:
+        return {}
+    return {"threads": max(1, int(config.resources.cpu)), "imports": IMPORTED + BY_OPTIMIZERS * (not config.by_rounds)}
+
+
+def train_connected(config: Any, launched: float, display: "MakeDisplay", quiet: bool = False, url: str = "") -> Any:
+    """Train on the Ray that this process is connected to; ``url`` is that of its dashboard, if it is to be shown."""
+    from heliostat.workloads.nodes import available
+    from heliostat.workloads.plan import prepare
+
+    return _run(prepare(config, available()), launched, lambda: url, display, quiet)
+
+
+def train_in_process(config: Any, launched: float, watching: "MakeWatch", quiet: bool = False) -> Any:
+    """Train in this process with one worker; ``watching`` makes what gets the records of a plan at each evaluation."""
     from heliostat.cluster import in_process
     from heliostat.commands.building import building
-    from heliostat.console import err, numbers
     from heliostat.workloads.plan import prepare
     from heliostat.workloads.ray_train.driver import execute
     from heliostat.workloads.training.start import begin
 
-    def show(records: list[dict[str, Any]]) -> None:
-        for record in records:
-            text = f"step {record['step']:>6}  validation  {numbers(record['metrics'])}"
-            err.print(text, highlight=False, markup=False, soft_wrap=True)
-
     plan = prepare(config, in_process.machine())
     with ExitStack() as stack:
-        with building(plan.source, "opening the run", args.json):
-            owner, record, finished = stack.enter_context(plan.claim())
-        return finished or execute(plan, begin(plan, record, tries=False), launched, owner, show, here=True)
-
-
-def _run(plan: Any, launched: float, ray_session: AbstractContextManager[str], args: argparse.Namespace) -> Any:
-    """Everything that can be refused is refused before Ray is started, and a finished run does not start it."""
-    from heliostat.commands.building import building
-    from heliostat.commands.phases import phase
-    from heliostat.commands.progress import Display
-    from heliostat.workloads.training.start import begin
-
-    with ExitStack() as stack:
-        with building(plan.source, "opening the run", args.json):
+        with building(plan.source, "opening the run", quiet):
             owner, record, finished = stack.enter_context(plan.claim())
         if finished:
             return finished
-        with phase("trying the task on a few samples", quiet=args.json):
+        record = begin(plan, record, tries=False)
+        return execute(plan, record, launched, owner, stack.enter_context(watching(plan)), here=True)
+
+
+def _run(
+    plan: Any, launched: float, connect: Callable[[], str], display: "MakeDisplay", quiet: bool, dashboard: bool = False
+) -> Any:
+    """Execute a plan, unless it is refused or finished; ``connect`` connects to Ray, and returns the URL of the dashboard."""
+    from heliostat.commands.building import building
+    from heliostat.commands.phases import phase
+    from heliostat.workloads.training.start import begin
+
+    with ExitStack() as stack:
+        with building(plan.source, "opening the run", quiet):
+            owner, record, finished = stack.enter_context(plan.claim())
+        if finished:
+            return finished
+        with phase("trying the task on a few samples", quiet):
             record = begin(plan, record)
-        with Display(plan, args.verbose, quiet=args.json) as display, ray_session as dashboard:
+        with phase("starting Ray", quiet):
+            show_dashboard(connect(), dashboard)
+        with display(plan) as shown:
             from heliostat.workloads.ray_train.driver import execute
 
-            display.connected(dashboard)
-            return execute(plan, record, launched, owner, display.update)
+            shown.connected()
+            return execute(plan, record, launched, owner, shown.update)
 
 
 def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[str] = ()) -> None:
@@ -231,7 +311,8 @@ def _show_result(result: Any, as_json: bool) -> None:
     if result.already:
         say(_finished(result.name))
     else:
-        say(f"{result.name} finished at step {result.step} in {duration(result.seconds['total'])}")
+        ended = f", ended by {result.message}" if result.message else ""
+        say(f"{result.name} finished at step {result.step} in {duration(result.seconds['total'])}{ended}")
     for split, metrics in result.metrics.items():
         say(f"  {split:<11}{numbers(metrics)}")
     if result.cost is not None:

@@ -9,20 +9,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("--yes", action="store_true", help="replace pods without asking, where a change requires it")
     parser.add_argument("--force", action="store_true", help="take over fields that another manager has set")
+    parser.add_argument(
+        "--adopt", action="store_true", help="take over a cluster of this name that no profile has, see profile import"
+    )
     parser.epilog = "example: heliostat up gpu --set groups.gpu.max=4"
 
 
 def run(args: argparse.Namespace) -> int:
+    from heliostat.cluster.documents.ownership import owner_of
     from heliostat.console import out
 
     target = target_of(args)
     if target.profile.platform == "local":
         show(target.up(replace=args.yes))
     else:
-        steps = target.plan()
+        steps = target.plan(args.adopt)
         for step in steps:
             for change in step.shown if step.live else []:
                 out.print(f"{step.title}: {change}", highlight=False, markup=False, soft_wrap=True)
+        if adopted := [f"{step.title} ({owner_of(step.live)})" for step in steps if step.adopts]:
+            confirm(f"{' and '.join(adopted)} will be of this profile, with the changes above", args.yes)
         if old := target.outdated(steps):
             jobs = possible_jobs(target.state())
             stops = f", which stops its jobs: {jobs}" if jobs else ""

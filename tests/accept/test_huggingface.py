@@ -134,6 +134,7 @@ d.Dataset.from_dict(
     [
         (("path=images", "size=8"), {"image": [3, 8, 8], "label": []}, ["cat", "dog"], 20),
         (("path=tokens",), {"tokens": [3]}, [], None),
+        (("path=texts", "tokens=byte", "length=16"), {"tokens": [16]}, [], None),
         (("path=texts",), {"features": [68], "label": []}, ["bad", "good", "ok"], None),
         (("path=texts", "target=stars"), {"features": [67], "categories": [1], "target": []}, [], None),
     ],

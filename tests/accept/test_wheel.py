@@ -58,3 +58,19 @@ def test_the_digits_are_trained_from_an_empty_folder(programs: Path, tmp_path: P
         text=True,
     )
     assert Path(where.stdout.strip()).is_relative_to(programs.parent)
+
+
+def test_a_new_project_trains_and_passes_its_own_test(programs: Path, tmp_path: Path) -> None:
+    env = {key: value for key, value in clean_environment(tmp_path / "home").items() if key != "PYTHONPATH"}
+
+    def run(folder: Path, *words: str | Path) -> str:
+        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    run(tmp_path, programs / "heliostat", "init", "demo")
+    result = json.loads(run(tmp_path / "demo", programs / "heliostat", "train", "--json"))
+    assert result["metrics"]["test"]["accuracy"] > 0.9
+    assert "probability" in run(tmp_path / "demo", programs / "heliostat", "predict", "demo", '{"x": 1, "y": 2}')
+    assert "1 passed" in run(tmp_path / "demo", programs / "python", "-m", "pytest", "-q")
+    assert "until 8 trials" in run(tmp_path / "demo", programs / "heliostat", "sweep", "sweep.yaml", "--dry-run")

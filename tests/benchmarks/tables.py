@@ -3,6 +3,7 @@
     python -m venv /tmp/tables && /tmp/tables/bin/pip install -r tests/benchmarks/tables.txt
     python -m tests.benchmarks.tables /tmp/tables/bin/python [--tables german,concrete] [--repeats 5] [--folds 5]
 
+The folds and their scores are kept in ``--folder``; the same command continues where it was stopped.
 Every fold is trained by the loop itself, in this process, with the tasks' defaults, on a dataset of the table source whose
 splits are those of a column. Scores are areas under the ROC curve (more is better) and, of concrete, root mean squared errors
 in MPa (less is better). A difference is ours minus that of the baseline which is better by mean, over the same folds, with its
@@ -12,6 +13,8 @@ in MPa (less is better). A difference is ours minus that of the baseline which i
 import argparse
 import json
 import math
+import os
+import re
 import statistics
 import subprocess
 import tempfile
@@ -29,6 +32,8 @@ from heliostat.workloads.training.loop import Loop
 from tests.benchmarks import ROOT
 
 TABLES = "german,breast_cancer,concrete,support2,flchain,hdfail"
+KINDS = "mlp,gradient-boosting"
+BASELINES = ("linear", "hist_gradient_boosting")
 NEURAL: dict[str, Any] = {
     "steps": 1000,
     "optimizer": {"lr": 2e-3},
@@ -38,17 +43,19 @@ NEURAL: dict[str, Any] = {
 TREES: dict[str, Any] = {"steps": 1000, "evaluate_every": 10, "early_stopping": {"patience": 5}}
 
 
-def train(csv: Path, target: str, number: bool, kind: str) -> float:
+def train(csv: Path, target: str, number: bool, name: str, storage: str) -> float:
     """The score of a run of ours on the test split of a fold."""
+    kind, *settings = name.split("+")
+    given = (setting.split("=") for setting in settings)
     trees = kind == "gradient-boosting"
     task = kind if trees else "tabular-regression" if number else "tabular-classification"
     options = {"path": str(csv), "target": target, "split": {"by": "column", "column": "split"}}
     config = TrainConfig.model_validate(
         {
-            "name": f"{csv.stem}-{kind}",
-            "storage": str(csv.parent / "runs"),
+            "name": re.sub(r"\W", "-", name),
+            "storage": storage,
             "task": task,
-            "model": {} if trees else {"kind": kind},
+            "model": ({} if trees else {"kind": kind}) | {key: json.loads(value) for key, value in given},
             "dataset": {"source": "table", "options": {**options, "target_type": "number" if number else "class"}},
             "checkpoint_every": 10**6,
             **(TREES if trees else NEURAL),
@@ -76,33 +83,43 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("python", help="of the environment with tables.txt")
     parser.add_argument("--tables", default=TABLES)
-    parser.add_argument("--kinds", default="mlp,gradient-boosting", help="also resnet and ft-transformer")
+    parser.add_argument("--kinds", default=KINDS, help="also resnet, ft-transformer and mlp+dropout=0.1+...")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir(), "heliostat-tables"))
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    baselines = [args.python, str(ROOT / "tests/benchmarks/tables_baselines.py")]
+    args.folder.mkdir(exist_ok=True)
     for table in args.tables.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            subprocess.run([*baselines, folder, table, str(args.repeats), str(args.folds)], check=True)
-            scores: dict[str, list[float]] = {}
-            for described in sorted(Path(folder).glob("*.json")):
-                fold = json.loads(described.read_text())
-                for name, score in fold["scores"].items():
-                    scores.setdefault(name, []).append(score)
-                for kind in args.kinds.split(","):
-                    score = train(described.with_suffix(".csv"), fold["target"], table == "concrete", kind)
-                    scores.setdefault(kind, []).append(score)
-        show(table, scores, args.folds)
+        command = [args.python, str(ROOT / "tests/benchmarks/tables_baselines.py"), str(args.folder), table]
+        environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+        subprocess.run([*command, str(args.repeats), str(args.folds)], check=True, env=environment)
+        found = [
+            scored(args.folder / f"{table}-{repeat}-{fold}of{args.folds}.json", args.kinds.split(","))
+            for repeat in range(args.repeats)
+            for fold in range(args.folds)
+        ]
+        show(table, {name: [scores[name] for scores in found] for name in found[0]}, args.folds)
+
+
+def scored(path: Path, kinds: list[str]) -> dict[str, float]:
+    """The scores of a fold by kind; those that its file does not have yet are measured and added to it."""
+    fold = json.loads(path.read_text())
+    scores: dict[str, float] = fold["scores"]
+    with tempfile.TemporaryDirectory() as storage:
+        for kind in kinds:
+            if kind not in scores:
+                scores[kind] = train(path.with_suffix(".csv"), fold["target"], fold["number"], kind, storage)
+                path.write_text(json.dumps(fold))
+    return {name: scores[name] for name in (*BASELINES, *kinds)}
 
 
 def show(table: str, scores: dict[str, list[float]], folds: int) -> None:
-    theirs = [name for name in ("linear", "hist_gradient_boosting") if name in scores]
-    best = (min if table == "concrete" else max)(theirs, key=lambda name: statistics.fmean(scores[name]))
+    best = (min if table == "concrete" else max)(BASELINES, key=lambda name: statistics.fmean(scores[name]))
     for name, values in scores.items():
         line = f"{table:14} {name:24} {statistics.fmean(values):8.4f}"
-        if name not in theirs:
+        if name not in BASELINES:
             mean, half = interval([a - b for a, b in zip(values, scores[best], strict=True)], folds)
             line += f"   {mean:+.4f} ({mean - half:+.4f} to {mean + half:+.4f}) against {best}, {len(values)} folds"
         print(line, flush=True)

@@ -1,7 +1,8 @@
 """Writes the folds of `tests.benchmarks.tables` and what scikit-learn reaches on them; runs in the environment of tables.txt.
 
-For each table and fold: FOLDER/TABLE-REPEAT-FOLD.csv with a column ``split``, and .json with the score of each baseline on the
-test rows. A baseline learns from the rows of train and validation: it needs no validation.
+For each table and fold: FOLDER/TABLE-REPEAT-FOLDofFOLDS.csv with a column ``split``, and .json with the score of each
+baseline on the test rows, unless they are there. A baseline learns from the rows of train and validation: it needs no
+validation.
 """
 
 import importlib.util
@@ -121,13 +122,17 @@ def main(folder: str, tables: str, repeats: str, folds: str) -> None:
         for repeat in range(int(repeats)):
             parts = np.array_split(np.random.default_rng(repeat).permutation(len(frame)), int(folds))
             for fold, test in enumerate(parts):
+                path = Path(folder, f"{name}-{repeat}-{fold}of{folds}")
+                if path.with_suffix(".json").exists():
+                    continue
                 learnt = np.concatenate([part for part in parts if part is not test])
                 split = np.full(len(frame), "train", dtype=object)
                 split[test], split[learnt[: int(VALIDATION * len(learnt))]] = "test", "validation"
                 table = frame.assign(split=split)
-                path = Path(folder, f"{name}-{repeat}-{fold}")
-                table.to_csv(f"{path}.csv", index=False)
-                path.with_suffix(".json").write_text(json.dumps({"target": target, "scores": baselines(table, target)}))
+                table.to_csv(path.with_suffix(".csv"), index=False)
+                number = pd.api.types.is_float_dtype(frame[target])
+                found = {"target": target, "number": bool(number), "scores": baselines(table, target)}
+                path.with_suffix(".json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ class Handler(BaseHTTPRequestHandler):
                 message = f"the UID in the precondition ({wanted}) does not match the UID in record ({found})"
                 return self.reply(409, {"reason": "Conflict", "message": message})
             return self.reply(200, objects.pop(path))
+        if self.command == "PATCH" and "dryRun=All" in self.path:
+            return self.reply(200, _merged(objects.get(path), self.body))
         if path in objects:
             return self.reply(200, objects[path])
         below = [each for place, each in sorted(objects.items()) if place.rpartition("/")[0] == path]
@@ -110,6 +112,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(data)
+
+
+def _merged(live: Any, applied: Any) -> Any:
+    """What a server-side apply makes of an object: mappings are merged, and lists replaced, as of worker groups."""
+    if not isinstance(live, dict) or not isinstance(applied, dict):
+        return applied
+    return {key: _merged(live.get(key), applied[key]) if key in applied else live[key] for key in {**live, **applied}}
 
 
 for method in ("GET", "POST", "PATCH", "DELETE", "PUT"):

@@ -72,10 +72,10 @@ def test_an_api_server_that_does_not_answer_is_exit_75(command: Command, tmp_pat
 
 
 def small(tmp_path: Path, **changes: Any) -> Profile:
-    """A head of 0.3 CPUs, 0.1 of them the autoscaler's, and a group for each ``changes``."""
+    """A head of 0.3 CPUs, 0.1 of them the autoscaler's and 0.05 the recorder's, and a group for each ``changes``."""
     group = {"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 9, **changes}
     document = {
-        "head": {"cpu": "200m", "memory": "3Gi"}, "autoscaler": {"cpu": "100m", "memory": "1Gi"}, "groups": [group],
+        "head": {"cpu": "150m", "memory": "3Gi"}, "autoscaler": {"cpu": "100m", "memory": "1Gi"}, "groups": [group],
         "storage": {"claim": "runs"}, "idle_shutdown_seconds": None,
     }  # fmt: skip
     path = tmp_path / "small.yaml"
@@ -89,7 +89,7 @@ def node(taint: dict[str, str] | None = None, **allocatable: str) -> dict[str, A
 
 
 def test_sums_of_cpus_that_are_not_exact_still_fit(tmp_path: Path) -> None:
-    """0.2 + 0.1 is more than 0.3, and 0.9 // 0.1 is 8."""
+    """0.1 + 0.2 is more than 0.3, and 0.9 // 0.1 is 8."""
     pods = shapes(small(tmp_path))
     said = list(in_quota({"metadata": {"name": "q"}, "spec": {"hard": {"requests.cpu": "1200m"}}}, pods, []))
     assert [(each.state, each.what) for each in said] == [("ok", "quota q has room for the head and 9 of 9 cpu")]

@@ -4,6 +4,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,12 @@ from tests.conftest import Head, wait_for
 
 
 class Line:
-    """A TCP proxy in front of a port, which can be cut and restored."""
+    """A TCP proxy in front of a port, which can be cut and restored, and held."""
 
     def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self._there, self._open, self._sockets = (host, port), True, list[socket.socket]()
+        self._flows = threading.Event()
+        self._flows.set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, daemon=True).start()
@@ -36,6 +40,15 @@ class Line:
 
     def restore(self) -> None:
         self._open = True
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Accept connections and pass nothing on, as when the process at the other end is stopped."""
+        self._flows.clear()
+        try:
+            yield
+        finally:
+            self._flows.set()
 
     def close(self) -> None:
         self.cut()
@@ -55,10 +68,10 @@ class Line:
             for source, target in ((near, far), (far, near)):
                 threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
 
-    @staticmethod
-    def _pump(source: socket.socket, target: socket.socket) -> None:
+    def _pump(self, source: socket.socket, target: socket.socket) -> None:
         try:
             while data := source.recv(1 << 16):
+                self._flows.wait()
                 target.sendall(data)
         except OSError:
             pass
@@ -95,15 +108,39 @@ def started(dashboard: Dashboard, folder: Path, code: str) -> str:
 
 
 COUNT = "import time\nfor n in range(40): print('line', n, flush=True); time.sleep(0.2)\n"
+QUICK = COUNT.replace("0.2", "0.05")
+UNTIL_SEEN = """
+import os, sys, time
+def wait():
+    end = time.monotonic() + 120
+    while not os.path.exists({seen!r}):
+        time.sleep(0.05)
+        if time.monotonic() > end:
+            sys.exit("the first lines were not seen")
+"""
+WAITS = f"""{UNTIL_SEEN}
+for n in range(40):
+    print("line", n, flush=True)
+    if n == 10:
+        wait()
+"""
+"""Prints a part of its lines, and the others when the file ``seen`` is there."""
+
+
+def arrived(seen: list[str], there: Path, text: str) -> None:
+    """Note a piece of output; once line 10 is among it, make the file that the job waits for."""
+    seen.append(text)
+    if "line 10\n" in "".join(seen):
+        there.touch()
 
 
 def test_output_arrives_while_the_job_runs_and_comes_whole(dashboard: Dashboard, tmp_path: Path) -> None:
-    seen: list[tuple[float, str]] = []
-    job_id = started(dashboard, tmp_path, COUNT)
-    job = follow(dashboard, job_id, lambda text: seen.append((time.monotonic(), text)))
-    assert job.status == "SUCCEEDED"
-    assert "".join(text for _, text in seen).count("line") == 40
-    assert seen[-1][0] - seen[0][0] > 4, "the first line came long before the last"
+    """The job ends only if its first lines arrive before."""
+    seen: list[str] = []
+    there = tmp_path / "seen"
+    job_id = started(dashboard, tmp_path, WAITS.format(seen=str(there)))
+    assert follow(dashboard, job_id, partial(arrived, seen, there)).status == "SUCCEEDED"
+    assert "".join(seen).count("line") == 40
 
 
 def test_a_connection_lost_in_the_middle_loses_and_repeats_no_output(dashboard: Dashboard, line: Line, tmp_path: Path) -> None:
@@ -127,24 +164,24 @@ def test_a_connection_lost_in_the_middle_loses_and_repeats_no_output(dashboard: 
     assert any(text.startswith("contact lost") for text in said)
 
 
-ROTATE = """
-import os, time
+ROTATE = f"""{UNTIL_SEEN}
 path = os.readlink("/proc/self/fd/1")
 print("x" * 1000)  # Ray (2.60) does not see that a file was truncated which has grown past its old size when it looks
 for n in range(40):
     print("line", n, flush=True)
     if n == 10:
-        time.sleep(4)
-        {}
-    time.sleep(0.1)
+        wait()
+        {{rotate}}
+    time.sleep(0.05)
 """
 
 
 @pytest.mark.parametrize("how", ['os.rename(path, path + ".1")', "os.truncate(path, 0)"], ids=["renamed", "truncated"])
 def test_a_log_that_is_rotated_while_it_is_followed_loses_nothing(dashboard: Dashboard, tmp_path: Path, how: str) -> None:
     seen: list[str] = []
-    job_id = started(dashboard, tmp_path, ROTATE.format(how))
-    assert follow(dashboard, job_id, seen.append).status == "SUCCEEDED"
+    there = tmp_path / "seen"
+    job_id = started(dashboard, tmp_path, ROTATE.format(seen=str(there), rotate=how))
+    assert follow(dashboard, job_id, partial(arrived, seen, there)).status == "SUCCEEDED"
     lines = [text for text in "".join(seen).splitlines() if text.startswith("line")]
     assert lines == [f"line {n}" for n in range(40)]
 
@@ -153,7 +190,7 @@ def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_again(
     dashboard: Dashboard, line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(following, "LOST_SECONDS", 2.0)
-    job_id = started(dashboard, tmp_path, COUNT)
+    job_id = started(dashboard, tmp_path, QUICK)
     line.cut()
     with pytest.raises(ContactLost, match="heliostat logs gpu X -f") as lost:
         follow(dashboard, job_id, lambda text: None, again="heliostat logs gpu X -f")

@@ -8,24 +8,27 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
-from heliostat.cluster.cost import cost_report, node_lifetimes
 from heliostat.cluster.errors import NotFound
+from heliostat.cluster.in_pod.ray_usage import held
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.demand import Request, requests_of
 from heliostat.cluster.jobs.follow import Work, submit
-from heliostat.cluster.jobs.usage import held, usage
+from heliostat.cluster.jobs.usage import usage
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.ray_version import differing
-from heliostat.cluster.targets.local import LocalCluster
+from heliostat.cluster.record import Interval, read
+from heliostat.cluster.targets.local import RECORDER, LocalCluster
 from heliostat.cluster.targets.local.emulation import autoscaling
 from heliostat.cluster.targets.local.processes import ClusterRecord, processes
 from heliostat.cluster.targets.status import State
+from heliostat.cluster.targets.storage import record_folder
 from heliostat.config import to_yaml
 from heliostat.errors import NotComing, UserError
 from tests.conftest import Command, clean_environment, gone, wait_for
@@ -82,6 +85,22 @@ def profile_of(name: str, **changes: Any) -> Profile:
 
 def run_of(cluster: LocalCluster) -> ClusterRecord:
     return ClusterRecord(**json.loads((cluster.folder / "cluster.json").read_text()))
+
+
+def recorders(run: ClusterRecord) -> list[psutil.Process]:
+    """The processes that record the nodes of a cluster."""
+    found = []
+    for process in processes(run):
+        with suppress(psutil.Error):
+            found += [process] * (RECORDER in process.cmdline())
+    return found
+
+
+def recorded(cluster: LocalCluster, group: str) -> list[Interval]:
+    """The intervals of a group's nodes in the record."""
+    folder = Path(cluster.storage, record_folder(cluster.profile))
+    found = read({str(path): path.read_bytes() for path in folder.glob("*/*.jsonl")})
+    return [each for each in found.intervals if each.group == group] if found else []
 
 
 @pytest.fixture(scope="module")
@@ -142,9 +161,15 @@ def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(
         assert cluster.dashboard().endpoint.url in refused.err
 
 
-def test_up_leaves_a_cluster_that_runs_alone(cluster: LocalCluster) -> None:
+def test_up_leaves_a_cluster_that_runs_alone_but_for_a_recorder_that_has_gone(cluster: LocalCluster) -> None:
     before = run_of(cluster)
+    (recorder,) = recorders(before)
+    recorder.kill()
+    wait_for(lambda: recorders(before) == [], "the recorder to go")
     list(cluster.up())
+    (again,) = recorders(before)
+    list(cluster.up())
+    assert recorders(before) == [again]
     assert cluster.changes() == []
     assert run_of(cluster) == before
 
@@ -187,21 +212,27 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
         ("gpu", 1, 1), ("gpu", 1, 1), ("ray.head.default", 0, 0),
     ]  # fmt: skip
 
-    wait_for(lambda: dashboard.job("two-gpus").done, "the job to end", 60)
+    wait_for(lambda: dashboard.job("two-gpus").done, "the job to end")
     assert dashboard.job("two-gpus").status == "SUCCEEDED", dashboard.logs("two-gpus")
     ended = time.monotonic()
     until(cluster, lambda state: state.groups[0].idle > 0 and state.gpus_used == 0)
     until(cluster, lambda state: state.groups[0].desired == 0)
     print(f"2 -> 0: {time.monotonic() - ended:.1f} s")
 
-    over, since = time.monotonic(), time.time() - (time.monotonic() - began)
-    ((_, gpu), nodes) = (
-        (found := cost_report(cluster.profile, node_lifetimes(dashboard), time.time(), since)).groups,
-        found.nodes,
+    over = time.monotonic()
+    files = Path(cluster.storage, record_folder(cluster.profile))
+    wait_for(
+        lambda: "".join(path.read_text() for path in files.glob("*/*.jsonl")).count('"e":"gone"') == 2,
+        "the record of the end of both nodes",
     )
-    assert (gpu.nodes, [life.group for life in nodes], nodes[-1].end is not None) == (2, ["head", "gpu", "gpu"], True)
-    assert 2 * (ended - asked) < gpu.node_seconds == gpu.gpu_seconds < 2 * (over - began)
-    assert gpu.cost == pytest.approx(gpu.node_seconds / 3600 * cluster.profile.group("gpu").price)
+    nodes = recorded(cluster, "gpu")
+    assert {each.name for each in nodes} == {"gpu-1", "gpu-2"}
+    # A look of a busy machine can miss the four idle seconds.
+    assert {each.state for each in nodes} - {"idle"} == {"starting", "busy"}
+    assert 2 * (ended - asked) < sum(each.seconds for each in nodes) < 2 * (over - began) + 10
+    # Ray lists a task a second or two after it has started.
+    assert {job for each in nodes if each.state == "busy" for job in each.work} <= {"two-gpus", ""}
+    assert {each.price for each in nodes} == {cluster.profile.group("gpu").price}
 
     seen = json.loads(dashboard.logs("two-gpus").partition("seen ")[2].splitlines()[0])
     assert seen["nodes"] == 2
@@ -218,6 +249,7 @@ def test_a_log_arrives_on_a_websocket(cluster: LocalCluster) -> None:
     dashboard = cluster.dashboard()
     dashboard.submit("talks", "echo here I am", {}, {})
     socket, heard = dashboard.tail("talks"), ""
+    socket.settimeout(120)
     try:
         while "here I am\n" not in heard:
             heard += str(socket.recv())
@@ -236,7 +268,7 @@ def test_what_a_job_waits_for_is_known(cluster: LocalCluster) -> None:
         return found == expected
 
     try:
-        wait_for(waits, "the job's requests", 30)
+        wait_for(waits, "the job's requests")
     finally:
         print(found, dashboard.logs("waits"))
         dashboard.stop("waits")
@@ -286,10 +318,8 @@ def test_a_second_cluster_runs_next_to_the_first_is_replaced_crashes_and_is_rest
 
 def test_a_head_that_cannot_start_is_explained_by_its_log(env: dict[str, str]) -> None:
     broken = LocalCluster(profile_of("broken", env={"PYTHONHOME": "/nowhere"}))
-    began = time.monotonic()
     with pytest.raises(NotComing, match="No module named 'encodings'"):
         list(broken.up())
-    assert time.monotonic() - began < 10
     state = broken.state()
     assert state.state == "failed"
     assert "head.log" in state.detail

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.documents.ownership import contains, is_ours, owner_of
+from heliostat.cluster.documents.ownership import contains, is_ours, is_unclaimed, owner_of
 from heliostat.cluster.errors import Conflict
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, TOKEN_KEY
@@ -76,6 +76,8 @@ def test_whose_an_object_is() -> None:
     assert not is_ours(labelled(), claim)
     assert is_ours(labelled(), labelled()), "a document of a program that uses the client"
     assert owner_of(labelled(**{CLUSTER_LABEL: "other"})) == "of other"
+    owned = {"kind": "RayCluster", "metadata": {"ownerReferences": [{"kind": "RayService", "name": "llm"}]}}
+    assert (is_unclaimed({**owned, "metadata": {}}), is_unclaimed(owned)) == (True, False)
     assert contains({"a": [{"b": 1, "default": 2}], "c": 3}, {"a": [{"b": 1}]})
     assert not contains({"a": [{"b": 1}, {}]}, {"a": [{"b": 1}]})
 
@@ -100,7 +102,22 @@ def test_up_changes_no_object_of_others_and_names_them_all(server: ApiServer, th
     assert "PersistentVolumeClaim runs (made by kubectl-create), ConfigMap gpu (of nightly) exist" in done.err
     assert "remove storage.size from the profile: then the claim is used as it is" in done.err
     assert "kubectl delete --namespace team configmap/gpu" in done.err
+    assert "or take over what no profile has: heliostat up gpu --adopt" in done.err
     assert server.methods("PATCH") == server.methods("POST") == []
+
+
+def test_up_takes_over_what_no_profile_has_only_after_it_has_shown_the_changes(server: ApiServer, there: Command) -> None:
+    group = {"groupName": "old", "replicas": 2, "minReplicas": 0, "maxReplicas": 2, "template": {"spec": {"containers": []}}}
+    put(server, CLUSTER, "RayCluster", {"team": "a"}, spec={"rayVersion": "2.9.0", "workerGroupSpecs": [group]})
+    claim = ("--set", "storage.size=null")
+    put(server, CLAIM, "PersistentVolumeClaim", {}, spec={"accessModes": ["ReadWriteMany"]})
+    asked = there("up", "gpu.yaml", "--adopt", *claim)
+    assert asked.code == 2
+    assert "RayCluster gpu: ~ spec.rayVersion: 2.9.0 -> 2.60.0" in asked.out
+    assert "RayCluster gpu (made by kubectl-create) will be of this profile, with the changes above" in asked.err
+    assert server.objects[CLUSTER]["metadata"]["labels"] == {"team": "a"}
+    server.objects[CLUSTER]["metadata"]["labels"] = OTHERS
+    assert "RayCluster gpu (of nightly) exists, and is not of gpu" in there("up", "gpu.yaml", "--adopt", *claim).err
 
 
 def test_scheduled_runs_change_and_delete_no_object_of_others(server: ApiServer, there: Command) -> None:

@@ -127,7 +127,7 @@ def test_an_override_is_merged_by_name_and_the_container_with_ray_stays_first() 
     assert spec["securityContext"] == {"fsGroup": 100, "fsGroupChangePolicy": "OnRootMismatch", "supplementalGroups": [44]}
     assert spec["automountServiceAccountToken"] is True
     assert made["gpu"]["metadata"]["labels"]["team"] == "vision"
-    assert [each["name"] for each in made["head"]["spec"]["containers"]] == ["ray-head", "idle-watcher", "log"]
+    assert [each["name"] for each in made["head"]["spec"]["containers"]] == ["ray-head", "recorder", "idle-watcher", "log"]
 
 
 def test_null_removes_what_the_template_has() -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import inspect
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,28 +13,31 @@ import ray._private.accelerators
 import ray._private.node
 import ray._private.runtime_env.packaging as ray_packaging
 import ray._private.utils
-from ray._private import ray_constants
+import ray.dashboard.agent as agent
+from ray._private import ray_constants, services
 from ray._private.resource_and_label_spec import HEAD_NODE_RESOURCE_NAME
-from ray._raylet import Config  # type: ignore[attr-defined]  # compiled, without a stub
+from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]  # compiled, without a stub
 from ray.autoscaler._private.fake_multi_node.node_provider import FakeMultiNodeProvider
 from ray.autoscaler._private.util import validate_config
 from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 from ray.scripts.scripts import start
 
 from heliostat import job_environment
-from heliostat.cluster import in_process, ray_version
+from heliostat.cluster import head, in_process, ray_version
 from heliostat.cluster.documents import pods
 from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.jobs.contents import contents
-from heliostat.cluster.jobs.packaging import packages
-from heliostat.cluster.profile import find
+from heliostat.cluster.jobs.packaging import compact, packages
+from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets import scheduled
 from heliostat.cluster.targets.local import emulation, provider
 from heliostat.environment import ON_HEAD
 from heliostat.errors import UserError
+from heliostat.modules import FOLDER
 
 SOURCES = Path(ray.__file__).parent
 READ_BY_PYTHON = ("_common", "_private", "autoscaler", "dashboard", "train/v2", "train/constants.py")
+CGROUPS = ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us", "cpuset/cpuset.cpus", "cpu.max")
 READ_BY_C = ("core/src/ray/raylet/raylet", "_raylet.so")
 
 
@@ -69,9 +73,48 @@ def test_the_machine_is_counted_as_ray_counts_it(monkeypatch: pytest.MonkeyPatch
     assert in_process.machine() == [{"CPU": 5.0, "GPU": 3.0}]
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"cpu.max": "max 100000"},
+        {"cpu.max": "300000 100000"},
+        {"cpu.max": "150000 100000"},
+        {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n", "cpuset/cpuset.cpus": "0-1,3\n"},
+        {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n", "cpuset/cpuset.cpus": "0-3\n"},
+    ],
+)
+def test_without_ray_the_cpus_of_a_container_are_counted_as_ray_counts_them(tmp_path: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    quota, period, cpuset, both = (str(tmp_path / name) for name in CGROUPS)
+    theirs = ray._private.utils._get_docker_cpus(quota, period, cpuset, both)
+    assert in_process._cpus(both, quota) == int(theirs or os.cpu_count() or 1)
+    assert in_process._cpus() == ray._private.utils.get_num_cpus()
+
+
+def test_the_processes_that_a_command_does_without_are_left_out_where_ray_starts_them() -> None:
+    """See `heliostat.cluster.head`."""
+    assert "self.start_api_server(" in inspect.getsource(ray._private.node.Node.start_head_processes)
+    assert "if not self._ray_params.no_monitor:" in inspect.getsource(ray._private.node.Node.start_head_processes)
+    assert "if self._ray_params.include_log_monitor:" in inspect.getsource(ray._private.node.Node.start_ray_processes)
+    raylet = inspect.getsource(services.start_raylet)
+    assert f'"{head.AGENT}{{}}"' in raylet
+    assert f'"{head.PRESTARTED}{{}}"' in raylet
+    assert "start_ray_process(" in raylet
+    assert head._changed(f"{head.PRESTARTED}8", False, 2) == f"{head.PRESTARTED}2"
+    assert head._changed(f"{head.PRESTARTED}1", False, 2) == f"{head.PRESTARTED}1"
+    assert head._changed(f"{head.AGENT}x", True, None) == f"{head.AGENT}x", "the dashboard needs it"
+    minimal = inspect.getsource(agent.DashboardAgent.__init__)
+    assert minimal.count("persist_port(") == 2
+    assert minimal.count("-1,") == 2, "how an agent says that it has no port"
+
+
 def test_ray_reads_the_token_mode_again_when_it_is_asked_to() -> None:
-    """`ray.init` does not look at an environment that changed since the import."""
+    """`ray.init` does not look at an environment that changed since the import, nor at another token than its first."""
     assert callable(Config.initialize)
+    assert callable(AuthenticationTokenLoader.instance().reset_cache)
 
 
 def test_each_variable_that_is_set_is_one_that_ray_reads() -> None:
@@ -89,7 +132,8 @@ def test_each_variable_that_is_set_is_one_that_ray_reads() -> None:
         "AUTOSCALER_METRIC_PORT",
         emulation.CLUSTER_FOLDER,
     }
-    ours = {name for name in names if name.startswith("HELIOSTAT_") or name in ("CLUSTER", "IDLE_SECONDS", "NAMESPACE")}
+    own = ("CLUSTER", "IDLE_SECONDS", "NAMESPACE", "PRICES", "STORAGE")
+    ours = {name for name in names if name.startswith("HELIOSTAT_") or name in own}
     sought = {name.encode() for name in names - ours - {"GRPC_ENABLE_FORK_SUPPORT"}}
     for path in _sources():
         text = path.read_bytes()
@@ -178,15 +222,22 @@ def test_the_provider_imports_nothing_of_ours() -> None:
     assert not re.search("^(from|import) heliostat", inspect.getsource(provider), re.MULTILINE)
 
 
-def test_ray_keeps_the_folders_of_the_packages_of_scheduled_runs(tmp_path: Path) -> None:
+def test_ray_unpacks_the_packages_of_scheduled_runs_and_keeps_their_folders(tmp_path: Path) -> None:
     """It takes away the only top-level folder of a package that it does not get from its own store."""
     (tmp_path / "train.py").write_text("")
-    profile = find("gpu")
-    parts = scheduled.documents(
-        profile, "runs", "0 2 * * *", "true", packages(contents(tmp_path, isolated=True)), FEATURES["1.7"]
-    )
-    code = next(part["binaryData"] for part in parts if "binaryData" in part)
+    (tmp_path / "start.sh").touch(mode=0o755)
+    (tmp_path / "empty").mkdir()
+    own = [compact(package) for package in packages(contents(tmp_path, isolated=True))]
+    assert len(own[1].data) < 0.95 * scheduled.LARGEST, "Heliostat's own package has a ConfigMap of this size"
+    parts = scheduled.documents(find("gpu"), "runs", "0 2 * * *", "true", own, FEATURES["1.7"])
+    code = {name: data for part in parts for name, data in part.get("binaryData", {}).items()}
     assert len(code) == 2
     for name, data in code.items():
         (tmp_path / name).write_bytes(base64.b64decode(data))
-        assert ray_packaging.get_top_level_dir_from_compressed_package(str(tmp_path / name)) is None
+        assert ray_packaging.is_tar_uri(f"file:///code/{name}")
+        ray_packaging.untar_package(str(tmp_path / name), str(tmp_path / "unpacked"), True, unlink_tar=True)
+    there = tmp_path / "unpacked"
+    assert (there / FOLDER / "empty").is_dir()
+    assert os.access(there / FOLDER / "start.sh", os.X_OK)
+    assert not os.access(there / FOLDER / "train.py", os.X_OK)
+    assert (there / "heliostat/cluster/profile.py").read_bytes() == Path(inspect.getfile(Profile)).read_bytes()

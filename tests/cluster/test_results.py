@@ -101,10 +101,15 @@ def test_a_single_argument_is_a_line_for_the_shell_and_several_are_words(tmp_pat
 
 def test_runs_of_a_clusters_storage_are_listed_and_brought_here(here: Command) -> None:
     shutil.copytree(OLD, here.cwd / "store/runs")
+    for name in ("index.json", "code/own.py", "../sweep/trials/0000/index.json"):
+        path = here.cwd / "store/runs/breast-cancer" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
     rows = json.loads(here("runs", "--on", "local.yaml", "--json").out)
     assert [(row["name"], row["step"], row["run"]) for row in rows] == [
         ("breast-cancer", 26, f"{here.cwd}/store/runs/breast-cancer"),
         ("sweep", 3, f"{here.cwd}/store/runs/sweep"),
+        ("counts", 0, f"{here.cwd}/store/runs/counts"),
     ]
     done = here("runs", "pull", "breast-cancer", "--on", "local.yaml")
     assert done.code == 0, done.err
@@ -115,6 +120,10 @@ def test_runs_of_a_clusters_storage_are_listed_and_brought_here(here: Command) -
     part = here("runs", "pull", "breast-cancer", "--on", "local.yaml", "--only", "checkpoint", "--to", "part")
     assert part.code == 0, part.err
     assert not (here.cwd / "part/breast-cancer/metrics.jsonl").exists()
+    assert (here.cwd / "part/breast-cancer/index.json").exists(), "it predicts without its dataset"
+    assert (here.cwd / "part/breast-cancer/code/own.py").exists()
+    assert here("runs", "pull", "sweep", "--on", "local.yaml", "--only", "checkpoint", "--to", "part").code == 0
+    assert {path.name for path in (here.cwd / "part/sweep/trials/0000").iterdir()} >= {"config.yaml", "index.json"}
     config = here.cwd / "runs/breast-cancer/config.yaml"
     config.write_text(config.read_text().replace("created: ", "created: 1"))
     other = here("runs", "pull", "breast-cancer", "--on", "local.yaml")

@@ -53,10 +53,10 @@ class Ends:
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname(), timeout=10)
+    client = socket.create_connection(listener.getsockname(), timeout=120)
     local = listener.accept()[0]
     remote, pod = socket.socketpair()
-    pod.settimeout(10)
+    pod.settimeout(120)
     over = threading.Event()
     pair = Tunnel(local, remote)
 
@@ -70,7 +70,7 @@ def ends() -> Iterator[Ends]:
         pod.sendall(GREETING)
         yield Ends(client, pod, pair, thread)
     over.set()
-    thread.join(5)
+    thread.join(120)
     assert not thread.is_alive()
 
 
@@ -120,7 +120,7 @@ def test_many_megabytes_pass_unbroken_in_both_directions_at_once(ends: Ends) -> 
         thread.start()
     assert everything(ends.client) == down
     for thread in threads:
-        thread.join(10)
+        thread.join(120)
     assert arrived == up
     assert ends.tunnel.error == ""
 
@@ -149,7 +149,7 @@ def test_an_answer_that_comes_before_the_question_is_over_arrives(ends: Ends) ->
     sender.start()
     ends.pod.sendall(served(BINARY, b"\0too big") + served(CLOSE, b""))
     assert everything(ends.client) == b"too big"
-    sender.join(10)
+    sender.join(120)
 
 
 def test_the_pod_learns_that_the_client_has_disconnected(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,17 @@
 """Folders of images as people have them: learnt as they are meant, or refused with all that is odd about them."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from heliostat.datasets import build
+from heliostat.datasets import Dataset, build
+from heliostat.datasets.index import SPLITS
 from heliostat.datasets.sources import open_source
+from heliostat.datasets.sources.images import read_image
+from heliostat.datasets.splits import WORDS, described
 from heliostat.errors import UserError
 
 
@@ -26,10 +30,14 @@ def images(folder: Path, count: int = 2) -> None:
         Image.fromarray(pixels[number]).save(folder / f"{number}.png")
 
 
-def refusal(photos: Path, shard_bytes: int = 1 << 20) -> str:
+def built(photos: Path, out: str = "built", **options: Any) -> Dataset:
+    return build(open_source("images", {"path": str(photos), "size": 4, **options}), str(photos.parent / out))
+
+
+def refusal(photos: Path, shard_bytes: int = 1 << 20, **options: Any) -> str:
     out = photos.parent / "out"
     with pytest.raises(UserError) as caught:
-        build(open_source("images", {"path": str(photos), "size": 4}), str(out), shard_bytes)
+        build(open_source("images", {"path": str(photos), "size": 4, **options}), str(out), shard_bytes)
     assert not out.exists(), "nothing half-written"
     return str(caught.value)
 
@@ -49,13 +57,71 @@ def refusal(photos: Path, shard_bytes: int = 1 << 20) -> str:
 )
 @pytest.mark.parametrize("nested", [True, False])
 def test_splits_are_no_classes(tmp_path: Path, names: tuple[str, ...], nested: bool) -> None:
+    nested = nested and not {name.lower() for name in names} <= {*WORDS}  # those are splits
     for name in names:
         for inner in ("cat", "dog") if nested else ("",):
             images(tmp_path / "photos" / name / inner)
     message = refusal(tmp_path / "photos")
     assert "which are splits and not classes" in message
-    fix = f"set path to {tmp_path}/photos/{names[0]}, or merge" if "cat" not in names else f"move them out of {tmp_path}/photos"
+    fix = (
+        f"set path to {tmp_path}/photos/{names[0]}, or name them"
+        if "cat" not in names
+        else f"move them out of {tmp_path}/photos"
+    )
     assert fix in message
+
+
+@pytest.mark.parametrize(("names", "empty"), [(("train", "val", "test"), ()), (("Train", "Test"), ("validation",))])
+def test_folders_of_splits_are_the_splits(tmp_path: Path, names: tuple[str, ...], empty: tuple[str, ...]) -> None:
+    for name in names:
+        for inner in ("cat", "dog"):
+            images(tmp_path / "photos" / name / inner, 40 if name.lower() == "train" else 3)
+    dataset = built(tmp_path / "photos")
+    assert dataset.index.classes == ["cat", "dog"]
+    for name in names[1:]:
+        split: Any = WORDS[name.lower()]
+        inside = {each.tobytes() for each in dataset.columns(split, 0)["image"]}
+        assert inside == {read_image(path, (3, 4, 4)).tobytes() for path in (tmp_path / "photos" / name).rglob("*.png")}
+    assert all(dataset.index.rows(split) for split in ("train", *empty))
+    assert described(dataset.index.meta["split"]).startswith("by files: ")
+    images(tmp_path / "photos" / names[1] / "bird")
+    assert f"{names[1]} has the classes bird, and train has not" in refusal(tmp_path / "photos")
+    assert "which are splits" in refusal(tmp_path / "photos", split={"by": "stratified"})
+
+
+def test_images_are_split_by_strata_by_folder_and_by_a_column_of_a_file(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for inner in ("cat", "dog"):
+        images(photos / inner, 20)
+    index = built(photos, split={"by": "stratified"}).index
+    assert [index.rows(split) for split in index.splits] == [28, 6, 6]
+    fold = ["train", "train", "val", "test"]
+    lines = [f"{inner}/{number}.png,{fold[number % 4]}" for inner in ("cat", "dog") for number in range(20)]
+    (tmp_path / "folds.csv").write_text("\n".join(["file,fold", *lines]))
+    by_table: Any = {"split": {"by": "column", "column": "fold"}, "table": str(tmp_path / "folds.csv")}
+    index = built(photos, "by-column", **by_table).index
+    assert [index.rows(split) for split in index.splits] == [20, 10, 10]
+    (tmp_path / "folds.csv").write_text("\n".join(["file,fold", *lines[1:39], "dog/19.png,later"]))
+    message = refusal(photos, **by_table)
+    assert "cat/0.png has no value of 'fold'" in message
+    assert "'later', which is no split" in message
+    assert "set dataset.options.table" in refusal(photos, split={"by": "group", "column": "patient"})
+    assert "by: time, which is not for images" in refusal(photos, split={"by": "time", "column": "day"})
+
+
+def test_images_of_a_group_of_folders_stay_together(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    for number in range(40):
+        for at, inner in enumerate(("cat", "dog")):
+            folder = photos / inner / f"animal-{number}"
+            folder.mkdir(parents=True)
+            for each in range(2):
+                Image.new("RGB", (4, 4), (number, at, each)).save(folder / f"{each}.png")
+    assert "set split: {by: group, column: folder}" in refusal(photos)
+    dataset = built(photos, split={"by": "group", "column": "folder"})
+    groups = [{*dataset.columns(split, 0)["image"][:, 0, 0, 0].tolist()} for split in SPLITS]
+    assert sum(map(len, groups)) == len(set().union(*groups)) == 40
+    assert sum(dataset.index.rows(split) for split in SPLITS) == 160
 
 
 @pytest.mark.parametrize("error", [RuntimeError, EOFError])

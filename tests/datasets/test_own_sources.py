@@ -14,7 +14,9 @@ from heliostat.cli import main
 from heliostat.commands.building import progress_text
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.sources import TooLarge, open_source
+from heliostat.datasets.sources.text import decode
 from heliostat.errors import UserError
+from heliostat.workloads.task import create
 
 START = """
 import datetime, itertools
@@ -95,6 +97,10 @@ def test_labels_keep_their_samples(own: Callable[[str], None]) -> None:
     own("def f(): return [(np.float32([at]), (7, 3, 5)[at % 3]) for at in range(90)]")
     dataset = built("f")
     assert dataset.index.classes == ["3", "5", "7"]
+    task = create("tabular-classification", {}, dataset.index)
+    assert task.read("[2]")["features"].tolist() == task.read('{"features": [2]}')["features"].tolist() == [[2]]
+    with pytest.raises(UserError, match="give a JSON list of 1 numbers"):
+        task.read('{"x": 2}')
     for split in dataset.index.splits:
         columns = dataset.columns(split, 0)
         assert [("357").index("735"[int(x) % 3]) for x in columns["features"][:, 0]] == columns["label"].tolist()
@@ -201,6 +207,47 @@ def test_options_are_arguments_or_those_of_tables(own: Callable[[str], None]) ->
         open_source("mine:f", {"path": "p", "drop": ["x"]}).preview()
     with pytest.raises(UserError, match=r"dataset.source is 'mine', which is not a source\n.*or write module:Name"):
         open_source("mine", {})
+
+
+STORIES = """
+TEXTS = ["".join(f"{word} {at * 7 % 11} and then. " for word in ("once", "there", "was")) * (3 + at % 4) for at in range(60)]
+def texts(): return TEXTS
+def rows(): return ({"story": text, "stars": at % 5} for at, text in enumerate(TEXTS))
+def tables(): return (pa.table({"story": TEXTS[at:at + 7]}) for at in range(0, 60, 7))
+def splits(): return {"train": TEXTS[:50], "test": TEXTS[50:]}
+def gaps(): return [{"story": "x" * 99}, {"story": None}, {"other": "y"}]
+"""
+
+
+@pytest.mark.parametrize("tokens", ["byte", "bpe"])
+def test_texts_become_the_tokens_that_those_of_files_are(own: Callable[[str], None], tokens: str) -> None:
+    own(STORIES)
+    Path("stories").mkdir()
+    open_source("mine:texts", {})  # imports it
+    for at, text in enumerate(sys.modules["mine"].TEXTS):
+        Path(f"stories/{at:02d}.txt").write_text(text)
+    options = {"tokens": tokens, "vocabulary": 280, "length": 16}
+    theirs = build(open_source("text", {"path": "stories", **options}), "theirs").index
+    for name, of_text in (("texts", {}), ("rows", {"text": "story"}), ("tables", {"text": "story"})):
+        index = built(name, name, **options, **of_text).index
+        assert (index.fields, index.splits) == (theirs.fields, theirs.splits)
+        assert index.meta["tokenizer"] == theirs.meta["tokenizer"]
+        assert (index.meta["tokens"], index.meta["texts"]) == (theirs.meta["tokens"], theirs.meta["files"])
+
+
+def test_texts_keep_the_splits_of_their_source_and_are_refused_with_their_samples(own: Callable[[str], None]) -> None:
+    own(STORIES)
+    dataset = built("splits", tokens="byte", length=16)
+    texts = sys.modules["mine"].TEXTS
+    assert decode(dataset.columns("test", 0)["tokens"][0].tolist(), "byte") == texts[50][:16]
+    with pytest.raises(UserError) as caught:
+        built("gaps", "no", tokens="byte", text="story")
+    assert "sample 1 has no value in place of the text 'story'" in str(caught.value)
+    assert "sample 2 has no 'story'" in str(caught.value)
+    with pytest.raises(UserError, match=r"dataset\.options has length, but not tokens"):
+        built("texts", "no", length=16)
+    with pytest.raises(UserError, match="tokens, for texts, and drop, for rows"):
+        built("texts", "no", tokens="byte", drop=["x"])
 
 
 def test_a_dataset_is_that_of_the_code_the_options_the_files_and_the_version(own: Callable[[str], None]) -> None:

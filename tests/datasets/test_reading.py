@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from heliostat.cli import main
 from heliostat.config import validate
 from heliostat.datasets import build
 from heliostat.datasets.sources import open_source
-from heliostat.datasets.sources.formats import delimited, records, streams
+from heliostat.datasets.sources.formats import delimited, parquet, records, streams
 from heliostat.datasets.sources.formats.options import Read
 from heliostat.datasets.sources.reader import Reader
 from heliostat.errors import UserError
@@ -71,6 +72,13 @@ def test_a_clear_dialect_is_found(tmp_path: Path, dialect: str) -> None:
 UNCLEAR: dict[str, tuple[str | bytes, str, dict[str, Any], dict[str, list[Any]]]] = {
     "1,234": ("a;b\n1,234;x\n", "which may be 1234 or 1.234", {"decimal": ","}, {"a": ["1.234"], "b": ["x"]}),
     "1,234 once more": ("a;b\n1,234;x\n", "read.thousands", {"thousands": ","}, {"a": ["1234"], "b": ["x"]}),
+    "1.234": ("a;b\n1.234;x\n23;y\n", "which may be 1234 or 1.234", {"thousands": "."}, {"a": ["1234", "23"], "b": ["x", "y"]}),
+    "1.234 once more": ("a\tb\n1.234\tx\n", "read.decimal", {"decimal": "."}, {"a": ["1.234"], "b": ["x"]}),
+    "blanks": (' 5.1  4\t"a b" \n14.25 3 c\n', "separator (it may be blanks)",
+        {"separator": "blanks", "names": ["a", "b", "c"]}, {"a": ["5.1", "14.25"], "b": ["4", "3"], "c": ["a b", "c"]}),
+    "blanks and names": ("a  b\n1 x\n", "separator: blanks", {"separator": "blanks"}, {"a": ["1"], "b": ["x"]}),
+    "separators at the ends": ("a,b\n1,2,\n3,4,\n", "separator at the end of the lines",
+        {"header": 1, "names": ["a", "b", "c"]}, {"a": ["1", "3"], "b": ["2", "4"], "c": ["", ""]}),
     "two separators": ("a,b;c\n1,2;3\n", "',' or ';'", {"separator": ";"}, {"a,b": ["1.2"], "c": ["3"]}),
     "no names": ("5.1,x\n4.9,y\n", "has no names of columns", {"header": 0}, {"c1": ["5.1", "4.9"], "c2": ["x", "y"]}),
     "names given": ("5.1,x\n4.9,y\n", "read.names", {"names": ["a", "b"]}, {"a": ["5.1", "4.9"], "b": ["x", "y"]}),
@@ -201,7 +209,7 @@ def test_columns_of_several_kinds_and_nested_ones_are_refused_unless_they_are_le
         ("t.csv", b"version https://git-lfs.github.com/spec/v1\n", "run git lfs pull"),
         ("t.csv", b'{"a": 1}\n', "name it .jsonl"),
         ("t.parquet", b"a,b\n1,2\n", "is not a Parquet file"),
-        ("t.csv.gz", gzip.compress(b"a,b\n" + bytes(range(48, 58)) * 999)[:-9], "is cut off or damaged"),
+        ("t.csv.gz", gzip.compress(b"a,b\n" + bytes(range(48, 58)) * 999, mtime=0)[:-9], "is cut off or damaged"),
         ("t.csv", b"", "is empty"),
     ],
 )
@@ -224,3 +232,54 @@ def test_raw_rows_come_in_chunks_from_several_files_of_any_format(tmp_path: Path
         open_source("table", {"path": str(tmp_path / "twice.csv"), "target": "b"})
     with pytest.raises(UserError, match=r"the path nowhere\.csv does not exist"):
         list(read_rows("nowhere.csv"))
+
+
+CELLS = ("abc", "x" * 70, '"a ""b"" c"', '"line\nbreak, and more"', '"\n\n"', "1.5", "")
+
+
+@pytest.mark.parametrize("kind", ["csv", "windows.csv", "parquet", "jsonl"])
+def test_sections_of_a_large_file_have_the_rows_of_the_whole_in_its_chunks(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in (
+        (delimited, "BLOCK", 2000), (delimited, "BLOCK_OF_A_COLUMN", 1), (delimited, "FIRST", 500),
+        (parquet, "SECTION", 9000), (records, "PIECE", 1000),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    draw = random.Random(1)
+    rows = [[str(number), draw.choice(CELLS), draw.choice(CELLS)] for number in range(2000)]
+    path = tmp_path / f"t.{kind}"
+    if kind == "parquet":
+        table = pa.table({name: [row[at] for row in rows] for at, name in enumerate("abc")})
+        pq.write_table(table, path, row_group_size=70)
+    elif kind == "jsonl":
+        path.write_text("".join(f"{json.dumps(dict(zip('abc', row, strict=True)))}\n" for row in rows))
+    else:
+        end = "\r\n" if kind == "windows.csv" else "\n"
+        path.write_text("".join(",".join(row) + end for row in [["a", "b", "c"], *rows]), newline="")
+    reader = Reader(str(path))
+    places = reader.sections(9000)
+    whole = [pa.table(batch) for batch in reader.batches(reader.names)]
+    parts = [pa.table(batch) for place in places for batch in Reader(str(path)).batches(reader.names, places=[place])]
+    assert len(places) > 3
+    assert pa.concat_tables(parts).equals(pa.concat_tables(whole))
+    if kind in ("csv", "parquet"):
+        assert [part.num_rows for part in parts] == [part.num_rows for part in whole]
+
+
+def test_a_broken_row_in_a_section_is_refused_with_its_line_in_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("BLOCK", 2000), ("BLOCK_OF_A_COLUMN", 1), ("FIRST", 500)):
+        monkeypatch.setattr(delimited, name, value)
+    path = tmp_path / "t.csv"
+    path.write_text("a,b\n" + "1,2\n" * 5000 + "1,2,3\n" + "1,2\n" * 5000)
+    reader = Reader(str(path))
+    broken = []
+    for place in reader.sections(5000):
+        try:
+            list(reader.batches(["a"], places=[place]))
+        except UserError as error:
+            broken.append(str(error))
+    assert len(broken) == 1
+    assert "line 5002 has 3 cells" in broken[0]

@@ -2,9 +2,10 @@
 
 import gc
 import os
+import pickle
 import shutil
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ COLUMNS: dict[str, list[Any]] = {
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Chunks of few rows, so that a small table has many."""
     for module, name, value in (
-        (delimited, "BLOCK", 4000), (delimited, "BLOCK_OF_A_COLUMN", 1), (parquet, "ROWS", 37),
+        (delimited, "BLOCK", 4000), (delimited, "BLOCK_OF_A_COLUMN", 1), (delimited, "FIRST", 500), (parquet, "ROWS", 37),
         (encoder, "CHUNK", 700), (images, "CHUNK_BYTES", 100),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
@@ -61,7 +62,7 @@ def written(path: Path, columns: dict[str, list[Any]], rows: slice = slice(None)
 
 
 @pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
-def test_a_table_in_chunks_is_bit_for_bit_what_it_is_as_a_whole_with_any_number_of_threads(
+def test_a_table_in_chunks_is_bit_for_bit_what_it_is_as_a_whole_with_any_number_of_threads_or_processes(
     tmp_path: Path, name: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / name, COLUMNS)
@@ -70,6 +71,16 @@ def test_a_table_in_chunks_is_bit_for_bit_what_it_is_as_a_whole_with_any_number_
     for threads in (1, 3):
         monkeypatch.setattr(encoder, "threads", lambda count=threads: count)
         assert build(source_of(path), str(tmp_path / f"{threads}"), 2000).index == whole
+    monkeypatch.setattr(parquet, "SECTION", 8000)
+    source, seen = source_of(path, without_label="drop"), list[int]()
+
+    def tasks(function: Callable[[Any], Any], items: Any) -> Iterator[Any]:
+        seen.append(len(items))
+        return (pickle.loads(pickle.dumps(function))(item) for item in items)
+
+    source.tasks = tasks
+    index = build(source, str(tmp_path / "tasks"), 2000).index
+    assert (index.fingerprint, index.signature, min(seen) > 1) == (whole.fingerprint, whole.signature, True)
     assert len(whole.splits["train"]) > 9
 
 
@@ -279,7 +290,10 @@ def test_the_folders_of_a_hive_table_are_columns(tmp_path: Path, place: str) -> 
             "z.parquet also has the columns 'odd': write it",
         ),
         (lambda folder: written(folder / "z.parquet", {"y": ["a"]}), "z.parquet lacks the columns 'whole', 'decimal'"),
-        (lambda folder: written(folder / "z.parquet", {**COLUMNS, "whole": ["text"] * 700}), "incompatible types"),
+        (
+            lambda folder: written(folder / "z.parquet", {**COLUMNS, "whole": ["text"] * 700}),
+            "column 'whole' is int64 in part-0.parquet and large_string in z.parquet",
+        ),
         (lambda folder: (folder / "z.parquet").write_bytes(b"PAR1 and no more"), "cannot be read as Parquet"),
         (lambda folder: (folder / "z.parquet").symlink_to("nowhere"), "z.parquet is a link to a file that does not exist"),
         (lambda folder: [path.unlink() for path in folder.iterdir()], "is a folder without files"),
@@ -364,3 +378,10 @@ def test_a_table_in_an_object_store_is_read_there(tmp_path: Path, monkeypatch: p
     assert source_of("s3://bucket/t").identity() == identity
     with pytest.raises(UserError, match="s3://bucket/none does not exist"):
         source_of("s3://bucket/none")
+    plain = written(tmp_path / "c.csv", COLUMNS)
+    whole = build(source_of(plain), str(tmp_path / "plain")).index.fingerprint
+    for ending, codec in (("gz", "gzip"), ("zst", "zstd")):
+        with pa.CompressedOutputStream(str(tmp_path / "c"), codec) as file:
+            file.write(plain.read_bytes())
+        store.put(f"bucket/c.csv.{ending}", (tmp_path / "c").read_bytes())
+        assert build(source_of(f"s3://bucket/c.csv.{ending}"), str(tmp_path / ending)).index.fingerprint == whole

@@ -21,7 +21,7 @@ from heliostat.datasets import Dataset, build
 from heliostat.datasets.assignment import assign
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.ranks import restored, select, sortable
-from heliostat.datasets.sources import Chunk, Source, open_source
+from heliostat.datasets.sources import Chunk, Source, hashes_of, open_source
 from heliostat.datasets.splits import Split, described
 from heliostat.errors import UserError
 
@@ -46,7 +46,7 @@ class Rows(Source):
         while start < len(self.keys):
             stop = start + self._random.randint(1, 60)
             columns = {name: values[start:stop] for name, values in self.target.items()}
-            yield Chunk(self.keys[start:stop], columns, by=None if self.by is None else self.by[start:stop])
+            yield Chunk(hashes_of(self.keys[start:stop]), columns, by=None if self.by is None else self.by[start:stop])
             start = stop
 
     def meta(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def codes(source: Source) -> npt.NDArray[np.uint8]:
     rows, _ = assign(source, kept)
     found = np.frombuffer(kept.getvalue(), np.uint8)
     assert rows == np.bincount(found, minlength=3).tolist()
-    assert len(found) == sum(len(chunk.keys) for chunk in source.chunks())
+    assert len(found) == sum(len(chunk.hashes) for chunk in source.chunks())
     return found
 
 

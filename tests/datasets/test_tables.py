@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat.datasets import Dataset, build
+from heliostat.datasets.decoding import decode
 from heliostat.datasets.encoding import encode_column
 from heliostat.datasets.index import SPLITS
 from heliostat.datasets.signature import Column
@@ -72,6 +73,14 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "inner blanks": (repeated("New York", "New  York", "Rome"), "differ only in case or blanks"),
     "accents": (repeated("caf\u00e9", "cafe\u0301", "tea"), "differ only in case or blanks"),
     "a mark in numbers": (repeated(1.5, -999, 3), "100 values of -999, which stands for a missing one"),
+    "a mark beside negative numbers": (repeated(-999, -5, 3), "100 values of -999, which stands for a missing one"),
+    "some units": (repeated("5 kg", "7", "9"), "has numbers with and without kg: '5 kg', but also '7', '9'"),
+    "two formats": (repeated("2024-01-31", "31.01.2024"), "has dates in different formats, such as '2024-01-31', '31.01.2024'"),
+    "zones by name": (repeated("2024-01-31 12:00 EST", "2024-02-28 12:00 EST"), "looks like dates, but cannot be read"),
+    "days first": (repeated("2024-31-01", "2024-28-02"), "looks like dates, but cannot be read, such as '2024-31-01'"),
+    "months in German": (repeated("31. Januar 2024", "28. Mai 2024"), "looks like dates, but cannot be read"),
+    "digits": (repeated(20240131, 20240228, 20230301), "look like dates, such as 20240131"),
+    "durations": (repeated("0 days 02:17:00", "1 days 03:00:00"), "has durations, such as '0 days 02:17:00'"),
     "the target": (LABELS, "is equal to the target in every row"),
     "infinity": (repeated(1.0, float("inf"), 2.0), "100 values that are infinite or above 3.4e38"),
     "beyond 32 bits": (repeated(1e39, 2e39), "300 values that are infinite or above 3.4e38"),
@@ -137,6 +146,7 @@ READ: dict[str, tuple[list[Any], dict[str, Any], list[list[float]]]] = {
     "american": (repeated("1/31/24", "2/28/24"), {"format": "month-day-year"}, [[2024, 1, 31, 2], [2024, 2, 28, 2]]),
     "british": (repeated("1/2/24", "2/3/24"), {"format": "day-month-year"}, [[2024, 2, 1, 3], [2024, 3, 2, 5]]),
     "names": (repeated("Jan 31, 2024", "Feb 28, 2024"), {"format": "name-day-year"}, [[2024, 1, 31, 2], [2024, 2, 28, 2]]),
+    "digits": (repeated(20240131, 20240228, 20230301), {"format": "digits"}, [[2024, 1, 31, 2], [2024, 2, 28, 2]]),
     "mail": (repeated("Wed, 31 Jan 2024 12:30:00 +0100", ""), {"kind": "date"}, [[2024, 1, 31, 2, 11.5], [NAN] * 5]),
     "moments": (repeated("2024-01-31T12:30Z", "1969-12-31 23:00"), {}, [[2024, 1, 31, 2, 12.5], [1969, 12, 31, 2, 23]]),
     "times": (repeated("12:30", "9:15 pm"), {"kind": "date", "parts": ("hour",)}, [[12.5], [21.25]]),
@@ -163,7 +173,7 @@ READ: dict[str, tuple[list[Any], dict[str, Any], list[list[float]]]] = {
 }  # fmt: skip
 COLUMNS = {
     "cold": {"type": "number"}, "marked": {"missing": [-999]}, "told": {"missing": ["unknown"]},
-    "british": {"type": "day-month-year"},
+    "british": {"type": "day-month-year"}, "digits": {"type": "date"},
     "class": {"type": "category"}, "stars": {"type": "category"}, "age": {"rename": "years", "fill": "median"},
 }  # fmt: skip
 LEFT_OUT: dict[str, tuple[list[Any], str]] = {
@@ -215,6 +225,24 @@ def test_each_column_has_a_meaning(everything: tuple[str, Dataset]) -> None:
             first = at[column.feature_names[0]]
             got = features[: len(rows), first : first + (len(rows[0]) if rows else 0)]
         np.testing.assert_array_equal(got, np.array(rows, np.float32).reshape(got.shape), column.name)
+
+
+def test_encoded_rows_are_shown_as_they_can_be_read_again(everything: tuple[str, Dataset]) -> None:
+    """But for texts, of which only hashes are kept."""
+    _, dataset = everything
+    signature = dataset.index.signature
+    assert signature
+    columns = dataset.take("test", np.arange(12))
+    shown = decode(signature, columns)
+    assert {row["words"] for row in shown} == {"(not kept)"}
+    assert {row["empty"] for row in shown} == {"DE", "", "US"}
+    assert {row["iso"] for row in shown} == {"2024-01-31", "2024-02-28"}
+    assert {row["moments"] for row in shown} == {"2024-01-31 12:30", "1969-12-31 23:00"}
+    again, odd = signature.encode(pa.Table.from_pylist(shown))
+    kept = [not name.startswith("words[") for name in signature.feature_names]
+    np.testing.assert_allclose(again["features"][:, kept], columns["features"][:, kept], rtol=1e-6)
+    np.testing.assert_array_equal(again["categories"], columns["categories"])
+    assert not odd.unknown
 
 
 def test_columns_that_say_nothing_are_left_out_and_named(everything: tuple[str, Dataset]) -> None:

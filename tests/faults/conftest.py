@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ task: watched:Watched
 dataset: {source: digits}
 model: {width: 8, stages: 1, dropout: 0.0, seconds: 0.01}
 workers: 2
-steps: 600
+steps: 400
 evaluate_every: 200
 checkpoint_every: 25
 """
@@ -178,9 +179,19 @@ class Breakable:
         command = ["-P", "-m", "heliostat", "train"]
         return next(p for p in self.processes(" ".join(command)) if p.cmdline()[1:5] == command)
 
+    @contextmanager
+    def without_autoscaler(self) -> Iterator[None]:
+        """No node is started meanwhile."""
+        (monitor,) = self.processes("autoscaler/v2/monitor.py")
+        monitor.suspend()
+        try:
+            yield
+        finally:
+            monitor.resume()
+
     def drain(self, node: str, seconds: int = 60) -> None:
         """What a spot notice does."""
-        from heliostat.cluster.in_process import TOKEN
+        from heliostat.cluster.ray_token import TOKEN
 
         token = Path(str(TOKEN).replace("~", self.command.env["HOME"])).read_text()
         # Not `ray drain-node`: that takes 127.0.0.1, where the head listens, for the machine's address.

@@ -50,10 +50,11 @@ def node_of(process: psutil.Process) -> str:
 def printed(process: "subprocess.Popen[str]", until: int) -> list[int]:
     """The steps that have been printed, up to one."""
     assert process.stdout
-    steps: list[int] = []
+    steps, lines = list[int](), list[str]()
     while not steps or steps[-1] < until:
         line = process.stdout.readline()
-        assert line, "it ended"
+        assert line, "it ended: " + "".join([*lines[-20:], *process.communicate(timeout=60)])
+        lines.append(line)
         if match := re.match(r"\[rank 0\] step (\d+) (\d+)$", line):
             steps.append(int(match[1]))
             assert int(match[2]) == 2 * steps[-1]

@@ -17,12 +17,15 @@ from tests.forks.server import ROOM
 
 READ_LATE = {"RAY_ADDRESS", "RAY_TMPDIR"}
 """Ray's variables that it does not read when it is imported."""
+KINDS = ("command", "worker")
 SETTINGS = {
-    kind: {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false", "ROOM": " " * ROOM, **more}
-    for kind, more in {"command": {}, "worker": {"OMP_NUM_THREADS": "1"}}.items()
+    "OPENBLAS_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "OMP_NUM_THREADS": "1",
+    "ROOM": " " * ROOM,
 }
-"""Variables of the servers only: the libraries of NumPy and Arrow would start threads when they are loaded. The last one is
-read then, too: Ray says it to each worker with one CPU, before that imports torch."""
+"""Variables of the servers only: the libraries of NumPy and Arrow would start threads when they are loaded. That of OpenMP is
+read then, too: Ray says it to each worker with one CPU, before that imports torch, and commands compute little."""
 
 
 def can_fork(env: Mapping[str, str]) -> bool:
@@ -94,7 +97,7 @@ class Servers:
         with self._lock:
             if self._owner is None:
                 self._owner = os.pipe()
-                self._processes = [self._start(each, self._owner[0]) for each in SETTINGS]
+                self._processes = [self._start(each, self._owner[0]) for each in KINDS]
 
     def variables(self) -> dict[str, str]:
         """What an environment needs for Ray's workers to be forked."""
@@ -124,7 +127,7 @@ class Servers:
             return subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env={**self._env, **SETTINGS[kind], "PYTHONPATH": str(ROOT)},
+                env={**self._env, **SETTINGS, "PYTHONPATH": str(ROOT)},
                 pass_fds=[listener.fileno(), owner],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -81,7 +81,7 @@ def test_a_dot_in_a_key_is_escaped(tmp_path: Path) -> None:
         ("name: a", ["inner.lr"], "--set", "inner.lr", "write it as --set"),
         ("name: a", ["inner..lr=1"], "--set", "inner..lr=1", "write it as --set"),
         ("name: a", ["inner.lr=[1"], "--set", "[1", "quotes"),
-        ("name: a\nname: b", [], "c.yaml", "duplicate", "correct that line"),
+        ("name: a\nname: b", [], "c.yaml", "the key 'name' twice, again in line 2", "leave one out"),
         ("- a\n- b", [], "c.yaml", "list", "key: value"),
         ("", [], "c.yaml", "empty", "key: value"),
         ("name: [", [], "c.yaml", "not valid YAML", "correct that line"),

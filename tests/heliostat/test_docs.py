@@ -5,10 +5,14 @@ import re
 import pytest
 
 from heliostat.config import Config
+from heliostat.config_errors import _keys
 from heliostat.datasets.sources import find_source
 from heliostat.tuning.config import MAY_CHANGE, SweepConfig
 from heliostat.workloads.config import CHANGEABLE, LENGTH, TrainConfig
+from heliostat.workloads.foreign_keys import FOREIGN, WORDS
 from tests.conftest import ROOT
+
+KEYS = {*_keys(TrainConfig)}
 
 
 def table(title: str) -> dict[str, list[str]]:
@@ -41,3 +45,13 @@ def test_each_option_of_a_source_is_documented() -> None:
     }.items():
         _, options = find_source(name, needed)
         assert re.findall(r"`(\w+)", rows[name][1]) == list(type(options).model_fields), name
+
+
+def test_each_name_of_other_tools_is_documented_with_a_key_that_there_is() -> None:
+    rows = [f"| {', '.join(f'`{name}`' for name in names.split(', '))} | {fix} |" for names, fix in WORDS.items()]
+    assert "\n".join(rows) in (ROOT / "docs/migrating.md").read_text()
+    known = {name for name in KEYS if "." not in name}
+    assert not known & FOREIGN.keys(), "a key of ours would never be asked for"
+    for fix in WORDS.values():
+        keys = re.findall(r"\boptimizer\.\w+", fix) + re.findall(r"^write (\w+)(?=[,:]|$)", fix)
+        assert {*keys} <= KEYS, fix

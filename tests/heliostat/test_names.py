@@ -17,7 +17,11 @@ from pathlib import Path
 import heliostat
 for module in pkgutil.walk_packages(heliostat.__path__, "heliostat."):
     if not module.name.endswith("__main__"):
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            if "fix: pip install" not in str(error):  # what only a library that is not there can use
+                raise
 root, installed = Path(sys.argv[1]), Path(sys.prefix)
 print(heliostat.__file__)
 for name, module in list(sys.modules.items()):

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -114,6 +115,53 @@ def test_excluded_data_is_refused_with_the_line_that_excludes_it_and_what_sends_
     assert "line 1 of .rayignore (*.arrow) excludes it" in said(capsys, "--set", "dataset={path: data/built}")
 
 
+WEIGHTS = """
+from heliostat.workloads.tasks.tabular_classification import TabularClassification
+
+
+class Tuned(TabularClassification):
+    class Options(TabularClassification.Options):
+        pretrained: str
+"""
+
+
+def test_a_script_that_calls_train_need_not_go_along(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "its_task.py").write_text("from heliostat.workloads.tasks.tabular_classification import TabularClassification\n")
+    (folder / "scratch").mkdir()
+    (folder / ".gitignore").write_text("scratch\n")
+    monkeypatch.syspath_prepend(str(folder))
+    for place in ("scratch/go.py", "../go.py"):
+        (folder / place).touch()
+        monkeypatch.setitem(sys.modules, "__mp_main__", SimpleNamespace(__file__=f"{folder}/{place}"))
+        assert "its_task.py" in said(capsys, "--set", "task=its_task:TabularClassification", code=0)
+
+
+def test_pretrained_weights_go_along_or_are_where_the_workers_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "tuned_task.py").write_text(WEIGHTS)
+    (folder / "models/tiny/.cache").mkdir(parents=True)
+    for name in ("weights.pth", "config.json", ".cache/lock"):
+        (folder / "models/tiny" / name).touch()
+    tuned = ("--set", "task=tuned_task:Tuned", "--set")
+    for place, words in (
+        (folder.parent / "away.csv", "away.csv, which only this machine has: copy it to the cluster's storage"),
+        ("../away.csv", "model.pretrained is ../away.csv, outside of the working directory"),
+        (folder / "models/tiny", "but the job has its working directory elsewhere: write models/tiny"),
+    ):
+        assert words in said(capsys, *tuned, f"model.pretrained={place}").replace("\n  fix: ", ": ")
+    sys.path.insert(0, str(folder))
+    try:
+        said(capsys, *tuned, "model.pretrained=/mnt/heliostat/models/tiny", code=0)
+        assert "models/tiny/weights.pth" in said(capsys, *tuned, "model.pretrained=models/tiny", code=0)
+        (folder / ".gitignore").write_text("*.pth\n")
+        message = said(capsys, *tuned, "model.pretrained=models/tiny")
+    finally:
+        sys.path.remove(str(folder))
+    assert "model.pretrained needs models/tiny/weights.pth, which does not go along with the job" in message
+    assert "add the line !models/tiny/weights.pth to .rayignore" in message
+
+
 def test_one_image_of_a_folder_that_does_not_go_along_is_enough(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("cat", "dog"):
         Path("photos", name).mkdir(parents=True)
@@ -197,18 +245,45 @@ def test_a_module_for_torchrun_must_go_along(folder: Path, capsys: pytest.Captur
     assert "module own_package.learn needs own_package/learn.py, which does not go along" in message
 
 
+@pytest.mark.parametrize(
+    ("words", "sent"),
+    [
+        ("evaluate churn --split validation --json", "evaluate churn --split validation --storage runs --json"),
+        ("evaluate churn --storage s3://runs/team", "evaluate churn --split test --storage s3://runs/team"),
+        ("model export churn --to onnx", "model export churn --to onnx --storage runs"),
+        ("model export churn --to hf --output a/b", "model export churn --to hf --output /mnt/heliostat/a/b --storage runs"),
+        ("model export churn --to hf --output s3://a/b", "model export churn --to hf --output s3://a/b --storage runs"),
+        ("model add churn-2 --name churn --why x", "model add churn-2 --name churn --why x --storage runs"),
+        ("model promote churn@2 --expect 1", "model promote churn@2 --expect 1 --storage runs"),
+        ("runs track churn --to mlflow --set experiment=x", "runs track churn --to mlflow --storage runs --set experiment=x"),
+    ],
+)
+def test_commands_about_a_run_are_jobs_next_to_it(
+    folder: Path, capsys: pytest.CaptureFixture[str], words: str, sent: str
+) -> None:
+    assert main([*words.split(), "--on", "gpu", "--dry-run"]) == 0
+    assert f"# command: python -P -m heliostat {sent}\n" in capsys.readouterr().out
+    assert main([*words.split(), "--env", "HOME"]) == 2
+    assert "--env needs a cluster" in capsys.readouterr().err
+
+
+def test_a_model_is_not_exported_to_where_only_a_pod_finds_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["model", "export", "churn", "--to", "onnx", "--output", "/home/me/model", "--on", "gpu"]) == 2
+    assert "--output is /home/me/model, which the nodes of gpu do not share" in capsys.readouterr().err
+
+
 def test_predictions_and_builds_on_a_cluster_find_their_files_and_write_to_its_storage(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     predict = ("predict", "churn", "data/t.csv", "--out", "new/")
     out = said(capsys, *predict, "--columns", "x", code=0)
-    assert "predict churn data/t.csv --out /mnt/heliostat/new/ --storage runs --columns x" in out
+    assert "predict churn data/t.csv --out /mnt/heliostat/new/ --columns x --storage runs" in out
     assert "  data/t.csv" in out
     for args, words in (
         (("predict", "churn", "data/t.csv"), "--on needs --out, the folder for the parts"),
         (("predict", "churn", '{"x": 3}', "--out", "new/"), "--on predicts files of rows"),
         (("predict", "churn", "../away.csv", "--out", "new/"), "INPUT is ../away.csv, outside of the working directory"),
-        (("predict", "churn", "data/t.csv", "--out", "/home/me/new"), "--out is /home/me/new/, which the nodes of gpu"),
+        (("predict", "churn", "data/t.csv", "--out", "/home/me/new"), "--out is /home/me/new, which the nodes of gpu"),
     ):
         assert words in said(capsys, *args)
     capsys.readouterr()

@@ -77,10 +77,10 @@ def test_every_command_works_here_and_on_a_cluster(run: Run) -> None:
     assert json.loads(run("evaluate", "mine", "--json"))["metrics"] == pytest.approx(here)
     assert "class" in run("predict", "mine", '{"x": 1, "y": 2}')
     assert "mine" in run("runs")
-    assert json.loads(run("sweep", "many.yaml", "--json"))["values"]
     run("up", "near.yaml")
     try:
         there = json.loads(run("train", "mine.yaml", "--on", "near.yaml", "--set", "name=there", "--json"))
         assert there["metrics"]["test"] == pytest.approx(here)
+        assert json.loads(run("sweep", "many.yaml", "--on", "near.yaml", "--json"))["values"]
     finally:
         run("down", "near.yaml", "--yes")

@@ -3,7 +3,8 @@
 They depend on nothing but KUBECONFIG, an image with Ray (``HELIOSTAT_TEST_IMAGE``) and the resource that nodes call their GPUs
 (``HELIOSTAT_TEST_GPU``): two nodes with a GPU each, and a default storage class with ReadWriteMany. Killing a node takes more
 than the API: ``HELIOSTAT_TEST_NODES`` names a program with ``node kill NAME``, ``node drain NAME`` and
-``node add NAME --gpus N``; `.ci/run` sets it.
+``node add NAME --gpus N``; `.ci/run` sets it. On a cluster that others use, ``HELIOSTAT_TEST_PODS`` keeps the pods on nodes of
+their own: keys of profiles in JSON, such as ``{"head": {"cpu": "1"}, "groups": {"node_selector": {"pool": "mine"}}}``.
 """
 
 import json
@@ -25,7 +26,10 @@ from tests.conftest import Command, clean_environment, end_group, wait_for
 
 IMAGE = os.environ.get("HELIOSTAT_TEST_IMAGE", "heliostat/ray:2.60.0")
 GPU = os.environ.get("HELIOSTAT_TEST_GPU", "nvidia.com/gpu")
+PODS = {"head": {}, "groups": {}, **json.loads(os.environ.get("HELIOSTAT_TEST_PODS", "{}"))}
 HERE = Path(__file__).parent
+ON_GPUS = pytest.mark.xdist_group("kubernetes/gpus")
+"""Of modules that take GPUs or lose nodes: one process runs them, and beside it another one all that need a head at most."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,7 +57,7 @@ class Place:
         document = {
             "namespace": self.namespace,
             "image": IMAGE,
-            "head": {"cpu": "300m", "memory": "3Gi"},
+            "head": {"cpu": "300m", "memory": "3Gi", **PODS["head"]},
             "autoscaler": {"cpu": "100m", "memory": "512Mi"},
             "groups": [group()],
             "storage": {"claim": "runs", "size": "1Gi"},
@@ -93,7 +97,7 @@ def kubeconfig(path: Path, server: dict[str, str], user: dict[str, str], namespa
 def group(**changes: object) -> dict[str, object]:
     """A worker group with a GPU, of which one fits on a node."""
     small = {"name": "gpu", "gpu": 1, "gpu_resource": GPU, "gpu_type": "H100", "cpu": "300m", "memory": "2Gi"}
-    return {**small, "max": 2, "idle_seconds": 15, "start_seconds": 120, **changes}
+    return {**small, "max": 2, "idle_seconds": 15, "start_seconds": 120, **changes, **PODS["groups"]}
 
 
 def whole_node(kube: KubeRay) -> dict[str, object]:

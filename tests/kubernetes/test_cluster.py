@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,10 @@ import pytest
 
 from heliostat.cluster.kube.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
-from tests.kubernetes.conftest import Place, group, whole_node, worker_pods, workers
+from tests.kubernetes.conftest import ON_GPUS, Place, group, whole_node, workers
 from tests.wheels import wheel
 
+pytestmark = ON_GPUS
 DIGITS = "workloads/configs/digits.yaml"
 TRAIN = ["python", "-m", "heliostat", "train", DIGITS]
 SHORT = ["--set", "epochs=4"]
@@ -53,6 +56,14 @@ def back_to_zero(place: Place) -> None:
     wait_for(lambda: workers(place) == [], "the GPU group to shrink to zero", 180)
 
 
+def scheduled(pod: dict[str, Any]) -> float:
+    """When a pod got its machine, in seconds since the epoch; 0 if it has none."""
+    since = {
+        each["type"]: each["lastTransitionTime"] for each in pod["status"].get("conditions", []) if each["status"] == "True"
+    }
+    return datetime.fromisoformat(since["PodScheduled"]).timestamp() if "PodScheduled" in since else 0.0
+
+
 def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
     done = place.command("diff", gpu)
     assert (done.code, done.out) == (0, "")
@@ -63,10 +74,19 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     assert workers(place) == []
     process = here.start("train", DIGITS, "--on", gpu, "--set", "name=e2e", "--json")
     seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
-    while process.poll() is None:
-        there = worker_pods(place)
-        seen.append([pod["spec"].get("nodeName", "") for pod in there])
-        time.sleep(0.5)
+    lives: dict[str, tuple[float, float]] = {}  # by pod: from when it had a machine until it was last seen
+
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.wait(0.5):
+            there = workers(place)
+            lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
+            stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
+            seen.append([pod["spec"].get("nodeName", "") for pod in stay])
+
+    looking = threading.Thread(target=look, daemon=True)
+    looking.start()
     out, err = process.communicate()
     assert process.returncode == 0, err
     result = json.loads(out)
@@ -76,11 +96,31 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     assert result["run"] == "/mnt/heliostat/runs/e2e"
     assert "validation  accuracy" in err, "the job's progress is shown while it runs"
     assert "e2e" in place.command("runs", "--on", gpu).out
+    measured = place.command("evaluate", "e2e", "--on", gpu, "--json")
+    assert measured.code == 0, measured.err
+    assert json.loads(measured.out)["metrics"] == pytest.approx(result["metrics"]["test"], abs=1e-4)
     brought = place.command("runs", "pull", "e2e", "--on", gpu)
     assert brought.code == 0, brought.err
     assert (place.command.cwd / "runs/e2e/report.html").exists()
     assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
     back_to_zero(place)
+    over.set()
+    looking.join()
+
+    def recorded() -> dict[str, Any]:
+        done = place.command("cost", "e2e", "--on", gpu, "--json")
+        assert done.code == 0, done.err
+        found: dict[str, Any] = json.loads(done.out)
+        return found
+
+    wait_for(lambda: {each["node"] for each in recorded()["intervals"]} >= lives.keys(), "the record")
+    found = recorded()
+    seconds = {node: sum(i["end"] - i["begin"] for i in found["intervals"] if i["node"] == node) for node in lives}
+    whole = sum(end - begin for begin, end in lives.values())
+    assert sum(seconds.values()) == pytest.approx(whole, rel=0.02, abs=3 * len(lives)), (seconds, lives)
+    (row,) = found["rows"][:1]
+    assert (row["key"], row["money"]["productive"] > 0) == ("gpu", True)
+    assert found["gaps"] == []
 
 
 def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gpu: Path, here: Command, tmp_path: Path) -> None:

@@ -6,14 +6,12 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 import pytest
 
 from heliostat.cluster.names import TOKEN_KEY
@@ -62,24 +60,6 @@ def far(place: Place, line: Line) -> Place:
     return place.by(kubeconfig(place.command.cwd.parent / "far.kubeconfig", server, user, place.namespace))
 
 
-@contextmanager
-def stopped_api_server(place: Place, line: Line) -> Iterator[None]:
-    """The API server does not answer: its process is stopped where it runs on this machine, else the line to it is cut."""
-    port = urlsplit(place.kube.api.server).port
-    listening = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == port and c.pid]
-    if not listening:
-        line.cut()
-        yield
-        line.restore()
-        return
-    process = psutil.Process(listening[0].pid)
-    process.suspend()
-    try:
-        yield
-    finally:
-        process.resume()
-
-
 def until(process: "subprocess.Popen[str]", word: str) -> str:
     """What a process prints up to a word."""
     assert process.stdout
@@ -107,7 +87,7 @@ def assert_whole(text: str) -> None:
 def test_an_api_server_that_is_stopped_for_a_while_costs_no_line_of_the_output(far: Place, line: Line, path: Path) -> None:
     process = far.command.start("submit", path, *JOB)
     text = until(process, "line 5\n")
-    with stopped_api_server(far, line):
+    with line.held():  # the tests that run beside these use the same server
         time.sleep(12)
     out, err = rest(process)
     assert process.returncode == 0, err

@@ -14,8 +14,8 @@ from heliostat.cluster.diagnosis.snapshot import statuses
 from tests.conftest import Done, end_group, wait_for
 from tests.kubernetes.conftest import IMAGE, Place, Running, group, ray_pods
 
-SECONDS = 15
-"""After the truth is visible; before that, Kubernetes itself takes its time."""
+SECONDS = 40
+"""After the truth is visible; before that, Kubernetes itself takes its time. Without an explanation it would be minutes."""
 SUCCESSOR = 10
 """Seconds until the operator has replaced a pod that has crashed."""
 OWN_WORD = 12

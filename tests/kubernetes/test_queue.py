@@ -12,8 +12,10 @@ from heliostat.cluster.profile import find
 from heliostat.cluster.targets import ephemeral
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.conftest import CI, ROOT, Command, wait_for
-from tests.kubernetes.conftest import GPU, Place, group
+from tests.kubernetes.conftest import GPU, ON_GPUS, Place, group
 from tests.kubernetes.test_cluster import DIGITS, SHORT
+
+pytestmark = ON_GPUS
 
 
 class Queue:

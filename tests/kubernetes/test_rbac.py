@@ -198,7 +198,7 @@ def other(place: Place) -> KubernetesCluster:
 @pytest.mark.parametrize("right", RIGHTS, ids=str)
 def test_each_missing_right_is_named(place: Place, user: Place, other: KubernetesCluster, right: Right) -> None:
     place.kube.objects("Role").patch(NAME, {"rules": granting(tuple(each for each in RIGHTS if each != right))})
-    wait_for(lambda: missing(user.kube.api) == [right], f"the right to {right} to be missed", 10)
+    wait_for(lambda: missing(user.kube.api) == [right], f"the right to {right} to be missed")
     with pytest.raises(Forbidden) as refused:
         call_of(right, other.profile)(KubernetesCluster(other.profile, user.kube))
     assert right.verb in refused.value.what
@@ -211,7 +211,7 @@ def test_without_a_right_to_events_a_cluster_is_still_shown(
     rights = tuple(right for right in RIGHTS if right.resource != "events")
     place.kube.objects("Role").patch(NAME, {"rules": granting(rights)})
     api: Api = user.kube.api
-    wait_for(lambda: not api.may("list", "events"), "the right to be gone", 10)
+    wait_for(lambda: not api.may("list", "events"), "the right to be gone")
     cluster = KubernetesCluster(other.profile, user.kube)
     assert cluster.observer.events() is None
     assert cluster.state().state == "absent"

@@ -153,7 +153,7 @@ def test_a_new_head_is_behind_the_same_port(command: Command, cluster: Cluster) 
         assert answers(url)
         old = forward.head()
         cluster.api.request("DELETE", cluster.api.path("Pod", str(old)), {})
-        wait_for(lambda: forward.head() is None, "the old head to be gone", 30)
+        wait_for(lambda: forward.head() is None, "the old head to be gone")
         # A connection that comes while there is no head may wait, but never hangs.
         answers(url)
         wait_for(lambda: forward.head() not in (None, old), "the new head")
@@ -181,7 +181,7 @@ def test_a_port_without_a_listener_is_an_error_and_not_an_empty_response(cluster
         sock.settimeout(20)
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
-        wait_for(lambda: "refused" in str(forward.last_error), "the reason", 5)
+        wait_for(lambda: "refused" in str(forward.last_error), "the reason")
 
 
 def test_an_end_in_the_middle_of_connections_leaves_no_thread_and_no_socket(cluster: Cluster) -> None:
@@ -227,7 +227,7 @@ def test_a_user_with_nothing_but_a_few_rights_and_a_token(cluster: Cluster, tmp_
     rights = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]
     rights += [{"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["get", "create"]}]
     kube.objects("Role").patch("user", {"rules": rights})
-    wait_for(lambda: user.may("get", "pods", subresource="portforward"), "the right", 10)
+    wait_for(lambda: user.may("get", "pods", subresource="portforward"), "the right")
     with Forward(user, "fwd", {8265: 0}) as forward:
         assert answers(f"http://127.0.0.1:{forward.ports[8265]}")
 

@@ -6,8 +6,10 @@ printed, and ``SOAK_SEED`` repeats the faults.
 
 import base64
 import io
+import json
 import os
 import random
+import subprocess
 import tarfile
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +20,18 @@ import pytest
 from kubernetes import client
 from kubernetes.stream import stream
 
+from tests.accept.conftest import overlay
+from tests.accept.test_finetuning import BUNDLED, LORA, MADE_TEXTS
+from tests.conftest import ROOT
 from tests.faults.conftest import CONFIG, Seen, assert_same_weights, samples_by_step, write_project
-from tests.kubernetes.conftest import Machines, Place, Running, node_of_workers, ray_pods, whole_node, worker_pods
+from tests.kubernetes.conftest import ON_GPUS, Machines, Place, Running, node_of_workers, ray_pods, whole_node, worker_pods
 from tests.outage import KEYS, Proxy, in_front_of
 from tests.wheels import wheel
 
+pytestmark = ON_GPUS
 Samples = dict[int, list[str]]
 MOUNT = "/mnt/heliostat"
+TRAINERS = Path(__file__).parent.parent / "accept/trainers"
 FAULTS = int(os.environ.get("SOAK_FAULTS", "1"))
 STEPS = 200 + 200 * FAULTS
 SCRIPT_STEPS = 400
@@ -243,3 +250,49 @@ def test_the_exit_code_of_a_script_is_that_of_the_command(place: Place, cluster:
     run = Running(place, "torchrun", "--on", cluster, "--workers", "2", "--requirements", "needs.txt", "exits.py", "3")
     assert run.end() == 6, "".join(run.lines)
     run.says(r"^heliostat: keeps 1 file \(0.0 MB\) of the working directory in \S+/runs/exits/files: written.txt$")
+
+
+@pytest.mark.accept
+@pytest.mark.parametrize(
+    ("name", "tenth"),
+    [("nano", r"iter 10\b"), ("accelerated", r"step 10\b"), ("hf", r"'epoch': '?1\.25\b"), ("lit", r"step 10\b")],
+)
+def test_a_trainer_of_others_continues_from_its_own_checkpoints(
+    place: Place, cluster: Path, machines: Machines, name: str, tenth: str
+) -> None:
+    """With packages that the image lacks, as `tests/accept/test_trainers.py` has it on a laptop cluster."""
+    script = TRAINERS / f"{name}.py"
+    (place.command.cwd / script.name).write_text(script.read_text())
+    (place.command.cwd / "trainers.txt").write_text("transformers>=4.50,<6\naccelerate>=1,<2\nlightning>=2.5,<3\n")
+    common = ("torchrun", "--on", cluster, "--workers", "2", "--requirements", "trainers.txt")
+    assert Running(place, *common, "--name", f"{name}-calm", script.name, "0").end() == 0
+    run = Running(place, *common, "--name", name, "--max-restarts", "3", script.name, "0.5")
+    run.says(tenth)
+    machines.replace(node_of_workers(place))
+    assert run.end() == 0, "".join(run.lines)
+    (calm, _), (lost, _) = fetch(place, f"{name}-calm", "runs"), fetch(place, name, "runs")
+    assert lost.losses == pytest.approx(calm.losses, rel=1e-6)
+    assert len(lost.starts) > 1
+    assert lost.starts[-1]["step"] >= 4, "it resumed from a checkpoint"
+
+
+@pytest.mark.accept
+def test_a_pretrained_model_with_adapters_has_the_losses_in_pods_that_it_has_here(
+    place: Place, cluster: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    programs = overlay(tmp_path_factory.mktemp("venv"), "transformers>=4.50,<6", "peft>=0.15,<1")
+    work = place.command.cwd
+    env = {**place.command.env, "PATH": f"{programs}:{place.command.env['PATH']}", "PYTHONPATH": str(ROOT)}
+    subprocess.run([programs / "python", "-c", MADE_TEXTS], cwd=work, env=env, check=True, timeout=300)
+    for task, config in BUNDLED.items():
+        lora = {"lora": {**LORA, "target_modules": ["c_attn"]}, **config["model"]}
+        lengths = {"workers": 2, "global_batch": 16, "steps": 20, "log_every": 1, "evaluate_every": 10}
+        packages = {"requirements": ["transformers>=4.50,<6", "peft>=0.15,<1"]}
+        (work / f"{task}.yaml").write_text(json.dumps({"task": task, **config, "model": lora, **lengths, **packages}))
+        train: list[str | Path] = [programs / "python", "-m", "heliostat", "train", f"{task}.yaml"]
+        subprocess.run(train, cwd=work, env=env, check=True, timeout=400)
+        subprocess.run([*train, "--on", cluster], cwd=work, env=env, check=True, timeout=400)
+        run, here = fetch(place, task, "runs")[0], Seen.at(work / "runs" / task)
+        assert len(run.losses) == 20
+        assert run.losses == pytest.approx(here.losses, rel=1e-6)
+        assert run.result()["metrics"] == here.result()["metrics"]

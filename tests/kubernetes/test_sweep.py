@@ -9,9 +9,20 @@ import pytest
 
 from heliostat.config import to_yaml
 from tests.conftest import wait_for
-from tests.kubernetes.conftest import Machines, Place, Running, document_in, node_of_workers, succeeded, whole_node, worker_pods
+from tests.kubernetes.conftest import (
+    ON_GPUS,
+    Machines,
+    Place,
+    Running,
+    document_in,
+    node_of_workers,
+    succeeded,
+    whole_node,
+    worker_pods,
+)
 from tests.tuning.conftest import SWEEP, TASK
 
+pytestmark = ON_GPUS
 PRICE = 36.0
 """Of a node, an hour: a hundredth a second."""
 LEVELS = [0.5, 0.9, 0.3, 0.8, 0.2, 0.6, 1.0, 0.4, 0.1, 0.7, 0.55, 0.15]
@@ -61,10 +72,11 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     when = [datetime.fromtimestamp(trial[at]).isoformat() for at in ("began", "ended")]
     billed = place.command("cost", profile, "--since", when[0], "--until", when[1], "--json")
     assert billed.code == 0, billed.err
-    (nodes,) = (group for group in json.loads(billed.out)["groups"] if group["name"] == "gpu")
-    print(f"{trial['seconds']:.1f} s of a trial: {trial['cost']:.4f}; of two nodes, by heliostat cost: {nodes['cost']:.4f}")
-    assert nodes["nodes"] == 2
-    assert trial["cost"] == pytest.approx(nodes["cost"] / 2, rel=0.05)
+    found = json.loads(billed.out)
+    (nodes,) = (row for row in found["rows"] if row["key"] == "gpu")
+    print(f"{trial['seconds']:.1f} s of a trial: {trial['cost']:.4f}; of two nodes, by heliostat cost: {nodes['total']:.4f}")
+    assert len({each["node"] for each in found["intervals"] if each["group"] == "gpu"}) == 2
+    assert trial["cost"] == pytest.approx(nodes["total"] / 2, rel=0.05)
     # A trial that was there when its node went has been begun again, on another one.
     assert sum(row["losses"] + row["failures"] for row in trials) >= 1
     began = time.time()

@@ -154,5 +154,5 @@ def nothing_left() -> Iterator[None]:
     import ray
     from ray.util import placement_group_table
 
-    wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "all CPUs to be free", 30)
+    wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "all CPUs to be free")
     assert [group for group in placement_group_table().values() if group["state"] != "REMOVED"] == []

@@ -21,7 +21,8 @@ from tests.tuning.conftest import TASK
 
 KILLS = int(os.environ.get("SOAK_KILLS", "3"))
 """``make soak`` kills ten times."""
-LEVELS = [round(0.3 + 0.05 * n, 2) for n in range(12)]
+COUNT = 8
+LEVELS = [round(0.3 + 0.05 * n, 2) for n in range(COUNT)]
 SWEEP = f"""
 train:
   task: toy:Toy
@@ -41,7 +42,7 @@ scheduler: none
 
 @pytest.fixture
 def sweep(command: Command) -> Command:
-    """The command in a folder with a sweep of twelve trials, each of about three seconds."""
+    """The command in a folder with a sweep of eight trials, each of about three seconds."""
     (command.cwd / "toy.py").write_text(TASK)
     (command.cwd / "levels.yaml").write_text(SWEEP)
     return command
@@ -73,22 +74,22 @@ def test_kill_9_at_any_moment_loses_no_trial_and_runs_none_again(sweep: Command)
     done = sweep("sweep", "levels.yaml", "--json", timeout=600)
     assert done.code == 0, done.err
     result = json.loads(done.out)
-    assert result["states"] == {"finished": 12}
+    assert result["states"] == {"finished": COUNT}
     assert result["params"] == {"model.level": max(LEVELS)}
     found = records(sweep)
-    assert Counter(r["trial"] for r in found if r["event"] == "trial") == dict.fromkeys(range(12), 1)
-    assert Counter(r["trial"] for r in found if r["event"] == "end") == dict.fromkeys(range(12), 1)
+    assert Counter(r["trial"] for r in found if r["event"] == "trial") == dict.fromkeys(range(COUNT), 1)
+    assert Counter(r["trial"] for r in found if r["event"] == "end") == dict.fromkeys(range(COUNT), 1)
     ended: set[int] = set()
     for record in found:
         if record["event"] == "start":
             assert record["trial"] not in ended, "a finished trial was started again"
         if record["event"] == "end":
             ended.add(record["trial"])
-    assert sum(record["event"] == "start" for record in found) > 12, "some were killed while they ran"
+    assert sum(record["event"] == "start" for record in found) > COUNT, "some were killed while they ran"
     values = [trial.values["accuracy"] for trial in Trials(found).all]
     assert values == pytest.approx(LEVELS), "no step twice, no step lost"
     # A trial that had ended is not evaluated again.
-    for trial in range(12):
+    for trial in range(COUNT):
         events = (sweep.cwd / f"runs/levels-sweep/trials/{trial:04d}/events.jsonl").read_text().splitlines()
         assert sum(json.loads(line)["event"] == "evaluated" for line in events) <= 2
     gone(sweep.env)
@@ -115,7 +116,7 @@ def test_ctrl_c_stops_with_checkpoints_and_the_same_command_resumes(sweep: Comma
     assert " left" not in shown.out, "nothing runs"
     done = sweep("sweep", "levels.yaml", timeout=600)
     assert done.code == 0, done.err
-    assert "12 finished" in done.out
+    assert f"{COUNT} finished" in done.out
     events = (sweep.cwd / f"runs/levels-sweep/trials/{paused[0]:04d}/events.jsonl").read_text().splitlines()
     starts = [json.loads(line)["step"] for line in events if json.loads(line)["event"] == "start"]
     assert len(starts) == 2

@@ -16,17 +16,26 @@ PROFILE = """
 platform: local
 head: {cpu: 1, memory: 2Gi, price_per_hour: 0}
 groups:
-  - {name: gpu, gpu: 1, gpu_type: A100-80GB, cpu: 1, memory: 2Gi, max: 2, idle_seconds: 4, price_per_hour: 3600}
+  - {name: gpu, gpu: 1, gpu_type: A100-80GB, cpu: 1, memory: 2Gi, max: 2, idle_seconds: 8, price_per_hour: 3600}
 storage: {uri: .}
 idle_shutdown_seconds: null
 """
 SWEEP = """
-train: {task: tabular-classification, dataset: {source: breast-cancer}, epochs: 40, global_batch: 32, evaluate_every: 26}
+train: {task: tabular-classification, dataset: {source: breast-cancer}, epochs: 20, global_batch: 32, evaluate_every: 26}
 space: {optimizer.lr: {loguniform: [1e-4, 1e-1]}}
 trials: 8
 algorithm: random
 scheduler: none
 """
+
+CONTINUE = """
+import json
+from heliostat import sweep
+from heliostat.config import read_mapping
+found = sweep({**read_mapping("lr.yaml"), "name": "lr-sweep"}, on="local-cluster.yaml")
+print(json.dumps({**found.result.model_dump(), "report": found.report, "rows": len(found.trials)}))
+"""
+"""The same from Python, with a config that is in no file."""
 
 
 @pytest.fixture
@@ -63,15 +72,24 @@ def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(clu
     assert first.returncode not in (0, 2), err
     before = ends()
     assert 2 <= before < 8
-    done = cluster("sweep", "lr.yaml", "--on", "local-cluster.yaml", "--json", timeout=500)
-    assert done.code == 0, done.err
-    result = json.loads(done.out)
+    with cluster.python("-c", CONTINUE) as process:
+        out, err = process.communicate(timeout=500)
+    assert process.returncode == 0, err
+    *shown, last = out.splitlines()
+    assert any(" of 8 trials done" in line for line in shown), "what the job prints is shown"
+    assert "{" not in shown, "but not its document"
+    result = json.loads(last)
+    assert result["rows"] == 8
     assert result["states"] == {"finished": 8}
     records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
     assert sorted(record["trial"] for record in records if record["event"] == "end") == list(range(8))
     # One worker takes a whole node, which costs 1 a second.
     assert result["cost"] == pytest.approx(result["gpu_seconds"], rel=0.05)
     assert Path(result["report"]).exists()
+    exported = cluster("model", "export", "lr-sweep", "--to", "torch", "--output", "model", "--on", "local-cluster.yaml")
+    assert exported.code == 0, exported.err
+    assert "compared with the run" in exported.out
+    assert (cluster.cwd / "model/model.pt2").exists(), "by a task on a GPU node: the head has no CPU for one"
 
     def gpus() -> int:
         return sum(group["ready"] for group in json.loads(cluster("status", "local-cluster.yaml", "--json").out)["groups"])

@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
+import time
 from pathlib import Path
 
 import psutil
@@ -11,13 +13,16 @@ import pytest
 import ray
 
 from heliostat import retry
+from heliostat.environment import DATASETS
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
 from heliostat.tuning.drive import drive, finished
 from heliostat.tuning.journal import read_journal
 from heliostat.tuning.plan import plan_sweep
 from heliostat.tuning.trials import Trials
-from heliostat.workloads.run.record import read_result
+from heliostat.workloads.inference import load_run
+from heliostat.workloads.run.record import read_index, read_record, read_result
+from tests.conftest import wait_for
 from tests.outage import Proxy
 from tests.tuning.conftest import Make, rows, run, trials_of
 
@@ -42,19 +47,31 @@ def test_every_combination_is_run_and_the_best_one_is_found(folder: Path, config
     again = finished(plan_sweep(config(0.5, 0.9, 0.7)))
     assert again is not None
     assert again.already
+    shutil.rmtree(folder / "runs" / DATASETS)
+    assert load_run(folder / "runs/sweep/trials/0001").index.classes, "a trial predicts without its dataset"
 
 
 def test_a_sweep_in_a_store_that_stops_in_every_phase_loses_no_trial(
     folder: Path, config: Make, proxy: Proxy, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stops for 1.5 s when the sweep is committed, when a trial starts and saves, and when the results are written."""
-    monkeypatch.setattr(retry, "_failed", {})
+    """It stops when the sweep is committed, until that was noticed, and for 1.5 s when a trial starts, when it saves, and when
+    the results are written."""
+    noticed: dict[str, float] = {}
+    monkeypatch.setattr(retry, "_failed", noticed)
     left = ["sweep.yaml", "journal/", "manifest.json", "best.yaml"]
 
     def stop(line: str) -> None:
         if found := next((phase for phase in left if phase in line), None):
             left.remove(found)
-            proxy.away(1.5)
+            proxy.stop()
+            threading.Thread(target=back, args=(found,)).start()
+
+    def back(phase: str) -> None:
+        if phase == "sweep.yaml":
+            wait_for(lambda: bool(noticed), "the outage to be noticed")
+        else:
+            time.sleep(1.5)
+        proxy.start()
 
     proxy.on_request = stop
     sweep = config(0.5, 0.9, train={"steps": 20, "storage": proxy.uri("sweeps")}, name="stops")
@@ -156,6 +173,9 @@ def test_trials_with_two_workers_are_stopped_early_and_leave_nothing(folder: Pat
     result = run(config(0.9, 0.1, scheduler=scheduler, train={"workers": 2, "log_every": 1, "model": {"seconds": 0.1}}))
     assert result.states == {"finished": 1, "stopped": 1}
     assert trials_of(folder).all[1].step < 100
+    trial = Folder.at(folder / "runs/sweep/trials/0000")
+    assert read_index(trial, read_record(trial)).classes
+    assert trial.exists("index.json")
 
 
 @pytest.mark.parametrize("workers", [1, 2])

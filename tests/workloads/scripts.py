@@ -1,17 +1,50 @@
 """Scripts, and the processes they run in: what the tests of heliostat torchrun share."""
 
+import atexit
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
+import pytest
 
+from heliostat.environment import RUN
+from heliostat.folder import Folder
+from heliostat.workloads.torchrun import measured, this_run
 from tests.conftest import ROOT, Command, processes_of
 
 EXAMPLES = ROOT / "workloads/examples"
 TORCHRUN = Path(sys.executable).parent / "torchrun"
+
+
+@contextmanager
+def as_script(run: Path) -> Iterator[Folder]:
+    """This process is a script with this run folder; what it holds is released at the end."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        patch.setenv(RUN, str(run))
+        for kind, values in (
+            (this_run.State, {"lease": None, "described": False}),
+            (measured._This, {"record": None, "begins": None}),
+        ):
+            for name, value in values.items():
+                patch.setattr(kind, name, value)
+        patch.setattr(this_run, "handle_signals", lambda: None)
+        patch.setattr(atexit, "register", stack.callback)
+        yield Folder.at(run)
+
+
+@contextmanager
+def importable(folder: Path, module: str, code: str) -> Iterator[Path]:
+    """A module of the user's own in a folder, for this process and those that it starts."""
+    (folder / f"{module}.py").write_text(code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder), prepend=":")
+        patch.syspath_prepend(folder)
+        yield folder
 
 
 def torchrun(command: Command, *args: str | Path) -> list[str]:

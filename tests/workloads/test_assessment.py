@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,15 @@ from heliostat.datasets import build
 from heliostat.datasets.sources import open_source
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads.config import ReportConfig
 from heliostat.workloads.inference import evaluate, load_run
+from heliostat.workloads.run.predictions import table_of_classes
 from heliostat.workloads.run.record import Result, read_record
 from heliostat.workloads.run.report import write_report
 from heliostat.workloads.tabular.bootstrap import MOST, intervals, values
 from heliostat.workloads.tabular.metrics import class_formulas, number_formulas
-from heliostat.workloads.training.groups import check_columns, columns_of, of_columns
+from heliostat.workloads.training import assessment
+from heliostat.workloads.training.groups import check_report, columns_of, of_columns
 from tests.workloads.test_loop import config, train
 
 TASKS = """
@@ -92,12 +96,12 @@ def tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def trained(place: Path, name: str, **changes: Any) -> tuple[Path, dict[str, Any]]:
+def trained(place: Path, table: str, **changes: Any) -> tuple[Path, dict[str, Any]]:
     """The folder of a run on one of the tables, and its evaluation."""
-    source = {"source": "table", "options": {"path": f"{name}.csv", "target": "y"}}
-    keys = {"task": f"assessed:{name.title()}", "model": {}, "dataset": source, "steps": 20, **changes}
-    train(config(place, name=name, **keys))
-    return place / name, json.loads((place / name / "evaluation.json").read_text())
+    source = {"source": "table", "options": {"path": f"{table}.csv", "target": "y"}}
+    keys = {"task": f"assessed:{table.title()}", "model": {}, "dataset": source, "steps": 20, "name": table, **changes}
+    train(config(place, **keys))
+    return place / keys["name"], json.loads((place / keys["name"] / "evaluation.json").read_text())
 
 
 def test_the_intervals_are_those_of_a_bootstrap_and_the_same_each_time() -> None:
@@ -127,7 +131,9 @@ def test_a_part_of_a_large_split_gives_the_intervals_of_the_whole() -> None:
     )
 
 
-def test_classes_are_compared_with_the_shares_of_the_train_split(tables: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_are_compared_with_the_shares_of_the_train_split(
+    tables: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder, found = trained(tables, "churn", report={"by": ["plan", "age"]})
     dataset = load_run(folder).dataset
     count = {split: np.bincount(dataset.columns(split, 0)["label"], minlength=2) for split in ("train", "test")}
@@ -148,14 +154,55 @@ def test_classes_are_compared_with_the_shares_of_the_train_split(tables: Path, c
     said = capsys.readouterr().out
     assert "95 % interval" in said
     assert f"{found['baseline']['log_loss']:.4f}" in said
+    monkeypatch.setattr(assessment, "MOST", 20)
+    of_a_part = evaluate(folder)["baseline"]
+    assert of_a_part["log_loss"] == found["baseline"]["log_loss"], "of all samples, as the metric beside it is"
 
 
-def test_numbers_are_compared_with_the_mean_of_the_train_split(tables: Path) -> None:
+def test_a_threshold_decides_in_all_that_counts_classes(tables: Path) -> None:
+    """That is far from one half: nothing here is as the most probable class would have it."""
+    keys: dict[str, Any] = {"task": "tabular-classification", "optimizer": {"lr": 0.02}, "steps": 40}
+    folder, found = trained(tables, "churn", model={"threshold": {"yes": 0.1}}, report={"by": ["plan"]}, **keys)
+    run = load_run(folder)
+    batch = {name: torch.tensor(values[:]) for name, values in run.dataset.columns("test", 0).items()}
+    yes = run.task.predict(run.model, batch)["probabilities"][:, 1].detach().numpy()
+    guess, truth, plan = (yes >= 0.1).astype(int), batch["label"].numpy(), batch["features"][:, 1].numpy()
+    assert 0 < (guess != (yes > 0.5)).mean() < 1
+
+    def by_hand(at: Any) -> dict[str, float]:
+        hits = [((guess == cls) & (truth == cls) & at).sum() for cls in (0, 1)]
+        true, said = ([((each == cls) & at).sum() for cls in (0, 1)] for each in (truth, guess))
+        recall = [hit / count for hit, count in zip(hits, true, strict=True) if count]
+        return {
+            "accuracy": sum(hits) / at.sum(),
+            "balanced_accuracy": float(np.mean(recall)),
+            "f1": 2 * hits[1] / max(true[1] + said[1], 1),
+        }
+
+    whole = by_hand(np.ones(len(truth), bool))
+    confusion = np.array([[((truth == row) & (guess == col)).sum() for col in (0, 1)] for row in (0, 1)])
+    result = evaluate(folder)
+    assert found["confusion"] == confusion.tolist()
+    assert table_of_classes(found, ["no", "yes"])[1][1:3] == [str(truth.sum()), str(guess.sum())]
+    for name, value in whole.items():
+        assert found["metrics"][name] == result["metrics"][name] == pytest.approx(value), name
+        low, high = found["intervals"][name]
+        assert low <= value <= high
+        assert result["intervals"][name] == [low, high]
+    assert found["baseline"]["accuracy"] == pytest.approx((truth == 0).mean()), "of the most frequent class"
+    for group in found["by"]["plan"]:
+        for name, value in by_hand(plan == float(group["value"])).items():
+            assert group["metrics"][name] == pytest.approx(value), (group["value"], name)
+
+
+def test_numbers_are_compared_with_the_mean_of_the_train_split(tables: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, found = trained(tables, "price", metric="r2")
     dataset = load_run(folder).dataset
     train_mean, test = dataset.columns("train", 0)["target"].mean(), dataset.columns("test", 0)["target"]
     assert found["baseline"]["rmse"] == pytest.approx(np.sqrt(((test - train_mean) ** 2).mean()))
     assert found["baseline"]["r2"] <= 0
+    monkeypatch.setattr(assessment, "MOST", 20)
+    assert evaluate(folder)["baseline"]["rmse"] == found["baseline"]["rmse"], "of all samples"
     assert np.sum(found["predicted"]["counts"]) == np.sum(found["residuals"]["counts"]) == len(test)
     assert found["intervals"].keys() == {"rmse", "mae", "r2"}
     assert "confusion" not in found
@@ -167,7 +214,7 @@ def test_columns_that_cannot_be_grouped_by_are_all_listed(tables: Path) -> None:
     )
     dataset = build(open_source("table", {"path": "mixed.csv", "target": "y"}), str(tables / "mixed"))
     with pytest.raises(UserError) as refused:
-        check_columns(dataset.index, ["when", "land", "country"])
+        check_report(dataset.index, ReportConfig(by=["when", "land", "country"]))
     assert "report.by has 'land', but the table has no such column" in str(refused.value)
     assert "report.by has 'when', a column of the kind date" in str(refused.value)
     batch = {name: torch.from_numpy(values[:]) for name, values in dataset.columns("test", 0).items()}
@@ -179,7 +226,7 @@ def test_columns_that_cannot_be_grouped_by_are_all_listed(tables: Path) -> None:
 
 @pytest.mark.parametrize("name", ["churn", "price"])
 def test_the_report_begins_with_the_metric_that_decides_its_interval_and_the_baseline(tables: Path, name: str) -> None:
-    folder, found = trained(tables, name, report={"by": ["plan"]}, steps=40, optimizer={"lr": 0.1})
+    folder, found = trained(tables, name, report={"by": ["plan"], "rows": 2}, steps=40, optimizer={"lr": 0.1})
     at = Folder.at(folder)
     result = Result(name=name, run=str(folder), state="finished", step=20, epoch=2, metrics={"test": found["metrics"]})
     write_report(at, read_record(at), result)
@@ -191,8 +238,22 @@ def test_the_report_begins_with_the_metric_that_decides_its_interval_and_the_bas
     assert f"{low:.4f} to {high:.4f}" in first
     assert f"{found['baseline'][metric]:.4f}" in first
     titles = {"churn": ["ROC", "precision and recall", "calibration"], "price": ["predicted against true", "residuals"]}[name]
-    for title in [*titles, "By plan"]:
+    for title in [*titles, "By plan", "Largest errors"]:
         assert title in html, title
+    lines = (tables / f"{name}.csv").read_text().splitlines()[1:]
+    shown = [
+        re.findall("<td[^>]*>(.*?)</td>", row) for row in html.split("Largest errors")[1].split("</table>")[0].split("<tr>")
+    ]
+    for error, guess, truth, age, plan in filter(None, shown):
+        (line,) = [each for each in lines if each.startswith(age[:5]) and each.split(",")[1] == plan]
+        if name == "price":
+            assert float(line.split(",")[2]) == pytest.approx(float(truth), rel=1e-6)
+            assert float(error) == pytest.approx(abs(float(guess) - float(truth)), rel=1e-3)
+        else:
+            assert (line.split(",")[2], guess) == (truth, "no")
+    assert len(found["worst"]) == 2
+    assert found["worst"][0]["error"] >= found["worst"][1]["error"]
+    assert "worst" not in trained(tables, name, name="without", report={"by": ["plan"]})[1]
     if name == "churn":
         assert "94" in html[: html.index("<h2>Curves")], "the share of the more frequent class"
         assert "predicts no for every test sample" in html

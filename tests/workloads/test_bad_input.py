@@ -1,11 +1,12 @@
 """Invalid input: one message with field, value and fix, exit code 2, no traceback, no files written."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from heliostat.cli import main
-from heliostat.config import load
+from heliostat.config import load, validate
 from heliostat.errors import UserError
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.plan import plan_sweep
@@ -70,7 +71,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: str) -> str:
         ("workers=[1,33]", ("workers", "[1, 33]", "32")),
         ("workers=4096", ("workers", "4096")),
         ("resources.gpu=9", ("workers", "9 GPU", "give each worker 0 GPU")),
-        ("epochs=3", ("epochs", "steps", "exactly one")),
+        ("epochs=3", ("epochs is 3 and steps is", "--set epochs=null")),
         ("name=a/b", ("name", "'a/b'", "letters")),
         ("name=..", ("name", "'..'")),
         ("name=.datasets", ("name", "'.datasets'")),
@@ -92,6 +93,13 @@ def test_a_wrong_value(folder: Path, capsys: pytest.CaptureFixture[str], change:
     message = refused(capsys, *many, "--set", "global_batch=32", "--set", change)
     assert all(word in message for word in words), message
     assert [path.name for path in folder.iterdir()] == ["c.yaml"]
+
+
+def test_a_key_that_is_there_twice_is_named_with_its_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (folder / "c.yaml").open("a") as file:
+        file.write("seed: 1\nseed: 2\n")
+    lines = (folder / "c.yaml").read_text().count("\n")
+    assert f"config file c.yaml has the key 'seed' twice, again in line {lines}\n  fix: leave one out" in refused(capsys)
 
 
 def test_more_workers_than_the_machine_has_says_how_many_there_are(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -128,7 +136,7 @@ def test_methods_of_other_frameworks_are_not_ignored(folder: Path, capsys: pytes
     (folder / "lit.py").write_text(
         "from heliostat import Task\nclass Lit(Task):\n    def configure_optimizers(self):\n        return None\n"
     )
-    assert "configure_optimizers: the optimizer is AdamW" in refused(capsys, "--set", "task=lit:Lit")
+    assert "configure_optimizers: the optimizer is the config's" in refused(capsys, "--set", "task=lit:Lit")
 
 
 def test_a_config_that_is_no_mapping_or_not_there(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -279,3 +287,29 @@ def test_runs_lists_what_it_can_and_names_what_it_cannot_read(folder: Path, caps
     assert main(["evaluate", "torn"]) == 2
     assert main(["runs", "--storage", "c.yaml"]) == 2
     assert "is a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        (
+            {"batch_size": 32, "max_epochs": 3, "optimizer": {"learning_rate": 0.1, "momentum": 0.9}},
+            (
+                "batch_size is not a known key (value: 32): write global_batch,",
+                "max_epochs is not a known key (value: 3): write epochs",
+                "optimizer.learning_rate is not a known key (value: 0.1): write optimizer.lr",
+                "optimizer.momentum is not a known key (value: 0.9): write optimizer.options, such as {momentum: 0.9}",
+            ),
+        ),
+        ({"optimizer": {"name": "adamw"}}, ("optimizer.name is not a known key", "write optimizer.type")),
+        ({"optimizer": "adamw"}, ("optimizer: 'adamw' is not a mapping", "write optimizer: {type: adamw}")),
+        ({"optimizer": {"type": "AdamW"}}, ("did you mean adamw?",)),
+        ({"optimizer": {"schedule": "CosineAnnealingLR"}}, ("did you mean cosine?",)),
+        ({"precision": "bf16-mixed"}, ("'bf16-mixed' is another tool's name", "write bf16")),
+        ({"precision": 16}, ("write fp16",)),
+    ],
+)
+def test_the_keys_of_other_tools_are_refused_with_ours(keys: dict[str, Any], words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as refused:
+        validate({"name": "a", "task": "t", "dataset": {"source": "digits"}, "epochs": 1, **keys}, TrainConfig)
+    assert all(word in str(refused.value) for word in words), refused.value

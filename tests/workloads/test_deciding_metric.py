@@ -73,7 +73,7 @@ def test_the_metric_of_the_config_decides_which_checkpoint_is_the_best(task: Pat
     name = metric if isinstance(metric, str) else next(iter(metric))
     values = [sign * measured[name] for measured in seen]
     assert done.best_step == 2 * (values.index(max(values)) + 1)
-    assert load_run(task / "run").step == done.best_step, "evaluate and predict use it, too"
+    assert load_run(task / "run").trained.step == done.best_step, "evaluate and predict use it, too"
     assert next(iter(seen[0])) == name, "the first in every line"
     kept = checkpoint.committed(Folder.at(task / "run"))
     assert max(sign * each.metrics[name] for each in kept if each.metrics) == max(values)

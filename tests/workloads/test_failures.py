@@ -98,6 +98,7 @@ def test_a_user_error_takes_precedence() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory"),
         (RuntimeError("Timed out waiting 1000ms for recv operation to complete"), "timeout"),
+        (RuntimeError("timed out after 5 s: rank 0 did not join"), "timeout"),
         (RuntimeError("Connection closed by peer [127.0.0.1]:3"), "peer_lost"),
         (RuntimeError("Connection reset by peer"), "peer_lost"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),

@@ -66,7 +66,7 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(command:
     process.kill()
     process.communicate()
     everything = ("raylet", "gcs_server", "RayTrainWorker", "TrainController")
-    wait_for(lambda: not processes_of(command.env, *everything), "Ray's processes to follow their driver", 30)
+    wait_for(lambda: not processes_of(command.env, *everything), "Ray's processes to follow their driver")
     before = max(steps_of(command, "long"))
     process = command.start("train", "long.yaml")
     try:

@@ -3,12 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from tests.conftest import ROOT, Head
+from tests.conftest import ROOT, Command, Head
 
 RAY = str(Path(sys.executable).parent / "ray")
-QUICK = ("--set", "epochs=6")
 
 
 def submit(head: Head, *entrypoint: str) -> "subprocess.CompletedProcess[str]":
@@ -18,9 +19,9 @@ def submit(head: Head, *entrypoint: str) -> "subprocess.CompletedProcess[str]":
 
 def test_a_submitted_job_trains_and_its_exit_status_is_the_jobs(ray_head: Head) -> None:
     config = "workloads/configs/breast-cancer.yaml"
-    done = submit(ray_head, "python", "-m", "heliostat", "train", config, *QUICK)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "breast-cancer finished at step 78" in done.stdout
+    train = f"python -m heliostat train {config} --set epochs=6"
+    done = submit(ray_head, "bash", "-c", f"{train} && {train} --set name=bad --set optimizer.lr=-1")
+    assert "breast-cancer finished at step 78" in done.stdout, done.stdout + done.stderr
     run = ray_head.home / "runs" / "breast-cancer"
     assert json.loads((run / "result.json").read_text())["state"] == "finished", "the working directory of a job goes away"
 
@@ -30,65 +31,88 @@ def test_a_submitted_job_trains_and_its_exit_status_is_the_jobs(ray_head: Head) 
     for upload in ours:
         assert not [left_out for left_out in (".venv", "runs", ".git") if (upload / left_out).exists()]
 
-    bad = submit(ray_head, "python", "-m", "heliostat", "train", config, "--set", "optimizer.lr=-1")
-    assert bad.returncode == 1, "the exit status of ray job submit for any failed job"
-    assert "optimizer.lr is -1" in bad.stdout
-    assert "exit code 2" in bad.stdout + bad.stderr
+    assert done.returncode == 1, "the exit status of ray job submit for any failed job"
+    assert "optimizer.lr is -1" in done.stdout
+    assert "exit code 2" in done.stdout + done.stderr
 
 
-SESSION = """
+CLIENT = """
 import ray
 ray.init({address!r}, log_to_driver=False, runtime_env={{"working_dir": "."}})
 from heliostat import train
-result = train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6"])
-print(result.state, result.metrics["test"]["accuracy"] > 0.9, result.run)
-again = train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6"])
-print(again.already)
-from heliostat.errors import UserError
-try:
-    train("workloads/configs/breast-cancer.yaml", ["name={name}", "epochs=6", "workers=4"])
-except UserError as error:
-    print("refused:", error)
-"""
-
-
-def test_a_ray_client_session_in_a_notebook_trains_and_gets_the_result(ray_head: Head) -> None:
-    out = notebook(SESSION.format(address=ray_head.client, name="client"), ray_head)
-    assert f"finished True {ray_head.home}/runs/client" in out
-    assert "True\n" in out
-    assert "refused: workers is 4, each with 1 CPU, but there are 2 CPUs" in out
-
-
-def test_a_submitted_sweep_and_one_by_ray_client_find_the_same(ray_head: Head) -> None:
-    config, settings = "tuning/configs/breast-cancer.yaml", ["trials=4", "concurrency=1"]
-    flags = [part for setting in (*settings, "name=by-job") for part in ("--set", setting)]
-    done = submit(ray_head, "python", "-m", "heliostat", "sweep", config, *flags)
-    assert done.returncode == 0, done.stdout + done.stderr
-    code = f"""
-import ray
-ray.init({ray_head.client!r}, log_to_driver=False, runtime_env={{"working_dir": "."}})
+run = train("breast-cancer", name="client", epochs=6)
+print(run.state, run.metrics["test"]["accuracy"] > 0.9, run.run, len(run.history) > 2)
+train("breast-cancer", name="client", epochs=6).already
+#%%
+train("breast-cancer", ["name=client", "epochs=6"], workers=4)
+#%%
 from heliostat import sweep
-result = sweep({config!r}, {[*settings, "name=by-client"]})
-print(result.sweep, result.best_config)
+found = sweep({sweep!r}, trials=4, concurrency=1, name="by-client")
+print(found.sweep, found.best_config)
 """
-    client = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=dict(ray_head.env), capture_output=True, text=True, timeout=300
-    )
-    folder = ray_head.home / "runs"
-    assert client.stdout == f"{folder}/by-client {folder}/by-client/best.yaml\n", client.stderr
-    by_job, by_client = (json.loads((folder / name / "result.json").read_text()) for name in ("by-job", "by-client"))
-    assert sum(by_job["states"].values()) == 4
-    for key in ("states", "best", "values", "params"):
-        assert by_job[key] == by_client[key]
 
 
-def notebook(code: str, head: Head) -> str:
-    """Run the code as the cells of a real Jupyter kernel; what it printed."""
+def test_a_notebook_with_ray_client_trains_and_sweeps_and_gets_the_results(ray_head: Head) -> None:
+    config, folder = "tuning/configs/breast-cancer.yaml", ray_head.home / "runs"
+    first, refused, swept = notebook(CLIENT.format(address=ray_head.client, sweep=config), ROOT, ray_head.env)
+    assert f"finished True {folder}/client True" in texts(first)
+    assert "client: step 78" in texts(first), "the picture follows the run on the head"
+    assert any("image/png" in output.get("data", {}) for output in first)
+    assert first[-1]["data"]["text/plain"] == "True"
+    assert "UserError: workers is 4, each with 1 CPU, but there are 2 CPUs" in texts(refused)
+    assert "Traceback" not in texts(refused)
+    assert f"{folder}/by-client {folder}/by-client/best.yaml\n" in texts(swept)
+    assert "4 of 4 trials done" in texts(swept)
+    assert sum(json.loads((folder / "by-client/result.json").read_text())["states"].values()) == 4
+
+
+KERNEL = """
+import os, signal, threading, time
+from heliostat import sweep, train
+def interrupt():
+    curves = "runs/long/metrics.jsonl"
+    while not (os.path.exists(curves) and "eval" in open(curves).read()):
+        time.sleep(0.1)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=interrupt).start()
+long = {"name": "long", "steps": 800, "epochs": None, "evaluate_every": 20, "early_stopping": None}
+train("breast-cancer", **long)
+#%%
+train("breast-cancer", **long)
+#%%
+sweep("breast-cancer", trials=2, train={"epochs": 2}).trial().state
+"""
+
+
+def test_a_notebook_shows_curves_that_move_and_its_interruption_stops_a_run_that_can_be_continued(on_ray: Command) -> None:
+    stopped, continued, swept = notebook(KERNEL, on_ray.cwd, on_ray.env)
+    assert "Stopped: stopped at step" in texts(stopped)
+    assert "with a checkpoint" in texts(stopped)
+    before, after = (next(each for each in cell if "image/png" in each.get("data", {})) for cell in (stopped, continued))
+    assert before["data"]["text/plain"].startswith("long: step ")
+    assert len(after["data"]["image/png"]) > 5000, "the last picture stays, with the curves of both sessions"
+    assert "finished at step" in after_html(continued)
+    assert "2 of 2 trials done" in texts(swept), "a kernel has an event loop of its own"
+    assert swept[-1]["data"]["text/plain"] == "'finished'"
+
+
+def after_html(outputs: list[Any]) -> str:
+    return str(outputs[-1]["data"]["text/html"])
+
+
+def texts(outputs: list[Any]) -> str:
+    """All that a cell shows as text."""
+    parts = [output.get("text") or "\n".join(output.get("traceback", [])) for output in outputs]
+    return "\n".join([*parts, *(output.get("data", {}).get("text/plain", "") for output in outputs)])
+
+
+def notebook(code: str, place: Path, env: Mapping[str, str]) -> list[list[Any]]:
+    """Run cells in a real Jupyter kernel; the outputs of each."""
     import nbformat
     from nbclient import NotebookClient
 
-    cells = [nbformat.v4.new_code_cell(code)]  # type: ignore[no-untyped-call]
+    cells = [nbformat.v4.new_code_cell(cell) for cell in code.split("#%%")]  # type: ignore[no-untyped-call]
     book = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    client = NotebookClient(book, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}})
-    client.execute(env=dict(head.env))
-    return "".join(output.get("text", "") for output in book.cells[0].outputs)
+    resources = {"metadata": {"path": str(place)}}
+    NotebookClient(book, timeout=300, kernel_name="python3", allow_errors=True, resources=resources).execute(env=dict(env))
+    return [cell.outputs for cell in book.cells]

@@ -63,10 +63,12 @@ def test_a_line_that_is_not_what_was_written_is_left_out_and_counted(tmp_path: P
     for step in (1, 2, 3):
         journal.append(step=step, loss=0.25)
     text = (tmp_path / "j").read_text()
-    (tmp_path / "j").write_text(text.replace("0.25", "0.35", 2).replace("0.35", "0.25", 1))
-    assert [r["step"] for r in read_journal(folder, "j")] == [1, 3]
-    again = Journal(folder, "j")
-    assert (len(again), again.damaged) == (2, 1)
+    first, _, third = text.splitlines()
+    for damaged in (text.replace("0.25", "0.35", 2).replace("0.35", "0.25", 1), f"{first}\n{first[:-1]}x\n{third}\n"):
+        (tmp_path / "j").write_text(damaged)
+        assert [r["step"] for r in read_journal(folder, "j")] == [1, 3]
+        again = Journal(folder, "j")
+        assert (len(again), again.damaged) == (2, 1)
 
 
 def test_records_wait_for_storage_and_none_is_lost(tmp_path: Path) -> None:

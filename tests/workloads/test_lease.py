@@ -159,7 +159,7 @@ class Gated(Store):
         self.left -= 1
         if self.left == 0:
             self.paused.set()
-            assert self.wakes.wait(30)
+            assert self.wakes.wait(120)
 
     def put(self, path: str, data: bytes) -> None:
         self._gate()
@@ -250,6 +250,6 @@ def test_a_slow_write_of_a_lease_is_waited_for(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(os, "replace", late)
     thread = threading.Thread(target=slow.take, args=(driver("a"), []))
     thread.start()
-    assert began.wait(30)
+    assert began.wait(120)
     assert (claims.place_of(Folder.at(tmp_path)).take(driver("b"), []) or {})["id"] == "a"
     thread.join()

@@ -11,17 +11,19 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from heliostat import own_code
 from heliostat.cli import main
 from heliostat.config import as_config
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.tuning.config import SweepConfig
-from heliostat.workloads.config import StartFrom, TrainConfig, learning_rate
+from heliostat.workloads.config import StartFrom, TrainConfig
 from heliostat.workloads.inference import evaluate, load_run
 from heliostat.workloads.plan import prepare
 from heliostat.workloads.run import checkpoint, code
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import METRICS, RESULT, Result, read_record
+from heliostat.workloads.schedule import learning_rate
 from heliostat.workloads.training.start import begin, preview
 from tests.workloads.test_loop import config, losses, train
 
@@ -36,10 +38,10 @@ def finish(tmp_path: Path, **changes: Any) -> TrainConfig:
 
 
 def test_a_finished_run_is_trained_for_longer_with_the_schedule_of_the_new_length(tmp_path: Path) -> None:
-    finish(tmp_path)
-    longer = config(tmp_path, steps=30, evaluate_every=4, keep={"last": 3})
+    finish(tmp_path, optimizer={"warmup_steps": 4})
+    longer = config(tmp_path, steps=30, evaluate_every=4, keep={"last": 3}, optimizer={"warmup_steps": 4})
     (note,) = preview(prepare(longer)).notes
-    rates = [learning_rate(20, total, longer.optimizer) for total in (20, 30)]
+    rates = [learning_rate(step, total, longer.optimizer) for step, total in ((19, 20), (20, 30))]
     assert "30 steps instead of 20" in note
     assert f"from step 20 on, where it is {rates[1]:.3g} instead of {rates[0]:.3g}" in note
     assert (tmp_path / "run" / RESULT).exists(), "a dry run changes nothing"
@@ -229,9 +231,17 @@ def test_a_config_may_be_a_dictionary_and_a_name_is_that_of_the_file(tmp_path: P
     assert as_config(tmp_path / "sw.yaml", SweepConfig, suffix="-sweep").name == "sw-sweep"
 
 
+def test_a_module_that_a_notebook_writes_again_is_imported_again_with_what_it_imports(project: Path) -> None:
+    """The run would else keep code that it was not trained with."""
+    before = own_code.load("task", "mine:Mine", "mine")
+    assert own_code.load("task", "mine:Mine", "mine") is before
+    (project / "parts/more.py").write_text("hidden = 77\n")
+    assert own_code.load("task", "mine:Mine", "mine").hidden == 77
+
+
 def test_only_a_users_own_modules_are_kept(project: Path) -> None:
-    assert code.own_files("tabular-classification") == {}
-    assert code.own_files("heliostat.workloads.examples.digits_task:Digits") == {}
+    assert code.own_files({}) == {}
+    assert code.own_files({"task": "heliostat.workloads.examples.digits_task:Digits"}) == {}
 
 
 SOURCE = """

@@ -112,14 +112,14 @@ def test_four_workers_evaluate_as_one_process_does_also_where_some_have_no_sampl
     train_with(4, [*runs, *more])
     for run in runs:
         trained = load_run(tmp_path / run.name)
-        truth = by_hand(trained.task, trained.model, trained.dataset, "test")
+        truth = by_hand(trained.task, trained.model(), trained.dataset, "test")
         in_training = json.loads((tmp_path / run.name / "evaluation.json").read_text())["metrics"]
         assert in_training == pytest.approx(truth, rel=1e-5), run.name
         assert evaluate(trained.folder)["metrics"] == pytest.approx(truth, rel=1e-5), run.name
         (recorded,) = (r["metrics"] for r in read_journal(trained.folder, METRICS) if r["kind"] == "eval")
         assert checkpoint.committed(trained.folder)[-1].metrics == recorded
         if run.evaluate_samples is None:
-            validation = by_hand(trained.task, trained.model, trained.dataset, "validation")
+            validation = by_hand(trained.task, trained.model(), trained.dataset, "validation")
             assert recorded == pytest.approx(validation, rel=1e-5), run.name
     assert Dataset.open(str(load_run(tmp_path / "few").record.dataset.uri)).index.rows("test") < 4
 

@@ -19,7 +19,8 @@ from heliostat.folder import Folder
 from heliostat.tuning.algorithms import open_algorithm
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.journal import read_journal
-from heliostat.tuning.plan import key_of, plan_sweep, read_sweep
+from heliostat.tuning.plan import key_of, plan_sweep
+from heliostat.tuning.record import read_sweep
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import prepare
@@ -61,7 +62,7 @@ def test_a_run_is_listed_and_evaluates_as_it_did(storage: Path, capsys: pytest.C
 
 def test_a_run_predicts_and_its_report_is_made_again(storage: Path) -> None:
     folder = Folder.at(storage / "breast-cancer")
-    assert load_run(folder).step == 26
+    assert load_run(folder).trained.step == 26
     record, result = read_record(folder), read_result(folder)
     assert result
     write_report(folder, record, result)

@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +22,15 @@ from heliostat.workloads.run.record import EVENTS, METRICS, RunRecord
 from heliostat.workloads.tasks import language_model
 from heliostat.workloads.training import parallel
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.loop import Loop, Outcome
+from heliostat.workloads.training.loop import Loop
+from heliostat.workloads.training.progress import Outcome
 from tests.workloads.group import in_group
 
 
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Short samples for the report, and one thread, as each worker has."""
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Short samples for the report."""
     monkeypatch.setattr(language_model, "SAMPLE_TOKENS", 4)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +181,22 @@ def test_a_compiled_run_has_the_curve_of_the_plain_one_and_resumes_plain(tmp_pat
     plain, compiled = (losses(Folder.at(tmp_path / name / "run")) for name in ("plain", "compiled"))
     assert compiled == pytest.approx(plain, rel=1e-3)
     assert math.isfinite(evaluate(Folder.at(tmp_path / "compiled" / "run"))["metrics"]["loss"])
+
+
+def test_each_block_of_a_compiled_model_stays_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a perceptron differ in their widths, but share a class, and so torch's limit of recompilations."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    for key in ("recompile_limit", "fail_on_recompile_limit_hit"):
+        monkeypatch.setattr(torch._dynamo.config, key, getattr(torch._dynamo.config, key))
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
+    blocks = [nn.Sequential(nn.Linear(width, width + 1), nn.Dropout(0.1)) for width in range(3, 6)]
+    parallel._compile(blocks)
+    for training, size in ((True, 8), (True, 5), (False, 8), (False, 3), (False, 1), (True, 8)):
+        x = torch.ones(size, 3)
+        with nullcontext() if training else torch.no_grad():
+            for block in blocks:
+                x = block.train(training)(x)
+    assert x.shape == (8, 6)
 
 
 def test_without_a_compiler_compile_is_refused(tmp_path: Path, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:

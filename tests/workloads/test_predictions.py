@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ import torch
 from heliostat import load_run, predict
 from heliostat.cli import main
 from heliostat.datasets import Dataset
+from heliostat.datasets.sources.formats import delimited, records
+from heliostat.environment import NODES
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads import prediction_parts
 from heliostat.workloads.prediction_parts import plan_job, predict_parts
-from heliostat.workloads.run.record import read_record
+from heliostat.workloads.run.record import Result, read_record
 from tests.conftest import Command
 from tests.workloads.test_loop import config, train
 
@@ -110,9 +114,9 @@ def probabilities(table: pa.Table) -> Any:
 
 def test_raw_rows_are_predicted_as_the_same_rows_inside_of_the_dataset(shop: Path) -> None:
     run = load_run("runs/churn")
-    inside = [run.dataset.take(split, np.arange(run.index.rows(split))) for split in ("train", "validation", "test")]
+    inside = [run.dataset.take(split, np.arange(run.dataset.index.rows(split))) for split in ("train", "validation", "test")]
     expected = np.concatenate([
-        run.task.predict(run.model, {name: torch.from_numpy(values) for name, values in columns.items()})["probabilities"]
+        run.task.predict(run.model(), {name: torch.from_numpy(values) for name, values in columns.items()})["probabilities"]
         .detach().numpy()
         for columns in inside
     ])  # fmt: skip
@@ -155,8 +159,12 @@ def test_another_process_predicts_a_file_here_and_a_folder_on_ray_when_the_datas
     parts = pq.read_table(on_ray.cwd / "parts")
     assert parts["prediction"].to_pylist() == 2 * expected["prediction"].to_pylist()
 
-    refused = on_ray("evaluate", "./moved")
+    result = Result(name="churn", run="moved", state="finished", step=99, epoch=1, best_step=99)
+    (on_ray.cwd / "moved/result.json").write_text(result.model_dump_json())
+    in_a_job = replace(on_ray, env={**on_ray.env, NODES: "{}"})
+    refused = in_a_job("evaluate", "./moved")
     assert (refused.code, "dataset /nowhere/" in refused.err) == (2, True)
+    assert "the best of the run, is missing; step" in refused.err, "a worker's notes are shown"
 
 
 def test_rows_on_standard_input_are_answered_on_standard_output(
@@ -236,12 +244,48 @@ def test_a_file_that_lacks_a_column_or_has_one_of_the_predictions_leaves_nothing
     assert "no column 'idd'\n  fix: did you mean id?" in capsys.readouterr().err
 
 
+def test_a_file_in_another_dialect_is_read_as_the_command_says(
+    shop: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without that it is refused with the keys to give: 3,125 may be 3125 or 3.125."""
+    rows = rows_of(40)
+    lines = ["age;income;country;member;joined"]
+    for number, row in enumerate(rows):
+        row["income"] = 3.125 + number
+        values = (row["age"], f"{row['income']:.3f}".replace(".", ","), row["country"], row["member"], row["joined"])
+        lines.append(";".join("" if value is None else str(value) for value in values))
+    (tmp_path / "new.csv").write_text("\n".join(lines))
+    place = str(tmp_path / "new.csv")
+    assert main(["predict", "churn", place]) == 2
+    said = capsys.readouterr().err
+    assert "has numbers such as 1,234 in column 'income'" in said
+    assert "set read.thousands or read.decimal to ','; keys of read are given as --set read.KEY=VALUE" in said
+    out, parts = tmp_path / "p.csv", tmp_path / "parts"
+    assert main(["predict", "churn", place, "--set", "read.decimal=,", "--out", str(out), "--columns", ""]) == 0
+    assert main(["predict", "churn", place, "--set", "read.decimal=,", "--out", f"{parts}/", "--columns", ""]) == 0
+    expected = probabilities(load_run("runs/churn").predict(rows))
+    for found in (pyarrow.csv.read_csv(out), pq.read_table(parts)):
+        assert probabilities(found) == pytest.approx(expected, abs=1e-6)
+    other = ["--set", "read.decimal=,", "--set", "read.encoding=utf-8"]
+    assert main(["predict", "churn", place, *other, "--out", f"{parts}/", "--columns", ""]) == 2
+    assert "read.encoding: absent there, utf-8 now" in capsys.readouterr().err, "the parts are of another reading"
+    for given, words in (
+        (["read.decimal=;", "read.separater=;"], "2 problems"),
+        (["separator=;"], "--set has separator, which predict does not take"),
+        (["read=;"], "must be a mapping"),
+    ):
+        assert main(["predict", "churn", place, *(part for each in given for part in ("--set", each))]) == 2, given
+        assert words in capsys.readouterr().err
+    assert main(["predict", "churn", '{"age": 3}', "--set", "read.decimal=,"]) == 2
+    assert "--set is for a file of rows" in capsys.readouterr().err
+
+
 def test_parts_are_continued_and_never_mixed_with_those_of_other_files(shop: Path, tmp_path: Path) -> None:
-    run, rows = load_run("runs/churn"), rows_of(300)
+    run, rows = load_run("runs/churn").trained, rows_of(300)
     for number in range(3):
         pyarrow.csv.write_csv(pa.Table.from_pylist(rows[number * 100 : number * 100 + 100]), tmp_path / f"{number}.csv")
     out = tmp_path.parent / "parts"
-    job = plan_job(run, str(tmp_path), str(out), ["id"])
+    job, tables = plan_job(run, str(tmp_path), str(out), ["id"])
     seen: list[tuple[int, int]] = []
 
     def fail_after_one(done: int, total: int) -> None:
@@ -250,9 +294,9 @@ def test_parts_are_continued_and_never_mixed_with_those_of_other_files(shop: Pat
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        predict_parts(job, run, parallel=False, say=fail_after_one)
+        predict_parts(job, tables, run, parallel=False, say=fail_after_one)
     first = (out / "part-00000.parquet").stat().st_mtime_ns
-    summary = predict_parts(plan_job(run, str(tmp_path), str(out), ["id"]), run, parallel=False)
+    summary = predict_parts(*plan_job(run, str(tmp_path), str(out), ["id"]), run, parallel=False)
     assert (out / "part-00000.parquet").stat().st_mtime_ns == first
     assert (summary.rows, summary.missing["age"]) == (300, 33)
     whole = pq.read_table(out)  # as others read a folder of parts
@@ -261,6 +305,30 @@ def test_parts_are_continued_and_never_mixed_with_those_of_other_files(shop: Pat
     (tmp_path / "0.csv").write_text((tmp_path / "0.csv").read_text() * 1 + "\n")
     with pytest.raises(UserError, match=r"which has other predictions:\n    content: .*\n  fix: give a new folder"):
         plan_job(run, str(tmp_path), str(out), ["id"])
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "jsonl"])
+def test_a_large_file_is_predicted_in_parts_in_the_order_of_its_rows(
+    shop: Path, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name, value in (
+        (prediction_parts, "PART", 3000), (delimited, "BLOCK", 1000), (delimited, "BLOCK_OF_A_COLUMN", 1),
+        (delimited, "FIRST", 500), (records, "PIECE", 1000),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    run, rows, path = load_run("runs/churn").trained, rows_of(300), tmp_path / f"rows.{kind}"
+    if kind == "csv":
+        pyarrow.csv.write_csv(pa.Table.from_pylist(rows), path)
+    elif kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=50)
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job, tables = plan_job(run, str(path), str(tmp_path / "out"), ["id"])
+    summary = predict_parts(job, tables, run, parallel=False)
+    assert job.parts > 2
+    whole = pq.read_table(tmp_path / "out")
+    assert (summary.rows, whole["id"].to_pylist()) == (300, [row["id"] for row in rows])
+    assert probabilities(whole) == pytest.approx(probabilities(run.predict(rows)), abs=1e-6)
 
 
 def test_the_run_keeps_the_index_of_its_dataset(shop: Path) -> None:

@@ -1,6 +1,8 @@
 """The contract with the private parts of Ray Train: a new Ray that changes them fails here and not in a run."""
 
+import dataclasses
 import inspect
+import re
 import time
 from pathlib import Path
 
@@ -19,12 +21,13 @@ from ray.train.v2._internal.execution.scaling_policy import (
 from ray.train.v2._internal.execution.worker_group import ActorMetadata, RayTrainWorker, WorkerGroup, WorkerGroupState
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.errors import JobFailed, Stopped
 from heliostat.folder import Folder
 from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrap
-from heliostat.workloads.ray_train.trainer import CONTROLLER_VARIABLES, Fixed, Group, Trainer
-from heliostat.workloads.run.attempts import of
+from heliostat.workloads.ray_train.trainer import CONTROLLER_VARIABLES, Fixed, Group, NoBarrier, Trainer
+from heliostat.workloads.run.attempts import Attempts, of
 from heliostat.workloads.run.signals import STOP
 
 
@@ -68,6 +71,30 @@ def test_a_fixed_size_is_requested_by_its_placement_group_alone() -> None:
     assert "if self._coordinator_client is None" in inspect.getsource(ScalingPolicy._cancel_resource_request)
 
 
+def test_workers_start_without_the_actor_of_rays_barrier_and_without_a_controller_actor() -> None:
+    """See `heliostat.workloads.ray_train.trainer.Group`."""
+    assert "SynchronizationActor" in WorkerGroup._start_impl.__code__.co_names
+    assert not WorkerGroup._start_impl.__code__.co_freevars
+    assert NoBarrier.options(label_selector={}).remote(timeout_s=1.0) is None
+    fields = {field.name for field in dataclasses.fields(WorkerGroupState)}
+    assert fields == {"start_time", "placement_group_handle", "workers", "sync_actor"}
+    ours, theirs = (inspect.getsource(kind._init_train_context_on_workers) for kind in (Group, WorkerGroup))
+    passed = set(re.findall(r"(\w+)=[^=]", theirs.split("init_train_context.remote(")[1]))
+    assert passed <= set(re.findall(r"(\w+)=[^=]", ours)), "what the workers get from Ray Train"
+    start = inspect.getsource(WorkerGroup._start)
+    assert "builder.shutdown()" in start
+    assert "_start_impl" in start
+
+
+def test_a_controller_needs_nothing_of_an_actor_until_it_is_aborted() -> None:
+    """It runs in the driver's own thread; see `Trainer._initialize_and_run_controller`."""
+    source = inspect.getsource(controller.TrainController)
+    assert not re.search("current_actor|get_actor_id", source)
+    after_abort = [controller.TrainController.abort, controller.TrainController._poll_workers]
+    assert source.count("exit_actor()") == sum(inspect.getsource(each).count("exit_actor()") for each in after_abort)
+    assert "if self.get_state().is_terminal():" in inspect.getsource(after_abort[1])
+
+
 def test_a_request_to_stop_is_seen_during_a_back_off(tmp_path: Path) -> None:
     policy = ElasticScaling(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
     of(str(tmp_path)).not_before = time.monotonic() + 1000
@@ -75,6 +102,30 @@ def test_a_request_to_stop_is_seen_during_a_back_off(tmp_path: Path) -> None:
     Folder.at(str(tmp_path)).write(STOP, b"")
     with pytest.raises(Stopped):
         policy.make_decision_for_non_running_worker_group()
+
+
+def test_a_run_that_starts_again_in_a_process_knows_what_another_has_recorded(tmp_path: Path) -> None:
+    """The controller lives in the driver, which may be a notebook; in an object store what it did not know would be lost."""
+    policy = ElasticScaling(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
+    policy.after_controller_start(None)
+    Attempts(Folder.at(str(tmp_path))).record("running", workers=3)
+    policy.after_controller_start(None)
+    events = [record["event"] for record in of(str(tmp_path)).records]
+    assert events == ["launched", "running", "launched"]
+    policy.after_controller_state_update(None, controller.FinishedState())
+    assert [record["event"] for record in of(str(tmp_path)).records] == [*events, "ended"]
+
+
+def test_a_driver_that_leaves_a_run_records_nothing_of_what_follows(tmp_path: Path) -> None:
+    """Its workers die with Ray, after that perhaps another driver has the run."""
+    scaling = ElasticScaling(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
+    failing = FailureHandling(str(tmp_path), 3, 0.0)
+    scaling.over = failing.over = True
+    assert failing.make_decision(WorkerGroupError("", {0: JobFailed("the end of Ray")})) is FailureDecision.RAISE
+    with pytest.raises(Stopped):
+        scaling.make_decision_for_non_running_worker_group()
+    scaling.after_controller_state_update(None, controller.FinishedState())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_our_policies_implement_every_abstract_method() -> None:

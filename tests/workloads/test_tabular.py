@@ -18,7 +18,7 @@ from heliostat.workloads.inference import load_run, predict
 from heliostat.workloads.prediction.rows import table_of
 from heliostat.workloads.tabular.losses import ordered, pinball
 from heliostat.workloads.task import Task, create
-from tests.workloads.test_loop import config, train
+from tests.workloads.test_loop import config, losses, train, train_with
 
 ROWS = 400
 
@@ -118,6 +118,23 @@ def test_each_kind_learns_from_gaps_and_categories_and_predicts_raw_rows_from_it
     run = load_run(Folder.at(tmp_path / "run"))
     old, young = (predict(run, json.dumps({"age": age, "income": 3000, "colour": "red"}))["probabilities"] for age in (78, 22))
     assert old["yes"] - young["yes"] > 0.2
+
+
+def test_two_workers_that_share_a_model_have_the_curve_of_one(table: Path, tmp_path: Path) -> None:
+    """Each kind, sharded by FSDP; its checkpoint opens here."""
+    keys: dict[str, Any] = {"steps": 6, "evaluate_every": 6, "optimizer": {"lr": 0.01, "warmup_steps": 0}}
+    made = {}
+    for kind, options in KINDS.items():
+        model = {"kind": kind, "dropout": 0.0, **options}
+        name, data = "tabular-classification", source(table, "sold")
+        if kind == "resnet":
+            name, data, model["quantiles"] = "tabular-regression", source(table, "price"), [0.1, 0.5]
+        made[kind] = {"task": name, "model": model, "dataset": data, **keys}
+        train(config(tmp_path / "alone", name=kind, **made[kind]))
+    shared = [config(tmp_path / "shared", name=kind, workers=2, parallelism="fsdp", **each) for kind, each in made.items()]
+    for kind, curve in zip(made, train_with(2, shared), strict=True):
+        assert curve == pytest.approx(losses(Folder.at(tmp_path / "alone" / kind)), rel=1e-3), kind
+        assert predict(tmp_path / "shared" / kind, '{"age": 60, "income": 3000, "colour": "red"}')
 
 
 def test_a_number_is_predicted_in_its_units_with_quantiles_that_do_not_cross(table: Path, tmp_path: Path) -> None:

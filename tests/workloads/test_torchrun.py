@@ -20,14 +20,14 @@ from tests.conftest import ROOT, Command, Head, end_group, gone, processes_of, w
 from tests.workloads.scripts import EXAMPLES, errors, ranks_of, script, torchrun, without_rank
 
 
-def test_an_example_prints_what_it_prints_under_torchrun(command: Command) -> None:
+def test_an_example_prints_what_it_prints_under_torchrun(on_ray: Command) -> None:
     """With a DistributedSampler, and processes of a DataLoader."""
+    command = on_ray
     args = [str(EXAMPLES / "digits.py"), "--epochs", "2"]
     done = command("torchrun", "--workers", "2", *args)
     assert done.code == 0, done.err
     assert without_rank(done.out) == torchrun(command, *args)
     assert "accuracy 0." in done.out
-    gone(command.env)
 
 
 def test_a_script_with_its_own_arguments_and_snapshot_resumes_from_it(on_ray: Command) -> None:

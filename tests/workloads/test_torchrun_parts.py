@@ -1,20 +1,17 @@
 """The parts of ``heliostat torchrun`` alone: the merged output, the hub, and checkpoints without Ray."""
 
 import asyncio
-import atexit
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 import torch
 
-from heliostat.environment import RUN
 from heliostat.errors import JobFailed
 from heliostat.folder import Folder
 from heliostat.workloads.run import checkpoint
@@ -23,6 +20,7 @@ from heliostat.workloads.torchrun.arguments import is_longer
 from heliostat.workloads.torchrun.hub import MAX_BYTES, SAVED_AND_STOPPED, Hub
 from heliostat.workloads.torchrun.process import CHILD
 from tests.conftest import Command, end_group, wait_for
+from tests.workloads.scripts import as_script
 
 COUNTS = """
 import sys, time
@@ -83,14 +81,10 @@ def test_a_damaged_checkpoint_is_reported_and_the_one_before_is_used(counts: Com
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+def here(tmp_path: Path) -> Iterator[Folder]:
     """This process is a script with this run folder."""
-    monkeypatch.setenv(RUN, str(tmp_path / "run"))
-    monkeypatch.setattr(script._Run, "lease", None)
-    monkeypatch.setattr(script, "_handle_signals", lambda: None)
-    with ExitStack() as stack:
-        monkeypatch.setattr(atexit, "register", stack.callback)
-        yield Folder.at(tmp_path / "run")
+    with as_script(tmp_path / "run") as run:
+        yield run
 
 
 def filled(value: float) -> torch.nn.Linear:

@@ -4,9 +4,10 @@ import hashlib
 import itertools
 import json
 import os
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without a stub
 
 from heliostat.datasets import Field, Index, Shard
 from heliostat.datasets.arrow import encode
@@ -24,10 +26,13 @@ from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.inference import evaluate, load_run, predict
 from heliostat.workloads.plan import prepare
+from heliostat.workloads.ray_train.broadcast import PREFIX
 from heliostat.workloads.run import checkpoint
-from heliostat.workloads.run.record import RunRecord
+from heliostat.workloads.run.journal import read_journal
+from heliostat.workloads.run.record import EVENTS, RunRecord
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.loop import Loop, Outcome
+from heliostat.workloads.training.loop import Loop
+from heliostat.workloads.training.progress import Outcome
 from heliostat.workloads.training.start import begin, preview
 from heliostat.workloads.trees.boosting import Options
 from heliostat.workloads.trees.model import matrix
@@ -36,15 +41,6 @@ from tests.workloads.group import in_group
 
 SPLITS = {"train": (0, 250, 600), "validation": (600, 750), "test": (750, 900)}
 """Where shards begin and end."""
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """As a worker has; threads of OpenMP that wait for each other on a busy machine take many times as long."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def table(folder: Path, classes: int, rare: float = 0.5) -> Path:
@@ -95,42 +91,58 @@ def trees(config: TrainConfig) -> bytes:
     return bytes(state["_extra_state"].numpy())
 
 
-@pytest.mark.parametrize("classes", [0, 2, 3])
-def test_a_run_grows_the_trees_that_lightgbm_grows_by_itself(tmp_path: Path, classes: int) -> None:
+@pytest.mark.parametrize(
+    ("classes", "model", "kinds"),
+    [
+        (0, {}, [{"objective": "regression"}]),
+        (0, {"loss": "mae"}, [{"objective": "regression_l1"}]),
+        (0, {"loss": "huber"}, [{"objective": "huber", "alpha": 1.0}]),
+        (0, {"quantiles": [0.1, 0.5, 0.9]}, [{"objective": "quantile", "alpha": level} for level in (0.1, 0.5, 0.9)]),
+        (2, {}, [{"objective": "binary"}]),
+        (3, {}, [{"objective": "multiclass"}]),
+    ],
+)
+def test_a_run_grows_the_trees_that_lightgbm_grows_by_itself(
+    tmp_path: Path, classes: int, model: dict[str, Any], kinds: list[dict[str, Any]]
+) -> None:
     """With gaps and categories, and with a target that needs more than 32 bits."""
     data = table(tmp_path / "data", classes)
-    best = train(config(data)).best_step
+    best = train(config(data, model=model)).best_step
     run = load_run(tmp_path / "run")
     split = {name: run.dataset.take(name, np.arange(run.dataset.index.rows(name))) for name in ("train", "test")}
     x, y = matrix(split["train"]), split["train"]["label" if classes else "target"]
     center, scale = (0.0, 1.0) if classes else (y.mean(), y.std())
-    kind = {0: "regression", 2: "binary", 3: "multiclass"}[classes]
-    grown = lightgbm.train(
-        {
-            "objective": kind,
-            "num_class": 3 if classes > 2 else 1,
-            "verbosity": -1,
-            "deterministic": True,
-            "force_col_wise": True,
-        },
-        lightgbm.Dataset(x, (y - center) / scale, categorical_feature=[5, 6]),
-        best or 0,
-    )
-    theirs = np.asarray(grown.predict(matrix(split["test"])))
+    common = {"num_class": 3 if classes > 2 else 1, "verbosity": -1, "deterministic": True, "force_col_wise": True}
+    rows = lightgbm.Dataset(x, (y - center) / scale, categorical_feature=[5, 6])
+    grown = [lightgbm.train({**common, **kind}, rows, best or 0).predict(matrix(split["test"])) for kind in kinds]
+    theirs = np.asarray(grown[0])
     output = run.task.predict(run.model, {name: torch.from_numpy(values) for name, values in split["test"].items()})
-    if classes == 0:
+    measured = evaluate(tmp_path / "run")["metrics"]
+    if "quantiles" in model:
+        expected = np.sort(np.column_stack(grown), 1) * scale + center
+        assert output["quantiles"].numpy() == pytest.approx(expected, rel=1e-12)
+        assert (output["prediction"] == output["quantiles"][:, 1]).all()
+        error = split["test"]["target"][:, None] - expected
+        levels = np.array(model["quantiles"])
+        assert measured["pinball_loss"] == pytest.approx(np.maximum(levels * error, (levels - 1) * error).mean())
+        assert measured["loss"] == pytest.approx(measured["pinball_loss"] / scale)
+    elif classes == 0:
         assert output["prediction"].numpy() == pytest.approx(theirs * scale + center, rel=1e-12)
-        assert evaluate(tmp_path / "run")["metrics"]["r2"] > 0.7
+        assert measured["r2"] > 0.7
+        assert model.get("loss") != "mae" or measured["loss"] == pytest.approx(measured["mae"] / scale)
     else:
         theirs = theirs if classes > 2 else np.stack([1 - theirs, theirs], 1)
         assert output["probabilities"].numpy() == pytest.approx(theirs, abs=1e-6)
-        assert evaluate(tmp_path / "run")["metrics"]["accuracy"] > 0.7
+        assert measured["accuracy"] > 0.7
 
 
-def test_after_a_crash_at_any_round_the_same_trees_follow_to_the_last_bit(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("classes", "model"), [(3, {}), (0, {"quantiles": [0.3, 0.5]})])
+def test_after_a_crash_at_any_round_the_same_trees_follow_to_the_last_bit(
+    tmp_path: Path, classes: int, model: dict[str, Any]
+) -> None:
     """Also the samples and columns that a round sees; and a run that becomes longer has the trees of one of that length."""
-    data = table(tmp_path / "data", 3)
-    options: dict[str, Any] = {"model": {"subsample": 0.7, "colsample": 0.6}, "checkpoint_every": 4}
+    data = table(tmp_path / "data", classes)
+    options: dict[str, Any] = {"model": {"subsample": 0.7, "colsample": 0.6, **model}, "checkpoint_every": 4}
     train(config(data, "calm", **options))
     assert trees(config(data, "calm", **options)) != trees_of_another_seed(data, options)
 
@@ -173,22 +185,36 @@ def test_balanced_classes_find_more_of_the_rare_one(tmp_path: Path) -> None:
         confusion = json.loads((tmp_path / f"weights-{number}" / "evaluation.json").read_text())["confusion"]
         found.append(confusion[1][1] / sum(confusion[1]))
     assert found[0] < 0.5 < min(found[1:])
-    with pytest.raises(UserError, match="'class1' is no class: did you mean class 1"):
-        preview(prepare(config(data, "wrong", model={"class_weights": {"class1": 2}})))
+    train(config(data, "threshold", steps=5, model={"threshold": {"class 1": 0.05}}))
+    counted = json.loads((tmp_path / "threshold" / "evaluation.json").read_text())
+    assert counted["confusion"][1][1] / sum(counted["confusion"][1]) > found[0]
+    right = counted["confusion"][0][0] + counted["confusion"][1][1]
+    assert counted["metrics"]["accuracy"] == right / np.sum(counted["confusion"]), "of the classes that it decides for"
+    for wrong, says in (
+        ({"class_weights": {"class1": 2}}, "'class1' is no class: did you mean class 1"),
+        ({"threshold": {"class 1": 2}}, "model.threshold is {'class 1': 2"),
+        ({"loss": "mae", "quantiles": [0.9, 0.1]}, "quantiles is .0.9, 0.1..*without 0.5.*loss is mae"),
+        ({"loss": "mae"}, "model.loss is mae, but the target has classes"),
+    ):
+        with pytest.raises(UserError, match=f"(?s){says}"):
+            preview(prepare(config(data, "wrong", model=wrong)))
+    numbers = table(tmp_path / "numbers" / "data", 0)
+    with pytest.raises(UserError, match=r"model.threshold is {'yes': 0.5}, and the target is a number\n  fix: remove it"):
+        preview(prepare(config(numbers, "wrong", model={"threshold": {"yes": 0.5}})))
 
 
-def _worker(rank: int, folder: str, jobs: list[tuple[str, dict[str, Any]]]) -> None:
-    """Trains the runs; in the last one, rank 1 dies in the third round."""
-    for number, (run, record) in enumerate(jobs, 1):
+def _worker(rank: int, folder: str, jobs: list[tuple[str, dict[str, Any]]], killed: str) -> None:
+    """Trains the runs; in the one that is ``killed``, rank 1 dies in the seventh round."""
+    for run, record in jobs:
         loop = Loop(Folder.at(run), RunRecord.model_validate(record), Ranks.of_this_process(), time.time())
-        if number == len(jobs):
-            _die_after(loop, 2 if rank else 1000)
+        if run == killed:
+            _die_after(loop, 6 if rank == 1 else 1000)
         try:
             loss = loop.run().metrics["validation"]["loss"]
             note = f"{hashlib.sha256(bytes(loop.model.get_extra_state().numpy())).hexdigest()} {loss}"
         except RuntimeError as error:
             note = f"after {loop.progress.step}: {error}"
-        Path(folder, f"{number}-{rank}").write_text(note)
+        Path(folder, f"{Path(run).name}-{rank}").write_text(note)
 
 
 def _die_after(loop: Loop, steps: int) -> None:
@@ -196,24 +222,47 @@ def _die_after(loop: Loop, steps: int) -> None:
 
     def dying(batch: Any) -> None:
         if loop.progress.step >= steps:
-            os._exit(1)
+            os.kill(os.getpid(), signal.SIGKILL)
         step(batch)
 
     loop._step = dying  # type: ignore[method-assign]
 
 
-def test_workers_grow_the_same_trees_together_and_a_lost_one_is_an_error_of_the_others(tmp_path: Path) -> None:
-    data = table(tmp_path / "data", 2)
-    alone = train(config(data, "alone")).metrics["validation"]["loss"]
-    plans = [prepare(config(data, name, workers=[1, 5])) for name in ("together", "lost")]
-    jobs = [(str(plan.folder), plan.commit()[0].model_dump(mode="json")) for plan in plans]
-    in_group(_worker, 2, str(tmp_path), jobs, may_die=True)
-    notes = {path.name: path.read_text().split() for path in tmp_path.glob("?-?")}
-    assert notes["1-0"][0] == notes["1-1"][0], "the same trees"
-    assert float(notes["1-0"][1]) == pytest.approx(alone, rel=0.1)
-    assert "2-1" not in notes
-    assert notes["2-0"][:2] == ["after", "2:"]
-    assert any("Connection" in word for word in notes["2-0"]), notes["2-0"]
+def test_workers_grow_the_same_trees_together_and_a_run_goes_on_with_fewer_and_with_more(tmp_path: Path) -> None:
+    """Three workers, of which one is killed: an error of the others; then one, which crashes; then three again."""
+    data, numbers = table(tmp_path / "data", 2), table(tmp_path / "numbers", 0)
+    made = {
+        "together": config(data, "together", workers=[1, 5]),
+        "levels": config(numbers, "levels", workers=[1, 5], model={"quantiles": [0.2, 0.5]}),
+        "lost": config(data, "lost", workers=[1, 5], checkpoint_every=2),
+    }
+    alone = {name: train(config(each, f"alone-{name}", model=made[name].model)).metrics["validation"]["loss"]
+             for name, each in (("together", data), ("levels", numbers))}  # fmt: skip
+    plans = {name: prepare(each) for name, each in made.items()}
+    jobs = [(str(plan.folder), plan.commit()[0].model_dump(mode="json")) for plan in plans.values()]
+    in_group(_worker, 3, str(tmp_path), jobs, jobs[-1][0], may_die=True)
+    notes = {path.name: path.read_text().split() for path in tmp_path.glob("*-?")}
+    for name, loss in alone.items():
+        assert notes[f"{name}-0"] == notes[f"{name}-1"] == notes[f"{name}-2"], "the same trees"
+        assert float(notes[f"{name}-0"][1]) == pytest.approx(loss, rel=0.1)
+    assert "lost-1" not in notes
+    for rank in (0, 2):
+        assert notes[f"lost-{rank}"][:2] == ["after", "6:"]
+        assert any("Connection" in word for word in notes[f"lost-{rank}"]), notes[f"lost-{rank}"]
+
+    def crash(metrics: dict[str, float]) -> None:
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(made["lost"], crash)
+    in_group(_worker, 3, str(tmp_path), jobs[-1:], "none")
+    last = [(tmp_path / f"lost-{rank}").read_text().split() for rank in range(3)]
+    assert last[0] == last[1] == last[2]
+    assert float(last[0][1]) == pytest.approx(alone["together"], rel=0.1)
+    starts = [e for e in read_journal(plans["lost"].folder, EVENTS) if e["event"] == "start"]
+    assert [len(e["workers"]) for e in starts] == [3, 1, 3]
+    assert 0 < starts[1]["step"] < starts[2]["step"]
+    assert lightgbm.Booster(model_str=trees(made["lost"]).decode()).num_trees() == 20
 
 
 def test_a_table_with_gaps_and_texts_ends_with_predictions_for_raw_rows_and_the_importance_of_its_columns(
@@ -262,7 +311,9 @@ def test_each_option_is_documented_with_its_default() -> None:
     rows = [line.split(" | ") for line in (ROOT / "docs/trees.md").read_text().splitlines() if line.startswith("| `")]
     documented = {name.strip("| `"): default for name, default, *_ in rows[1:]}
     defaults = {name: field.default for name, field in Options.model_fields.items()}
-    assert documented == {name: "null" if value is None else str(value) for name, value in defaults.items()}
+    assert documented == {
+        name: "null" if value is None else "`[]`" if value == () else str(value) for name, value in defaults.items()
+    }
 
 
 def test_a_missing_extra_is_one_message_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +344,7 @@ def test_two_workers_on_ray_go_on_with_one_fewer_after_a_kill(on_ray: Command, s
     result = json.loads(out)
     assert result["step"] == 150
     assert result["metrics"]["test"]["accuracy"] > 0.8
+    assert GcsClient(address=shared_ray.address).internal_kv_keys(PREFIX.encode(), None) == [], "a standing Ray keeps nothing"
     starts = [e for e in records("events.jsonl") if e["event"] == "start"]
     assert len(starts) > 1
     assert starts[1]["step"] >= 20

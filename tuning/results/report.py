@@ -1,17 +1,20 @@
 """Writes ``report.html``: one self-contained page about a sweep."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from heliostat.config import to_yaml
-from heliostat.console import clock, duration
+from heliostat.console import duration
 from heliostat.folder import Folder
+from heliostat.tuning.config import Mode
 from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.results import figures
 from heliostat.tuning.results.importance import importance
 from heliostat.tuning.results.table import REPORT, SweepResult
+from heliostat.tuning.space import Space
 from heliostat.tuning.trials import Trial, Trials
+from heliostat.workloads.run.charts import Figure
 from heliostat.workloads.run.page import render
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -28,9 +31,9 @@ def write_report(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepR
         config=to_yaml(plan.config.model_dump(mode="json", exclude_none=True)),
         searched=f"{plan.config.algorithm}, scheduler {plan.config.scheduler.kind}, on {plan.train.config.task}"
         + (f", {result.ended}" if result.ended != "done" else ""),
-        written=clock(time.time()),
+        written=time.time(),
         tiles=_tiles(plan, trials, result),
-        figures=[{"title": title, "svg": svg} for title, svg in _figures(plan, own, trials) if svg],
+        figures=figures_of(trials, plan.config.space, plan.objectives),
         columns=list(dict.fromkeys(key for trial in own for key in trial.params)),
         metrics=list(plan.objectives),
         priced=result.cost is not None,
@@ -70,24 +73,24 @@ def _saved(trials: Sequence[Trial]) -> float:
     return spared / (spent + spared) if spared else 0.0
 
 
-def _figures(plan: SweepPlan, own: list[Trial], trials: Trials) -> list[tuple[str, str]]:
-    metric, mode = plan.metric, plan.mode
+def figures_of(trials: Trials, space: Space, objectives: Mapping[str, Mode]) -> list[Figure]:
+    """All figures of a sweep."""
+    metric, mode = next(iter(objectives.items()))
+    own = [trial for trial in trials.all if trial.duplicate_of is None]
     valued = [trial for trial in own if metric in trial.values]
-    kept = valued if len(valued) <= figures.MOST_LINES else figures.thinned(valued, metric, mode)
+    kept = valued if len(valued) <= figures.MOST_LINES else figures.chosen(valued, metric, mode)
     learning = [*kept, *(trial for trial in own if not trial.done and trial.reports)]
-    gpus = any(trial.gpus for trial in own)
-    shares = importance(valued, plan.config.space, metric, mode)
-    front = [("Pareto front", figures.pareto(valued, plan.objectives))] if len(plan.objectives) > 1 else []
-    return [
-        ("Parallel coordinates", figures.parallel(kept, plan.config.space, metric, mode)),
-        *front,
-        (f"Best {metric} over time", figures.best_so_far(valued, trials, metric, mode, "time")),
-        (f"Best {metric} over cost", figures.best_so_far(valued, trials, metric, mode, "cost")),
-        ("Which parameters matter", figures.importance_bars(shares)),
-        ("Learning curves", figures.learning_curves(learning, metric, mode)),
-        ("GPUs in use" if gpus else "Workers in use", figures.in_use(own, gpus)),
-        ("When trials ended", figures.end_times(own)),
+    found = [
+        figures.parallel(kept, space, metric, mode),
+        figures.pareto(valued, objectives) if len(objectives) > 1 else None,
+        figures.best_so_far(valued, trials, metric, mode, "time"),
+        figures.best_so_far(valued, trials, metric, mode, "cost"),
+        figures.importance_bars(importance(valued, space, metric, mode)),
+        figures.learning_curves(learning, metric, mode),
+        figures.in_use(own, any(trial.gpus for trial in own)),
+        figures.end_times(own),
     ]
+    return [each for each in found if each]
 
 
 def _rows(trials: Sequence[Trial], plan: SweepPlan) -> list[Trial]:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from heliostat.config import Config
 from heliostat.folder import Folder, join
-from heliostat.tuning.plan import SweepPlan
+from heliostat.tuning.config import Mode, SweepConfig
 from heliostat.tuning.trials import Trial, Trials, best, leader, pareto_front
 
 RESULT, TABLE, BEST, REPORT = "result.json", "trials.parquet", "best.yaml", "report.html"
@@ -65,20 +65,20 @@ class SweepResult(Config):
         return cls.model_validate_json(folder.read(RESULT)) if folder.exists(RESULT) else None
 
 
-def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
-    """The result of the trials so far."""
-    objectives = plan.objectives
-    top = best(trials.all, plan.metric, plan.mode)
+def result_of(config: SweepConfig, uri: str, objectives: Mapping[str, Mode], trials: Trials, ended: str) -> SweepResult:
+    """The result of the trials so far of the sweep at ``uri``."""
+    metric, mode = next(iter(objectives.items()))
+    top = best(trials.all, metric, mode)
     if top is None or top.state != "finished":
-        top = leader(trials.all, plan.metric, plan.mode)
+        top = leader(trials.all, metric, mode)
     now = max((until for _, until in trials.sessions), default=0.0)
     return SweepResult(
-        name=plan.config.name,
-        sweep=plan.uri,
+        name=config.name,
+        sweep=uri,
         objectives=dict(objectives),
         states=trials.states(),
         best=top.number if top else None,
-        values=(top.values or {plan.metric: top.best(plan.metric, plan.mode)}) if top else {},
+        values=(top.values or {metric: top.best(metric, mode)}) if top else {},
         params=top.params if top else {},
         front=[trial.number for trial in pareto_front(trials.all, objectives)] if len(objectives) > 1 else [],
         seconds=round(trials.seconds(now), 3),
@@ -86,7 +86,7 @@ def result_of(plan: SweepPlan, trials: Trials, ended: str) -> SweepResult:
         gpu_seconds=round(sum(trial.seconds * trial.gpus for trial in trials.all), 3),
         cost=trials.cost(now),
         ended=ended or "done",
-        limits=plan.limits,
+        limits=config.limits,
     )
 
 

@@ -33,7 +33,7 @@ def write_so_far(plan: SweepPlan, ended: str = "running", once: bool = False) ->
         trials.interrupted()
     if not any(trial.reports or trial.done for trial in trials.all):
         return
-    result = result_of(plan, trials, ended)
+    result = result_of(plan.config, plan.uri, plan.objectives, trials, ended)
     _write_tables(folder, plan, trials, result)
     write_report(folder, plan, trials, result)
 

@@ -29,7 +29,7 @@ class Predictor:
         """The predictions for raw rows, a row for each, and what is odd in the rows.
 
         Classes have the columns ``prediction`` (the name of a class) and ``probability_CLASS``; numbers ``prediction``, and
-        with quantiles ``quantile_LEVEL``; other tasks a column for each of their outputs.
+        with quantiles ``quantile_LEVEL``; language models ``prediction``, a text; other tasks a column for each output.
 
         Raises:
             UserError: there are no rows, or they cannot be read as the dataset's; the task makes no predictions, or one that is
@@ -64,6 +64,8 @@ def named(task: Task, outputs: Mapping[str, Tensor]) -> dict[str, pa.Array]:
             classes = task.index.classes
             columns = {"prediction": pa.array(classes).take(pa.array(task.decide(values).numpy())), **columns}
             columns |= {f"probability_{each}": pa.array(values[:, at].numpy()) for at, each in enumerate(classes)}
+        elif name == "tokens" and (text := getattr(task, "text", None)):
+            columns["prediction"] = pa.array([text(each) for each in values])
         elif name == "quantiles":
             columns |= {f"quantile_{level}": pa.array(values[:, at].numpy()) for at, level in enumerate(levels(task, values))}
         else:

@@ -13,6 +13,8 @@ from heliostat.datasets.sources.formats.numbers import Plain
 from heliostat.datasets.values.missing import is_text, trimmed
 from heliostat.errors import UserError, combined
 
+EXACT = 2**53
+"""Up to which whole numbers are the same as floating-point numbers."""
 SHOWN = 10
 """Problems that a message lists."""
 
@@ -66,17 +68,34 @@ def table_of(rows: Any, signature: Signature, read: Mapping[str, Any] | None = N
     return _plain(table, signature, read)
 
 
+def any_table(rows: Any) -> pa.Table:
+    """Rows as a table, for a task that reads them itself: a mapping, a sequence of those, a DataFrame or an Arrow table.
+
+    Raises:
+        UserError: they cannot be read as a table.
+    """
+    try:
+        if isinstance(rows, Mapping):
+            rows = [rows]
+        if isinstance(rows, Sequence) and all(isinstance(row, Mapping) for row in rows):
+            return pa.Table.from_pylist([*rows])
+        return rows if isinstance(rows, pa.Table) else pa.table(rows)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+        raise UserError(f"the rows cannot be read as a table: {error}", "give a list of dictionaries or a DataFrame") from None
+
+
 def _plain(table: pa.Table, signature: Signature, read: Mapping[str, Any] | None) -> pa.Table:
     """The table, its numbers as texts with a decimal point, as the dataset's reader wrote those of the files."""
     for column in signature.columns:
-        name, plain = column.name_in(table.column_names), _plain_of(column, read)
+        name, plain = column.name_in(table.column_names), plain_of(column, read)
         if name and plain and is_text(table[name].type):
             texts = trimmed(pc.cast(table[name].combine_chunks(), pa.string()))
             table = table.set_column(table.column_names.index(name), name, plain.write(texts))
     return table
 
 
-def _plain_of(column: Column, read: Mapping[str, Any] | None) -> Plain | None:
+def plain_of(column: Column, read: Mapping[str, Any] | None) -> Plain | None:
+    """What writes the numbers of a column in the plain way; None if the files of the dataset have them so."""
     decimal, thousands = (read or {}).get("decimal", "."), (read or {}).get("thousands")
     return Plain(decimal, thousands) if column.is_written_plainly and (decimal == "," or thousands) else None
 
@@ -126,7 +145,7 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature, read: 
     }
     arrays = {}
     for column in signature.columns:
-        if plain := _plain_of(column, read):
+        if plain := plain_of(column, read):
             values[column.name] = _written(values[column.name], plain)
         arrays[column.name] = array_of(values[column.name], column.decimal)
     return pa.table(arrays)
@@ -145,7 +164,7 @@ def _written(values: list[Any], plain: Plain) -> list[Any]:
 def array_of(values: list[Any], decimal: str = ".") -> pa.Array:
     """The values with their type, or as texts if they have several: the other rows must not change what a value means."""
     kinds = {type(value) for value in values if value is not None}
-    if kinds == {int, float}:
+    if kinds == {int, float} and all(abs(value) <= EXACT for value in values if type(value) is int):
         values, kinds = [value if value is None else float(value) for value in values], {float}
     if len(kinds) == 1:
         try:

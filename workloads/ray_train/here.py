@@ -1,23 +1,21 @@
 """Trains in this process, with one worker and without Ray, where ``breakpoint()`` and ``print()`` work as in any program."""
 
 import traceback
-from collections.abc import Callable
 from typing import Any
 
 from heliostat.errors import HeliostatError, JobFailed, Stopped
 from heliostat.workloads.plan import Plan
+from heliostat.workloads.ray_train.records import Watch
 from heliostat.workloads.run.attempts import Attempts
+from heliostat.workloads.run.journal import Tail
 from heliostat.workloads.run.lease import Lease
-from heliostat.workloads.run.record import RunRecord
+from heliostat.workloads.run.record import METRICS, RunRecord
 from heliostat.workloads.training.distributed import Ranks, check_gpu
 from heliostat.workloads.training.loop import Loop
 
-Watch = Callable[[list[dict[str, Any]]], None]
-"""Called with new records."""
-
 
 def fit_here(plan: Plan, spec: dict[str, Any], owner: Lease, watch: Watch) -> dict[str, Any]:
-    """Trains as `heliostat.workloads.ray_train.driver.fit_on_ray` does, but with one worker; a failure has its whole traceback.
+    """Trains as `heliostat.workloads.ray_train.fit.fit_on_ray` does, but with one worker; a failure has its whole traceback.
 
     Raises:
         UserError: see `Loop`.
@@ -30,12 +28,12 @@ def fit_here(plan: Plan, spec: dict[str, Any], owner: Lease, watch: Watch) -> di
     attempts, state = Attempts(plan.folder), "errored"
     attempts.record("launched", launched=spec["launched"], least=1, most=1)
     attempts.record("running", workers=1)
-    step = 0
+    step, new = 0, Tail(plan.folder, METRICS)
     try:
         ranks = Ranks.of_this_process(cuda=record.config.resources.gpu != 0)
 
         def report(metrics: dict[str, float]) -> None:
-            watch([{"kind": "eval", "step": loop.progress.step, "metrics": metrics}])
+            watch(new.new(at_once=True))
 
         loop = Loop(plan.folder, record, ranks, spec["launched"], report, lease=spec["lease"])
         try:

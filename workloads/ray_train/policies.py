@@ -61,6 +61,9 @@ def free_slots(each: Mapping[str, float], held: Mapping[str, int] | None = None)
 class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no types
     """As many workers as fit, from ``least`` to ``most``; before it scales up, the running ones save a checkpoint."""
 
+    over = False
+    """Whether the driver has left the run: nothing is decided or recorded any more, though the controller still runs."""
+
     def __init__(self, scaling: ScalingConfig, run: str, least: int, most: int, launched: float, grow_seconds: float) -> None:
         super().__init__(scaling)
         self._run, self._least, self._most, self._launched = run, least, most, launched
@@ -76,10 +79,11 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
         if self._least < self._most:
             # Not for a fixed size: see `heliostat.workloads.ray_train.trainer.Fixed`.
             super().after_controller_start(train_run_context)
+        attempts.forget(self._run)
         attempts.of(self._run).record("launched", launched=self._launched, least=self._least, most=self._most)
 
     def after_controller_state_update(self, previous_state: Any, current_state: Any) -> None:
-        kind = type(current_state).__name__
+        kind = "" if self.over else type(current_state).__name__
         if kind in ("SchedulingState", "RunningState"):
             if kind == "SchedulingState":
                 self._workers = current_state.scaling_decision.num_workers
@@ -88,11 +92,14 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
                 attempts.of(self._run).record("running", workers=self._workers)
         elif kind in ("FinishedState", "ErroredState", "AbortedState"):
             attempts.of(self._run).record("ended", state=kind.removesuffix("State").lower())
+            attempts.forget(self._run)
 
     def _get_num_workers_for_resource_request(self) -> int:
         return self._most
 
     def make_decision_for_non_running_worker_group(self) -> ScalingDecision:
+        if self.over:
+            raise Stopped("the driver has left the run")
         self._maybe_send_resource_request()
         with suppress(*NO_ANSWER):  # checked again before the next start
             if Folder.at(self._run, 0).exists(STOP):
@@ -147,11 +154,16 @@ def _ask_again() -> ScalingDecision:
 class FailureHandling(FailurePolicy):  # type: ignore[misc]
     """Applies `heliostat.workloads.ray_train.failures`, and records each decision in the run folder."""
 
+    over = False
+    """See `ElasticScaling`."""
+
     def __init__(self, run: str, most: int, storage_timeout: float) -> None:
         super().__init__(FailureConfig(max_failures=most))
         self._run, self._failures, self._storage_timeout = run, Failures(most), storage_timeout
 
     def make_decision(self, training_failed_error: TrainingFailedError) -> FailureDecision:
+        if self.over:
+            return FailureDecision.RAISE
         if isinstance(training_failed_error, ControllerError):
             return self._on_controller(training_failed_error.controller_failure)
         assert isinstance(training_failed_error, WorkerGroupError)

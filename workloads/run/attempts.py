@@ -1,7 +1,6 @@
 """``attempts.jsonl``: what Ray Train's controller did with the workers, and when; the driver prints it, `goodput` counts it."""
 
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any
 
 from heliostat.folder import Folder
@@ -33,8 +32,27 @@ class Attempts:
                 self._journal.flush(LAST)
         self._last = event
 
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """All events."""
+        return self._journal.records
 
-@lru_cache
+    def close(self) -> None:
+        """Stops writing."""
+        self._journal.close(0)
+
+
+_open: dict[str, Attempts] = {}
+
+
 def of(uri: str) -> Attempts:
-    """The only writer in this process for the run folder at ``uri``."""
-    return Attempts(Folder.at(uri).for_work(TIMEOUT))
+    """The only writer in this process for the run folder at ``uri``, until `forget`."""
+    if uri not in _open:
+        _open[uri] = Attempts(Folder.at(uri).for_work(TIMEOUT))
+    return _open[uri]
+
+
+def forget(uri: str) -> None:
+    """Closes that writer, before and after each training: another process may resume the run between two of this one."""
+    if found := _open.pop(uri, None):
+        found.close()

@@ -19,11 +19,13 @@ from heliostat.folder import Folder
 from heliostat.workloads.run.record import CHECKPOINTS
 
 MANIFEST = "manifest.json"
-SECTIONS = ("model", "optimizer")
+SECTIONS = ("model", "optimizer", "trained", "scaler")
 
 State = dict[str, Any]
-"""``model``: parameters and buffers by name; ``optimizer``: its tensors by ``parameter/key``; ``progress``: plain numbers;
-``rows``: for each tensor that is sharded along its first axis (``section/name``), the rows of the whole tensor."""
+"""``model``: parameters and buffers by name, as they are evaluated; ``trained``: the parameters that training continues from,
+if ``model`` has their average; ``optimizer``: its tensors by ``parameter/key``; ``numbers``: its other values, by
+``parameter/key`` or ``#group/key``; ``scaler``: the scale of an fp16 loss; ``progress``: plain numbers; ``rows``: for each
+tensor that is sharded along its first axis (``section/name``), the rows of the whole. Earlier versions wrote a part of them."""
 File = dict[str, Any]
 """A file's entry in the manifest: ``bytes`` and ``sha256``."""
 
@@ -73,10 +75,11 @@ class Checkpoint:
         names = list(self.files)
         pieces = {rank * len(names) // world: self._load(names[rank * len(names) // world])}
         ((_, own),) = pieces.items()
-        state: State = {"model": {}, "optimizer": {}, "progress": own["progress"], "rows": {}}
+        state: State = {"progress": own["progress"], "numbers": own.get("numbers", {}), "rows": {}}
         for section in SECTIONS:
-            for name, tensor in own[section].items():
-                mine = tensor.ndim > 0 and (name if section == "model" else name.rpartition("/")[0]) in sharded
+            state[section] = {}
+            for name, tensor in own.get(section, {}).items():
+                mine = tensor.ndim > 0 and (name.rpartition("/")[0] if section == "optimizer" else name) in sharded
                 total = own["rows"].get(f"{section}/{name}")
                 if total is None:
                     state[section][name] = tensor[slice(*share(len(tensor), rank, world))].clone() if mine else tensor
@@ -121,7 +124,7 @@ def not_finite(state: State, allowed: Collection[str] = (), buffers: Collection[
     tensors = {
         f"{section}/{name}": _real(tensor)
         for section in SECTIONS
-        for name, tensor in state[section].items()
+        for name, tensor in state.get(section, {}).items()
         if (tensor.is_floating_point() or tensor.is_complex()) and f"{section}/{name}" not in allowed
     }
     # Norms, because they are several times as fast as isfinite(), which need only look where one has overflowed.

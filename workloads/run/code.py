@@ -1,5 +1,5 @@
-"""The user's own code of a run, kept in its folder: ``code/`` has the modules of its task and of its source of data, and the
-modules beside them that they import.
+"""The user's own code of a run, kept in its folder: ``code/`` has the modules that its config names, such as those of its task
+and its source of data, and the modules beside them that they import.
 
 The record has their hashes. A run can so be used from any folder, and after its task was changed or deleted; only what opens
 that run loads this code.
@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from pathlib import Path
@@ -26,18 +26,17 @@ from heliostat.workloads import task
 CODE = "code"
 
 
-def own_files(task_name: str, source: str | None = None) -> dict[str, bytes]:
-    """The files of a task and of a source of the user's own, see `heliostat.own_code.files_of`.
+def own_files(named: Mapping[str, str]) -> dict[str, bytes]:
+    """The files of the user's own code, by the keys that name it, see `heliostat.own_code.files_of`.
 
     Raises:
         UserError: see `heliostat.own_code.load`.
     """
     found: dict[str, bytes] = {}
-    for key, name in (("task", task_name), ("dataset.source", source or "")):
-        module, own, _ = name.partition(":")
-        if own:
-            own_code.load(key, name, module)
-            found |= own_code.files_of(module)
+    for key, name in named.items():
+        module = name.partition(":")[0]
+        own_code.load(key, name, module)
+        found |= own_code.files_of(module)
     return found
 
 
@@ -55,8 +54,14 @@ def changed(kept: Mapping[str, str], now: Mapping[str, bytes]) -> list[str]:
     return sorted(name for name in kept.keys() | current.keys() if kept.get(name) != current.get(name))
 
 
-def find_task(run: Folder, name: str, recorded: Mapping[str, str]) -> tuple[type[task.Task], str]:
+def find_task(run: Folder, name: str, recorded: Mapping[str, str], beside: Collection[str] = ()) -> tuple[type[task.Task], str]:
     """The task class of a run, and a note where the code that is kept with it is used: the current one differs, or is gone.
+
+    Args:
+        run: its folder.
+        name: of the task.
+        recorded: the hashes of the code that is kept.
+        beside: what else of the user's own the run had, ``module:Name``: its callbacks and so on, which a task may lack.
 
     Raises:
         UserError: a file that is kept is missing or has changed; the module fails to import.
@@ -65,9 +70,11 @@ def find_task(run: Folder, name: str, recorded: Mapping[str, str]) -> tuple[type
         return task.find(name), ""  # the code that is kept is the source's
     note = ""
     try:
-        now = own_files(name) if recorded else {}
-        # Files that are here, but not the task's, are those of the source, which is not needed.
-        different = [file for file in changed(recorded, now) if file in now or not Path(file).is_file()] if recorded else []
+        now = own_files({"task": name}) if recorded else {}
+        # Files that are here, but not the task's, are those of the source and so on, which are not needed.
+        other = {f"{each.partition(':')[0].replace('.', '/')}.py" for each in beside}
+        missing = [file for file in recorded if file not in now and not Path(file).is_file() and file not in other]
+        different = [file for file in changed(recorded, now) if file in now or file in missing] if recorded else []
     except UserError:
         if not recorded:
             raise

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heliostat.folder import Folder
-from heliostat.workloads.nodes import Nodes
+from heliostat.workloads.nodes import Nodes, group_here
 from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import EVENTS, METRICS
@@ -23,6 +23,11 @@ def price_of(nodes: Nodes | None, group: str, cpu: float, gpu: float) -> float |
             share = max(cpu / node["CPU"] if node.get("CPU") else 0.0, gpu / node["GPU"] if node.get("GPU") else 0.0)
             return float(node["price"]) * min(share, 1.0)
     return None
+
+
+def price_here(nodes: Nodes | None, cpu: float, gpu: float) -> float | None:
+    """The price of this worker an hour, see `price_of`."""
+    return price_of(nodes, group_here(), cpu, gpu)
 
 
 def cost(run: Folder) -> float | None:

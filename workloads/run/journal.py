@@ -195,11 +195,12 @@ class Journal:
 class Tail:
     """Reads the records that were written since it was created, or since an earlier time, in seconds since the epoch.
 
-    Each reading is one attempt.
+    Each reading is one attempt. With ``repeats``, all records of a file that was rewritten are read again, for those who
+    recognize them: those of a worker whose clock is behind are not missed.
     """
 
-    def __init__(self, folder: Folder, name: str, since: float | None = None) -> None:
-        self.folder, self.name = folder.once, name
+    def __init__(self, folder: Folder, name: str, since: float | None = None, repeats: bool = False) -> None:
+        self.folder, self.name, self._repeats = folder.once, name, repeats
         # Below the time of a record that is written now: times are rounded to milliseconds.
         self._since = round(time.time(), 3) - 0.0005 if since is None else since
         self._polled = 0.0
@@ -223,7 +224,7 @@ class Tail:
 
     def _later(self, records: list[Record]) -> list[Record]:
         """The records that are newer than the last one, of files that were read from their start again."""
-        return [record for record in records if record["time"] > self._since]
+        return [record for record in records if self._repeats or record["time"] > self._since]
 
     def _local(self) -> list[Record]:
         rewritten = False

@@ -25,12 +25,18 @@ from heliostat.errors import JobFailed, StorageUnavailable, UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run.claims import EXPIRY, LEASE, Owner, owners, place_of
 
-__all__ = ["EXPIRY", "LEASE", "Lease", "Observer", "hold", "read_lease", "taken_over"]
+__all__ = ["EXPIRY", "LEASE", "Held", "Lease", "Observer", "hold", "read_lease", "taken_over", "user"]
 
 RENEW = 5.0
 """Seconds between two renewals."""
 RELEASE = 10.0
 """Seconds for which a driver that ends waits for storage, to give up its lease; after that, it expires."""
+
+
+class Held(UserError):
+    """Another process has the lease, see ``owner``."""
+
+    owner = ""
 
 
 class Lease:
@@ -86,7 +92,7 @@ def hold(folder: Folder) -> Iterator[Lease]:
     A lease that is not renewed for `EXPIRY` seconds is taken over; at once if its process was on this machine and has exited.
 
     Raises:
-        UserError: another driver holds it.
+        Held: another driver holds it.
         JobFailed: another driver has taken it over, because this process did not renew it in time.
     """
     lease = Lease(folder)
@@ -166,7 +172,7 @@ def _wait_for_expiry(folder: Folder) -> list[Owner]:
 def _this_process() -> dict[str, Any]:
     process = psutil.Process()
     place = {"host": socket.gethostname(), "machine": _machine()}
-    return {**place, "pid": process.pid, "started": process.create_time(), "user": _user()}
+    return {**place, "pid": process.pid, "started": process.create_time(), "user": user()}
 
 
 @cache
@@ -192,7 +198,8 @@ def _is_alive(owner: Owner) -> bool:
         return False
 
 
-def _user() -> str:
+def user() -> str:
+    """The name of the user of this process."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -203,10 +210,12 @@ def _describe(owner: Owner) -> str:
     return f"{owner['user']}'s process {owner['pid']} on {owner['host']}"
 
 
-def _refusal(folder: Folder, owner: Owner) -> UserError:
+def _refusal(folder: Folder, owner: Owner) -> Held:
     now = time.time()
-    return UserError(
+    refusal = Held(
         f"run {folder.name!r} has been driven by {_describe(owner)} for {now - owner['since']:.0f} s, "
         f"last heartbeat {max(0.0, now - owner['time']):.0f} s ago",
         "stop that one first, or give this run another name (--set name=...)",
     )
+    refusal.owner = _describe(owner)
+    return refusal

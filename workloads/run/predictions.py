@@ -1,15 +1,15 @@
-"""The part of a run's report that its predictions on the test split fill: from ``evaluation.json``, which has no sample."""
+"""The part of a run's report that its predictions on the test split fill: from ``evaluation.json``, which has no row."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from heliostat.datasets import Dataset
+from heliostat.datasets.decoding import decode
 from heliostat.workloads.config import BETTER
-from heliostat.workloads.run.figures import ACCENT, GREY, INK, label, new_figure, svg
+from heliostat.workloads.run.charts import Figure, Series, figure, label, line
 
-SIDE = 4.2
-"""Inches of a figure of which both axes are shares."""
 SHOWN = 6
 """The most classes whose shares are listed."""
 Evaluation = Mapping[str, Any]
@@ -81,11 +81,29 @@ def tables_by_value(evaluation: Evaluation) -> list[dict[str, Any]]:
     return tables
 
 
+def worst_rows(evaluation: Evaluation, dataset: Dataset) -> dict[str, Any] | None:
+    """The rows with the largest errors, if the config wants them (``report.rows``): the names of columns, and the cells."""
+    worst, signature = evaluation.get("worst"), dataset.index.signature
+    if not worst or not signature:
+        return None
+    rows = decode(signature, dataset.take("test", np.array([each["id"] for each in worst], np.int64)))
+    classes = dataset.index.classes
+    error = "probability of the others" if classes else "error"
+    cells = [
+        [f"{each['error']:.4g}", *(classes[each[key]] if classes else f"{each[key]:.7g}" for key in ("prediction", "truth"))]
+        for each in worst
+    ]
+    return {
+        "names": [error, "prediction", signature.target.name, *(column.name for column in signature.columns)],
+        "rows": [[*before, *row.values()] for before, row in zip(cells, rows, strict=True)],
+    }
+
+
 def _number(value: float | None) -> str:
     return "not defined" if value is None else f"{value:.4f}"
 
 
-def figures(evaluation: Evaluation) -> list[dict[str, str]]:
+def figures(evaluation: Evaluation) -> list[Figure]:
     """The figures of classes: ROC, precision and recall, calibration; or of numbers: predicted against true, residuals."""
     if evaluation.get("curves"):
         return [_roc(evaluation["curves"]), _recall(evaluation["curves"]), _calibration(evaluation)]
@@ -94,66 +112,74 @@ def figures(evaluation: Evaluation) -> list[dict[str, str]]:
     return []
 
 
-def _unit_figure(title: str, across: str, up: str, diagonal: bool) -> tuple[Any, Any]:
-    figure, axes = new_figure(SIDE, SIDE, title)
-    if diagonal:
-        axes.plot((0, 1), (0, 1), color=GREY, linewidth=0.8, linestyle=(0, (3, 3)))
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.set_xlabel(across, color=GREY)
-    axes.set_ylabel(up, color=GREY)
-    return figure, axes
+def _unit_figure(title: str, series: list[Series], across: str, up: str) -> Figure:
+    """A figure of which both axes are shares."""
+    return {
+        **figure(title, series, across, up, xAxis={"min": 0, "max": 1, "grid": True}, yAxis={"min": 0, "max": 1}),
+        "square": True,
+    }
 
 
-def _lines(axes: Any, curves: Sequence[Evaluation], key: str) -> None:
-    for curve in curves:
-        colour = {"color": INK} if len(curves) == 1 else {}
-        axes.plot(*zip(*curve[key], strict=True), label=label(curve["name"]), linewidth=1.4, **colour)
-    axes.legend(frameon=False, fontsize=8)
+def _lines(curves: Sequence[Evaluation], key: str) -> list[Series]:
+    one = len(curves) == 1
+    return [line(label(curve["name"]), curve[key], "ink" if one else None) for curve in curves]
 
 
-def _roc(curves: Sequence[Evaluation]) -> dict[str, str]:
-    figure, axes = _unit_figure("ROC", "false positive rate", "true positive rate", diagonal=True)
-    _lines(axes, curves, "roc")
-    return {"title": "ROC", "svg": svg(figure)}
+def _reference(*ends: Sequence[float], colour: str = "grey") -> Series:
+    """A dashed line, which has no name in the legend."""
+    return line("", ends, lineStyle={"type": "dashed", "width": 1, "color": colour}, silent=True, tooltip={"show": False})
 
 
-def _recall(curves: Sequence[Evaluation]) -> dict[str, str]:
-    figure, axes = _unit_figure("precision and recall", "recall", "precision", diagonal=False)
-    _lines(axes, curves, "recall")
-    if len(curves) == 1:
-        axes.axhline(curves[0]["share"], color=GREY, linewidth=0.8, linestyle=(0, (3, 3)))
-    return {"title": "precision and recall", "svg": svg(figure)}
+DIAGONAL = _reference((0, 0), (1, 1))
 
 
-def _calibration(evaluation: Evaluation) -> dict[str, str]:
+def _roc(curves: Sequence[Evaluation]) -> Figure:
+    return _unit_figure("ROC", [DIAGONAL, *_lines(curves, "roc")], "false positive rate", "true positive rate")
+
+
+def _recall(curves: Sequence[Evaluation]) -> Figure:
+    shares = [_reference((0, curves[0]["share"]), (1, curves[0]["share"]))] if len(curves) == 1 else []
+    return _unit_figure("precision and recall", [*shares, *_lines(curves, "recall")], "recall", "precision")
+
+
+def _calibration(evaluation: Evaluation) -> Figure:
     one = evaluation.get("positive") is not None
     across = f"probability of {label(evaluation['curves'][0]['name'])}" if one else "probability of the predicted class"
-    figure, axes = _unit_figure("calibration", across, "share that is so", diagonal=True)
     bins = np.array(evaluation["calibration"])
-    axes.plot(bins[:, 0], bins[:, 1], color=INK, linewidth=1.2)
-    axes.scatter(bins[:, 0], bins[:, 1], s=8 + 120 * bins[:, 2] / bins[:, 2].max(), color=INK, alpha=0.6)
-    return {"title": "calibration", "svg": svg(figure)}
+    sizes = 5 + 12 * np.sqrt(bins[:, 2] / bins[:, 2].max())
+    points = [
+        {"value": [round(at, 5), round(share, 5), int(count)], "symbolSize": round(size, 1)}
+        for (at, share, count), size in zip(bins.tolist(), sizes.tolist(), strict=True)
+    ]
+    dots = _dots("samples", points)
+    series = [DIAGONAL, line("", bins[:, :2].tolist(), "ink", silent=True), dots]
+    return {**_unit_figure("calibration", series, across, "share that is so"), "points": True, "third": "samples"}
 
 
-def _predicted(histogram: Evaluation) -> dict[str, str]:
-    figure, axes = new_figure(SIDE, SIDE, "predicted against true")
+def _dots(name: str, points: list[dict[str, Any]]) -> Series:
+    return {"type": "scatter", "name": name, "quiet": True, "data": points, "itemStyle": {"color": "ink", "opacity": 0.6}}
+
+
+def _predicted(histogram: Evaluation) -> Figure:
     counts, ends = np.array(histogram["counts"], float), histogram["ends"]
     edges = np.linspace(ends[0], ends[1], len(counts) + 1)
     true, guess = (counts > 0).nonzero()
     middle = (edges[1:] + edges[:-1]) / 2
     size = counts[true, guess]
-    axes.scatter(middle[true], middle[guess], s=10 + 70 * size / size.max(), color=INK, alpha=0.55, linewidth=0)
-    axes.plot(ends, ends, color=ACCENT, linewidth=0.9, linestyle=(0, (3, 3)))
-    axes.set_xlabel("true", color=GREY)
-    axes.set_ylabel("predicted", color=GREY)
-    return {"title": "predicted against true", "svg": svg(figure)}
+    sizes = 4 + 6 * np.sqrt(size / size.max())
+    found = zip(middle[true].tolist(), middle[guess].tolist(), size.tolist(), sizes.tolist(), strict=True)
+    points = [{"value": [float(f"{a:.6g}"), float(f"{b:.6g}"), int(n)], "symbolSize": round(s, 1)} for a, b, n, s in found]
+    series = [_dots("samples", points), _reference((ends[0], ends[0]), (ends[1], ends[1]), colour="accent")]
+    axes = {"xAxis": {"scale": True, "grid": True}, "yAxis": {"scale": True}}
+    made = figure("predicted against true", series, "true", "predicted", **axes)
+    return {**made, "square": True, "points": True, "third": "samples"}
 
 
-def _residuals(histogram: Evaluation) -> dict[str, str]:
-    figure, axes = new_figure(SIDE, SIDE, "residuals")
-    axes.stairs(histogram["counts"], histogram["edges"], fill=True, color=INK, alpha=0.75)
-    axes.axvline(0, color=ACCENT, linewidth=0.9, linestyle=(0, (3, 3)))
-    axes.set_xlabel("predicted minus true", color=GREY)
-    axes.set_ylabel("samples", color=GREY)
-    return {"title": "residuals", "svg": svg(figure)}
+def _residuals(histogram: Evaluation) -> Figure:
+    counts, edges = histogram["counts"], histogram["edges"]
+    steps = [[float(f"{at:.6g}"), count] for at, count in zip(edges, [*counts, counts[-1]], strict=True)]
+    area = {"color": "ink", "opacity": 0.75}
+    bars = line("samples", steps, "ink", step="end", areaStyle=area, quiet=True, lineStyle={"width": 0})
+    zero = {"type": "line", "data": [], "markLine": {"data": [{"xAxis": 0, "label": {"show": False}}]}}
+    made = figure("residuals", [bars, zero], "predicted minus true", "samples", xAxis={"scale": True})
+    return {**made, "square": True}

@@ -1,4 +1,4 @@
-"""Draws the report of a run or a sweep, at its end and while it runs; what fails here never fails the work itself."""
+"""Draws the report of a run or a sweep, or its live display; what fails here never fails the work itself."""
 
 import os
 import shlex
@@ -20,14 +20,18 @@ LAST_SECONDS = 30.0
 Draw = Callable[[], None]
 
 
-def draw(write: Draw, where: str) -> None:
-    """Call ``write``, which draws the report of the run or sweep in the folder ``where``; a failure is printed."""
+def draw(write: Draw, where: str, what: str = "report") -> None:
+    """Call ``write``, which draws the report of the run or sweep in the folder ``where``; a failure is printed.
+
+    ``what`` names something else that it draws.
+    """
     try:
         write()
     except Exception as error:  # the work and its record are complete, whatever matplotlib, the data or the storage did
         reason = error if isinstance(error, HeliostatError) else f"{type(error).__name__}: {error}"
-        again = f"all else is recorded; heliostat report {shlex.quote(where)} draws it again"
-        err.print(f"the report cannot be drawn: {reason}\n  {again}", highlight=False, markup=False, soft_wrap=True)
+        drawn = "it" if what == "report" else "the report"
+        again = f"all else is recorded; heliostat report {shlex.quote(where)} draws {drawn} again"
+        err.print(f"the {what} cannot be drawn: {reason}\n  {again}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Redraw:
@@ -36,10 +40,12 @@ class Redraw:
     Args:
         write: draws and writes the report.
         where: the folder of the run or the sweep.
+        what: is drawn.
+        pause: seconds between two drawings at least.
     """
 
-    def __init__(self, write: Draw, where: str) -> None:
-        self._write, self._where = write, where
+    def __init__(self, write: Draw, where: str, what: str = "report", pause: float = PAUSE) -> None:
+        self._write, self._where, self._what, self._pause = write, where, what, pause
         self._thread: threading.Thread | None = None
         self._due = False
         self._next = 0.0
@@ -62,6 +68,6 @@ class Redraw:
             with suppress(OSError):
                 os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
         started = time.monotonic()
-        draw(self._write, self._where)
+        draw(self._write, self._where, self._what)
         ended = time.monotonic()
-        self._next = ended + max(PAUSE, SHARE * (ended - started))
+        self._next = ended + max(self._pause, SHARE * (ended - started))

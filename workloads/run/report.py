@@ -12,15 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.config import dump
-from heliostat.console import clock, duration
+from heliostat.console import duration
 from heliostat.datasets import Dataset
 from heliostat.folder import Folder
+from heliostat.workloads.run.charts import Figure, Points, band, curve
 from heliostat.workloads.run.chunks import Record
-from heliostat.workloads.run.figures import Points, band, curve
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.page import render
-from heliostat.workloads.run.predictions import beside, figures, remarks, table_of_classes, tables_by_value
+from heliostat.workloads.run.predictions import beside, figures, remarks, table_of_classes, tables_by_value, worst_rows
 from heliostat.workloads.run.record import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 from heliostat.workloads.tabular.bootstrap import MOST
 
@@ -52,21 +52,22 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
         result=result,
         record=record,
         data_name=record.config.dataset.source or record.dataset.uri,
-        written=clock(time.time()),
+        written=time.time(),
         remarks=remarks(evaluation, dataset.index.classes),
         tiles=_tiles(result, metrics, dataset, evaluation),
-        curves=_curves(metrics, result.best_step),
+        curves=curves_of(metrics, result.best_step),
         classes=dataset.index.classes,
         predictions=figures(evaluation),
         class_rows=table_of_classes(evaluation, dataset.index.classes),
         by=tables_by_value(evaluation),
+        worst=worst_rows(evaluation, dataset) if record.config.report.rows else None,
         most=MOST,
         confusion=_confusion(evaluation.get("confusion"), dataset.index.classes),
         mistakes=_mistakes(evaluation.get("mistakes"), dataset),
         sample=evaluation.get("sample"),
         importance=_importance(evaluation.get("importance")),
-        attempts=_attempts(events, result.state == "running"),
-        goodput=_goodput(goodput(folder)),
+        attempts=attempts_of(events, result.state == "running"),
+        goodput=goodput_of(goodput(folder)),
         facts=_facts(record, dataset),
         config=dump(record.config),
     )
@@ -96,22 +97,35 @@ def _value(name: str, value: float | None) -> str:
     return f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"
 
 
-def _curves(metrics: list[Record], best_step: int | None) -> list[dict[str, str]]:
-    """A figure each of the loss, the other metrics, the throughput and the learning rate."""
-    train = [r for r in metrics if r["kind"] == "train"]
-    evaluations = [r for r in metrics if r["kind"] == "eval"]
+def panels(metrics: list[Record]) -> list[tuple[str, Points, Points, bool]]:
+    """The curves of the loss, of the other metrics and of what callbacks have logged.
 
-    def trained(key: str) -> Points:
-        return [(r["step"], r[key]) for r in train if r.get(key) is not None]
+    Of each its name, training, validation, and whether the axis is logarithmic.
+    """
+    evaluations, callbacks = ([r for r in metrics if r["kind"] == kind] for kind in ("eval", "logged"))
 
     def validated(name: str) -> Points:
         return [(r["step"], r["metrics"][name]) for r in evaluations if r["metrics"].get(name) is not None]
 
-    curves = [curve("loss", trained("loss"), validated("loss"), best_step, log=True)]
-    others = [name for name in dict.fromkeys(name for r in evaluations for name in r["metrics"]) if name != "loss"]
-    curves += [curve(name, [], validated(name), best_step) for name in others]
-    curves.append(curve("samples a second", trained("samples_per_second"), zero=True))
-    curves.append(curve("learning rate", trained("lr"), zero=True))
+    def logged(name: str) -> Points:
+        return [(r["step"], r["metrics"][name]) for r in callbacks if r["metrics"].get(name) is not None]
+
+    others = dict.fromkeys(name for r in [*evaluations, *callbacks] for name in r["metrics"] if name != "loss")
+    return [
+        ("loss", _trained(metrics, "loss"), validated("loss"), True),
+        *((name, logged(name), validated(name), False) for name in others),
+    ]
+
+
+def _trained(metrics: list[Record], key: str) -> Points:
+    return [(r["step"], r[key]) for r in metrics if r["kind"] == "train" and r.get(key) is not None]
+
+
+def curves_of(metrics: list[Record], best_step: int | None) -> list[Figure]:
+    """A figure each of the loss, the other metrics, what callbacks have logged, the throughput and the learning rate."""
+    curves = [curve(name, train, validation, best_step, log) for name, train, validation, log in panels(metrics)]
+    curves.append(curve("samples a second", _trained(metrics, "samples_per_second"), zero=True))
+    curves.append(curve("learning rate", _trained(metrics, "lr"), zero=True))
     return curves
 
 
@@ -122,7 +136,7 @@ def _confusion(matrix: list[list[int]] | None, classes: Sequence[str]) -> list[R
     for truth, (name, counts) in enumerate(zip(classes, matrix, strict=True)):
         total = sum(counts)
         cells = [
-            {"count": count, "colour": f"rgba({'37,99,168' if guess == truth else '194,87,12'},{_strength(count, total):.2f})"}
+            {"count": count, "kind": "right" if guess == truth else "wrong", "share": f"{_strength(count, total):.2f}"}
             for guess, count in enumerate(counts)
         ]
         rows.append({"name": name, "cells": cells, "right": f"{counts[truth] / total:.1%}" if total else "-"})
@@ -130,7 +144,7 @@ def _confusion(matrix: list[list[int]] | None, classes: Sequence[str]) -> list[R
 
 
 def _strength(count: int, total: int) -> float:
-    return 0.15 + 0.5 * count / total if count else 0.0
+    return 0.15 + 0.45 * count / total if count else 0.0
 
 
 def _mistakes(mistakes: list[Record] | None, dataset: Dataset) -> list[Record] | None:
@@ -168,7 +182,7 @@ def _importance(shares: dict[str, float] | None) -> list[tuple[str, str]]:
     return [(name, f"{share:.1%}") for name, share in ranked]
 
 
-def _attempts(events: list[Record], running: bool) -> list[Record]:
+def attempts_of(events: list[Record], running: bool) -> list[Record]:
     """A row for each attempt, from the events of rank 0; ``running`` is whether the last one runs."""
     groups: list[list[Record]] = []
     for event in events:
@@ -190,7 +204,7 @@ def _attempt(group: list[Record], before: float) -> Record:
     hosts = [f"{worker['host']} ({worker['device']})" for worker in start["workers"]]
     began = max(start["launched"], before)
     return {
-        "started": clock(began),
+        "started": began,
         "from_step": start["step"],
         "to_step": last["step"],
         "workers": len(hosts),
@@ -203,7 +217,8 @@ def _attempt(group: list[Record], before: float) -> Record:
     }
 
 
-def _goodput(account: Goodput) -> Record | None:
+def goodput_of(account: Goodput) -> Record | None:
+    """The figure and the table of the goodput; None before the first attempt."""
     if not account.spans:
         return None
     totals = account.worker_seconds
@@ -220,7 +235,7 @@ def _goodput(account: Goodput) -> Record | None:
     return {"picture": band(account), "rows": rows, "marks": marks, "share": f"{account.share:.1%}"}
 
 
-def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str]]:
+def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str | float]]:
     index = dataset.index
     rows = ", ".join(f"{index.rows(split):,} {split}" for split in index.splits)
     return [
@@ -228,5 +243,5 @@ def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str]]:
         ("git revision", record.git or "not in a repository"),
         ("dataset", f"{record.dataset.uri}, fingerprint {record.dataset.fingerprint}, {rows}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("created", clock(record.created)),
+        ("created", record.created),
     ]

@@ -1,5 +1,7 @@
 """The result of a run so far, from its journals: for the report and the list of runs that have not finished."""
 
+from collections.abc import Callable
+
 from heliostat.folder import Folder
 from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.chunks import Record
@@ -9,20 +11,23 @@ from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.lease import Observer
 from heliostat.workloads.run.record import EVENTS, METRICS, Result, read_result
 
+Read = Callable[[Folder, str], list[Record]]
 
-def result_of(folder: Folder, running: bool | None = None) -> Result:
+
+def result_of(folder: Folder, running: bool | None = None, read: Read = read_journal) -> Result:
     """The result of a run, also of an unfinished one: its last step and evaluation, its time, goodput and cost.
 
     Args:
         folder: of the run.
         running: whether its driver is alive; by default its lease decides.
+        read: reads its journals.
 
     Raises:
         UserError: ``result.json`` cannot be read.
     """
     if found := read_result(folder):
         return found
-    attempts, events, metrics = (read_journal(folder, name) for name in (ATTEMPTS, EVENTS, METRICS))
+    attempts, events, metrics = (read(folder, name) for name in (ATTEMPTS, EVENTS, METRICS))
     running = Observer(folder).is_driven() if running is None else running
     goodput = account(attempts, events, metrics)
     evaluated = next((record for record in reversed(metrics) if record["kind"] == "eval"), None)

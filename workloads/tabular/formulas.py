@@ -23,9 +23,8 @@ def grouped(weights: Tensor, group: Tensor, count: int) -> Tensor:
 # --- classes: probabilities (samples, classes), labels (samples,) ---------------------------------------------
 
 
-def counts(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """(resamples, 3, classes): the samples of each class, those that are predicted as it, and those of both."""
-    guess, classes = probabilities.argmax(1), probabilities.shape[1]
+def counts(guess: Tensor, labels: Tensor, weights: Tensor, classes: int) -> Tensor:
+    """(resamples, 3, classes): the samples of each class, those that are predicted as it (``guess``), and those of both."""
     rows = [
         grouped(weights, labels, classes),
         grouped(weights, guess, classes),

@@ -1,12 +1,34 @@
-"""Losses of a number, on standardized targets; outputs are the mean over a model's members."""
+"""Losses of a number, on standardized targets: the options that choose one, and what they compute.
 
-from collections.abc import Callable
+Outputs are the mean over a model's members.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+Loss = Annotated[Literal["mse", "mae", "huber"], Field(description="mse, mae or huber, of the standardized target")]
+Quantiles = Annotated[
+    tuple[float, ...],
+    Field(strict=False, description="rising levels with 0.5, such as [0.1, 0.5, 0.9], which the pinball loss learns"),
+]
+
 LOSSES: dict[str, Callable[..., Tensor]] = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
+
+
+def problems(quantiles: Sequence[float], loss: str | None) -> Iterator[tuple[str, str]]:
+    """What is wrong with levels, beside a loss if one is set, and how to correct it."""
+    levels = list(quantiles)
+    if levels and sorted({0.0, 1.0, *levels}) != [0, *levels, 1]:
+        yield f"quantiles is {levels}", "give rising numbers above 0 and below 1, such as [0.1, 0.5, 0.9]"
+    if levels and 0.5 not in levels:
+        yield f"quantiles is {levels} without 0.5, which is the prediction", "add 0.5"
+    if levels and loss:
+        yield f"loss is {loss}, but quantiles have their own", "remove loss or quantiles"
 
 
 def pinball(outputs: Tensor, target: Tensor, levels: Tensor) -> Tensor:

@@ -41,29 +41,46 @@ class Summed(Metric):
         return self._whole(reduce(self._merge, self.parts))
 
 
-def of_classes(count: int, positive: int = 1) -> "dict[str, Accumulator]":
+Decide = Callable[[Tensor], Tensor]
+"""Probabilities (samples, classes) -> classes (samples,)."""
+
+
+def most_probable(probabilities: Tensor) -> Tensor:
+    """The class with the highest probability."""
+    return probabilities.argmax(1)
+
+
+def of_classes(count: int, positive: int = 1, decide: Decide = most_probable) -> "dict[str, Accumulator]":
     """The metrics of classes, each of which takes probabilities (samples, count) and labels (samples,).
 
     Args:
         count: of the classes. With more than `CURVES` there are no AUC and no average precision.
         positive: of two classes that which F1, average precision and the calibration error are of, see `rarer`. Of more
             classes F1, AUC and average precision are means over the classes, and the calibration is that of the predicted one.
+        decide: chooses the classes that accuracy, balanced accuracy and F1 are of, such as `Task.decide`.
     """
-    return {name: _accumulator(*formula) for name, formula in class_formulas(count, positive).items()}
+    return {name: _accumulator(*formula) for name, formula in class_formulas(count, positive, decide).items()}
 
 
-def class_formulas(count: int, positive: int) -> dict[str, tuple[Formula, Callable[[Tensor], Tensor] | None]]:
+def class_formulas(
+    count: int, positive: int, decide: Decide = most_probable
+) -> dict[str, tuple[Formula, Callable[[Tensor], Tensor] | None]]:
     """By metric the formula of its sums and of what they become; or of the metric itself, which needs all samples at once."""
     one = positive if count == 2 else None
+
+    def counts(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+        # A function rather than a partial: an evaluation copies its metrics, which must not copy the task of `decide`.
+        return formulas.counts(decide(probabilities), labels, weights, count)
+
     curves: dict[str, tuple[Formula, None]] = {
         "auc": (partial(formulas.auc, positive=one), None),
         "average_precision": (partial(formulas.average_precision, positive=one), None),
     }
     return {
         "log_loss": (formulas.log_losses, formulas.mean),
-        "accuracy": (formulas.counts, formulas.accuracy),
-        "balanced_accuracy": (formulas.counts, formulas.balanced_accuracy),
-        "f1": (formulas.counts, partial(formulas.f1, positive=one)),
+        "accuracy": (counts, formulas.accuracy),
+        "balanced_accuracy": (counts, formulas.balanced_accuracy),
+        "f1": (counts, partial(formulas.f1, positive=one)),
         **(curves if count <= CURVES else {}),
         "calibration_error": (partial(formulas.calibration, positive=one), formulas.calibration_error),
     }

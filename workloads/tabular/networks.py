@@ -133,7 +133,7 @@ class Tokens(nn.Module):
         self.output = nn.Parameter(torch.randn(width) * width**-0.5)
 
     def forward(self, batch: Batch) -> Tensor:
-        samples = len(next(iter(batch.values())))
+        samples = next(iter(batch.values())).shape[0]  # not `len`, which is a constant in an exported graph
         tokens = [self.output.expand(samples, 1, -1)]
         if self.numbers and self.steps:
             features = batch[FEATURES]

@@ -1,4 +1,4 @@
-"""Rows of datasets of tables that earlier versions built: numbers and one-hot categories, without a signature."""
+"""Rows of datasets without a signature: of tables that earlier versions built, and of the user's own arrays of features."""
 
 import json
 from typing import Any
@@ -14,20 +14,26 @@ from heliostat.errors import UserError
 def read_row(index: Index, value: str) -> dict[str, Tensor]:
     """A batch of one from a JSON object with every feature by its name, or a JSON list in the dataset's order.
 
+    Arrays have no names of features: their object is ``{"features": [...]}``.
+
     Raises:
         UserError: it is neither.
     """
-    names: list[str] = index.meta["feature_names"]
+    width, known = index.fields[FEATURES].shape[0], index.meta.get("feature_names")
+    names: list[str] = known or [str(at) for at in range(width)]
+    wanted = f"a JSON object with {', '.join(names)}" if known else f"a JSON list of {width} numbers"
     offsets: dict[str, float] = index.meta.get("offsets", {})
     try:
         data: Any = json.loads(value)
-        row = [data[name] for name in names] if isinstance(data, dict) else data
+        row = data
+        if isinstance(data, dict):
+            row = [data[name] for name in names] if known else data[FEATURES]
         if offsets and isinstance(row, list) and len(row) == len(names):
             # Before it is rounded to 32 bits.
             row = [number - offsets.get(name, 0) for name, number in zip(names, row, strict=True)]
         features = torch.tensor([row], dtype=torch.float32)
     except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
-        raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give a JSON object with {', '.join(names)}") from None
+        raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give {wanted}") from None
     if features.shape != (1, len(names)):
         raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
     if not features.isfinite().all():

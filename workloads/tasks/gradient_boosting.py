@@ -5,13 +5,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from heliostat.datasets import Dataset, Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET, Oddities
 from heliostat.errors import UserError
+from heliostat.workloads.tabular import threshold
 from heliostat.workloads.tabular.encoder import Numbers
+from heliostat.workloads.tabular.losses import LOSSES, pinball
 from heliostat.workloads.tabular.metrics import of_classes, of_numbers, rarer, update
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, Trainer
 from heliostat.workloads.trees import boosting
@@ -37,12 +40,16 @@ class GradientBoosting(Task):
             has = ", ".join(f"{name}: {field}" for name, field in fields.items())
             raise UserError(f"task gradient-boosting needs a table, but the dataset has {has}", "choose a dataset of a table")
         self._weights = boosting.weights_of(options, index.classes)
-        classes = len(index.classes)
-        self._accumulators = of_classes(classes, rarer(index)) if LABEL in fields else of_numbers()
+        boosting.check_target(options, index.classes)
+        self._threshold = threshold.checked(options.threshold, index.classes)
+        self._accumulators = (
+            of_classes(len(index.classes), rarer(index), self.decide) if LABEL in fields else of_numbers(options.quantiles)
+        )
 
     def model(self) -> Trees:
         columns = sum(field.shape[0] for name, field in self.index.fields.items() if name in (FEATURES, CATEGORIES))
-        return Trees(columns, len(self.index.classes) if LABEL in self.index.fields else 0, self._fill(columns))
+        classes = len(self.index.classes) if LABEL in self.index.fields else 0
+        return Trees(columns, classes, self._fill(columns), self.options.quantiles)
 
     def _fill(self, columns: int) -> Matrix | None:
         signature, train = self.index.signature, self.index.train
@@ -65,18 +72,23 @@ class GradientBoosting(Task):
         return boosting.Boosting(model, dataset, ranks, self.options, seed, self._weights)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The log loss, or the mean squared error in standard units of the train split; without class weights."""
+        """The log loss without class weights, or the loss of the options, of numbers in standard units of the train split."""
         assert isinstance(model, Trees)
         outputs = model(batch)
-        return (
-            F.cross_entropy(outputs, batch[LABEL])
-            if model.classes
-            else ((outputs - batch[TARGET]) / model.scale).square().mean()
-        )
+        if model.classes:
+            return F.cross_entropy(outputs, batch[LABEL])
+        outputs, target = ((each - model.center) / model.scale for each in (outputs, batch[TARGET]))
+        if levels := self.options.quantiles:
+            return pinball(outputs, target[:, None], torch.tensor(levels, device=outputs.device))
+        return LOSSES[self.options.loss](outputs, target)
 
     def metrics(self, model: nn.Module, batch: Batch) -> Mapping[str, MetricValue]:
-        guess, truth = (*self.predict(model, batch).values(), batch[LABEL if LABEL in batch else TARGET])
-        return {"loss": self.loss(model, batch), **update(self._accumulators, guess, truth)}
+        guess, *more = self.predict(model, batch).values()
+        truth = batch[LABEL if LABEL in batch else TARGET]
+        return {"loss": self.loss(model, batch), **update(self._accumulators, guess, truth, *more)}
+
+    def decide(self, probabilities: Tensor) -> Tensor:
+        return threshold.decided(probabilities, self._threshold)
 
     def accumulators(self) -> Mapping[str, Accumulator]:
         return self._accumulators
@@ -91,8 +103,11 @@ class GradientBoosting(Task):
         return shares
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        outputs = model(batch)
-        return {"prediction": outputs} if TARGET in self.index.fields else {"probabilities": outputs.softmax(1)}
+        """``probabilities``; or ``prediction`` (samples,), and ``quantiles`` (samples, levels), which rise."""
+        outputs, levels = model(batch), self.options.quantiles
+        if LABEL in self.index.fields:
+            return {"probabilities": outputs.softmax(1)}
+        return {"prediction": outputs[:, levels.index(0.5)], "quantiles": outputs} if levels else {"prediction": outputs}
 
 
 def _names(index: Index, columns: int) -> list[str]:

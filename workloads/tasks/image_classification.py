@@ -1,18 +1,19 @@
 """Image classification with a small residual network (He et al. 2016, pre-activation) with group norm."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from heliostat.config import Config
 from heliostat.datasets.sources.images import read_image
 from heliostat.errors import UserError
+from heliostat.workloads.backbone import Backbone, create_backbone, load_backbone
 from heliostat.workloads.task import Batch, Task, spread
 
 PLAIN = 0.35
@@ -31,18 +32,39 @@ class ImageClassification(Task):
         dropout: float = Field(0.1, ge=0, lt=1, description="a share from 0 to below 1")
         shift: int = Field(0, ge=0, description="random shift of training images, in pixels, at least 0")
         label_smoothing: float = Field(0.0, ge=0, lt=1, description="a share from 0 to below 1")
+        backbone: str | None = Field(None, description="a model such as torchvision:resnet18 or timm:resnet18, or null")
+        weights: str | None = Field(None, description="a file with the pretrained weights of the backbone, or null")
+
+        @model_validator(mode="after")
+        def _one_model(self) -> Self:
+            ignored = {"width", "stages", "blocks", "dropout"} & self.model_fields_set
+            if self.backbone and ignored:
+                raise ValueError(f"has {', '.join(sorted(ignored))}, which the backbone decides; remove them, or the backbone")
+            if self.weights and not self.backbone:
+                raise ValueError("has weights, but no backbone; write backbone: torchvision:resnet18, or use start_from")
+            return self
 
     needs = {"image": "uint8/3", "label": "int64"}
     metric, better = "accuracy", "higher"
 
     def model(self) -> nn.Module:
         options, channels = self.options, self.index.fields["image"].shape[0]
+        if options.backbone:
+            white = int(self.index.meta.get("white", 255))
+            return create_backbone(options.backbone, channels, len(self.index.classes), white)
         return ResNet(
             channels, options.width, options.stages, options.blocks, len(self.index.classes), options.dropout,
             self.index.stats["image"],
         )  # fmt: skip
 
+    def pretrained(self, model: nn.Module) -> None:
+        if self.options.weights:
+            assert isinstance(model, Backbone)
+            load_backbone(model, self.options.weights)
+
     def blocks(self, model: nn.Module) -> list[nn.Module]:
+        if isinstance(model, Backbone):
+            return super().blocks(model)
         return [module for module in model.modules() if isinstance(module, Block)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -35,6 +35,7 @@ class LanguageModel(Task):
             return self
 
     needs = {"tokens": "*/1"}
+    any_length = ("tokens",)
     metric, better = "loss", "lower"
 
     def model(self) -> nn.Module:
@@ -55,6 +56,10 @@ class LanguageModel(Task):
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"tokens": generate(model, batch["tokens"].long(), self._context, SAMPLE_TOKENS)}
+
+    def exported(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """``logits`` (samples, length, vocabulary) of the token that follows each."""
+        return {"logits": model(batch["tokens"].long())}
 
     def read(self, value: str) -> Batch:
         """Encodes a prompt that the model continues."""

@@ -1,23 +1,20 @@
 """Classification of the rows of a table."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from heliostat.datasets import Index
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL
-from heliostat.errors import UserError, some
+from heliostat.errors import UserError
+from heliostat.workloads.tabular import threshold
 from heliostat.workloads.tabular.metrics import of_classes, rarer, update
 from heliostat.workloads.tabular.models import ModelOptions, network
+from heliostat.workloads.tabular.threshold import Threshold
 from heliostat.workloads.tabular.weights import ClassWeights, balanced, checked
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task, spread
-
-DECIDED = {"accuracy", "balanced_accuracy", "f1"}
-"""Metrics of the chosen classes, which follow ``threshold``; the others are of the probabilities."""
 
 
 class TabularClassification(Task):
@@ -25,9 +22,7 @@ class TabularClassification(Task):
 
     class Options(ModelOptions):
         class_weights: ClassWeights = None
-        threshold: dict[str, float] | None = Field(
-            None, description="the probability from which on one of two classes is chosen, such as {bad: 0.2}"
-        )
+        threshold: Threshold = None
 
     needs = {FEATURES: "float32/1", LABEL: "int64"}
     takes = (CATEGORIES, "missing")
@@ -36,7 +31,7 @@ class TabularClassification(Task):
     def __init__(self, index: Index, options: Any) -> None:
         super().__init__(index, options)
         self._weights = _weights(options.class_weights, index)
-        self._threshold = threshold(options.threshold, index.classes)
+        self._threshold = threshold.checked(options.threshold, index.classes)
 
     def model(self) -> nn.Module:
         classes = len(self.index.classes)
@@ -49,24 +44,21 @@ class TabularClassification(Task):
         """``loss`` is that of training; the counts of right and wrong are those of `decide`."""
         logits, labels = self._logits(model, batch), batch[LABEL]
         probabilities, loss = _probabilities(logits), self._loss(logits, labels)
-        decided = self.decide(probabilities)
         if not self.index.signature:
-            return {"loss": loss, "accuracy": (decided == labels).float().mean()}
-        counted = F.one_hot(decided, probabilities.shape[1]).to(probabilities.dtype)
-        found = of_classes(len(self.index.classes), rarer(self.index))
-        return {"loss": loss, **update(found, probabilities, labels), **update(DECIDED & found.keys(), counted, labels)}
+            return {"loss": loss, "accuracy": (self.decide(probabilities) == labels).float().mean()}
+        return {"loss": loss, **update(self._of_classes(), probabilities, labels)}
 
     def accumulators(self) -> dict[str, Accumulator]:
-        return of_classes(len(self.index.classes), rarer(self.index)) if self.index.signature else {}
+        return self._of_classes() if self.index.signature else {}
+
+    def _of_classes(self) -> dict[str, Accumulator]:
+        return of_classes(len(self.index.classes), rarer(self.index), self.decide)
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": _probabilities(self._logits(model, batch))}
 
     def decide(self, probabilities: Tensor) -> Tensor:
-        if not self._threshold:
-            return super().decide(probabilities)
-        chosen, least = self._threshold
-        return torch.where(probabilities[:, chosen] >= least, chosen, 1 - chosen)
+        return threshold.decided(probabilities, self._threshold)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         losses = F.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(logits.shape[1]), reduction="none")
@@ -97,26 +89,6 @@ def _weights(given: ClassWeights, index: Index) -> Tensor | None:
                             "build it again, or give a weight a class, such as {good: 1, bad: 5}")  # fmt: skip
         return balanced(torch.tensor(index.train.target, dtype=torch.float64)).float()
     return None if found is None else torch.tensor(found)
-
-
-def threshold(given: Mapping[str, float] | None, classes: list[str]) -> tuple[int, float] | None:
-    """The class with a threshold, and its least probability.
-
-    Raises:
-        UserError: it is not one of two classes, or no probability.
-    """
-    if given is None:
-        return None
-    known = len(classes) == 2 and len(given) == 1 and given.keys() <= {*classes}
-    if not known or not all(0 < least < 1 for least in given.values()):
-        raise UserError(
-            f"model.threshold is {dict(given)}, and the classes are {some(classes, 8)}",
-            f"give one of two classes a probability above 0 and below 1, such as {{{classes[-1]}: 0.2}}"
-            if len(classes) == 2
-            else "remove it: it is for two classes, and of more the most probable is chosen",
-        )
-    name, least = next(iter(given.items()))
-    return classes.index(name), least
 
 
 # --- datasets of format 1, which have no signature -----------------------------------------------------------------

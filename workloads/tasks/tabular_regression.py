@@ -1,15 +1,14 @@
 """Regression of a number of a table: its mean, its median, or several quantiles."""
 
 from collections.abc import Iterator
-from typing import Literal
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from heliostat.datasets.signature import CATEGORIES, FEATURES, TARGET
+from heliostat.workloads.tabular import losses
 from heliostat.workloads.tabular.encoder import described
-from heliostat.workloads.tabular.losses import LOSSES, Standardized, ordered, pinball
+from heliostat.workloads.tabular.losses import LOSSES, Loss, Quantiles, Standardized, ordered, pinball
 from heliostat.workloads.tabular.metrics import of_numbers, update
 from heliostat.workloads.tabular.models import ModelOptions, network
 from heliostat.workloads.task import Accumulator, Batch, MetricValue, Task
@@ -19,20 +18,12 @@ class TabularRegression(Task):
     """Needs the column target, and features or categories. Losses are in standard units, predictions in those of the target."""
 
     class Options(ModelOptions):
-        loss: Literal["mse", "mae", "huber"] = Field("mse", description="mse, mae or huber, of the standardized target")
-        quantiles: tuple[float, ...] = Field(
-            (), strict=False, description="rising levels with 0.5, such as [0.1, 0.5, 0.9], which the pinball loss learns"
-        )
+        loss: Loss = "mse"
+        quantiles: Quantiles = ()
 
         def problems(self) -> Iterator[tuple[str, str]]:
             yield from super().problems()
-            levels = list(self.quantiles)
-            if levels and sorted({0.0, 1.0, *levels}) != [0, *levels, 1]:
-                yield f"quantiles is {levels}", "give rising numbers above 0 and below 1, such as [0.1, 0.5, 0.9]"
-            if levels and 0.5 not in levels:
-                yield f"quantiles is {levels} without 0.5, which is the prediction", "add 0.5"
-            if levels and "loss" in self.model_fields_set:
-                yield f"loss is {self.loss}, but quantiles have their own", "remove loss or quantiles"
+            yield from losses.problems(self.quantiles, self.loss if "loss" in self.model_fields_set else None)
 
     needs = {FEATURES: "float32/1", TARGET: "float64"}
     takes = (CATEGORIES, "missing")

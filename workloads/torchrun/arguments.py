@@ -1,4 +1,4 @@
-"""Whether a script may resume with other arguments than those that its checkpoints were saved with."""
+"""What ran in the folder of a script, and whether it may resume with other arguments than its checkpoints were saved with."""
 
 import json
 import re
@@ -6,9 +6,15 @@ from collections.abc import Sequence
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads.run.lease import Observer
+from heliostat.workloads.run.record import check_free_name
 
 ARGUMENTS = "script.json"
-LENGTH = re.compile(r"--?((max|num|n|total|train)[-_]?)?(epochs?|steps?|iters?|iterations?)")
+"""Has ``arguments``, ``script``, ``created``, ``workers`` (the numbers of processes that it has had, the newest last) and
+``command`` (the ID of the ``heliostat torchrun``); earlier versions wrote only ``arguments``."""
+DRIVER = "driver"
+"""The folder with the lease of the command that runs the script: between two attempts, the script itself holds none."""
+LENGTH = re.compile(r"--?((max|num|n|total|train)[-_]?)*(epochs?|steps?|iters?|iterations?)")
 """Options that say how long a script trains, which may grow."""
 
 
@@ -23,9 +29,19 @@ def check_arguments(folder: Folder, arguments: Sequence[str]) -> None:
     saved = json.loads(folder.read(ARGUMENTS))["arguments"]
     if saved != [*arguments] and not is_longer(saved, arguments):
         raise UserError(
-            f"the checkpoints in {folder} were saved with the arguments {saved}, but the arguments are {[*arguments]}",
+            f"what is in {folder} was saved with the arguments {saved}, but the arguments are {[*arguments]}",
             "only a number of epochs or steps may grow: give this run another name (heliostat torchrun --name), "
             f"or delete {folder}/{ARGUMENTS} to use these",
+        )
+
+
+def check_free(folder: Folder) -> None:
+    """Raises a UserError if the folder is no place for a script, or another command runs its script, also while it restarts."""
+    check_free_name(folder)
+    if folder.exists(ARGUMENTS) and Observer(folder / DRIVER).is_driven():
+        raise UserError(
+            f"another heliostat torchrun runs {folder.name!r}, and records it in {folder}",
+            "stop that one first, or give this one another name: heliostat torchrun --name",
         )
 
 
@@ -46,3 +62,8 @@ def is_longer(saved: Sequence[str], now: Sequence[str]) -> bool:
 def _words(arguments: Sequence[str]) -> list[str]:
     """Arguments with ``--name=value`` as two words."""
     return [word for argument in arguments for word in (argument.split("=", 1) if argument.startswith("--") else [argument])]
+
+
+def last_number(name: str) -> int:
+    """The last number in the name of a checkpoint, which is its step; 0 if it has none."""
+    return max(map(int, re.findall(r"\d+", name)[-1:]), default=0)

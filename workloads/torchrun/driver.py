@@ -5,7 +5,6 @@ import os
 import secrets
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
@@ -23,8 +23,10 @@ from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.requirements import parse
 from heliostat.workloads.nodes import available, draining
-from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fixed, Trainer
+from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fit, Fixed, Trainer, scaling_of
 from heliostat.workloads.run.cost import worker_cost
+from heliostat.workloads.torchrun.arguments import last_number
+from heliostat.workloads.torchrun.attempts import Attempts, room_for
 from heliostat.workloads.torchrun.config import Script
 from heliostat.workloads.torchrun.hub import Hub, Record
 from heliostat.workloads.torchrun.outcome import Drained, Outcome, outcome_of, short
@@ -80,6 +82,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
     spec = {
         "hub": hub,
         "id": f"{script.name}-{secrets.token_hex(4)}",
+        "launched": round(psutil.Process().create_time(), 3),
         "run": run,
         "cwd": str(Path.cwd()),
         "script": script.script,
@@ -92,24 +95,57 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", str(max(1, int(script.resources.cpu)))),
         "stdin": (ray.get_runtime_context().get_node_id(), stdin),
     }
-    restarts, costs = 0, list[float]()
+    costs, attempts = list[float](), Attempts(run, str(spec["id"]))
+    attempts.record("launched", launched=spec["launched"], least=script.workers, most=script.workers)
+    state = "failed"
     with interrupts(*TERMINAL) as received:
         try:
-            for attempt in itertools.count(1):
-                output = Output(write, script.workers, terminal)
-                end = _attempt(script, {**spec, "attempt": attempt}, output, received, costs)
-                if end.error is None:
-                    return
-                if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, Drained)):
-                    _say(write, f"{end.error}; the script is restarted")
-                    continue
-                if isinstance(end.error, UserError | StorageUnavailable | Stopped) or restarts == script.max_restarts:
-                    raise end.error
-                restarts += 1
-                _say(write, f"{end.error}; restart {restarts} of {script.max_restarts}")
+            _run_attempts(script, spec, received, costs, attempts, write, terminal)
+            state = "finished"
+        except Stopped:
+            state = "stopped"
+            raise
         finally:
             if costs:
                 _say(write, f"cost {sum(costs):.4g}")
+            attempts.close(state)
+            if attempts.recorded:
+                _report(run, write)
+
+
+def _run_attempts(
+    script: Script, spec: dict[str, Any], received: list[int], costs: list[float], attempts: Attempts, write: Write,
+    terminal: Mapping[str, bool],
+) -> None:  # fmt: skip
+    """Runs the script until it succeeds, or must not be restarted."""
+    restarts = 0
+    for attempt in itertools.count(1):
+        output = Output(write, script.workers, terminal)
+        end = _attempt(script, {**spec, "attempt": attempt}, output, received, costs, attempts)
+        if end.error is None:
+            return
+        reason = short(end.error)
+        if end.uncharged and (restarts < script.max_restarts or isinstance(end.error, Drained)):
+            attempts.record("left", reason=reason)
+            _say(write, f"{end.error}; the script is restarted")
+            continue
+        last = isinstance(end.error, UserError | StorageUnavailable | Stopped) or restarts == script.max_restarts
+        if not isinstance(end.error, Stopped):
+            attempts.record("failed", reason=reason, again=not last)
+        if last:
+            raise end.error
+        restarts += 1
+        _say(write, f"{end.error}; restart {restarts} of {script.max_restarts}")
+
+
+def _report(run: str, write: Write) -> None:
+    """Draws the report; that the storage cannot take it is no failure of the script."""
+    from heliostat.workloads.torchrun.report import write_report
+
+    try:
+        write_report(Folder.at(run))
+    except (OSError, UserError, StorageUnavailable) as error:
+        _say(write, f"the report is not written: {short(error)}; heliostat report {run} draws it")
 
 
 @dataclass
@@ -120,11 +156,13 @@ class _Watch:
     hub: Any
     write: Write
     received: list[int]
+    attempts: Attempts
     stopping: bool = False
     workers: list[dict[str, Any]] = field(default_factory=list)
     """The info of the workers that had joined at the last poll."""
     _drain_sent: bool = False
     _reported: bool = False
+    _running: bool = False
     _started: float = field(default_factory=time.monotonic)
     _checked: float = 0.0
 
@@ -142,6 +180,8 @@ class _Watch:
         self._checked = now
         self.workers = self.ask(self.hub.joined.remote())
         nodes = {info["node_id"] for info in self.workers} if len(self.workers) == self.script.workers else set[str]()
+        self.note_running()
+        self.attempts.poll()
         if stop:
             if not nodes:
                 raise Stopped("stopped before the script started")
@@ -156,6 +196,12 @@ class _Watch:
         if not self._reported and not nodes and now - self._started > START_NOTICE_SECONDS:
             self._reported = True
             _say(self.write, f"waiting for {self.script.workers} workers to start")
+
+    def note_running(self) -> None:
+        """Records once that all workers have joined."""
+        if len(self.workers) == self.script.workers and not self._running:
+            self._running = True
+            self.attempts.record("running", workers=self.script.workers)
 
     def ask(self, answer: Any) -> Any:
         """Returns the hub's answer. A SIGTERM to all processes of this command stops Ray, too."""
@@ -174,21 +220,25 @@ def _order(number: int) -> str:
     return "cancel" if IN_A_JOB in os.environ else "stop"
 
 
-def _attempt(script: Script, spec: dict[str, Any], output: Output, received: list[int], costs: list[float]) -> Outcome:
+def _attempt(
+    script: Script, spec: dict[str, Any], output: Output, received: list[int], costs: list[float], attempts: Attempts
+) -> Outcome:
     """Starts the workers and follows them until they exit; adds what they cost to ``costs``."""
-    watch, ended = _Watch(script, spec["hub"], output.write, received), list[Record]()
+    watch, ended = _Watch(script, spec["hub"], output.write, received, attempts), list[Record]()
     watch.ask(watch.hub.attempt.remote(spec["attempt"], script.workers))
+    attempts.record("starting", workers=script.workers, room=room_for(script))
     requested = time.time()
     try:
         error = _follow(spec, watch, output, ended)
         watch.workers = watch.ask(watch.hub.joined.remote())
+        watch.note_running()
     finally:
         done = time.time()
         costs += [worker_cost(worker, requested, done) for worker in watch.workers if worker["price"] is not None]
     if watch.stopping:
         saved = list[str]()
         with suppress(OSError, UserError, StorageUnavailable):  # it is only for the message
-            saved = (Folder.at(spec["run"], 0) / "checkpoints").names()
+            saved = sorted((Folder.at(spec["run"], 0) / "checkpoints").names(), key=last_number)
         resumes = f"; the same command resumes from the last checkpoint, {saved[-1]}" if saved else ""
         return Outcome(Stopped(f"stopped{resumes}"))
     return outcome_of(script, ended, error, output)
@@ -198,9 +248,9 @@ def _follow(spec: dict[str, Any], watch: _Watch, output: Output, ended: list[Rec
     """Writes the workers' output until all have exited, adds their exits to ``ended``, and returns Ray's error."""
     merged = InOrder(SETTLE if watch.script.workers > 1 else 0)
     with tempfile.TemporaryDirectory(prefix="heliostat-", ignore_cleanup_errors=True) as scratch:
-        finished, box = _fit(watch.script, spec, scratch)
+        fit = _fit(watch.script, spec, scratch)
         while True:
-            done = finished.is_set()
+            done = fit.done.is_set()
             taken: list[Record] = watch.ask(watch.hub.take.remote(0 if done else merged.wait or POLL))
             now = time.monotonic()
             merged.add(taken, now)
@@ -217,7 +267,7 @@ def _follow(spec: dict[str, Any], watch: _Watch, output: Output, ended: list[Rec
             output.tick(now)
             watch.poll()
     output.end()
-    return box.get("error")
+    return fit.error
 
 
 def _report_kept(write: Write, place: str, sizes: dict[str, int]) -> None:
@@ -229,12 +279,9 @@ def _report_kept(write: Write, place: str, sizes: dict[str, int]) -> None:
     _say(write, f"keeps {files} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: {names}")
 
 
-def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.Event, dict[str, BaseException]]:
-    """Starts the workers in a thread: in the main thread, Ray Train would handle Ctrl-C."""
-    gpu = {"GPU": script.resources.gpu} if script.resources.gpu else {}
-    scaling = ray.train.ScalingConfig(
-        num_workers=script.workers, use_gpu=bool(gpu), resources_per_worker={"CPU": script.resources.cpu or NO_CPU, **gpu}
-    )
+def _fit(script: Script, spec: dict[str, Any], scratch: str) -> Fit:
+    """Starts the workers."""
+    scaling = scaling_of(script.workers, script.resources.cpu or NO_CPU, float(script.resources.gpu))
     trainer = Trainer(
         work,
         train_loop_config=spec,
@@ -247,19 +294,7 @@ def _fit(script: Script, spec: dict[str, Any], scratch: str) -> tuple[threading.
             name="torchrun", storage_path=scratch, failure_config=ray.train.FailureConfig(max_preemption_failures=0)
         ),
     )
-    done = threading.Event()
-    box: dict[str, BaseException] = {}
-
-    def fit() -> None:
-        try:
-            trainer.fit()
-        except BaseException as error:  # read by the main thread
-            box["error"] = error
-        finally:
-            done.set()
-
-    threading.Thread(target=fit, daemon=True).start()
-    return done, box
+    return trainer.start()
 
 
 def _say(write: Write, text: str) -> None:

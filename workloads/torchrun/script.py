@@ -1,42 +1,30 @@
 """Checkpoints for scripts, called on every rank: ``resume`` when the parts are created, ``save`` after each step or epoch."""
 
-import atexit
 import io
-import json
-import os
-import signal
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack
-from pathlib import Path
-from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
-from heliostat.environment import RUN
-from heliostat.errors import JobFailed, NotWritable, StorageUnavailable, UserError
+from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT, with_retry
-from heliostat.workloads.run.lease import Lease, hold, taken_over
-from heliostat.workloads.torchrun.arguments import ARGUMENTS, check_arguments
+from heliostat.workloads.run.lease import taken_over
+from heliostat.workloads.torchrun import measured, this_run
+from heliostat.workloads.torchrun.arguments import check_arguments
 from heliostat.workloads.torchrun.hub import SAVED_AND_STOPPED
+from heliostat.workloads.torchrun.this_run import State
 
 STATE = "state.pt"
 KEEP = 2
 """Checkpoints to keep: the newest, and the one before in case that is damaged."""
 
 
-class _Run:
-    """The state of this process's run."""
+class _Saved:
+    """What `resume` and `save` remember in this process."""
 
-    stop_requested = False
-    """Whether SIGTERM was received, or Ctrl-C."""
-    handler_pid = 0
-    """The process whose handler this is: forked children must not use it."""
-    saved = time.monotonic()
-    lease: Lease | None = None
+    at = time.monotonic()
     checked = False
     infinite: frozenset[str] = frozenset()
     """The tensors of the new parts that are not finite by intent, see `_not_finite`."""
@@ -57,33 +45,33 @@ def resume(**parts: Any) -> int:
     """
     from heliostat.workloads.run import checkpoint
 
-    _handle_signals()
-    run = _folder()
-    try:
+    this_run.handle_signals()
+    run = this_run.folder()
+    with this_run.refusals():
         check_arguments(run, sys.argv[1:])
-        if _rank() == 0 and run.exists():
-            _claim(run)
-        _Run.infinite = frozenset(_not_finite(_states(parts), parts))
+        if this_run.rank() == 0 and run.exists():
+            this_run.claim(run)
+        _Saved.infinite = frozenset(_not_finite(_states(parts), parts))
         skipped = list[str]()
         for found in reversed(checkpoint.all_checkpoints(run)):
             try:
                 states = found.read()["progress"]
-                if bad := _not_finite(states, parts, _Run.infinite):
+                if bad := _not_finite(states, parts, _Saved.infinite):
                     raise checkpoint.Damaged(f"checkpoint {found.folder} is damaged: {bad[0]} is NaN or infinite")
             except checkpoint.Damaged as error:
-                _say(f"{error}; the one before is used")
+                this_run.say(f"{error}; the one before is used")
                 skipped.append(str(error))
                 continue
             _load(states, parts, found.folder)
-            _say(f"resumes from step {found.step}, {found.folder}")
+            this_run.say(f"resumes from step {found.step}, {found.folder}")
+            measured.begin(found.step)
             return found.step
         if skipped:
             raise UserError(
                 f"no checkpoint in {run} can be used:\n    " + "\n    ".join(skipped),
                 f"restore one of them, or delete {run}/checkpoints to start from step 0",
             )
-    except (UserError, StorageUnavailable) as error:
-        _refuse(error)
+    measured.begin(0)
     return 0
 
 
@@ -105,22 +93,24 @@ def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
         JobFailed: a model or an optimizer has a NaN or an infinite value, or another process has taken over the run folder.
         SystemExit: with code 143, after SIGTERM, when the parts are saved.
     """
-    _handle_signals()
-    leave = _Run.stop_requested
-    if _rank() == 0 and (leave or time.monotonic() - _Run.saved >= every):
+    this_run.handle_signals()
+    leave = State.stop_requested
+    begun = time.monotonic()
+    if this_run.rank() == 0 and (leave or begun - _Saved.at >= every):
         states = _states(parts)
-        if bad := _not_finite(states, parts, _Run.infinite):
+        if bad := _not_finite(states, parts, _Saved.infinite):
             raise JobFailed(
                 f"step {step} is not saved: {bad[0]} became NaN or infinite; the checkpoints before it are good\n"
                 "  try a smaller learning rate, or gradient clipping"
             )
-        if not _Run.checked:
+        if not _Saved.checked:
             _check(states)
-            _Run.checked = True
-        with_retry(lambda: _write(states, step), lambda reason: _say(f"cannot save yet: {reason}"), TIMEOUT)
-        _Run.saved = time.monotonic()
+            _Saved.checked = True
+        with_retry(lambda: _write(states, step), lambda reason: this_run.say(f"cannot save yet: {reason}"), TIMEOUT)
+        _Saved.at = time.monotonic()
+        measured.saved(step, _Saved.at - begun)
     if leave:
-        _say(f"step {step} is saved, and the script exits, as requested")
+        this_run.say(f"step {step} is saved, and the script exits, as requested")
         sys.exit(SAVED_AND_STOPPED)
 
 
@@ -180,11 +170,11 @@ def _unwrapped(part: Any) -> Any:
 def _write(states: dict[str, Any], step: int) -> None:
     from heliostat.workloads.run import checkpoint
 
-    run = _folder().once
-    lease = _claim(_folder())
+    run = this_run.folder().once
+    lease = this_run.claim(this_run.folder())
     if lease.lost:
         raise taken_over(run, lease)
-    run.write(ARGUMENTS, json.dumps({"arguments": sys.argv[1:]}).encode())
+    measured.flush()
     folder = checkpoint.folder_of(run, step)
     # Another name than that of a committed checkpoint of this step, which counts until the manifest names this file.
     name = f"state-{uuid.uuid4().hex[:8]}.pt" if folder.exists(checkpoint.MANIFEST) else STATE
@@ -196,26 +186,6 @@ def _write(states: dict[str, Any], step: int) -> None:
         if other not in (name, checkpoint.MANIFEST):
             folder.delete(other)
     checkpoint.prune(run, step, last=KEEP, best=0, metric="", better="lower")
-
-
-def _claim(run: Folder) -> Lease:
-    """Holds the run's lease until this process exits; rank 0 does it for all.
-
-    Raises:
-        UserError: another process holds it.
-    """
-    if _Run.lease is None:
-        stack = ExitStack()
-        try:
-            _Run.lease = stack.enter_context(hold(run))
-        except NotWritable:
-            raise
-        except UserError as error:
-            raise UserError(
-                error.what, "stop that one first, or give this one another name: heliostat torchrun --name"
-            ) from None
-        atexit.register(stack.close)
-    return _Run.lease
 
 
 def _check(states: dict[str, Any]) -> None:
@@ -235,54 +205,3 @@ def _check(states: dict[str, Any]) -> None:
             f"a part to save holds an object that cannot be loaded again: {reason}\n"
             "  fix: save tensors, numbers, strings, and lists and dictionaries of them, such as vars(args) instead of args"
         ) from None
-
-
-def _folder() -> Folder:
-    """The run folder: heliostat's, or the one that it would use here."""
-    if RUN in os.environ:
-        return Folder.at(os.environ[RUN])
-    program = Path(sys.argv[0])
-    return Folder.at("runs") / (program.parent.name if program.stem == "__main__" else program.stem)
-
-
-def _rank() -> int:
-    return int(os.environ.get("RANK", 0))
-
-
-def _say(text: str) -> None:
-    if _rank() == 0:
-        print(f"heliostat: {text}", file=sys.stderr, flush=True)
-
-
-def _refuse(error: UserError | StorageUnavailable) -> NoReturn:
-    _say(str(error))
-    sys.exit(error.exit_code)
-
-
-def _handle_signals() -> None:
-    """Installs handlers that request the exit at the next `save`, and then call the script's own.
-
-    For SIGTERM, and under ``heliostat torchrun`` for the first Ctrl-C, which is a KeyboardInterrupt elsewhere.
-    """
-    mine = _Run.handler_pid == os.getpid()
-    if mine or threading.current_thread() is not threading.main_thread():
-        return
-    _Run.handler_pid = os.getpid()
-    for number in (signal.SIGTERM, signal.SIGINT) if RUN in os.environ else (signal.SIGTERM,):
-        _handle(number)
-
-
-def _handle(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != _Run.handler_pid:  # a forked child
-            signal.signal(number, before if number == signal.SIGINT else signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
-        first = not _Run.stop_requested
-        _Run.stop_requested = True
-        if callable(before) and not (first and before is signal.default_int_handler):
-            before(number, frame)
-
-    signal.signal(number, heard)

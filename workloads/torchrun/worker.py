@@ -1,5 +1,6 @@
 """Runs a script in a Ray Train worker: sets torchrun's environment, forwards output, exit code and signals."""
 
+import json
 import os
 import socket
 import subprocess
@@ -15,13 +16,12 @@ import psutil
 import ray
 import ray.train
 
-from heliostat.environment import RUN
+from heliostat.environment import RUN, WORKERS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.modules import FOLDER, heliostat_only, is_clone
 from heliostat.requirements import provide
-from heliostat.workloads.nodes import group_here
-from heliostat.workloads.run.cost import price_of
+from heliostat.workloads.run.cost import price_here
 from heliostat.workloads.torchrun.hub import Event
 from heliostat.workloads.torchrun.kept import files_in, is_copy, keep, new_files
 from heliostat.workloads.torchrun.process import ScriptProcess, Send, kill, start
@@ -53,7 +53,9 @@ def work(spec: dict[str, Any]) -> None:
         "node": context.get_node_rank(),
         "node_id": ray.get_runtime_context().get_node_id(),
         "born": psutil.Process().create_time(),
-        "price": price_of(spec["nodes"], group_here(), *spec["each"]),
+        "host": socket.gethostname(),
+        "device": "gpu" if spec["each"][1] else "cpu",
+        "price": price_here(spec["nodes"], *spec["each"]),
         "address": address,
         "port": listener.getsockname()[1] if listener else 0,
         "files": (socket.gethostname(), str(working_dir)),
@@ -77,6 +79,8 @@ def work(spec: dict[str, Any]) -> None:
 
     with tempfile.TemporaryDirectory(prefix="heliostat-modules-") as scratch:
         environment |= _python_path(environment.get("PYTHONPATH", ""), scratch, installed)
+        if rank == 0:
+            environment[WORKERS] = _describe(ranks, spec, Path(scratch, "workers.json"))
         # In this thread, which outlives the script: Linux kills the script when the thread that started it exits.
         with _stdin(spec, rank) as stdin:
             process = start(spec["command"], working_dir, environment, stdin)
@@ -88,6 +92,13 @@ def work(spec: dict[str, Any]) -> None:
         keep(working_dir, sizes, run, name)
     if code != 0:
         raise ScriptEnded(f"rank {rank}: {code}")
+
+
+def _describe(ranks: list[dict[str, Any]], spec: dict[str, Any], path: Path) -> str:
+    """Writes what the script's record has about its workers; returns the path."""
+    workers = [{name: info[name] for name in ("host", "device", "born", "price")} for info in ranks]
+    path.write_text(json.dumps({"id": spec["id"], "launched": spec["launched"], "workers": workers}))
+    return str(path)
 
 
 def _follow(process: "subprocess.Popen[bytes]", listener: socket.socket | None, rank: int, send: Send) -> int:

@@ -22,7 +22,9 @@ from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import EVENTS
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.parallel import load_model, load_optimizer, sharded, sharded_names, state_of
+from heliostat.workloads.training.parallel import sharded
+from heliostat.workloads.training.state import load_model, load_update, sharded_names, state_of
+from heliostat.workloads.training.update import Update
 
 POLL, POLL_REMOTE, LATE = 0.05, 1.0, 10.0
 """Seconds between two checks for the files of other workers, and after which a missing one is reported."""
@@ -61,13 +63,13 @@ class Checkpointer:
 
     def __init__(
         self, run: Folder, config: TrainConfig, task: Task, ranks: Ranks, model: nn.Module,
-        optimizer: torch.optim.Optimizer | None, record_event: RecordEvent, persist: Callable[[], None] = lambda: None,
+        update: Update | None, record_event: RecordEvent, persist: Callable[[], None] = lambda: None,
     ) -> None:  # fmt: skip
         self.run, self.config, self.task, self.ranks, self.record_event = run, config, task, ranks, record_event
         self._persist = persist
         """Writes the records up to the step of a checkpoint, before it is committed."""
-        self.model, self.optimizer = model, optimizer
-        self._infinite = set(checkpoint.not_finite(state_of(model, optimizer)))
+        self.model, self.update = model, update
+        self._infinite = set(checkpoint.not_finite(state_of(model, update)))
         """The tensors of a new model that are not finite by intent."""
         self._buffer_names = {name for name, _ in model.named_buffers()}
         self._good: int | None = None
@@ -97,8 +99,8 @@ class Checkpointer:
         loaded, skipped = self._load_first_intact(reversed(found))
         if loaded:
             self._good = loaded[0].step
-            if self.optimizer:
-                load_optimizer(self.model, self.optimizer, loaded[1])
+            if self.update:
+                load_update(self.update, loaded[1])
             progress: dict[str, Any] = loaded[1]["progress"]
             return progress
         if skipped:
@@ -161,7 +163,7 @@ class Checkpointer:
         self.finish()
         wait = wait or not self.config.checkpoint_async
         own = self._sharded or self.ranks.rank == 0
-        tensors = state_of(self.model, self.optimizer) if own else {}
+        tensors = state_of(self.model, self.update) if own else {}
         self._check_finite(step, checkpoint.not_finite(tensors, self._infinite, self._buffer_names) if own else [])
         if own:
             state, ready = self._copy({**tensors, "progress": progress})

@@ -72,6 +72,11 @@ def is_sharded(tensor: Tensor) -> "TypeGuard[DTensor]":
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def local(tensor: Tensor) -> Tensor:
+    """This worker's part of a tensor if that is sharded, else the tensor; not a copy."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
 @dataclass(frozen=True)
 class Ranks:
     """A worker's rank, world size and device, and the collectives of small values.

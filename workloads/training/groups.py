@@ -12,20 +12,24 @@ from heliostat.config import nearest
 from heliostat.datasets import Index
 from heliostat.datasets.signature import MISSING, Column
 from heliostat.errors import UserError, collected, combined
+from heliostat.workloads.config import ReportConfig
 from heliostat.workloads.task import Batch
 
 VALUES = 12
 """The most values of a column that are shown; other numbers in quarters, of categories the most frequent ones."""
 
 
-def check_columns(index: Index, by: Sequence[str]) -> None:
-    """Raises a UserError that lists what in ``report.by`` is no column of the dataset with values to group by."""
+def check_report(index: Index, report: ReportConfig) -> None:
+    """Raises a UserError that lists what the report cannot show: a column of ``by`` without values to group by, and rows."""
     problems: list[UserError] = []
-    for name in by:
+    if report.rows and not index.signature:
+        what = f"report.rows is {report.rows}, but the dataset is no table with a signature"
+        problems.append(UserError(what, "remove it, or build it again"))
+    for name in report.by:
         with collected(problems):
             _column(index, name)
     if problems:
-        raise combined(problems, "report.by")
+        raise combined(problems, "report")
 
 
 def columns_of(index: Index, by: Sequence[str], batch: Batch) -> dict[str, Tensor]:

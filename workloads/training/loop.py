@@ -5,32 +5,31 @@ import math
 import socket
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import psutil
 import torch
 
-from heliostat.config import Config
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import Batch
 from heliostat.errors import UserError
 from heliostat.folder import Folder
-from heliostat.workloads.plan import order_of, steps_of
+from heliostat.workloads.callback import RunContext
+from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.journal import finite
-from heliostat.workloads.run.record import EVALUATION, Measured, RunRecord
+from heliostat.workloads.run.length import order_of, steps_of
+from heliostat.workloads.run.record import EVALUATION, RunRecord
 from heliostat.workloads.run.signals import Signals
 from heliostat.workloads.run.writer import RunWriter
-from heliostat.workloads.task import Task, create
-from heliostat.workloads.training.assessment import assess
+from heliostat.workloads.task import Task, create, loads_weights
+from heliostat.workloads.training.callbacks import Callbacks
 from heliostat.workloads.training.checkpointer import Checkpointer, NotFinite
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.evaluation import measure
-from heliostat.workloads.training.groups import check_columns
+from heliostat.workloads.training.evaluator import Evaluator
+from heliostat.workloads.training.groups import check_report
 from heliostat.workloads.training.metrics import Meter
-from heliostat.workloads.training.preflight import try_metrics
+from heliostat.workloads.training.progress import Outcome, Progress
 from heliostat.workloads.training.rounds import open_step
 
 SYNC_SECONDS = 1.0
@@ -41,36 +40,6 @@ HINT = ", with a finite loss (look for a root, a norm, a logarithm or a division
 """What makes such a gradient."""
 STATES = (None, "grow", "drain", "stopped", "lost")
 """The signals, in ascending precedence."""
-
-
-class Outcome(Config):
-    """The result of the loop, the same on all workers."""
-
-    state: str
-    step: int
-    epoch: int
-    best_step: int | None = None
-    metrics: Measured = {}
-    intervals: dict[str, list[float]] = {}
-    baseline: dict[str, float | None] = {}
-    message: str = ""
-
-
-@dataclass
-class Progress:
-    """The state that a resumed run needs besides the model and the optimizer."""
-
-    step: int = 0
-    consumed: int = 0
-    best: float | None = None
-    waited: int = 0
-    """Evaluations since the best one."""
-    logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    """The totals of the `Meter` since the last record of the loss."""
-    records: tuple[int, ...] = (0, 0)
-    """The lengths of the journals, as rank 0 counts them."""
-
-
 UNKNOWN_PLACE: Mapping[str, Any] = {"node": "", "price": None}
 """The place of a worker whose node and price are not known."""
 
@@ -108,18 +77,22 @@ class Loop:
         self.order = order_of(config, self.dataset, record.order, record.lanes)
         self.total_steps = steps_of(config, self.order)
         self.task: Task = create(config.task, config.model, self.dataset.index, metric=config.metric)
-        check_columns(self.dataset.index, config.report.by)
+        check_report(self.dataset.index, config.report)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
+        if loads_weights(type(self.task)) and ranks.broadcast(ranks.rank == 0 and not checkpoint.all_checkpoints(folder)):
+            self.task.pretrained(self.model)
         self.step = open_step(config, self.dataset, self.task, self.model, ranks, self.order, self.total_steps)
         self.step.check_single_samples(self.order)
         self.writer = RunWriter(folder, config.storage_timeout, first=ranks.rank == 0)
-        writer, optimizer = self.writer, self.step.optimizer
-        self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, optimizer, writer.event, writer.persist)
+        writer, update = self.writer, self.step.update
+        self.evaluator = Evaluator(config, self.task, self.dataset, self.model, self.step, ranks)
+        self.checkpointer = Checkpointer(folder, config, self.task, ranks, self.model, update, writer.event, writer.persist)
         self.progress = Progress(**self.checkpointer.restore())
         if config.start_from and self.checkpointer.newest() is None:
             raise UserError(f"run {folder} has no weights of start_from", "start it with heliostat train, which loads them")
         self.step.buffers.pool()  # those of a checkpoint of version 0.1 differ between the shards
+        self.callbacks = self._create_callbacks()
         self.meter = Meter(ranks, self.progress.logged)
         self.signals: Signals | None = None
         self._evaluation_seconds = math.inf
@@ -142,7 +115,9 @@ class Loop:
         epoch = self.order.locate(self.progress.consumed)[0]
         state = self._sync(epoch) or self._finished()
         if self.progress.step == 0:
-            self._try_metrics()
+            self.evaluator.try_metrics()
+            self.meter.restart()
+        self.callbacks.on_start()
         upcoming = self.step.batches(self.order, self.progress.consumed)
         while state is None:
             since = time.perf_counter()
@@ -155,9 +130,10 @@ class Loop:
 
     def _step(self, batch: Batch) -> None:
         step = self.progress.step
-        norm = self.step(batch, step, partial(self.meter.add, step=step + 1))
+        norm = self.step(batch, step, self.callbacks.counting(partial(self.meter.add, step=step + 1)))
         self.meter.step(norm, step + 1)
         self.progress.step, self.progress.consumed = step + 1, batch.consumed
+        self.callbacks.on_step(step + 1, batch.epoch)
 
     # --- between steps ----------------------------------------------------------------------------------------
 
@@ -177,16 +153,28 @@ class Loop:
             return state
         metrics = self._evaluate(batch.epoch) if evaluate else {}
         improved = bool(metrics) and self.progress.waited == 0
+        if self._decides:
+            self.progress.stop = self.callbacks.agree(self.progress.stop)
         state = state or self._finished()
         if state or save or improved or self._save_due:
             self.save(metrics, wait=state is not None)
+        self._write_logged()
         return state
 
     def _finished(self) -> str | None:
-        """``finished`` after the last step, or when early stopping ends the run."""
+        """``finished`` after the last step, or when early stopping or a callback ends the run."""
         stopping = self.config.early_stopping
         waited_enough = stopping is not None and self.progress.waited >= stopping.patience
-        return "finished" if waited_enough or self.progress.step >= self.total_steps else None
+        stopped = self.progress.stop is not None and self._decides
+        return "finished" if waited_enough or stopped or self.progress.step >= self.total_steps else None
+
+    @property
+    def _decides(self) -> bool:
+        """Whether a callback can end the run at this step: not at a time that depends on how fast the workers are."""
+        config = self.config
+        return any(
+            self.progress.step % every == 0 for every in (config.log_every, config.evaluate_every, config.checkpoint_every)
+        )
 
     def _sync(self, epoch: int) -> str | None:
         """Syncs with the other workers and logs the loss; returns the state in which the run must end, or None.
@@ -209,50 +197,33 @@ class Loop:
         waited = self.meter.logged[3]
         if step % every == 0 and (logged := self.meter.log()):
             self.writer.spent("data", waited)
-            self.writer.metrics("train", step, epoch=epoch, **logged, lr=self.step.rate(step - 1))
+            self.writer.metrics("train", step, epoch=epoch, **logged, **self.step.rates(step - 1))
         return STATES[synced.request]
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
         if self._evaluation_seconds > LONG_EVALUATION:
             self._event("evaluating")
-        self.step.buffers.pool()
-        metrics = self._measure("validation")
+        metrics = self.evaluator.validate()
         self._evaluation_seconds = seconds = time.perf_counter() - started
         self.writer.spent("evaluating", seconds)
         self.writer.metrics("eval", self.progress.step, epoch=epoch, metrics=finite(metrics), seconds=round(seconds, 4))
-        value = metrics[self.task.metric]
         stopping = self.config.early_stopping
-        margin = stopping.min_delta if stopping else 0.0
-        best = self.progress.best
-        sign = 1 if self.task.better == "higher" else -1
-        if math.isfinite(value) and (best is None or sign * (value - best) > margin):
-            self.progress.best, self.progress.waited = value, 0
-        else:
-            self.progress.waited += 1
+        self.progress.evaluated(metrics[self.task.metric], self.task.better, stopping.min_delta if stopping else 0.0)
+        self.callbacks.on_evaluation(metrics)  # first: a sweep may pause or stop the trial in the report
         self.report(metrics)
         self.meter.restart()
         return metrics
-
-    def _try_metrics(self) -> None:
-        # Eager, because the model would be compiled for the size of this batch.
-        with torch.compiler.set_stance("force_eager") if self.config.compile else nullcontext():
-            try_metrics(self.task, self.step.apply, self.dataset, self.ranks)
-        self.meter.restart()
-
-    def _measure(self, split: str) -> dict[str, float]:
-        most = self.config.evaluate_samples if split == "validation" else None
-        return measure(self.task, self.step.apply, self.dataset, split, self.ranks, self._batch_without_gradients, most)
-
-    @property
-    def _batch_without_gradients(self) -> int:
-        return 4 * self.step.micro_batch
 
     # --- start, save, end ----------------------------------------------------------------------------
 
     def save(self, metrics: dict[str, float], wait: bool) -> None:
         """Saves a checkpoint of this step; with ``wait``, returns when it is committed."""
         self._save_due = False
+        self.callbacks.on_checkpoint()
+        self._write_logged()
+        # Also a request that takes effect later, which a resumed run would not hear of.
+        self.progress.stop, self.progress.callbacks = self.callbacks.agree(self.progress.stop), self.callbacks.states()
         self.progress.logged = self.meter.logged
         self.progress.records = self.writer.lengths
         self.step.buffers.pool()
@@ -273,6 +244,20 @@ class Loop:
         self.writer.rewind(self.progress.step, self.progress.records)
         self._event("start", launched=launched, workers=workers, total=self.total_steps)
 
+    def _create_callbacks(self) -> Callbacks:
+        config, progress, ranks, update = self.config, self.progress, self.ranks, self.step.update
+        if progress.stop and progress.stop["by"] not in config.callbacks:
+            progress.stop = None  # it is another callback now
+        context = RunContext(
+            config.name, str(self.folder), config, self.model, update.optimizer if update else None, ranks.rank, ranks.world,
+            self.total_steps, progress.step, self.order.locate(progress.consumed)[0],
+        )  # fmt: skip
+        return Callbacks(context, ranks, progress.callbacks)
+
+    def _write_logged(self) -> None:
+        if values := self.callbacks.logged():
+            self.writer.metrics("logged", self.progress.step, epoch=self.callbacks.run.epoch, metrics=finite(values))
+
     def _event(self, event: str, **details: Any) -> None:
         self.writer.event(event, self.progress.step, **details)
 
@@ -280,35 +265,29 @@ class Loop:
         step = self.progress.step
         if state != "finished":
             if state != "lost":
+                self.callbacks.on_end(state, {})
                 announced = self.signals.drain_announced if self.signals else None
                 self._event(state, **({"seconds": round(time.time() - announced, 3)} if announced else {}))
                 self.writer.flush()
             return Outcome(state=state, step=step, epoch=epoch)
         best = self.checkpointer.load_best()
-        self.step.buffers.pool()
         self._event("trained")
-        # A run that was resumed after its last step may have no evaluated checkpoint.
-        validation = best.metrics if best else self._measure("validation")
-        test = self._measure("test")
+        validation, test, detail = self.evaluator.last(best.metrics if best else None)
         metrics = {"validation": finite(validation), "test": finite(test)}
-        size, by = self._batch_without_gradients, self.config.report.by
-        detail = assess(self.task, self.step.apply, self.dataset, "test", self.ranks, size, test, by)
-        self.model.eval()
-        sample = self.step.apply(
-            lambda model, _: self.task.sample(model), None
-        )  # on all workers: a sharded model is computed together
+        self.callbacks.on_end(state, metrics)
         if self.ranks.rank == 0:
-            importance = self.task.importance(self.model)
-            written = {"split": "test", "metrics": metrics["test"], **detail, "sample": sample, "importance": importance}
+            written = {"split": "test", "metrics": metrics["test"], **detail, "importance": self.task.importance(self.model)}
             self.folder.write(EVALUATION, json.dumps(written).encode())
             self._event("evaluated")
             self.writer.flush()
+        said = self.ranks.broadcast({key: detail.get(key, {}) for key in ("intervals", "baseline")})
         return Outcome(
             state=state, step=step, epoch=epoch, best_step=best.step if best else None, metrics=metrics,
-            **self.ranks.broadcast({key: detail.get(key, {}) for key in ("intervals", "baseline")}),
+            message=self.progress.ended_by(self.total_steps), **said,
         )  # fmt: skip
 
     def _diverged(self, error: NotFinite) -> Outcome:
+        self.callbacks.on_end("diverged", {})
         self._event("diverged", at=error.step, what=error.what)
         saved = self.checkpointer.newest()
         last = f"the last good checkpoint is step {saved}" if saved is not None else "there is no checkpoint yet"

@@ -1,29 +1,66 @@
-"""AdamW, and the norm of its gradients."""
+"""Creates the optimizer of a config, makes its steps, and computes the norm of its gradients."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from heliostat.errors import UserError
-from heliostat.workloads.config import OptimizerConfig
-from heliostat.workloads.training.distributed import is_sharded
+from heliostat.workloads.optimization import OptimizerConfig
+from heliostat.workloads.optimizers import FUSED, KEY, class_of
+from heliostat.workloads.training.distributed import is_sharded, local
+from heliostat.workloads.training.parameters import Group
 
 
 def check_gradients(model: nn.Module) -> None:
-    """Raises a UserError if AdamW cannot use the model's gradients, because they are sparse."""
+    """Raises a UserError if gradients are sparse: they have no norm, and are neither clipped nor averaged over workers here."""
     embeddings = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Embedding | nn.EmbeddingBag))
     if sparse := [name for name, layer in embeddings if layer.sparse]:
-        raise UserError(f"AdamW cannot use sparse gradients, which {', '.join(sparse)} has", "create it with sparse=False")
+        raise UserError(f"sparse gradients cannot be used, and {', '.join(sparse)} has them", "create it with sparse=False")
 
 
-def adamw(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW with weight decay on matrices and kernels only."""
-    decay = [p for p in model.parameters() if p.ndim >= 2]
-    others = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+def create_optimizer(groups: Sequence[Group], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer of these groups of parameters.
+
+    Raises:
+        UserError: its constructor refuses its arguments.
+    """
+    arguments: dict[str, Any] = {"lr": config.lr, **config.options}
+    if config.type in FUSED:
+        arguments = {"betas": (config.beta1, config.beta2), "fused": "foreach" not in config.options, **arguments}
+    given: list[dict[str, Any]] = [
+        {"params": group.parameters} | ({} if group.weight_decay is None else {"weight_decay": group.weight_decay})
+        for group in groups
+    ]
+    try:
+        return class_of(config)(given, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{KEY} {config.type} cannot be created with options {config.options}: {error}",
+            "correct optimizer.options, or choose another type",
+        ) from None
+
+
+def step_if_finite(optimizer: torch.optim.Optimizer, norm: Tensor) -> None:
+    """Makes the optimizer's step, unless the norm of the gradients is not finite.
+
+    Fused kernels look at this themselves, as for torch's GradScaler, so that a GPU is not waited for; for others it is.
+    """
+    if getattr(optimizer, "_step_supports_amp_scaling", False):
+        optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
+        optimizer.step()
+    elif norm.isfinite():
+        optimizer.step()
+
+
+def clip_values(parameters: Sequence[nn.Parameter], most: float) -> None:
+    """Limits each value of the gradients, in place; of complex ones the real and the imaginary part."""
+    gradients = [local(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    if gradients := [torch.view_as_real(each) if each.is_complex() else each for each in gradients]:
+        torch._foreach_clamp_min_(gradients, -most)
+        torch._foreach_clamp_max_(gradients, most)
 
 
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
@@ -45,7 +82,7 @@ def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
 def _norm(gradients: list[Tensor], dtype: torch.dtype) -> Tensor:
     """As ``torch.nn.utils.get_total_norm``, which adds up in the dtype of the gradients; those of float64 always in float64."""
     first = gradients[0]
-    shards = [gradient.to_local() if is_sharded(gradient) else gradient for gradient in gradients]
+    shards = [local(gradient) for gradient in gradients]
     shards = [torch.view_as_real(shard) if shard.is_complex() else shard for shard in shards]
     wide = [shard for shard in shards if shard.dtype == torch.float64]
     others = [shard for shard in shards if shard.dtype != torch.float64]

@@ -5,6 +5,7 @@ Each changes the model in place, so that parameters keep their names, and checkp
 
 import os
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -12,17 +13,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint as recompute
 
 from heliostat.errors import UserError
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.run.checkpoint import State
 from heliostat.workloads.training.buffers import frozen, running_norms
-from heliostat.workloads.training.distributed import Ranks, is_sharded
+from heliostat.workloads.training.distributed import Ranks
 
 COMPILERS = ("c++", "g++", "clang++")
+VARIANTS = 8
+"""How often a block is compiled at most: in training and evaluation, for full batches, the last one, and one of a sample."""
 
 
 class Apply(nn.Module):
@@ -40,8 +42,8 @@ class Apply(nn.Module):
         return function(self.model, batch)
 
 
-def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConfig, ranks: Ranks) -> nn.Module:
-    """Moves the model to this worker's device, and shards or replicates it.
+def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConfig, ranks: Ranks) -> Apply:
+    """Moves the model to this worker's device, and shards it if the config says so; `replicate` follows.
 
     Args:
         model: on the CPU, the same on all workers; changed in place.
@@ -50,7 +52,7 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
         ranks: this worker's.
 
     Returns:
-        An `Apply`, or DDP around one, to compute the loss with; its backward pass averages the gradients over the workers.
+        What evaluates the model.
 
     Raises:
         UserError: the model has no blocks to recompute; no C++ compiler is installed.
@@ -61,9 +63,15 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
         _compile(blocks or [model])
     if sharded(config, ranks):
         return _shard(model, blocks, ranks)
-    model.to(ranks.device)
-    applied = Apply(model)
-    if ranks.world == 1:
+    return Apply(model.to(ranks.device))
+
+
+def replicate(applied: Apply, config: TrainConfig, ranks: Ranks) -> nn.Module:
+    """What computes the loss: its backward pass averages over the workers the gradients of the parameters that have them now.
+
+    DDP around an `Apply`; the `Apply` itself for one worker, and of a sharded model.
+    """
+    if ranks.world == 1 or sharded(config, ranks):
         return applied
     # Of a 1x1 kernel, whose bytes are the same in either memory format, torch warns that they differ (pytorch#47163, 2.15).
     warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
@@ -76,13 +84,6 @@ def parallelize(model: nn.Module, blocks: Sequence[nn.Module], config: TrainConf
         gradient_as_bucket_view=True,
         find_unused_parameters=config.find_unused_parameters,
     )
-
-
-def without_gradients(parallel: nn.Module) -> Apply:
-    """What evaluates the parallelized model: DDP has no part in it, and a sharded model is gathered."""
-    found = parallel.module if isinstance(parallel, DistributedDataParallel) else parallel
-    assert isinstance(found, Apply)
-    return found
 
 
 def sharded(config: TrainConfig, ranks: Ranks) -> bool:
@@ -116,12 +117,17 @@ def _compile(parts: Sequence[nn.Module]) -> None:
             f"compile is true, but this machine has none of {', '.join(compilers)}",
             "install g++ (in the image, where the run is on a cluster), or set compile to false",
         )
+    # Here, because the import takes a second, which other runs need not wait for.
+    from torch._dynamo import config as dynamo
+
+    # Blocks of a class share a limit, after which torch would go on without compiling (seen with torch 2.15).
+    dynamo.recompile_limit = max(dynamo.recompile_limit, VARIANTS * len(parts))
     for part in parts:
         # Not the module itself: the hooks that gather a sharded model's parameters must stay outside.
         part.forward = torch.compile(part.forward)
 
 
-def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> nn.Module:
+def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> Apply:
     # Here, because the import takes half a second, which other runs need not wait for.
     from torch.distributed.device_mesh import DeviceMesh
     from torch.distributed.fsdp import fully_shard
@@ -137,60 +143,9 @@ def _shard(model: nn.Module, blocks: Sequence[nn.Module], ranks: Ranks) -> nn.Mo
     return applied
 
 
-def state_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> State:
-    """The state that a checkpoint holds, without copies; of sharded tensors this worker's rows."""
-    rows: dict[str, int] = {}
-
-    def local(name: str, tensor: Tensor) -> Tensor:
-        if not is_sharded(tensor):
-            return tensor
-        rows[name] = len(tensor)
-        return tensor.to_local()
-
-    # First, because state_dict() reshards parameters that an evaluation has left gathered.
-    tensors = {name: local(f"model/{name}", tensor) for name, tensor in model.state_dict().items()}
-    moments = {
-        f"{name}/{key}": local(f"optimizer/{name}/{key}", tensor)
-        for name, parameter in model.named_parameters()
-        for key, tensor in (optimizer.state.get(parameter, {}) if optimizer else {}).items()
-    }
-    return {"model": tensors, "optimizer": moments, "rows": rows}
-
-
-def sharded_names(model: nn.Module) -> set[str]:
-    """The parameters that are sharded."""
-    return {name for name, tensor in model.state_dict().items() if is_sharded(tensor)}
-
-
-def load_model(model: nn.Module, state: State) -> None:
-    """Loads the state that `Checkpoint.read` returned for ``sharded_names(model)`` into the model."""
-    there = model.state_dict()
-    model.load_state_dict({name: _like(there.get(name), tensor) for name, tensor in state["model"].items()})
-
-
-def load_optimizer(model: nn.Module, optimizer: torch.optim.Optimizer, state: State) -> None:
-    """Loads the optimizer's part of that state."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    moments: dict[str, dict[str, Tensor]] = {}
-    for place, tensor in state["optimizer"].items():
-        name, _, key = place.rpartition("/")
-        moments.setdefault(name, {})[key] = tensor
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    packed = optimizer.state_dict()
-    packed["state"] = {
-        number: {key: _like(parameter, tensor) for key, tensor in moments[names[id(parameter)]].items()}
-        for number, parameter in enumerate(parameters)
-        if names[id(parameter)] in moments
-    }
-    optimizer.load_state_dict(packed)
-
-
-def _like(there: Tensor | None, rows: Tensor) -> Tensor:
-    """Converts this worker's rows to a DTensor if the current tensor is one."""
-    if there is None or not is_sharded(there) or rows.ndim == 0:
-        return rows
-    from torch.distributed.tensor import DTensor
-
-    return DTensor.from_local(
-        rows.to(there.device), there.device_mesh, there.placements, run_check=False, shape=there.shape, stride=there.stride()
-    )
+def reshard(apply: nn.Module) -> None:
+    """Releases what an evaluation has left gathered of a sharded model, as it does not see that its shards are changed."""
+    if fsdp := sys.modules.get("torch.distributed.fsdp"):
+        for module in apply.modules():
+            if isinstance(module, fsdp.FSDPModule):
+                module.reshard()

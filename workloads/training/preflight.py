@@ -16,15 +16,16 @@ from torch import Tensor, nn
 from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback, some
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.plan import order_of, steps_of
-from heliostat.workloads.task import Batch, Task, by_rounds, create
+from heliostat.workloads.run.length import order_of, steps_of
+from heliostat.workloads.task import Batch, Task, by_rounds, create, loads_weights
 from heliostat.workloads.training.assessment import kind_of
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import batch_of, eval_mode
-from heliostat.workloads.training.groups import check_columns
+from heliostat.workloads.training.groups import check_report
 from heliostat.workloads.training.limits import SECONDS, Undecided, limited_memory, limited_time
 from heliostat.workloads.training.measurement import Measurement
 from heliostat.workloads.training.parallel import Apply
+from heliostat.workloads.training.parts import Part
 from heliostat.workloads.training.rounds import Rounds
 from heliostat.workloads.training.step import Step
 
@@ -62,7 +63,7 @@ def try_task(config: TrainConfig, dataset: Dataset, load: Load = lambda task, mo
     """
     notes: list[str] = []
     metrics: tuple[str, ...] = ()
-    check_columns(dataset.index, config.report.by)
+    check_report(dataset.index, config.report)
     with torch.random.fork_rng(devices=[]), limited_memory():
         try:
             with limited_time():
@@ -110,6 +111,17 @@ def _check_defined(metric: str, dataset: Dataset) -> None:
     )
 
 
+def try_pretrained(config: TrainConfig, task: Task, model: nn.Module) -> list[str]:
+    """Tries to load the task's pretrained weights; returns what to report."""
+    if not loads_weights(type(task)):
+        return []
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with _explained(config, "pretrained"):
+        task.pretrained(model)
+    loaded = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
+    return [f"pretrained of the task has loaded {len(loaded)} of the model's {len(before)} tensors"] if loaded else []
+
+
 ALONE = Ranks(0, 1, torch.device("cpu"))
 
 
@@ -139,8 +151,8 @@ def _try_loss(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> 
     """Tries the loss and its backward pass; finds the parameters without a gradient."""
     started = time.monotonic()
 
-    def backward(batch: Batch) -> None:
-        loss = step.apply(task.loss, batch)
+    def backward(part: Part, batch: Batch) -> None:
+        loss = step.apply(part.loss, batch)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             kind = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"a {type(loss).__name__}"
             raise UserError(f"task {config.task}: loss returns {kind}", "return the mean over the samples, a scalar tensor")
@@ -157,15 +169,20 @@ def _try_loss(config: TrainConfig, task: Task, step: Step, dataset: Dataset) -> 
     few, full = (
         batch_of(dataset, "train", np.arange(min(n, rows)), ALONE) for n in (min(FEW, step.micro_batch), step.micro_batch)
     )
-    with _explained(config, "loss"):
-        try:
-            backward(few)
-        except HeliostatError:
-            raise
-        except Exception:  # as many as in the run, which a loss may need, decide
-            backward(full)
-    named = [*step.apply.model.named_parameters()]
-    unused = [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+    unused = []
+    # Also those that are frozen at first: several workers would wait for them when ``freeze_steps`` ends.
+    step.unfreeze()
+    for part in step.parts:
+        with part.alone(), _explained(config, "loss"):
+            try:
+                backward(part, few)
+            except HeliostatError:
+                raise
+            except Exception:  # as many as in the run, which a loss may need, decide
+                backward(part, full)
+            named = [*step.apply.model.named_parameters()]
+            unused += [name for name, parameter in named if parameter.requires_grad and parameter.grad is None]
+            step.apply.zero_grad()
     if not unused:
         return []
     what = f"the loss of task {config.task} does not use {some(unused, 8)}"
@@ -233,7 +250,10 @@ def _explained(config: TrainConfig, part: str) -> Iterator[None]:
     """Converts an exception of the task's code to a message with its place, or to the end of an undecided try."""
     try:
         yield
-    except HeliostatError:
+    except HeliostatError as error:
+        # An optimizer of a library may have kernels for GPUs only; the workers try it again.
+        if error.__cause__ and config.resources.gpu and any(word in str(error.__cause__).lower() for word in DEVICES):
+            raise Undecided(f"its optimizer needs a GPU ({str(error.__cause__).splitlines()[0]})") from None
         raise
     except Exception as error:  # the user's code can raise anything, and the message must show it
         text = str(error).lower()
@@ -241,7 +261,7 @@ def _explained(config: TrainConfig, part: str) -> Iterator[None]:
             raise Undecided("it needs more memory than this machine has free") from None
         if config.resources.gpu and any(word in text for word in DEVICES):
             raise Undecided(f"it needs a GPU ({str(error).splitlines()[0]})") from None
-        where = "" if part == "model" else " on samples of the dataset"
+        where = "" if part in ("model", "pretrained") else " on samples of the dataset"
         raise UserError(
             f"{part} of task {config.task} fails{where}:\n  {short_traceback(error)}",
             "correct the line that is named last in your own file; nothing has been started",

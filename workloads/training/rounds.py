@@ -31,7 +31,7 @@ class Rounds:
         ranks: this worker's.
     """
 
-    optimizer = None
+    update = None
 
     def __init__(self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks) -> None:
         self._dataset, self._task, self._ranks, self._seed = dataset, task, ranks, config.seed
@@ -51,9 +51,9 @@ class Rounds:
     def check_single_samples(self, order: Order) -> None:
         """No batch can be too small."""
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        return self._trainer.rate if self._trainer else 0.0
+    def rates(self, step: int) -> dict[str, float]:
+        """For the records of a step its ``lr``."""
+        return {"lr": self._trainer.rate if self._trainer else 0.0}
 
     def __call__(self, batch: Batch, step: int, count: Count) -> Tensor:
         """Trains round number ``step``, from 0; returns 0 for the norm of the gradients."""

@@ -17,7 +17,7 @@ from heliostat.workloads.plan import Plan, Standing, is_absolute
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import CHECKPOINTS, RunRecord, update_record
 from heliostat.workloads.task import Task
-from heliostat.workloads.training.preflight import try_task
+from heliostat.workloads.training.preflight import try_pretrained, try_task
 from heliostat.workloads.training.weights import load_weights, read_weights, write_first
 
 SMALL = 64 << 20
@@ -36,9 +36,10 @@ def begin(plan: Plan, record: RunRecord, tries: bool = True) -> RunRecord:
         UserError: the task cannot be trained, or the weights that it starts from do not fit.
     """
     tried = digest([record.config.model_dump(mode="json"), record.code, record.versions, record.dataset.fingerprint])
-    starts = record.config.start_from is not None and not checkpoint.all_checkpoints(plan.folder)
+    new = not checkpoint.all_checkpoints(plan.folder)
+    starts = record.config.start_from is not None and new
     if (tries and record.tried != tried) or starts:
-        _begin(plan, starts)
+        _begin(plan, starts, new)
         record = record.model_copy(update={"tried": tried})
         update_record(plan.folder, record)
     for note in plan.notes:
@@ -46,9 +47,9 @@ def begin(plan: Plan, record: RunRecord, tries: bool = True) -> RunRecord:
     return record
 
 
-def _begin(plan: Plan, starts: bool) -> None:
+def _begin(plan: Plan, starts: bool, new: bool) -> None:
     try:
-        plan.notes.extend(_try(plan, Dataset.open(plan.dataset_uri, plan.patience), starts, partial(write_first, plan.folder)))
+        plan.notes.extend(_try(plan, Dataset.open(plan.dataset_uri, plan.patience), new, partial(write_first, plan.folder)))
     except HeliostatError:
         if starts:
             plan.folder.delete(CHECKPOINTS)
@@ -79,9 +80,9 @@ def preview(plan: Plan) -> Preview:
         if dataset is None:
             return Preview(None, (f"the task has not been tried: {why}",))
         if plan.elsewhere:
-            return Preview(None, _try(plan, dataset, starts=False))
+            return Preview(None, _try(plan, dataset, new=False))
         standing = plan.standing(dataset)
-        notes = () if standing.finished else _try(plan, dataset, starts=standing.step is None)
+        notes = () if standing.finished else _try(plan, dataset, new=standing.step is None)
         return Preview(standing, (*standing.notes, *notes))
 
 
@@ -104,16 +105,15 @@ def _size(source: Source) -> int:
     return sum(file.size for file in source.files())
 
 
-def _try(
-    plan: Plan, dataset: Dataset, starts: bool, loaded: Callable[[nn.Module], None] = lambda model: None
-) -> tuple[str, ...]:
-    """Tries the task, if ``starts`` with the weights of ``start_from``; returns the notes."""
+def _try(plan: Plan, dataset: Dataset, new: bool, loaded: Callable[[nn.Module], None] = lambda model: None) -> tuple[str, ...]:
+    """Tries the task, of a ``new`` run with the weights that it starts from; returns the notes."""
     start = plan.config.start_from
 
     def load(task: Task, model: nn.Module) -> list[str]:
-        if start is None or not starts:
-            return []
-        said = load_weights(model, read_weights(start, task, plan.storage_base or default_base()), start.strict)
+        said = try_pretrained(plan.config, task, model) if new else []
+        if start is None or not new:
+            return said
+        said += load_weights(model, read_weights(start, task, plan.storage_base or default_base()), start.strict)
         loaded(model)
         return said
 

@@ -3,7 +3,6 @@
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,13 +12,17 @@ from torch.nn.parallel import DistributedDataParallel
 from heliostat.datasets import Dataset
 from heliostat.datasets.loader import Batch, batches, tensors
 from heliostat.datasets.order import Order
-from heliostat.workloads.config import TrainConfig, learning_rate
+from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.buffers import Buffers
 from heliostat.workloads.training.distributed import Ranks
-from heliostat.workloads.training.optimizer import adamw, check_gradients, gradient_norm
-from heliostat.workloads.training.parallel import parallelize, sharded, without_gradients
+from heliostat.workloads.training.optimizer import check_gradients
+from heliostat.workloads.training.parallel import parallelize, replicate, sharded
+from heliostat.workloads.training.parameters import Frozen
+from heliostat.workloads.training.parts import Part, parts_of
+from heliostat.workloads.training.precision import compute_dtype
 from heliostat.workloads.training.single_samples import find_single_samples
+from heliostat.workloads.training.update import Update
 
 Count = Callable[[Tensor, int], None]
 """Called with the mean loss of a micro-batch and its number of samples."""
@@ -42,25 +45,36 @@ class Step:
         self, config: TrainConfig, dataset: Dataset, task: Task, model: nn.Module, ranks: Ranks, largest_share: int, total: int
     ) -> None:
         self._config, self._dataset, self._task, self._ranks, self._total = config, dataset, task, ranks, total
-        self.buffers = Buffers(model, ranks, config.sync_batchnorm)
-        self._model = parallelize(model, task.blocks(model), config, ranks)
-        self.apply = without_gradients(self._model)
-        """Calls a function of the model without gradients, on all workers."""
-        self._parameters = list(model.parameters())
+        self._dtype = compute_dtype(config.precision, ranks.device)
         check_gradients(model)
+        self._frozen = Frozen(model, config.optimizer)
+        self.buffers = Buffers(model, ranks, config.sync_batchnorm)
+        blocks = task.blocks(model)
+        self.apply = parallelize(model, blocks, config, ranks)
+        """Calls a function of the model without gradients, on all workers."""
+        self.parts = parts_of(task, model, self.apply, config.task)
+        """What a step trains, one after the other."""
+        self._replicate()
+        self.update = Update(self.apply, blocks, self._frozen, config, ranks, total)
+        """Updates the parameters after the backward passes."""
+        self.averages = True
+        """Whether the gradients are averaged over the workers; only a measurement of the speed does without."""
         self._largest_share = largest_share
         self.micro_batch = config.micro_batch or self._largest_share
         # As many as usual: batch norm, or a loss that compares samples, cannot compute a single one.
         self._padding = np.arange(min(self.micro_batch, dataset.index.rows("train")))
 
-    @cached_property
-    def optimizer(self) -> torch.optim.AdamW:
-        """Created when it is first needed: torch then imports its compiler, for which a mere try need not wait."""
-        return adamw(self.apply.model, self._config.optimizer)
-
     def batches(self, order: Order, consumed: int) -> Iterator[Batch]:
         """This worker's part of the global batches, from ``consumed`` samples on."""
         return batches(self._dataset, order, consumed, self._ranks.rank, self._ranks.world)
+
+    def unfreeze(self) -> None:
+        """Ends ``freeze_steps``, for a try."""
+        self._frozen.end(self._total, self.update.parameters)
+
+    def rates(self, step: int) -> dict[str, float | dict[str, float]]:
+        """What the records of a step have of its update."""
+        return self.update.rates(step)
 
     def check_single_samples(self, order: Order) -> None:
         """Checks that the model can compute the smallest batches of the run, before the first one.
@@ -77,44 +91,55 @@ class Step:
         # With gradients, which a loss may need itself, such as a gradient penalty.
         with self.buffers.padding(alone=True), self._autocast():
             try:
-                self.apply(self._task.loss, sample)
+                for part in self.parts:
+                    self.apply(part.loss, sample)
             except ValueError as raised:
                 if "more than 1 value per channel" in str(raised):
                     raise error from None
                 raise
 
-    def rate(self, step: int) -> float:
-        """The learning rate of a step."""
-        return learning_rate(step, self._total, self._config.optimizer)
-
     def __call__(self, batch: Batch, step: int, count: Count) -> Tensor:
         """Computes step number ``step``, from 0, on this worker's part of the batch.
 
         Returns:
-            The norm of the gradients, the same on all workers. If it is not finite, the update is left out.
+            The norm of the gradients, the same on all workers, see `Update`; of several parts the largest.
         """
         self._seed(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.rate(step)
+        if self._frozen.end(step, self.update.parameters):
+            self._replicate()
         self.buffers.broadcast()
-        self.optimizer.zero_grad(set_to_none=True)
-        parts = list(self._micro_batches(batch))
-        for number, (part, samples) in enumerate(parts):
-            with self._synchronized(number == len(parts) - 1), nullcontext() if samples else self.buffers.padding():
-                with self._autocast():
-                    loss: Tensor = self._model(self._task.loss, part)
-                # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
-                (loss * (samples / batch.global_size * self._ranks.world)).backward()  # type: ignore[no-untyped-call]
+        micro_batches = list(self._micro_batches(batch))
+        norms, losses = [], []
+        for number, part in enumerate(self.parts, 1):
+            with part.alone():
+                losses.append(self._backward(part, batch, micro_batches))
+                part.drop_others()
+                norms.append(self.update(step, last=number == len(self.parts)))
+        for of_parts, (_, samples) in zip(zip(*losses, strict=True), micro_batches, strict=True):
             if samples:
-                count(loss, samples)
+                count(of_parts[0] if len(of_parts) == 1 else torch.stack(of_parts).sum(), samples)
         self.buffers.samples += len(batch.ids)
-        norm = gradient_norm(self._parameters)
-        if most := self._config.optimizer.clip_norm:
-            nn.utils.clip_grads_with_norm_(self._parameters, most, norm, foreach=True)
-        # As torch's GradScaler has it: the fused kernels look at this themselves, so that a GPU is not waited for.
-        self.optimizer.found_inf = (~norm.isfinite()).float()  # type: ignore[attr-defined]
-        self.optimizer.step()
-        return norm
+        return norms[0] if len(norms) == 1 else torch.stack(norms).max()
+
+    def _backward(self, part: Part, batch: Batch, micro_batches: list[tuple[dict[str, Tensor], int]]) -> list[Tensor]:
+        """The gradients of a part; returns the losses of the micro-batches."""
+        self.update.optimizer.zero_grad(set_to_none=True)
+        losses = []
+        for number, (tensors_of, samples) in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            with self._synchronized(part.model, last), nullcontext() if samples else self.buffers.padding():
+                with self._autocast():
+                    loss: Tensor = part.model(part.loss, tensors_of)
+                # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
+                mean = loss * (samples / batch.global_size * self._ranks.world)
+                self.update.scaled(mean).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+        return losses
+
+    def _replicate(self) -> None:
+        for part in self.parts:
+            with part.alone():
+                part.model = replicate(self.apply, self._config, self._ranks)
 
     def _micro_batches(self, batch: Batch) -> Iterator[tuple[dict[str, Tensor], int]]:
         rows = len(batch.ids)
@@ -142,14 +167,12 @@ class Step:
         random.seed(seed)
         np.random.seed(seed % 2**32)
 
-    def _synchronized(self, last: bool) -> AbstractContextManager[None]:
+    def _synchronized(self, model: nn.Module, last: bool) -> AbstractContextManager[None]:
         """All-reduces gradients in the last micro-batch only."""
-        if last or not isinstance(self._model, DistributedDataParallel):
+        if (last and self.averages) or not isinstance(model, DistributedDataParallel):
             return nullcontext()
-        context: AbstractContextManager[None] = self._model.no_sync()
+        context: AbstractContextManager[None] = model.no_sync()
         return context
 
     def _autocast(self) -> torch.autocast:
-        precision = self._config.precision
-        bf16 = precision == "bf16" or (precision == "auto" and self._ranks.device.type == "cuda")
-        return torch.autocast(self._ranks.device.type, torch.bfloat16, enabled=bf16)
+        return torch.autocast(self._ranks.device.type, self._dtype or torch.bfloat16, enabled=self._dtype is not None)

@@ -1,12 +1,9 @@
 """Weights that a new run starts from: those of another run's best checkpoint, or of a file."""
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from heliostat.errors import UserError, some
@@ -15,12 +12,9 @@ from heliostat.workloads.config import StartFrom
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import CONFIG
 from heliostat.workloads.task import Task
+from heliostat.workloads.weight_files import read_tensors
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
-NESTED = ("state_dict", "model_state_dict", "model", "MODEL_STATE")
-"""Where files of other frameworks have the state of the model."""
-WRAPPERS = ("module.", "_orig_mod.")
-"""Prefixes that DistributedDataParallel and torch.compile give all names."""
 EXTRA_STATE = "_extra_state"
 """The end of the names of what modules keep beside parameters and buffers, in any shape (``nn.Module.get_extra_state``)."""
 SHOWN = 8
@@ -110,32 +104,5 @@ def write_first(run: Folder, model: nn.Module) -> None:
 
 
 def _of_file(path: str) -> Weights:
-    place = Path(path).expanduser()
-    if not place.is_file():
-        raise UserError(f"start_from is {path!r}, but there is no file {place.absolute()}", "give the path of a file or a run")
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import load_file
-
-            found: Any = load_file(place)
-        else:
-            found = torch.load(place, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise _unusable(path, str(error).strip().splitlines()[0]) from None
-    except Exception as error:  # safetensors has an exception of its own, derived from Exception
-        raise _unusable(path, str(error)) from None
-    for key in NESTED:
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()) or not found:
-        raise _unusable(path, "it holds no dictionary of tensors")
-    for prefix in WRAPPERS:
-        if all(name.startswith(prefix) for name in found):
-            found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-    return Weights(str(place.absolute()), found)
-
-
-def _unusable(path: str, reason: str) -> UserError:
-    return UserError(
-        f"start_from is {path!r}, which cannot be used: {reason}", "save it with torch.save(model.state_dict(), ...)"
-    )
+    found = read_tensors(path, "start_from", "a file or a run")
+    return Weights(str(Path(path).expanduser().absolute()), found)

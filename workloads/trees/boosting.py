@@ -1,18 +1,21 @@
 """Training of trees by rounds, on all workers together (Friedman 2001; Ke et al. 2017, LightGBM)."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from heliostat.config import Config
 from heliostat.datasets import Dataset
 from heliostat.datasets.signature import LABEL, TARGET
 from heliostat.errors import UserError
+from heliostat.workloads.tabular import losses
+from heliostat.workloads.tabular.losses import Loss, Quantiles
+from heliostat.workloads.tabular.threshold import Threshold
 from heliostat.workloads.tabular.weights import ClassWeights, Weights, balanced, checked
 from heliostat.workloads.trees.library import Booster, put_before
 from heliostat.workloads.trees.model import Trees
@@ -35,6 +38,16 @@ class Options(Config):
     l2: float = Field(0.0, ge=0, description="the L2 penalty of the leaves' values, a number, at least 0")
     bins: int = Field(255, ge=2, le=65535, description="bins of a column's numbers, from 2 to 65535")
     class_weights: ClassWeights = None
+    threshold: Threshold = None
+    loss: Loss = "mse"
+    quantiles: Quantiles = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        loss = self.loss if "loss" in self.model_fields_set else None
+        if found := list(losses.problems(self.quantiles, loss)):
+            raise ValueError(f"{', and '.join(what for what, _ in found)}; {', and '.join(fix for _, fix in found)}")
+        return self
 
 
 class Boosting:
@@ -58,9 +71,8 @@ class Boosting:
         self._samples = len(rows)
         self.rate = options.learning_rate
         self._samples_differ = options.subsample < 1 or options.colsample < 1
-        params = _params(options, model, ranks.world)
-        before = model.booster
-        more: dict[str, Any] = {"init_score": rows.scores(model).squeeze(1 if model.outputs == 1 else ())} if before else {}
+        before, scores = model.boosters, rows.scores(model) if model.boosters else None
+        more: dict[str, Any] = {}
         if model.classes:
             label = rows.column(LABEL)
             if weights:
@@ -71,30 +83,43 @@ class Boosting:
             if not before:
                 _standardize(model, label, ranks)
             label = (label - model.center.item()) / model.scale.item()
-        data = rows.binned(label, params, **more)
-        with self._network.connected():
-            model.booster = booster = Booster(params, data)
-        if before:
-            put_before(booster, before)
-        self._booster = booster
+        params = _params(options, model, ranks.world)
+        data = rows.binned(label, params[0], **more)
+        self._boosters = []
+        for number, each in enumerate(params):
+            if scores is not None:
+                # Copied by the booster: those of several quantiles share the rows.
+                data.set_init_score(scores if model.outputs > 1 else np.ascontiguousarray(scores[:, number]))
+            with self._network.connected():
+                self._boosters.append(Booster(each, data))
+        for booster, first in zip(self._boosters, before, strict=False):
+            put_before(booster, first)
+        model.boosters = self._boosters
 
     def __call__(self, step: int) -> tuple[Tensor, int]:
         """Grows the trees of round ``step``, from 0; returns this worker's mean loss and its samples."""
-        if self._samples_differ:
-            self._booster.reset_parameter(_seeds(self._seed, step, self._rank))
-        with self._network.connected():
-            self._booster.update()
-        return torch.tensor(self._booster.eval_train()[0][2], dtype=torch.float64), self._samples
+        for booster in self._boosters:
+            if self._samples_differ:
+                booster.reset_parameter(_seeds(self._seed, step, self._rank))
+            with self._network.connected():
+                booster.update()
+        losses_now = [booster.eval_train()[0][2] for booster in self._boosters]
+        return torch.tensor(losses_now, dtype=torch.float64).mean(), self._samples
 
 
-def _params(options: Options, model: Trees, world: int) -> dict[str, Any]:
-    """LightGBM's parameters, https://lightgbm.readthedocs.io/en/stable/Parameters.html."""
-    objective, metric = {0: ("regression", "l2"), 2: ("binary", "binary_logloss")}.get(
+OBJECTIVES = {"mse": ("regression", "l2"), "mae": ("regression_l1", "l1"), "huber": ("huber", "huber")}
+"""By loss LightGBM's objective and metric."""
+
+
+def _params(options: Options, model: Trees, world: int) -> list[dict[str, Any]]:
+    """LightGBM's parameters of each booster, https://lightgbm.readthedocs.io/en/stable/Parameters.html."""
+    objective, metric = {0: OBJECTIVES[options.loss], 2: ("binary", "binary_logloss")}.get(
         model.classes, ("multiclass", "multi_logloss")
     )
-    return {
+    common = {
         "objective": objective,
         "metric": metric,
+        "alpha": 1.0,  # where the Huber loss becomes linear, as PyTorch's
         "num_class": model.outputs,
         "learning_rate": options.learning_rate,
         "num_leaves": options.leaves,
@@ -112,6 +137,8 @@ def _params(options: Options, model: Trees, world: int) -> dict[str, Any]:
         "verbosity": -1,
         **({"num_machines": world, "tree_learner": "data"} if world > 1 else {}),
     }
+    levels = [{**common, "objective": "quantile", "metric": "quantile", "alpha": level} for level in model.levels]
+    return levels or [common]
 
 
 SEEDED = 1_000_000_000
@@ -128,6 +155,13 @@ def _seeds(seed: int, step: int, rank: int) -> dict[str, int]:
         int(np.random.SeedSequence(key).generate_state(1)[0] >> 2) for key in ((seed, step, 1 + rank), (seed, step))
     )
     return {"bagging_seed": samples, "feature_fraction_seed": columns, "bagging_freq": SEEDED + 1 + step % 2}
+
+
+def check_target(options: Options, classes: Sequence[str]) -> None:
+    """Raises a UserError that lists the options of numbers that are set although the target is a class."""
+    if found := [name for name in ("loss", "quantiles") if classes and name in options.model_fields_set]:
+        given = " and ".join(f"model.{name} is {getattr(options, name)}" for name in found)
+        raise UserError(f"{given}, but the target has classes", "remove it: it is for a target of numbers")
 
 
 def weights_of(options: Options, classes: Sequence[str]) -> Weights | None:

@@ -1,6 +1,6 @@
 """A model that is made of trees."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from heliostat.datasets.signature import CATEGORIES, FEATURES
 from heliostat.errors import UserError
 from heliostat.workloads.trees.library import Booster
 
+BETWEEN = "\0"
 Matrix = npt.NDArray[np.float32]
 
 
@@ -34,66 +35,77 @@ class Trees(nn.Module):
         columns: of the matrix.
         classes: how many; 0 for a number.
         fill: (columns,), what a gap is in a column that had none in training, which LightGBM takes as 0; NaN for others.
+        levels: of quantiles of a number, each of which has trees of its own.
     """
 
     center: Tensor
     scale: Tensor
 
-    def __init__(self, columns: int, classes: int, fill: Matrix | None = None) -> None:
+    def __init__(self, columns: int, classes: int, fill: Matrix | None = None, levels: Sequence[float] = ()) -> None:
         super().__init__()
-        self.columns, self.classes, self.fill = columns, classes, fill
-        self.booster: Booster | None = None
-        """None before the first round."""
+        self.columns, self.classes, self.fill, self.levels = columns, classes, fill, tuple(levels)
+        self.boosters: list[Booster] = []
+        """One, or one a level of quantiles; none before the first round."""
         # What is boosted is (target - center) / scale, as LightGBM keeps targets in 32 bits.
         self.register_buffer("center", torch.zeros((), dtype=torch.float64))
         self.register_buffer("scale", torch.ones((), dtype=torch.float64))
 
     @property
+    def booster(self) -> Booster | None:
+        """LightGBM's model, of quantiles that of the first level; None before the first round."""
+        return self.boosters[0] if self.boosters else None
+
+    @property
     def outputs(self) -> int:
-        """The trees of a round: one a class, or a single one for a number and for two classes."""
+        """The trees of a round of a booster: one a class, or a single one for a number and for two classes."""
         return self.classes if self.classes > 2 else 1
 
     def forward(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """The logits (samples, classes) float32, or the numbers (samples,) float64."""
+        """The logits (samples, classes) float32, or the numbers (samples,) or their quantiles (samples, levels) float64.
+
+        Quantiles are sorted, so that they do not cross, which never makes them worse (Chernozhukov et al. 2010).
+        """
         parts = {name: batch[name].cpu().numpy() for name in (FEATURES, CATEGORIES) if name in batch}
         scores = torch.from_numpy(self.scores(matrix(parts))).to(self.center.device)
         if not self.classes:
-            return scores[:, 0] * self.scale + self.center
+            return (scores.sort(1).values if self.levels else scores[:, 0]) * self.scale + self.center
         logits = scores if self.classes > 2 else torch.cat([torch.zeros_like(scores), scores], 1)
         return logits.float()
 
     def scores(self, rows: Matrix) -> npt.NDArray[np.float64]:
-        """The sums of the trees' values: (samples, outputs)."""
-        if self.booster is None:
-            return np.zeros((len(rows), self.outputs))
+        """The sums of the trees' values: (samples, outputs), of quantiles (samples, levels)."""
+        if not self.boosters:
+            return np.zeros((len(rows), len(self.levels) or self.outputs))
         rows = rows if self.fill is None else np.where(np.isnan(rows), self.fill, rows)
-        return np.asarray(self.booster.predict(rows, raw_score=True), np.float64).reshape(len(rows), self.outputs)
+        found = [np.asarray(each.predict(rows, raw_score=True), np.float64) for each in self.boosters]
+        return np.column_stack([each.reshape(len(rows), self.outputs) for each in found])
 
     def gains(self) -> npt.NDArray[np.float64]:
         """What the splits of each column gain in all: (columns,)."""
-        if self.booster is None:
-            return np.zeros(self.columns)
-        return np.asarray(self.booster.feature_importance("gain"), np.float64)
+        found = [np.asarray(each.feature_importance("gain"), np.float64) for each in self.boosters]
+        return np.sum(found, 0) if found else np.zeros(self.columns)
 
     def get_extra_state(self) -> Tensor:
-        """LightGBM's text of the trees: uint8, empty before the first round."""
-        text = self.booster.model_to_string() if self.booster else ""
+        """LightGBM's text of the trees: uint8, empty before the first round; those of several levels with a zero between."""
+        text = BETWEEN.join(each.model_to_string() for each in self.boosters)
         return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8) if text else torch.empty(0, dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Replaces the trees.
 
         Raises:
-            UserError: they are those of other columns or classes.
+            UserError: they are those of other columns, classes or quantiles.
         """
-        if not len(state):
-            self.booster = None
-            return
-        booster = Booster(model_str=bytes(state.cpu().numpy()).decode())
-        found, wanted = (booster.num_feature(), booster.num_model_per_iteration()), (self.columns, self.outputs)
-        if found != wanted:
-            raise UserError(
-                "the trees have {} columns and {} outputs, but those of this dataset have {} and {}".format(*found, *wanted),
-                "use trees of a dataset with the same columns and classes",
-            )
-        self.booster = booster
+        texts = bytes(state.cpu().numpy()).decode().split(BETWEEN) if len(state) else []
+        boosters = [Booster(model_str=text) for text in texts]
+        wanted = (self.columns, (len(self.levels) or 1) * self.outputs)
+        for each in boosters[:1]:
+            found = each.num_feature(), len(boosters) * each.num_model_per_iteration()
+            if found != wanted:
+                raise UserError(
+                    "the trees have {} columns and {} outputs, but those of this dataset have {} and {}".format(
+                        *found, *wanted
+                    ),
+                    "use trees of a dataset with the same columns and classes, and with as many quantiles",
+                )
+        self.boosters = boosters

@@ -11,6 +11,7 @@ import platform
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -20,14 +21,25 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import heliostat
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
-from heliostat.cluster.in_process import own_token
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
+from heliostat.cluster.ray_token import own_token
 from heliostat.cluster.ray_version import check_ray, installed_ray
-from heliostat.cluster.targets.local.emulation import HEAD, PORTS, PROVIDER, autoscaling, command, environment, modules
-from heliostat.cluster.targets.local.processes import ClusterRecord, nodes, stop
+from heliostat.cluster.targets.local.emulation import (
+    CLUSTER_FOLDER,
+    HEAD,
+    LOCAL,
+    PORTS,
+    PROVIDER,
+    autoscaling,
+    command,
+    environment,
+    modules,
+)
+from heliostat.cluster.targets.local.processes import ClusterRecord, nodes, runs, stop
 from heliostat.cluster.targets.status import Group, Node, State
 from heliostat.difference import Change, difference
 from heliostat.errors import NotComing, UserError
@@ -40,6 +52,7 @@ NODE_SECONDS = 10.0
 DOWN_SECONDS = 30.0
 POLL = 0.3
 LOG_LINES = 12
+RECORDER = str(Path(__file__).parent / "recorder.py")
 
 
 class LocalCluster:
@@ -100,6 +113,7 @@ class LocalCluster:
             if record is None or not record.alive or self.changes():
                 self._stop(record)
                 record = self._start()
+            self._record_nodes(record)
         yield from self._wait(record)
 
     def wake(self) -> Iterator[str]:
@@ -109,7 +123,10 @@ class LocalCluster:
             NotFound: it does not exist.
             NotComing: it does not respond.
         """
-        yield from self._wait(self._running())
+        record = self._running()
+        with self._lock():
+            self._record_nodes(record)
+        yield from self._wait(record)
 
     def look(self) -> Callable[[], str]:
         """A function that returns which nodes are starting, and raises `NotComing` if the head has exited."""
@@ -188,6 +205,28 @@ class LocalCluster:
             time.sleep(0.01)  # its environment, which identifies it, is readable only a moment after the start
         self._write("cluster.json", asdict(record))
         return record
+
+    def _record_nodes(self, record: ClusterRecord) -> None:
+        """Start the process that records the nodes, unless it runs; it is one of the cluster's, and stops with them."""
+        if not record.alive or runs(record, RECORDER):
+            return
+        options = {
+            "namespace": LOCAL, "name": self.name, "scratch": record.scratch, "marks": CLUSTER_FOLDER, "head": record.pid,
+            "port": record.ports["dashboard"], "storage": record.storage, "token": str(own_token()),
+            "prices": Profile.model_validate(record.profile).prices,
+        }  # fmt: skip
+        path = [str(Path(heliostat.__file__).parents[1]), os.environ.get("PYTHONPATH")]
+        with (self.folder / "recorder.log").open("wb") as log:
+            subprocess.Popen(
+                [sys.executable, "-P", RECORDER, json.dumps(options)],
+                cwd=record.scratch,
+                # With -P it would not find a heliostat that is imported from the working directory.
+                env={**os.environ, CLUSTER_FOLDER: record.scratch, "PYTHONPATH": os.pathsep.join(filter(None, path))},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def _wait(self, record: ClusterRecord) -> Iterator[str]:
         profile = Profile.model_validate(record.profile)

@@ -13,6 +13,8 @@ from heliostat.cluster.field_types import size
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.environment import NODES, STORAGE
 
+LOCAL = "local"
+"""Stands for the namespace in the path of a record of nodes."""
 HEAD = "head"
 """The node name of the head."""
 HEAD_TYPE = "ray.head.default"

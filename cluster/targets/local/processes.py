@@ -48,6 +48,15 @@ def processes(record: ClusterRecord) -> list[psutil.Process]:
     return [running[pid] for pid in found - {os.getpid()}]
 
 
+def runs(record: ClusterRecord, program: str) -> bool:
+    """Whether a process of a cluster has a word in its command line."""
+    for process in processes(record):
+        with suppress(psutil.Error):
+            if program in process.cmdline():
+                return True
+    return False
+
+
 def nodes(record: ClusterRecord) -> dict[str, str]:
     """The group of each node with a raylet, by node name, the oldest first."""
     found = {}

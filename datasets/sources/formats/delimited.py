@@ -16,7 +16,8 @@ from heliostat.datasets.sources.formats import encoding as encodings
 from heliostat.datasets.sources.formats.dialect import LARGEST, LINE, Dialect, Record, find, records
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.formats.refusal import Refusal
-from heliostat.datasets.sources.formats.streams import Bytes, Doubts, Text
+from heliostat.datasets.sources.formats.sections import sections_of_rows
+from heliostat.datasets.sources.formats.streams import Bytes, Doubts, Section, Text
 
 SAMPLE, LARGEST_SAMPLE = 1 << 18, 1 << 24
 """Bytes from which the dialect is found: more of them if the rows are long."""
@@ -24,6 +25,8 @@ PIECE = 1 << 20
 BLOCK, MOST = 4 << 20, 64 << 20
 """Bytes that are read at once: more of them for many columns, because each costs time in each block."""
 BLOCK_OF_A_COLUMN = 4096
+FIRST = 1 << 16
+"""Bytes that are read first, to find out whether there are rows."""
 ROWS = 1 << 14
 ODD = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\udc80-\udcff]")
 """What is no text: signs of control, and bytes that could not be decoded."""
@@ -74,7 +77,14 @@ class CsvFile:
     def schema(self) -> pa.Schema:
         return pa.schema([(name, pa.string()) for name in self.names])
 
-    def batches(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
+    def sections(self, size: int) -> list[Section | None]:
+        """Sections of about so many bytes, with the same chunks as the whole; None is all of a file that has none."""
+        with closing(Bytes(self.file)) as stream:
+            if stream.is_compressed or not self.dialect.is_plain or self.dialect.encoding != "utf-8":
+                return [None]
+        return sections_of_rows(self.file, self.dialect.skipped + FIRST, self._block, size, self.dialect.quote)
+
+    def batches(self, columns: list[str], section: Section | None = None) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Chunks of some columns as texts, and the bytes read so far.
 
         Raises:
@@ -82,11 +92,11 @@ class CsvFile:
         """
         columns = [name for name in self.names if name in columns]
         if self.dialect.is_plain:
-            yield from self._by_arrow(columns)
+            yield from self._by_arrow(columns, section)
         else:
             self.check()
             yield from self._by_python(columns)
-        self._is_sound = True
+        self._is_sound = self._is_sound or section is None
 
     def check(self) -> None:
         """Read the file to find out what is wrong with it.
@@ -130,21 +140,27 @@ class CsvFile:
                 return
         yield "is not UTF-8", fix
 
-    def _text(self) -> Text:
+    def _text(self, section: Section | None = None) -> Text:
         doubts = None if self._is_sound else Doubts(self.dialect)
-        return Text(Bytes(self.file), self.dialect, doubts, self.check)
+        skipped, first = self.dialect.skipped, FIRST
+        if section and section.start:  # up to the end of the block in which a reader of the whole file has its first row
+            skipped, first = 0, (self.dialect.skipped + FIRST - section.start) % self._block or self._block
+        return Text(Bytes(self.file, section), self.dialect, doubts, self.check, skipped, first)
+
+    @property
+    def _block(self) -> int:
+        return min(MOST, max(BLOCK, BLOCK_OF_A_COLUMN * len(self.names)))
 
     # --- Arrow ------------------------------------------------------------------------------------------------
 
-    def _by_arrow(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
-        dialect, stream = self.dialect, self._text()
-        block = min(MOST, max(BLOCK, BLOCK_OF_A_COLUMN * len(self.names)))
+    def _by_arrow(self, columns: list[str], section: Section | None) -> Iterator[tuple[pa.RecordBatch, int]]:
+        dialect, stream = self.dialect, self._text(section)
         if not stream.peek():
             return
         try:
             with pyarrow.csv.open_csv(
                 pa.PythonFile(stream, "r"),
-                read_options=pyarrow.csv.ReadOptions(block_size=block, column_names=self.names),
+                read_options=pyarrow.csv.ReadOptions(block_size=self._block, column_names=self.names),
                 parse_options=pyarrow.csv.ParseOptions(
                     delimiter=dialect.separator, quote_char=dialect.quote or False, newlines_in_values=dialect.quote is not None
                 ),

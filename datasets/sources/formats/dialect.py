@@ -22,6 +22,7 @@ EXCEL = re.compile(r'"?sep=(.)"?\s*')
 YEAR = re.compile(r"(19|20)\d{2}")
 NUMBER = re.compile(r"[-+]?[$€£]?(\d[\d.,' ]*|[.,]\d+)([eE][-+]?\d+)?\s?[%€]?")
 LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
+BLANKS_AT_END = re.compile(r"[ \t]+(?=[\r\n]*$)")
 LARGEST = 1 << 26
 """Characters of a cell; more of them mean that a quote is missing."""
 
@@ -43,6 +44,7 @@ class Dialect:
     """How a csv file is written."""
 
     separator: str = ","
+    """A blank stands for any number of blanks and tabs."""
     quote: str | None = '"'
     encoding: str = "utf-8"
     blanks: bool = False
@@ -74,10 +76,13 @@ class Dialect:
 
 
 class _Lines:
-    """Lines, counted, without those that are comments; a line within a cell is none."""
+    """Lines, counted, without those that are comments; a line within a cell is none.
 
-    def __init__(self, lines: Iterable[str], comment: str | None) -> None:
-        self._lines, self._comment = iter(lines), comment
+    Where blanks separate cells, tabs are blanks, and those at the end of a line separate nothing.
+    """
+
+    def __init__(self, lines: Iterable[str], dialect: "Dialect") -> None:
+        self._lines, self._comment, self._blanks = iter(lines), dialect.comment, dialect.separator == " "
         self.begins = True
         self.first = self.count = 0
         self.taken: list[str] = []
@@ -94,13 +99,13 @@ class _Lines:
             if self.begins:
                 self.begins, self.first, self.taken = False, self.count, []
             self.taken.append(line)
-            return line
+            return BLANKS_AT_END.sub("", line).replace("\t", " ") if self._blanks else line
 
 
 def records(lines: Iterable[str], dialect: Dialect) -> Iterator[Record]:
     """The records of a csv file but for empty lines."""
     csv.field_size_limit(LARGEST)
-    counted = _Lines(lines, dialect.comment)
+    counted = _Lines(lines, dialect)
     reader = csv.reader(
         counted,
         delimiter=dialect.separator,
@@ -194,12 +199,12 @@ def _separated(lines: list[str], is_all: bool, dialect: Dialect, read: Read, sep
     mostly = [each for each, share in shares.items() if share == best]
     if best < 0.5 or len(mostly) > 1:
         what = "has lines with different numbers of cells, whatever is between them"
-        raise Refusal((what, f"set {KEY}.separator, or {KEY}.header to the line of the names"))
+        raise Refusal((what, f"set {KEY}.separator (it may be blanks), or {KEY}.header to the line of the names"))
     return mostly[0]
 
 
 def _has_blanks(text: str, separator: str, quote: str | None) -> bool:
-    return quote is not None and separator != " " and re.search(rf"{re.escape(separator)} +{quote}", text) is not None
+    return separator == " " or (quote is not None and re.search(rf"{re.escape(separator)} +{quote}", text) is not None)
 
 
 def _is_even(found: list[Record]) -> bool:
@@ -220,10 +225,14 @@ def _named(dialect: Dialect, found: list[tuple[int, list[str]]], read: Read, lin
     """The dialect with the names of the columns, and the lines before the first row."""
     first, cells = found[0]
     header = read.header if read.header is not None else 0 if read.names else None
+    if header is None and max(len(each) for _, each in found) == 1 and _may_be_columns(cells[0]):
+        what = f"has a single column, or blanks between its columns: {cells[0][:80]!r}"
+        raise Refusal((what, f"set {KEY}.separator: blanks, or {KEY}.header: {first} if this is the name of a single one"))
     if header is None and (numbers := _looks_like_data([cells for _, cells in found])):
         raise Refusal((
             f"has no names of columns in line {first}, but numbers, such as {numbers}",
-            f"set {KEY}.header: 0, which names them c1, c2, ..., or {KEY}.names; {KEY}.header: {first} if these are names",
+            f"set {KEY}.header: 0, which names them c1, c2, ..., or {KEY}.names; {KEY}.header: {first} if these are names"
+            + f"; or {KEY}.separator: blanks" * any(map(_may_be_columns, cells)),
         ))  # fmt: skip
     width = max(Counter(len(cells) for _, cells in found[1:] or found).most_common(1)[0][0], 1)
     if header == 0:
@@ -237,12 +246,19 @@ def _named(dialect: Dialect, found: list[tuple[int, list[str]]], read: Read, lin
     return replace(dialect, names=names, above=above)
 
 
+def _may_be_columns(cell: str) -> bool:
+    """Whether a cell begins with a number that a blank follows, or has several blanks, or a tab, between words."""
+    return re.search(r"^\s*[-+.\d]\S*\s+\S|\S(?:\s{2,}|\t)\S", cell) is not None
+
+
 def _uneven(names: tuple[str, ...], width: int, first: int, found: list[tuple[int, list[str]]], read: Read) -> tuple[str, str]:
     if read.names:
         return f"has {width} columns, but {KEY}.names has {len(names)}", f"set {KEY}.names to {width} names"
     line = next(line for line, each in found if len(each) == width)
     fix = f"correct it, or set {KEY}.header to the line of the names"
-    if 1 < len(names) == width - 1:
+    if 1 < len(names) == width - 1 and not any(each[-1] for _, each in found[1:] if len(each) == width):
+        fix = "remove the separator at the end of the lines, or write one at the end of the names, too"
+    elif 1 < len(names) == width - 1:
         fix = f"write a name for the first column, or set {KEY}: {{header: {first}, names: [...]}} with {width} names"
     cells = "1 cell" if len(names) == 1 else f"{len(names)} cells"
     return f"has {cells} in line {first}, that of the names, but {width} in line {line} and most others", fix
@@ -281,10 +297,11 @@ def _with_decimal(dialect: Dialect, rows: list[tuple[int, list[str]]], read: Rea
     if read.thousands is not None:
         return replace(dialect, decimal="," if read.thousands == "." else ".", thousands=read.thousands)
     columns = {name: decimals(cells[at] for _, cells in rows if at < len(cells)) for at, name in enumerate(dialect.names)}
-    by_sign = {sign: [name for name, found in columns.items() if sign in found] for sign in ",.?"}
-    shown = [sign for sign in ",." if by_sign[sign]]
-    if by_sign["?"] and len(shown) != 1 and dialect.separator != ",":
-        what = f"has numbers such as 1,234 in column {by_sign['?'][0]!r}, which may be 1234 or 1.234"
-        raise Refusal((what, f"set {KEY}.thousands or {KEY}.decimal to ','"))
+    shown = [sign for sign in ",." if any(sign in found for found in columns.values())]
+    for number, sign in (("1,234", ","), ("1.234", ".")):
+        unclear = [name for name, found in columns.items() if number in found and not found & {",", "."}]
+        if unclear and len(shown) != 1 and dialect.separator != ",":
+            what = f"has numbers such as {number} in column {unclear[0]!r}, which may be 1234 or 1.234"
+            raise Refusal((what, f"set {KEY}.thousands or {KEY}.decimal to {sign!r}"))
     # With both, each column has its own sign.
     return replace(dialect, decimal="," if shown == [","] else ".")

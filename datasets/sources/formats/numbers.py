@@ -13,8 +13,8 @@ APOSTROPHES = r"'\x{2019}"
 
 _EDGES = r"[-+\u2212\u2013(]?\s?[$€£¥₹]?\s?{}\s?[%‰$€£¥₹]?[-\u2212\u2013]?\)?"
 _WHOLE = re.compile(_EDGES.format(r"\d+"))
-_UNCLEAR = re.compile(_EDGES.format(r"[1-9]\d{0,2},\d{3}"))
-_PERHAPS = re.compile(_EDGES.format(r"[1-9]\d{0,2}\.\d{3}"))
+_COMMA_OR_GROUP = re.compile(_EDGES.format(r"[1-9]\d{0,2},\d{3}"))
+_POINT_OR_GROUP = re.compile(_EDGES.format(r"[1-9]\d{0,2}\.\d{3}"))
 _COMMA = re.compile(_EDGES.format(r"(?:\d+,\d*|\d{0,3},\d+|\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,})(?:[eE][-+]?\d+)?"))
 _POINT = re.compile(_EDGES.format(r"(?:\d+\.\d*|\d{0,3}\.\d+|\d{1,3}(?:,\d{3})+\.\d+|\d{1,3}(?:,\d{3}){2,})(?:[eE][-+]?\d+)?"))
 
@@ -22,14 +22,16 @@ _POINT = re.compile(_EDGES.format(r"(?:\d+\.\d*|\d{0,3}\.\d+|\d{1,3}(?:,\d{3})+\
 def decimals(cells: Iterable[str]) -> set[str]:
     """Which decimal signs the numbers of a column show, "." and ","; none if it has texts.
 
-    "?" is that of 1,234, which may be 1234; 1.234 is the usual way to write a fraction, unless other numbers have a comma.
+    "1,234" and "1.234" stand for numbers such as these, whose sign may be one or separate thousands.
     """
     found = set()
     for cell in filter(None, map(str.strip, cells)):
-        if _WHOLE.fullmatch(cell) or _PERHAPS.fullmatch(cell):
+        if _WHOLE.fullmatch(cell):
             continue
-        if _UNCLEAR.fullmatch(cell):
-            found.add("?")
+        if _COMMA_OR_GROUP.fullmatch(cell):
+            found.add("1,234")
+        elif _POINT_OR_GROUP.fullmatch(cell):
+            found.add("1.234")
         elif _COMMA.fullmatch(cell):
             found.add(",")
         elif _POINT.fullmatch(cell):
@@ -48,23 +50,23 @@ class Plain:
     """
 
     def __init__(self, decimal: str, thousands: str | None) -> None:
-        self._decimal = decimal
+        self.decimal = decimal
         usual = rf".{BLANKS}{APOSTROPHES}_" if decimal == "," else rf",{BLANKS}{APOSTROPHES}_"
         group = {None: usual, " ": BLANKS, "'": APOSTROPHES}.get(thousands, thousands)
         sign = re.escape(decimal)
         number = rf"(?:\d{{1,3}}(?:[{group}]\d{{3}})+|\d+)(?:{sign}\d*)?|{sign}\d+"
-        self._group = f"[{group}]"
-        self._pattern = rf"^(?P<before>{SIGN}\s?{MONEY}\s?{SIGN})(?P<number>{number})(?P<after>{SUFFIX})$"
+        self.group = f"[{group}]"
+        self.pattern = rf"^(?P<before>{SIGN}\s?{MONEY}\s?{SIGN})(?P<number>{number})(?P<after>{SUFFIX})$"
 
     def fits(self, texts: pa.Array) -> bool:
         """Whether all of some trimmed texts are such numbers."""
-        return pc.all(pc.match_substring_regex(texts, self._pattern)).as_py() is not False
+        return pc.all(pc.match_substring_regex(texts, self.pattern)).as_py() is not False
 
     def write(self, texts: pa.Array) -> pa.Array:
         """Trimmed texts, the numbers among them in the plain way; others as they are."""
-        parts = pc.extract_regex(texts, self._pattern)
-        number = pc.replace_substring_regex(pc.struct_field(parts, "number"), self._group, "")
-        if self._decimal == ",":
+        parts = pc.extract_regex(texts, self.pattern)
+        number = pc.replace_substring_regex(pc.struct_field(parts, "number"), self.group, "")
+        if self.decimal == ",":
             number = pc.replace_substring(number, ",", ".")
         plain = pc.binary_join_element_wise(pc.struct_field(parts, "before"), number, pc.struct_field(parts, "after"), "")
         return pc.coalesce(plain, texts)

@@ -12,9 +12,9 @@ KEY = "dataset.options.read"
 
 
 def _separator(value: str) -> str:
-    value = {"tab": "\t", "\\t": "\t"}.get(value, value)
+    value = {"tab": "\t", "\\t": "\t", "blanks": " "}.get(value, value)
     if len(value) != 1 or value.isalnum() or value in "\"'\r\n+-." or not value.isascii():
-        raise ValueError(f"is {value!r}, which cannot be between cells; write one of , ; | or tab")
+        raise ValueError(f"is {value!r}, which cannot be between cells; write one of , ; | tab or blanks")
     return value
 
 
@@ -31,7 +31,7 @@ class Read(Config):
     """How csv files are written, and what stands for a missing value; what is not set is found out."""
 
     separator: Annotated[str, AfterValidator(_separator)] | None = Key(
-        None, description="what is between the cells of a csv file, such as ; or tab"
+        None, description="what is between the cells of a csv file, such as ; or tab or blanks"
     )
     decimal: Literal[".", ","] | None = Key(None, description="the decimal sign, a point or a comma")
     thousands: Literal[",", ".", " ", "'", "_"] | None = Key(None, description="what separates thousands, such as . in 1.234,5")

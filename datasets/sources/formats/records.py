@@ -16,7 +16,8 @@ import pyarrow as pa
 from heliostat.datasets.sources.files import File
 from heliostat.datasets.sources.formats import encoding as encodings
 from heliostat.datasets.sources.formats.refusal import Refusal
-from heliostat.datasets.sources.formats.streams import Bytes
+from heliostat.datasets.sources.formats.sections import sections_of_rows
+from heliostat.datasets.sources.formats.streams import Bytes, Section
 
 PIECE = 1 << 20
 LARGEST = 1 << 26
@@ -73,7 +74,9 @@ class Column:
         if len(lines) == 1:
             what = "objects" if "objects" in lines else "lists of other things than numbers or texts"
             line = next(iter(lines.values()))
-            return f"has {what}, such as in line {line}", "write each part as a column of its own, or drop it"
+            fix = "write each part as a column of its own, or drop it"
+            pandas = "; a DataFrame is written as records by to_json(path, orient='records', lines=True)" * (what == "objects")
+            return f"has {what}, such as in line {line}", fix + pandas
         shown = " and ".join(f"{kind} (line {line})" for kind, line in lines.items())
         return f"has {shown}", "write its values in one way, or drop it"
 
@@ -116,7 +119,15 @@ class JsonFile:
         """The columns; those without a type as texts."""
         return pa.schema([(name, column.type or pa.string()) for name, column in self.columns.items()])
 
-    def batches(self, columns: list[str]) -> Iterator[tuple[pa.RecordBatch, int]]:
+    def sections(self, size: int) -> list[Section | None]:
+        """Sections of lines of about so many bytes; None is all of a file of one record, or with an array of records."""
+        with closing(Bytes(self.file)) as stream:
+            start = stream.read(1 << 16)
+            if stream.is_compressed or start.lstrip().startswith(b"[") or encodings.find(start, False) not in (None, "utf-8"):
+                return [None]
+        return sections_of_rows(self.file, PIECE, PIECE, size, None)
+
+    def batches(self, columns: list[str], section: Section | None = None) -> Iterator[tuple[pa.RecordBatch, int]]:
         """Chunks of some columns, whose names may have blanks around them, and the bytes read so far.
 
         Raises:
@@ -128,7 +139,7 @@ class JsonFile:
             raise Refusal(*((f"column {name!r} {what}", fix) for name, (what, fix) in wrong.items()))
         rows: list[Record] = []
         start = 0
-        for _, record, read, done in _records(self.file):
+        for _, record, read, done in _records(self.file, section):
             if not isinstance(record, dict):
                 raise Refusal(record)
             rows.append(record)
@@ -136,7 +147,7 @@ class JsonFile:
                 yield _batch(rows, schema), done
                 rows, start = [], read
         if rows:
-            yield _batch(rows, schema), self.file.size
+            yield _batch(rows, schema), section.stop if section else self.file.size
 
     def check(self) -> None:
         """All has been found when it was opened."""
@@ -157,9 +168,9 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     return pa.array(values, kind)
 
 
-def _records(file: File) -> Iterator[tuple[int, Record | Problem, int, int]]:
+def _records(file: File, section: Section | None = None) -> Iterator[tuple[int, Record | Problem, int, int]]:
     """By record its line, what it holds or what is wrong with it, and the characters and bytes read so far."""
-    with closing(Bytes(file)) as stream:
+    with closing(Bytes(file, section)) as stream:
         start = stream.read(1 << 16)
         encoding = encodings.find(start, False) or "utf-8"
         decoder = codecs.getincrementaldecoder(encoding)("surrogateescape" if encoding.startswith("utf-8") else "strict")

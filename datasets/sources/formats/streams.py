@@ -3,6 +3,7 @@
 import codecs
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,21 +18,34 @@ CODECS = {b"\x1f\x8b": "gzip", b"BZh": "bz2", b"\x28\xb5\x2f\xfd": "zstd", b"\x0
 CHARACTERS = bytes(byte for byte in range(256) if byte >= 32 or byte in b"\t\n\r")
 
 
+@dataclass(frozen=True)
+class Section:
+    """A part of a file that can be read by itself: row groups of Parquet, or bytes of rows of text."""
+
+    start: int
+    stop: int
+
+
 class Bytes:
-    """A file, decompressed.
+    """A file, decompressed, or a section of one that is not compressed.
 
     Raises:
         Refusal: while it is read, that it is damaged.
     """
 
-    def __init__(self, file: File) -> None:
+    def __init__(self, file: File, section: Section | None = None) -> None:
         start = file.start(4)
         self._raw = file.filesystem.open_input_file(file.path)  # a stream has no position
         codec = next((name for magic, name in CODECS.items() if start.startswith(magic)), None)
         self._stream = pa.CompressedInputStream(self._raw, codec) if codec else self._raw
         self.is_compressed = codec is not None
+        self._stop = section.stop if section else None
+        if section:
+            self._raw.seek(section.start)
 
     def read(self, size: int) -> bytes:
+        if self._stop is not None:
+            size = min(size, self._stop - self.position)
         try:
             return bytes(self._stream.read(size))
         except OSError as error:
@@ -53,22 +67,32 @@ class Text:
 
     Args:
         check: is called when there is a doubt, and raises a Refusal if it is justified.
+        skipped: the bytes before the first row, in UTF-8.
+        first: the bytes that are read first.
     """
 
     closed = False
 
-    def __init__(self, file: Bytes, dialect: Dialect, doubts: "Doubts | None", check: Callable[[], Any]) -> None:
-        self._file, self._doubts, self._check = file, doubts, check
+    def __init__(
+        self,
+        file: Bytes,
+        dialect: Dialect,
+        doubts: "Doubts | None",
+        check: Callable[[], Any],
+        skipped: int,
+        first: int,
+    ) -> None:
+        self._file, self._doubts, self._check, self._first = file, doubts, check, first
         self._decoder = None if dialect.encoding == "utf-8" else codecs.getincrementaldecoder(dialect.encoding)()
         self._next: bytes | None = None
         self.position = 0
-        left = dialect.skipped
+        left = skipped
         while left and (piece := self._decoded(left)):
             self._next, left = piece[left:] or None, max(0, left - len(piece))
 
     def peek(self) -> bytes:
         """The bytes that come next; none at the end."""
-        self._next = self._next or self._decoded(1 << 16)
+        self._next = self._next or self._decoded(self._first)
         return self._next
 
     def read(self, size: int) -> bytes:

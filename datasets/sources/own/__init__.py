@@ -14,6 +14,8 @@ from heliostat.errors import UserError, combined
 from heliostat.folder import expanded
 
 KEY = "dataset.source"
+OF_TEXTS = ("tokens", "text", "vocabulary", "length")
+"""Options of texts that become tokens, if ``tokens`` is set."""
 OF_TABLES = {*Table.Options.model_fields, "split"} - {"path", "read"}
 """Options of tables, which a source of rows has as well, and one of arrays the split."""
 
@@ -27,6 +29,10 @@ class Source:
 
     classes: Iterable[str] = ()
     """The names of the classes 0, 1, ... in ``label``; without them they are the labels that there are, sorted."""
+
+    meta: Mapping[str, Any] = {}
+    """What belongs to the dataset beside its samples, such as a tokenizer: plain values as JSON has them, which are kept with
+    the dataset and with each run on it. A task has them as ``self.index.meta["own"]``."""
 
     def rows(self) -> Any:
         """The samples, which are read twice: an iterable, a new one for each call, or a mapping of splits to such.
@@ -55,6 +61,8 @@ class Named:
     of_tables: dict[str, Any] = field(default_factory=dict)
     split: Split | None = None
     """The option of that name, which ``of_tables`` has as it is written."""
+    of_texts: dict[str, Any] = field(default_factory=dict)
+    """The options of texts, of which ``tokens`` makes the samples sequences of tokens."""
 
     def __call__(self) -> Any:
         """What it makes: with an option ``path`` that may have ``~`` and variables, as those of all sources."""
@@ -77,22 +85,38 @@ def find(name: str, options: Mapping[str, Any]) -> Named:
         there = [each for each, value in vars(loaded).items() if callable(value) and getattr(value, "__module__", "") == module]
         fix = nearest(attribute, there) if there else f"write def {attribute}() there, which returns the samples"
         raise UserError(f"{KEY} {name!r}: {module} has no class or function {attribute}", fix)
-    arguments, of_tables = _shared(name, make, options)
+    arguments, of_tables, of_texts = _shared(name, make, options)
     split = validate(of_tables["split"], Split, "dataset.options.split") if "split" in of_tables else None
     checked = {key: value for key, value in of_tables.items() if key in Table.Options.model_fields}
     validate({"path": name, "target": "", **checked}, Table.Options, "dataset.options")
-    return Named(name, make, arguments, of_tables, split)
+    check_texts(of_texts, of_tables)
+    return Named(name, make, arguments, of_tables, split, of_texts)
 
 
-def _shared(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The options that are arguments of a function, and those of tables."""
+def check_texts(of_texts: Mapping[str, Any], of_tables: Mapping[str, Any]) -> None:
+    """Raise a UserError for options of texts without ``tokens``, or with those of tables."""
+    if of_texts and "tokens" not in of_texts:
+        raise UserError(
+            f"dataset.options has {', '.join(of_texts)}, but not tokens", "set tokens: bpe or byte, which makes texts sequences"
+        )
+    if of_texts and (others := [name for name in of_tables if name != "split"]):
+        raise UserError(
+            f"dataset.options has tokens, for texts, and {', '.join(others)}, for rows of a table", "leave one of them out"
+        )
+
+
+def _shared(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> tuple[dict[str, Any], ...]:
+    """The options that are arguments of a function, those of tables, and those of texts."""
     parameters = inspect.signature(make).parameters
     named = [key for key, each in parameters.items() if each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)]
     takes_any = any(each.kind == each.VAR_KEYWORD for each in parameters.values())
     of_tables = {key: value for key, value in options.items() if key in OF_TABLES and key not in named}
-    arguments = {key: value for key, value in options.items() if key not in of_tables}
+    # A function that takes any option gets these, too, as in earlier versions.
+    others = {} if takes_any or "tokens" in named else options
+    of_texts = {key: value for key, value in others.items() if key in OF_TEXTS and key not in named}
+    arguments = {key: value for key, value in options.items() if key not in of_tables and key not in of_texts}
     problems = [
-        UserError(f"dataset.options.{key} is no argument of {name}", nearest(key, [*named, *OF_TABLES]))
+        UserError(f"dataset.options.{key} is no argument of {name}", nearest(key, [*named, *OF_TABLES, *OF_TEXTS]))
         for key in arguments
         if key not in named and not takes_any
     ]
@@ -103,4 +127,4 @@ def _shared(name: str, make: Callable[..., Any], options: Mapping[str, Any]) -> 
     ]
     if problems:
         raise combined(problems, KEY)
-    return arguments, of_tables
+    return arguments, of_tables, of_texts

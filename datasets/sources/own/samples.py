@@ -8,7 +8,7 @@ import xxhash
 
 from heliostat.datasets.index import SPLITS, Field, SplitName
 from heliostat.datasets.signature import LABEL, TARGET
-from heliostat.datasets.sources import Chunk
+from heliostat.datasets.sources import Chunk, hashes_of
 from heliostat.datasets.sources.own.values import Kinds, Values, named, stored
 from heliostat.datasets.sources.spool import Spool, Spooled
 
@@ -78,8 +78,8 @@ class Samples:
             if self._kinds.has_classes:
                 columns[LABEL] = self._kinds.labels.places[columns[LABEL]]
             inputs = [columns[name] for name in columns if name not in (LABEL, TARGET)]
-            keys = [b"".join(values[at].tobytes() for values in inputs) for at in range(len(codes))]
-            yield Chunk(keys, columns, by=codes)
+            keys = (b"".join(values[at].tobytes() for values in inputs) for at in range(len(codes)))
+            yield Chunk(hashes_of(keys), columns, by=codes)
 
     def close(self) -> None:
         self._spool.close()

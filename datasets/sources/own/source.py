@@ -1,7 +1,8 @@
 """The source of what a class or function of the user's own yields."""
 
+import json
 import tempfile
-from collections.abc import Iterator, Sized
+from collections.abc import Callable, Iterator, Sized
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from itertools import islice
 from typing import Any
 
 from heliostat import own_code
-from heliostat.config import digest
+from heliostat.config import digest, validate
 from heliostat.datasets import sources
 from heliostat.datasets.index import Field, SplitName
 from heliostat.datasets.signature import LABEL, TARGET, Signature
@@ -19,6 +20,7 @@ from heliostat.datasets.sources.own import KEY, Named, Source
 from heliostat.datasets.sources.own.calls import calling, length_of, parts_of, values_of
 from heliostat.datasets.sources.own.rows import Rows, table_of
 from heliostat.datasets.sources.own.samples import Samples
+from heliostat.datasets.sources.own.texts import TextOptions, Texts
 from heliostat.datasets.sources.own.values import is_row, named
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.datasets.sources.table import RULES, Table
@@ -34,7 +36,8 @@ class _Description:
     """What is known of the samples once they have been read, and also when they have been freed."""
 
     fields: dict[str, Field]
-    meta: dict[str, Any]
+    meta: Callable[[], dict[str, Any]]
+    """That of texts is known once their chunks have been read."""
     signature: Signature | None
     split: Split
 
@@ -55,8 +58,8 @@ class Own(sources.Source):
         """What it has returned last, of its first split."""
         self._parts: list[SplitName | None] = []
         """The splits that it says."""
-        self._kept: Samples | Rows | None = None
-        self._source: Samples | Table | None = None
+        self._kept: Samples | Texts | Rows | None = None
+        self._source: Samples | Texts | Table | None = None
         self._described: _Description | None = None
         self._previewed: tuple[dict[str, Field] | None] | None = None
 
@@ -86,10 +89,10 @@ class Own(sources.Source):
         return self._describe().split
 
     def meta(self) -> dict[str, Any]:
-        return self._describe().meta
+        return self._describe().meta()
 
     def description(self) -> dict[str, Any]:
-        return {"name": self.place, **self.options.arguments, **self.options.of_tables}
+        return {"name": self.place, **self.options.arguments, **self.options.of_tables, **self.options.of_texts}
 
     def files(self) -> list[File]:
         """Those of the option ``path``, and those that the source names."""
@@ -115,7 +118,7 @@ class Own(sources.Source):
 
     # --- the two readings ------------------------------------------------------------------------------------
 
-    def _read(self) -> "Samples | Table":
+    def _read(self) -> "Samples | Texts | Table":
         """What is read, again after `close`.
 
         Raises:
@@ -125,10 +128,10 @@ class Own(sources.Source):
             marks = Marks()
             kept = self._collect(marks)
             self._compare(kept, marks)
-            self._source = kept if isinstance(kept, Samples) else self._table(kept)
+            self._source = self._table(kept) if isinstance(kept, Rows) else kept
         return self._source
 
-    def _collect(self, marks: "Marks") -> Samples | Rows:
+    def _collect(self, marks: "Marks") -> Samples | Texts | Rows:
         for place, split, value in self._values("reading"):
             if self._kept is None:
                 self._kept = Rows(self.place) if self._are_rows(place, value) else self._samples()
@@ -140,7 +143,7 @@ class Own(sources.Source):
         self._kept.finish()
         return self._kept
 
-    def _compare(self, kept: Samples | Rows, marks: "Marks") -> None:
+    def _compare(self, kept: Samples | Texts | Rows, marks: "Marks") -> None:
         """Read the samples again.
 
         Raises:
@@ -188,7 +191,8 @@ class Own(sources.Source):
                 found = self._read()
                 signature = found.signature() if isinstance(found, Table) else None
                 split = found.split if isinstance(found, Table) and self._parts == [None] else self._split(found.fields)
-                self._described = _Description(found.fields, found.meta(), signature, split)
+                own = self._own_meta()
+                self._described = _Description(found.fields, lambda: found.meta() | own, signature, split)
         return self._described
 
     def _check_any(self, samples: Sized) -> None:
@@ -196,6 +200,8 @@ class Own(sources.Source):
             raise UserError(f"{KEY} {self.place!r} yields no samples", "yield some")
 
     def _are_rows(self, place: str, value: Any) -> bool:
+        if self.options.of_texts:
+            return False
         with self._at(place):
             return table_of(value) is not None or is_row(named(value))
 
@@ -220,7 +226,9 @@ class Own(sources.Source):
         validation, test = (name if name in self._parts else None for name in ("validation", "test"))
         return split or (Split(by="files", validation=validation, test=test) if validation or test else CONTENT)
 
-    def _samples(self) -> Samples:
+    def _samples(self) -> Samples | Texts:
+        if self.options.of_texts:
+            return Texts(self.place, validate(self.options.of_texts, TextOptions, "dataset.options"))
         if given := ", ".join(name for name in self.options.of_tables if name != "split"):
             raise UserError(f"dataset.options has {given}, but {self.place} yields arrays, and no rows of a table", "remove it")
         return Samples(self.place, self._classes())
@@ -234,6 +242,20 @@ class Own(sources.Source):
             return tried.fields
         finally:
             tried.close()
+
+    def _own_meta(self) -> dict[str, Any]:
+        """What the source keeps beside its samples.
+
+        Raises:
+            UserError: it is not plain.
+        """
+        given = dict(self._own.meta) if self._own else {}
+        try:
+            plain = json.loads(json.dumps(given, allow_nan=False))
+        except (TypeError, ValueError) as error:
+            what = f"{KEY} {self.place!r}: meta is not plain: {error}"
+            raise UserError(what, "use texts, numbers, lists and dictionaries") from None
+        return {"own": plain} if plain else {}
 
     def _classes(self) -> list[str]:
         """The names of the classes that the source has, or its dataset, also within one of torch's subsets."""

@@ -1,0 +1,1 @@
+"""A profile from a RayCluster or RayJob of others: the inverse of `heliostat.cluster.documents`."""

@@ -1,0 +1,330 @@
+"""Records the nodes of a cluster on its storage, where the record outlives the cluster; runs beside the head.
+
+``<storage>/.nodes/<namespace>/<cluster>/<month>/<day>T<time>-<recorder>-<number>.jsonl`` are its files, each of at most a day
+and about 64 KB. A line is JSON, a blank, and the CRC-32 of the JSON, with a time ``t`` and an event ``e``:
+
+- ``start``: the first line of a file; the nodes that there are and the jobs that run follow, so that it can be read alone;
+- ``node``: a node as it is from then on; ``gone``: it has ended; ``job``: a job as it is from then on;
+- ``beat``: nothing has changed, once a minute; ``off``: the cluster is suspended or deleted, and has no nodes from then on.
+
+The time between two lines that are further apart than `heliostat.cluster.record` allows is not recorded.
+"""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError
+
+from . import ray_usage
+from .api import kubernetes
+from .store import Writer
+
+FOLDER = ".nodes"
+POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 0.5
+BEAT_SECONDS = 60.0
+SEEN_SECONDS = 10.0
+"""A look this long after the one before is the first one after an outage."""
+FLUSH_SECONDS = 5.0
+"""Seconds between two writes of a file that grows."""
+CHUNK = 1 << 16
+LAST_SECONDS = 8.0
+"""Seconds after SIGTERM in which it records how the nodes end; the head's pod is killed after ten."""
+PROGRAM = ("-u", "-m", "in_pod.recorder", "record")
+NOT_KNOWN = (OSError, ValueError, LookupError, TypeError, HTTPException)
+"""Errors of a request without an answer, or with an incomplete one."""
+
+Node = dict[str, Any]
+Look = Callable[[], tuple[dict[str, Node], dict[str, Node]]]
+"""Returns the nodes and the jobs by id, see `Recorder`; raises one of `NOT_KNOWN` otherwise."""
+
+
+def line(record: Node) -> bytes:
+    """A record with its checksum."""
+    text = json.dumps(record, separators=(",", ":"))
+    return f"{text} {zlib.crc32(text.encode()):08x}\n".encode()
+
+
+class Recorder:
+    """Writes what changes between two looks at a cluster.
+
+    Args:
+        look: returns the nodes: ``name``, ``group``, ``market``, ``price`` an hour, ``gpus``, when it was ``asked`` for,
+            ``begin`` (None until it has a machine), ``until`` when its deletion ends it at the latest, ``state`` (asked,
+            starting, idle, busy, unknown) and ``work``, or ``end`` once it has ended; and the jobs as `ray_usage.jobs` has
+            them. Times are in seconds since the epoch.
+        write: gets the name of a file and its whole contents.
+        clock: the time.
+    """
+
+    def __init__(self, look: Look, write: Callable[[str, bytes], None], clock: Callable[[], float] = time.time) -> None:
+        self._look, self._write, self._clock = look, write, clock
+        self._id, self._number, self._name = secrets.token_hex(4), 0, ""
+        self._lines: list[bytes] = []
+        self._size, self._day = 0, ""
+        self._last = self._flushed = self._looked = 0.0
+        self._dirty = False
+        self.nodes: dict[str, Node] = {}
+        self._jobs: dict[str, Node] = {}
+
+    def step(self) -> None:
+        """Look once, and record what has changed."""
+        nodes, jobs = self._look()
+        now = self._clock()
+        outage = self._lines and now - self._looked > SEEN_SECONDS
+        if outage and self._looked > self._last:
+            self._add({"t": self._looked, "e": "beat"})
+        if self._size >= CHUNK or self._day != _day(now):
+            self._begin(now)
+        for key, node in nodes.items():
+            if "end" in node:
+                if self.nodes.pop(key, None):
+                    self._add({"t": now, "e": "gone", "id": key, "end": node["end"]})
+            elif self.nodes.get(key) != node:
+                self.nodes[key] = node
+                self._add({"t": now, "e": "node", "id": key, **node})
+        # It ended between two looks; after an outage it is only known that it was there before.
+        end = self._looked if outage else (self._looked + now) / 2
+        for key in self.nodes.keys() - nodes.keys():
+            del self.nodes[key]
+            self._add({"t": now, "e": "gone", "id": key, "end": end})
+        self._looked = now
+        for key, job in jobs.items():
+            if self._jobs.get(key) != job:
+                self._add({"t": now, "e": "job", "id": key, **job})
+        self._jobs = jobs or self._jobs  # none: Ray did not answer, or has had no job yet
+        if now - self._last >= BEAT_SECONDS:
+            self._add({"t": now, "e": "beat"})
+        if self._dirty and now - self._flushed >= FLUSH_SECONDS:
+            self._flush(now)
+
+    def finish(self, off: bool) -> None:
+        """Write the last line, which says whether the cluster has ended as well."""
+        now = self._clock()
+        if self._lines:
+            self._add({"t": now, "e": "off" if off else "beat"})
+            self._flush(now)
+
+    def _begin(self, now: float) -> None:
+        """Begin another file, with everything that is so already."""
+        if self._dirty:
+            self._flush(now)
+        self._day, self._number = _day(now), self._number + 1
+        self._name = f"{datetime.fromtimestamp(now, UTC):%Y-%m/%dT%H%M%S}-{self._id}-{self._number:04d}.jsonl"
+        self._lines, self._size = [], 0
+        self._add({"t": now, "e": "start"})
+        for key, node in self.nodes.items():
+            self._add({"t": now, "e": "node", "id": key, **node})
+        for key, job in self._jobs.items():
+            if job["status"] not in ray_usage.FINISHED:
+                self._add({"t": now, "e": "job", "id": key, **job})
+
+    def _add(self, record: Node) -> None:
+        written = line({**record, "t": round(record["t"], 3)})
+        self._lines.append(written)
+        self._size += len(written)
+        self._last, self._dirty = record["t"], True
+
+    def _flush(self, now: float) -> None:
+        self._write(self._name, b"".join(self._lines))
+        self._flushed, self._dirty = now, False
+
+
+def record(recorder: Recorder, going: Callable[[], bool], ended: threading.Event, last_seconds: float) -> None:
+    """Record until the event, and then for some seconds how the nodes end, without asking Ray, which ends as well.
+
+    Args:
+        recorder: what records.
+        going: returns whether the cluster has ended.
+        ended: the event.
+        last_seconds: for the end.
+    """
+    said = ""
+    while not ended.wait(POLL_SECONDS):
+        try:
+            recorder.step()
+            said = ""
+        except NOT_KNOWN as error:  # an outage, which the record shows as a gap
+            if said != str(error):
+                said = str(error)
+                print(f"cannot record the nodes: {error!r}", flush=True)
+    deadline, off = time.monotonic() + last_seconds, False
+    while time.monotonic() < deadline and (recorder.nodes or not off):
+        try:
+            off = off or going()
+            recorder.step()
+        except NOT_KNOWN as error:
+            print(f"cannot record the end of the nodes: {error!r}", flush=True)
+        time.sleep(LAST_POLL_SECONDS)
+    recorder.finish(off)
+
+
+class Pods:
+    """Looks at the pods of a cluster, and at their use in Ray until the event ``ended``."""
+
+    def __init__(self, get: ray_usage.Get, ended: threading.Event) -> None:
+        self._get, self._ended = get, ended
+        self._before: dict[str, Node] = {}
+
+    def __call__(self) -> tuple[dict[str, Node], dict[str, Node]]:
+        with open(os.environ["PRICES"]) as file:  # `up` changes it, without a restart
+            prices = json.load(file)
+        pods = _pods()
+        jobs: dict[str, Node] = {}
+        used: dict[str, Node] | None = None
+        try:
+            if pods is None or not self._ended.is_set():
+                jobs = ray_usage.jobs(self._get)
+                used = ray_usage.nodes(self._get, jobs)
+        except NOT_KNOWN as error:
+            if pods is None:
+                raise
+            print(f"cannot ask Ray what its nodes do: {error!r}", flush=True)
+        if pods is None:
+            return {about["id"]: _of_ray(name, about, prices) for name, about in (used or {}).items()}, jobs
+        nodes = {pod["metadata"]["uid"]: node_of(pod, prices) for pod in pods}
+        self._before = with_uses(nodes, used, self._before, self._ended.is_set())
+        return nodes, jobs
+
+
+def _pods() -> Any:
+    """The pods of the cluster; None without the right to list them, which only the autoscaler's account has by itself."""
+    query = f"labelSelector=ray.io/cluster%3D{os.environ['CLUSTER']}"
+    try:
+        return kubernetes("GET", f"/api/v1/namespaces/{os.environ['NAMESPACE']}/pods?{query}")["items"]
+    except HTTPError as error:
+        if error.code == 403:
+            return None
+        raise
+
+
+def _of_ray(name: str, about: Node, prices: dict[str, Node]) -> Node:
+    """A node as Ray knows it: without the time in which it starts."""
+    known = {"market": "on-demand", "price": None, "gpus": 0, **prices.get(about["group"], {})}
+    return {
+        "name": name, "group": about["group"], **known, "asked": about["began"], "begin": about["began"], "until": None,
+        "state": "busy" if about["work"] else "idle", "work": about["work"],
+    }  # fmt: skip
+
+
+def with_uses(nodes: dict[str, Node], used: dict[str, Node] | None, before: dict[str, Node], ending: bool) -> dict[str, Node]:
+    """The nodes with their states and work; while the cluster is ``ending``, those of the look before."""
+    for key, node in nodes.items():
+        last = before.get(key, {})
+        with_use(node, used, last.get("state", ""))
+        if ending and last:
+            node["state"], node["work"] = last["state"], last["work"]
+    return nodes
+
+
+def with_use(node: Node, used: dict[str, Node] | None, before: str) -> str:
+    """Set the state and the work of a node that has a machine, and return the state.
+
+    Args:
+        node: as the API server or the process table knows it.
+        used: the nodes of Ray by name; None if it does not answer.
+        before: the state of the node at the last look.
+    """
+    state, work = node["state"], {}
+    if state == "starting":
+        if used is None:
+            state = "starting" if before in ("", "asked", "starting") and not node["ready"] else "unknown"
+        elif node["name"] in used:
+            work = used[node["name"]]["work"]
+            state = "busy" if work else "idle"
+        elif before in ("idle", "busy", "unknown") or node["until"]:
+            state = "idle"
+    del node["ready"]
+    node["state"], node["work"] = state, work
+    return str(state)
+
+
+def node_of(pod: Node, prices: dict[str, Node]) -> Node:
+    """A node from its pod, without its use."""
+    meta, status = pod["metadata"], pod.get("status", {})
+    labels = meta.get("labels", {})
+    group = "head" if labels.get("ray.io/node-type") == "head" else labels.get("ray.io/group", "?")
+    known = {"market": "on-demand", "price": None, "gpus": 0, **prices.get(group, {})}
+    since = {c["type"]: seconds(c["lastTransitionTime"]) for c in status.get("conditions", []) if c["status"] == "True"}
+    begin = since.get("PodScheduled")
+    node = {
+        "name": meta["name"], "group": group, **known, "asked": seconds(meta["creationTimestamp"]), "begin": begin,
+        "until": seconds(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
+        "state": "asked" if begin is None else "starting", "ready": "Ready" in since,
+    }  # fmt: skip
+    if status.get("phase") in ("Succeeded", "Failed"):
+        ends = [c.get("state", {}).get("terminated", {}).get("finishedAt") for c in status.get("containerStatuses", [])]
+        node["end"] = max((seconds(end) for end in ends if end), default=time.time())
+    return node
+
+
+def seconds(text: str) -> float:
+    """A time of the API server in seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp()
+
+
+def going() -> bool:
+    """Whether the cluster is being suspended or deleted."""
+    path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
+    try:
+        cluster = kubernetes("GET", path)
+    except HTTPError as error:
+        if error.code == 404:
+            return True
+        raise
+    return bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
+
+
+def _day(now: float) -> str:
+    return f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d}"
+
+
+def stopped() -> threading.Event:
+    """An event that SIGTERM and SIGINT set."""
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    return ended
+
+
+def main() -> None:
+    """Record the pods of the cluster of the environment."""
+    ended = stopped()
+    writer = Writer(os.environ["STORAGE"])
+    folder = f"{FOLDER}/{os.environ['NAMESPACE']}/{os.environ['CLUSTER']}"
+    get = ray_usage.dashboard("http://127.0.0.1:8265", os.environ["RAY_AUTH_TOKEN"])
+    recorder = Recorder(Pods(get, ended), lambda name, data: writer.write(f"{folder}/{name}", data))
+    record(recorder, going, ended, LAST_SECONDS)
+    writer.close(1.0)
+
+
+def supervise() -> None:
+    """Run it in a process of its own, and start another one after that has failed: no container of a head's pod restarts."""
+    ended, running = threading.Event(), list[subprocess.Popen[bytes]]()
+
+    def stop(*_: Any) -> None:
+        ended.set()
+        for child in running:
+            child.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    while not ended.is_set():
+        running[:] = [subprocess.Popen([sys.executable, *PROGRAM])]
+        running[0].wait()
+        ended.wait(POLL_SECONDS)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        main()
+    else:
+        supervise()

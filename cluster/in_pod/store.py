@@ -1,0 +1,86 @@
+"""Writes files to a cluster's storage in a thread, so that a slow storage delays nothing."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+RETRY_SECONDS = 5.0
+
+Write = Callable[[str, bytes], None]
+
+
+class Writer:
+    """Writes whole files; of a file that is given again before it was written, only the last contents.
+
+    Args:
+        root: a path, or the URI of an object store, which pyarrow writes.
+    """
+
+    def __init__(self, root: str) -> None:
+        self._root, self._files = root, dict[str, bytes]()
+        self._changed, self._ended = threading.Condition(), False
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Write a file as soon as possible; a storage that fails is tried again."""
+        with self._changed:
+            self._files[name] = data
+            self._changed.notify()
+
+    def close(self, seconds: float) -> None:
+        """Wait until everything is written, for at most so many seconds."""
+        with self._changed:
+            self._ended = True
+            self._changed.notify()
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        write: Write | None = None
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._files or self._ended)
+                if not self._files:
+                    return
+                name, data = next(iter(self._files.items()))
+            try:
+                write = write or opened(self._root)
+                write(name, data)
+            except OSError as error:
+                print(f"cannot write the record to the storage: {error}", flush=True)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._ended, RETRY_SECONDS)
+                    if self._ended:
+                        return
+                continue
+            with self._changed:
+                if self._files[name] is data:
+                    del self._files[name]
+
+
+def opened(root: str) -> Write:
+    """A function that writes a file below a root atomically."""
+    if "://" not in root:
+        return lambda name, data: _replace(os.path.join(root, name), data)
+    from pyarrow import fs
+
+    filesystem, path = fs.FileSystem.from_uri(root)
+    return lambda name, data: _put(filesystem, f"{path.rstrip('/')}/{name}", data)
+
+
+def _replace(path: str, data: bytes) -> None:
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    with open(f"{path}.tmp", "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(f"{path}.tmp", path)
+
+
+def _put(filesystem: Any, path: str, data: bytes) -> None:
+    if filesystem.type_name == "local":
+        _replace(path, data)
+        return
+    with filesystem.open_output_stream(path) as stream:
+        stream.write(data)

@@ -1,0 +1,87 @@
+"""Records the nodes of a local cluster, see `heliostat.cluster.in_pod.recorder`; a process of the cluster, with its record.
+
+It is run as a file with the arguments as JSON, because the package imports more than it needs.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from heliostat.cluster.in_pod import ray_usage
+from heliostat.cluster.in_pod.recorder import FOLDER, NOT_KNOWN, Node, Recorder, record, stopped, with_uses
+from heliostat.cluster.in_pod.store import Writer
+
+LAST_SECONDS = 1.5
+"""Seconds in which it records how the nodes end; `heliostat.cluster.targets.local.processes.stop` kills it after two."""
+ASK_SECONDS = 1.0
+
+
+class Processes:
+    """Looks at the nodes of a cluster, which are processes, and at their use in Ray.
+
+    Args:
+        options: the cluster's ``scratch`` folder, the process ``head``, the ``prices`` by group and the variable ``marks`` that
+            names the folder.
+        get: of its dashboard.
+        ended: is set when the head and the last node have exited.
+    """
+
+    def __init__(self, options: dict[str, Any], get: ray_usage.Get, ended: threading.Event) -> None:
+        self._options, self._get, self._ended = options, get, ended
+        self._before: dict[str, Node] = {}
+
+    def __call__(self) -> tuple[dict[str, Node], dict[str, Node]]:
+        nodes = self._nodes()
+        if not nodes and not psutil.pid_exists(self._options["head"]):
+            self._ended.set()
+        jobs: dict[str, Node] = {}
+        used: dict[str, Node] | None = None
+        if nodes and not self._ended.is_set():
+            try:
+                jobs = ray_usage.jobs(self._get)
+                used = ray_usage.nodes(self._get, jobs)
+            except NOT_KNOWN:
+                pass  # the head starts, or has exited
+        self._before = with_uses(nodes, used, self._before, self._ended.is_set())
+        return nodes, jobs
+
+    def _nodes(self) -> dict[str, Node]:
+        found = {}
+        for process in psutil.process_iter(["name"]):
+            if process.info["name"] != "raylet":
+                continue
+            try:
+                env, began = process.environ(), round(process.create_time(), 3)
+            except psutil.Error:
+                continue
+            if env.get(self._options["marks"]) != self._options["scratch"]:
+                continue
+            group = "head" if env["RAY_CLOUD_INSTANCE_ID"] == "head" else env["RAY_NODE_TYPE_NAME"]
+            known = {"market": "on-demand", "price": None, "gpus": 0, **self._options["prices"].get(group, {})}
+            found[f"{os.path.basename(self._options['scratch'])}-{process.pid}-{began:.0f}"] = {
+                "name": env["RAY_CLOUD_INSTANCE_ID"], "group": group, **known, "asked": began, "begin": began,
+                "until": None, "state": "starting", "ready": False,
+            }  # fmt: skip
+        return found
+
+
+def main() -> None:
+    """Record until SIGTERM, or until the head and all nodes have exited."""
+    options, ended = json.loads(sys.argv[1]), stopped()
+    token = Path(options["token"]).read_text().strip()
+    get = ray_usage.dashboard(f"http://127.0.0.1:{options['port']}", token, ASK_SECONDS)
+    writer = Writer(options["storage"])
+    folder = f"{FOLDER}/{options['namespace']}/{options['name']}"
+    recorder = Recorder(Processes(options, get, ended), lambda name, data: writer.write(f"{folder}/{name}", data), time.time)
+    record(recorder, lambda: True, ended, LAST_SECONDS)
+    writer.close(1.0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The generated files and their contents."""
+
+import json
+from pathlib import Path
+
+from heliostat.completion import SCHEMAS
+from heliostat.reference.pages import commands_page, page
+from heliostat.reference.schemas import schemas
+
+PAGES = Path(__file__).parents[2] / "docs/reference"
+
+
+def generated() -> dict[Path, str]:
+    """The contents of each file."""
+    found = schemas()
+    return {
+        **{SCHEMAS / f"{name}.json": json.dumps(schema, indent=1) + "\n" for name, schema in found.items()},
+        **{PAGES / f"{name}.md": page(schema) for name, schema in found.items()},
+        PAGES / "commands.md": commands_page(),
+    }
+
+
+def write() -> None:
+    """Write all of them."""
+    for path, text in generated().items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        print(f"wrote {path}")

@@ -1,0 +1,345 @@
+"""The record of a cluster's nodes: whatever is restarted, cut off or lost, nothing is counted twice or invented."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from heliostat.cluster.in_pod import recorder as program
+from heliostat.cluster.in_pod.recorder import Recorder, line, node_of, with_use
+from heliostat.cluster.in_pod.store import Writer
+from heliostat.cluster.record import ALLOWED, Gap, Record, read
+from heliostat.cluster.targets.storage import InPlace
+from tests.outage import KEYS
+
+T0 = 1_764_187_000.0
+
+
+class World:
+    """A cluster with a clock: nodes by id, each with its times of begin, first use and end."""
+
+    def __init__(self) -> None:
+        self.now: float = T0
+        self.lives: dict[str, tuple[float, float, float]] = {}
+        self.files: dict[str, bytes] = {}
+        self.recorder: Recorder | None = None
+
+    def look(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        alive = {node: life for node, life in self.lives.items() if life[0] <= self.now < life[2]}
+        nodes = {
+            node: {
+                "name": node, "group": "gpu", "market": "spot", "price": 2.0, "gpus": 1, "asked": begin, "begin": begin,
+                "until": None, "state": "starting" if self.now < used else "busy",
+                "work": {} if self.now < used else {"job": 1.0},
+            }
+            for node, (begin, used, _) in alive.items()
+        }  # fmt: skip
+        return nodes, {}
+
+    def run(self, seconds: float, step: float = 2.0) -> "World":
+        until = self.now + seconds
+        while self.now < until:
+            self.recorder = self.recorder or Recorder(self.look, self.files.__setitem__, lambda: self.now)
+            self.recorder.step()
+            self.now += step
+        return self
+
+    def stop(self, off: bool | None) -> "World":
+        """End the recorder; ``off`` is None after a kill."""
+        if self.recorder and off is not None:
+            self.recorder.finish(off)
+        self.recorder = None
+        return self
+
+    def record(self) -> Record:
+        found = read(self.files)
+        assert found
+        return found
+
+
+def summary(record: Record) -> list[tuple[str, str, float, float]]:
+    return [(each.node, each.state, each.begin - T0, each.end - T0) for each in record.intervals]
+
+
+def test_a_node_is_recorded_from_its_begin_to_its_end() -> None:
+    world = World()
+    world.lives["a"] = (T0 + 10, T0 + 40, T0 + 300)
+    world.run(400).stop(off=False)
+    assert summary(world.record()) == [("a", "starting", 10, 40), ("a", "busy", 40, 299)]
+    assert world.record().gaps == []
+
+
+def test_a_restarted_recorder_leaves_a_gap_in_which_the_use_is_unknown() -> None:
+    world = World()
+    world.lives |= {"stays": (T0, T0, T0 + 900), "ends": (T0, T0, T0 + 300), "comes": (T0 + 310, T0 + 315, T0 + 900)}
+    world.run(200).stop(off=None)
+    world.now = T0 + 400
+    world.run(100).stop(off=False)
+    found = world.record()
+    ((begin, end),) = [(gap.begin - T0, gap.end - T0) for gap in found.gaps]
+    assert (140 <= begin <= 200, end) == (True, 400)
+    assert summary(found) == [
+        ("ends", "busy", 0, begin), ("stays", "busy", 0, begin), ("stays", "unknown", begin, 400),
+        ("comes", "unknown", 310, 400), ("comes", "busy", 400, 500), ("stays", "busy", 400, 500),
+    ]  # fmt: skip
+
+
+def test_jobs_are_not_written_again_after_each_moment_without_an_answer() -> None:
+    job = {"run": "", "command": "", "status": "SUCCEEDED", "labels": {}, "begin": T0, "end": T0}
+    looks = iter([{"a": job}, {}, {"a": job}, {}, {"a": job, "b": job}])
+    written: dict[str, bytes] = {}
+    recorder = Recorder(lambda: ({}, next(looks)), written.__setitem__, lambda: T0)
+    for _ in range(5):
+        recorder.step()
+    recorder.finish(off=False)
+    assert [data.count(b'"e":"job"') for data in written.values()] == [2]
+
+
+def test_a_moment_without_an_answer_of_ray_is_no_gap() -> None:
+    node = {"name": "w", "group": "gpu", "market": "spot", "price": 1, "gpus": 1, "begin": 0.0, "until": None}
+    busy, unknown = {"state": "busy", "work": {"job": 1.0}}, {"state": "unknown", "work": {}}
+    states = [
+        (0, busy),
+        (10, unknown),
+        (14, busy),
+        (20, unknown),
+        (32, busy),
+        (40, unknown),
+        (44, {"state": "idle", "work": {}}),
+    ]
+    lines = [{"t": 0.0, "e": "start"}, *({"t": float(t), "e": "node", "id": "w", **node, **state} for t, state in states)]
+    found = read({"2026-11/26T000000-ab-0001.jsonl": b"".join(map(line, [*lines, {"t": 50.0, "e": "beat"}]))})
+    assert found
+    assert [(each.state, each.begin, each.end) for each in found.intervals] == [
+        ("busy", 0, 20), ("unknown", 20, 32), ("busy", 32, 40), ("unknown", 40, 44), ("idle", 44, 50),
+    ]  # fmt: skip
+
+
+def test_a_suspension_is_no_gap_and_a_crash_is_one_until_now() -> None:
+    world = World()
+    world.lives["a"] = (T0, T0, T0 + 9000)
+    world.run(100).stop(off=True)
+    del world.lives["a"]
+    assert world.record().during(T0, T0 + 5000).gaps == []
+    world.now = T0 + 1000
+    world.run(100).stop(off=None)
+    found = world.record()
+    assert found.gaps == []
+    assert summary(found) == [("a", "busy", 0, 100)]
+    (gap,) = found.during(T0, T0 + 5000).gaps
+    assert (gap.begin - T0 > 1030, gap.end - T0) == (True, 5000)
+
+
+def test_workers_that_drain_when_the_head_is_gone_are_a_gap() -> None:
+    node = {"name": "w", "group": "gpu", "market": "spot", "price": 1, "gpus": 1, "begin": 0.0, "until": 130.0, "work": {}}
+    lines = [{"t": 60.0, "e": "start"}, {"t": 60.0, "e": "node", "id": "w", "state": "idle", **node}, {"t": 100.0, "e": "off"}]
+    found = read({"2026-11/26T000000-ab-0001.jsonl": b"".join(map(line, lines))})
+    assert found
+    assert (found.intervals[-1].end, found.gaps, found.off) == (100.0, [Gap(100.0, 130.0)], True)
+
+
+def test_a_job_that_ran_when_its_head_was_lost_is_lost() -> None:
+    job = {"e": "job", "run": "", "command": "", "status": "RUNNING", "labels": {}, "begin": 0.0, "end": None}
+    lost, stays = (
+        [{"t": 0.0, "e": "start"}, {"t": 0.0, "id": "a", **job}],
+        [{"t": 60.0, "e": "start"}, {"t": 60.0, "id": "b", **job}],
+    )
+    names = ("2026-11/26T000000-ab-0001.jsonl", "2026-11/26T000100-cd-0001.jsonl")
+    found = read({name: b"".join(map(line, lines)) for name, lines in zip(names, (lost, stays), strict=True)})
+    assert found
+    assert {id: job.status for id, job in found.jobs.items()} == {"a": "LOST", "b": "RUNNING"}
+
+
+def test_after_an_outage_a_node_that_is_gone_ended_when_it_was_last_seen() -> None:
+    world = World()
+    world.lives["a"] = (T0, T0, T0 + 1000)
+    world.run(100)
+    world.now = T0 + 2000
+    world.run(10).stop(off=False)
+    assert summary(world.record()) == [("a", "busy", 0, 98)]
+    assert [(gap.begin - T0 >= 60, gap.end - T0) for gap in world.record().gaps] == [(True, 2000)]
+
+
+def test_files_are_bounded_and_each_can_be_read_alone() -> None:
+    world, count = World(), 200
+    for number in range(count):
+        world.lives[f"n{number}"] = (T0 + number, T0 + number + 5, T0 + number + 50)
+    world.lives["long"] = (T0, T0, T0 + 1e6)
+    world.run(400).stop(off=False)
+    assert len(world.files) > 1
+    assert max(map(len, world.files.values())) < program.CHUNK + 50_000
+    last = read({max(world.files): world.files[max(world.files)]})
+    assert last
+    assert "long" in {each.node for each in last.intervals}
+
+
+ACTION = st.tuples(
+    st.sampled_from(["node", "run", "kill", "stop", "off", "sleep", "skew"]), st.floats(1, 400), st.floats(0, 300)
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ACTION, min_size=1, max_size=14), st.integers(0, 2**32), st.floats(0, 1))
+def test_any_restart_any_cut_and_any_order_of_files_count_no_node_twice_and_none_too_long(
+    actions: list[tuple[str, float, float]], seed: int, cut: float
+) -> None:
+    world, chance = World(), random.Random(seed)
+    for number, (action, first, second) in enumerate(actions):
+        if action == "node":
+            begin = world.now + first
+            world.lives[str(number)] = (begin, begin + second, begin + second + first)
+        elif action == "run":
+            world.run(first, step=10)
+        elif action in ("kill", "stop", "off"):
+            world.stop({"kill": None, "stop": False, "off": True}[action])
+            if action == "off":  # the nodes end with the cluster
+                world.lives = {node: (b, min(u, world.now), min(e, world.now)) for node, (b, u, e) in world.lives.items()}
+        elif action == "skew":  # the next recorder runs on a machine whose clock is a little behind
+            world.stop(None)
+            world.now -= second / 100
+        else:
+            world.now += first
+    files = list(world.files.items())
+    chance.shuffle(files)
+    if files and cut < 0.8:
+        name, data = files[0]
+        files[0] = name, data[: int(len(data) * cut)]
+    record = read(dict(files))
+    if record is None:
+        assert not files or cut < 0.8
+        return
+    whole: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for each in sorted(record.intervals, key=lambda each: each.begin):
+        begin, _, end = world.lives[each.node]
+        assert each.begin < each.end
+        assert each.begin >= ends.get(each.node, begin)
+        assert each.end <= end + 10.01, "no longer than until the look after its end"
+        ends[each.node] = each.end
+        whole[each.node] = whole.get(each.node, 0.0) + each.seconds
+        if each.state != "unknown" and each.state != "starting":
+            assert not any(gap.begin < each.end and gap.end > each.begin for gap in record.gaps)
+    for node, seconds in whole.items():
+        assert seconds == pytest.approx(ends[node] - world.lives[node][0]), "without a hole in between"
+    middle = (record.begin + record.end) / 2
+    halves = [record.during(record.begin, middle), record.during(middle, record.end)]
+    parts = sum(each.seconds for half in halves for each in half.intervals)
+    assert parts == pytest.approx(sum(each.seconds for each in record.intervals), abs=1e-3)
+
+
+@pytest.mark.parametrize("broken", ["flipped", "torn"])
+def test_a_damaged_line_ends_its_file_and_the_next_one_continues(broken: str) -> None:
+    world = World()
+    world.lives["a"] = (T0, T0, T0 + 2000)
+    world.run(400).stop(off=False)
+    (name,) = world.files
+    data = world.files[name]
+    cut = data.index(b"\n", len(data) * 7 // 10)
+    world.files[name] = data[:cut] + b"x" * (broken == "flipped") + data[cut:] if broken == "flipped" else data[: cut - 3]
+    world.now = T0 + 1000
+    world.run(100).stop(off=False)
+    found = world.record()
+    assert found.damaged == (broken == "flipped")
+    ((begin, end),) = [(gap.begin, gap.end) for gap in found.gaps]
+    assert begin < T0 + 400 < end == T0 + 1000
+    assert [each.state for each in found.intervals] == ["busy", "unknown", "busy"]
+
+
+POD: dict[str, Any] = {
+    "metadata": {
+        "uid": "u", "name": "gpu-1", "creationTimestamp": "2026-11-26T20:00:00Z",
+        "labels": {"ray.io/node-type": "worker", "ray.io/group": "gpu"},
+    },
+    "status": {"phase": "Pending", "conditions": []},
+}  # fmt: skip
+PRICES = {"gpu": {"market": "spot", "price": 3.0, "gpus": 4}}
+
+
+def pod(phase: str = "Running", **changes: Any) -> dict[str, Any]:
+    since = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-26T20:01:00Z"}
+    return {"metadata": {**POD["metadata"], **changes}, "status": {"phase": phase, "conditions": [since]}}
+
+
+@pytest.mark.parametrize(
+    ("document", "used", "before", "state"),
+    [
+        (POD, {}, "", "asked"),
+        (pod(), {}, "", "starting"),
+        (pod(), None, "starting", "starting"),
+        (pod(), {"gpu-1": {"work": {}}}, "starting", "idle"),
+        (pod(), {"gpu-1": {"work": {"job": 0.5}}}, "idle", "busy"),
+        (pod(), None, "busy", "unknown"),
+        (pod(), {}, "busy", "idle"),
+        (pod(deletionTimestamp="2026-11-26T20:09:00Z"), {}, "", "idle"),
+    ],
+)
+def test_the_state_of_a_pod_is_what_kubernetes_and_ray_say(
+    document: dict[str, Any], used: dict[str, Any] | None, before: str, state: str
+) -> None:
+    node = node_of(document, PRICES)
+    assert with_use(node, used, before) == state
+    assert (node["group"], node["price"], node["gpus"], node["state"]) == ("gpu", 3.0, 4, state)
+    assert (node["begin"] is None) == (state == "asked")
+
+
+def test_a_pod_that_has_exited_ended_when_its_container_did() -> None:
+    exited = pod("Failed")
+    exited["status"]["containerStatuses"] = [{"state": {"terminated": {"finishedAt": "2026-11-26T20:05:00Z"}}}]
+    node = node_of(exited, PRICES)
+    assert node["end"] - node["begin"] == 240
+    assert node_of(pod(), {})["price"] is None, "its group is not in the profile any more"
+
+
+@pytest.fixture
+def blocked(tmp_path: Path) -> Path:
+    """A storage that cannot be written until the file in its place is gone."""
+    root = tmp_path / "storage"
+    root.write_text("")
+    return root
+
+
+def test_a_storage_that_fails_is_written_when_it_answers_again(blocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heliostat.cluster.in_pod.store.RETRY_SECONDS", 0.05)
+    writer = Writer(str(blocked))
+    writer.write("a/b.jsonl", b"first")
+    writer.write("a/b.jsonl", b"second")
+    blocked.unlink()
+    writer.close(20)
+    assert (blocked / "a/b.jsonl").read_bytes() == b"second"
+    assert [path.name for path in blocked.rglob("*") if path.is_file()] == ["b.jsonl"]
+
+
+@pytest.mark.accept
+def test_a_record_is_written_to_an_object_store_and_read_from_there(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for key, value in KEYS.items():
+        monkeypatch.setenv(key, value)
+    uri = f"s3://bucket/team?endpoint_override={endpoint}&scheme=http&region=x"
+    world, writer = World(), Writer(uri)
+    world.lives["a"] = (T0, T0, T0 + 500)
+    world.files = Stored(writer)
+    world.run(200).stop(off=False)
+    writer.close(20)
+    InPlace(uri).fetch([".nodes/team/gpu/2025-11/*"], tmp_path)
+    found = read({str(path): path.read_bytes() for path in tmp_path.rglob("*.jsonl")})
+    assert found
+    assert summary(found) == [("a", "busy", 0, 200)]
+
+
+class Stored(dict[str, bytes]):
+    """Files that a writer gets."""
+
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def __setitem__(self, name: str, data: bytes) -> None:
+        self._writer.write(f".nodes/team/gpu/{name}", data)
+
+
+def test_the_allowance_covers_a_heartbeat_and_a_slow_look() -> None:
+    assert program.BEAT_SECONDS + 10 + program.POLL_SECONDS < ALLOWED

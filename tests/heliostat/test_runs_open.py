@@ -1,0 +1,291 @@
+"""heliostat runs open: what the page gets of a storage, who gets it, and what a browser makes of it."""
+
+import asyncio
+import json
+import os
+import secrets
+import shutil
+import signal
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from aiohttp.test_utils import TestClient, TestServer
+
+from heliostat.cli import main
+from heliostat.cluster.targets.storage import InPlace
+from heliostat.commands.page import index, views
+from heliostat.commands.page.index import Index
+from heliostat.commands.page.places import Copies, Here
+from heliostat.commands.page.records import Records
+from heliostat.commands.page.server import Page
+from heliostat.commands.runs import row_of
+from heliostat.folder import Folder
+from heliostat.workloads.run.charts import MOST, thinned
+from heliostat.workloads.run.chunks import sealed
+from tests.browser import browse
+from tests.conftest import ROOT, free_port, wait_for
+
+T = TypeVar("T")
+NASTY = "<img src=x onerror=alert(1)>"
+TOKEN = "token"
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Path:
+    """A run, a script and a sweep of an earlier version, and a copy of the run with a name that is HTML."""
+    place = tmp_path / "runs"
+    shutil.copytree(ROOT / "tests/fixtures/v0.1/storage", place)
+    shutil.copytree(place / "breast-cancer", place / NASTY)
+    config = place / NASTY / "config.yaml"
+    config.write_text(config.read_text().replace("lr: 0.003", "lr: 0.1"))
+    (place / NASTY / "output-0.jsonl").write_bytes(sealed({"time": 1.0, "rank": 0, "printed": "<b>mine</b>\x1b[2J"}))
+    (place / NASTY / "report.html").write_text("<script>parent.document.title = 1</script>")
+    return place
+
+
+def page(storage: Path) -> Page:
+    return Page(Here(Folder.at(storage)), TOKEN)
+
+
+def asked(page: Page, use: Callable[["TestClient[Any, Any]"], Awaitable[T]]) -> T:
+    async def ask() -> T:
+        async with TestClient(TestServer(page.application())) as client:
+            return await use(client)
+
+    return asyncio.run(ask())
+
+
+def documents(page: Page, *paths: str) -> list[tuple[int, dict[str, Any]]]:
+    async def use(client: "TestClient[Any, Any]") -> list[tuple[int, dict[str, Any]]]:
+        await client.get("/", params={"token": TOKEN})
+        answers = [await client.get(path) for path in paths]
+        return [(answer.status, await answer.json()) for answer in answers]
+
+    return asked(page, use)
+
+
+def test_only_those_with_the_token_see_anything_and_nobody_changes_anything(storage: Path) -> None:
+    async def use(client: "TestClient[Any, Any]") -> None:
+        for path in ("/", "/app.js", "/api/runs", "/api/run?name=sweep", "/report?name=sweep", "/?token=guess", "/nothing"):
+            assert (await client.get(path)).status == 403, path
+        entered = await client.get("/", params={"token": TOKEN}, allow_redirects=False)
+        assert (entered.status, entered.headers["Location"]) == (303, "/"), "the token does not stay in the address"
+        cookie = entered.headers["Set-Cookie"]
+        assert "HttpOnly" in cookie
+        assert "SameSite=Strict" in cookie
+        shown = await client.get("/")
+        assert shown.status == 200
+        assert "script-src 'self'" in shown.headers["Content-Security-Policy"]
+        for act in (client.post, client.put, client.delete):
+            assert (await act("/api/runs")).status == 405
+        assert (await client.get("/api/nothing")).status == 404
+        report = await client.get("/report", params={"name": NASTY})
+        assert report.status == 200
+        assert report.headers["Content-Security-Policy"].startswith("sandbox allow-scripts; default-src 'none'")
+        assert "heliostat report sweep" in await (await client.get("/report", params={"name": "sweep"})).text()
+
+    asked(page(storage), use)
+
+
+def test_the_list_is_filtered_and_sorted_and_what_is_wrong_is_said(storage: Path) -> None:
+    paths = ("?sort=step&reverse=1", "?name=cancer", "?name=b*&kind=run", "?kind=sweep", "?sort=gone", "?state=finishd",
+             "?offset=" + "9" * 5000)  # fmt: skip
+    found = documents(page(storage), *(f"/api/runs{query}" for query in paths))
+    names = [[row["name"] for row in document.get("rows", [])] for _, document in found]
+    assert set(names[0]) == {"breast-cancer", NASTY, "counts", "sweep"}
+    assert names[1:4] == [["breast-cancer"], ["breast-cancer"], ["sweep"]]
+    assert found[3][1]["rows"][0]["progress"] == "3/3 trials"
+    assert len(names[4]) == 4, "the metric of a run that is gone"
+    assert found[5][0] == 400
+    assert found[5][1]["fix"] == "did you mean finished?"
+    assert (found[6][0], names[6]) == (200, [])
+
+
+def test_names_lead_nowhere_but_to_runs_of_the_storage(storage: Path) -> None:
+    shutil.copytree(storage / "breast-cancer", storage.parent / "outside")
+    shutil.copytree(storage / "breast-cancer", storage / ".hidden")
+    names = ("../outside", str(storage.parent / "outside"), ".hidden", "sweep/trials/../../breast-cancer", "gone", "")
+    for status, document in documents(
+        page(storage), *(f"/api/{view}?name={name}" for name in names for view in ("run", "log"))
+    ):
+        assert status == 400
+        assert "there is no run" in document["error"]
+    ((status, trial),) = documents(page(storage), "/api/run?name=sweep/trials/0000")
+    assert (status, trial["kind"]) == (200, "run")
+
+
+def test_new_points_arrive_and_what_has_not_changed_is_not_sent_again(storage: Path) -> None:
+    shown = page(storage)
+    metrics = storage / "breast-cancer" / "metrics.jsonl"
+
+    def look(mark: str = "") -> dict[str, Any]:
+        ((status, document),) = documents(shown, f"/api/run?name=breast-cancer&mark={mark}")
+        assert status == 200
+        return document
+
+    before = look()
+    assert {"same": True}.items() <= look(before["mark"]).items()
+    with metrics.open("ab") as file:
+        file.write(sealed({"time": 2e9, "kind": "train", "step": 99, "epoch": 3, "loss": 0.125, "samples_per_second": 1.0}))
+    after = look(before["mark"])
+    train = after["figures"][0]["option"]["series"][0]
+    assert (train["name"], train["data"][-1]) == ("train", [99, 0.125])
+
+
+def test_a_journal_that_was_cut_or_replaced_is_read_again(tmp_path: Path) -> None:
+    """As a run that resumes does."""
+    records, folder = Records(), Folder.at(tmp_path)
+    lines = [sealed({"step": step}) for step in range(4)]
+    for content, steps in (
+        (lines[:3], [0, 1, 2]),
+        (lines, [0, 1, 2, 3]),
+        (lines[:1], [0]),
+        ([lines[3], b'{"st'], [3]),
+        ([], []),
+    ):
+        (tmp_path / "metrics.jsonl").write_bytes(b"".join(content))
+        assert [record["step"] for record in records.read(folder, "metrics.jsonl")] == steps
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_extremes() -> None:
+    points = [(step, float(step % 7)) for step in range(10_000)]
+    points[1234], points[7777], points[50] = (1234, 99.0), (7777, -99.0), (50, float("nan"))
+    kept = thinned(points)
+    assert len(kept) <= MOST + 2
+    assert [1234, 99.0] in kept
+    assert [7777, -99.0] in kept
+    assert kept == sorted(kept)
+    assert (kept[0], kept[-1]) == ([0, 0.0], [9999, 3.0])
+
+
+def test_runs_are_compared_with_their_differences_and_curves(storage: Path) -> None:
+    ((_, found), (status, refused), (_, alone)) = documents(
+        page(storage), f"/api/compare?run=breast-cancer&run={NASTY}", "/api/compare?run=breast-cancer&run=sweep",
+        "/api/compare?run=breast-cancer",
+    )  # fmt: skip
+    differs = {key: values for key, marked, values in found["settings"] if marked}
+    assert differs == {"optimizer.lr": ["0.003", "0.1"]}
+    assert ["epochs", False, ["2", "2"]] in found["settings"]
+    loss = next(figure for figure in found["figures"] if figure["title"] == "loss")
+    assert [each["name"] for each in loss["option"]["series"]] == [
+        f"{name} {part}" for name in ("breast-cancer", NASTY) for part in ("train", "validation")
+    ]
+    assert (status, "sweep is a sweep" in refused["error"]) == (400, True)
+    assert "choose 2 to 12" in alone["fix"]
+
+
+def test_a_sweep_has_its_figures_and_its_trials(storage: Path) -> None:
+    ((_, found),) = documents(page(storage), "/api/run?name=sweep")
+    assert found["figures"][0]["title"] == "Parallel coordinates"
+    assert [each["name"] for each in found["figures"][0]["option"]["parallel"]] == ["optimizer.lr", "model.layers", "loss"]
+    assert len(found["trials"]["rows"]) == 3
+    assert found["trials"]["rows"][0]["run"], "a trial is a run of its own"
+
+
+def test_what_workers_print_is_shown_as_it_can_be(storage: Path) -> None:
+    ((_, found), (_, none)) = documents(page(storage), f"/api/log?name={NASTY}", "/api/log?name=sweep")
+    assert found["lines"] == ["<b>mine</b>\\x1b[2J"]
+    assert none["lines"] == []
+
+
+def test_a_look_at_the_list_reads_no_more_than_its_budget_and_nothing_twice(
+    storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def counted(folder: Folder) -> Any:
+        read.append(folder.name)
+        return row_of(folder)
+
+    monkeypatch.setattr(index, "row_of", counted)
+    monkeypatch.setattr(index, "BUDGET", -1.0)  # one folder a look
+    rows, place = Index(), Folder.at(storage)
+    assert [(len(rows.rows(place)), rows.pending) for _ in range(4)] == [(1, 3), (2, 2), (3, 1), (4, 0)]
+    assert sorted(read) == [name for name in place.names() if not name.startswith(".")]
+    monkeypatch.setattr(index, "BUDGET", 60.0)
+    monkeypatch.setattr(index, "OVER", 0.0)
+    monkeypatch.setattr(index, "OPEN", 0.0)
+    (storage / "breast-cancer" / "result.json").unlink()
+    shutil.rmtree(storage / NASTY)
+    states = {row["name"]: row["state"] for row in rows.rows(place)}
+    assert read[4:] == ["breast-cancer"], "only what has changed"
+    assert states == {"breast-cancer": "interrupted", "counts": states["counts"], "sweep": "finished"}
+
+
+def test_a_clusters_storage_is_shown_from_copies(storage: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    copies = Copies(InPlace(str(storage.parent)), "runs", "runs on gpu", tmp_path / "scratch")
+    shown = Page(copies, TOKEN)
+    ((_, listed), (_, run), (_, log)) = documents(shown, "/api/runs", f"/api/run?name={NASTY}", f"/api/log?name={NASTY}")
+    assert listed["total"] == 4
+    assert run["figures"]
+    assert (run["report"], run["logs"]) == (True, True)
+    assert log["lines"], "it is copied when it is asked for"
+
+
+def test_the_command_prints_its_url_and_serves_until_ctrl_c(
+    storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda size: TOKEN)
+    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+    got: list[bytes] = []
+
+    def visit() -> None:
+        def answers() -> bool:
+            with suppress(urllib.error.URLError):
+                got.append(opener.open(f"http://127.0.0.1:{port}/?token={TOKEN}").read())
+            return bool(got)
+
+        try:
+            wait_for(answers, "the page")
+            got.append(opener.open(f"http://127.0.0.1:{port}/api/runs").read())
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    assert main(["runs", "open", str(storage / NASTY), "--port", str(port)]) == 0
+    visitor.join()
+    view = "#/run/%3Cimg%20src%3Dx%20onerror%3Dalert%281%29%3E"
+    assert capsys.readouterr().out == f"http://127.0.0.1:{port}/?token={TOKEN}{view}\n"
+    assert b"<title>Heliostat</title>" in got[0]
+    assert json.loads(got[1])["total"] == 4
+
+
+def test_a_place_that_is_none_is_refused(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, message in {
+        (str(storage / "nothing"),): "does not exist",
+        ("swep", "--storage", str(storage)): "did you mean sweep?",
+        (str(storage), "--port", "99999"): "--port 99999 cannot be opened",
+        (str(storage), "--host", "192.0.2.1"): "--host 192.0.2.1 --port 0 cannot be opened",
+    }.items():
+        assert main(["runs", "open", *options]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_browser_shows_a_name_that_is_html_as_text(storage: Path, tmp_path: Path) -> None:
+    """On a phone: the list has the name, and the page of that run its curves."""
+
+    async def look() -> list[str]:
+        async with TestServer(page(storage).application()) as server:
+            url = f"{server.make_url('/')}?token={TOKEN}#/run/%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E"
+            options = ("--window-size=390,900", "--virtual-time-budget=3000", "--dump-dom")
+            return [await asyncio.to_thread(browse, url, tmp_path / "profile", *options)]
+
+    (run,) = asyncio.run(look())
+    assert "<h1>&lt;img src=x onerror=alert(1)&gt;</h1>" in run
+    assert "<img" not in run
+    assert run.count("<canvas") >= 4, "its curves"
+    assert "0.9333" in run, "its test accuracy"
+
+
+def test_all_views_have_names_that_are_checked() -> None:
+    assert views.NAME.fullmatch("a/trials/0001")
+    assert not views.NAME.fullmatch("a/b")

@@ -1,0 +1,70 @@
+"""``heliostat train --scaling``: how fast a config is on several numbers of workers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from heliostat.cli import main
+from heliostat.datasets import Dataset
+from heliostat.environment import DATASETS
+from tests.conftest import Command
+
+WIDE = """
+import torch
+from torch import nn
+from heliostat import Task
+
+class Wide(Task):
+    \"\"\"Its gradients are far more work to average than to compute.\"\"\"
+    def model(self):
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 2048), nn.Linear(2048, 1024), nn.Linear(1024, 10))
+
+    def loss(self, model, batch):
+        return nn.functional.cross_entropy(model(batch["image"].float()), batch["label"].long())
+
+    def metrics(self, model, batch):
+        return {"loss": self.loss(model, batch)}
+"""
+
+
+def test_the_speed_and_the_cost_of_each_number_of_workers(on_ray: Command) -> None:
+    (on_ray.cwd / "wide.py").write_text(WIDE)
+    nodes = json.dumps([{"CPU": 2, "GPU": 0, "price": 0.5, "nodes": 1}])
+    command = Command(on_ray.cwd, {**on_ray.env, "HELIOSTAT_NODES": nodes})
+    keys = [word for key in ("task=wide:Wide", "model={}", "global_batch=8") for word in ("--set", key)]
+    done = command("train", "digits", "--scaling", "2,1", *keys, "--json")
+    assert done.code == 0, done.err
+    rows = Dataset.open(str(next((on_ray.cwd / "runs" / DATASETS).glob("digits-*")))).index.rows("train")
+    one, two = json.loads(done.out)["sizes"]
+    assert (one["workers"], two["workers"]) == (1, 2), "in ascending order, whatever the command's"
+    for size in (one, two):
+        assert size["lowest"] <= size["samples_per_second"] <= size["highest"]
+        assert 0 <= size["data_wait"] < 1
+        assert size["seconds"] == pytest.approx(25 * rows / size["samples_per_second"], rel=0.01)
+        assert size["price"] == pytest.approx(0.25 * size["workers"])
+        assert size["cost"] == pytest.approx(size["price"] * size["seconds"] / 3600)
+    assert one["efficiency"] == 1
+    assert two["efficiency"] == pytest.approx(two["samples_per_second"] / one["samples_per_second"] / 2)
+    assert one["communication"] is None, "there is no other worker"
+    assert two["communication"] > 0.1
+    assert not (on_ray.cwd / "runs" / "digits").exists(), "no run is left"
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("digits --scaling 1,two,0", ["--scaling has 'two'", "--scaling has '0'", "1,2,4"]),
+        ("digits --scaling 1,2 --in-process --dry-run", ["--in-process does not", "--dry-run does not"]),
+        ("digits --scaling 1,128", ["workers", "128", "global_batch"]),
+        ("digits --scaling 1,64", ["workers is 64", "set workers to"]),
+    ],
+)
+def test_sizes_that_cannot_be_measured_are_refused(
+    line: str, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *line.split()]) == 2
+    err = capsys.readouterr().err
+    assert all(word in err for word in words), err
+    assert not list(tmp_path.iterdir())
