@@ -40,7 +40,7 @@ COMMANDS = {
     "down": "delete a cluster; its runs stay in storage",
     "render": "print a profile's Kubernetes documents",
 }
-"""The help line of each command; ``heliostat/commands/NAME.py`` has its ``configure(parser)`` and ``run(args)``."""
+"""The help line of each command; module ``heliostat.commands.NAME`` has its ``configure(parser)`` and ``run(args)``."""
 
 GROUPS = {
     "train": ("init", "train", "sweep", "torchrun"),
@@ -75,7 +75,7 @@ SUBCOMMANDS = {
         "track": "send a run or a sweep to a tracker, or what is missing there",
     },
 }
-"""Second words of commands that also work without one; ``heliostat/commands/NAME_WORD.py`` has their functions."""
+"""Second words of commands that also work without one; module ``heliostat.commands.NAME.WORD`` has their functions."""
 
 EXAMPLE = "example: heliostat train workloads/configs/digits.yaml --set optimizer.lr=0.01"
 
@@ -169,7 +169,7 @@ def _configure(parser: argparse.ArgumentParser, name: str, word: str = "") -> No
     module = name
     if help_line := SUBCOMMANDS.get(name, {}).get(word):
         parser = parser.add_subparsers().add_parser(word, description=help_line)
-        module = f"{name}_{word}"
+        module = f"{name}.{word}"
     loaded = importlib.import_module(f"heliostat.commands.{module}")
     loaded.configure(parser)
     parser.set_defaults(run=loaded.run, parser=parser)

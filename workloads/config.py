@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
 from heliostat.workloads.foreign_keys import FOREIGN, PRECISIONS
-from heliostat.workloads.optimization import OptimizerConfig
+from heliostat.workloads.optimization.config import OptimizerConfig
 from heliostat.workloads.tracking_config import NOTIFY, TRACKING, Notified, Tracking, name_of
 
 Better = Literal["higher", "lower"]

@@ -20,7 +20,8 @@ from heliostat.requirements import missing, parse, provide
 from heliostat.workloads import callback, task
 from heliostat.workloads.config import OF_BATCHES, TrainConfig
 from heliostat.workloads.nodes import Nodes, capacity, resolve_resources
-from heliostat.workloads.optimizers import check_options
+from heliostat.workloads.optimization.optimizers import check_options
+from heliostat.workloads.optimization.schedule import check_schedule
 from heliostat.workloads.run import checkpoint, code
 from heliostat.workloads.run.lease import Lease, hold
 from heliostat.workloads.run.length import check_dataset, lanes_of, longer, order_of, result_of, small, steps_of
@@ -37,7 +38,6 @@ from heliostat.workloads.run.record import (
     read_result,
     write_record,
 )
-from heliostat.workloads.schedule import check_schedule
 from heliostat.workloads.tracking import choice
 
 T = TypeVar("T")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from heliostat.commands.live import add_profile, confirm, line, possible_jobs, target_of
+from heliostat.commands.terminal.live import add_profile, confirm, line, possible_jobs, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

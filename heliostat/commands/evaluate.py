@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from heliostat.commands import RUN_HELP, run_folder
-from heliostat.commands.live import add_cluster_options, add_preview, refuse_cluster_options
+from heliostat.commands.job.options import add_cluster_options, add_preview, refuse_cluster_options
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -20,14 +20,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     refuse_cluster_options(args)
     if args.on:
-        from heliostat.commands.on_cluster import send_for_run
+        from heliostat.commands.job.on_cluster import send_for_run
 
         return send_for_run(args, ["evaluate"], ["--split", args.split])
-    from heliostat.commands.phases import phase
+    from heliostat.commands.terminal.phases import phase
     from heliostat.console import numbers, out, print_json
 
     with phase(f"evaluating {args.run_name} on the {args.split} split", quiet=args.json):
-        from heliostat.commands.on_worker import on_worker
+        from heliostat.commands.job.on_worker import on_worker
         from heliostat.workloads.inference import evaluate
         from heliostat.workloads.run.record import read_record
 

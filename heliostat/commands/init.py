@@ -60,7 +60,7 @@ def _write_schemas(folder: Path) -> int:
 
 
 def _write_project(folder: Path) -> int:
-    from heliostat.commands.profile_file import new_profile
+    from heliostat.commands.profile.file import new_profile
     from heliostat.config import read_mapping, validate
     from heliostat.console import out
     from heliostat.errors import UserError

@@ -4,7 +4,7 @@ import argparse
 import sys
 from typing import Any
 
-from heliostat.commands.live import add_profile, line, target_of
+from heliostat.commands.terminal.live import add_profile, line, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

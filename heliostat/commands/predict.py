@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.commands import RUN_HELP, run_folder
-from heliostat.commands.live import add_cluster_options, add_preview, refuse_cluster_options
+from heliostat.commands.job.options import add_cluster_options, add_preview, refuse_cluster_options
 
 INPUTS = "image files or texts, as the task reads them; of a table JSON rows, a file or folder of rows, or - for standard input"
 
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     read = _read_options(args)
     if args.on:
         return _predict_on_cluster(args)
-    from heliostat.commands.phases import phase
+    from heliostat.commands.terminal.phases import phase
 
     with phase(f"predicting with {args.run_name}", quiet=args.json):
         from heliostat.workloads.inference import load_run
@@ -156,7 +156,7 @@ def _predict_parts(trained: Any, place: str, carried: list[str] | None, args: ar
     from contextlib import nullcontext
 
     from heliostat.cluster.in_process import connection
-    from heliostat.commands.live import line
+    from heliostat.commands.terminal.live import line
     from heliostat.console import print_json
     from heliostat.errors import UserError
     from heliostat.folder import absolute, default_base, expanded
@@ -184,8 +184,8 @@ def _predict_on_cluster(args: argparse.Namespace) -> int:
         UserError: it has no folder as output, or the job would not find its input; nothing has been sent.
     """
     from heliostat.cluster.profile import find
-    from heliostat.commands import needed, sending
-    from heliostat.commands.on_cluster import place_there, send_for_run
+    from heliostat.commands.job import needed, sending
+    from heliostat.commands.job.on_cluster import place_there, send_for_run
     from heliostat.datasets.sources.files import table_files
     from heliostat.errors import UserError
     from heliostat.folder import expanded

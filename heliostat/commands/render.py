@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from heliostat.commands.live import add_profile
+from heliostat.commands.terminal.live import add_profile
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,7 @@ import dataclasses
 import time
 from typing import Any
 
-from heliostat.commands.live import add_profile, target_of
+from heliostat.commands.terminal.live import add_profile, target_of
 
 EVERY = 2.0
 

@@ -3,7 +3,8 @@
 import argparse
 import shlex
 
-from heliostat.commands.live import add_env, add_labels, add_profile, line
+from heliostat.commands.job.options import add_env, add_labels
+from heliostat.commands.terminal.live import add_profile, line
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,8 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.cluster.jobs.follow import Work, submit, to_stream
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.run import new_job_id, open_target, run_there
-    from heliostat.commands import sending
-    from heliostat.commands.on_cluster import about_job
+    from heliostat.commands.job import sending
+    from heliostat.commands.job.on_cluster import about_job
     from heliostat.console import out
     from heliostat.errors import UserError
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from heliostat.commands.live import add_profile, confirm, possible_jobs, show, target_of
+from heliostat.commands.terminal.live import add_profile, confirm, possible_jobs, show, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

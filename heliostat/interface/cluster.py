@@ -65,7 +65,7 @@ def _writer(quiet: bool) -> Callable[[str], Any]:
 
 def _followed(request: Any, options: Namespace, write: Callable[[str], Any]) -> dict[str, Any]:
     """Send a command, write what its job prints but the document at the end, and return that."""
-    from heliostat.commands.on_cluster import argv_of, document_of, follow_command
+    from heliostat.commands.job.on_cluster import argv_of, document_of, follow_command
 
     argv = argv_of(request, options)
     lines = Lines(write)

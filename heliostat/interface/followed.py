@@ -14,7 +14,7 @@ HEADLINE = re.compile(r"\d+ (of \d+ )?trials done · .*")
 
 
 def record_of(line: str) -> Record | None:
-    """The record of which `heliostat.commands.progress.Display` has printed a line, to the digits that it shows; else None."""
+    """The record that `heliostat.commands.terminal.progress.Display` has printed as a line, to its digits; else None."""
     with suppress(ValueError):  # a line that the task prints looks like one
         return _record_of(line)
     return None
@@ -47,7 +47,7 @@ def drawing(update: Callable[[list[Record]], Any], write: Callable[[str], Any]) 
 
 
 def trial_of(line: str) -> Record | None:
-    """The row of a trial, as far as `heliostat.commands.trials.trial_line` has it; None for another line."""
+    """The row of a trial, as far as `heliostat.commands.sweep.trials.trial_line` has it; None for another line."""
     with suppress(ValueError):  # a line that the task prints looks like one
         return _trial_of(line)
     return None

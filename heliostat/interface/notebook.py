@@ -13,8 +13,8 @@ from math import isclose
 from types import TracebackType
 from typing import Any, Self
 
-from heliostat.commands.progress import SHOWN, Display
-from heliostat.commands.trials import headline
+from heliostat.commands.sweep.trials import headline
+from heliostat.commands.terminal.progress import SHOWN, Display
 from heliostat.console import numbers, printable
 
 PAUSE = 1.0

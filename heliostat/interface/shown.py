@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from heliostat.interface.notebook import RunPicture, SweepPicture, in_notebook
 
 if TYPE_CHECKING:
-    from heliostat.commands.progress import Shown
+    from heliostat.commands.terminal.progress import Shown
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Silent:
 
 def display(plan: Any, quiet: bool) -> "AbstractContextManager[Shown]":
     """What shows the progress of a run here: the curves in a notebook, else the lines of the command."""
-    from heliostat.commands.progress import Display
+    from heliostat.commands.terminal.progress import Display
 
     if quiet:
         return nullcontext(Silent())
@@ -50,7 +50,7 @@ def display(plan: Any, quiet: bool) -> "AbstractContextManager[Shown]":
 
 def sweep_display(plan: Any, quiet: bool) -> "AbstractContextManager[Shown]":
     """The same of a sweep: its trials."""
-    from heliostat.commands.trials import Display
+    from heliostat.commands.sweep.trials import Display
 
     if quiet:
         return nullcontext(Silent())
@@ -60,7 +60,7 @@ def sweep_display(plan: Any, quiet: bool) -> "AbstractContextManager[Shown]":
 @contextmanager
 def watch_here(plan: Any, quiet: bool) -> Iterator[Any]:
     """What gets the records of a run in this process, see `display`."""
-    from heliostat.commands.progress import evaluations
+    from heliostat.commands.terminal.progress import evaluations
 
     if quiet or not in_notebook():
         yield Silent().update if quiet else evaluations

@@ -17,8 +17,8 @@ from heliostat.completion import keys_of
 from heliostat.datasets.sources import ROWS, SOURCES, options_type
 from heliostat.tuning.config import BASE, SweepConfig
 from heliostat.workloads.config import DatasetConfig, TrainConfig
-from heliostat.workloads.optimization import SCHEDULES, TYPES
-from heliostat.workloads.schedule import SHAPES
+from heliostat.workloads.optimization.config import SCHEDULES, TYPES
+from heliostat.workloads.optimization.schedule import SHAPES
 from heliostat.workloads.task import bundled, find
 from heliostat.workloads.tracking_config import KNOWN
 

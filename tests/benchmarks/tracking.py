@@ -55,7 +55,7 @@ def _opened(place: Path, count: int) -> bool:
 
 def _cpu(process: psutil.Process) -> float:
     """Of a process and those that it has started, but not of the one that tracks."""
-    others = [child for child in process.children() if "heliostat.commands.following" not in child.cmdline()]
+    others = [child for child in process.children() if "heliostat.commands.runs.following" not in child.cmdline()]
     times = [each.cpu_times() for each in (process, *others)]
     return float(sum(each.user + each.system for each in times))
 

@@ -13,7 +13,7 @@ from heliostat.cluster.errors import Conflict
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, TOKEN_KEY
 from heliostat.cluster.targets.status import State
-from heliostat.commands.live import possible_jobs
+from heliostat.commands.terminal.live import possible_jobs
 from tests.cluster.api_server import ApiServer, kubeconfig, serving
 from tests.conftest import Command
 

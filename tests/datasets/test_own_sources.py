@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from heliostat.cli import main
-from heliostat.commands.building import progress_text
+from heliostat.commands.dataset.building import progress_text
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.sources import TooLarge, open_source
 from heliostat.datasets.sources.text import decode

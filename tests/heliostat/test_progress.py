@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from heliostat.commands import building, live, phases, progress, trials
-from heliostat.commands.progress import Display
+from heliostat.commands.dataset import building
+from heliostat.commands.sweep import trials
+from heliostat.commands.terminal import live, phases, progress
+from heliostat.commands.terminal.progress import Display
 from heliostat.interface.followed import drawing, drawing_trials
 from heliostat.interface.notebook import FollowedSweep
 from heliostat.tuning.trials import Trial, Trials

@@ -19,12 +19,12 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from heliostat.cli import main
 from heliostat.cluster.targets.storage import InPlace
-from heliostat.commands.page import index, views
-from heliostat.commands.page.index import Index
-from heliostat.commands.page.places import Copies, Here
-from heliostat.commands.page.records import Records
-from heliostat.commands.page.server import Page
 from heliostat.commands.runs import row_of
+from heliostat.commands.runs.page import index, views
+from heliostat.commands.runs.page.index import Index
+from heliostat.commands.runs.page.places import Copies, Here
+from heliostat.commands.runs.page.records import Records
+from heliostat.commands.runs.page.server import Page
 from heliostat.folder import Folder
 from heliostat.workloads.run.charts import MOST, thinned
 from heliostat.workloads.run.chunks import sealed

@@ -20,7 +20,7 @@ from heliostat.reference.files import generated
 from heliostat.spelling import Written, settled
 from heliostat.tuning.config import SweepConfig, base_of
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.schedule import schedule_of
+from heliostat.workloads.optimization.schedule import schedule_of
 from heliostat.workloads.task import find
 from tests.conftest import ROOT
 

@@ -19,11 +19,11 @@ from heliostat.folder import Folder
 from heliostat.tuning.config import SweepConfig
 from heliostat.workloads.config import StartFrom, TrainConfig
 from heliostat.workloads.inference import evaluate, load_run
+from heliostat.workloads.optimization.schedule import learning_rate
 from heliostat.workloads.plan import prepare
 from heliostat.workloads.run import checkpoint, code
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import METRICS, RESULT, Result, read_record
-from heliostat.workloads.schedule import learning_rate
 from heliostat.workloads.training.start import begin, preview
 from tests.workloads.test_loop import config, losses, train
 

@@ -13,12 +13,12 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.inference import evaluate
-from heliostat.workloads.optimization import OptimizerConfig
+from heliostat.workloads.optimization.config import OptimizerConfig
+from heliostat.workloads.optimization.schedule import learning_rate
 from heliostat.workloads.plan import prepare
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import METRICS, RunRecord
-from heliostat.workloads.schedule import learning_rate
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
 from heliostat.workloads.training.progress import Outcome

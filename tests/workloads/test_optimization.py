@@ -15,13 +15,13 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.inference import evaluate, load_run
-from heliostat.workloads.optimization import OptimizerConfig
-from heliostat.workloads.optimizers import check_options
+from heliostat.workloads.optimization.config import OptimizerConfig
+from heliostat.workloads.optimization.optimizers import check_options
+from heliostat.workloads.optimization.schedule import check_schedule, learning_rate
 from heliostat.workloads.plan import prepare
 from heliostat.workloads.run import checkpoint, code
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.record import METRICS, RunRecord
-from heliostat.workloads.schedule import check_schedule, learning_rate
 from heliostat.workloads.training import precision
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from heliostat.cluster.jobs.contents import contents
-from heliostat.commands import not_sent
+from heliostat.commands.job import not_sent
 from heliostat.environment import NODES
 from heliostat.folder import Folder
 from heliostat.workloads.torchrun.kept import files_in, is_copy, keep, new_files

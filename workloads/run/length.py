@@ -3,8 +3,8 @@
 from heliostat.datasets import Dataset, Order, Order1
 from heliostat.errors import UserError
 from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.optimization.schedule import learning_rate
 from heliostat.workloads.run.record import NEWEST_ORDER, Result
-from heliostat.workloads.schedule import learning_rate
 
 ORDERS: dict[int, type[Order]] = {1: Order1, 2: Order}
 """The versions of the order of samples; a run keeps the one that it was started with."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from heliostat.workloads.pretrained_text import PretrainedText, mask_of
+from heliostat.workloads.pretrained.text import PretrainedText, mask_of
 from heliostat.workloads.task import Accumulator, Batch
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from heliostat.config import Config
 from heliostat.datasets.sources.images import read_image
 from heliostat.errors import UserError
-from heliostat.workloads.backbone import Backbone, create_backbone, load_backbone
+from heliostat.workloads.pretrained.backbone import Backbone, create_backbone, load_backbone
 from heliostat.workloads.task import Batch, Task, spread
 
 PLAIN = 0.35

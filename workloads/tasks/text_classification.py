@@ -5,7 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from heliostat.workloads.pretrained_text import PretrainedText
+from heliostat.workloads.pretrained.text import PretrainedText
 from heliostat.workloads.task import Batch
 
 

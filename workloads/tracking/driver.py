@@ -21,7 +21,7 @@ from heliostat.workloads.tracking.notify import notify
 from heliostat.workloads.tracking.send import FIRST_PAUSE
 from heliostat.workloads.tracking_config import Item, Notify
 
-PROGRAM = "heliostat.commands.following"
+PROGRAM = "heliostat.commands.runs.following"
 LAST_SECONDS = 20.0
 """Seconds for which the end of a run waits until its trackers have everything."""
 

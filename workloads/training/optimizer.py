@@ -8,8 +8,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from heliostat.errors import UserError
-from heliostat.workloads.optimization import OptimizerConfig
-from heliostat.workloads.optimizers import FUSED, KEY, class_of
+from heliostat.workloads.optimization.config import OptimizerConfig
+from heliostat.workloads.optimization.optimizers import FUSED, KEY, class_of
 from heliostat.workloads.training.distributed import is_sharded, local
 from heliostat.workloads.training.parameters import Group
 

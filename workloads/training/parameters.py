@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from heliostat.errors import UserError, combined, some
-from heliostat.workloads.optimization import OptimizerConfig
+from heliostat.workloads.optimization.config import OptimizerConfig
 from heliostat.workloads.training.buffers import running_norms
 
 OTHERS = "others"

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from heliostat.errors import UserError, short_traceback
-from heliostat.workloads.optimization import OptimizerConfig
-from heliostat.workloads.optimizers import KEY
+from heliostat.workloads.optimization.config import OptimizerConfig
+from heliostat.workloads.optimization.optimizers import KEY
 from heliostat.workloads.training.distributed import is_sharded, local
 from heliostat.workloads.training.optimizer import create_optimizer
 from heliostat.workloads.training.parameters import Group

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from heliostat.workloads.config import TrainConfig
-from heliostat.workloads.optimizers import BUILT_IN
-from heliostat.workloads.schedule import schedule_of
+from heliostat.workloads.optimization.optimizers import BUILT_IN
+from heliostat.workloads.optimization.schedule import schedule_of
 from heliostat.workloads.training.average import Average
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.optimizer import clip_values, create_optimizer, gradient_norm, step_if_finite

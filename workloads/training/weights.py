@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from heliostat.errors import UserError, some
 from heliostat.folder import Folder, absolute, expanded
 from heliostat.workloads.config import StartFrom
+from heliostat.workloads.pretrained.weight_files import read_tensors
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import CONFIG
 from heliostat.workloads.task import Task
-from heliostat.workloads.weight_files import read_tensors
 
 FILES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors")
 EXTRA_STATE = "_extra_state"

@@ -13,7 +13,7 @@ from heliostat.cluster.planner.study import study
 from heliostat.cluster.planner.trace import Trace
 from heliostat.cluster.profile import find
 from heliostat.commands.plan import scaling
-from heliostat.commands.plan_show import beyond
+from heliostat.commands.plan.show import beyond
 from tests.cluster.planner.jobs import jobs
 
 TRACE = str(Path(__file__).parent / "itp" / "cluster10.csv")

@@ -1,0 +1,178 @@
+"""heliostat serve: answers requests with the model of a run, or of the registry, until it is stopped."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING, Any
+
+from heliostat.commands import RUN_HELP
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from heliostat.workloads.serve.sources import Source
+
+PORT = 8000
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="RUN|MODEL", help=f"{RUN_HELP}; or a model of the registry: NAME@champion, NAME@3")
+    parser.add_argument("--plain", action="store_true", help="one process of uvicorn, the default and all that there is yet")
+    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine only)")
+    parser.add_argument("--port", type=int, default=PORT, help=f"the port, or 0 for a free one (default: {PORT})")
+    parser.add_argument(
+        "--token-file", metavar="FILE",
+        help="the token that requests need; made if it does not exist (default: ~/.heliostat/services/NAME.token)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="a limit: megabytes of a body (8), rows (10000) and seconds (30) of a request, requests at once (64)",
+    )  # fmt: skip
+    parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
+    parser.add_argument("--on", metavar="PROFILE", help=argparse.SUPPRESS)
+    parser.epilog = """examples: heliostat serve churn; heliostat serve churn@champion --port 8080 --set seconds=5;
+        heliostat serve status; heliostat serve stop churn (docs/serving.md has the requests)"""
+
+
+def run(args: argparse.Namespace) -> int:
+    from heliostat.errors import UserError
+
+    if args.on:
+        raise UserError(f"serve takes no --on {args.on} yet", "leave it out: it serves on this machine")
+    if not 0 <= args.port < 1 << 16:
+        raise UserError(f"--port is {args.port}, but must be from 0 to 65535", "give another one, or 0 for a free one")
+    from heliostat.config import assignments, validate
+    from heliostat.workloads.serve import host
+    from heliostat.workloads.serve.refusal import Limits
+
+    host.check_installed()
+    limits = validate(assignments(args.set), Limits, "--set")
+    from heliostat.commands.terminal.phases import phase
+    from heliostat.workloads.serve import services
+
+    source = _source(args.model, args.storage)
+    token_file = _token_file(args.token_file, source.name)
+    with services.claimed(source.name), host.bound(args.host, args.port) as listening:
+        with phase(f"loading {args.model}"):
+            from heliostat.workloads.serve.token import token_in
+
+            token = token_in(token_file)
+            served, model = source.load()
+        return _serve(args, source, served, model, limits, listening, token, token_file)
+
+
+def _token_file(given: str | None, name: str) -> "Path":
+    from pathlib import Path
+
+    from heliostat.workloads.serve.services import path_of
+
+    return Path(given).absolute() if given else path_of(name, "token")
+
+
+def _source(model: str, storage: str) -> "Source":
+    """The run, or else the model of the registry.
+
+    Raises:
+        UserError: there is neither.
+    """
+    from heliostat.commands import run_folder, storage_at
+    from heliostat.errors import UserError
+    from heliostat.workloads.registry.registry import Registry
+    from heliostat.workloads.serve.sources import ModelSource, RunSource
+
+    registry = Registry(storage_at(storage))
+    if "/" not in model and "@" in model:
+        registry.resolve(model)
+        return ModelSource(registry, model)
+    try:
+        return RunSource(run_folder(model, storage))
+    except UserError:
+        if "/" in model or model not in registry.names():
+            raise
+        registry.resolve(model)
+        return ModelSource(registry, model)
+
+
+def _serve(
+    args: argparse.Namespace, source: "Source", served: str, model: Any, limits: Any, listening: Any, token: str, file: "Path"
+) -> int:
+    """Answer until it is stopped."""
+    import os
+    import signal
+
+    import psutil
+
+    from heliostat.interrupts import interrupts
+    from heliostat.workloads.serve import host, services
+    from heliostat.workloads.serve.app import Service, application
+    from heliostat.workloads.serve.sources import Follower
+
+    name, port = listening.getsockname()[:2]
+    url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
+    record = services.ServiceRecord(
+        name=model.name, pid=os.getpid(), created=psutil.Process().create_time(), url=url, source=model.source,
+        version=model.version, token_file=str(file),
+    )  # fmt: skip
+    service = Service(model, limits)
+
+    def write(problem: str = "") -> None:
+        now = service.model
+        try:
+            services.write(record.model_copy(update={"version": now.version, "source": now.source, "problem": problem}))
+        except OSError as error:  # requests are still answered
+            _say(f"the file of the service cannot be written: {error}")
+
+    def change(new: Any) -> None:
+        service.model = new
+        write()
+        _say(f"{new.name} is version {new.version} now")
+
+    def problem(text: str) -> None:
+        write(text)
+        if text:
+            now = service.model
+            _say(f"version {now.version} of {now.name} is still served, as the new one cannot be: {text}")
+
+    follower = Follower(source, served, change, problem) if source.follows else None
+
+    # The handlers of these are called again by uvicorn at its end, and would end the process before it is tidied up.
+    with interrupts() as received:
+
+        def begin() -> None:
+            if received:  # before uvicorn had its handlers
+                signal.raise_signal(signal.Signals(received[0]))
+                return
+            services.write(record)
+            if follower:
+                follower.start()
+            _started(service, url, file)
+
+        try:
+            host.serve(application(service, token), listening, limits.seconds, begin)
+        finally:
+            if follower:
+                follower.close()
+            services.forget(model.name)
+            service.engine.close()
+    _say(f"{model.name} is not served any more")
+    return 0
+
+
+def _started(service: Any, url: str, file: "Path") -> None:
+    model = service.model
+    if model.codec:
+        path, body = "v1/predict", '{"rows": [{...}]}'
+    elif model.language:
+        path, body = "v1/completions", f'{{"model": "{model.name}", "prompt": "def ", "max_tokens": 32}}'
+    else:
+        path, body = f"v2/models/{model.name}/infer", '{"inputs": [...]}'
+    _say(f"{model.name}, version {model.version} of {model.source}, is served at {url}")
+    _say(f"  try it: {url}/ in a browser, with the token in {file}")
+    _say(f"  curl -H \"Authorization: Bearer $(cat {file})\" {url}/{path} -d '{body}'")
+    _say(f"  Ctrl-C or heliostat serve stop {model.name} ends it")
+
+
+def _say(text: str) -> None:
+    from heliostat.console import err
+
+    err.print(text, highlight=False, markup=False, soft_wrap=True)
+    sys.stderr.flush()
