@@ -272,3 +272,28 @@ def test_the_hub_blocks_when_it_is_full_and_ignores_earlier_attempts() -> None:
         assert await hub.send(2, 0, [(6.0, "exit", SAVED_AND_STOPPED)]) == "hurry", "rank 0 has saved for all"
 
     asyncio.run(scene())
+
+
+WORKING = """
+import threading, zlib
+from pathlib import Path
+import heliostat.torchrun
+
+def thread():
+    Path(f"/proc/self/task/{threading.get_native_id()}/comm").write_text("pt_gloo_runloop")
+    begun.set()
+    zlib.compress(bytes(range(256)) * 200_000, 9)  # without Python's lock
+    print("released", flush=True)
+
+begun = threading.Event()
+threading.Thread(target=thread, daemon=True).start()
+begun.wait()
+"""
+
+
+def test_python_ends_after_a_thread_of_gloo_has_released_its_tensors(command: Command) -> None:
+    """Else such a process may be aborted; see `heliostat.workloads.torchrun.settle`."""
+    (command.cwd / "working.py").write_text(WORKING)
+    with command.python("working.py") as process:
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, out, err) == (0, "released\n", "")

@@ -18,6 +18,9 @@ from heliostat.errors import NotWritable, StorageUnavailable, UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run.lease import Lease, hold
 from heliostat.workloads.torchrun.arguments import ARGUMENTS
+from heliostat.workloads.torchrun.settle import settle
+
+atexit.register(settle)  # with the first import, so after what the script registers
 
 
 class State:

@@ -1,8 +1,11 @@
 """In the place of one of Ray's workers: one that a server forks, whose end is this process's, and vice versa.
 
-Python imports this file as it starts; in any other process it does nothing.
+Python imports this file as it starts. In a rank of a script for torchrun it keeps an error of PyTorch out of the tests, see
+`heliostat.workloads.torchrun.settle`, with which a script that imports ``heliostat.torchrun`` is safe; in any other process it
+does nothing.
 """
 
+import atexit
 import os
 import sys
 from pathlib import Path
@@ -38,3 +41,13 @@ def stand_in() -> None:
 
 if "TESTS_FORKS_WORKERS" in os.environ and sys.orig_argv[1:2] and sys.orig_argv[1].endswith("workers/default_worker.py"):
     stand_in()
+
+
+def settle() -> None:
+    import runpy
+
+    runpy.run_path(str(Path(__file__).parents[3] / "workloads/torchrun/settle.py"))["settle"]()
+
+
+if "TORCHELASTIC_RUN_ID" in os.environ:
+    atexit.register(settle)
