@@ -245,9 +245,10 @@ def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
                 JobSubmissionClient(f"http://127.0.0.1:{dashboard}", headers=headers).list_jobs()
             except (ConnectionError, RuntimeError):
                 return False
-            return True
+            # The dashboard answers before there is an agent that takes jobs.
+            return any(Path(scratch, "ray/session_latest").glob("dashboard_agent_listen_port_*"))
 
-        wait_for(answers, "the Ray head's dashboard")
+        wait_for(answers, "the Ray head's dashboard and its agent")
         yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", home, env)
     finally:
         tree = psutil.Process(process.pid).children(recursive=True)

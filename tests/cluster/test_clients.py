@@ -14,7 +14,7 @@ from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
 from heliostat.cluster.ports import free_ports
 from heliostat.errors import NotComing
-from tests.cluster.api_server import ApiServer, Fault, executed_and_lost, failing, kubeconfig, lost, serving, well
+from tests.cluster.api_server import ApiServer, Fault, answering, executed_and_lost, failing, kubeconfig, lost, serving, well
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/team/rayclusters"
 JOBS = "/apis/ray.io/v1/namespaces/team/rayjobs"
@@ -118,6 +118,18 @@ def test_an_object_is_created_once_whether_the_request_or_its_answer_is_lost(
     created = kube.objects("ConfigMap").create(job("one"))
     assert created["metadata"]["name"] == "one"
     assert [path for path in server.objects if path.endswith("/one")] == ["/api/v1/namespaces/team/configmaps/one"]
+
+
+def test_a_job_waits_until_a_head_that_has_just_started_can_take_it(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    dashboard = Dashboard(by_port(server.server_port, "token"), "gpu")
+    early = answering(500, "No available agent to submit job, please try again later.")
+    server.faults.extend([early, answering(200, {})])
+    dashboard.submit("one", "true", {}, {})
+    assert server.requests == [("POST", "/api/jobs/")] * 2
+    monkeypatch.setattr("heliostat.cluster.jobs.dashboard.AGENT_SECONDS", 0.0)
+    server.faults.append(early)
+    with pytest.raises(Unreachable, match="No available agent"):
+        dashboard.submit("one", "true", {}, {})
 
 
 def test_an_object_that_another_client_has_created_meanwhile_is_not_taken_for_ours(server: ApiServer, kube: KubeRay) -> None:

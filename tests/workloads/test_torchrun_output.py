@@ -278,7 +278,7 @@ def test_a_script_has_as_long_as_with_torchrun_when_it_is_to_exit() -> None:
 def test_an_exit_is_reported_while_a_helper_process_still_holds_the_output(tmp_path: Path) -> None:
     code = """
 import os, signal, subprocess, sys
-helper = subprocess.Popen(["sleep", "60"])
+helper = subprocess.Popen(["sleep", "600"])
 print(helper.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
@@ -338,7 +338,7 @@ def test_a_signal_of_the_command_is_that_of_the_script(
 
 
 def test_sighup_stays_ignored_after_nohup_and_ends_no_process_of_ray() -> None:
-    with terminal_blocked(), subprocess.Popen(["sleep", "60"]) as sleeping:
+    with terminal_blocked(), subprocess.Popen(["sleep", "600"]) as sleeping:
         sleeping.send_signal(signal.SIGHUP)
         sleeping.terminate()
         assert sleeping.wait() == -signal.SIGTERM, "not -1, though that came first"
