@@ -8,7 +8,8 @@ checked by tests/cluster/test_ray_contracts.py.
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray._private import services
@@ -27,6 +28,10 @@ AGENT, PRESTARTED = "--dashboard_agent_command=", "--num_prestart_python_workers
 CPU by default, which would be too many to import torch on a machine with many."""
 NO_AGENT = "import os, time\nparent = os.getppid()\nwhile os.getppid() == parent: time.sleep(1)"
 """A process that only ends with its parent."""
+
+
+START_SECONDS = 300.0
+"""Seconds in which the node must have registered; Ray gives it 30, which are too few on a machine that is busy."""
 
 
 class WithoutDashboard(Node):  # type: ignore[misc]  # Ray has no types
@@ -49,11 +54,14 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     dashboard = options["dashboard"]
     start_ray_process = services.start_ray_process
+    started: list[subprocess.Popen[bytes]] = []
 
     def start(command: Sequence[str], *args: Any, **more: Any) -> Any:
-        return start_ray_process([_changed(word, dashboard, options["workers"]) for word in command], *args, **more)
+        info = start_ray_process([_changed(word, dashboard, options["workers"]) for word in command], *args, **more)
+        started.append(info.process)
+        return info
 
-    services.start_ray_process = start
+    services.start_ray_process, services.get_node = start, _patient(services.get_node, started)
     parameters = RayParams(
         object_store_memory=options["object_store"],
         include_dashboard=dashboard,
@@ -63,6 +71,22 @@ def main() -> None:
     node = (Node if dashboard else WithoutDashboard)(parameters, head=True)
     print(json.dumps({"address": node.address, "dashboard": f"http://{node.webui_url}" if dashboard else ""}), flush=True)
     sys.stdin.read()
+
+
+def _patient(get_node: Callable[..., Any], started: Sequence["subprocess.Popen[bytes]"]) -> Callable[..., Any]:
+    """Ray's ``get_node``, which waits until the node has registered, or one of the processes that were started has ended."""
+
+    def get(*args: Any) -> Any:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                return get_node(*args)
+            except RuntimeError:
+                if time.monotonic() > deadline or any(process.poll() is not None for process in started):
+                    raise
+                time.sleep(0.1)
+
+    return get
 
 
 def _changed(word: str, dashboard: bool, workers: int | None) -> str:

@@ -25,5 +25,5 @@ def chromium() -> str:
 def browse(url: str, profile: Path, *options: str) -> str:
     """What Chromium prints for a page."""
     flags = [*FLAGS, f"--user-data-dir={profile}", *options]
-    done = subprocess.run([chromium(), *flags, url], check=True, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([chromium(), *flags, url], check=True, capture_output=True, text=True, timeout=300)
     return done.stdout

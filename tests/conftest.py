@@ -4,7 +4,6 @@ import gc
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from heliostat.cluster.ports import free_ports
 from heliostat.environment import CACHE
 from tests.forks import SITE
 from tests.forks.popen import SERVERS, can_fork, start
@@ -63,7 +63,7 @@ class Command:
     cwd: Path
     env: Mapping[str, str]
 
-    def __call__(self, *args: str | Path, timeout: float = 300) -> Done:
+    def __call__(self, *args: str | Path, timeout: float = 600) -> Done:
         with self.start(*args) as process:
             try:
                 out, err = process.communicate(timeout=timeout)
@@ -125,7 +125,7 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """Where an S3 server with an empty bucket is."""
-    port = free_port()
+    (port,) = free_ports(1)
     server = subprocess.Popen(
         [str(Path(sys.prefix) / "store/bin/moto_server"), "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
@@ -184,7 +184,7 @@ def processes_of(env: Mapping[str, str], *words: str) -> list[psutil.Process]:
     return found
 
 
-def wait_for(condition: Callable[[], bool], what: str, seconds: float = 120) -> None:
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> None:
     """Wait until ``condition()`` is true; fail with ``what`` if it never is."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -207,12 +207,6 @@ def gone(env: Mapping[str, str]) -> None:
         pytest.fail(f"still there: {[(process.pid, process.ppid(), process.cmdline()[:6]) for process in left]}")
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
-
-
 @dataclass(frozen=True)
 class Head:
     """A Ray head that was started with ``ray start --head``."""
@@ -231,7 +225,7 @@ def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
     scratch = tempfile.mkdtemp(prefix="ray-head-", dir="/tmp")
     SERVERS.start()
     env = {**env, "RAY_TMPDIR": scratch, "GRPC_ENABLE_FORK_SUPPORT": "0"}
-    gcs, dashboard, client = free_port(), free_port(), free_port()
+    gcs, dashboard, client = free_ports(3)
     options = {
         "port": gcs, "dashboard-port": dashboard, "ray-client-server-port": client, "num-cpus": 2,
         "min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": 0, "object-store-memory": 200_000_000,
@@ -251,9 +245,10 @@ def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
                 JobSubmissionClient(f"http://127.0.0.1:{dashboard}", headers=headers).list_jobs()
             except (ConnectionError, RuntimeError):
                 return False
-            return True
+            # The dashboard answers before there is an agent that takes jobs.
+            return any(Path(scratch, "ray/session_latest").glob("dashboard_agent_listen_port_*"))
 
-        wait_for(answers, "the Ray head's dashboard")
+        wait_for(answers, "the Ray head's dashboard and its agent")
         yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", home, env)
     finally:
         tree = psutil.Process(process.pid).children(recursive=True)

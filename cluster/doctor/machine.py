@@ -1,15 +1,14 @@
 """Checks of this machine for local profiles."""
 
 import os
-import socket
 from collections.abc import Callable
-from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 
 from heliostat.cluster.diagnosis.findings import Found, ok, problem
 from heliostat.cluster.field_types import size
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import PORTS
@@ -35,8 +34,7 @@ def _ray(profile: Profile) -> Found:
 
 def _ports(profile: Profile) -> Found:
     try:
-        with ExitStack() as stack:
-            ports = [stack.enter_context(socket.create_server(("127.0.0.1", 0))).getsockname()[1] for _ in PORTS]
+        ports = free_ports(len(PORTS))
     except OSError as error:
         yield problem(f"no free port at 127.0.0.1: {error}", "stop programs that use many of them, or change the firewall")
     else:

@@ -22,6 +22,8 @@ DONE = FINISHED
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
 UPLOAD = urllib3.Timeout(connect=600, read=600)
 """urllib3 (2.8) applies the connect timeout while it sends a body."""
+NO_AGENT, AGENT_SECONDS = "No available agent", 120.0
+"""What Ray (2.60) answers, after ten seconds, if a head that has just started cannot take a job yet; how long it may do so."""
 
 
 class Socket(Protocol):
@@ -154,8 +156,16 @@ class Dashboard:
         body = {
             "submission_id": job_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env), "metadata": dict(metadata),
         }  # fmt: skip
-        with suppress(Conflict):
-            self._json("POST", "/api/jobs/", json.dumps(body).encode())
+        deadline = time.monotonic() + AGENT_SECONDS
+        while True:
+            try:
+                with suppress(Conflict):
+                    self._json("POST", "/api/jobs/", json.dumps(body).encode())
+                return
+            except Unreachable as error:
+                if NO_AGENT not in error.what or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.3)
 
     def stop(self, job_id: str) -> bool:
         """Request that a job stops; False if it has finished already."""
@@ -244,7 +254,7 @@ def _refused(name: str, status: int, text: str) -> KubernetesError:
         return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status shows its state")
     if status == 404:
         return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs")
-    if status in (429, 502, 503, 504):
+    if status in (429, 502, 503, 504) or NO_AGENT in text:
         return Unreachable(f"the dashboard of {name} answered {status}: {text[:200]}", "heliostat status shows its state")
     if "already exists" in text:
         return Conflict(f"the job exists already: {text[-300:]}", "use another name")

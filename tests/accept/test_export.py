@@ -108,7 +108,7 @@ def heliostat(programs: Path, place: Path, *args: str) -> "subprocess.CompletedP
 
 def alone(programs: Path, program: str, *args: str | Path) -> Any:
     command: list[str | Path] = [programs / "python", "-I", "-c", program, *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

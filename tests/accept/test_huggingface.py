@@ -100,7 +100,7 @@ def test_a_task_that_imports_all_three_trains_by_command_as_a_job_and_on_a_clust
 ) -> None:
     here = train(programs, project, env)
     heliostat = [str(programs / "python"), "-m", "heliostat"]
-    subprocess.run([*heliostat, "up", "hf.yaml"], cwd=project, env=dict(env), check=True, timeout=200)
+    subprocess.run([*heliostat, "up", "hf.yaml"], cwd=project, env=dict(env), check=True, timeout=300)
     try:
         assert train(programs, project, env, "--on", "hf.yaml", "--set", "name=there") == pytest.approx(here)
         job = [*heliostat, "submit", "hf.yaml", "--", "python", "-m", "heliostat", "train", "tiny.yaml", "--set", "name=job"]
@@ -143,7 +143,7 @@ def test_what_the_library_has_saved_becomes_a_dataset(
     programs: Path, project: Path, env: Mapping[str, str],
     options: tuple[str, ...], fields: dict[str, list[int]], classes: list[str], test: int | None,
 ) -> None:  # fmt: skip
-    subprocess.run([programs / "python", "-c", MADE], cwd=project, env=dict(env), check=True, timeout=200)
+    subprocess.run([programs / "python", "-c", MADE], cwd=project, env=dict(env), check=True, timeout=300)
     settings = [part for option in options for part in ("--set", option)]
     done = subprocess.run(
         [programs / "python", "-m", "heliostat", "dataset", "build", "huggingface", "out", "--json", *settings],

@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster.ports import free_ports
 from heliostat.folder import Folder
 from heliostat.workloads.run.journal import read_journal
 from tests.accept.conftest import overlay
-from tests.conftest import ROOT, clean_environment, end_group, free_port, wait_for
+from tests.conftest import ROOT, clean_environment, end_group, wait_for
 
 TASK = """
 import time
@@ -112,7 +113,7 @@ class Server:
     """An MLflow server that can be stopped and started again at the same address."""
 
     def __init__(self, programs: Path, place: Path) -> None:
-        self._programs, self._place, self.port = programs, place, free_port()
+        self._programs, self._place, self.port = programs, place, free_ports(1)[0]
         self.uri = f"http://127.0.0.1:{self.port}"
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -124,7 +125,7 @@ class Server:
                 cwd=self._place, stdout=log, stderr=log, start_new_session=True,
                 env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # half of its time to start
             )  # fmt: skip
-        wait_for(lambda: b"startup complete" in self._since(), "the MLflow server", 120)
+        wait_for(lambda: b"startup complete" in self._since(), "the MLflow server")
 
     def _since(self) -> bytes:
         return (self._place / "server.log").read_bytes().rpartition(b"stopped\n")[2]
@@ -221,11 +222,11 @@ def followers(project: Project) -> list[int]:
 def test_three_kills_leave_each_step_once_with_every_tracker(project: Project) -> None:
     for steps in (100, 400, 700):
         process = project.start("train", "c.yaml", "--in-process")
-        wait_for(lambda steps=steps: project.logged() > steps, f"{steps} steps in MLflow", 120)  # type: ignore[misc]
+        wait_for(lambda steps=steps: project.logged() > steps, f"{steps} steps in MLflow")  # type: ignore[misc]
         assert process.poll() is None, "it is killed in the middle"
         os.kill(process.pid, signal.SIGKILL)
         process.communicate()
-        wait_for(lambda: not followers(project), "the process that tracks to be gone", 10)
+        wait_for(lambda: not followers(project), "the process that tracks to be gone")
     project("train", "c.yaml", "--in-process")
     recorded = project.recorded()
     assert len(recorded["train/loss"]) == 400

@@ -125,14 +125,19 @@ for method in ("GET", "POST", "PATCH", "DELETE", "PUT"):
     setattr(Handler, f"do_{method}", Handler.answer)
 
 
-def failing(status: int, **headers: str) -> Fault:
-    """Answer with an error."""
+def answering(status: int, document: Any, **headers: str) -> Fault:
+    """Answer with a document."""
 
     def fault(handler: Handler) -> bool:
-        handler.reply(status, {"kind": "Status", "message": "the server is overloaded", "code": status}, **headers)
+        handler.reply(status, document, **headers)
         return True
 
     return fault
+
+
+def failing(status: int, **headers: str) -> Fault:
+    """Answer with an error."""
+    return answering(status, {"kind": "Status", "message": "the server is overloaded", "code": status}, **headers)
 
 
 def lost(handler: Handler) -> bool:

@@ -9,11 +9,12 @@ import pytest
 from heliostat.cluster import retries
 from heliostat.cluster.errors import Forbidden, KubernetesError, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
+from heliostat.cluster.kube import objects
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
+from heliostat.cluster.ports import free_ports
 from heliostat.errors import NotComing
-from tests.cluster.api_server import ApiServer, Fault, executed_and_lost, failing, kubeconfig, lost, serving, well
-from tests.conftest import free_port
+from tests.cluster.api_server import ApiServer, Fault, answering, executed_and_lost, failing, kubeconfig, lost, serving, well
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/team/rayclusters"
 JOBS = "/apis/ray.io/v1/namespaces/team/rayjobs"
@@ -24,6 +25,28 @@ NO_RIGHT: Document = {"type": "ERROR", "object": {"code": 403, "message": 'User 
 @pytest.fixture(autouse=True)
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "FIRST_PAUSE", 0.01)
+
+
+class Clock:
+    """Time that passes only in pauses, so that what happens within a limit does not depend on the machine's speed."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The time of retries and watches."""
+    clock = Clock()
+    for module in (retries, objects):
+        monkeypatch.setattr(module, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -76,6 +99,7 @@ def test_the_pause_that_the_server_asks_for_is_kept_and_a_long_one_is_an_error_t
     assert (slept, error.value.fix) == ([7], "retry after 3600 s, as it asks")
 
 
+@pytest.mark.usefixtures("clock")
 def test_failures_without_an_end_are_an_error_after_a_limit(
     server: ApiServer, kube: KubeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +120,18 @@ def test_an_object_is_created_once_whether_the_request_or_its_answer_is_lost(
     assert [path for path in server.objects if path.endswith("/one")] == ["/api/v1/namespaces/team/configmaps/one"]
 
 
+def test_a_job_waits_until_a_head_that_has_just_started_can_take_it(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    dashboard = Dashboard(by_port(server.server_port, "token"), "gpu")
+    early = answering(500, "No available agent to submit job, please try again later.")
+    server.faults.extend([early, answering(200, {})])
+    dashboard.submit("one", "true", {}, {})
+    assert server.requests == [("POST", "/api/jobs/")] * 2
+    monkeypatch.setattr("heliostat.cluster.jobs.dashboard.AGENT_SECONDS", 0.0)
+    server.faults.append(early)
+    with pytest.raises(Unreachable, match="No available agent"):
+        dashboard.submit("one", "true", {}, {})
+
+
 def test_an_object_that_another_client_has_created_meanwhile_is_not_taken_for_ours(server: ApiServer, kube: KubeRay) -> None:
     server.put("/api/v1/namespaces/team/configmaps/one", data={"entrypoint": "false"})
     server.faults.append(lost)
@@ -104,7 +140,7 @@ def test_an_object_that_another_client_has_created_meanwhile_is_not_taken_for_ou
 
 
 def test_a_request_that_did_not_arrive_is_repeated_whatever_it_does(monkeypatch: pytest.MonkeyPatch, kube: KubeRay) -> None:
-    kube.api.configuration.host = f"http://127.0.0.1:{free_port()}"
+    kube.api.configuration.host = f"http://127.0.0.1:{free_ports(1)[0]}"
     slept: list[float] = []
     monkeypatch.setattr("heliostat.cluster.retries.time.sleep", slept.append)
     monkeypatch.setattr("heliostat.cluster.retries._late", lambda *_: len(slept) > 3)
@@ -139,7 +175,7 @@ def test_a_watch_outlasts_lost_connections_and_yields_what_has_changed_meanwhile
     event = {"type": "MODIFIED", "object": server.put(f"{CLUSTERS}/stays")}
     server.streams.extend([[event], [changed_behind_its_back], [b"<html>\n"], [EXPIRED]])
     server.faults.extend([lost, failing(503), well, well, well, lost, failing(502)])
-    watch = kube.clusters.watch(timeout=5)
+    watch = kube.clusters.watch(timeout=120)
     seen = [(change, item["metadata"]["name"]) for change, item in itertools.islice(watch, 7)]
     assert sorted(seen[:3]) == [("ADDED", "changes"), ("ADDED", "goes"), ("ADDED", "stays")]
     assert seen[3] == ("MODIFIED", "stays")
@@ -147,6 +183,7 @@ def test_a_watch_outlasts_lost_connections_and_yields_what_has_changed_meanwhile
     assert sorted(seen[5:]) == [("ADDED", "comes"), ("MODIFIED", "changes")]
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_wait_outlasts_an_outage_and_ends_with_the_outage_as_its_reason(
     server: ApiServer, kube: KubeRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,6 +204,7 @@ def test_a_wait_outlasts_an_outage_and_ends_with_the_outage_as_its_reason(
         kube.clusters.wait(["gpu"], lambda item: True, 0.3)
 
 
+@pytest.mark.usefixtures("clock")
 def test_a_stream_that_only_fails_is_opened_with_pauses_and_a_refusal_ends_it(server: ApiServer, kube: KubeRay) -> None:
     """The first pauses are 0.01 s here; they double up to four seconds."""
     for fault in (EXPIRED, {"type": "ERROR", "object": {"code": 500, "message": "etcd has no leader"}}, b""):

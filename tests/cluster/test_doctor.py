@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from heliostat.cluster.diagnosis.fit import in_quota, on_nodes, shapes
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import Profile, find
 from heliostat.config import to_yaml
-from tests.conftest import Command, free_port
+from tests.conftest import Command
 
 GROUP = {"name": "gpu", "gpu": 1, "cpu": 1, "memory": "1Gi", "max": 2, "price_per_hour": 0}
 LOCAL = {"platform": "local", "head": {"memory": "1Gi"}, "groups": [GROUP], "storage": {"uri": "."}}
@@ -59,7 +60,7 @@ def test_without_kubernetes_a_profile_of_one_is_exit_2(command: Command) -> None
 @pytest.mark.parametrize("words", [("status", "gpu"), ("up", "gpu"), ("doctor", "gpu"), ("submit", "gpu", "--", "true")])
 def test_an_api_server_that_does_not_answer_is_exit_75(command: Command, tmp_path: Path, words: tuple[str, ...]) -> None:
     """It is no mistake of the user: a script may try the same command again."""
-    server = f"https://127.0.0.1:{free_port()}"
+    server = f"https://127.0.0.1:{free_ports(1)[0]}"
     cluster, context = {"name": "c", "cluster": {"server": server}}, {"name": "x", "context": {"cluster": "c", "user": "u"}}
     users = [{"name": "u", "user": {"token": "t"}}]
     document = {"clusters": [cluster], "users": users, "contexts": [context], "current-context": "x"}

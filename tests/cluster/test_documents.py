@@ -104,7 +104,7 @@ def test_a_program_in_a_pod_starts_from_its_files_alone(name: str, tmp_path: Pat
         (tmp_path / package / file).write_text(text)
     more = ["record"] * (name == "recorder")  # in its own process, which is started again
     command = [sys.executable, "-S", *container["command"][1:], *more]  # -S: no installed package
-    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, cwd=tmp_path, env={}, capture_output=True, text=True, timeout=300)
     assert re.search(r"KeyError: '(IDLE_SECONDS|DOCUMENT|STORAGE)'", done.stderr), (
         "it reads its environment, so it was imported"
     )

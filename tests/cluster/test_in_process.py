@@ -40,7 +40,7 @@ def look():
         "listening": sorted(listening),
     }
 
-mine = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+mine = subprocess.Popen(["sleep", "600"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 seen = {}
 before = set(os.environ.items())
 try:

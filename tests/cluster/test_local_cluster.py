@@ -1,6 +1,7 @@
 """A profile's cluster on this machine: real Ray processes, added and removed with the work, leave nothing behind."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -64,7 +65,7 @@ ray.init()
 class Actor:
     pass
 gang, actor = placement_group([{"GPU": 9}]), Actor.remote()
-time.sleep(60)
+time.sleep(600)
 """
 CLIENT = """
 import sys
@@ -96,10 +97,15 @@ def recorders(run: ClusterRecord) -> list[psutil.Process]:
     return found
 
 
+def record_of(cluster: LocalCluster) -> dict[str, bytes]:
+    """The files of the record of a cluster's nodes."""
+    folder = Path(cluster.storage, record_folder(cluster.profile))
+    return {str(path): path.read_bytes() for path in folder.glob("*/*.jsonl")}
+
+
 def recorded(cluster: LocalCluster, group: str) -> list[Interval]:
     """The intervals of a group's nodes in the record."""
-    folder = Path(cluster.storage, record_folder(cluster.profile))
-    found = read({str(path): path.read_bytes() for path in folder.glob("*/*.jsonl")})
+    found = read(record_of(cluster))
     return [each for each in found.intervals if each.group == group] if found else []
 
 
@@ -125,7 +131,7 @@ def cluster(env: dict[str, str], folder: Path) -> Iterator[LocalCluster]:
     cluster = LocalCluster(profile_of("first", env={"COLOUR": "blue"}))
     try:
         command = [sys.executable, "-c", UP, cluster.profile.model_dump_json()]
-        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=90)
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert "the head" in done.stdout
         yield cluster
@@ -187,8 +193,9 @@ def test_only_this_machine_gets_in_and_only_with_the_token(cluster: LocalCluster
         urllib.request.urlopen(cluster.dashboard().endpoint.url + "/api/version")
     addresses = set()
     for process in processes(run_of(cluster)):
-        listening = [c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
-        addresses |= {ip.removeprefix("::ffff:") for ip in listening}
+        with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            listening = [c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN]
+            addresses |= {ip.removeprefix("::ffff:") for ip in listening}
     assert addresses == {"127.0.0.1"}
 
 
@@ -207,6 +214,12 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
     assert both.price == pytest.approx(2 * cluster.profile.group("gpu").price)
     asked = time.monotonic()
     used = usage(dashboard)
+
+    def lines(pattern: bytes) -> list[bytes]:
+        return re.findall(pattern, b"".join(record_of(cluster).values()))
+
+    busy = rb'"e":"node"[^\n]*"name":"(gpu-[12])"[^\n]*"state":"busy"'
+    wait_for(lambda: len({*lines(busy)}) == 2, "the record of both nodes at work")
     (folder / "runs-seen").touch()
     assert sorted((node.group, node.gpus, node.gpus_used) for node in used.values()) == [
         ("gpu", 1, 1), ("gpu", 1, 1), ("ray.head.default", 0, 0),
@@ -215,21 +228,16 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
     wait_for(lambda: dashboard.job("two-gpus").done, "the job to end")
     assert dashboard.job("two-gpus").status == "SUCCEEDED", dashboard.logs("two-gpus")
     ended = time.monotonic()
-    until(cluster, lambda state: state.groups[0].idle > 0 and state.gpus_used == 0)
-    until(cluster, lambda state: state.groups[0].desired == 0)
+    until(cluster, lambda state: (state.groups[0].desired, state.gpus_used) == (0, 0))
     print(f"2 -> 0: {time.monotonic() - ended:.1f} s")
 
+    wait_for(lambda: len(lines(b'"e":"gone"')) == 2, "the record of the end of both nodes")
     over = time.monotonic()
-    files = Path(cluster.storage, record_folder(cluster.profile))
-    wait_for(
-        lambda: "".join(path.read_text() for path in files.glob("*/*.jsonl")).count('"e":"gone"') == 2,
-        "the record of the end of both nodes",
-    )
     nodes = recorded(cluster, "gpu")
     assert {each.name for each in nodes} == {"gpu-1", "gpu-2"}
-    # A look of a busy machine can miss the four idle seconds.
-    assert {each.state for each in nodes} - {"idle"} == {"starting", "busy"}
-    assert 2 * (ended - asked) < sum(each.seconds for each in nodes) < 2 * (over - began) + 10
+    # A look of a busy machine can miss the four idle seconds, or get no answer of Ray.
+    assert {each.state for each in nodes} - {"idle", "unknown"} == {"starting", "busy"}
+    assert 2 * (ended - asked) < sum(each.seconds for each in nodes) < 2 * (over - began)
     # Ray lists a task a second or two after it has started.
     assert {job for each in nodes if each.state == "busy" for job in each.work} <= {"two-gpus", ""}
     assert {each.price for each in nodes} == {cluster.profile.group("gpu").price}
@@ -277,7 +285,7 @@ def test_what_a_job_waits_for_is_known(cluster: LocalCluster) -> None:
 def test_a_ray_client_connects_at_once(cluster: LocalCluster, env: dict[str, str]) -> None:
     """The fork of Ray's server fails every third time without GRPC_ENABLE_FORK_SUPPORT=0 (ray#63202)."""
     command = [sys.executable, "-c", CLIENT, cluster.client_address]
-    done = subprocess.run(command, env={**env, **cluster.environment}, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env={**env, **cluster.environment}, capture_output=True, text=True, timeout=300)
     assert done.stdout == "42\n", done.stderr
 
 
@@ -330,7 +338,7 @@ def test_a_head_that_cannot_start_is_explained_by_its_log(env: dict[str, str]) -
 def test_a_process_that_has_the_pid_of_a_head_by_now_is_not_killed(env: dict[str, str], tmp_path: Path) -> None:
     cluster = LocalCluster(profile_of("forgotten"))
     cluster.folder.mkdir(parents=True)
-    with subprocess.Popen(["sleep", "60"], start_new_session=True) as stranger:
+    with subprocess.Popen(["sleep", "600"], start_new_session=True) as stranger:
         run = ClusterRecord(str(tmp_path / "scratch"), {}, "", "2.60.0", {}, stranger.pid)
         (cluster.folder / "cluster.json").write_text(json.dumps(vars(run)))
         assert cluster.state().state == "failed"

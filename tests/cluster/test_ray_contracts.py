@@ -4,6 +4,7 @@ import base64
 import inspect
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,24 @@ def test_without_ray_the_cpus_of_a_container_are_counted_as_ray_counts_them(tmp_
     theirs = ray._private.utils._get_docker_cpus(quota, period, cpuset, both)
     assert in_process._cpus(both, quota) == int(theirs or os.cpu_count() or 1)
     assert in_process._cpus() == ray._private.utils.get_num_cpus()
+
+
+def test_a_node_has_time_to_register_and_is_not_waited_for_when_its_processes_have_ended() -> None:
+    assert "ray._private.services.get_node(" in inspect.getsource(ray._private.node.Node.__init__)
+    answers: list[Any] = [RuntimeError("not found"), RuntimeError("not found"), {"node": 1}]
+
+    def get_node(*args: str) -> Any:
+        assert args == ("address", "id")
+        if isinstance(answer := answers.pop(0), Exception):
+            raise answer
+        return answer
+
+    assert head._patient(get_node, [])("address", "id") == {"node": 1}
+    answers.append(RuntimeError("not found"))
+    with subprocess.Popen(["true"]) as ended:
+        ended.wait()
+        with pytest.raises(RuntimeError, match="not found"):
+            head._patient(get_node, [ended])("address", "id")
 
 
 def test_the_processes_that_a_command_does_without_are_left_out_where_ray_starts_them() -> None:

@@ -53,7 +53,7 @@ class Ends:
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     listener = socket.create_server(("127.0.0.1", 0))
-    client = socket.create_connection(listener.getsockname(), timeout=120)
+    client = socket.create_connection(listener.getsockname(), timeout=300)
     local = listener.accept()[0]
     remote, pod = socket.socketpair()
     pod.settimeout(120)

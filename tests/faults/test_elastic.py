@@ -4,24 +4,38 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from heliostat.workloads.run.lease import LEASE
 from tests.conftest import wait_for
 from tests.faults.conftest import Breakable, Seen, ended, head, kill, samples_by_step
 
-SLOW = ("model.seconds=0.06", "model.alone=0.2")
-"""Steps of two workers that last until a lost one was noticed, and of one until a second one is there again."""
+SLOW = ("model.seconds=0.06", "model.alone=0.5")
+"""Steps of two workers that last until a notice was seen, and of one until a second one is there again."""
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Path:
+    """A run with ``model.held`` of this file does not end, and makes few steps, before the test deletes it."""
+    path = tmp_path / "held"
+    path.touch()
+    return path
 
 
 def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
-    breakable: Breakable, undisturbed: Seen, tmp_path: Path
+    breakable: Breakable, undisturbed: Seen, held: Path, tmp_path: Path
 ) -> None:
-    process = breakable.train("elastic", "workers=[1,4]", "grow_seconds=2", f"model.samples={tmp_path}", *SLOW)
+    options = (f"model.samples={tmp_path}", f"model.held={held}", *SLOW)
+    process = breakable.train("elastic", "workers=[1,4]", "grow_seconds=2", *options)
     run = breakable.seen("elastic")
     run.trains(2)
     with breakable.without_autoscaler():  # else the next attempt may have two workers again
+        before = len(run.starts)
         kill(breakable.raylet(run.starts[-1]["workers"][1]["node"]))
-        run.trains(1, after=len(run.starts))
-    run.trains(2, after=len(run.starts))
+        held.unlink()
+        run.trains(1, after=before)
+        before = len(run.starts)
+    run.trains(2, after=before)
     code, printed = ended(process)
     assert code == 0, printed
     sizes = [len(start["workers"]) for start in run.starts]
@@ -36,19 +50,23 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     assert max(abs(run.losses[step] - undisturbed.losses[step]) for step in run.losses if step <= 300) < 1e-2
 
 
-def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(breakable: Breakable, undisturbed: Seen) -> None:
-    process = breakable.train("drained", "max_failures=0", "model.seconds=0.08")
+def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(
+    breakable: Breakable, undisturbed: Seen, held: Path
+) -> None:
+    options = ("max_failures=0", "model.seconds=0.06", f"model.held={held}")
+    process = breakable.train("drained", *options)
     run = breakable.seen("drained")
     run.trains(2)
     owner = json.loads(run.place.read(LEASE))
-    code, printed = ended(breakable.train("drained", "max_failures=0", "model.seconds=0.08"))
+    code, printed = ended(breakable.train("drained", *options))
     assert code == 2
     assert f"run 'drained' has been driven by {owner['user']}'s process {owner['pid']} on {owner['host']}" in printed
     assert "last heartbeat" in printed
     assert "Traceback" not in printed
     node = run.starts[-1]["workers"][0]["node"]
     breakable.drain(node)
-    wait_for(lambda: any(a["event"] == "left" for a in run.attempts), "the workers to leave", 60)
+    held.unlink()
+    wait_for(lambda: any(a["event"] == "left" for a in run.attempts), "the workers to leave")
     run.trains(2, after=1)
     code, printed = ended(process)
     assert code == 0, printed
@@ -64,11 +82,15 @@ def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(breakable: 
     assert run.measured == undisturbed.measured
 
 
-def test_a_drain_of_the_head_saves_the_run_and_the_same_command_resumes_it(breakable: Breakable, undisturbed: Seen) -> None:
-    process = breakable.train("headless", "model.seconds=0.05")
+def test_a_drain_of_the_head_saves_the_run_and_the_same_command_resumes_it(
+    breakable: Breakable, undisturbed: Seen, held: Path
+) -> None:
+    options = ("model.seconds=0.06", f"model.held={held}")
+    process = breakable.train("headless", *options)
     run = breakable.seen("headless")
     run.trains(2)
     breakable.drain(head(breakable))
+    held.unlink()
     code, printed = ended(process)
     assert code != 0, printed
     (stopped,) = [event for event in run.events if event["event"] == "stopped"]
@@ -79,7 +101,7 @@ def test_a_drain_of_the_head_saves_the_run_and_the_same_command_resumes_it(break
         kill(process_of_the_head)
     wait_for(lambda: not breakable.processes("start", "--head"), "the rest of the head to end")
     breakable.up()
-    code, printed = ended(breakable.train("headless", "model.seconds=0.05"))
+    code, printed = ended(breakable.train("headless", *options))
     assert code == 0, printed
     assert run.starts[-1]["step"] == stopped["step"]
     assert run.losses == undisturbed.losses

@@ -30,8 +30,8 @@ def test_a_mistake_in_the_code_ends_the_run_at_once(project: Command) -> None:
 
 
 def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: Command) -> None:
-    # Slow enough for the checkpoint of step 25 to be written, beside the training, before step 30.
-    code, output = train(project, "thrice", "model.fail_at=30", "model.seconds=0.1")
+    # Written at once: else step 30 may come before the checkpoint of step 25 counts.
+    code, output = train(project, "thrice", "model.fail_at=30", "checkpoint_async=false")
     assert code == 1
     assert "the same step failed 3 times with this error" in output
     assert output[output.index("heliostat: ") :].count("RuntimeError: this step never works") == 1
@@ -41,7 +41,7 @@ def test_a_step_that_fails_three_times_the_same_way_is_the_users_error(project: 
 
 
 def test_a_worker_that_hangs_is_named(project: Command) -> None:
-    code, output = train(project, "hung", "model.hang_at=30", "hang_minutes=0.1", "max_failures=0")
+    code, output = train(project, "hung", "model.hang_at=30", "hang_minutes=0.25", "max_failures=0")
     assert code == 1
     assert "a collective timed out after step 30; ranks that did not reach it: 1" in output
     assert "Traceback" not in output

@@ -49,7 +49,7 @@ class Soak:
             since = max(failed, found[-1]["time"])
             return len(found) >= starts and any(r["time"] > since for r in self.run.journal("metrics.jsonl"))
 
-        wait_for(at_work, "the run to go on", 300)
+        wait_for(at_work, "the run to go on")
 
     def fault(self, kind: str) -> None:
         if kind == "store":  # no worker ends

@@ -53,7 +53,7 @@ def printed(process: "subprocess.Popen[str]", until: int) -> list[int]:
     steps, lines = list[int](), list[str]()
     while not steps or steps[-1] < until:
         line = process.stdout.readline()
-        assert line, "it ended: " + "".join([*lines[-20:], *process.communicate(timeout=60)])
+        assert line, "it ended: " + "".join([*lines[-20:], *process.communicate(timeout=300)])
         lines.append(line)
         if match := re.match(r"\[rank 0\] step (\d+) (\d+)$", line):
             steps.append(int(match[1]))
@@ -76,7 +76,7 @@ def test_a_script_with_the_three_lines_loses_no_step_to_a_node_that_is_drained(b
         steps += printed(process, until=steps[-1] + 20)
         assert node_of(again[0]) != node
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=300)
         wait_for(lambda: not breakable.processes("-u", "steps.py"), "the scripts to end by themselves")
     assert process.returncode == 130, out + err
     assert steps == list(range(1, len(steps) + 1)), "each step once"
@@ -89,7 +89,7 @@ def test_ctrl_c_here_ends_a_script_there_with_a_checkpoint(breakable: Breakable)
         while not process.stdout.readline().startswith("step 10 "):
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=200)
+        out, err = process.communicate(timeout=300)
         wait_for(lambda: not breakable.processes("-u", "steps.py"), "the scripts to end by themselves")
     assert process.returncode == 130, out + err
     match = re.search(r"heliostat: step (\d+) is saved", out + err)

@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+import uuid
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,8 @@ class Watched(ImageClassification):
         """The step at which rank 1 does not come back."""
         samples: str = ""
         """The folder to write the samples of each step to."""
+        held: str = ""
+        """A file; while it is there, no step after the 20th begins."""
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         if model.training:
@@ -38,17 +41,25 @@ class Watched(ImageClassification):
         if not dist.is_initialized():
             return  # the try before the start
         step, rank = seed_of()
+        while step >= 20 and self.options.held and os.path.exists(self.options.held):
+            time.sleep(0.05)
         ids = [hashlib.sha1(image.numpy().tobytes()).hexdigest()[:12] for image in batch["image"]]
         if self.options.samples:
             os.makedirs(self.options.samples, exist_ok=True)
             with open(f"{self.options.samples}/{socket.gethostname()}-{os.getpid()}.jsonl", "a") as file:
-                file.write(json.dumps({"step": step, "rank": rank, "time": time.time(), "ids": ids}) + "\n")
+                file.write(json.dumps({"step": step, "attempt": attempt(), "time": time.time(), "ids": ids}) + "\n")
         alone = dist.get_world_size() == 1
         time.sleep(self.options.alone if alone and self.options.alone else self.options.seconds)
         if step == self.options.fail_at:
             raise {"RuntimeError": RuntimeError, "TypeError": TypeError}[self.options.error]("this step never works")
         if step == self.options.hang_at and rank == 1:
             time.sleep(3600)
+
+
+def attempt() -> str:
+    """The same for all ranks of a process group, and another for the next one."""
+    store = dist.distributed_c10d._get_default_store()
+    return store.compare_set("watched", "", uuid.uuid4().hex).decode()
 
 
 def seed_of() -> tuple[int, int]:

@@ -116,7 +116,7 @@ def provide(folder: Path, code: str) -> "subprocess.CompletedProcess[str]":
         "PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "HOME": str(folder),
     }  # fmt: skip
     program = f"import sys; from heliostat.requirements import provide; {code}"
-    return subprocess.run([sys.executable, "-c", program], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    return subprocess.run([sys.executable, "-c", program], cwd=folder, env=env, capture_output=True, text=True, timeout=300)
 
 
 def test_a_node_installs_a_wheel_once_over_the_packages_of_its_image(folder: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
 from heliostat.cli import main
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.targets.storage import InPlace
 from heliostat.commands.runs import row_of
 from heliostat.commands.runs.page import index, views
@@ -29,7 +30,7 @@ from heliostat.folder import Folder
 from heliostat.workloads.run.charts import MOST, thinned
 from heliostat.workloads.run.chunks import sealed
 from tests.browser import browse
-from tests.conftest import ROOT, free_port, wait_for
+from tests.conftest import ROOT, wait_for
 
 T = TypeVar("T")
 NASTY = "<img src=x onerror=alert(1)>"
@@ -232,7 +233,7 @@ def test_a_clusters_storage_is_shown_from_copies(storage: Path, tmp_path: Path) 
 def test_the_command_prints_its_url_and_serves_until_ctrl_c(
     storage: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    port = free_port()
+    port = free_ports(1)[0]
     monkeypatch.setattr(secrets, "token_urlsafe", lambda size: TOKEN)
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
     got: list[bytes] = []

@@ -53,7 +53,7 @@ def status(command: Command, path: Path) -> dict[str, Any]:
 
 
 def back_to_zero(place: Place) -> None:
-    wait_for(lambda: workers(place) == [], "the GPU group to shrink to zero", 180)
+    wait_for(lambda: workers(place) == [], "the GPU group to shrink to zero")
 
 
 def scheduled(pod: dict[str, Any]) -> float:

@@ -18,8 +18,9 @@ from heliostat.cluster.doctor.kubernetes import ENFORCE
 from heliostat.cluster.documents.rbac import RIGHTS
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.names import MANAGED_BY
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import find
-from tests.conftest import free_port, wait_for
+from tests.conftest import wait_for
 from tests.kubernetes.conftest import GPU, Place, group, kubeconfig
 
 HIDDEN = {"operator", "DNS"}
@@ -285,7 +286,7 @@ def test_credentials_that_hold_no_longer(place: Place) -> None:
 
 
 def test_an_api_server_that_does_not_answer(place: Place, tmp_path: Path) -> None:
-    server = {"server": f"https://127.0.0.1:{free_port()}"}
+    server = {"server": f"https://127.0.0.1:{free_ports(1)[0]}"}
     assert "does not answer" in refused(place.by(kubeconfig(tmp_path / "kubeconfig", server, {}, "default")), code=75)
 
 

@@ -17,9 +17,9 @@ from heliostat.cluster.kube.conditions import finished, suspended
 from heliostat.cluster.kube.kuberay import Clusters, KubeRay
 from heliostat.cluster.kube.objects import APPLY, Objects
 from heliostat.cluster.names import Document
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
-from tests.conftest import free_port
 from tests.kubernetes.conftest import Place, group
 from tests.kubernetes.test_wait import counted
 
@@ -146,7 +146,7 @@ def test_each_kind_of_refusal_is_an_exception_of_its_own(
     with pytest.raises(Invalid, match="minReplicas is 9"):
         clusters.create(wrong)
     stranger = KubeRay(namespace=place.namespace)
-    stranger.api.configuration.host = f"https://127.0.0.1:{free_port()}"
+    stranger.api.configuration.host = f"https://127.0.0.1:{free_ports(1)[0]}"
     with pytest.raises(Unreachable, match="does not answer"):
         stranger.clusters.list()
     stranger = KubeRay(namespace=place.namespace)

@@ -26,10 +26,11 @@ from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import ready
 from heliostat.cluster.kube.port_forward import Forward
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.config import to_yaml
-from tests.conftest import Command, end_group, free_port, gone, processes_of, wait_for
+from tests.conftest import Command, end_group, gone, processes_of, wait_for
 from tests.kubernetes.conftest import Place
 
 
@@ -157,7 +158,7 @@ def test_a_new_head_is_behind_the_same_port(command: Command, cluster: Cluster) 
         # A connection that comes while there is no head may wait, but never hangs.
         answers(url)
         wait_for(lambda: forward.head() not in (None, old), "the new head")
-        wait_for(lambda: answers(url), "an answer through the same port", 60)
+        wait_for(lambda: answers(url), "an answer through the same port")
         assert get(f"{url}/api/jobs/", cluster.target.token) == b"[]", "the new head knows nothing of before"
         assert running.process.stderr is not None
         output = iter(running.process.stderr.readline, "")
@@ -235,7 +236,7 @@ def test_a_user_with_nothing_but_a_few_rights_and_a_token(cluster: Cluster, tmp_
 def test_bad_input_is_reported_at_once(command: Command, cluster: Cluster, tmp_path: Path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(cluster.profile.read_text().replace("name: fwd\n", "name: other\n", 1))
-    taken = socket.create_server(("127.0.0.1", free_port()))
+    taken = socket.create_server(("127.0.0.1", free_ports(1)[0]))
     port = str(taken.getsockname()[1])
     secret = cluster.target.kube.objects("Secret")
     wrong = base64.b64encode(b"0" * 64).decode()

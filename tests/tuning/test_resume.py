@@ -57,7 +57,7 @@ def resume(plan: SweepPlan, maker: RecordMaker) -> tuple[Trials, list[int], int]
 
     async def work() -> Trials:
         controller = Controller(plan, maker, journal, lambda trials: None, lambda plan: Function(started, opened))
-        await asyncio.wait_for(controller.run(lambda: 0), 120)
+        await asyncio.wait_for(controller.run(lambda: 0), 300)
         return controller.trials
 
     try:

@@ -45,7 +45,7 @@ def test_ctrl_c_and_sigterm_stop_with_a_checkpoint_and_exit_130(command: Command
     try:
         started(command, process)
         (os.killpg if name == "SIGINT" else os.kill)(process.pid, signal.Signals[name])
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     finally:
         end_group(process)
     assert process.returncode == 130
@@ -72,7 +72,7 @@ def test_a_killed_driver_leaves_no_process_and_the_same_command_resumes(command:
     try:
         wait_for(lambda: max(steps_of(command, "long"), default=0) > before, "steps after the resume")
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=300)
     finally:
         end_group(process)
     assert process.returncode == 130, err

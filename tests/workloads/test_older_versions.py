@@ -185,7 +185,7 @@ def test_a_script_resumes_from_its_checkpoint_or_gets_the_new_name(storage: Path
         f"from {module} import resume\ntotal = {{}}\nprint(resume(total=total), total['sum'])\n"
     )
     env = {**clean_environment(tmp_path / "home"), "PYTHONPATH": str(ROOT), "HELIOSTAT_RUN": str(storage / "counts")}
-    done = subprocess.run([sys.executable, "counts.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "counts.py"], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     if module == "heliostat.torchrun":
         assert done.stdout == "3 6\n", done.stderr
     else:

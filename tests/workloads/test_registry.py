@@ -156,7 +156,7 @@ def test_of_promotions_at_once_one_wins_and_the_others_hear_who_did(tmp_path: Pa
     processes = [context.Process(target=_promote, args=(str(tmp_path), number, start, results)) for number in (2, 3, 4)]
     for process in processes:
         process.start()
-    got = [results.get(timeout=60) for _ in processes]
+    got = [results.get(timeout=300) for _ in processes]
     for process in processes:
         process.join()
     assert got.count("won") == 1

@@ -52,7 +52,7 @@ class Served:
         return answer.status, json.loads(answer.read())
 
     def connect(self) -> HTTPConnection:
-        return HTTPConnection("127.0.0.1", self.port, timeout=60)
+        return HTTPConnection("127.0.0.1", self.port, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,7 @@ def _damaged(draw: random.Random, data: bytes) -> bytes:
 
 def _send(port: int, data: bytes, is_complete: bool) -> int:
     """Sends bytes as they are; returns the status of the answer, or 0 if the connection was closed without one."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection, suppress(ConnectionError):
+    with socket.create_connection(("127.0.0.1", port), timeout=300) as connection, suppress(ConnectionError):
         connection.sendall(data)
         if not is_complete:  # half of the connection is closed: the server must not wait for more
             connection.shutdown(socket.SHUT_WR)

@@ -145,7 +145,7 @@ def test_the_rank_that_failed_first_is_the_one_that_is_reported(on_ray: Command,
 def test_the_exit_code_is_the_scripts_and_the_others_are_not_waited_for(on_ray: Command, shared_ray: Head) -> None:
     command = on_ray
     script(command, "fails.py", FAILS)
-    done = command("torchrun", "--workers", "2", "fails.py", "3", "sleep", timeout=200)
+    done = command("torchrun", "--workers", "2", "fails.py", "3", "sleep", timeout=300)
     assert done.code == 3, done.err
     assert errors(done.err) == ["heliostat: rank 1 of fails.py exited with code 3"]
     assert sorted(done.out.splitlines()) == ["[rank 0] ready", "[rank 1] ready"]
@@ -158,7 +158,7 @@ def test_a_killed_rank_resumes_from_its_checkpoint_with_the_same_losses(command:
     process = command.start("torchrun", "--workers", "2", "--max-restarts", "1", *args)
     try:
         saved = command.cwd / "runs/digits_resumes/checkpoints/step-00000004/manifest.json"
-        wait_for(lambda: saved.exists() or process.poll() is not None, "the fourth checkpoint", 300)
+        wait_for(lambda: saved.exists() or process.poll() is not None, "the fourth checkpoint")
         ranks_of(command, name)["1"].kill()
         out, err = process.communicate(timeout=300)
     finally:
@@ -196,7 +196,7 @@ def test_lines_arrive_while_it_runs_and_ctrl_c_ends_it_with_a_checkpoint(command
             mine = [line for line in first if line.startswith(f"[rank {rank}]")]
             assert mine == [f"[rank {rank}] step {number + 1}\n" for number in range(len(mine))]
         process.send_signal(signal.SIGINT)
-        process.wait(timeout=200)
+        process.wait(timeout=300)
         # Not communicate(), which forgets what readline() has read ahead.
         assert process.stderr
         rest, err = process.stdout.read(), process.stderr.read()
@@ -215,7 +215,7 @@ def test_lines_arrive_while_it_runs_and_ctrl_c_ends_it_with_a_checkpoint(command
         assert f"resumes from step {last}, " in again.stderr.readline()
         assert again.stdout.readline() == f"step {last + 1}\n"
         again.terminate()
-        again.communicate(timeout=60)
+        again.communicate(timeout=300)
     assert again.returncode == 143
 
 

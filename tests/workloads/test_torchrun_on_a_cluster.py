@@ -183,7 +183,7 @@ def test_the_page_on_migrating_works_as_it_stands(command: Command) -> None:
         assert ("[rank 0] accuracy 0.9" in done.out) == (line[0] == "torchrun")
     process = command.start(*resumes)
     try:
-        wait_for(lambda: len(list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))) > 1, "checkpoints", 300)
+        wait_for(lambda: len(list(command.cwd.glob("runs/digits_resumes/checkpoints/*/manifest.json"))) > 1, "checkpoints")
         ranks_of(command, "digits_resumes.py")["0"].kill()
         out, err = process.communicate(timeout=300)
     finally:

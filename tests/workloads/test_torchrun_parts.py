@@ -46,7 +46,7 @@ def counts(command: Command) -> Command:
 
 def python(command: Command, *args: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [sys.executable, *args], cwd=command.cwd, env=dict(command.env), capture_output=True, text=True, timeout=120
+        [sys.executable, *args], cwd=command.cwd, env=dict(command.env), capture_output=True, text=True, timeout=300
     )
 
 
@@ -201,7 +201,7 @@ def test_sigterm_ends_it_after_the_next_save_and_a_second_one_is_kept_out(counts
             assert f"process {process.pid}" in second.stderr
             assert "--name" in second.stderr
             process.terminate()
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=300)
         finally:
             end_group(process)
     last = len(out.splitlines())
@@ -220,7 +220,7 @@ def test_a_save_is_retried_while_the_disk_is_full(counts: Command, small_disk: P
             assert process.stderr
             assert "cannot save yet" in process.stderr.readline()
             ballast.unlink()
-            out, _ = process.communicate(timeout=120)
+            out, _ = process.communicate(timeout=300)
         finally:
             end_group(process)
     assert process.returncode == 0

@@ -339,7 +339,7 @@ def test_two_workers_on_ray_go_on_with_one_fewer_after_a_kill(on_ray: Command, s
     born = next(e for e in records("events.jsonl") if e["event"] == "start")["workers"][1]["born"]
     (worker,) = [p for p in psutil.process_iter(["create_time"]) if abs(p.info["create_time"] - born) < 2e-3]
     worker.kill()
-    out, err = process.communicate(timeout=200)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
     result = json.loads(out)
     assert result["step"] == 150

@@ -22,8 +22,7 @@ OUTPUT_TIMEOUT = 5.0
 EVENTS = 256
 """Events that a rank holds, above which the script blocks when it prints."""
 
-Signals = Mapping[str, Sequence[tuple[float, signal.Signals]]]
-SIGNALS: Signals = {
+SIGNALS: Mapping[str, Sequence[tuple[float, signal.Signals]]] = {
     "notice": ((0.0, signal.SIGTERM),),
     "interrupt": ((0.0, signal.SIGINT), (30.0, signal.SIGTERM), (45.0, signal.SIGKILL)),
     "stop": ((0.0, signal.SIGTERM), (30.0, signal.SIGKILL)),
@@ -65,11 +64,10 @@ class ScriptProcess:
         process: of the script.
         rank: the script's.
         send: called with what happens; the order that it returns is carried out.
-        signals: those of each order.
     """
 
-    def __init__(self, process: "subprocess.Popen[bytes]", rank: int, send: Send, signals: Signals = SIGNALS) -> None:
-        self._process, self._rank, self._send, self._signals = process, rank, send, signals
+    def __init__(self, process: "subprocess.Popen[bytes]", rank: int, send: Send) -> None:
+        self._process, self._rank, self._send = process, rank, send
         self._events: queue.Queue[Event] = queue.Queue(EVENTS)
         self._open = {"stdout", "stderr"}
         self._code: int | None = None
@@ -136,7 +134,7 @@ class ScriptProcess:
                 # Without a handler a notice would only end it earlier, and a job's end would give it no time to save.
                 order = {"notice": "notice" if handled else "", "cancel": "stop" if handled else "interrupt"}[order]
                 self._drain_sent = order == "notice"
-            self._due = sorted(self._due + [(now + seconds, number) for seconds, number in self._signals.get(order, ())])
+            self._due = sorted(self._due + [(now + seconds, number) for seconds, number in SIGNALS.get(order, ())])
         while self._due and self._due[0][0] <= now:
             _, number = self._due.pop(0)
             if number == signal.SIGKILL:

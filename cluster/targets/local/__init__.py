@@ -9,14 +9,13 @@ import json
 import os
 import platform
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ import heliostat
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.usage import NodeUsage, usage
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.cluster.ray_token import own_token
 from heliostat.cluster.ray_version import check_ray, installed_ray
@@ -46,8 +46,9 @@ from heliostat.errors import NotComing, UserError
 from heliostat.home import own_folder
 
 CLUSTERS = Path("~/.heliostat/clusters")
-UP_SECONDS = 60.0
-NODE_SECONDS = 10.0
+UP_SECONDS = 300.0
+"""Seconds until the head is ready, on a machine that is busy; one that has exited is noticed at once."""
+NODE_SECONDS = 30.0
 """Additional seconds for each node of the groups' minimum: nodes are started one after the other."""
 DOWN_SECONDS = 30.0
 POLL = 0.3
@@ -183,7 +184,7 @@ class LocalCluster:
         storage = self.storage
         # Short, because the paths of sockets are limited; and not in HOME, which may be a network filesystem.
         scratch = tempfile.mkdtemp(prefix="heliostat-", dir="/tmp")
-        ports = _free_ports()
+        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
         record = ClusterRecord(scratch, ports, storage, installed_ray(), self.profile.model_dump(mode="json"))
         Path(modules(scratch)).mkdir()
         shutil.copy(Path(__file__).parent / "provider.py", Path(modules(scratch), f"{PROVIDER}.py"))
@@ -313,14 +314,6 @@ def _lines(path: Path) -> list[str]:
     with suppress(FileNotFoundError):
         return path.read_text(errors="replace").strip().splitlines()
     return []
-
-
-def _free_ports() -> dict[str, int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in PORTS]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return {name: one.getsockname()[1] for name, one in zip(PORTS, sockets, strict=True)}
 
 
 def _node(profile: Profile, name: str, group: str, used: NodeUsage | None) -> Node:

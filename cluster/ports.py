@@ -1,0 +1,34 @@
+"""Ports for servers that other programs start: free now, and still free when such a server listens a moment later."""
+
+import random
+import socket
+from contextlib import ExitStack
+
+HOST = "127.0.0.1"
+RANGE = range(20_000, 30_000)
+"""Neither the ports that a kernel gives to connections (from 32768 on Linux), which one that begins meanwhile could take, nor
+those of Ray's workers (up to 19999), nor NodePorts of a Kubernetes (from 30000)."""
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports at `HOST` on which nothing listens.
+
+    Raises:
+        OSError: there are not so many.
+    """
+    found: list[int] = []
+    with ExitStack() as stack:
+        for port in random.SystemRandom().sample(RANGE, len(RANGE)):
+            if len(found) == count:
+                break
+            held = socket.socket()
+            try:
+                held.bind((HOST, port))
+            except OSError:
+                held.close()
+                continue
+            stack.enter_context(held)
+            found.append(port)
+    if len(found) < count:
+        raise OSError(f"only {len(found)} of {count} ports from {RANGE.start} to {RANGE.stop - 1} are free")
+    return found
