@@ -19,7 +19,7 @@ from heliostat.datasets import encoding
 from heliostat.datasets.encoding import Values, encode_column
 from heliostat.datasets.values.dates import Format
 from heliostat.datasets.values.numbers import Decimal
-from heliostat.errors import UserError
+from heliostat.errors import UserError, combined
 
 Columns = dict[str, npt.NDArray[Any]]
 FEATURES, CATEGORIES, LABEL, TARGET = "features", "categories", "label", "target"
@@ -209,9 +209,7 @@ def _present(target: Target, array: npt.NDArray[Any], good: npt.NDArray[np.bool_
 
 
 def _refused(problems: list[str], fix: str) -> UserError:
-    if len(problems) == 1:
-        return UserError(problems[0], fix)
-    return UserError(f"the rows have {len(problems)} problems:" + "".join(f"\n    {each}" for each in problems), fix)
+    return combined([UserError(each, fix) for each in problems], "the input")
 
 
 class TrainStatistics(Config):

@@ -141,12 +141,31 @@ def _configs(folder: str) -> Completer:
     return complete
 
 
-def _files(prefix: str) -> list[str]:
-    """YAML files and folders that begin so."""
+def _files(prefix: str, suffixes: tuple[str, ...] = (".yaml", ".yml")) -> list[str]:
+    """Files with these suffixes, and folders, that begin so."""
     folder = prefix.rpartition("/")[0]
-    found = Path(folder or ".").iterdir() if Path(folder or ".").is_dir() else ()
+    found = sorted(Path(folder or ".").iterdir()) if Path(folder or ".").is_dir() else ()
     base = f"{folder}/" if folder else ""
-    return [f"{base}{path.name}{'/' * path.is_dir()}" for path in found if path.is_dir() or path.suffix in (".yaml", ".yml")]
+    return [f"{base}{path.name}{'/' * path.is_dir()}" for path in found if path.is_dir() or path.suffix in suffixes]
+
+
+def _folders(prefix: str, **_: Any) -> list[str]:
+    return _files(prefix, ())
+
+
+def _to_open(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    return [*runs(prefix, parsed_args), *_folders(prefix)]
+
+
+def _sources(prefix: str = "", **_: Any) -> list[str]:
+    root = schema("dataset")
+    return values_of(root["properties"]["source"], root)
+
+
+def _source_options(prefix: str, parsed_args: argparse.Namespace, **_: Any) -> list[str]:
+    """The options of the source that is named before."""
+    found = assignments("dataset", f"options.{prefix}", f"source: {parsed_args.source}")
+    return [each.removeprefix("options.") for each in found]
 
 
 def _set(kind: str) -> Completer:
@@ -177,8 +196,8 @@ def attach(parser: argparse.ArgumentParser, command: str, word: str = "") -> Non
 
 
 def _completer(command: str, word: str, action: argparse.Action) -> Completer | None:
-    if command == "serve" and action.dest in SERVE:
-        return SERVE[action.dest]
+    if own := OWN.get(command, {}).get(action.dest):
+        return own
     if command == "model" and (action.dest == "name" or (word in OF_MODELS and action.dest in ("run_name", "new"))):
         return models
     if action.dest == "set" and command not in OTHER_KEYS:
@@ -194,8 +213,13 @@ def _completer(command: str, word: str, action: argparse.Action) -> Completer | 
 
 OF_MODELS = ("list", "promote", "rollback", "diff")
 """Second words of ``model`` whose argument is a model."""
-SERVE: Mapping[str, Completer] = {"set": _limits, "model": _to_serve, "name": services}
-OTHER_KEYS = ("dataset", "predict", "runs")
+OWN: Mapping[str, Mapping[str, Completer]] = {
+    "serve": {"set": _limits, "model": _to_serve, "name": services},
+    "dataset": {"source": _sources, "set": _source_options, "out": _folders},
+    "runs": {"place": _to_open},
+}
+"""By command what is proposed for arguments of its own."""
+OTHER_KEYS = ("predict", "runs")
 """Commands whose ``--set`` takes keys of no config."""
 RUNS = ("evaluate", "predict", "model", "report", "runs", "sweep", "cost")
 """Commands whose argument is a run or a sweep."""

@@ -15,7 +15,7 @@ from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import YAMLError
 
 from heliostat.config_errors import explained
-from heliostat.difference import ABSENT, difference
+from heliostat.difference import ABSENT, difference, written
 from heliostat.errors import UserError, combined
 from heliostat.errors import nearest as nearest  # exported, too
 from heliostat.spelling import parse, plain, settled
@@ -222,4 +222,4 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> list[s
 
 
 def _value(value: Any) -> str:
-    return "absent" if value is ABSENT else str(value)
+    return "absent" if value is ABSENT else written(value)

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from heliostat.difference import written
+
 
 def _console(stderr: bool) -> Console:
     # Without markup and emoji codes: a name or a message may contain [bold], [/] or :x:, which is shown as it is.
@@ -80,6 +82,11 @@ def _print_folded(names: Sequence[str], cells: Iterable[Sequence[str]], numeric:
     for row in cells:
         table.add_row(*map(Text, row))
     out.print(table)
+
+
+def cell(value: object, absent: str = "", digits: int = 4) -> str:
+    """A value of a config or a result in a table: a float with so many digits, others as a config has them."""
+    return absent if value is None else printable(f"{value:.{digits}g}" if isinstance(value, float) else written(value))
 
 
 def numbers(metrics: Mapping[str, float | None]) -> str:

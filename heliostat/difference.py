@@ -1,5 +1,6 @@
 """The difference between two documents or configs, as the path, the old and the new value of each change."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,8 +52,13 @@ def _named(old: Any, new: Any, keys: Sequence[str]) -> tuple[dict[Any, Any], dic
     return None
 
 
+def written(value: Any) -> str:
+    """A value as a config file or a document has it: ``null``, ``true``, ``["a", 1]``, and a text without quotes."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
 def _short(value: Any) -> str:
-    text = str(value)
+    text = written(value)
     lines = text.count("\n") + 1 if isinstance(value, str) else 1
     if lines > 1:
         return f"({lines} lines)"

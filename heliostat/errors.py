@@ -116,8 +116,12 @@ def collected(errors: list[UserError]) -> Iterator[None]:
 
 
 def combined(errors: Sequence[UserError], where: str, most: int | None = None) -> UserError:
-    """One error from several: a single one as it is, else each on a line, with its fix; ``most`` of them, and a count."""
-    errors = [*{(error.what, error.fix): error for error in errors}.values()]
+    """One error from several: a single one as it is, else each on a line, with its fix; ``most`` of them, and a count.
+
+    An error that lists several stands for these.
+    """
+    single = [part for error in errors for part in (error.parts or (error,))]
+    errors = [*{(error.what, error.fix): error for error in single}.values()]
     if len(errors) == 1:
         return errors[0]
     lines = [f"\n    {error.what}: {error.fix}" for error in errors[:most]]

@@ -80,4 +80,4 @@ def _time(name: str, survey: Survey, options: ColumnOptions) -> Column:
     try:
         return MAKERS["date"](name, survey, options.type)
     except Doubt as error:
-        raise Doubt(f"{error.what}, but the table is split by its time", error.fix) from None
+        raise Doubt(f"{error.what}, and the table is split by its time", error.fix) from None

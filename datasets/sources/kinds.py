@@ -233,7 +233,9 @@ def _date(name: str, survey: Survey, wanted: Type | None) -> Column:
     if is_text(sample.type):
         form = wanted if wanted in ("day-month-year", "month-day-year") else cells.date_format(sample)
         if not form:
-            raise Doubt("has no dates, but its type is date", "give another type")
+            if wanted:
+                raise Doubt(f"has no dates, but its type is {wanted}", "give another type")
+            raise Doubt("has no dates", "choose a column of dates or numbers")
         seconds, good, timed = dates.parse(sample, form)
         seconds = seconds[good]
     elif pa.types.is_temporal(survey.type):

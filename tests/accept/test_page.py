@@ -41,6 +41,8 @@ def test_every_view_fits_its_window_and_has_no_finding_of_axe(seen: list[dict[st
         assert view["needed"] <= view["width"], where
         assert view["errors"] == [], where
         assert view["findings"] == [], where
+        assert view["overlaps"] == [], where
+        assert view["paged"] == 0, where
 
 
 def test_figures_answer_to_the_mouse(seen: list[dict[str, Any]]) -> None:

@@ -29,6 +29,19 @@ def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return overlay(tmp_path_factory.mktemp("elsewhere") / "venv", "--no-deps", str(wheel))
 
 
+@pytest.fixture
+def env(tmp_path: Path) -> dict[str, str]:
+    """Nothing leads to the sources."""
+    return {key: value for key, value in clean_environment(tmp_path / "home").items() if key != "PYTHONPATH"}
+
+
+def run(folder: Path, env: dict[str, str], *words: str | Path) -> str:
+    """What a command prints that succeeds in a folder."""
+    done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def test_a_wheel_has_one_top_level_package(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"heliostat"}
@@ -36,41 +49,22 @@ def test_a_wheel_has_one_top_level_package(wheel: Path) -> None:
         assert f"heliostat/{needed}" in names
 
 
-def test_the_digits_are_trained_from_an_empty_folder(programs: Path, tmp_path: Path) -> None:
-    work = tmp_path / "work"
+def test_the_digits_are_trained_from_an_empty_folder(programs: Path, tmp_path: Path, env: dict[str, str]) -> None:
+    work, heliostat = tmp_path / "work", programs / "heliostat"
     work.mkdir()
-    env = {key: value for key, value in clean_environment(tmp_path / "home").items() if key != "PYTHONPATH"}
-
-    def run(*args: str) -> str:
-        done = subprocess.run([programs / "heliostat", *args], cwd=work, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    result = json.loads(run("train", "digits", "--set", "epochs=3", "--json"))
+    result = json.loads(run(work, env, heliostat, "train", "digits", "--set", "epochs=3", "--json"))
     assert result["metrics"]["test"]["accuracy"] > 0.5
-    assert "kind: RayCluster" in run("render", "gpu")
-    assert "trials" in run("sweep", "tuning/configs/digits.yaml", "--dry-run")
-    where = subprocess.run(
-        [programs / "python", "-c", "import heliostat; print(heliostat.__file__)"],
-        cwd=work,
-        env=env,
-        capture_output=True,
-        text=True,
-    )
-    assert Path(where.stdout.strip()).is_relative_to(programs.parent)
+    assert "kind: RayCluster" in run(work, env, heliostat, "render", "gpu")
+    assert "trials" in run(work, env, heliostat, "sweep", "tuning/configs/digits.yaml", "--dry-run")
+    where = run(work, env, programs / "python", "-c", "import heliostat; print(heliostat.__file__)")
+    assert Path(where.strip()).is_relative_to(programs.parent)
 
 
-def test_a_new_project_trains_and_passes_its_own_test(programs: Path, tmp_path: Path) -> None:
-    env = {key: value for key, value in clean_environment(tmp_path / "home").items() if key != "PYTHONPATH"}
-
-    def run(folder: Path, *words: str | Path) -> str:
-        done = subprocess.run(words, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run(tmp_path, programs / "heliostat", "init", "demo")
-    result = json.loads(run(tmp_path / "demo", programs / "heliostat", "train", "--json"))
+def test_a_new_project_trains_and_passes_its_own_test(programs: Path, tmp_path: Path, env: dict[str, str]) -> None:
+    demo, heliostat = tmp_path / "demo", programs / "heliostat"
+    run(tmp_path, env, heliostat, "init", "demo")
+    result = json.loads(run(demo, env, heliostat, "train", "--in-process", "--json"))
     assert result["metrics"]["test"]["accuracy"] > 0.9
-    assert "probability" in run(tmp_path / "demo", programs / "heliostat", "predict", "demo", '{"x": 1, "y": 2}')
-    assert "1 passed" in run(tmp_path / "demo", programs / "python", "-m", "pytest", "-q")
-    assert "until 8 trials" in run(tmp_path / "demo", programs / "heliostat", "sweep", "sweep.yaml", "--dry-run")
+    assert "probability" in run(demo, env, heliostat, "predict", "demo", '{"x": 1, "y": 2}')
+    assert "1 passed" in run(demo, env, programs / "python", "-m", "pytest", "-q")
+    assert "until 8 trials" in run(demo, env, heliostat, "sweep", "sweep.yaml", "--dry-run")

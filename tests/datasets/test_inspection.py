@@ -86,6 +86,7 @@ def test_info_shows_each_column_and_train_says_the_same_warnings_before_it_start
         "id": [f"c{row}" for row in range(600)],
         "rent": [f"{each:.2f} $" if row % 10 else "" for row, each in enumerate(noise())],
         "town": [("Bonn", "Köln", "Jena")[row % 3] for row in range(600)],
+        "since": [1_700_000_000 + 600 * (row % 10 == 0) for row in range(600)],
         "leak": [each.upper() + str(row % 2) for row, each in enumerate(y)],
         "y": y,
     }
@@ -95,6 +96,7 @@ def test_info_shows_each_column_and_train_says_the_same_warnings_before_it_start
     lines = [" ".join(line.split()) for line in said.splitlines()]
     assert any(line.startswith("rent number string") and "$ 10.0% a number; missing: mean" in line for line in lines), said
     assert "town category string Bonn, Jena, Köln none one of 3 codes" in lines
+    assert "since number int64 1700000000 to 1700000600 none a number" in lines
     assert any(line.startswith("left out id: ") for line in lines)
     assert "by content" in said
     warning = "column 'leak' alone predicts the target with AUC 1.00"

@@ -314,7 +314,11 @@ def test_all_that_is_wrong_with_the_split_of_a_table_is_in_one_message(tmp_path:
         ({"fold": ["test", None, "train"]}, {"by": "column", "column": "fold"}, ["'fold' has 10 empty values", "split by it"]),
         ({"odd": [1, 2, 3]}, {"by": "group", "column": "patients"}, ["split.column is 'patients'", "no column"]),
         ({"odd": [1, 2, 3]}, {"by": "group", "column": "y"}, ["split.column is 'y', which is the target"]),
-        ({"when": ["a", "b", "c"]}, {"by": "time", "column": "when"}, ["'when' has no dates", "split by its time"]),
+        (
+            {"when": ["a", "b", "c"]},
+            {"by": "time", "column": "when"},
+            ["'when' has no dates, and the table is split by its time: choose a column of dates"],
+        ),
         ({"when": ["1/2/24", "3/4/24", "5/6/24"]}, {"by": "time", "column": "when"}, ["day and month", "day-month-year"]),
     ]
     for columns, split, says in cases:

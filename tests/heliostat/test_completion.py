@@ -68,6 +68,11 @@ def test_bash_completes_commands_names_keys_and_values(project: Command) -> None
         ("status te", ["team"]),
         ("predict f", ["first"]),
         ("runs com", ["compare"]),
+        ("runs open ", ["first", "bin/", "runs/"]),
+        ("dataset build im", ["images"]),
+        ("dataset build table runs/", ["runs/first/", "runs/models/"]),
+        ("dataset build table out --set targ", ["target=", "target_type="]),
+        ("dataset info r", ["runs/"]),
         ("model promote c", ["churn"]),
         ("model export f", ["first"]),
         ("serve churn@ch", ["churn@champion"]),
@@ -79,7 +84,7 @@ def test_bash_completes_commands_names_keys_and_values(project: Command) -> None
 )
 def test_a_word_is_completed(line: str, words: list[str], project: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project.cwd)
-    *typed, last = line.split()
+    *typed, last = line.split(" ")
     finder = CompletionFinder(with_completers(parser_of(typed), typed, SUBCOMMANDS), always_complete_options=False)
     found: list[str] = finder._get_completions(["heliostat", *typed], last, "", None)  # type: ignore[no-untyped-call]
     assert [word.strip() for word in found] == words

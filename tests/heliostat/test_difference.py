@@ -79,9 +79,9 @@ POD = {"containers": [{"name": "ray", "env": [{"name": "A", "value": "1"}, {"nam
     ("old", "new", "lines"),
     [
         ({"max": 4}, {"max": 8}, ["~ max: 4 -> 8"]),
-        ({"a": {}}, {"a": {"b": None}}, ["+ a.b: None"]),
+        ({"a": {}}, {"a": {"b": None}}, ["+ a.b: null"]),
         ({"a": {"b": 1, "c": 2}}, {"a": {"c": 2}}, ["- a.b: 1"]),
-        ({"a": 1}, {"a": {"b": 1}}, ["~ a: 1 -> {'b': 1}"]),
+        ({"a": 1}, {"a": {"b": 1}}, ['~ a: 1 -> {"b": 1}']),
         (
             {"groups": [{"groupName": "cpu", "maxReplicas": 4}, {"groupName": "gpu", "maxReplicas": 8}]},
             {"groups": [{"groupName": "gpu", "maxReplicas": 2}, {"groupName": "cpu", "maxReplicas": 4}]},
@@ -90,12 +90,12 @@ POD = {"containers": [{"name": "ray", "env": [{"name": "A", "value": "1"}, {"nam
         (
             {"groups": [{"groupName": "cpu"}]},
             {"groups": [{"groupName": "gpu"}]},
-            ["- groups[cpu]: {'groupName': 'cpu'}", "+ groups[gpu]: {'groupName': 'gpu'}"],
+            ['- groups[cpu]: {"groupName": "cpu"}', '+ groups[gpu]: {"groupName": "gpu"}'],
         ),
         (
             POD,
             {"containers": [{**POD["containers"][0], "args": ["y", "x"]}]},
-            ["~ containers[ray].args: ['x', 'y'] -> ['y', 'x']"],
+            ['~ containers[ray].args: ["x", "y"] -> ["y", "x"]'],
         ),
         ([{"containerPort": 1, "a": 1}], [{"containerPort": 1, "a": 2}], ["~ [1].a: 1 -> 2"]),
         # Two tolerations of one key: only their position identifies them.
@@ -103,12 +103,12 @@ POD = {"containers": [{"name": "ray", "env": [{"name": "A", "value": "1"}, {"nam
             [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}],
             [{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoSchedule"}],
             [
-                "~ : [{'key': 'a', 'effect': 'NoSchedule'}, {'key': 'a', 'effect': 'NoExecute'}] -> "
-                "[{'key': 'a', 'effect': 'NoExecute'}, {'key': 'a', 'effect': 'NoSchedule'}]"
+                '~ : [{"key": "a", "effect": "NoSchedule"}, {"key": "a", "effect": "NoExecute"}] -> '
+                '[{"key": "a", "effect": "NoExecute"}, {"key": "a", "effect": "NoSchedule"}]'
             ],
         ),
         ([{"name": {"not": "a name"}}], [{"name": {"not": "another"}}], None),
-        ([], [{"name": "A", "value": "1"}], ["+ [A]: {'name': 'A', 'value': '1'}"]),
+        ([], [{"name": "A", "value": "1"}], ['+ [A]: {"name": "A", "value": "1"}']),
         ({"script": "a\nb\nc"}, {"script": "a\nb"}, ["~ script: (3 lines) -> (2 lines)"]),
         ({"x": 1}, {"x": 1, "y": list(range(100))}, [f"+ y: {str(list(range(100)))[:100]}..."]),
     ],
@@ -129,10 +129,11 @@ def test_an_environment_variable_that_is_changed_inside_is_named() -> None:
 
 
 def test_a_config_differs_by_the_order_of_a_list_and_by_keys_that_one_side_lacks() -> None:
-    stored = {"optimizer": {"lr": 0.1, "name": "sgd"}, "phases": [{"name": "a"}, {"name": "b"}]}
-    current = {"optimizer": {"lr": 0.2}, "phases": [{"name": "b"}, {"name": "a"}]}
+    stored = {"optimizer": {"lr": 0.1, "name": "sgd"}, "phases": [{"name": "a"}, {"name": "b"}], "limit": None}
+    current = {"optimizer": {"lr": 0.2}, "phases": [{"name": "b"}, {"name": "a"}], "limit": True}
     assert differences(stored, current) == [
+        "limit: null there, true now",
         "optimizer.lr: 0.1 there, 0.2 now",
         "optimizer.name: sgd there, absent now",
-        "phases: [{'name': 'a'}, {'name': 'b'}] there, [{'name': 'b'}, {'name': 'a'}] now",
+        'phases: [{"name": "a"}, {"name": "b"}] there, [{"name": "b"}, {"name": "a"}] now',
     ]

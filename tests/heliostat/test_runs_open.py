@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
@@ -135,6 +136,7 @@ def test_new_points_arrive_and_what_has_not_changed_is_not_sent_again(storage: P
     with metrics.open("ab") as file:
         file.write(sealed({"time": 2e9, "kind": "train", "step": 99, "epoch": 3, "loss": 0.125, "samples_per_second": 1.0}))
     after = look(before["mark"])
+    assert after["created"] <= after["attempts"][0]["started"]
     train = after["figures"][0]["option"]["series"][0]
     assert (train["name"], train["data"][-1]) == ("train", [99, 0.125])
 
@@ -272,15 +274,17 @@ def test_a_place_that_is_none_is_refused(storage: Path, capsys: pytest.CaptureFi
 
 
 def test_a_browser_shows_a_name_that_is_html_as_text(storage: Path, tmp_path: Path) -> None:
-    """On a phone: the list has the name, and the page of that run its curves."""
+    """On a phone: the page of the run has its curves, and that of one that does not exist says so."""
 
     async def look() -> list[str]:
         async with TestServer(page(storage).application()) as server:
-            url = f"{server.make_url('/')}?token={TOKEN}#/run/%3Cimg%20src%3Dx%20onerror%3Dalert(1)%3E"
+            urls = [f"{server.make_url('/')}?token={TOKEN}#/run/{name}" for name in (quote(NASTY), "gone")]
             options = ("--window-size=390,900", "--virtual-time-budget=3000", "--dump-dom")
-            return [await asyncio.to_thread(browse, url, tmp_path / "profile", *options)]
+            return [await asyncio.to_thread(browse, url, tmp_path / "profile", *options) for url in urls]
 
-    (run,) = asyncio.run(look())
+    run, gone = asyncio.run(look())
+    assert "there is no run 'gone' in this storage" in gone
+    assert ">reading<" not in gone
     assert "<h1>&lt;img src=x onerror=alert(1)&gt;</h1>" in run
     assert "<img" not in run
     assert run.count("<canvas") >= 4, "its curves"

@@ -194,6 +194,10 @@ def test_a_number_has_its_quantiles_and_the_formats_are_by_the_name(shop: Path, 
     ("row", "words"),
     [
         ('{"agee": 4, "countri": "DE"}', ("2 problems", "'agee' is not a column: did you mean age?", "did you mean country?")),
+        (
+            '{"age": "old", "countri": "DE"}',
+            ("2 problems", "did you mean country?", "column 'age' has 'old', but each value must be a number"),
+        ),
         ('{"age": "old", "country": 5}', ("'age'", "'old'", "a number")),
         ('{"age": {"years": 3}}', ("'age' is", "no column has objects")),
         ('{"age": 3, "age": 4}', ("'age' twice",)),

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from heliostat.config import to_yaml
-from heliostat.console import duration
+from heliostat.console import cell, duration
 from heliostat.folder import Folder
 from heliostat.tuning.config import Mode
 from heliostat.tuning.plan import SweepPlan
@@ -41,7 +41,7 @@ def write_report(folder: Folder, plan: SweepPlan, trials: Trials, result: SweepR
         hidden=max(0, len(trials.all) - ROWS),
         failures=_failures(own),
         exchanges=trials.exchanges,
-        shown=shown,
+        shown=cell,
     )
     folder.write(REPORT, html.encode())
 
@@ -103,8 +103,3 @@ def _rows(trials: Sequence[Trial], plan: SweepPlan) -> list[Trial]:
 
 def _failures(own: Sequence[Trial]) -> list[tuple[int, str]]:
     return [(trial.number, trial.message) for trial in own if trial.state == "failed"][:10]
-
-
-def shown(value: object) -> str:
-    """A parameter's value as a cell of the table."""
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -11,7 +11,7 @@ from heliostat.config import nearest
 from heliostat.datasets.signature import Column, Signature
 from heliostat.datasets.sources.formats.numbers import Plain
 from heliostat.datasets.values.missing import is_text, trimmed
-from heliostat.errors import UserError, combined
+from heliostat.errors import UserError, collected, combined
 
 EXACT = 2**53
 """Up to which whole numbers are the same as floating-point numbers."""
@@ -138,7 +138,15 @@ def _of_mappings(rows: Sequence[Mapping[str, Any]], signature: Signature, read: 
             if isinstance(value, Mapping)
         ]
     if problems:
-        raise combined([UserError(*problem) for problem in problems], "the input", SHOWN)
+        errors = [UserError(*problem) for problem in problems]
+        plain = [{key: None if isinstance(value, Mapping) else value for key, value in row.items()} for row in rows]
+        with collected(errors):
+            signature.encode(_columns(plain, signature, read))
+        raise combined(errors, "the input", SHOWN)
+    return _columns(rows, signature, read)
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], signature: Signature, read: Mapping[str, Any] | None) -> pa.Table:
     values = {
         column.name: [None if (name := column.name_in(row)) is None else row[name] for row in rows]
         for column in signature.columns

@@ -46,7 +46,7 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
     """Writes the report of a run, finished or not (see `heliostat.workloads.run.so_far`)."""
     metrics, events = read_journal(folder, METRICS), read_journal(folder, EVENTS)
     evaluation = json.loads(folder.read(EVALUATION)) if folder.exists(EVALUATION) else {}
-    dataset = open_dataset(folder, record)
+    dataset, attempts = open_dataset(folder, record), attempts_of(events, result.state == "running")
     html = render(
         TEMPLATE,
         result=result,
@@ -66,9 +66,9 @@ def write_report(folder: Folder, record: RunRecord, result: Result) -> None:
         mistakes=_mistakes(evaluation.get("mistakes"), dataset),
         sample=evaluation.get("sample"),
         importance=_importance(evaluation.get("importance")),
-        attempts=attempts_of(events, result.state == "running"),
+        attempts=attempts,
         goodput=goodput_of(goodput(folder)),
-        facts=_facts(record, dataset),
+        facts=_facts(record, dataset, attempts),
         config=dump(record.config),
     )
     folder.write(REPORT, html.encode())
@@ -197,12 +197,17 @@ def attempts_of(events: list[Record], running: bool) -> list[Record]:
     return rows
 
 
+def creation(recorded: float, attempts: Sequence[Record]) -> float:
+    """When a run was created, in seconds since the epoch: its record is written after the start of its first command."""
+    return min([recorded, *(float(attempt["started"]) for attempt in attempts)])
+
+
 def _attempt(group: list[Record], before: float) -> Record:
     start, at = group[0], {event["event"]: event for event in group}
     first, last = at.get("first_step", start), group[-1]
     trained = at.get("trained", last)
     hosts = [f"{worker['host']} ({worker['device']})" for worker in start["workers"]]
-    began = max(start["launched"], before)
+    began = max(start["launched"] or start["time"], before)  # 0 for a script without `heliostat torchrun`
     return {
         "started": began,
         "from_step": start["step"],
@@ -235,7 +240,7 @@ def goodput_of(account: Goodput) -> Record | None:
     return {"picture": band(account), "rows": rows, "marks": marks, "share": f"{account.share:.1%}"}
 
 
-def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str | float]]:
+def _facts(record: RunRecord, dataset: Dataset, attempts: Sequence[Record]) -> list[tuple[str, str | float]]:
     index = dataset.index
     rows = ", ".join(f"{index.rows(split):,} {split}" for split in index.splits)
     return [
@@ -243,5 +248,5 @@ def _facts(record: RunRecord, dataset: Dataset) -> list[tuple[str, str | float]]
         ("git revision", record.git or "not in a repository"),
         ("dataset", f"{record.dataset.uri}, fingerprint {record.dataset.fingerprint}, {rows}"),
         ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items())),
-        ("created", record.created),
+        ("created", creation(record.created, attempts)),
     ]

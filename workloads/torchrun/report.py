@@ -10,7 +10,7 @@ from heliostat.workloads.run.goodput import goodput
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.page import render
 from heliostat.workloads.run.record import EVENTS, METRICS, REPORT, Result
-from heliostat.workloads.run.report import TEMPLATE, attempts_of, goodput_of
+from heliostat.workloads.run.report import TEMPLATE, attempts_of, creation, goodput_of
 from heliostat.workloads.torchrun.record import read_script, script_result, title, values_of
 
 OF_TASKS = ("predictions", "by", "class_rows", "confusion", "worst", "mistakes", "importance", "sample", "classes", "most")
@@ -20,6 +20,7 @@ OF_TASKS = ("predictions", "by", "class_rows", "confusion", "worst", "mistakes",
 def write_report(folder: Folder) -> None:
     """Writes the report of a script, whether it runs or has ended."""
     record, result, metrics = read_script(folder), script_result(folder), read_journal(folder, METRICS)
+    attempts = attempts_of(read_journal(folder, EVENTS), result.state == "running")
     workers = f"{record.workers} worker{'s' * (record.workers != 1)}" if record.workers else "workers"
     html = render(
         TEMPLATE,
@@ -32,10 +33,10 @@ def write_report(folder: Folder) -> None:
         curves=[
             curve(name, points.get("train", []), points.get("validation", [])) for name, points in points_of(metrics).items()
         ],
-        attempts=attempts_of(read_journal(folder, EVENTS), result.state == "running"),
+        attempts=attempts,
         goodput=goodput_of(goodput(folder)),
         **dict.fromkeys(OF_TASKS),
-        facts=[("created", record.created)],
+        facts=[("created", creation(record.created, attempts))],
         config=record.command,
     )
     folder.write(REPORT, html.encode())

@@ -68,8 +68,8 @@ def _target(index: "Index") -> str:
     target = index.signature.target
     unit = f" {target.unit}" if target.unit else ""
     if target.kind == "number":
-        between = f", {target.least:g} to {target.most:g}{unit}" if target.least is not None and target.most is not None else ""
-        return f"{target.name}: a number ({target.type}){between}"
+        between = "" if target.least is None or target.most is None else f", {_number(target.least)} to {_number(target.most)}"
+        return f"{target.name}: a number ({target.type}){between}{unit if between else ''}"
     counts = index.train.target if index.train else ()
     shares = ", ".join(f"{name} {count / sum(counts):.1%}" for name, count in zip(target.classes, counts, strict=False))
     return (
@@ -97,10 +97,15 @@ def _values(column: "Column") -> Iterator[str]:
         yield "false, true"
     elif column.least is not None and column.most is not None:
         least, most = (
-            _moment(each, column.parts == ("hour",)) if column.kind == "date" else f"{each:g}"
+            _moment(each, column.parts == ("hour",)) if column.kind == "date" else _number(each)
             for each in (column.least, column.most)
         )
         yield f"{least} to {most}{f' {column.unit}' if column.unit else ''}"
+
+
+def _number(value: float) -> str:
+    """A number with all digits if it is whole: the least and the most of long ones would look equal."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e18 else f"{value:g}"
 
 
 def _moment(seconds: float, of_day: bool) -> str:

@@ -16,6 +16,7 @@ def run(args: argparse.Namespace) -> int:
     if (code := on_cluster(args, ["model", "diff"], [args.new])) is not None:
         return code
     from heliostat.console import print_json, print_table
+    from heliostat.difference import written
     from heliostat.workloads.registry.compare import compare
 
     registry = registry_of(args)
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     for title in ("config", "data", "origin"):
         say(f"{title}: {'' if found[title] else 'the same'}".rstrip())
         for path, before, after in found[title]:
-            say(f"  {path}: {before} -> {after}")
+            say(f"  {path}: {written(before)} -> {written(after)}")
     print_table(
         ("metric", str(old), str(new), "difference"),
         [[name, *(("-" if v is None else f"{v:.4f}") for v in values)] for name, values in found["metrics"].items()],

@@ -17,7 +17,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.console import print_json, print_table
+    from heliostat.console import cell, print_json, print_table
     from heliostat.errors import UserError
 
     if len(args.names) < 2:
@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"runs": args.names, "settings": settings, "results": measured})
         return 0
-    rows = [(key, *map(_shown, values)) for key, values in (settings | measured).items()]
+    rows = [(key, *(cell(value, ABSENT, digits=6) for value in values)) for key, values in (settings | measured).items()]
     print_table(("", *args.names), rows)
     return 0
 
@@ -77,7 +77,3 @@ def side_by_side(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
 
 def differing(found: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {key: values for key, values in side_by_side(found).items() if any(value != values[0] for value in values)}
-
-
-def _shown(value: Any) -> str:
-    return ABSENT if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heliostat.commands.terminal.phases import Phases
-from heliostat.console import duration, err, printable
+from heliostat.console import cell, duration, err, printable
 
 LINE_SECONDS = 5.0
 """Seconds between two lines of progress in a job, at least."""
@@ -97,7 +97,7 @@ def trial_line(trial: Any, objectives: Any) -> str:
         cost = trial.cost()
         parts += [f"{name} {trial.values[name]:.6g}" for name in objectives if name in trial.values]
         parts += [f"step {trial.step}", f"{trial.seconds:.1f} s", *([] if cost is None else [f"cost {cost:.4f}"])]
-    parts += [f"{key}={' '.join(_short(value).split())}" for key, value in trial.params.items()]
+    parts += [f"{key}={' '.join(cell(value, '-').split())}" for key, value in trial.params.items()]
     return printable("  ".join(parts))
 
 
@@ -183,7 +183,7 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
         str(trial.step),
         f"{trial.elapsed(now):.1f}",
         *(["" if cost is None else f"{cost:.3f}"] if priced else []),
-        *(_short(trial.params.get(key)) for key in keys),
+        *(cell(trial.params.get(key), "-") for key in keys),
     ]
 
 
@@ -191,7 +191,3 @@ def _last(key: str, keys: list[str]) -> str:
     """The last part of a dotted key, or the whole key if another one has the same last part."""
     last = key.rpartition(".")[2]
     return key if [other.rpartition(".")[2] for other in keys].count(last) > 1 else last
-
-
-def _short(value: Any) -> str:
-    return "-" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -13,6 +13,15 @@ SIZES = [(width, scheme) for width in (390, 1400) for scheme in ("light", "dark"
 VIEWS = {"list": "#/", "run": "#/run/breast-cancer", "sweep": "#/run/sweep", "compare": "#/compare/breast-cancer/again"}
 EXTENT = "(n) => { const c = [...drawn.values()][n].chart; return %s; }"
 
+CHARTS = "typeof drawn === 'undefined' ? [] : [...drawn.values()].map((each) => each.chart)"
+PAGED = f"({CHARTS}).filter((c) => c.getOption().legend?.[0]?.type === 'scroll').length"
+LEGENDS = f"""({CHARTS}).filter((c) => c.getOption().legend?.[0]?.show).map((c) => {{
+  const legend = c._componentsViews.find((view) => view.type.startsWith("legend")).group;
+  const box = legend.getBoundingRect();
+  return legend.y + box.y + box.height - c.getModel().getComponent("grid").coordinateSystem.getRect().y;
+}}).filter((below) => below > 0)"""
+"""By how many pixels legends reach into their figures."""
+
 
 def main() -> None:
     storage, program = sys.argv[1:]
@@ -49,7 +58,13 @@ def look(page: Page, name: str, place: str) -> dict[str, Any]:
     page.wait_for_load_state("networkidle") if name.startswith("report") else page.wait_for_timeout(500)
     violations = Axe().run(page).response["violations"]
     findings = [f"{each['impact']} {each['id']}: {each['nodes'][0]['html'][:200]}" for each in violations]
-    seen = {"errors": errors, "findings": findings, "needed": page.evaluate("document.documentElement.scrollWidth")}
+    seen = {
+        "overlaps": page.evaluate(LEGENDS),
+        "paged": page.evaluate(PAGED),
+        "errors": errors,
+        "findings": findings,
+        "needed": page.evaluate("document.documentElement.scrollWidth"),
+    }
     if page.viewport_size and page.viewport_size["width"] == 1400 and name in ("run", "sweep"):
         seen |= use(page, name)
     page.close()

@@ -13,7 +13,9 @@ const COLOURS = {
 };
 const SEQUENCE = ["ink", "accent", "green", "purple", "yellow", "steel", "red", "mint", "violet", "grey"];
 const FONT = { fontFamily: 'system-ui, "Segoe UI", Roboto, sans-serif' };
-const drawn = new Map();
+// A legend has as many lines as its names need, and pages if these would take the place of the figure.
+const LEGEND = { size: 12, symbol: 14, gap: 10, line: 24, most: 4 };
+const drawn = new Map(); // by element
 
 function colour(name) {
   const place = /^sequence(\d+)$/.exec(name);
@@ -63,6 +65,19 @@ function series(given, index) {
   return shown;
 }
 
+// The lines that the names of a legend need: its items are a symbol, a gap and a name each, and have gaps between them.
+function linesOf(names, width) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `${LEGEND.size}px ${FONT.fontFamily}`;
+  let [lines, used] = [1, 0];
+  for (const name of names) {
+    const needed = LEGEND.symbol + LEGEND.gap + Math.ceil(pen.measureText(name).width);
+    if (used && used + needed > width - 2 * LEGEND.gap) [lines, used] = [lines + 1, 0];
+    used += needed + LEGEND.gap;
+  }
+  return lines;
+}
+
 function complete(figure) {
   const { parallel, xAxis, yAxis, series: given, ...more } = figure.option;
   const legend = given.filter((each) => each.name && !each.quiet).map((each) => each.name);
@@ -75,12 +90,15 @@ function complete(figure) {
     valueFormatter: number,
   };
   if (parallel) return coordinates(common, tooltip, figure);
+  const needed = legend.length > 1 ? linesOf(legend, figure.width) : 0;
+  const lines = needed > LEGEND.most ? 1 : needed;
   return {
     ...common,
-    grid: { left: yAxis.name ? 30 : 12, right: 20, top: legend.length > 1 ? 34 : 14, bottom: xAxis.name ? 26 : 8, containLabel: true },
+    grid: { left: yAxis.name ? 30 : 12, right: 20, top: lines ? 10 + LEGEND.line * lines : 14, bottom: xAxis.name ? 26 : 8, containLabel: true },
     legend: {
-      type: "scroll", show: legend.length > 1, data: legend, top: 0, left: 0, itemWidth: 14, itemHeight: 14,
-      textStyle: { color: colour("text"), ...FONT }, pageTextStyle: { color: colour("text") }, pageIconColor: colour("ink"),
+      type: lines < needed ? "scroll" : "plain", show: lines > 0, data: legend, top: 0, left: 0,
+      itemWidth: LEGEND.symbol, itemHeight: LEGEND.symbol, itemGap: LEGEND.gap,
+      textStyle: { color: colour("text"), fontSize: LEGEND.size, ...FONT }, pageTextStyle: { color: colour("text") }, pageIconColor: colour("ink"),
       inactiveColor: colour("silver"),
     },
     tooltip: { trigger: figure.points ? "item" : "axis", axisPointer: { snap: true, lineStyle: { color: colour("grey") } }, ...tooltip,
@@ -157,22 +175,23 @@ function draw(element, figure) {
     new ResizeObserver(() => redraw(element)).observe(element);
     chart.getZr().on("dblclick", () => chart.dispatchAction({ type: "dataZoom", start: 0, end: 100 }));
   }
-  drawn.set(element, { chart, figure });
-  chart.setOption(complete({ ...figure, width: element.clientWidth }), { replaceMerge: ["series"] });
+  const width = element.clientWidth;
+  drawn.set(element, { chart, figure, width });
+  chart.setOption(complete({ ...figure, width }), { replaceMerge: ["series"] });
   if (!figure.option.parallel && !TOUCH)
     chart.dispatchAction({ type: "takeGlobalCursor", key: "dataZoomSelect", dataZoomSelectActive: true });
   return chart;
 }
 
 function redraw(element) {
-  const { chart, figure } = drawn.get(element);
+  const { chart, figure, width } = drawn.get(element);
   if (!element.isConnected) {
     chart.dispose();
     drawn.delete(element);
     return;
   }
   chart.resize();
-  if (figure.option.parallel) draw(element, figure); // which lies on its side where the page is narrow
+  if (width !== element.clientWidth) draw(element, figure); // legends and parallel coordinates depend on it
 }
 
 // Add the local time to times, which are in UTC.

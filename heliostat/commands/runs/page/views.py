@@ -7,7 +7,7 @@ from typing import Any
 from heliostat.commands import SCRIPT
 from heliostat.commands.runs.page.records import Records, end_of
 from heliostat.commands.runs.compare import described, differing, side_by_side
-from heliostat.console import duration, numbers, printable
+from heliostat.console import cell, duration, numbers, printable
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run.charts import Figure, Points, curves, line, thinned
@@ -59,10 +59,9 @@ def _run_view(folder: Folder, records: Records) -> Document:
     facts = [("task", record.config.task), ("dataset", record.dataset.uri), ("git revision", record.git or "none")]
     return {
         "kind": "run",
-        **_of_result(folder, result, records, record.config.steps),
+        **_of_result(folder, result, records, record.created, record.config.steps),
         "figures": [*curves_of(records.read(folder, METRICS), result.best_step), *_band(folder, records)],
         "facts": [*facts, ("versions", ", ".join(f"{name} {version}" for name, version in record.versions.items()))],
-        "created": record.created,
         "config": dump(record.config),
     }
 
@@ -74,19 +73,18 @@ def _script_view(folder: Folder, records: Records) -> Document:
     figures = [_overlay(name, [("", *points)]) for name, points in _lines(folder, records).items()]
     return {
         "kind": "script",
-        **_of_result(folder, result, records, None),
+        **_of_result(folder, result, records, script.created),
         "figures": [*figures, *_band(folder, records)],
         "facts": [("script", script.script), ("workers", script.workers or "?")],
-        "created": script.created or None,
         "config": script.command,
     }
 
 
-def _of_result(folder: Folder, result: Any, records: Records, steps: int | None) -> Document:
+def _of_result(folder: Folder, result: Any, records: Records, recorded: float, steps: int | None = None) -> Document:
     """The tiles and the attempts, which runs and scripts have in common."""
     from heliostat.workloads.run.goodput import share_of
     from heliostat.workloads.run.record import EVENTS
-    from heliostat.workloads.run.report import attempts_of
+    from heliostat.workloads.run.report import attempts_of, creation
 
     tiles = [("step", f"{result.step} of {steps}" if steps and result.step < steps else str(result.step))]
     for split in ("test", "validation", "train"):
@@ -97,7 +95,8 @@ def _of_result(folder: Folder, result: Any, records: Records, steps: int | None)
     tiles += [("goodput", f"{share_of(result.goodput):.0%}")] if result.goodput else []
     tiles += [] if result.cost is None else [("cost", f"{result.cost:.4g}")]
     attempts = attempts_of(records.read(folder, EVENTS), result.state == "running")
-    return {"state": result.state, "tiles": tiles, "attempts": attempts, "message": result.message}
+    created = creation(recorded, attempts)  # 0 of old scripts, which did not record it
+    return {"state": result.state, "tiles": tiles, "attempts": attempts, "message": result.message, "created": created or None}
 
 
 def _band(folder: Folder, records: Records) -> list[Figure]:
@@ -152,17 +151,13 @@ def _trials(trials: Any, objectives: Mapping[str, str], kept: set[str]) -> Docum
             "run": trial.name if trial.name in kept else None,
             "cells": [
                 str(trial.number), f"as {trial.duplicate_of}" if trial.duplicate_of is not None else trial.state,
-                *(_cell(trial.values.get(name)) for name in objectives), str(trial.step), duration(trial.seconds),
-                _cell(trial.cost()), *(_cell(trial.params.get(key)) for key in params),
+                *(cell(trial.values.get(name)) for name in objectives), str(trial.step), duration(trial.seconds),
+                cell(trial.cost()), *(cell(trial.params.get(key)) for key in params),
             ],
         }
         for trial in ranked[:ROWS]
     ]  # fmt: skip
     return {"names": ["trial", "state", *objectives, "step", "time", "cost", *params], "rows": rows, "all": len(trials.all)}
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else printable(value)
 
 
 def compared(folders: Sequence[Folder], names: Sequence[str], records: Records) -> Document:
@@ -184,10 +179,10 @@ def compared(folders: Sequence[Folder], names: Sequence[str], records: Records) 
     return {
         "names": list(names),
         "settings": [
-            [key, key in differ, [_cell(value) for value in values]] for key, values in side_by_side(settings).items()
+            [key, key in differ, [cell(value) for value in values]] for key, values in side_by_side(settings).items()
         ],
         "results": [
-            [key, [_cell(value) for value in values]] for key, values in side_by_side([r for _, r in outcomes]).items()
+            [key, [cell(value) for value in values]] for key, values in side_by_side([r for _, r in outcomes]).items()
         ],
         "figures": [
             _overlay(metric, [(name, *found[metric]) for name, found in zip(names, lines, strict=True) if metric in found])

@@ -33,8 +33,8 @@ async function ask(path, query) {
   return document;
 }
 
-// Call `update` now and again and again, as long as the view is shown and the page is visible.
-function follow(update) {
+// Call `update` now and again and again, as long as the view is shown and the page is visible; `failed` gets what is wrong.
+function follow(update, failed = say) {
   const mine = ++turn;
   const current = () => mine === turn;
   clearTimeout(timer);
@@ -49,7 +49,7 @@ function follow(update) {
       }
     }
     if (!current()) return;
-    if (trouble) say(trouble);
+    if (trouble) failed(trouble);
     timer = setTimeout(next, Math.max(PAUSE, took * 1000 * SHARE));
   };
   return next();
@@ -180,7 +180,8 @@ function list() {
 
 // A run, a sweep or a script.
 function one(name) {
-  const head = h("div", {}, h("h1", {}, name), h("p", { class: "soft" }, "reading"));
+  const reading = h("p", { class: "soft", role: "status" }, "reading");
+  const head = h("div", {}, h("h1", {}, name), reading);
   const drawn = h("div", { class: "figures" });
   const below = h("div");
   const log = h("pre", { class: "log", tabindex: "0", "aria-label": "the output" });
@@ -225,7 +226,7 @@ function one(name) {
     return found.took + log;
   }
   main.replaceChildren(head, drawn, below, logPanel);
-  return follow(update);
+  return follow(update, (trouble) => { if (reading.isConnected) reading.textContent = trouble; else say(trouble); });
 }
 
 function attempts(rows) {
