@@ -1,11 +1,14 @@
 """Environments laid over the one that the tests run in: what is installed here is found there, and can be replaced there."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,3 +26,19 @@ def overlay(place: Path, *requirements: str) -> Path:
     programs = place / "bin"
     subprocess.run([programs / "pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
     return programs
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from a copy of the sources, because setuptools leaves a folder `build` beside them."""
+    place = tmp_path_factory.mktemp("wheel")
+    ignored = shutil.ignore_patterns(".*", "tests", "docs", "runs", "build", "__pycache__")
+    shutil.copytree(ROOT, place / "sources", symlinks=True, ignore=ignored)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "-w", place, place / "sources"], check=True)
+    return next(place.glob("heliostat-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return overlay(tmp_path_factory.mktemp("elsewhere") / "venv", "--no-deps", str(wheel))

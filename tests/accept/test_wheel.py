@@ -1,32 +1,11 @@
 """The wheel, installed somewhere else: everything that a user needs is in it, and nothing but `heliostat`."""
 
 import json
-import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
-from tests.accept.conftest import overlay
-from tests.conftest import ROOT, clean_environment
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the sources, because setuptools leaves a folder `build` beside them."""
-    place = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "tests", "docs", "runs", "build", "__pycache__")
-    shutil.copytree(ROOT, place / "sources", symlinks=True, ignore=ignored)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", place, place / "sources"], check=True)
-    return next(place.glob("heliostat-*.whl"))
-
-
-@pytest.fixture(scope="module")
-def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return overlay(tmp_path_factory.mktemp("elsewhere") / "venv", "--no-deps", str(wheel))
+from tests.conftest import clean_environment
 
 
 def test_a_wheel_has_one_top_level_package(wheel: Path) -> None:

@@ -55,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         _print(rows)
     else:
         place = f"{args.storage}{f' on the storage of {args.on}' if args.on else ''}"
-        err.print(f"no such runs in {place}" if args.name or args.kind or args.state else f"no runs in {place}", highlight=False)
+        err.print(
+            f"no such runs in {place}" if args.name or args.kind or args.state else f"no runs in {place}", highlight=False
+        )
     return 0
 
 
