@@ -14,7 +14,7 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from heliostat.errors import HeliostatError, UserError, combined, some
+from heliostat.errors import HeliostatError, JobFailed, UserError, combined, some
 from tests.conftest import ROOT
 
 LINKED = ("cluster", "datasets", "tuning", "workloads")
@@ -87,14 +87,21 @@ def version_problems(version: str, changes: str) -> list[UserError]:
 
 
 def build(python: str, sources: Path, to: Path) -> None:
-    """Build the source archive, and the wheel from it; ``sources`` are changed."""
+    """Build the source archive, and the wheel from it; ``sources`` are changed.
+
+    Raises:
+        JobFailed: it did not build; the message has the output.
+    """
     env = {**os.environ, "SOURCE_DATE_EPOCH": os.environ.get("SOURCE_DATE_EPOCH", "315532800")}
-    subprocess.run([python, "-m", "build", "--outdir", str(to), str(sources)], check=True, env=env, stdout=subprocess.DEVNULL)
+    command = [python, "-m", "build", "--outdir", str(to), str(sources)]
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode:
+        raise JobFailed(f"the release cannot be built:\n{done.stdout}")
 
 
-def tracked() -> list[str]:
-    """The files that git has."""
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+def tracked(*options: str) -> list[str]:
+    """The files that git has, or lists with these options."""
+    listed = subprocess.run(["git", "ls-files", *options], cwd=ROOT, capture_output=True, text=True, check=True)
     return listed.stdout.splitlines()
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.release import build, tracked
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -30,13 +31,14 @@ def overlay(place: Path, *requirements: str) -> Path:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the sources, because setuptools leaves a folder `build` beside them."""
+    """As `make release` builds it, from the source archive; of a copy, because setuptools leaves a folder `build` behind."""
     place = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "tests", "docs", "runs", "build", "__pycache__")
-    shutil.copytree(ROOT, place / "sources", symlinks=True, ignore=ignored)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", place, place / "sources"], check=True)
-    return next(place.glob("heliostat-*.whl"))
+    for name in tracked("--cached", "--others", "--exclude-standard"):
+        (place / "sources" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, place / "sources" / name, follow_symlinks=False)
+    tools = overlay(place / "tools", "-r", str(ROOT / "tests/release.txt"))
+    build(str(tools / "python"), place / "sources", place / "dist")
+    return next((place / "dist").glob("heliostat-*.whl"))
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ import subprocess
 import zipfile
 from pathlib import Path
 
-from tests.conftest import clean_environment
+from tests.conftest import ROOT, clean_environment
+from tests.release import check_contents, tracked, version_of
 
 
 def test_a_wheel_has_one_top_level_package(wheel: Path) -> None:
@@ -13,6 +14,10 @@ def test_a_wheel_has_one_top_level_package(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"heliostat"}
     for needed in ("cluster/profiles/gpu.yaml", "datasets/bundled/digits.parquet", "tuning/configs/digits.yaml", "torchrun.py"):
         assert f"heliostat/{needed}" in names
+
+
+def test_both_archives_have_the_files_of_the_repository(wheel: Path) -> None:
+    check_contents(wheel.parent, tracked("--cached", "--others", "--exclude-standard"), version_of(ROOT))
 
 
 def test_the_digits_are_trained_from_an_empty_folder(programs: Path, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """What `make release` checks."""
 
-import subprocess
 import tarfile
 import zipfile
 from pathlib import Path
@@ -14,10 +13,7 @@ from tests.release import check_contents, expected, tracked, version_of, version
 
 def test_no_file_of_the_repository_is_ignored() -> None:
     """A job, ruff and a search would leave it out."""
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True
-    )
-    assert listed.stdout == ""
+    assert tracked("--cached", "--ignored", "--exclude-standard") == []
 
 
 @pytest.mark.parametrize(
