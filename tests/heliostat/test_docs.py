@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 import textwrap
 from collections.abc import Iterator
 from itertools import groupby
@@ -140,8 +141,11 @@ def test_each_config_in_the_pages_fits_its_schema(block: Block) -> None:
     assert wrong == []
 
 
-def test_the_python_in_the_pages_compiles() -> None:
+def test_the_python_and_the_scripts_in_the_pages_compile() -> None:
     for block in BLOCKS:
+        if block.language in ("sh", "bash"):
+            done = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True)
+            assert done.returncode == 0, f"{block}: {done.stderr}"
         if block.language == "python":
             compile(textwrap.dedent(block.text), str(block), "exec")
 
