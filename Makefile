@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP_INSTALL := pip install --quiet --disable-pip-version-check
 # Of tests, on two cores: those on a Kubernetes mostly wait.
 PROCESSES ?= $(if $(KUBECONFIG),3,2)
 
@@ -14,17 +15,37 @@ setup: $(VENV)/.installed  ## make .venv and install everything into it
 $(VENV)/.installed: requirements.txt tests/requirements.txt tests/store.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Heliostat needs Python 3.11 or later, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.txt -r tests/requirements.txt
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/$(PIP_INSTALL) -r requirements.txt -r tests/requirements.txt
+	$(BIN)/$(PIP_INSTALL) --no-deps --editable .
 	$(PYTHON) -m venv $(VENV)/store
-	$(VENV)/store/bin/pip install --quiet --disable-pip-version-check -r tests/store.txt
+	$(VENV)/store/bin/$(PIP_INSTALL) -r tests/store.txt
 	@touch $@
 
 train: setup  ## train the digits example
 	$(BIN)/heliostat train workloads/configs/digits.yaml
 
-docs: setup  ## write the JSON schemas and docs/reference from the types of the configs and the parsers of the commands
+docs: setup $(VENV)/docs/.installed  ## the JSON schemas and docs/reference from the types and the parsers; the site, in site/
 	$(BIN)/python -m heliostat.reference
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet  # the variable: no notice about mkdocs' successor
+
+release: setup $(VENV)/release/.installed  ## build the wheel and the source archive of what is committed into dist/, and check them
+	$(BIN)/python -m tests.release $(VENV)/release/bin/python
+
+IMAGE ?= heliostat/ray:2.60.0$(if $(filter cpu,$(TORCH)),-cpu)
+BUILDER ?= docker
+image: $(VENV)/image/.installed  ## check and build the image of the profiles (IMAGE=name:tag; TORCH=cpu: without CUDA; BUILDER=podman)
+	$(VENV)/image/bin/hadolint cluster/image/Dockerfile
+	@command -v $(BUILDER) > /dev/null || { echo "the Dockerfile is checked, but not built: there is no $(BUILDER)"; exit 1; }
+	$(BUILDER) build -f cluster/image/Dockerfile $(if $(TORCH),--build-arg TORCH=$(TORCH)) -t $(IMAGE) .
+
+# Environments of their own, for tools that nothing of ours imports.
+$(VENV)/docs/.installed: docs/site/requirements.txt
+$(VENV)/release/.installed: tests/release.txt
+$(VENV)/image/.installed: tests/image.txt
+$(VENV)/docs/.installed $(VENV)/release/.installed $(VENV)/image/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/$(PIP_INSTALL) -r $<
+	@touch $@
 
 check: setup  ## format, lint, types and imports
 	$(BIN)/ruff format --check .
@@ -61,6 +82,6 @@ soak: setup  ## a run and a sweep, broken at random moments (SOAK_FAULTS, SOAK_S
 	EXPORT_EXAMPLES=3000 $(BIN)/python -m pytest tests/workloads/test_export_rows.py
 
 clean:  ## remove .venv and the caches; runs stay
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info
 
-.PHONY: help setup train docs check test accept bench bench-sweep bench-kube soak clean
+.PHONY: help setup train docs release image check test accept bench bench-sweep bench-kube soak clean

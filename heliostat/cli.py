@@ -69,6 +69,8 @@ SUBCOMMANDS = {
         "stop": "end a service, after the requests that it works on",
     },
     "runs": {
+        "list": "list the runs and sweeps in a storage folder",
+        "show": "show what is known of one run, or the trials of a sweep",
         "compare": "show the settings in which runs differ and their results, side by side",
         "open": "show the runs and sweeps of a storage in the browser, while they go on",
         "pull": "bring a run, its report, checkpoints or logs from a cluster's storage",

@@ -51,12 +51,19 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
         columns: their names.
         rows: their values.
         title: over the table.
-        fit: leave out the last columns where they do not fit on the terminal, instead of folding the cells.
+        fit: cut the first column to 2/5 of the terminal, and leave out the last ones where they do not fit, instead of folding
+            the cells.
     """
     rows = [list(row) for row in rows]
     numeric = [bool(rows) and all(isinstance(row[n], int | float) for row in rows) for n in range(len(columns))]
     cells = [[printable(f"{v:.4g}" if isinstance(v, float) else v) for v in row] for row in rows]
     names = [printable(name) for name in columns]
+    left_out = []
+    if out.is_terminal and fit:
+        most = 2 * out.width // 5
+        if any(cell_len(row[0]) > most for row in cells):
+            left_out.append(f"the middle of long cells in {names[0]}")
+        cells = [[shortened(row[0], most), *row[1:]] for row in cells]
     widths = [max(cell_len(row[n]) for row in [names, *cells]) for n in range(len(names))]
     shown = len(names)
     if out.is_terminal and fit:
@@ -71,8 +78,21 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
             for text, width, right in zip(row[:shown], widths, numeric, strict=False)
         ]
         out.print(Text("  ".join(padded).rstrip(), "bold" if at == 0 else ""), soft_wrap=True)
-    if shown < len(names):
-        err.print(f"not shown, as the terminal is too narrow: {', '.join(names[shown:])}")
+    left_out += names[shown:]
+    if left_out:
+        err.print(f"not shown, as the terminal is too narrow: {', '.join(left_out)}")
+
+
+def shortened(text: str, width: int) -> str:
+    """A text in at most so many columns: of a longer one the beginning and the end, because the names of runs differ there."""
+    if cell_len(text) <= width:
+        return text
+    head, tail = text, text
+    while cell_len(head) > width // 2:
+        head = head[:-1]
+    while cell_len(tail) > width - 1 - cell_len(head):
+        tail = tail[1:]
+    return f"{head}…{tail}"
 
 
 def _print_folded(names: Sequence[str], cells: Iterable[Sequence[str]], numeric: Sequence[bool], title: str | None) -> None:

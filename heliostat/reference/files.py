@@ -5,9 +5,11 @@ from pathlib import Path
 
 from heliostat.completion import SCHEMAS
 from heliostat.reference.pages import commands_page, page
+from heliostat.reference.picture import picture
 from heliostat.reference.schemas import schemas
 
-PAGES = Path(__file__).parents[2] / "docs/reference"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = DOCS / "reference"
 
 
 def generated() -> dict[Path, str]:
@@ -17,6 +19,7 @@ def generated() -> dict[Path, str]:
         **{SCHEMAS / f"{name}.json": json.dumps(schema, indent=1) + "\n" for name, schema in found.items()},
         **{PAGES / f"{name}.md": page(schema) for name, schema in found.items()},
         PAGES / "commands.md": commands_page(),
+        DOCS / "architecture.svg": picture(),
     }
 
 

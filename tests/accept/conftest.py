@@ -1,11 +1,15 @@
 """Environments laid over the one that the tests run in: what is installed here is found there, and can be replaced there."""
 
+import shutil
 import subprocess
 import sys
 import sysconfig
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import ROOT
+from tests.release import build, tracked
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,3 +27,20 @@ def overlay(place: Path, *requirements: str) -> Path:
     programs = place / "bin"
     subprocess.run([programs / "pip", "install", "--quiet", "--disable-pip-version-check", *requirements], check=True)
     return programs
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make release` builds it, from the source archive; of a copy, because setuptools leaves a folder `build` behind."""
+    place = tmp_path_factory.mktemp("wheel")
+    for name in tracked("--cached", "--others", "--exclude-standard"):
+        (place / "sources" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, place / "sources" / name, follow_symlinks=False)
+    tools = overlay(place / "tools", "-r", str(ROOT / "tests/release.txt"))
+    build(str(tools / "python"), place / "sources", place / "dist")
+    return next((place / "dist").glob("heliostat-*.whl"))
+
+
+@pytest.fixture(scope="session")
+def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return overlay(tmp_path_factory.mktemp("elsewhere") / "venv", "--no-deps", str(wheel))

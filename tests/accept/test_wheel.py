@@ -1,32 +1,12 @@
 """The wheel, installed somewhere else: everything that a user needs is in it, and nothing but `heliostat`."""
 
 import json
-import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
-from tests.accept.conftest import overlay
 from tests.conftest import ROOT, clean_environment
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the sources, because setuptools leaves a folder `build` beside them."""
-    place = tmp_path_factory.mktemp("wheel")
-    ignored = shutil.ignore_patterns(".*", "tests", "docs", "runs", "build", "__pycache__")
-    shutil.copytree(ROOT, place / "sources", symlinks=True, ignore=ignored)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "-w", place, place / "sources"], check=True)
-    return next(place.glob("heliostat-*.whl"))
-
-
-@pytest.fixture(scope="module")
-def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return overlay(tmp_path_factory.mktemp("elsewhere") / "venv", "--no-deps", str(wheel))
+from tests.release import check_contents, tracked, version_of
 
 
 @pytest.fixture
@@ -47,6 +27,10 @@ def test_a_wheel_has_one_top_level_package(wheel: Path) -> None:
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"heliostat"}
     for needed in ("cluster/profiles/gpu.yaml", "datasets/bundled/digits.parquet", "tuning/configs/digits.yaml", "torchrun.py"):
         assert f"heliostat/{needed}" in names
+
+
+def test_both_archives_have_the_files_of_the_repository(wheel: Path) -> None:
+    check_contents(wheel.parent, tracked("--cached", "--others", "--exclude-standard"), version_of(ROOT))
 
 
 def test_the_digits_are_trained_from_an_empty_folder(programs: Path, tmp_path: Path, env: dict[str, str]) -> None:

@@ -42,6 +42,16 @@ def test_the_image_and_the_requirements_have_the_ray_that_is_tested() -> None:
     assert re.search(rf"^ray\[[\w,]+\]=={TESTED} ", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 
 
+def test_without_cuda_torch_is_of_the_same_range() -> None:
+    (install,) = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
+    assert "TORCH=cuda" in [rest for name, rest in instructions() if name == "ARG"]
+    assert 'cpu) grep "^torch>" /tmp/requirements.txt > /tmp/torch.txt && pip install' in install
+    assert len(re.findall("^torch>", (ROOT / "requirements.txt").read_text(), re.MULTILINE)) == 1
+    tag = re.search(r"^IMAGE \?= (\S+?)\$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert tag is not None
+    assert tag[1] == find("gpu").image, "what make image builds"
+
+
 def test_the_image_has_a_python_that_the_project_runs_on() -> None:
     base = re.fullmatch(r"python:3\.(\d+)-slim-bookworm", only("FROM"))
     least = re.search(r'requires-python = ">=3\.(\d+)"', (ROOT / "pyproject.toml").read_text())

@@ -111,6 +111,8 @@ def test_runs_of_a_clusters_storage_are_listed_and_brought_here(here: Command) -
         ("sweep", 3, f"{here.cwd}/store/runs/sweep"),
         ("counts", 0, f"{here.cwd}/store/runs/counts"),
     ]
+    one = json.loads(here("runs", "show", "breast-cancer", "--on", "local.yaml", "--json").out)
+    assert (one["state"], one["run"]) == ("finished", f"{here.cwd}/store/runs/breast-cancer")
     done = here("runs", "pull", "breast-cancer", "--on", "local.yaml")
     assert done.code == 0, done.err
     assert (here.cwd / "runs/breast-cancer/result.json").exists()

@@ -1,9 +1,19 @@
-"""The pages in docs/ name what there is."""
+"""The pages in docs/ name what there is: commands, keys, messages, links."""
 
 import re
+import shlex
+import subprocess
+import textwrap
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+import heliostat
+from heliostat.cli import parser_of
 from heliostat.config import Config
 from heliostat.config_errors import _keys
 from heliostat.datasets.sources import find_source
@@ -11,6 +21,8 @@ from heliostat.tuning.config import MAY_CHANGE, SweepConfig
 from heliostat.workloads.config import CHANGEABLE, LENGTH, TrainConfig
 from heliostat.workloads.foreign_keys import FOREIGN, WORDS
 from tests.conftest import ROOT
+from tests.heliostat.test_schemas import VALIDATORS
+from tests.pages import PAGES, Block, blocks
 
 KEYS = {*_keys(TrainConfig)}
 
@@ -55,3 +67,101 @@ def test_each_name_of_other_tools_is_documented_with_a_key_that_there_is() -> No
     for fix in WORDS.values():
         keys = re.findall(r"\boptimizer\.\w+", fix) + re.findall(r"^write (\w+)(?=[,:]|$)", fix)
         assert {*keys} <= KEYS, fix
+
+
+BESIDE = {
+    "README.md": "readme.md",
+    "CHANGELOG.md": "changelog.md",
+    "CONTRIBUTING.md": "contributing.md",
+    "SECURITY.md": "security.md",
+}
+"""Pages of the site that are beside docs/."""
+LINK = re.compile(r"\]\(([^)\s#]*)(#[^)\s]*)?\)")
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+
+
+def words(line: str) -> Iterator[list[str]]:
+    """The words of each command of ours in a line for a shell."""
+    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+    lexer.commenters, lexer.whitespace_split = "#", True
+    for ends, found in groupby(lexer, lambda word: set(word) <= set("&|;()")):
+        if not ends and (command := [*found])[0] == "heliostat":
+            yield command[1:]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's titles."""
+    titles = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL), re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_each_link_leads_to_a_file_and_a_title() -> None:
+    for page in [*PAGES, *(ROOT / name for name in BESIDE), *(ROOT / "docs/reference").glob("*.md")]:
+        for path, anchor in LINK.findall(page.read_text()):
+            target = (page.parent / path).resolve() if path else page
+            if "://" not in path:
+                assert target.is_file(), f"{page.name}: {path}"
+                assert not anchor or anchor[1:] in anchors(target), f"{page.name}: {path}{anchor}"
+
+
+def test_the_site_has_every_page_once() -> None:
+    found = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    assert sorted(found) == sorted(pages | {*BESIDE.values()})
+    hooks = (ROOT / "docs/site/hooks.py").read_text()
+    assert all(f'"{name}": "{page}"' in hooks for name, page in BESIDE.items())
+
+
+def test_each_command_in_the_pages_is_one_that_there_is() -> None:
+    """Its words and options, and the keys of its --set."""
+    for block in BLOCKS:
+        for command in (command for line in block.commands if "heliostat " in line for command in words(line)):
+            try:
+                args, unknown = parser_of(command).parse_known_args(command)
+            except SystemExit:
+                pytest.fail(f"{block}: heliostat {' '.join(command)}")
+            assert not unknown, f"{block}: {unknown}"
+            keys = {text.partition("=")[0] for text in getattr(args, "set", None) or []} if args.command == "train" else set()
+            keys = {key for key in keys if not key.startswith(("model.", "dataset.options."))}
+            assert keys <= KEYS, f"{block}: {keys - KEYS}"
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block.language == "yaml"], ids=str)
+def test_each_config_in_the_pages_fits_its_schema(block: Block) -> None:
+    """Of a part of a config, what is there."""
+    data: dict[str, Any] = YAML(typ="safe", pure=True).load(block.text) or {}
+    of_kinds = {"groups": "profile", "pod": "profile", "space": "sweep"}
+    kind = next((kind for key, kind in of_kinds.items() if key in data), "train")
+    if not {*data} <= VALIDATORS[kind].schema["properties"].keys():
+        assert block.file.startswith(".github/"), f"{block} is no config"
+        return
+    wrong = [error.message for error in VALIDATORS[kind].iter_errors(data) if error.validator != "required"]
+    assert wrong == []
+
+
+def test_the_python_and_the_scripts_in_the_pages_compile() -> None:
+    for block in BLOCKS:
+        if block.language in ("sh", "bash"):
+            done = subprocess.run(["bash", "-n"], input=block.text, text=True, capture_output=True)
+            assert done.returncode == 0, f"{block}: {done.stderr}"
+        if block.language == "python":
+            compile(textwrap.dedent(block.text), str(block), "exec")
+
+
+def test_each_message_in_the_page_on_troubleshooting_is_in_the_code() -> None:
+    files = [
+        path for folder in ("cluster", "datasets", "heliostat", "tuning", "workloads") for path in (ROOT / folder).rglob("*.py")
+    ]
+    code = re.sub(r'"\s*\n\s*f?"', "", "\n".join(path.read_text() for path in files))  # texts over several lines
+    rows = re.findall(r"^\| `(.*?)` \| ", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) > 30
+    for row in rows:
+        assert re.search(".*".join(map(re.escape, filter(str.strip, row.split("…")))), code), row
+
+
+def test_the_page_on_the_interface_has_every_public_name() -> None:
+    pages = "".join((ROOT / "docs" / name).read_text() for name in ("interface.md", "contracts.md"))
+    listed = set(re.findall(r"^::: heliostat\.(\w+)$", pages, re.MULTILINE))
+    assert listed == {*heliostat.__all__} - {"SweepConfig", "TrainConfig"}, "configs are in the reference of their keys"

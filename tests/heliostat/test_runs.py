@@ -53,6 +53,41 @@ def test_a_terminal_of_80_columns_gets_a_line_a_run_and_is_told_what_is_left_out
     assert "not shown, as the terminal is too narrow: " in capsys.readouterr().err
 
 
+def test_in_60_columns_a_long_name_keeps_its_ends_and_hides_no_state(
+    storage: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "out", Console(force_terminal=True, width=60, color_system=None))
+    assert main(["runs", "list", "--storage", str(storage)]) == 0
+    shown = capsys.readouterr()
+    header, *lines = shown.out.splitlines()
+    assert len(lines) == 4
+    assert all(len(line) <= 60 for line in (header, *lines))
+    (line,) = [line for line in lines if line.startswith(LONG[:12])]
+    assert line.split()[:3] == [f"{LONG[:12]}…{LONG[-11:]}", "interrupted", "14"]
+    assert "too narrow: the middle of long cells in name, " in shown.err
+
+
+def test_one_run_is_shown_with_all_its_metrics_and_a_sweep_with_its_trials(
+    storage: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def shown(*words: str) -> str:
+        assert main(["runs", "show", *words, "--storage", str(storage)]) == 0
+        return capsys.readouterr().out
+
+    first, *facts = shown("short").splitlines()
+    assert first == "short"
+    words = [line.split() for line in facts]
+    assert ["state", "interrupted"] in words
+    assert ["folder", str(storage / "short")] in words
+    assert {line[-2] for line in words} >= {"accuracy", "loss"}
+    assert "3 of 3 trials done" in shown("sweep")
+    assert json.loads(shown("sweep", "--json"))["sweep"] == str(storage / "sweep")
+    document = json.loads(shown("short", "--json"))
+    assert (document["kind"], document["step"], document["run"]) == ("run", 7, str(storage / "short"))
+    assert main(["runs", "show", "shrt", "--storage", str(storage)]) == 2
+    assert "did you mean short?" in capsys.readouterr().err
+
+
 def test_the_list_is_filtered_and_sorted(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def names(*options: str) -> list[str]:
         return [line.split()[0] for line in listed(capsys, storage, *options)[1:]]
@@ -60,6 +95,7 @@ def test_the_list_is_filtered_and_sorted(storage: Path, capsys: pytest.CaptureFi
     assert set(names("--state", "interrupted")) == {"short", LONG, "new"}
     assert names("--state", "finished,running") == ["sweep"]
     assert names("--name", "short") == ["short"]
+    assert names("--kind", "sweep") == ["sweep"]
     by_loss = names("--sort", "loss", "--name", "[!s]*")
     assert by_loss == [LONG, "new"], "what has no value comes last"
     assert names("--sort", "step", "--reverse", "--name", "*[!p]")[:2] == [LONG, "short"]

@@ -3,9 +3,14 @@
 import argparse
 import fnmatch
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-from heliostat.commands import storage_at
+from heliostat.commands import KINDS, storage_at
+
+if TYPE_CHECKING:
+    from heliostat.folder import Folder
 
 Row = dict[str, Any]
 STATES = ("finished", "running", "stopped", "interrupted", "failed", "diverged", "unreadable")
@@ -19,7 +24,8 @@ SUMMARIES = ("*.yaml", "*.json", "metrics*.jsonl", "events*.jsonl", "attempts*.j
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.usage = (
-        "heliostat runs [--on PROFILE] [options]\n"
+        "heliostat runs [list] [--on PROFILE] [options]\n"
+        "       heliostat runs show NAME [--on PROFILE] [--json]\n"
         "       heliostat runs compare NAME NAME ... [--storage DIR] [--json]\n"
         "       heliostat runs open [STORAGE | RUN] [--on PROFILE]\n"
         "       heliostat runs pull RUN --on PROFILE\n"
@@ -28,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--on", metavar="PROFILE", help="list those on the storage of a profile's cluster, such as gpu")
     parser.add_argument("--storage", metavar="DIR", default="runs", help="where the runs are (default: runs)")
     parser.add_argument("--name", metavar="PATTERN", help='only those with such a name, such as "digits*"')
+    parser.add_argument("--kind", choices=tuple(KINDS.values()), help="only those of a kind (script: of heliostat torchrun)")
     parser.add_argument("--state", metavar="STATE", help=f"only those in a state, or several with commas: {', '.join(STATES)}")
     parser.add_argument(
         "--sort", metavar="KEY", default="created",
@@ -48,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         _print(rows)
     else:
         place = f"{args.storage}{f' on the storage of {args.on}' if args.on else ''}"
-        err.print(f"no such runs in {place}" if args.name or args.state else f"no runs in {place}", highlight=False)
+        err.print(
+            f"no such runs in {place}" if args.name or args.kind or args.state else f"no runs in {place}", highlight=False
+        )
     return 0
 
 
@@ -58,18 +67,28 @@ def listed(args: argparse.Namespace) -> list[Row]:
 
     storage = storage_at(args.storage)
     rows = _rows_on(args) if args.on else _rows(Folder.at(storage, PATIENCE))
+    rows = [row for row in rows if args.kind in (None, row["kind"])]
     return ordered(chosen(rows, args.name, args.state), args.sort, args.reverse)
 
 
 def _rows_on(args: argparse.Namespace) -> list[Row]:
     """The runs on a cluster's storage, with their places there."""
+    from heliostat.folder import join
+
+    with summaries(args) as (copies, place):
+        return [{**row, "run": join(place, row["name"])} for row in _rows(copies)]
+
+
+@contextmanager
+def summaries(args: argparse.Namespace) -> Iterator[tuple["Folder", str]]:
+    """Copies of the summaries of the runs on a cluster's storage while the block runs, and the place of the originals."""
     import tempfile
     from pathlib import Path
 
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets.storage import opened, root_of
-    from heliostat.commands.terminal.live import line
     from heliostat.commands.runs.pull import on_storage
+    from heliostat.commands.terminal.live import line
     from heliostat.folder import Folder, join
 
     profile = find(args.on)
@@ -77,8 +96,7 @@ def _rows_on(args: argparse.Namespace) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="heliostat-") as copy:
         with line() as shown, opened(profile, shown.say) as storage:
             storage.fetch([f"{place}/*/{name}" for name in SUMMARIES], Path(copy))
-        rows = _rows(Folder.at(f"{copy}/{place}"))
-    return [{**row, "run": join(join(root_of(profile), place), row["name"])} for row in rows]
+        yield Folder.at(f"{copy}/{place}"), join(root_of(profile), place)
 
 
 def chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:

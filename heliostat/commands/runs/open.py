@@ -91,9 +91,9 @@ def _opened(args: argparse.Namespace) -> "Iterator[tuple[Place, str]]":
         UserError: there is no such storage or run.
     """
     from heliostat.commands import find_folder, storage_at
+    from heliostat.commands.runs import PATIENCE
     from heliostat.commands.runs.page.places import Here, on_cluster
     from heliostat.commands.runs.page.views import IDENTITY
-    from heliostat.commands.runs import PATIENCE
     from heliostat.errors import UserError
     from heliostat.folder import Folder, split
 

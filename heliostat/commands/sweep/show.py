@@ -19,25 +19,37 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    folder = _folder(args.name, args.storage)
+    show(folder, str(folder), args.json)
+    return 0
+
+
+def show(folder: Any, place: str, as_json: bool, live: bool = True) -> None:
+    """Print the trials of a sweep.
+
+    Args:
+        folder: of the sweep, or a copy of its summaries.
+        place: of the original.
+        as_json: whether as one JSON document.
+        live: whether a terminal shows them until the sweep has ended.
+    """
     from heliostat.console import out
     from heliostat.workloads.run.lease import Observer
 
-    folder = _folder(args.name, args.storage)
-    if args.json:
-        _print_json(folder)
-        return 0
+    if as_json:
+        _print_json(folder, place)
+        return
     driver = Observer(folder)
-    if out.is_terminal and driver.is_driven():
+    if live and out.is_terminal and driver.is_driven():
         _follow(folder, driver.is_driven)
     else:
         # In a pipe no cell is cut.
         width = None if out.is_terminal else WHOLE
         out.print(_rendered(folder, most=50, driven=driver.is_driven()), soft_wrap=True, width=width)
     _print_failure(folder)
-    return 0
 
 
-def _print_json(folder: Any) -> None:
+def _print_json(folder: Any, place: str) -> None:
     from heliostat.console import print_json
     from heliostat.tuning.results.table import SweepResult, row
     from heliostat.workloads.run.lease import Observer
@@ -47,7 +59,7 @@ def _print_json(folder: Any) -> None:
         trials.interrupted()
     result = SweepResult.read(folder)
     rows = [row(trial, dict(record.objectives)) for trial in trials.all]
-    print_json({"sweep": str(folder), "result": result.model_dump() if result else None, "trials": rows})
+    print_json({"sweep": place, "result": result.model_dump() if result else None, "trials": rows})
 
 
 def _follow(folder: Any, is_driven: Callable[[], bool]) -> None:

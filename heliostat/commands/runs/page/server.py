@@ -15,11 +15,11 @@ from typing import Any
 
 from aiohttp import web
 
+from heliostat.commands.runs import KEYS, STATES, chosen, ordered
 from heliostat.commands.runs.page import views
 from heliostat.commands.runs.page.index import Index, stamp_of
 from heliostat.commands.runs.page.places import Place
 from heliostat.commands.runs.page.records import Records
-from heliostat.commands.runs import KEYS, STATES, chosen, ordered
 from heliostat.errors import HeliostatError, UserError
 from heliostat.workloads.run.page import WEB
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from heliostat.commands import SCRIPT
-from heliostat.commands.runs.page.records import Records, end_of
 from heliostat.commands.runs.compare import described, differing, side_by_side
+from heliostat.commands.runs.page.records import Records, end_of
 from heliostat.console import cell, duration, numbers, printable
 from heliostat.errors import UserError
 from heliostat.folder import Folder
