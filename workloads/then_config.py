@@ -28,6 +28,13 @@ def _against(value: Any) -> Any:
     return value
 
 
+class Drift(Config):
+    """When ``heliostat train --if-drift`` finds drift, see `heliostat.workloads.registry.drift`."""
+
+    threshold: float = Field(0.25, gt=0, description="the population stability index from which a column has drifted, above 0")
+    ignore: list[str] = Field([], description="columns that are left out, such as [date]")
+
+
 class Then(Config):
     """What follows a training: its model becomes a version of a model, which is gated, and promoted if it passes."""
 
@@ -43,6 +50,7 @@ class Then(Config):
     by: list[str] = Field([], description="columns for none of whose values it may be worse, such as [country]")
     slower: float = Field(2.0, gt=0, description="the most times the p95 latency, above 0")
     larger: float = Field(2.0, gt=0, description="the most times the size, above 0")
+    drift: Drift = Drift()
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

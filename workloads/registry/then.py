@@ -59,7 +59,7 @@ def check(registry: Registry, name: str, then: Then) -> None:
     _against(registry, name, then)
 
 
-def follow(registry: Registry, run: Folder | str, name: str, then: Then) -> Followed:
+def follow(registry: Registry, run: Folder | str, name: str, then: Then, why: str = "") -> Followed:
     """Takes the steps that are not done yet for the best checkpoint of a run.
 
     Args:
@@ -67,11 +67,12 @@ def follow(registry: Registry, run: Folder | str, name: str, then: Then) -> Foll
         run: its folder, or the path or URI of it.
         name: of the model.
         then: the steps, and what the gate asks for.
+        why: for the log, if the model is added now.
 
     Raises:
         UserError: see `add` and `gate`; the steps before are done, and the same call goes on.
     """
-    version = add(registry, run, name)
+    version = add(registry, run, name, why=why)
     if "gate" not in then.steps:
         return _standing(registry, version)
     for _ in range(ATTEMPTS):
@@ -83,8 +84,8 @@ def follow(registry: Registry, run: Folder | str, name: str, then: Then) -> Foll
             return found
         against = found.decision.against
         try:
-            why = FIRST if against is None else f"gate passed against {name}@{against}"
-            registry.promote(str(version), why, against if then.against == "champion" else NOW)
+            reason = FIRST if against is None else f"gate passed against {name}@{against}"
+            registry.promote(str(version), reason, against if then.against == "champion" else NOW)
         except Moved:
             continue
         return Followed(version, True, True, found.decision, found.why, found.comparison)

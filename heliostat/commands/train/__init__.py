@@ -14,7 +14,15 @@ from heliostat.commands import pull_command
 from heliostat.commands.job.options import add_cluster_options, add_cron, refuse_cluster_options
 from heliostat.commands.terminal.live import add_dashboard, nodes_of, refuse_dashboard, show_dashboard
 from heliostat.commands.train.scaling import add_scaling, configs_of, run_scaling, sizes_of
-from heliostat.commands.train.then import add_if_new, check_if_new, follow_up, show_followed, with_new_data, with_start
+from heliostat.commands.train.then import (
+    add_if_drift,
+    add_if_new,
+    check_if_new,
+    follow_up,
+    show_followed,
+    with_new_data,
+    with_start,
+)
 
 IMPORTED = "heliostat.workloads.ray_train.driver,heliostat.workloads.training.loop"
 BY_OPTIMIZERS = ",torch._dynamo"
@@ -43,6 +51,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     add_scaling(parser)
     add_if_new(parser)
+    add_if_drift(parser)
     add_cluster_options(parser, "run")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
@@ -73,8 +82,11 @@ def run(args: argparse.Namespace) -> int:
     if args.scaling:
         run_scaling(sizes, args)
         return 0
-    if args.if_new and (config := with_new_data(config, args.json)) is None:
-        return 0
+    why = ""
+    if args.if_new:
+        config, why = with_new_data(config, args.if_drift, args.json)
+        if config is None:
+            return 0
     config = with_start(config)
     address = None if args.in_process else os.environ.get("RAY_ADDRESS")
     if args.dry_run:
@@ -90,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
         result = _train(config, address, launched, args)
     if not args.json:
         _show_result(result)
-    followed = follow_up(config, result, args.json) if config.then else None
+    followed = follow_up(config, result, args.json, why) if config.then else None
     if args.json:
         document = {"then": followed.document} if followed else {}
         print_json({**result.model_dump(), "report": result.report, **document})
