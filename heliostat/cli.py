@@ -61,6 +61,7 @@ SUBCOMMANDS = {
         "gate": "decide whether the model of a run may replace the champion (exit code 0 or 1)",
         "promote": "make a version of a model its champion",
         "rollback": "make the champion before this one the champion again",
+        "drift": "compare what a service is asked with the training data (exit code 0 or 1)",
         "diff": "show how two versions differ: config, data, metrics",
     },
     "serve": {

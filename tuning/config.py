@@ -119,6 +119,8 @@ class SweepConfig(Config):
 def base_of(config: SweepConfig) -> dict[str, Any]:
     """The train config that all trials start from, as plain data: the file of ``train.base`` with train's own keys over it.
 
+    What follows a training, `then`, is left out: a trial is no candidate for a model, but the best of them may become one.
+
     Raises:
         UserError: the file cannot be read.
     """
@@ -126,7 +128,8 @@ def base_of(config: SweepConfig) -> dict[str, Any]:
     base = config.train.get(BASE)
     data = read_mapping(config_path(str(base), "workloads/configs")) if base else {}
     given = config.model_dump(mode="json", include={"requirements", "tracking", "notify"}, exclude_none=True)
-    return {**_merged(data, own), **given, "name": config.name}
+    found = {**_merged(data, own), **given, "name": config.name}
+    return {key: value for key, value in found.items() if key != "then"}
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

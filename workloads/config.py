@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from heliostat.config import Config, digest
 from heliostat.workloads.foreign_keys import FOREIGN, PRECISIONS
 from heliostat.workloads.optimization.config import OptimizerConfig
+from heliostat.workloads.then_config import THEN, Following
 from heliostat.workloads.tracking_config import NOTIFY, TRACKING, Notified, Tracking, name_of
 
 Better = Literal["higher", "lower"]
@@ -23,7 +24,7 @@ CHANGEABLE = {
     "max_failures", "hang_minutes", "grow_seconds",
     "checkpoint_seconds", "checkpoint_async", "keep", "storage_timeout", "parallelism", "activation_checkpointing", "compile",
     "find_unused_parameters", "evaluate_every", "evaluate_samples", "early_stopping", "report", "requirements",
-    "callbacks", "tracking", "notify",
+    "callbacks", "tracking", "notify", "then",
 }  # fmt: skip
 """Keys that decide where and how fast a run trains, and what of it is measured and kept, not what its steps compute: they may
 change when it is resumed."""
@@ -40,7 +41,7 @@ OF_BATCHES = {
 ADDED = {
     "metric", "optimizer.type", "optimizer.options", "optimizer.schedule", "optimizer.schedule_options", "optimizer.clip_value",
     "optimizer.groups", "optimizer.layer_decay", "optimizer.freeze", "optimizer.freeze_steps", "optimizer.ema", "callbacks",
-    "tracking", "notify",
+    "tracking", "notify", "then",
 }  # fmt: skip
 """Keys, dotted where they are nested, that the first versions did not have: at their defaults they are left out of `identity`,
 so that runs of those versions are resumed."""
@@ -102,7 +103,10 @@ class EarlyStopping(Config):
 class StartFrom(Config):
     """The weights that a new run starts from."""
 
-    path: str = Field(min_length=1, description="a run's folder, such as runs/a, or a file such as weights.pt or .safetensors")
+    path: str = Field(
+        min_length=1,
+        description="a run's folder, such as runs/a, a version such as churn@champion, or a file such as weights.pt",
+    )
     strict: bool = Field(True, description="false loads the tensors that fit, and leaves the others new")
 
 
@@ -217,6 +221,7 @@ class TrainConfig(Config):
     storage: str = Field("runs", min_length=1, description="the folder or URI that holds the runs")
     tracking: Tracking = Field([], description=TRACKING)
     notify: Notified = Field([], description=NOTIFY)
+    then: Following = Field(None, description=THEN)
 
     @model_validator(mode="after")
     def _lengths(self) -> Self:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from heliostat.errors import UserError
+from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
 from heliostat.interface.listing import Runs
 from heliostat.interface.notebook import without_widgets
@@ -58,7 +58,7 @@ def train(
 
     Raises:
         UserError: the input is wrong; the message has all that is, and nothing was started.
-        JobFailed: the training failed.
+        JobFailed: the training failed, or the gate of `then` is not passed.
         Stopped: it was stopped; the same call resumes it.
         ContactLost: with ``on``, there is no contact to the cluster, and the job may still run.
     """
@@ -73,22 +73,30 @@ def train(
         from heliostat.interface.cluster import train_on
 
         return train_on(parsed, _job(config, settings, on, ephemeral, names), quiet)
-    from heliostat.commands.train import train_connected, train_in_process, train_on_ray
-
-    if in_process:
-        config_here = parsed.model_copy(update={"workers": 1})
-        return _run_of(train_in_process(config_here, launched, lambda plan: watch_here(plan, quiet), quiet))
-    if _client():
+    if not in_process and _client():
+        if parsed.then:
+            raise UserError("then is not done for a run over Ray Client", "leave it out (then=None), or train with on=")
         from heliostat.interface.cluster import reached
         from heliostat.workloads.ray_train.session import train_on_head
 
         with display(OnHead(parsed), quiet) as shown:
             result = train_on_head(parsed, None if quiet else shown.update)
         return reached(result)
-    if _connected():
-        return _run_of(train_connected(parsed, launched, lambda plan: display(plan, quiet), quiet))
-    address = os.environ.get("RAY_ADDRESS")
-    return _run_of(train_on_ray(parsed, address, launched, lambda plan: display(plan, quiet), quiet))
+    from heliostat.commands.train import train_connected, train_in_process, train_on_ray
+    from heliostat.commands.train.then import follow_up, with_start
+
+    parsed = with_start(parsed)
+    if in_process:
+        config_here = parsed.model_copy(update={"workers": 1})
+        result = train_in_process(config_here, launched, lambda plan: watch_here(plan, quiet), quiet)
+    elif _connected():
+        result = train_connected(parsed, launched, lambda plan: display(plan, quiet), quiet)
+    else:
+        address = os.environ.get("RAY_ADDRESS")
+        result = train_on_ray(parsed, address, launched, lambda plan: display(plan, quiet), quiet)
+    if parsed.then and not (found := follow_up(parsed, result, quiet)).passed:
+        raise JobFailed(f"{found.version} is not promoted, as the gate is not passed: {found.why}")
+    return _run_of(result)
 
 
 def sweep(

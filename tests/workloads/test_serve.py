@@ -151,6 +151,24 @@ def test_the_inference_protocol_takes_columns_and_arrays_in_json_and_binary(
     assert refused.json()["error"] == "input image is INT64 [2, 1, 8, 8], but must be UINT8 [-1, 1, 8, 8]"
 
 
+def test_rows_and_their_predictions_are_handed_over_if_that_is_asked_for(models: dict[str, tuple[Trained, Servable]]) -> None:
+    kept: list[Any] = []
+    model = models["churn"][1]
+    service = Service(model, Limits(), lambda *given: kept.append(given))
+    client = TestClient(application(service, TOKEN), headers={"Authorization": f"Bearer {TOKEN}"})
+    rows = [{key: value for key, value in row.items() if key not in ("id", "churn", "price")} for row in rows_of(2)]
+    bad = {**rows[0], "age": "old"}
+    answer = client.post("/v1/predict", json={"rows": [*rows, bad], "partial": True}).json()
+    assert kept.pop() == ("5", [*rows, bad], answer["predictions"])
+    assert answer["predictions"][2] is None
+    inputs = [{"name": "age", "datatype": "FP64", "shape": [1], "data": [41.0]}]
+    assert client.post("/v2/models/churn/infer", json={"inputs": inputs}).status_code == 200
+    [(version, found, predictions)] = kept
+    assert (version, found, len(predictions)) == ("5", [{"age": 41.0}], 1)
+    assert json.dumps(predictions)
+    service.engine.close()
+
+
 def test_text_is_continued_as_predict_does_whole_and_in_pieces(
     models: dict[str, tuple[Trained, Servable]], start: Start
 ) -> None:

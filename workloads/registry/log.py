@@ -10,7 +10,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 
@@ -25,7 +25,7 @@ WAIT = 60.0
 """Seconds for which a change waits for another one."""
 PAUSE = 0.1, 0.4
 """Seconds between two attempts, drawn between these: of two processes that wait, not both try at the same time."""
-What = Literal["add", "promote", "rollback"]
+What = Literal["add", "gate", "promote", "rollback"]
 
 
 class State(Config):
@@ -44,6 +44,16 @@ class State(Config):
         return {alias: number for alias, number in found.items() if number is not None}
 
 
+class Decision(Config):
+    """What a gate has decided of a version."""
+
+    passed: bool
+    against: int | None
+    """The version that it was compared with; None for the first one, which has nothing to be compared with."""
+    terms: dict[str, Any]
+    """What it had to show, see `heliostat.workloads.registry.gate.gate.Terms`."""
+
+
 class Entry(Config):
     """A change of a model: who made it, when and why."""
 
@@ -56,6 +66,8 @@ class Entry(Config):
     before: int | None
     """The champion before it."""
     why: str
+    gate: Decision | None = None
+    """Of a gate."""
     state: State
 
 
@@ -85,8 +97,9 @@ def state_of(folder: Folder) -> State:
 
 
 def append(
-    folder: Folder, what: What, by: str, why: str, change: Callable[[State], tuple[int, State]], wait: float = WAIT
-) -> State:
+    folder: Folder, what: What, by: str, why: str, change: Callable[[State], tuple[int, State]], wait: float = WAIT,
+    gate: Decision | None = None,
+) -> State:  # fmt: skip
     """Adds an entry to the log of a model, one process at a time; returns the state after it.
 
     Args:
@@ -95,8 +108,9 @@ def append(
         by: who makes the change.
         why: in the user's words.
         change: from the newest state the version that it is about, and the state after it; if that is the same, nothing is
-            written. It raises a UserError to refuse. It may write what the new state refers to.
+            written but a decision. It raises a UserError to refuse. It may write what the new state refers to.
         wait: seconds for which it waits for another change.
+        gate: the decision, of a gate.
 
     Raises:
         UserError: another change takes longer than that.
@@ -107,13 +121,13 @@ def append(
         newest = next(entries(folder), None)
         state = newest.state if newest else State()
         version, after = change(state)
-        if after == state:
+        if after == state and gate is None:
             return state
         if lease.lost:
             raise taken_over(folder, lease)
         entry = Entry(
             number=newest.number + 1 if newest else 1, at=at, by=by, what=what, version=version,
-            before=state.aliases.get("champion"), why=why, state=after,
+            before=state.aliases.get("champion"), why=why, gate=gate, state=after,
         )  # fmt: skip
         (folder / LOG).write(f"{entry.number:06d}-{lease.id[:8]}.json", entry.model_dump_json(indent=1).encode())
     return after

@@ -1,6 +1,5 @@
 """The models of a storage: their versions and aliases, and what changes them."""
 
-import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,16 +9,20 @@ from typing import Any, Final
 from heliostat.errors import UserError, nearest
 from heliostat.folder import Folder
 from heliostat.workloads.registry import log
-from heliostat.workloads.registry.log import Entry, State
+from heliostat.workloads.registry.log import Decision, Entry, State
 from heliostat.workloads.registry.version import MODEL, VERSION, Manifest, Version, verify
 from heliostat.workloads.run.lease import user
 from heliostat.workloads.run.record import CONFIG, MODELS
+from heliostat.workloads.then_config import NAME
 
 VERSIONS = "versions"
 ALIASES = ("champion", "candidate")
-NAME = re.compile(r"\w[\w.-]{0,99}")
 NOW: Final = -1
 """Of ``expected``: the champion when the command is given."""
+
+
+class Moved(UserError):
+    """The champion is another version than a change expects."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,10 @@ class Registry:
         state = log.state_of(self.folder / name)
         return self._version(name, len(state.versions), state) if state.versions else None
 
+    def has_champion(self, name: str) -> bool:
+        """Whether there is such a model with a champion."""
+        return "champion" in log.state_of(self.folder / name).aliases
+
     def revision(self, name: str) -> int:
         """The number of the newest entry of a model, which each change increases; one listing. 0 if there is no such model."""
         return max(log.numbers(self.folder / name), default=0)
@@ -141,7 +148,8 @@ class Registry:
             The version, and the champion before.
 
         Raises:
-            UserError: there is no such version; it is damaged; the champion was moved meanwhile.
+            UserError: there is no such version; it is damaged.
+            Moved: the champion was moved meanwhile.
         """
         name, wanted = parsed(reference)
         state = self._state(name)
@@ -157,6 +165,17 @@ class Registry:
 
         self._append(name, "promote", why, change)
         return version, champion
+
+    def decide(self, version: Version, decision: Decision, why: str) -> None:
+        """Records what a gate has decided of a version: if it has passed, it becomes the candidate, else it is it no more."""
+
+        def change(state: State) -> tuple[int, State]:
+            if decision.passed and state.aliases.get("champion") != version.number:
+                return version.number, _aliased(state, "candidate", version.number)
+            kept = None if state.candidate == version.number else state.candidate
+            return version.number, state.model_copy(update={"candidate": kept})
+
+        log.append(self.folder / version.name, "gate", self.by, why, change, gate=decision)
 
     def rollback(self, name: str, why: str = "") -> tuple[Version, int]:
         """Makes the champion before this one the champion again; returns it, and the one that was.
@@ -183,13 +202,13 @@ class Registry:
     def _append(self, name: str, what: log.What, why: str, change: Callable[[State], tuple[int, State]]) -> None:
         log.append(self.folder / name, what, self.by, why, change)
 
-    def _moved(self, name: str, expected: int | None, now: State) -> UserError:
+    def _moved(self, name: str, expected: int | None, now: State) -> Moved:
         """The refusal of a change that did not expect this champion."""
         entries = log.entries(self.folder / name)
         last = next((entry for entry in entries if entry.state.aliases.get("champion") != entry.before), None)
         by = f"; last changed by {last.by} ({last.what} {last.version}{f', {last.why}' if last.why else ''})" if last else ""
         champion = _shown(now.aliases.get("champion"))
-        return UserError(
+        return Moved(
             f"the champion of {name!r} is {champion}, but this command expects {_shown(expected)}{by}",
             f"look at it (heliostat model list {name}), and give the command again if it is still right",
         )

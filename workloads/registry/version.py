@@ -12,7 +12,7 @@ from heliostat.errors import UserError, some
 from heliostat.folder import Folder
 from heliostat.workloads.config import Better
 from heliostat.workloads.export import SUMS
-from heliostat.workloads.run.record import CONFIG, Measured
+from heliostat.workloads.run.record import CONFIG, Measured, read_record
 
 VERSION, MODEL = "version.json", "model"
 
@@ -133,6 +133,15 @@ class Version:
             target.write_bytes(self.model.read(name))
         verify(Folder.at(place), self.checksum, f"version {self}")
         return place
+
+
+def run_of(version: Version, storage: Folder) -> Folder | None:
+    """The folder of the run of a version in a registry of this storage; None if it is gone."""
+    manifest = version.manifest
+    for folder in (Folder.at(manifest.run), storage / manifest.run_name):  # the storage may have been moved
+        if folder.exists(CONFIG) and read_record(folder).created == manifest.trained:
+            return folder
+    return None
 
 
 def checksum_of(model: Folder) -> str:

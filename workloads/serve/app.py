@@ -14,6 +14,7 @@ from heliostat.workloads.serve.engine import Engine
 from heliostat.workloads.serve.guard import Guard
 from heliostat.workloads.serve.refusal import Limits, Refusal
 from heliostat.workloads.serve.rows import predict_rows
+from heliostat.workloads.serve.sample import Keep, nothing
 from heliostat.workloads.serve.servable import Servable
 
 PAGE = Path(__file__).with_name("page.html")
@@ -23,11 +24,12 @@ EVENTS = "text/event-stream"
 class Service:
     """What answers: a model that can be changed over, and the engine that computes.
 
-    A request is answered by the model that is there when it begins.
+    A request is answered by the model that is there when it begins. Rows of tables and their predictions go to ``keep``.
     """
 
-    def __init__(self, model: Servable, limits: Limits) -> None:
-        self.model, self.limits, self.engine, self.since = model, limits, Engine(), time.time()
+    def __init__(self, model: Servable, limits: Limits, keep: Keep = nothing) -> None:
+        self.model, self.limits, self.keep = model, limits, keep
+        self.engine, self.since = Engine(), time.time()
 
     def named(self, request: Request) -> Servable:
         """The model, if the path has its name, and its version if it has one.
@@ -46,14 +48,16 @@ class Service:
         """Predictions for raw rows."""
         model = self.model
         body = parse_object(await read_body(request, self.limits))
-        return to_json(await predict_rows(model, self.engine, self.limits, body))
+        document = await predict_rows(model, self.engine, self.limits, body)
+        self.keep(model.version, body["rows"], document["predictions"])
+        return to_json(document)
 
     async def infer(self, request: Request) -> Response:
         """Inference by the Open Inference Protocol."""
         model = self.named(request)
         length = request.headers.get(inference_protocol.JSON_LENGTH)
         body = await read_body(request, self.limits)
-        document, binary = await inference_protocol.infer(model, self.engine, self.limits, body, length)
+        document, binary = await inference_protocol.infer(model, self.engine, self.limits, body, length, self.keep)
         if not binary:
             return to_json(document)
         data = to_bytes(document)

@@ -17,6 +17,7 @@ from heliostat.workloads.serve.engine import Arrays, Engine
 from heliostat.workloads.serve.language import LONGEST
 from heliostat.workloads.serve.refusal import Limits, Refusal
 from heliostat.workloads.serve.rows import message_of
+from heliostat.workloads.serve.sample import Keep, nothing
 from heliostat.workloads.serve.servable import Servable
 from heliostat.workloads.serve.tensors import datatype, read_tensors, write_tensors
 
@@ -56,7 +57,7 @@ def _tensor(name: str, dtype: Any, shape: Any) -> Document:
 
 
 async def infer(
-    model: Servable, engine: Engine, limits: Limits, body: bytes, json_length: str | None
+    model: Servable, engine: Engine, limits: Limits, body: bytes, json_length: str | None, keep: Keep = nothing
 ) -> tuple[Document, bytes]:
     """The JSON of the answer to ``POST /v2/models/NAME/infer``, and the binary data that follow it.
 
@@ -66,6 +67,7 @@ async def infer(
         limits: how many rows there may be.
         body: JSON, and binary data after it.
         json_length: the header with the length of the JSON in bytes, if there is one.
+        keep: takes the rows of a table and their predictions.
 
     Raises:
         Refusal: 400, it is no such request; 413, too many rows; 422, values cannot be read.
@@ -83,7 +85,7 @@ async def infer(
         raise Refusal(400, "all inputs must have the same number of rows, the first of their shape")
     wanted = _wanted(request)
     try:
-        outputs = await _computed(model, engine, tensors)
+        outputs = await _computed(model, engine, tensors, keep)
     except (ValueError, UserError) as error:
         raise Refusal(422, message_of(error)) from None
     if missing := [name for name in wanted or () if name not in outputs]:
@@ -111,13 +113,17 @@ def _flag(parameters: Any, name: str, default: bool = False) -> bool:
     return bool(parameters.get(name, default))
 
 
-async def _computed(model: Servable, engine: Engine, tensors: Arrays) -> Arrays:
+async def _computed(model: Servable, engine: Engine, tensors: Arrays, keep: Keep) -> Arrays:
     codec = model.codec
     if codec and codec.by_column:
         rows = _rows(codec, tensors)
-        found: Arrays = await engine.run(
-            codec.compute, lambda: codec.encode(rows), lambda outputs: _columns(codec.name(outputs))
-        )
+
+        def answer(outputs: Arrays) -> Arrays:
+            predictions = codec.name(outputs)
+            keep(model.version, rows, predictions)
+            return _columns(predictions)
+
+        found: Arrays = await engine.run(codec.compute, lambda: codec.encode(rows), answer)
         return found
     _check(model, tensors)
     found = await engine.run(model.compute, lambda: tensors, finite)

@@ -145,7 +145,7 @@ def about_job(profile: Profile, on: str, run: str = "", labels: Sequence[str] = 
 
 
 def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> int:
-    """Create the documents that run this command on a schedule, each time under a new name."""
+    """Create the documents that run this command on a schedule, each time under a new name: with the time, or of its data."""
     from heliostat.cluster.jobs.packaging import compact, isolated, packages
     from heliostat.cluster.targets import scheduled
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
@@ -153,7 +153,8 @@ def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> in
     profile, name = request.profile, request.name
     target = KubernetesCluster(profile)
     target.check()
-    command = isolated(keeping_output(f"{shlex.join(argv)} --set name={name}-$(date +%Y%m%d-%H%M)"))
+    dated = "" if getattr(args, "if_new", False) else f" --set name={name}-$(date +%Y%m%d-%H%M)"
+    command = isolated(keeping_output(f"{shlex.join(argv)}{dated}"))
     code = [compact(package) for package in packages(request.files)]
     documents = scheduled.documents(
         profile, name, args.cron, command, code, target.api.features, args.time_zone,

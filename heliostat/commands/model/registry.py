@@ -36,12 +36,17 @@ def on_cluster(args: argparse.Namespace, words: list[str], options: list[str]) -
 
 
 def registry_of(args: argparse.Namespace) -> "Registry":
-    """The registry in the storage of the options; changes are those of this user, or of the one who submitted this job."""
+    """The registry in the storage of the options."""
+    return registry_at(args.storage)
+
+
+def registry_at(storage: str, key: str = "--storage") -> "Registry":
+    """The registry in a storage, which ``key`` gives; changes are those of this user, or of the one who submitted this job."""
     from heliostat.cluster.in_pod.ray_usage import LABEL
     from heliostat.job_output import job_metadata
     from heliostat.workloads.registry.registry import Registry
 
-    return Registry(storage_at(args.storage), job_metadata().get(f"{LABEL}submitter", ""))
+    return Registry(storage_at(storage, key), job_metadata().get(f"{LABEL}submitter", ""))
 
 
 def name_of(args: argparse.Namespace) -> str:

@@ -27,6 +27,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="a limit: megabytes of a body (8), rows (10000) and seconds (30) of a request, requests at once (64)",
     )  # fmt: skip
+    parser.add_argument(
+        "--sample", type=float, default=0.0, metavar="SHARE",
+        help="keep this share of the rows of a table and of their predictions, for heliostat model drift (default: 0, none)",
+    )  # fmt: skip
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
     parser.add_argument("--on", metavar="PROFILE", help=argparse.SUPPRESS)
     parser.epilog = """examples: heliostat serve churn; heliostat serve churn@champion --port 8080 --set seconds=5;
@@ -34,12 +38,19 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.errors import UserError
+    from heliostat.errors import UserError, combined
 
     if args.on:
         raise UserError(f"serve takes no --on {args.on} yet", "leave it out: it serves on this machine")
+    problems = []
     if not 0 <= args.port < 1 << 16:
-        raise UserError(f"--port is {args.port}, but must be from 0 to 65535", "give another one, or 0 for a free one")
+        problems.append(
+            UserError(f"--port is {args.port}, but must be from 0 to 65535", "give another one, or 0 for a free one")
+        )
+    if not 0 <= args.sample <= 1:
+        problems.append(UserError(f"--sample is {args.sample:g}, but is a share from 0 to 1", "write 0.1 for a tenth"))
+    if problems:
+        raise combined(problems, "the command")
     from heliostat.config import assignments, validate
     from heliostat.workloads.serve import host
     from heliostat.workloads.serve.refusal import Limits
@@ -57,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
 
             token = token_in(token_file)
             served, model = source.load()
+            if args.sample and "columns" not in model.signature:
+                raise UserError(f"--sample keeps rows of a table, and {model.name} takes none", "leave it out")
         return _serve(args, source, served, model, limits, listening, token, token_file)
 
 
@@ -104,6 +117,7 @@ def _serve(
     from heliostat.interrupts import interrupts
     from heliostat.workloads.serve import host, services
     from heliostat.workloads.serve.app import Service, application
+    from heliostat.workloads.serve.sample import Sample, folder_of, nothing
     from heliostat.workloads.serve.sources import Follower
 
     name, port = listening.getsockname()[:2]
@@ -112,7 +126,7 @@ def _serve(
         name=model.name, pid=os.getpid(), created=psutil.Process().create_time(), url=url, source=model.source,
         version=model.version, token_file=str(file),
     )  # fmt: skip
-    service = Service(model, limits)
+    service = Service(model, limits, Sample(folder_of(model.name), args.sample).add if args.sample else nothing)
 
     def write(problem: str = "") -> None:
         now = service.model
@@ -145,6 +159,8 @@ def _serve(
             if follower:
                 follower.start()
             _started(service, url, file)
+            if args.sample:
+                _say(f"  {args.sample:.0%} of the rows are kept in {folder_of(model.name)}")
 
         try:
             host.serve(application(service, token), listening, limits.seconds, begin)

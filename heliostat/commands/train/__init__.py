@@ -14,6 +14,15 @@ from heliostat.commands import pull_command
 from heliostat.commands.job.options import add_cluster_options, add_cron, refuse_cluster_options
 from heliostat.commands.terminal.live import add_dashboard, nodes_of, refuse_dashboard, show_dashboard
 from heliostat.commands.train.scaling import add_scaling, configs_of, run_scaling, sizes_of
+from heliostat.commands.train.then import (
+    add_if_drift,
+    add_if_new,
+    check_if_new,
+    follow_up,
+    show_followed,
+    with_new_data,
+    with_start,
+)
 
 IMPORTED = "heliostat.workloads.ray_train.driver,heliostat.workloads.training.loop"
 BY_OPTIMIZERS = ",torch._dynamo"
@@ -41,6 +50,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--in-process", action="store_true", help="train in this process, with one worker and without Ray: breakpoint() works"
     )
     add_scaling(parser)
+    add_if_new(parser)
+    add_if_drift(parser)
     add_cluster_options(parser, "run")
     add_cron(parser)
     parser.add_argument("--json", action="store_true", help="print the result as one JSON document")
@@ -54,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
     refuse_cluster_options(args)
     refuse_dashboard(args, os.environ.get("RAY_ADDRESS"))
     from heliostat.config import config_path, load
+    from heliostat.console import print_json
     from heliostat.errors import UserError
     from heliostat.workloads.config import TrainConfig
 
@@ -64,11 +76,18 @@ def run(args: argparse.Namespace) -> int:
         config = config.model_copy(update={"workers": 1})
         if args.on:
             raise UserError("--in-process trains here, and --on on a cluster", "leave one of them out")
+    check_if_new(config, args)
     if args.on:
         return _train_on_cluster(config, args)
     if args.scaling:
         run_scaling(sizes, args)
         return 0
+    why = ""
+    if args.if_new:
+        config, why = with_new_data(config, args.if_drift, args.json)
+        if config is None:
+            return 0
+    config = with_start(config)
     address = None if args.in_process else os.environ.get("RAY_ADDRESS")
     if args.dry_run:
         from heliostat.workloads.plan import prepare
@@ -81,8 +100,15 @@ def run(args: argparse.Namespace) -> int:
     # What Ray and the user's task print must not mix with the one document on standard output.
     with redirect_stdout(sys.stderr) if args.json or not args.in_process else nullcontext():
         result = _train(config, address, launched, args)
-    _show_result(result, args.json)
-    return 0
+    if not args.json:
+        _show_result(result)
+    followed = follow_up(config, result, args.json, why) if config.then else None
+    if args.json:
+        document = {"then": followed.document} if followed else {}
+        print_json({**result.model_dump(), "report": result.report, **document})
+    elif followed:
+        show_followed(followed)
+    return 0 if followed is None or followed.passed else 1
 
 
 def _train(config: Any, address: str | None, launched: float, args: argparse.Namespace) -> Any:
@@ -133,6 +159,7 @@ def request_for(config: Any, args: argparse.Namespace) -> "Request":
     sent = {**needed.data_files(plan), **needed.option_files(named), **needed.own_files(profile, config)}
     needed.check_sent(files, sent)
     command = ["train", path, *(["--scaling", args.scaling] if getattr(args, "scaling", None) else [])]
+    command += ["--if-new"] * getattr(args, "if_new", False)
     return Request(profile, config.name, command, plan, files, values, times)
 
 
@@ -291,12 +318,8 @@ def _finished(name: str) -> str:
     )
 
 
-def _show_result(result: Any, as_json: bool) -> None:
-    from heliostat.console import duration, numbers, out, print_json
-
-    if as_json:
-        print_json({**result.model_dump(), "report": result.report})
-        return
+def _show_result(result: Any) -> None:
+    from heliostat.console import duration, numbers, out
 
     def say(text: str) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -9,8 +9,8 @@ from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, expanded
 from heliostat.workloads.config import StartFrom
 from heliostat.workloads.inference import Trained
-from heliostat.workloads.registry.version import Version
-from heliostat.workloads.run.record import CONFIG, open_dataset, read_record
+from heliostat.workloads.registry.version import Version, run_of
+from heliostat.workloads.run.record import open_dataset, read_record
 from heliostat.workloads.training.weights import FILES
 
 
@@ -36,7 +36,7 @@ def learnt_from(run: Trained, version: Version, storage: Folder) -> Learnt:
     Raises:
         UserError: one is missing, or has changed.
     """
-    own, notes = _of_version(version, storage), list[str]()
+    own, notes = dataset_of(version, storage), list[str]()
     found = [run.dataset, own, *_of_ancestors(f"run {run.folder}", run.record.config.start_from, notes)]
     start = version.config.get("start_from")  # the only key of it that is needed: others may be of an earlier version
     given = validate({"start_from": start}, _Started, f"the config of version {version}").start_from
@@ -44,12 +44,16 @@ def learnt_from(run: Trained, version: Version, storage: Folder) -> Learnt:
     return Learnt(run.dataset, own, [*{each.index.fingerprint: each for each in found}.values()], notes)
 
 
-def _of_version(version: Version, storage: Folder) -> Dataset:
+def dataset_of(version: Version, storage: Folder) -> Dataset:
+    """The dataset that a version in a registry of this storage was trained on.
+
+    Raises:
+        UserError: it is missing, or has changed.
+    """
     manifest = version.manifest
     try:
-        for folder in (Folder.at(manifest.run), storage / manifest.run_name):  # the storage may have been moved
-            if folder.exists(CONFIG) and (record := read_record(folder)).created == manifest.trained:
-                return open_dataset(folder, record)
+        if folder := run_of(version, storage):
+            return open_dataset(folder, read_record(folder))
         dataset = Dataset.open(manifest.data.uri)
         if dataset.index.fingerprint != manifest.data.fingerprint:
             raise UserError(f"dataset {manifest.data.uri} has changed since", "restore it")

@@ -21,22 +21,30 @@ def heading(found: Document) -> str:
 
 def sentences(found: Document) -> list[str]:
     """What was found, in full sentences."""
-    metric, rows = found["metric"], found["rows"]
+    rows = found["rows"]
+    unsure = [check["check"] for check in found["checks"] if "p_worse" in check and check["p_worse"] is None]
+    return [
+        f"{rows['used']:,} of {rows['test']:,} test rows{_left_out(rows)}.",
+        *reasons(found),
+        *[f"Too few rows to say whether it is worse: {', '.join(unsure)}."] * bool(unsure),
+        *(f"Note: {note}." for note in found["notes"]),
+    ]
+
+
+def reasons(found: Document) -> list[str]:
+    """Why it has passed or not, in full sentences."""
+    metric = found["metric"]
     margin = f", margin {metric['margin']:g}" if metric["margin"] else ""
     low, high = metric["interval"]
     lines = [
-        f"{rows['used']:,} of {rows['test']:,} test rows{_left_out(rows)}.",
         f"By {metric['name']} ({metric['better']} is better{margin}) the candidate {VERDICTS[found['verdict']]}: "
         f"{_number(metric['candidate'])} against {_number(metric['champion'])}, better by {metric['gain']:+.4f} "
         f"(95 %: {low:+.4f} to {high:+.4f}), p = {metric['p_better']:.3g} ({metric['method']}).",
     ]
     if found["verdict"] == "undecided":
-        lines.append(_undecided(metric, rows["used"]))
+        lines.append(_undecided(metric, found["rows"]["used"]))
     failed = [check["check"] for check in found["checks"] if not check["passed"]]
-    lines += [f"Worse than allowed: {', '.join(failed)}."] * bool(failed)
-    unsure = [check["check"] for check in found["checks"] if "p_worse" in check and check["p_worse"] is None]
-    lines += [f"Too few rows to say whether it is worse: {', '.join(unsure)}."] * bool(unsure)
-    return [*lines, *(f"Note: {note}." for note in found["notes"])]
+    return lines + [f"Worse than allowed: {', '.join(failed)}."] * bool(failed)
 
 
 def table(found: Document) -> tuple[list[str], list[list[str]]]:

@@ -1,0 +1,129 @@
+"""Drift: what a service keeps of its rows is bounded and private, and only what chance does not explain is drift."""
+
+import stat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from heliostat.cli import main
+from heliostat.errors import UserError
+from heliostat.workloads.registry import drift
+from heliostat.workloads.registry.registry import Registry
+from heliostat.workloads.registry.then import follow
+from heliostat.workloads.serve import sample
+from heliostat.workloads.serve.sample import Sample, folder_of, read
+from heliostat.workloads.then_config import Then
+from tests.workloads.test_loop import config, train
+
+
+def test_the_index_is_that_of_its_formula() -> None:
+    new, old = np.array([200, 800]), np.array([500, 500])
+    assert drift.psi(new, old) == pytest.approx(0.3 * np.log(5 / 2) + 0.3 * np.log(8 / 5), abs=2e-3)
+    assert drift.psi(old, old) == 0
+    assert drift.by_chance(10, 1000, 10**9, 0.05) == pytest.approx(16.919 / 1000, rel=0.01)  # chi-squared, 9 degrees
+
+
+@pytest.mark.parametrize("kind", ["numbers", "few numbers", "codes"])
+def test_chance_is_no_drift_and_a_shift_is(kind: str) -> None:
+    random = np.random.default_rng(0)
+
+    def drawn(rows: int, shift: float = 0.0) -> Any:
+        if kind == "codes":
+            return random.choice(4, rows, p=np.array([0.4 - shift / 3, 0.3, 0.2, 0.1 + shift / 3]))
+        numbers = random.normal(size=rows) + shift
+        return (numbers if kind == "numbers" else numbers.round()).astype(np.float32)
+
+    def passed(rows: int, shift: float) -> float:
+        shifts = [drift._shift("a", drawn(rows, shift), drawn(2000), 0.1, 0.001) for _ in range(100)]
+        return sum(each.drifted for each in shifts) / 100
+
+    assert passed(40, 0) <= 0.03
+    assert passed(1000, 0) == 0
+    assert passed(1000, 0.9) == 1
+
+
+def test_missing_and_unknown_values_and_those_below_all_others_have_bins_of_their_own() -> None:
+    old = np.array([*range(1, 9), *[np.nan] * 2], np.float32)
+    new, known = drift.counted(np.array([-5, np.nan, 3], np.float32), old)
+    assert known.sum() == 10
+    assert (new[0], known[0]) == (1, 0), "-5 is below all"
+    assert (new[-1], known[-1]) == (1, 2), "missing"
+    new, known = drift.counted(np.array([-2, -2, 1]), np.array([0] * 60 + [1] * 40))
+    assert known.tolist() == [60, 40, 0], "the last has what is rare or unknown"
+    assert new.tolist() == [0, 1, 2]
+
+
+def test_the_files_of_a_sample_are_bounded_private_and_readable_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sample, "BYTES", 2000)
+    kept = Sample(tmp_path / "rows", 1.0)
+    for number in range(200):
+        kept.add("2" if number % 2 else "1", [{"a": number}, {"a": "bad"}], [{"prediction": "yes"}, None])
+    files = [*(tmp_path / "rows").iterdir()]
+    assert len(files) == 2
+    assert sum(path.stat().st_size for path in files) <= 4000
+    assert stat.S_IMODE((tmp_path / "rows").stat().st_mode) == 0o700
+    with (tmp_path / "rows" / sample.FILE).open("a") as file:
+        file.write('{"time": 1, "vers')
+    rows = read(tmp_path / "rows", "2", 5)
+    assert [each.row["a"] for each in rows] == [191, 193, 195, 197, 199]
+    assert {each.prediction["prediction"] for each in rows} == {"yes"}
+    with pytest.raises(UserError, match="start the service with --sample"):
+        read(tmp_path / "none", "2", 5)
+    with monkeypatch.context() as patch:
+        patch.setattr(kept, "shouldRollover", lambda record: 1 / 0)
+        kept.add("1", [{"a": 1}] * 2, [{"a": 1}] * 2)
+    assert capsys.readouterr().err.count("rows are not kept in") == 1, "and the answers are not lost"
+    none = Sample(tmp_path / "none", 0.0)
+    none.add("1", [{"a": 1}], [{}])
+    assert (tmp_path / "none" / sample.FILE).read_text() == ""
+
+
+def test_the_sample_of_a_service_shows_which_columns_have_drifted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+
+    def drawn(rows: int, shift: float) -> list[dict[str, Any]]:
+        a, countries = random.normal(size=rows) + shift, random.choice(["de", "fr"], rows)
+        return [{"a": round(float(x), 4), "country": str(c)} for x, c in zip(a, countries, strict=True)]
+
+    lines = [f"{row['a']},{row['country']},{'yes' if row['a'] > 0 else 'no'}" for row in drawn(800, 0)]
+    Path("shop.csv").write_text("\n".join(["a,country,bought", *lines]))
+    data = {"source": "table", "options": {"path": str(tmp_path / "shop.csv"), "target": "bought"}}
+    train(config(
+        tmp_path / "runs", name="shop", task="gradient-boosting", model={}, global_batch=64, steps=2, evaluate_every=2,
+        checkpoint_every=2, dataset=data,
+    ))  # fmt: skip
+    registry = Registry(tmp_path / "runs")
+    follow(registry, str(tmp_path / "runs" / "shop"), "shop", Then())
+    from heliostat.workloads.export.loader import Model
+
+    model = Model(registry.resolve("shop").fetch(tmp_path / "copy"))
+    assert main(["model", "drift", "shop"]) == 2, "the service has kept nothing"
+    kept = Sample(folder_of("shop"), 1.0)
+    for version in ("7", "1"):  # the rows of another version do not count
+        rows = drawn(300, 3.0 if version == "7" else 0)
+        kept.add(version, rows, model.predict(rows))
+    assert main(["model", "drift", "shop"]) == 0
+    assert "shop@1 has not drifted (300 rows" in capsys.readouterr().out
+    arguments = ["train", "--in-process", "--if-drift", *(f"--set={each}" for each in ("name=shop", "then=[gate]", "steps=2"))]
+    Path("train.yaml").write_text(f"task: gradient-boosting\ndataset: {data}\n")
+    assert main(arguments) == 0
+    assert "shop@1 has not drifted" in capsys.readouterr().out
+    rows = drawn(300, 1.5)
+    kept.add("1", rows, model.predict(rows))
+    assert main(["model", "drift", "shop", "--rows", "300"]) == 1
+    out = capsys.readouterr().out
+    assert "shop@1 has drifted: a, p" in out
+    assert "country" not in out.split("(")[0]
+    assert main(["model", "drift", "shop", "--rows", "300", "--threshold", "90"]) == 0
+    assert main(["model", "drift", "shop", "--ignore", "countri"]) == 2
+    assert "did you mean country?" in capsys.readouterr().err
+    assert main(arguments) == 1, "it has drifted, and there is nothing new to train on"
+    assert "but there is no new data" in capsys.readouterr().err
