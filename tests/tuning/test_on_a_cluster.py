@@ -11,6 +11,7 @@ import pytest
 from heliostat.folder import Folder
 from heliostat.tuning.journal import read_journal
 from tests.conftest import Command, end_group, gone, processes_of, wait_for
+from tests.notebook import notebook, texts
 
 PROFILE = """
 platform: local
@@ -28,14 +29,17 @@ algorithm: random
 scheduler: none
 """
 
-CONTINUE = """
+NOTEBOOK = """
 import json
-from heliostat import sweep
+from heliostat import sweep, train
 from heliostat.config import read_mapping
 found = sweep({**read_mapping("lr.yaml"), "name": "lr-sweep"}, on="local-cluster.yaml")
+#%%
 print(json.dumps({**found.result.model_dump(), "report": found.report, "rows": len(found.trials)}))
+#%%
+train(found.best_config, on="local-cluster.yaml", name="best", epochs=2)
 """
-"""The same from Python, with a config that is in no file."""
+"""The same sweep from Python, with a config that is in no file; and a run with the best config."""
 
 
 @pytest.fixture
@@ -72,13 +76,13 @@ def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(clu
     assert first.returncode not in (0, 2), err
     before = ends()
     assert 2 <= before < 8
-    with cluster.python("-c", CONTINUE) as process:
-        out, err = process.communicate(timeout=500)
-    assert process.returncode == 0, err
-    *shown, last = out.splitlines()
-    assert any(" of 8 trials done" in line for line in shown), "what the job prints is shown"
-    assert "{" not in shown, "but not its document"
-    result = json.loads(last)
+    swept, printed, trained = notebook(NOTEBOOK, cluster.cwd, cluster.env)
+    table = next(output["data"] for output in swept if "8 of 8 trials done" in output.get("data", {}).get("text/plain", ""))
+    assert table["text/html"].count("<td>finished</td>") == 8, "also the trials of the first session"
+    assert "{" not in texts(swept).splitlines(), "what the job prints is shown, but not its document"
+    assert any("image/png" in output.get("data", {}) for output in trained), texts(trained)
+    assert "best: step 26" in texts(trained)
+    result = json.loads(texts(printed))
     assert result["rows"] == 8
     assert result["states"] == {"finished": 8}
     records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.conftest import ROOT, Command, Head
+from tests.notebook import notebook, texts
 
 RAY = str(Path(sys.executable).parent / "ray")
 
@@ -98,21 +98,3 @@ def test_a_notebook_shows_curves_that_move_and_its_interruption_stops_a_run_that
 
 def after_html(outputs: list[Any]) -> str:
     return str(outputs[-1]["data"]["text/html"])
-
-
-def texts(outputs: list[Any]) -> str:
-    """All that a cell shows as text."""
-    parts = [output.get("text") or "\n".join(output.get("traceback", [])) for output in outputs]
-    return "\n".join([*parts, *(output.get("data", {}).get("text/plain", "") for output in outputs)])
-
-
-def notebook(code: str, place: Path, env: Mapping[str, str]) -> list[list[Any]]:
-    """Run cells in a real Jupyter kernel; the outputs of each."""
-    import nbformat
-    from nbclient import NotebookClient
-
-    cells = [nbformat.v4.new_code_cell(cell) for cell in code.split("#%%")]  # type: ignore[no-untyped-call]
-    book = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
-    resources = {"metadata": {"path": str(place)}}
-    NotebookClient(book, timeout=300, kernel_name="python3", allow_errors=True, resources=resources).execute(env=dict(env))
-    return [cell.outputs for cell in book.cells]
