@@ -178,12 +178,8 @@ def compared(folders: Sequence[Folder], names: Sequence[str], records: Records) 
     metrics = dict.fromkeys(name for found in lines for name in found)
     return {
         "names": list(names),
-        "settings": [
-            [key, key in differ, [cell(value) for value in values]] for key, values in side_by_side(settings).items()
-        ],
-        "results": [
-            [key, [cell(value) for value in values]] for key, values in side_by_side([r for _, r in outcomes]).items()
-        ],
+        "settings": [[key, key in differ, [cell(value) for value in values]] for key, values in side_by_side(settings).items()],
+        "results": [[key, [cell(value) for value in values]] for key, values in side_by_side([r for _, r in outcomes]).items()],
         "figures": [
             _overlay(metric, [(name, *found[metric]) for name, found in zip(names, lines, strict=True) if metric in found])
             for metric in metrics
