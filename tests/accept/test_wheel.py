@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-
 from tests.conftest import ROOT, clean_environment
 from tests.release import check_contents, tracked, version_of
 
