@@ -170,6 +170,7 @@ def runs(
     *,
     on: str | None = None,
     name: str | None = None,
+    kind: str | None = None,
     state: str | None = None,
     sort: str = "created",
     reverse: bool = False,
@@ -183,6 +184,7 @@ def runs(
         storage: the folder or URI.
         on: the profile of a cluster, such as gpu: those on its storage.
         name: only those with such a name, such as ``"digits*"``.
+        kind: only run, sweep or script.
         state: only those in a state, or several with commas.
         sort: a metric, or name, state, created, time, cost, goodput or step; last what has none.
         reverse: the largest first.
@@ -191,11 +193,11 @@ def runs(
         A list that shows as a table; ``.table`` is that as a DataFrame, and an item is by its place or its name.
 
     Raises:
-        UserError: there is no such state or metric, or the storage cannot be read.
+        UserError: there is no such kind, state or metric, or the storage cannot be read.
     """
     from heliostat.commands.runs import listed
 
-    rows = listed(Namespace(storage=str(storage), on=on, name=name, state=state, sort=sort, reverse=reverse))
+    rows = listed(Namespace(storage=str(storage), on=on, name=name, kind=kind, state=state, sort=sort, reverse=reverse))
     if on is None:
         return Runs(rows)
     from heliostat.interface.cluster import away

@@ -92,6 +92,9 @@ def test_a_run_a_sweep_and_the_list_show_themselves(here: Path) -> None:
     assert "first" in repr(found)
     assert "<table" in found._repr_html_()
     assert (repr(runs(here / "nothing")), len(runs(state="failed"))) == ("no runs", 0)
+    assert [row.name for row in runs(kind="sweep")] == ["sweep"]
+    with pytest.raises(UserError, match="the kind is 'sweeps', but there are .*\n  fix: did you mean sweep"):
+        runs(kind="sweeps")
     with pytest.raises(UserError, match="no run 'frist' in this list\n  fix: did you mean first"):
         found["frist"]
 

@@ -67,8 +67,7 @@ def listed(args: argparse.Namespace) -> list[Row]:
 
     storage = storage_at(args.storage)
     rows = _rows_on(args) if args.on else _rows(Folder.at(storage, PATIENCE))
-    rows = [row for row in rows if args.kind in (None, row["kind"])]
-    return ordered(chosen(rows, args.name, args.state), args.sort, args.reverse)
+    return ordered(chosen(rows, args.name, args.state, args.kind), args.sort, args.reverse)
 
 
 def _rows_on(args: argparse.Namespace) -> list[Row]:
@@ -99,11 +98,11 @@ def summaries(args: argparse.Namespace) -> Iterator[tuple["Folder", str]]:
         yield Folder.at(f"{copy}/{place}"), join(root_of(profile), place)
 
 
-def chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:
+def chosen(rows: list[Row], name: str | None, state: str | None, kind: str | None = None) -> list[Row]:
     """The rows that the filters leave.
 
     Raises:
-        UserError: there is no such state.
+        UserError: there is no such state or kind.
     """
     from heliostat.config import nearest
     from heliostat.errors import UserError
@@ -111,7 +110,14 @@ def chosen(rows: list[Row], name: str | None, state: str | None) -> list[Row]:
     states = state.split(",") if state else []
     if wrong := [word for word in states if word not in STATES]:
         raise UserError(f"--state is {state}, but {wrong[0]!r} is not a state", nearest(wrong[0], STATES))
-    return [row for row in rows if fnmatch.fnmatch(row["name"], name or "*") and (not states or row["state"] in states)]
+    if kind is not None and kind not in KINDS.values():
+        raise UserError(
+            f"the kind is {kind!r}, but there are {', '.join(KINDS.values())}", nearest(kind, tuple(KINDS.values()))
+        )
+    return [
+        row for row in rows
+        if fnmatch.fnmatch(row["name"], name or "*") and (not states or row["state"] in states) and kind in (None, row["kind"])
+    ]  # fmt: skip
 
 
 def ordered(rows: list[Row], key: str, reverse: bool) -> list[Row]:
