@@ -17,6 +17,7 @@ from typing import IO, Any
 
 import psutil
 
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.ray_processes import kill, lower_priority, tree
 from heliostat.cluster.ray_token import export_token, has_token
 from heliostat.cluster.ray_version import check_ray
@@ -177,7 +178,8 @@ def _starting(verbose: bool, dashboard: bool, workers: int | None, threads: int,
         os.environ[name] = os.pathsep.join(map(os.path.abspath, parts))
     more = {"RAY_preload_python_modules": imports, "OMP_NUM_THREADS": str(threads)} if imports else {}
     place = heliostat_only(Path(scratch))
-    options = {"dashboard": dashboard, "logs": verbose, "workers": workers, "object_store": OBJECT_STORE}
+    # Ray would take 8265 for the dashboard, and not start if another process takes it at the same moment.
+    options = {"ports": free_ports(2) if dashboard else [], "logs": verbose, "workers": workers, "object_store": OBJECT_STORE}
     head = _start(Path(scratch), place, options, {**more, **os.environ})
     try:
         yield partial(_connect, head, Path(scratch), place, verbose)

@@ -4,6 +4,7 @@ import gc
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from heliostat import cluster
 from heliostat.cluster.ports import free_ports
 from heliostat.environment import CACHE
 from tests.forks import SITE
@@ -29,6 +31,8 @@ CI = os.environ.get("CI") == "true"
 os.environ["OMP_NUM_THREADS"] = "1"
 # Folders whose tests share what is slow to start, the longest first: the processes end together when they begin with these.
 TOGETHER = ("kubernetes", "faults")
+RAY = Path(cluster.__file__).with_name("ray_node.py")
+"""The command ``ray``, which gives a head on a busy machine the time to start."""
 LONGEST = (*TOGETHER, "workloads", "tuning", "cluster")
 
 
@@ -225,28 +229,32 @@ def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
     scratch = tempfile.mkdtemp(prefix="ray-head-", dir="/tmp")
     SERVERS.start()
     env = {**env, "RAY_TMPDIR": scratch, "GRPC_ENABLE_FORK_SUPPORT": "0"}
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, agent, client = free_ports(4)
     options = {
         "port": gcs, "dashboard-port": dashboard, "ray-client-server-port": client, "num-cpus": 2,
-        "min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": 0, "object-store-memory": 200_000_000,
+        "min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": agent, "object-store-memory": 200_000_000,
     }  # fmt: skip
     flags = [f"--{name}={value}" for name, value in options.items()]
     process = subprocess.Popen(
-        [Path(sys.executable).parent / "ray", "start", "--head", "--block", "--disable-usage-stats", *flags],
+        [sys.executable, "-P", RAY, "start", "--head", "--block", "--disable-usage-stats", *flags],
         cwd=home, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
     )  # fmt: skip
     try:
         from ray.job_submission import JobSubmissionClient
+        from ray.util import get_node_ip_address
 
         headers = {"Authorization": f"Bearer {env['RAY_AUTH_TOKEN']}"} if "RAY_AUTH_TOKEN" in env else {}
 
         def answers() -> bool:
+            assert process.stdout
+            assert process.poll() is None, process.stdout.read()
             try:
                 JobSubmissionClient(f"http://127.0.0.1:{dashboard}", headers=headers).list_jobs()
-            except (ConnectionError, RuntimeError):
+                # It answers before there is an agent that takes jobs.
+                socket.create_connection((get_node_ip_address(), agent)).close()
+            except (OSError, RuntimeError):
                 return False
-            # The dashboard answers before there is an agent that takes jobs.
-            return any(Path(scratch, "ray/session_latest").glob("dashboard_agent_listen_port_*"))
+            return True
 
         wait_for(answers, "the Ray head's dashboard and its agent")
         yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", home, env)

@@ -24,7 +24,7 @@ from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 from ray.scripts.scripts import start
 
 from heliostat import job_environment
-from heliostat.cluster import head, in_process, ray_version
+from heliostat.cluster import head, in_process, ray_node, ray_version
 from heliostat.cluster.documents import pods
 from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.jobs.contents import contents
@@ -105,12 +105,12 @@ def test_a_node_has_time_to_register_and_is_not_waited_for_when_its_processes_ha
             raise answer
         return answer
 
-    assert head._patient(get_node, [])("address", "id") == {"node": 1}
+    assert ray_node.registered(get_node, [])("address", "id") == {"node": 1}
     answers.append(RuntimeError("not found"))
     with subprocess.Popen(["true"]) as ended:
         ended.wait()
         with pytest.raises(RuntimeError, match="not found"):
-            head._patient(get_node, [ended])("address", "id")
+            ray_node.registered(get_node, [ended])("address", "id")
 
 
 def test_the_processes_that_a_command_does_without_are_left_out_where_ray_starts_them() -> None:
@@ -125,6 +125,12 @@ def test_the_processes_that_a_command_does_without_are_left_out_where_ray_starts
     assert head._changed(f"{head.PRESTARTED}8", False, 2) == f"{head.PRESTARTED}2"
     assert head._changed(f"{head.PRESTARTED}1", False, 2) == f"{head.PRESTARTED}1"
     assert head._changed(f"{head.AGENT}x", True, None) == f"{head.AGENT}x", "the dashboard needs it"
+
+
+def test_a_node_needs_no_agent_to_start_and_gets_the_ports_of_one_later() -> None:
+    """See `heliostat.cluster.ray_node`."""
+    assert "self.start_raylet(" in inspect.getsource(ray._private.node.Node.start_ray_processes)
+    assert "RAY_gcs_server_port_wait_time_s" in inspect.getsource(ray._private.node.Node)
     minimal = inspect.getsource(agent.DashboardAgent.__init__)
     assert minimal.count("persist_port(") == 2
     assert minimal.count("-1,") == 2, "how an agent says that it has no port"

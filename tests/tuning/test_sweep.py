@@ -3,9 +3,9 @@
 import json
 import os
 import shutil
-import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -22,7 +22,7 @@ from heliostat.tuning.plan import plan_sweep
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.inference import load_run
 from heliostat.workloads.run.record import read_index, read_record, read_result
-from tests.conftest import wait_for
+from tests.conftest import processes_of, wait_for
 from tests.outage import Proxy
 from tests.tuning.conftest import Make, rows, run, trials_of
 
@@ -279,10 +279,9 @@ def test_a_killed_worker_process_ends_one_attempt_only(folder: Path, config: Mak
 
     def kill() -> None:
         while not over.wait(2.0) and len(killed) < 3:
-            for process in psutil.process_iter(["cmdline"]):
-                line = " ".join(process.info["cmdline"] or [])
-                if line.startswith("ray::Worker") and process.environ().get("HOME") == os.environ["HOME"]:
-                    os.kill(process.pid, signal.SIGKILL)
+            for process in processes_of(os.environ, "ray::Worker"):
+                with suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+                    process.kill()
                     killed.append(process.pid)
                     break
 

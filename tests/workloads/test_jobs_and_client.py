@@ -66,6 +66,16 @@ def test_a_notebook_with_ray_client_trains_and_sweeps_and_gets_the_results(ray_h
     assert sum(json.loads((folder / "by-client/result.json").read_text())["states"].values()) == 4
 
 
+SLOW = """
+import os, time
+from heliostat.workloads.tasks.tabular_classification import TabularClassification
+
+class Slow(TabularClassification):
+    def loss(self, model, batch):
+        time.sleep(0.1 * os.path.exists({file!r}))
+        return super().loss(model, batch)
+"""
+"""A task whose steps take long while a file is there: else a run may have ended before it is interrupted."""
 KERNEL = """
 import os, signal, threading, time
 from heliostat import sweep, train
@@ -75,9 +85,10 @@ def interrupt():
         time.sleep(0.1)
     os.kill(os.getpid(), signal.SIGINT)
 threading.Thread(target=interrupt).start()
-long = {"name": "long", "steps": 800, "epochs": None, "evaluate_every": 20, "early_stopping": None}
+long = {"name": "long", "task": "slow:Slow", "steps": 800, "epochs": None, "evaluate_every": 20, "early_stopping": None}
 train("breast-cancer", **long)
 #%%
+os.remove("slow")
 train("breast-cancer", **long)
 #%%
 sweep("breast-cancer", trials=2, train={"epochs": 2}).trial().state
@@ -85,6 +96,8 @@ sweep("breast-cancer", trials=2, train={"epochs": 2}).trial().state
 
 
 def test_a_notebook_shows_curves_that_move_and_its_interruption_stops_a_run_that_can_be_continued(on_ray: Command) -> None:
+    (on_ray.cwd / "slow").touch()
+    (on_ray.cwd / "slow.py").write_text(SLOW.format(file=str(on_ray.cwd / "slow")))
     stopped, continued, swept = notebook(KERNEL, on_ray.cwd, on_ray.env)
     assert "Stopped: stopped at step" in texts(stopped)
     assert "with a checkpoint" in texts(stopped)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from heliostat import cluster
 from heliostat.cluster import in_process
 from heliostat.cluster.documents.pods import priority_of, ray_labels
 from heliostat.cluster.field_types import size
@@ -17,11 +18,13 @@ LOCAL = "local"
 """Stands for the namespace in the path of a record of nodes."""
 HEAD = "head"
 """The node name of the head."""
+RAY = str(Path(cluster.__file__).with_name("ray_node.py"))
+"""Stands for the command ``ray``; as a file, because the head may not find our packages."""
 HEAD_TYPE = "ray.head.default"
 """The node type of the head, which Ray prescribes."""
 PROVIDER = "heliostat_provider"
 """The module name of `heliostat.cluster.targets.local.provider` for the head's autoscaler."""
-PORTS = ("gcs", "dashboard", "client", "metrics")
+PORTS = ("gcs", "dashboard", "agent", "client", "metrics")
 CLUSTER_FOLDER = "RAY_TMPDIR"
 """The environment variable with the cluster's folder, which all its processes have."""
 SETTINGS = {
@@ -87,6 +90,7 @@ def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[st
     flags = {
         "port": ports["gcs"],
         "dashboard-port": ports["dashboard"],
+        "dashboard-agent-listen-port": ports["agent"],
         "ray-client-server-port": ports["client"],
         "autoscaling-config": config,
         "num-cpus": 0,
@@ -96,12 +100,11 @@ def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[st
         # Any free ones: other clusters may run here, and the default range may include the client's port.
         "min-worker-port": 0,
         "max-worker-port": 0,
-        "dashboard-agent-listen-port": 0,
         "metrics-export-port": 0,
         "log-color": "false",
     }
     # -P: the working directory may have packages with the names of Ray's.
-    start = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    start = [sys.executable, "-P", RAY, "start", "--head", "--block", "--disable-usage-stats"]
     return [*start, *(f"--{name}={value}" for name, value in flags.items())]
 
 
