@@ -13,7 +13,7 @@ LOADED = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=\"?(?:htt
 def test_the_site_builds_without_a_warning_and_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
     programs = overlay(tmp_path / "venv", "-r", str(ROOT / "docs/site/requirements.txt"))
     site = tmp_path / "site"
-    command = [programs / "python", "-m", "mkdocs", "build", "--strict", "--site-dir", site]
+    command = [str(programs / "python"), "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     assert done.returncode == 0, done.stdout
     pages = {path.relative_to(ROOT / "docs").with_suffix(".html") for path in (ROOT / "docs").rglob("*.md")}
