@@ -26,7 +26,7 @@ train: setup  ## train the digits example
 
 docs: setup $(VENV)/docs/.installed  ## the JSON schemas and docs/reference from the types and the parsers; the site, in site/
 	$(BIN)/python -m heliostat.reference
-	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict --quiet  # the variable: no notice about mkdocs' successor
+	NO_MKDOCS_2_WARNING=1 $(VENV)/docs/bin/mkdocs build --strict  # the variable: no notice about a successor; with --quiet nothing would be strict
 
 release: setup $(VENV)/release/.installed  ## build the wheel and the source archive of what is committed into dist/, and check them
 	$(BIN)/python -m tests.release $(VENV)/release/bin/python
