@@ -1,9 +1,11 @@
 """The pages in docs/ name what there is."""
 
 import re
+import shlex
 
 import pytest
 
+from heliostat.cli import parser_of
 from heliostat.config import Config
 from heliostat.config_errors import _keys
 from heliostat.datasets.sources import find_source
@@ -13,6 +15,20 @@ from heliostat.workloads.foreign_keys import FOREIGN, WORDS
 from tests.conftest import ROOT
 
 KEYS = {*_keys(TrainConfig)}
+
+
+def recipe() -> str:
+    """The file for GitHub Actions in docs/ci.md."""
+    return (ROOT / "docs/ci.md").read_text().split("```yaml\n")[1].split("```\n")[0]
+
+
+def test_the_recipe_for_ci_is_the_file_that_init_writes_and_its_commands_have_their_options() -> None:
+    """``make accept`` runs them."""
+    assert recipe() == (ROOT / "heliostat/project/ci.yaml").read_text().replace("NAME", "churn")
+    commands = re.findall(r"^[\s-]*(?:run: )?heliostat ((?:train|model) .*)$", (ROOT / "docs/ci.md").read_text(), re.MULTILINE)
+    assert len(commands) == 5
+    for words in map(shlex.split, commands):
+        parser_of(words).parse_args(words)
 
 
 def table(title: str) -> dict[str, list[str]]:
