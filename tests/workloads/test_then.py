@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from heliostat.cli import main
+from heliostat.commands.job.on_cluster import scheduled_command
 from heliostat.config import validate
 from heliostat.errors import UserError
 from heliostat.workloads.config import StartFrom, TrainConfig
@@ -157,6 +158,20 @@ def test_new_data_is_trained_on_and_a_bad_candidate_is_stopped(
     assert registry.resolve("shop").number == 1
     assert "candidate" not in registry.history("shop")[0].state.aliases, "heliostat model promote shop does not take it"
     assert main(["train", "shop.yaml", "--in-process", "--if-new"]) == 0, "no data, no run"
+
+
+def test_scheduled_runs_are_named_by_the_time_or_by_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a scheduled run that was killed is continued by the next one, as long as the data is the same."""
+    assert scheduled_command("a", ["train", "a.yaml"]) == "train a.yaml --set name=a-$(date +%Y%m%d-%H%M)"
+    assert scheduled_command("a", ["train", "a.yaml", "--if-new"]) == "train a.yaml --if-new"
+    monkeypatch.chdir(tmp_path)
+    cron = ["--on", "gpu", "--cron", "@daily"]
+    assert main(["train", "digits", *cron, "--set", "then=[gate]"]) == 2
+    assert "then has no model, and each scheduled run has a name of its own" in capsys.readouterr().err
+    assert main(["train", "digits", *cron, "--set", "then=[gate]", "--if-drift"]) == 2
+    assert "--if-drift reads what a service on this machine has kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
