@@ -56,9 +56,9 @@ class Week:
             assert len(json.load(answer)["predictions"]) == ASKED
 
     def new_data(self, day: int) -> None:
-        """The day's rows are added."""
-        with (self.command.cwd / "shop.csv").open("a") as file:
-            file.writelines(f"{a},{country},{bought}\n" for a, country, bought in self.shop.rows(day, ROWS))
+        """The table has the day's rows."""
+        lines = [f"{a},{country},{bought}" for a, country, bought in self.shop.rows(day, ROWS)]
+        (self.command.cwd / "shop.csv").write_text("\n".join(["a,country,bought", *lines]))
 
     def trains(self, *options: str) -> Done:
         """What the schedule does."""
@@ -73,7 +73,6 @@ class Week:
 def test_a_week_of_new_data_a_drift_and_a_bad_candidate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = Command(tmp_path, clean_environment(tmp_path / "home"))
     (tmp_path / "shop.yaml").write_text(CONFIG)
-    (tmp_path / "shop.csv").write_text("a,country,bought\n")
     shop = Shop(np.random.default_rng(0))
     first = Week(command, shop, "", "")
     first.new_data(1)

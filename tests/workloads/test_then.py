@@ -83,6 +83,7 @@ def test_a_killed_driver_continues_at_its_step_and_does_nothing_twice(
             patch.setattr(Registry, step, killed)
             with pytest.raises(Killed):
                 steps.follow(registry, str(tmp_path / "b"), "m", then)
+        assert not steps.is_done(registry, registry.resolve("m@2"), then), "--if-new goes on with it"
     monkeypatch.undo()
     monkeypatch.setattr(steps, "gate", gate)
     done = [("add", 1), ("gate", 1), ("promote", 1), ("add", 2), ("gate", 2), ("promote", 2)]
@@ -90,6 +91,7 @@ def test_a_killed_driver_continues_at_its_step_and_does_nothing_twice(
         found = steps.follow(registry, str(tmp_path / "b"), "m", then)
         assert (found.version.number, found.champion, found.passed) == (2, True, True)
         assert log_of(registry, "m") == done
+        assert steps.is_done(registry, found.version, then)
     assert compared == ["m@1"] * 2, "the comparison that had been recorded is not made again"
     registry.rollback("m")
     found = steps.follow(registry, str(tmp_path / "b"), "m", then)
