@@ -70,9 +70,9 @@ def command(tmp_path: Path) -> Command:
 
 
 @contextmanager
-def served(command: Command, name: str) -> Iterator[tuple[str, str]]:
+def served(command: Command, name: str, *options: str) -> Iterator[tuple[str, str]]:
     """The URL and the token of a service."""
-    process = command.start("serve", name, "--port", "0")
+    process = command.start("serve", name, "--port", "0", *options)
     record = command.cwd / f"home/.heliostat/services/{name}.json"
     try:
         wait_for(lambda: record.exists() or process.poll() is not None, "the file of the service")

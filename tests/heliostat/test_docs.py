@@ -27,6 +27,20 @@ from tests.pages import PAGES, Block, blocks
 KEYS = {*_keys(TrainConfig)}
 
 
+def recipe() -> str:
+    """The file for GitHub Actions in docs/ci.md."""
+    return (ROOT / "docs/ci.md").read_text().split("```yaml\n")[1].split("```\n")[0]
+
+
+def test_the_recipe_for_ci_is_the_file_that_init_writes_and_its_commands_have_their_options() -> None:
+    """``make accept`` runs them."""
+    assert recipe() == (ROOT / "heliostat/project/ci.yaml").read_text().replace("NAME", "churn")
+    commands = re.findall(r"^[\s-]*(?:run: )?heliostat ((?:train|model) .*)$", (ROOT / "docs/ci.md").read_text(), re.MULTILINE)
+    assert len(commands) == 5
+    for words in map(shlex.split, commands):
+        parser_of(words).parse_args(words)
+
+
 def table(title: str) -> dict[str, list[str]]:
     """The rows of the table below a title of docs/config.md, by their first column."""
     section = (ROOT / "docs/config.md").read_text().split(f"\n## {title}\n")[1].split("\n## ")[0]

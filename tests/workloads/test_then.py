@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from heliostat.cli import main
+from heliostat.commands.job.on_cluster import scheduled_command
 from heliostat.config import validate
 from heliostat.errors import UserError
 from heliostat.workloads.config import StartFrom, TrainConfig
@@ -82,6 +83,7 @@ def test_a_killed_driver_continues_at_its_step_and_does_nothing_twice(
             patch.setattr(Registry, step, killed)
             with pytest.raises(Killed):
                 steps.follow(registry, str(tmp_path / "b"), "m", then)
+        assert not steps.is_done(registry, registry.resolve("m@2"), then), "--if-new goes on with it"
     monkeypatch.undo()
     monkeypatch.setattr(steps, "gate", gate)
     done = [("add", 1), ("gate", 1), ("promote", 1), ("add", 2), ("gate", 2), ("promote", 2)]
@@ -89,6 +91,7 @@ def test_a_killed_driver_continues_at_its_step_and_does_nothing_twice(
         found = steps.follow(registry, str(tmp_path / "b"), "m", then)
         assert (found.version.number, found.champion, found.passed) == (2, True, True)
         assert log_of(registry, "m") == done
+        assert steps.is_done(registry, found.version, then)
     assert compared == ["m@1"] * 2, "the comparison that had been recorded is not made again"
     registry.rollback("m")
     found = steps.follow(registry, str(tmp_path / "b"), "m", then)
@@ -157,6 +160,20 @@ def test_new_data_is_trained_on_and_a_bad_candidate_is_stopped(
     assert registry.resolve("shop").number == 1
     assert "candidate" not in registry.history("shop")[0].state.aliases, "heliostat model promote shop does not take it"
     assert main(["train", "shop.yaml", "--in-process", "--if-new"]) == 0, "no data, no run"
+
+
+def test_scheduled_runs_are_named_by_the_time_or_by_their_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """So a scheduled run that was killed is continued by the next one, as long as the data is the same."""
+    assert scheduled_command("a", ["train", "a.yaml"]) == "train a.yaml --set name=a-$(date +%Y%m%d-%H%M)"
+    assert scheduled_command("a", ["train", "a.yaml", "--if-new"]) == "train a.yaml --if-new"
+    monkeypatch.chdir(tmp_path)
+    cron = ["--on", "gpu", "--cron", "@daily"]
+    assert main(["train", "digits", *cron, "--set", "then=[gate]"]) == 2
+    assert "then has no model, and each scheduled run has a name of its own" in capsys.readouterr().err
+    assert main(["train", "digits", *cron, "--set", "then=[gate]", "--if-drift"]) == 2
+    assert "--if-drift reads what a service on this machine has kept" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

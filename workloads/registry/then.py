@@ -92,6 +92,14 @@ def follow(registry: Registry, run: Folder | str, name: str, then: Then, why: st
     raise UserError(f"the champion of {name!r} was moved {ATTEMPTS} times while {version} was gated", "give the command again")
 
 
+def is_done(registry: Registry, version: Version, then: Then) -> bool:
+    """Whether the steps for a version have all been taken: the command that added it may have been killed before the others."""
+    found = _standing(registry, version)
+    if found.champion or found.promoted or "gate" not in then.steps:
+        return True
+    return found.decision is not None and not (found.passed and "promote" in then.steps)
+
+
 def _standing(registry: Registry, version: Version) -> Followed:
     """What the log has of a version."""
     history = registry.history(version.name)

@@ -145,7 +145,7 @@ def about_job(profile: Profile, on: str, run: str = "", labels: Sequence[str] = 
 
 
 def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> int:
-    """Create the documents that run this command on a schedule, each time under a new name: with the time, or of its data."""
+    """Create the documents that run this command on a schedule."""
     from heliostat.cluster.jobs.packaging import compact, isolated, packages
     from heliostat.cluster.targets import scheduled
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
@@ -153,8 +153,7 @@ def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> in
     profile, name = request.profile, request.name
     target = KubernetesCluster(profile)
     target.check()
-    dated = "" if getattr(args, "if_new", False) else f" --set name={name}-$(date +%Y%m%d-%H%M)"
-    command = isolated(keeping_output(f"{shlex.join(argv)}{dated}"))
+    command = isolated(keeping_output(scheduled_command(name, argv)))
     code = [compact(package) for package in packages(request.files)]
     documents = scheduled.documents(
         profile, name, args.cron, command, code, target.api.features, args.time_zone,
@@ -164,6 +163,12 @@ def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> in
     when = f"{args.cron}, next at {', '.join(request.times)}"
     out.print(f"{name} will run at {when}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0
+
+
+def scheduled_command(name: str, argv: Sequence[str]) -> str:
+    """The shell command of scheduled runs, which gives each the time as its name, unless it names them by their data."""
+    command = shlex.join(argv)
+    return command if "--if-new" in argv else f"{command} --set name={name}-$(date +%Y%m%d-%H%M)"
 
 
 def relative_path(config: str) -> str:

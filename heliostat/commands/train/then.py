@@ -62,6 +62,7 @@ def with_new_data(config: Any, if_drift: bool, as_json: bool) -> tuple[Any, str]
     from heliostat.console import minute, print_json
     from heliostat.errors import JobFailed
     from heliostat.workloads.plan import prepare
+    from heliostat.workloads.registry.then import is_done
 
     name, why = config.then.model or config.name, ""
     if if_drift:
@@ -70,16 +71,21 @@ def with_new_data(config: Any, if_drift: bool, as_json: bool) -> tuple[Any, str]
         if not found["drifted"]:
             print_json(found) if as_json else say(heading(found))
             return None, ""
-    newest = registry_at(config.storage, "storage").newest(name)
+    registry = registry_at(config.storage, "storage")
+    newest = registry.newest(name)
     plan = prepare(config)
     with building(plan.source, "looking for new data", as_json):
         fingerprint = plan.dataset().index.fingerprint
+    then = config.then.model_copy(update={"model": name})
+    named = config.model_copy(update={"name": f"{config.name[:91]}-{fingerprint[:8]}", "then": then})
     if newest is None or newest.manifest.data.fingerprint != fingerprint:
         was = f"{newest} was trained on {newest.manifest.data.fingerprint}" if newest else f"there is no {name} yet"
         why += f"new data: {fingerprint}; {was}"
         _note(why)
-        then = config.then.model_copy(update={"model": name})
-        return config.model_copy(update={"name": f"{config.name[:91]}-{fingerprint[:8]}", "then": then}), why
+        return named, why
+    if newest.manifest.run_name == named.name and not is_done(registry, newest, then):
+        _note(f"{newest} was added, but not all of {', '.join(then.steps)} is done yet")
+        return named, why
     if if_drift:
         raise JobFailed(f"{why}but there is no new data: {newest} was trained on {fingerprint}")
     if as_json:
