@@ -254,11 +254,16 @@ def test_the_exit_code_of_a_script_is_that_of_the_command(place: Place, cluster:
 
 @pytest.mark.accept
 @pytest.mark.parametrize(
-    ("name", "tenth"),
-    [("nano", r"iter 10\b"), ("accelerated", r"step 10\b"), ("hf", r"'epoch': '?1\.25\b"), ("lit", r"step 10\b")],
+    ("name", "tenth", "how"),
+    [
+        ("nano", r"iter 10\b", "kill"),
+        ("accelerated", r"step 10\b", "drain"),
+        ("hf", r"'epoch': '?1\.25\b", "kill"),
+        ("lit", r"step 10\b", "kill"),
+    ],
 )
 def test_a_trainer_of_others_continues_from_its_own_checkpoints(
-    place: Place, cluster: Path, machines: Machines, name: str, tenth: str
+    place: Place, cluster: Path, machines: Machines, name: str, tenth: str, how: str
 ) -> None:
     """With packages that the image lacks, as `tests/accept/test_trainers.py` has it on a laptop cluster."""
     script = TRAINERS / f"{name}.py"
@@ -268,7 +273,7 @@ def test_a_trainer_of_others_continues_from_its_own_checkpoints(
     assert Running(place, *common, "--name", f"{name}-calm", script.name, "0").end() == 0
     run = Running(place, *common, "--name", name, "--max-restarts", "3", script.name, "0.5")
     run.says(tenth)
-    machines.replace(node_of_workers(place))
+    machines.replace(node_of_workers(place), how)
     assert run.end() == 0, "".join(run.lines)
     (calm, _), (lost, _) = fetch(place, f"{name}-calm", "runs"), fetch(place, name, "runs")
     assert lost.losses == pytest.approx(calm.losses, rel=1e-6)
