@@ -93,7 +93,7 @@ def test_a_run_a_sweep_and_the_list_show_themselves(here: Path) -> None:
     assert "<table" in found._repr_html_()
     assert (repr(runs(here / "nothing")), len(runs(state="failed"))) == ("no runs", 0)
     assert [row.name for row in runs(kind="sweep")] == ["sweep"]
-    with pytest.raises(UserError, match="the kind is 'sweeps', but there are .*\n  fix: did you mean sweep"):
+    with pytest.raises(UserError, match=r"the kind is 'sweeps', but there are .*\n  fix: did you mean sweep"):
         runs(kind="sweeps")
     with pytest.raises(UserError, match="no run 'frist' in this list\n  fix: did you mean first"):
         found["frist"]
