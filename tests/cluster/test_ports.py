@@ -1,0 +1,15 @@
+import socket
+
+import pytest
+
+from heliostat.cluster import ports
+
+
+def test_ports_are_free_and_different_and_none_that_the_kernel_gives_to_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ports.free_ports(5)
+    assert len({*found}) == 5
+    assert all(port in ports.RANGE for port in found)
+    with socket.create_server((ports.HOST, found[0])):
+        monkeypatch.setattr(ports, "RANGE", range(found[0], found[0] + 1))
+        with pytest.raises(OSError, match="only 0 of 1 ports"):
+            ports.free_ports(1)
