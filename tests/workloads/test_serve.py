@@ -72,7 +72,7 @@ def start() -> Iterator[Start]:
     services: list[Service] = []
 
     def served(model: Servable, **limits: Any) -> TestClient:
-        services.append(Service(model, Limits(**limits)))
+        services.append(Service(model, Limits(**{"seconds": 600.0, **limits})))  # a busy machine is no reason to refuse
         return TestClient(
             application(services[-1], TOKEN), headers={"Authorization": f"Bearer {TOKEN}"}, raise_server_exceptions=False
         )
