@@ -14,6 +14,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from packaging.version import Version
+
 from heliostat.errors import HeliostatError, JobFailed, UserError, combined, some
 from tests.conftest import ROOT
 
@@ -41,7 +43,8 @@ def release(python: str, to: Path) -> None:
         archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
         subprocess.run(["tar", "-x"], cwd=sources, input=archive, check=True)
         build(python, sources, built)
-        subprocess.run([python, "-m", "twine", "check", "--strict", *map(str, built.iterdir())], check=True)
+        if subprocess.run([python, "-m", "twine", "check", "--strict", *map(str, built.iterdir())]).returncode:
+            raise JobFailed("twine does not accept the release; it has said why")
         check_contents(built, tracked(), version_of(ROOT))
         to.mkdir(exist_ok=True)
         for old in to.glob("heliostat-*"):
@@ -70,7 +73,8 @@ def changed() -> list[UserError]:
 def version_problems(version: str, changes: str) -> list[UserError]:
     """What is wrong with a version, beside the texts of CHANGELOG.md: semantic versions, the newest first."""
     problems = []
-    if not re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", version):
+    semantic = re.fullmatch(r"\d+\.\d+\.\d+(\.dev\d+|rc\d+)?", version)
+    if not semantic:
         problems.append(UserError(f"__version__ is {version}", "write a semantic version, such as 0.2.0"))
     parts = TITLE.split(changes)[1:]
     sections = {title.split()[0]: text.strip() for title, text in zip(parts[::2], parts[1::2], strict=True)}
@@ -79,7 +83,7 @@ def version_problems(version: str, changes: str) -> list[UserError]:
     if version == newest and pending:
         fix = f"set __version__ in heliostat/__init__.py to the next one, as {version} has been released"
         problems.append(UserError("CHANGELOG.md has changes under Unreleased", fix))
-    if version != newest and version in sections:
+    if newest and semantic and Version(version) < Version(newest):
         problems.append(UserError(f"__version__ is {version}, but CHANGELOG.md has {newest}", "set it to a newer one"))
     if version not in sections and not pending:
         problems.append(UserError(f"CHANGELOG.md has no changes for version {version}", "describe them under Unreleased"))
@@ -118,7 +122,9 @@ def check_contents(built: Path, files: Iterable[str], version: str) -> None:
     Raises:
         UserError: one is missing, or lacks a file, or has one that is not in the repository.
     """
-    (source,), (wheel,) = built.glob(f"heliostat-{version}.tar.gz"), built.glob(f"heliostat-{version}-py3-none-any.whl")
+    source, wheel = built / f"heliostat-{version}.tar.gz", built / f"heliostat-{version}-py3-none-any.whl"
+    if missing := [file.name for file in (source, wheel) if not file.is_file()]:
+        raise UserError(f"{some(missing)} was not built", f"look at what is in {built}")
     with tarfile.open(source) as archive:
         packed = {member.name.partition("/")[2] for member in archive if member.isfile()}
     found = {
@@ -139,4 +145,5 @@ if __name__ == "__main__":
     try:
         release(sys.argv[1], ROOT / "dist")
     except HeliostatError as error:
-        sys.exit(f"{error}")
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)

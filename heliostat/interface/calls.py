@@ -76,6 +76,9 @@ def train(
     if not in_process and _client():
         if parsed.then:
             raise UserError("then is not done for a run over Ray Client", "leave it out (then=None), or train with on=")
+        if parsed.start_from and "@" in parsed.start_from.path:
+            what = f"start_from is {parsed.start_from.path!r}, which is not looked up for a run over Ray Client"
+            raise UserError(what, "give the path of the version's run, or train with on=")
         from heliostat.interface.cluster import reached
         from heliostat.workloads.ray_train.session import train_on_head
 

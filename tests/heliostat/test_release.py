@@ -23,6 +23,7 @@ def test_no_file_of_the_repository_is_ignored() -> None:
         ("0.2.0", "# Changes\n\n## 0.2.0 (2026-11-27)\n\n- One.\n\n## 0.1.0\n\n- Two.\n", ""),
         ("0.1.0", "# Changes\n\n## Unreleased\n\n- One.\n\n## 0.1.0\n\n- Two.\n", "as 0.1.0 has been released"),
         ("0.1.0", "# Changes\n\n## 0.2.0\n\n- One.\n\n## 0.1.0\n\n- Two.\n", "CHANGELOG.md has 0.2.0"),
+        ("0.1.0", "# Changes\n\n## Unreleased\n\n- One.\n\n## 0.2.0\n\n- Two.\n", "CHANGELOG.md has 0.2.0"),
         ("0.3.0", "# Changes\n\n## Unreleased\n\n## 0.2.0\n\n- One.\n", "no changes for version 0.3.0"),
         ("0.3", "# Changes\n\n## Unreleased\n\n- One.\n", "__version__ is 0.3"),
     ],

@@ -14,7 +14,9 @@ from heliostat.config import validate
 from heliostat.errors import UserError
 from heliostat.workloads.config import StartFrom, TrainConfig
 from heliostat.workloads.registry import then as steps
+from heliostat.workloads.registry.add import add
 from heliostat.workloads.registry.gate import gate as gates
+from heliostat.workloads.registry.log import Decision
 from heliostat.workloads.registry.registry import Moved, Registry
 from heliostat.workloads.registry.start import resolved
 from heliostat.workloads.then_config import Then
@@ -98,6 +100,18 @@ def test_a_killed_driver_continues_at_its_step_and_does_nothing_twice(
     assert (found.champion, found.promoted) == (False, True), "what was taken back by hand is not promoted again"
 
 
+def test_what_a_user_has_decided_by_hand_stays(run: Path, tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    version = add(registry, str(run), "m", alias="champion")
+    registry.decide(version, Decision(passed=False, against=None, terms={}), "not good enough")
+    found = steps.follow(registry, str(run), "m", Then())
+    assert (found.champion, found.passed) == (True, True), "promoted in spite of the gate"
+    train(config_of(run, tmp_path, seed=1))
+    add(registry, str(tmp_path / "b"), "m", alias="champion")
+    registry.rollback("m")
+    assert not steps.follow(registry, str(tmp_path / "b"), "m", Then(margin=0.1)).champion
+
+
 def config_of(run: Path, storage: Path, **changes: Any) -> TrainConfig:
     """The config of a run ``b`` as that of ``run``."""
     options = {"path": str(run.parent / "shop.csv"), "target": "bought"}
@@ -133,6 +147,8 @@ def test_start_from_names_a_version_whose_run_is_taken_and_kept(run: Path) -> No
         resolved(config(run.parent, name="n", start_from="o@champion", then={"model": "m"}), registry)
     steps.follow(registry, str(run), "m", Then())
     assert resolved(asked, registry)[0].start_from == StartFrom(path=str(run))
+    file = config(run.parent, name="n", start_from="w@1.pt")
+    assert resolved(file, registry) == (file, "")
     kept = resolved(asked.model_copy(update={"name": "a"}), registry)[0]
     assert kept.start_from is None, "the run a exists, and was started from nothing"
 
@@ -156,6 +172,8 @@ def test_new_data_is_trained_on_and_a_bad_candidate_is_stopped(
     assert (code, found["then"]["version"], found["then"]["champion"]) == (1, 2, False)
     assert found["name"].startswith("shop-")
     assert found["then"]["gate"]["why"].startswith("By accuracy (higher is better, margin 0.05) the candidate ")
+    code, found = trained(table(0))
+    assert (code, found["new"], found["version"]) == (0, False, 1), "data that was taken back is not new"
     registry = Registry("runs")
     assert registry.resolve("shop").number == 1
     assert "candidate" not in registry.history("shop")[0].state.aliases, "heliostat model promote shop does not take it"
@@ -192,6 +210,18 @@ def test_steps_that_make_no_sense_are_refused(then: Any, says: str) -> None:
     assert says in str(refused.value)
 
 
+def test_columns_that_the_table_does_not_have_are_refused_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("shop.yaml").write_text(CONFIG.replace("margin: 0.05", "by: [contry], drift: {ignore: [dat]}"))
+    Path("shop.csv").write_text(table(0))
+    assert main(["train", "shop.yaml", "--in-process"]) == 2
+    err = capsys.readouterr().err
+    assert "then.by has 'contry', but the table has no such column" in err
+    assert "then.drift.ignore has 'dat'" in err
+
+
 def test_options_that_exclude_each_other_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -202,4 +232,6 @@ def test_options_that_exclude_each_other_are_refused(
     assert "--dry-run trains nothing" in err
     assert main(["train", "digits", "--set", "then=[gate]", "--set", "then.against=3", "--in-process"]) == 2
     assert "model 'digits' does not exist" in capsys.readouterr().err
+    assert main(["train", "digits", "--set", "then=[gate]", "--set", "then.metric=acuracy", "--in-process"]) == 2
+    assert "then.metric is 'acuracy', which no model has\n  fix: did you mean accuracy" in capsys.readouterr().err
     assert not Path("runs").exists()

@@ -6,6 +6,7 @@ from heliostat.workloads.config import StartFrom, TrainConfig
 from heliostat.workloads.registry.registry import Registry, parsed
 from heliostat.workloads.registry.version import run_of
 from heliostat.workloads.run.record import CONFIG, read_record
+from heliostat.workloads.training.weights import FILES
 
 
 def resolved(config: TrainConfig, registry: Registry) -> tuple[TrainConfig, str]:
@@ -22,7 +23,7 @@ def resolved(config: TrainConfig, registry: Registry) -> tuple[TrainConfig, str]
         UserError: there is no such version, or its run is gone.
     """
     start = config.start_from
-    if start is None or "@" not in start.path or "/" in start.path:
+    if start is None or "@" not in start.path or "/" in start.path or start.path.endswith(FILES):
         return config, ""
     run = registry.storage / config.name
     if run.exists(CONFIG):

@@ -4,15 +4,16 @@ Each step looks in the log of the model for what is done already, so that the sa
 and adds, decides and promotes nothing twice.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from heliostat.errors import UserError
+from heliostat.errors import UserError, nearest
 from heliostat.folder import Folder
+from heliostat.workloads.config import BETTER
 from heliostat.workloads.registry.add import add
 from heliostat.workloads.registry.gate.gate import Document, Terms, gate
 from heliostat.workloads.registry.gate.report import reasons
-from heliostat.workloads.registry.log import Decision, Entry
+from heliostat.workloads.registry.log import Decision
 from heliostat.workloads.registry.registry import NOW, Moved, Registry
 from heliostat.workloads.registry.version import Version
 from heliostat.workloads.then_config import Then
@@ -30,7 +31,7 @@ class Followed:
     champion: bool
     """Whether it is the champion."""
     promoted: bool = False
-    """Whether it was promoted, now or before."""
+    """Whether it is the champion, or was."""
     decision: Decision | None = None
     """Of its gate; None if it was not gated."""
     why: str = ""
@@ -40,8 +41,8 @@ class Followed:
 
     @property
     def passed(self) -> bool:
-        """Whether no gate has stopped it."""
-        return self.decision is None or self.decision.passed
+        """Whether no gate has stopped it; someone may have promoted it in spite of that."""
+        return self.champion or self.promoted or self.decision is None or self.decision.passed
 
     @property
     def document(self) -> Document:
@@ -54,7 +55,9 @@ class Followed:
 
 
 def check(registry: Registry, name: str, then: Then) -> None:
-    """Raises a UserError for what can be known to fail before the training: no registry, or no version to gate against."""
+    """Raises a UserError for what can be known to fail before the training: no registry, metric, or version to gate against."""
+    if then.metric and then.metric not in BETTER:
+        raise UserError(f"then.metric is {then.metric!r}, which no model has", nearest(then.metric, BETTER))
     registry.names()
     _against(registry, name, then)
 
@@ -80,8 +83,8 @@ def follow(registry: Registry, run: Folder | str, name: str, then: Then, why: st
         if found.champion or found.promoted:
             return found
         found = _decided(registry, run, found, then)
-        if found.decision is None or not found.passed or "promote" not in then.steps:
-            return found
+        if found.decision is None or not found.decision.passed or "promote" not in then.steps:
+            return replace(_standing(registry, version), comparison=found.comparison)  # it may have been promoted meanwhile
         against = found.decision.against
         try:
             reason = FIRST if against is None else f"gate passed against {name}@{against}"
@@ -103,18 +106,14 @@ def is_done(registry: Registry, version: Version, then: Then) -> bool:
 def _standing(registry: Registry, version: Version) -> Followed:
     """What the log has of a version."""
     history = registry.history(version.name)
-    decided = next((entry for entry in history if _is_of(entry, version, "gate")), None)
+    decided = next((entry for entry in history if entry.what == "gate" and entry.version == version.number), None)
     return Followed(
         version,
         history[0].state.aliases.get("champion") == version.number,
-        any(_is_of(entry, version, "promote") for entry in history),
+        any(version.number in entry.state.champions for entry in history),
         decided.gate if decided else None,
         decided.why if decided else "",
     )
-
-
-def _is_of(entry: Entry, version: Version, what: str) -> bool:
-    return entry.what == what and entry.version == version.number
 
 
 def _decided(registry: Registry, run: Folder | str, found: Followed, then: Then) -> Followed:

@@ -12,22 +12,46 @@ from heliostat.config import nearest
 from heliostat.datasets import Index
 from heliostat.datasets.signature import MISSING, Column
 from heliostat.errors import UserError, collected, combined
-from heliostat.workloads.config import ReportConfig
+from heliostat.workloads.config import ReportConfig, TrainConfig
 from heliostat.workloads.task import Batch
 
 VALUES = 12
 """The most values of a column that are shown; other numbers in quarters, of categories the most frequent ones."""
 
 
-def check_report(index: Index, report: ReportConfig) -> None:
-    """Raises a UserError that lists what the report cannot show: a column of ``by`` without values to group by, and rows."""
+def check_columns(index: Index, config: TrainConfig) -> None:
+    """Raises a UserError that lists the columns that the config names and the dataset does not have, or not as is needed."""
+    problems: list[UserError] = []
+    with collected(problems):
+        check_report(index, config.report)
+    if config.then:
+        with collected(problems):
+            check_report(index, ReportConfig(by=config.then.by), "then.by")
+        known = {column.name for column in index.signature.columns} if index.signature else set[str]()
+        problems += [
+            UserError(f"then.drift.ignore has {name!r}, but the table has no such column", nearest(name, known))
+            for name in config.then.drift.ignore
+            if name not in known
+        ]
+    if problems:
+        raise combined(problems, "the config")
+
+
+def check_report(index: Index, report: ReportConfig, key: str = "report.by") -> None:
+    """Raises a UserError that lists what the report cannot show: a column of ``by`` without values to group by, and rows.
+
+    Args:
+        index: of the dataset.
+        report: what to show.
+        key: where the user has named the columns.
+    """
     problems: list[UserError] = []
     if report.rows and not index.signature:
         what = f"report.rows is {report.rows}, but the dataset is no table with a signature"
         problems.append(UserError(what, "remove it, or build it again"))
     for name in report.by:
         with collected(problems):
-            _column(index, name)
+            _column(index, name, key)
     if problems:
         raise combined(problems, "report")
 
@@ -55,15 +79,15 @@ def of_columns(
     }
 
 
-def _column(index: Index, name: str) -> Column:
+def _column(index: Index, name: str, key: str = "report.by") -> Column:
     columns = {column.name: column for column in index.signature.columns} if index.signature else {}
     if not columns:
-        raise UserError(f"report.by has {name!r}, but the dataset is no table with a signature", "remove it, or build it again")
+        raise UserError(f"{key} has {name!r}, but the dataset is no table with a signature", "remove it, or build it again")
     if name not in columns:
-        raise UserError(f"report.by has {name!r}, but the table has no such column", nearest(name, columns))
+        raise UserError(f"{key} has {name!r}, but the table has no such column", nearest(name, columns))
     if columns[name].width > 1 or columns[name].buckets:
         raise UserError(
-            f"report.by has {name!r}, a column of the kind {columns[name].kind} whose values are not kept",
+            f"{key} has {name!r}, a column of the kind {columns[name].kind} whose values are not kept",
             "name columns of numbers, booleans or categories",
         )
     return columns[name]

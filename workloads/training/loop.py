@@ -27,7 +27,7 @@ from heliostat.workloads.training.callbacks import Callbacks
 from heliostat.workloads.training.checkpointer import Checkpointer, NotFinite
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluator import Evaluator
-from heliostat.workloads.training.groups import check_report
+from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.metrics import Meter
 from heliostat.workloads.training.progress import Outcome, Progress
 from heliostat.workloads.training.rounds import open_step
@@ -77,7 +77,7 @@ class Loop:
         self.order = order_of(config, self.dataset, record.order, record.lanes)
         self.total_steps = steps_of(config, self.order)
         self.task: Task = create(config.task, config.model, self.dataset.index, metric=config.metric)
-        check_report(self.dataset.index, config.report)
+        check_columns(self.dataset.index, config)
         torch.manual_seed(config.seed)
         self.model = self.task.model()
         if loads_weights(type(self.task)) and ranks.broadcast(ranks.rank == 0 and not checkpoint.all_checkpoints(folder)):

@@ -21,7 +21,7 @@ from heliostat.workloads.task import Batch, Task, by_rounds, create, loads_weigh
 from heliostat.workloads.training.assessment import kind_of
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.evaluation import batch_of, eval_mode
-from heliostat.workloads.training.groups import check_report
+from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.limits import SECONDS, Undecided, limited_memory, limited_time
 from heliostat.workloads.training.measurement import Measurement
 from heliostat.workloads.training.parallel import Apply
@@ -63,7 +63,7 @@ def try_task(config: TrainConfig, dataset: Dataset, load: Load = lambda task, mo
     """
     notes: list[str] = []
     metrics: tuple[str, ...] = ()
-    check_report(dataset.index, config.report)
+    check_columns(dataset.index, config)
     with torch.random.fork_rng(devices=[]), limited_memory():
         try:
             with limited_time():

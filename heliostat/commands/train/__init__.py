@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     if args.on:
         return _train_on_cluster(config, args)
     if args.scaling:
-        run_scaling(sizes, args)
+        run_scaling([with_start(each) for each in sizes], args)
         return 0
     why = ""
     if args.if_new:

@@ -13,7 +13,7 @@ def add_if_new(parser: argparse.ArgumentParser) -> None:
     """Add the option."""
     parser.add_argument(
         "--if-new", action="store_true",
-        help="train only on data that the newest version of then's model was not trained on; the run is NAME-FINGERPRINT",
+        help="train only on data that no version of then's model was trained on; the run is NAME-FINGERPRINT",
     )  # fmt: skip
 
 
@@ -33,14 +33,14 @@ def check_if_new(config: Any, args: argparse.Namespace) -> None:
     if args.if_drift and args.on:
         fix = "train here, or let heliostat model drift decide whether to give this command without it"
         problems.append(UserError("--if-drift reads what a service on this machine has kept, and --on trains elsewhere", fix))
+    option = "--if-drift" if args.if_drift else "--if-new"
     args.if_new = args.if_new or args.if_drift
     if args.if_new and config.then is None:
-        problems.append(
-            UserError("--if-new compares with the newest version of a model, and the config has no then", "add then: [add]")
-        )
+        what = f"{option} compares with the versions of a model, and the config has no then"
+        problems.append(UserError(what, "add then: [add]"))
     if args.if_new and (args.scaling or (args.dry_run and not args.on)):
         other = "--scaling" if args.scaling else "--dry-run"
-        problems.append(UserError(f"--if-new builds the dataset to compare it, and {other} trains nothing", "leave one out"))
+        problems.append(UserError(f"{option} builds the dataset to compare it, and {other} trains nothing", "leave one out"))
     if args.cron and not args.if_new and config.then and config.then.model is None:
         problems.append(
             UserError("then has no model, and each scheduled run has a name of its own", f"set then.model: {config.name}")
@@ -50,7 +50,7 @@ def check_if_new(config: Any, args: argparse.Namespace) -> None:
 
 
 def with_new_data(config: Any, if_drift: bool, as_json: bool) -> tuple[Any, str]:
-    """The config of the run on data that the newest version was not trained on, and why it is trained.
+    """The config of the run on data that no version was trained on, and why it is trained.
 
     None, and it says so, if there is no such data, or with ``if_drift`` no drift.
 
@@ -72,26 +72,31 @@ def with_new_data(config: Any, if_drift: bool, as_json: bool) -> tuple[Any, str]
             print_json(found) if as_json else say(heading(found))
             return None, ""
     registry = registry_at(config.storage, "storage")
-    newest = registry.newest(name)
+    versions = [listed.version for listed in registry.versions(name)] if registry.newest(name) else []
     plan = prepare(config)
     with building(plan.source, "looking for new data", as_json):
         fingerprint = plan.dataset().index.fingerprint
     then = config.then.model_copy(update={"model": name})
     named = config.model_copy(update={"name": f"{config.name[:91]}-{fingerprint[:8]}", "then": then})
-    if newest is None or newest.manifest.data.fingerprint != fingerprint:
-        was = f"{newest} was trained on {newest.manifest.data.fingerprint}" if newest else f"there is no {name} yet"
+    known = next((each for each in reversed(versions) if each.manifest.data.fingerprint == fingerprint), None)
+    if known is None:
+        was = (
+            f"{versions[-1]} was trained on {versions[-1].manifest.data.fingerprint}" if versions else f"there is no {name} yet"
+        )
         why += f"new data: {fingerprint}; {was}"
         _note(why)
         return named, why
-    if newest.manifest.run_name == named.name and not is_done(registry, newest, then):
-        _note(f"{newest} was added, but not all of {', '.join(then.steps)} is done yet")
+    if known is versions[-1] and known.manifest.run_name == named.name and not is_done(registry, known, then):
+        _note(f"{known} was added, but not all of {', '.join(then.steps)} is done yet")
         return named, why
     if if_drift:
-        raise JobFailed(f"{why}but there is no new data: {newest} was trained on {fingerprint}")
+        raise JobFailed(f"{why}but there is no new data: {known} was trained on {fingerprint}")
     if as_json:
-        print_json({"new": False, "fingerprint": fingerprint, "model": name, "version": newest.number})
+        print_json({"new": False, "fingerprint": fingerprint, "model": name, "version": known.number})
     else:
-        say(f"nothing is new: {newest}, added {minute(newest.manifest.added)}, was trained on this data ({fingerprint})")
+        say(f"nothing is new: {known}, added {minute(known.manifest.added)}, was trained on this data ({fingerprint})")
+        if known is not versions[-1]:
+            say(f"  versions after it had other data; to return to it: heliostat model promote {known}")
     return None, ""
 
 

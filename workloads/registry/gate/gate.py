@@ -118,10 +118,7 @@ def _check_columns(index: Index, by: Sequence[str]) -> None:
     problems: list[UserError] = []
     for name in by:
         with collected(problems):
-            try:
-                check_report(index, ReportConfig(by=[name]))
-            except UserError as error:
-                raise UserError(error.what.replace("report.by has", "--by is"), error.fix) from None
+            check_report(index, ReportConfig(by=[name]), "--by")
     if problems:
         raise combined(problems, "--by")
 
