@@ -51,8 +51,21 @@ def test_missing_and_unknown_values_and_those_below_all_others_have_bins_of_thei
     assert (new[0], known[0]) == (1, 0), "-5 is below all"
     assert (new[-1], known[-1]) == (1, 2), "missing"
     new, known = drift.counted(np.array([-2, -2, 1]), np.array([0] * 60 + [1] * 40))
-    assert known.tolist() == [60, 40, 0], "the last has what is rare or unknown"
+    assert known.tolist() == [60, 40, 0], "the last has what is unknown"
     assert new.tolist() == [0, 1, 2]
+
+
+def test_a_shift_among_categories_of_which_each_is_rare_is_drift() -> None:
+    random = np.random.default_rng(0)
+    old = random.integers(0, 150, 20_000)
+
+    def drifted(new: Any) -> bool:
+        return drift._shift("city", new, old, 0.1, 0.001).drifted
+
+    for value in (-2, -1, 7):  # all unknown, all missing, all the same
+        assert drifted(np.full(1000, value))
+    assert drifted(random.integers(0, 75, 1000))
+    assert not any(drifted(random.integers(0, 150, rows)) for rows in (100, 1000) for _ in range(50))
 
 
 def test_the_files_of_a_sample_are_bounded_private_and_readable_after_a_crash(

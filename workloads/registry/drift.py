@@ -28,9 +28,9 @@ from heliostat.workloads.registry.gate.predictions import Exported
 from heliostat.workloads.registry.registry import Registry
 
 BINS = 10
-"""Of numbers: between the deciles of the reference."""
+"""Of numbers: between the deciles of the reference; and of rare categories."""
 RARE = 0.01
-"""Categories with a smaller share of the reference are one bin."""
+"""Categories with a smaller share of the reference share bins."""
 ALPHA = 0.001
 """How often, in all columns together, chance may pass for drift."""
 REFERENCE = 20_000
@@ -119,7 +119,11 @@ def by_chance(bins: int, new: int, old: int, level: float) -> float:
 
 
 def counted(new: Values, old: Values) -> tuple[Values, Values]:
-    """Both by bin: numbers between the deciles of the old ones, below the least of them, and missing; codes by themselves."""
+    """Both by bin, those that have rows.
+
+    Numbers are between the deciles of the old ones, below the least of them, or missing. Frequent codes have a bin each, rare
+    ones are spread over bins of about the same size, and all that the old ones do not have are in the last.
+    """
     if old.dtype.kind == "f":
         there = old[~np.isnan(old)]
         edges = np.unique([np.nextafter(there.min(), -np.inf), *np.quantile(there, np.linspace(0, 1, BINS + 1)[1:-1])]) if (
@@ -129,8 +133,10 @@ def counted(new: Values, old: Values) -> tuple[Values, Values]:
         return _used(*(np.bincount(side, minlength=len(edges) + 2) for side in sides))
     codes = np.unique(np.concatenate([new, old]))
     found, known = (np.bincount(np.searchsorted(codes, each), minlength=len(codes)) for each in (new, old))
-    few = known < RARE * known.sum()
-    return _used(*(np.append(each[~few], each[few].sum()) for each in (found, known)))
+    rare = (known > 0) & (known < RARE * known.sum())
+    place = np.where(known > 0, np.arange(len(codes)), len(codes) + BINS)
+    place[rare] = len(codes) + np.cumsum(known[rare]) * BINS // (known[rare].sum() + 1)
+    return _used(*(np.bincount(place, each).astype(int) for each in (found, known)))
 
 
 def _used(new: Values, old: Values) -> tuple[Values, Values]:
