@@ -1,6 +1,7 @@
 """Drift: what a service keeps of its rows is bounded and private, and only what chance does not explain is drift."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from heliostat.workloads.registry.registry import Registry
 from heliostat.workloads.registry.then import follow
 from heliostat.workloads.serve import sample
 from heliostat.workloads.serve.sample import Sample, folder_of, read
+from heliostat.workloads.serve.servable import Servable
+from heliostat.workloads.serve.sources import ModelSource
 from heliostat.workloads.then_config import Then
 from tests.workloads.test_loop import config, train
 
@@ -68,31 +71,44 @@ def test_a_shift_among_categories_of_which_each_is_rare_is_drift() -> None:
     assert not any(drifted(random.integers(0, 150, rows)) for rows in (100, 1000) for _ in range(50))
 
 
+def model(folder: str, *columns: str) -> Servable:
+    """A version of a model of the registry."""
+    signature = {"columns": [{"name": name, "source": None} for name in columns]}
+    return Servable("shop", "1", f"s3://runs/models/shop/versions/{folder}", signature, lambda arrays: arrays)
+
+
 def test_the_files_of_a_sample_are_bounded_private_and_readable_after_a_crash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sample, "BYTES", 2000)
     kept = Sample(tmp_path / "rows", 1.0)
     for number in range(200):
-        kept.add("2" if number % 2 else "1", [{"a": number}, {"a": "bad"}], [{"prediction": "yes"}, None])
+        kept.add(model("2-b" if number % 2 else "1-a", "a"), [{"a": number}], [{"prediction": "yes"}])
     files = [*(tmp_path / "rows").iterdir()]
     assert len(files) == 2
     assert sum(path.stat().st_size for path in files) <= 4000
     assert stat.S_IMODE((tmp_path / "rows").stat().st_mode) == 0o700
     with (tmp_path / "rows" / sample.FILE).open("a") as file:
         file.write('{"time": 1, "vers')
-    rows = read(tmp_path / "rows", "2", 5)
+    rows = read(tmp_path / "rows", "2-b", 5)
     assert [each.row["a"] for each in rows] == [191, 193, 195, 197, 199]
     assert {each.prediction["prediction"] for each in rows} == {"yes"}
     with pytest.raises(UserError, match="start the service with --sample"):
-        read(tmp_path / "none", "2", 5)
+        read(tmp_path / "none", "2-b", 5)
     with monkeypatch.context() as patch:
         patch.setattr(kept, "shouldRollover", lambda record: 1 / 0)
-        kept.add("1", [{"a": 1}] * 2, [{"a": 1}] * 2)
+        for _ in range(2):
+            kept.add(model("1-a", "a"), [{"a": 1}], [{"a": 1}])
     assert capsys.readouterr().err.count("rows are not kept in") == 1, "and the answers are not lost"
     none = Sample(tmp_path / "none", 0.0)
-    none.add("1", [{"a": 1}], [{}])
+    none.add(model("1-a", "a"), [{"a": 1}], [{}])
     assert (tmp_path / "none" / sample.FILE).read_text() == ""
+
+
+def test_a_sample_has_no_columns_that_the_model_does_not_take(tmp_path: Path) -> None:
+    rows = [{"a": 1, "email": "anna@x.org", "bought": "no"}]
+    Sample(tmp_path, 1.0).add(model("1-a", "a"), rows, [{"prediction": "yes"}])
+    assert [each.row for each in read(tmp_path, "1-a", 5)] == [{"a": 1}]
 
 
 def test_the_sample_of_a_service_shows_which_columns_have_drifted(
@@ -115,22 +131,25 @@ def test_the_sample_of_a_service_shows_which_columns_have_drifted(
     ))  # fmt: skip
     registry = Registry(tmp_path / "runs")
     follow(registry, str(tmp_path / "runs" / "shop"), "shop", Then())
-    from heliostat.workloads.export.loader import Model
+    _, served = ModelSource(registry, "shop").load()
+    of_another_storage = replace(served, source="elsewhere/models/shop/versions/1-0123456789abcdef")
 
-    model = Model(registry.resolve("shop").fetch(tmp_path / "copy"))
+    def keep(by: Servable, rows: list[dict[str, Any]]) -> None:
+        codec = served.codec
+        assert codec
+        kept.add(by, rows, codec.name(codec.compute(codec.encode(rows))))
+
     assert main(["model", "drift", "shop"]) == 2, "the service has kept nothing"
     kept = Sample(folder_of("shop"), 1.0)
-    for version in ("7", "1"):  # the rows of another version do not count
-        rows = drawn(300, 3.0 if version == "7" else 0)
-        kept.add(version, rows, model.predict(rows))
+    keep(of_another_storage, drawn(300, 3.0))
+    keep(served, drawn(300, 0))
     assert main(["model", "drift", "shop"]) == 0
     assert "shop@1 has not drifted (300 rows" in capsys.readouterr().out
     arguments = ["train", "--in-process", "--if-drift", *(f"--set={each}" for each in ("name=shop", "then=[gate]", "steps=2"))]
     Path("train.yaml").write_text(f"task: gradient-boosting\ndataset: {data}\n")
     assert main(arguments) == 0
     assert "shop@1 has not drifted" in capsys.readouterr().out
-    rows = drawn(300, 1.5)
-    kept.add("1", rows, model.predict(rows))
+    keep(served, drawn(300, 1.5))
     assert main(["model", "drift", "shop", "--rows", "300"]) == 1
     out = capsys.readouterr().out
     assert "shop@1 has drifted: a, p" in out

@@ -157,14 +157,17 @@ def test_rows_and_their_predictions_are_handed_over_if_that_is_asked_for(models:
     service = Service(model, Limits(), lambda *given: kept.append(given))
     client = TestClient(application(service, TOKEN), headers={"Authorization": f"Bearer {TOKEN}"})
     rows = [{key: value for key, value in row.items() if key not in ("id", "churn", "price")} for row in rows_of(2)]
+    answer = client.post("/v1/predict", json={"rows": rows}).json()
+    assert kept.pop() == (model, rows, answer["predictions"])
     bad = {**rows[0], "age": "old"}
-    answer = client.post("/v1/predict", json={"rows": [*rows, bad], "partial": True}).json()
-    assert kept.pop() == ("5", [*rows, bad], answer["predictions"])
-    assert answer["predictions"][2] is None
+    answer = client.post("/v1/predict", json={"rows": [bad, *rows], "partial": True}).json()
+    assert kept.pop() == (model, rows, answer["predictions"][1:])
+    assert answer["predictions"][0] is None
+    assert client.post("/v1/predict", json={"rows": [bad, *rows]}).status_code == 422
     inputs = [{"name": "age", "datatype": "FP64", "shape": [1], "data": [41.0]}]
     assert client.post("/v2/models/churn/infer", json={"inputs": inputs}).status_code == 200
-    [(version, found, predictions)] = kept
-    assert (version, found, len(predictions)) == ("5", [{"age": 41.0}], 1)
+    [(by, found, predictions)] = kept
+    assert (by, found, len(predictions)) == (model, [{"age": 41.0}], 1)
     assert json.dumps(predictions)
     service.engine.close()
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pydantic
 
@@ -19,14 +19,18 @@ from heliostat.config import Config
 from heliostat.errors import UserError
 from heliostat.home import own_folder
 
+if TYPE_CHECKING:
+    from heliostat.workloads.serve.servable import Servable
+
 BYTES = 32 << 20
 """Of a file; there are two, the newer of which is written, and then takes the place of the older."""
 FILE = "rows.jsonl"
-Keep = Callable[[str, Sequence[Mapping[str, Any]], Sequence[Mapping[str, Any] | None]], None]
-"""What takes the version, the rows and the predictions of an answer."""
+Rows = Sequence[Mapping[str, Any]]
+Keep = Callable[["Servable", Rows, Rows], None]
+"""What takes the model, the rows and the predictions of an answer."""
 
 
-def nothing(version: str, rows: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]) -> None:
+def nothing(model: "Servable", rows: Rows, predictions: Rows) -> None:
     """Keeps no rows."""
 
 
@@ -36,7 +40,7 @@ class Sampled(Config):
     time: float
     """In seconds since the epoch."""
     version: str
-    """Of the model."""
+    """The name of its folder in the registry: that of no other trained model, and the same if the storage is moved."""
     row: dict[str, Any]
     prediction: dict[str, Any]
 
@@ -59,12 +63,17 @@ class Sample(RotatingFileHandler):
         super().__init__(folder / FILE, maxBytes=BYTES, backupCount=1, encoding="utf-8")
         self._share, self._said = share, False
 
-    def add(self, version: str, rows: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any] | None]) -> None:
-        """Keeps a share of rows that were answered by a version; those without a prediction are left out."""
-        for row, prediction in zip(rows, predictions, strict=True):
-            if prediction is not None and random.random() < self._share:
-                kept = {"time": round(time.time(), 3), "version": version, "row": row, "prediction": prediction}
-                self.handle(logging.makeLogRecord({"msg": json.dumps(kept)}))
+    def add(self, model: "Servable", rows: Rows, predictions: Rows) -> None:
+        """Keeps a share of rows that a model of the registry has answered, of each the columns that the model takes."""
+        names = {name for column in model.signature["columns"] for name in (column["name"], column["source"]) if name}
+        head = {"time": round(time.time(), 3), "version": model.source.rpartition("/")[2]}
+        lines = [
+            json.dumps({**head, "row": {name: row[name] for name in row if name in names}, "prediction": prediction})
+            for row, prediction in zip(rows, predictions, strict=True)
+            if random.random() < self._share
+        ]
+        if lines:  # one record, as each is flushed
+            self.handle(logging.makeLogRecord({"msg": "\n".join(lines)}))
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 the name is logging's
         """Says once that rows cannot be written."""
@@ -75,6 +84,11 @@ class Sample(RotatingFileHandler):
 
 def read(folder: Path, version: str, most: int) -> list[Sampled]:
     """The newest rows that a version has answered, ``most`` at most, the oldest first.
+
+    Args:
+        folder: of the sample.
+        version: see `Sampled`.
+        most: how many rows.
 
     Raises:
         UserError: the service has kept none.

@@ -52,7 +52,7 @@ def found_in(name: str, storage: str, threshold: float, ignore: Sequence[str], m
         raise UserError(f"--rows is {most}", "give a number of rows, at least 1")
     registry = registry_at(storage)
     version = registry.resolve(name)
-    sampled = read(folder_of(version.name), str(version.number), most)
+    sampled = read(folder_of(version.name), version.folder.name, most)
     rows, predictions = [each.row for each in sampled], [each.prediction for each in sampled]
     return drift(registry, str(version), rows, predictions, threshold, ignore)
 
