@@ -1,5 +1,6 @@
 """Drift: what a service keeps of its rows is bounded and private, and only what chance does not explain is drift."""
 
+import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,7 @@ def test_the_files_of_a_sample_are_bounded_private_and_readable_after_a_crash(
     assert len(files) == 2
     assert sum(path.stat().st_size for path in files) <= 4000
     assert stat.S_IMODE((tmp_path / "rows").stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {0o600}
     with (tmp_path / "rows" / sample.FILE).open("a") as file:
         file.write('{"time": 1, "vers')
     rows = read(tmp_path / "rows", "2-b", 5)
@@ -103,6 +105,40 @@ def test_the_files_of_a_sample_are_bounded_private_and_readable_after_a_crash(
     none = Sample(tmp_path / "none", 0.0)
     none.add(model("1-a", "a"), [{"a": 1}], [{}])
     assert (tmp_path / "none" / sample.FILE).read_text() == ""
+
+
+def test_a_sample_goes_on_after_its_folder_was_deleted_and_after_a_full_disk_has_closed_its_file(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    folder.mkdir(mode=0o755)
+    kept = Sample(folder, 1.0)
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700, "also if it was there"
+    for number in range(3):
+        kept.add(model("1-a", "a"), [{"a": number}], [{"prediction": "yes"}])
+        if number == 0:
+            shutil.rmtree(folder)
+        else:
+            kept.stream.close()
+    assert [each.row["a"] for each in read(folder, "1-a", 5)] == [1, 2]
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_no_row_is_missed_or_read_twice_while_the_newer_file_takes_the_place_of_the_older(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer, older = tmp_path / sample.FILE, tmp_path / f"{sample.FILE}.1"
+    kept = Sample(tmp_path, 1.0)
+    kept.add(model("1-a", "a"), [{"a": 1}, {"a": 2}], [{"prediction": "yes"}] * 2)
+    open_ = Path.open
+
+    def renamed(path: Path, mode: str) -> Any:
+        file = open_(path, mode)
+        if path == newer:
+            newer.rename(older)
+        return file
+
+    monkeypatch.setattr(Path, "open", renamed)
+    assert [each.row["a"] for each in read(tmp_path, "1-a", 5)] == [1, 2]
+    assert [each.row["a"] for each in read(tmp_path, "1-a", 5)] == [1, 2], "and while there is no newer one"
 
 
 def test_a_sample_has_no_columns_that_the_model_does_not_take(tmp_path: Path) -> None:
