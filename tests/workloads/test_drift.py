@@ -4,7 +4,7 @@ import shutil
 import stat
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -117,7 +117,7 @@ def test_a_sample_goes_on_after_its_folder_was_deleted_and_after_a_full_disk_has
         if number == 0:
             shutil.rmtree(folder)
         else:
-            kept.stream.close()
+            cast(Any, kept.stream).close()
     assert [each.row["a"] for each in read(folder, "1-a", 5)] == [1, 2]
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
@@ -176,8 +176,15 @@ def test_the_sample_of_a_service_shows_which_columns_have_drifted(
         kept.add(by, rows, codec.name(codec.compute(codec.encode(rows))))
 
     assert main(["model", "drift", "shop"]) == 2, "the service has kept nothing"
+    folder_of("shop").write_text("a file")
+    assert main(["serve", "shop@champion", "--port", "0", "--sample", "0.1"]) == 2
+    assert "rows cannot be kept in" in capsys.readouterr().err
+    folder_of("shop").unlink()
     kept = Sample(folder_of("shop"), 1.0)
     keep(of_another_storage, drawn(300, 3.0))
+    capsys.readouterr()
+    assert main(["model", "drift", "shop"]) == 2, "none of them is of this version"
+    assert "nothing can be said yet" in capsys.readouterr().out
     keep(served, drawn(300, 0))
     assert main(["model", "drift", "shop"]) == 0
     assert "shop@1 has not drifted (300 rows" in capsys.readouterr().out

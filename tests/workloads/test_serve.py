@@ -345,7 +345,10 @@ def test_an_answer_that_is_not_finite_and_a_model_that_fails_hit_their_own_reque
         (["churn", "--on", "gpu"], "serve takes no --on gpu yet\n  fix: leave it out"),
         (["churn", "--port", "70000", "--sample", "2"], "--port is 70000"),
         (["churn", "--port", "70000", "--sample", "2"], "--sample is 2, but is a share"),
-        (["digits", "--port", "0", "--sample", "1"], "--sample keeps rows of a table, and digits takes none"),
+        (
+            ["churn", "--port", "0", "--sample", "1"],
+            "fix: heliostat serve churn@champion --sample 0.1, after heliostat model add",
+        ),
         (["churn", "--set", "rowz=3", "--set", "seconds=0"], "--set has 2 problems"),
         (["churn", "--port", "0", "--host", "256.0.0.1"], "256.0.0.1:0 cannot be listened on"),
         (["churn", "--port", "0", "--token-file", "short.token"], "has no token of 16 to 512"),
