@@ -183,17 +183,22 @@ def test_the_sample_of_a_service_shows_which_columns_have_drifted(
     assert main(["serve", "shop@champion", "--port", "0", "--sample", "0.1"]) == 2
     assert "rows cannot be kept in" in capsys.readouterr().err
     folder_of("shop").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(ModelSource, "load", lambda source: ("1", replace(served, codec=None)))
+        assert main(["serve", "shop@champion", "--port", "0", "--sample", "0.1"]) == 2
+    assert "--sample keeps rows of a table, and shop takes none" in capsys.readouterr().err
     kept = Sample(folder_of("shop"), 1.0)
+    arguments = ["train", "--in-process", "--if-drift", *(f"--set={each}" for each in ("name=shop", "then=[gate]", "steps=2"))]
+    Path("train.yaml").write_text(f"task: gradient-boosting\ndataset: {data}\n")
     keep(of_another_storage, drawn(300, 3.0))
     capsys.readouterr()
     assert main(["model", "drift", "shop"]) == 2, "none of them is of this version"
-    assert "nothing can be said yet" in capsys.readouterr().out
+    assert main(arguments) == 0, "and a schedule goes on"
+    assert capsys.readouterr().out.count("nothing can be said yet") == 2
     keep(served, drawn(299, 0))
     keep(served, [{"a": True, "country": "de"}])  # of another client: a number, but as a text beside others none
     assert main(["model", "drift", "shop"]) == 0
     assert "shop@1 has not drifted (300 rows" in capsys.readouterr().out
-    arguments = ["train", "--in-process", "--if-drift", *(f"--set={each}" for each in ("name=shop", "then=[gate]", "steps=2"))]
-    Path("train.yaml").write_text(f"task: gradient-boosting\ndataset: {data}\n")
     assert main(arguments) == 0
     assert "shop@1 has not drifted" in capsys.readouterr().out
     keep(served, drawn(300, 1.5))
