@@ -76,7 +76,7 @@ class Sample(RotatingFileHandler):
 
     def _open(self) -> TextIOWrapper:
         folder = Path(self.baseFilename).parent
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder.chmod(0o700)  # also one that was there
         private = partial(os.open, mode=0o600)
         return cast(TextIOWrapper, open(self.baseFilename, self.mode, encoding=self.encoding, opener=private))
@@ -136,7 +136,7 @@ def _contents(folder: Path) -> list[bytes]:
     """
     found: dict[int, bytes] = {}
     for name in (FILE, f"{FILE}.1"):
-        with suppress(FileNotFoundError), (folder / name).open("rb") as file:
+        with suppress(FileNotFoundError, NotADirectoryError), (folder / name).open("rb") as file:
             found[os.fstat(file.fileno()).st_ino] = file.read()
     return [*found.values()][::-1]
 
