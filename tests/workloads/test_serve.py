@@ -157,14 +157,17 @@ def test_rows_and_their_predictions_are_handed_over_if_that_is_asked_for(models:
     service = Service(model, Limits(), lambda *given: kept.append(given))
     client = TestClient(application(service, TOKEN), headers={"Authorization": f"Bearer {TOKEN}"})
     rows = [{key: value for key, value in row.items() if key not in ("id", "churn", "price")} for row in rows_of(2)]
+    answer = client.post("/v1/predict", json={"rows": rows}).json()
+    assert kept.pop() == (model, rows, answer["predictions"])
     bad = {**rows[0], "age": "old"}
-    answer = client.post("/v1/predict", json={"rows": [*rows, bad], "partial": True}).json()
-    assert kept.pop() == ("5", [*rows, bad], answer["predictions"])
-    assert answer["predictions"][2] is None
+    answer = client.post("/v1/predict", json={"rows": [bad, *rows], "partial": True}).json()
+    assert kept.pop() == (model, rows, answer["predictions"][1:])
+    assert answer["predictions"][0] is None
+    assert client.post("/v1/predict", json={"rows": [bad, *rows]}).status_code == 422
     inputs = [{"name": "age", "datatype": "FP64", "shape": [1], "data": [41.0]}]
     assert client.post("/v2/models/churn/infer", json={"inputs": inputs}).status_code == 200
-    [(version, found, predictions)] = kept
-    assert (version, found, len(predictions)) == ("5", [{"age": 41.0}], 1)
+    [(by, found, predictions)] = kept
+    assert (by, found, len(predictions)) == (model, [{"age": 41.0}], 1)
     assert json.dumps(predictions)
     service.engine.close()
 
@@ -342,7 +345,10 @@ def test_an_answer_that_is_not_finite_and_a_model_that_fails_hit_their_own_reque
         (["churn", "--on", "gpu"], "serve takes no --on gpu yet\n  fix: leave it out"),
         (["churn", "--port", "70000", "--sample", "2"], "--port is 70000"),
         (["churn", "--port", "70000", "--sample", "2"], "--sample is 2, but is a share"),
-        (["digits", "--port", "0", "--sample", "1"], "--sample keeps rows of a table, and digits takes none"),
+        (
+            ["churn", "--port", "0", "--sample", "1"],
+            "fix: heliostat serve churn@champion --sample 0.1, after heliostat model add",
+        ),
         (["churn", "--set", "rowz=3", "--set", "seconds=0"], "--set has 2 problems"),
         (["churn", "--port", "0", "--host", "256.0.0.1"], "256.0.0.1:0 cannot be listened on"),
         (["churn", "--port", "0", "--token-file", "short.token"], "has no token of 16 to 512"),

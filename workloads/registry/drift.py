@@ -28,9 +28,9 @@ from heliostat.workloads.registry.gate.predictions import Exported
 from heliostat.workloads.registry.registry import Registry
 
 BINS = 10
-"""Of numbers: between the deciles of the reference."""
+"""Of numbers: between the deciles of the reference; and of rare categories."""
 RARE = 0.01
-"""Categories with a smaller share of the reference are one bin."""
+"""Categories with a smaller share of the reference share bins."""
 ALPHA = 0.001
 """How often, in all columns together, chance may pass for drift."""
 REFERENCE = 20_000
@@ -84,7 +84,7 @@ def drift(
         model = Exported.open(version.fetch(Path(scratch)), f"version {version}").model
         answered = named(model.signature, model.run(_of_splits(dataset, ("validation", "test"))))
         try:
-            arrays = encode(model.signature, rows) if rows else {}
+            arrays = _encoded(model.signature, rows) if rows else {}
         except ValueError as error:
             raise UserError(f"rows of the sample cannot be read: {error}", "give rows that this version has answered") from None
     inputs, outputs = list[Shift](), list[Shift]()
@@ -108,18 +108,29 @@ def psi(new: Values, old: Values) -> float:
 
 
 def by_chance(bins: int, new: int, old: int, level: float) -> float:
-    """The PSI that rows of the same distribution exceed with this probability.
+    """The PSI that rows of the same distribution exceed with this probability."""
+    return (1 / max(1, new) + 1 / max(1, old)) * _chi_squared(max(1, bins - 1), level)
 
-    The quantile of chi-squared is that of Wilson and Hilferty (1931), which is right to 1 % here.
+
+def _chi_squared(degrees: int, level: float) -> float:
+    """What chi-squared exceeds with this probability.
+
+    Exact for 1 and 2 degrees of freedom, then by Wilson and Hilferty (1931), at a level of 1e-5 up to 6 % too high.
     """
-    degrees = max(1, bins - 1)
-    z = NormalDist().inv_cdf(1 - level)
+    if degrees == 1:
+        return NormalDist().inv_cdf(1 - level / 2) ** 2
+    if degrees == 2:
+        return -2 * math.log(level)
     part = 2 / (9 * degrees)
-    return float((1 / max(1, new) + 1 / max(1, old)) * degrees * (1 - part + z * math.sqrt(part)) ** 3)
+    return float(degrees * (1 - part + NormalDist().inv_cdf(1 - level) * math.sqrt(part)) ** 3)
 
 
 def counted(new: Values, old: Values) -> tuple[Values, Values]:
-    """Both by bin: numbers between the deciles of the old ones, below the least of them, and missing; codes by themselves."""
+    """Both by bin, those that have rows.
+
+    Numbers are between the deciles of the old ones, below the least of them, or missing. Frequent codes have a bin each, rare
+    ones are spread over bins of about the same size, and all that the old ones do not have are in the last.
+    """
     if old.dtype.kind == "f":
         there = old[~np.isnan(old)]
         edges = np.unique([np.nextafter(there.min(), -np.inf), *np.quantile(there, np.linspace(0, 1, BINS + 1)[1:-1])]) if (
@@ -129,8 +140,10 @@ def counted(new: Values, old: Values) -> tuple[Values, Values]:
         return _used(*(np.bincount(side, minlength=len(edges) + 2) for side in sides))
     codes = np.unique(np.concatenate([new, old]))
     found, known = (np.bincount(np.searchsorted(codes, each), minlength=len(codes)) for each in (new, old))
-    few = known < RARE * known.sum()
-    return _used(*(np.append(each[~few], each[few].sum()) for each in (found, known)))
+    rare = (known > 0) & (known < RARE * known.sum())
+    place = np.where(known > 0, np.arange(len(codes)), len(codes) + BINS)
+    place[rare] = len(codes) + np.cumsum(known[rare]) * BINS // (known[rare].sum() + 1)
+    return _used(*(np.bincount(place, each).astype(int) for each in (found, known)))
 
 
 def _used(new: Values, old: Values) -> tuple[Values, Values]:
@@ -179,7 +192,32 @@ def _of_splits(dataset: Dataset, splits: Sequence[str]) -> dict[str, Values]:
     for split in splits:
         total = dataset.index.rows(split)
         parts.append(dataset.take(split, np.unique(np.linspace(0, total - 1, min(total, REFERENCE)).astype(np.int64))))
+    return _joined(parts)
+
+
+def _joined(parts: Sequence[Mapping[str, Values]]) -> dict[str, Values]:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _encoded(signature: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> dict[str, Values]:
+    """The arrays of rows, in any order, those of the same types together.
+
+    Beside a value of another type, from another client, a value is read as a text: it may mean something else, or be refused.
+    """
+    kinds: dict[str, set[type]] = {}
+    for row in rows:
+        for name, value in row.items():
+            kinds.setdefault(name, set()).add(_kind(value))
+    mixed = [name for name, found in kinds.items() if len(found - {type(None)}) > 1]
+    alike: dict[tuple[type, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        alike.setdefault(tuple(_kind(row.get(name)) for name in mixed), []).append(row)
+    return _joined([encode(signature, each) for each in alike.values()])
+
+
+def _kind(value: Any) -> type:
+    """Of a value; whole numbers are read as other numbers are."""
+    return float if type(value) is int else type(value)
 
 
 def _check_columns(signature: Signature, ignore: Sequence[str]) -> None:

@@ -48,9 +48,7 @@ class Service:
         """Predictions for raw rows."""
         model = self.model
         body = parse_object(await read_body(request, self.limits))
-        document = await predict_rows(model, self.engine, self.limits, body)
-        self.keep(model.version, body["rows"], document["predictions"])
-        return to_json(document)
+        return to_json(await predict_rows(model, self.engine, self.limits, body, self.keep))
 
     async def infer(self, request: Request) -> Response:
         """Inference by the Open Inference Protocol."""

@@ -16,7 +16,7 @@ from heliostat.workloads.serve.codecs import Codec, finite
 from heliostat.workloads.serve.engine import Arrays, Engine
 from heliostat.workloads.serve.language import LONGEST
 from heliostat.workloads.serve.refusal import Limits, Refusal
-from heliostat.workloads.serve.rows import message_of
+from heliostat.workloads.serve.rows import kept, message_of
 from heliostat.workloads.serve.sample import Keep, nothing
 from heliostat.workloads.serve.servable import Servable
 from heliostat.workloads.serve.tensors import datatype, read_tensors, write_tensors
@@ -117,13 +117,8 @@ async def _computed(model: Servable, engine: Engine, tensors: Arrays, keep: Keep
     codec = model.codec
     if codec and codec.by_column:
         rows = _rows(codec, tensors)
-
-        def answer(outputs: Arrays) -> Arrays:
-            predictions = codec.name(outputs)
-            keep(model.version, rows, predictions)
-            return _columns(predictions)
-
-        found: Arrays = await engine.run(codec.compute, lambda: codec.encode(rows), answer)
+        answer = kept(codec.name, model, rows, keep)
+        found: Arrays = await engine.run(codec.compute, lambda: codec.encode(rows), lambda outputs: _columns(answer(outputs)))
         return found
     _check(model, tensors)
     found = await engine.run(model.compute, lambda: tensors, finite)

@@ -8,6 +8,7 @@ from heliostat.errors import UserError
 from heliostat.workloads.serve.codecs import Codec
 from heliostat.workloads.serve.engine import Arrays, Engine
 from heliostat.workloads.serve.refusal import Limits, Refusal
+from heliostat.workloads.serve.sample import Keep, nothing
 from heliostat.workloads.serve.servable import Servable
 
 KEYS = {"rows", "partial"}
@@ -16,10 +17,13 @@ SHOWN = 20
 Document = dict[str, Any]
 
 
-async def predict_rows(model: Servable, engine: Engine, limits: Limits, body: Mapping[str, Any]) -> Document:
+async def predict_rows(
+    model: Servable, engine: Engine, limits: Limits, body: Mapping[str, Any], keep: Keep = nothing
+) -> Document:
     """``{"model", "version", "predictions"}``, a prediction for each row.
 
-    With ``"partial": true`` a row that cannot be read has null, and its reason is in ``errors``: ``{"row", "error"}``.
+    With ``"partial": true`` a row that cannot be read has null, and its reason is in ``errors``: ``{"row", "error"}``. Rows
+    that are answered, and their predictions, go to ``keep``, in the thread of the engine.
 
     Raises:
         Refusal: 404, the model takes no rows; 413, too many; 422, some cannot be read; it lists them.
@@ -29,10 +33,10 @@ async def predict_rows(model: Servable, engine: Engine, limits: Limits, body: Ma
         raise Refusal(404, f"{model.name} takes no rows: use {fix}")
     codec, (rows, partial) = model.codec, _checked(body, limits)
     try:
-        found = await engine.run(codec.compute, lambda: codec.encode(rows), codec.name)
+        found = await engine.run(codec.compute, lambda: codec.encode(rows), kept(codec.name, model, rows, keep))
     except (ValueError, UserError) as error:
         try:
-            found = await _each(codec, engine, rows)
+            found = await _each(model, codec, engine, rows, keep if partial else nothing)
         except (ValueError, UserError) as together:  # each can be read alone, but not beside the others
             raise Refusal(422, message_of(together)) from None
         bad = {number: each for number, each in enumerate(found, 1) if isinstance(each, str)}
@@ -47,13 +51,28 @@ async def predict_rows(model: Servable, engine: Engine, limits: Limits, body: Ma
     }
 
 
-async def _each(codec: Codec, engine: Engine, rows: Sequence[Any]) -> list[Document | str]:
+def kept(
+    name: Callable[[Arrays], list[Any]], model: Servable, rows: Sequence[Any], keep: Keep
+) -> Callable[[Arrays], list[Any]]:
+    """What names the outputs for rows, and keeps the rows that have a prediction, not a text that says why there is none."""
+
+    def finish(outputs: Arrays) -> list[Any]:
+        found = name(outputs)
+        answered = [pair for pair in zip(rows, found, strict=True) if not isinstance(pair[1], str)]
+        keep(model, [row for row, _ in answered], [prediction for _, prediction in answered])
+        return found
+
+    return finish
+
+
+async def _each(model: Servable, codec: Codec, engine: Engine, rows: Sequence[Any], keep: Keep) -> list[Document | str]:
     """The prediction for each row, or what is wrong with it."""
     read = await asyncio.to_thread(lambda: [_tried(codec.encode, [row]) for row in rows])
     good = [row for row, found in zip(rows, read, strict=True) if not isinstance(found, str)]
     if not good:
         return [*map(str, read)]
-    named = iter(await engine.run(codec.compute, lambda: codec.encode(good), lambda outputs: _named(codec, outputs)))
+    finish = kept(lambda outputs: _named(codec, outputs), model, good, keep)
+    named = iter(await engine.run(codec.compute, lambda: codec.encode(good), finish))
     return [found if isinstance(found, str) else next(named) for found in read]
 
 

@@ -1,4 +1,4 @@
-"""heliostat model drift: whether what a service is asked has moved away from the training data; exit code 0 or 1."""
+"""heliostat model drift: whether what a service is asked has moved away from the training data; exit code 0, 1 or 2."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,23 +10,27 @@ ROWS = 10_000
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run_name", metavar="NAME", help="a model, whose champion is served on this machine with --sample")
+    parser.add_argument("run_name", metavar="NAME", help="a model, served here with heliostat serve NAME@champion --sample 0.1")
     parser.add_argument("--threshold", type=float, default=0.25, metavar="PSI", help="from where it is drift (default: 0.25)")
     parser.add_argument("--ignore", action="append", default=[], metavar="COLUMN", help="leave a column out, such as a date")
     parser.add_argument("--rows", type=int, default=ROWS, metavar="N", help=f"the newest rows, at most (default: {ROWS})")
     parser.add_argument("--storage", default="runs", help="where the runs and the models are (default: runs)")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = "example: heliostat model drift churn --ignore signed_up || echo has drifted"
+    parser.epilog = """example: heliostat model drift churn --ignore signed_up
+        (exit code 0: no drift, 1: drift, 2: there is nothing to compare)"""
 
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import print_json, print_table
 
     found = found_in(args.run_name, args.storage, args.threshold, args.ignore, args.rows)
+    code = int(found["drifted"]) if found["rows"] else 2
     if args.json:
         print_json(found)
-        return int(found["drifted"])
+        return code
     say(heading(found))
+    if not found["rows"]:
+        return code
     lines = [(each, kind) for kind in ("inputs", "predictions") for each in found[kind]]
     print_table(
         ("column", "of", "PSI", "by chance up to", "drifted"),
@@ -35,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
             for each, kind in lines
         ],
     )
-    return int(found["drifted"])
+    return code
 
 
 def found_in(name: str, storage: str, threshold: float, ignore: Sequence[str], most: int = ROWS) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def found_in(name: str, storage: str, threshold: float, ignore: Sequence[str], m
         raise UserError(f"--rows is {most}", "give a number of rows, at least 1")
     registry = registry_at(storage)
     version = registry.resolve(name)
-    sampled = read(folder_of(version.name), str(version.number), most)
+    sampled = read(folder_of(version.name), version.folder.name, most)
     rows, predictions = [each.row for each in sampled], [each.prediction for each in sampled]
     return drift(registry, str(version), rows, predictions, threshold, ignore)
 

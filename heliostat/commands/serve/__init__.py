@@ -9,6 +9,7 @@ from heliostat.commands import RUN_HELP
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from heliostat.workloads.serve.sample import Keep
     from heliostat.workloads.serve.sources import Source
 
 PORT = 8000
@@ -29,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--sample", type=float, default=0.0, metavar="SHARE",
-        help="keep this share of the rows of a table and of their predictions, for heliostat model drift (default: 0, none)",
+        help="of a model of the registry: keep this share of the rows of a table, for heliostat model drift (default: 0, none)",
     )  # fmt: skip
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
     parser.add_argument("--on", metavar="PROFILE", help=argparse.SUPPRESS)
@@ -61,16 +62,19 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.workloads.serve import services
 
     source = _source(args.model, args.storage)
+    if args.sample:
+        _check_followed_by_drift(source)
     token_file = _token_file(args.token_file, source.name)
     with services.claimed(source.name), host.bound(args.host, args.port) as listening:
+        keep = _keep(source.name, args.sample)
         with phase(f"loading {args.model}"):
             from heliostat.workloads.serve.token import token_in
 
             token = token_in(token_file)
             served, model = source.load()
-            if args.sample and "columns" not in model.signature:
+            if args.sample and model.codec is None:
                 raise UserError(f"--sample keeps rows of a table, and {model.name} takes none", "leave it out")
-        return _serve(args, source, served, model, limits, listening, token, token_file)
+        return _serve(args, source, served, model, limits, listening, token, token_file, keep)
 
 
 def _token_file(given: str | None, name: str) -> "Path":
@@ -105,9 +109,29 @@ def _source(model: str, storage: str) -> "Source":
         return ModelSource(registry, model)
 
 
+def _check_followed_by_drift(source: "Source") -> None:
+    """Raise a `UserError` if no ``heliostat model drift`` can read a sample of this source."""
+    from heliostat.errors import UserError
+    from heliostat.workloads.serve.sources import ModelSource
+
+    if not isinstance(source, ModelSource):
+        raise UserError(
+            f"--sample is for heliostat model drift, which takes models of the registry, and {source.name} is a run here",
+            f"heliostat serve {source.name}@champion --sample 0.1, after heliostat model add {source.name}",
+        )
+
+
+def _keep(name: str, share: float) -> "Keep":
+    """What keeps a share of the rows of a service."""
+    from heliostat.workloads.serve.sample import Sample, folder_of, nothing
+
+    return Sample(folder_of(name), share).add if share else nothing
+
+
 def _serve(
-    args: argparse.Namespace, source: "Source", served: str, model: Any, limits: Any, listening: Any, token: str, file: "Path"
-) -> int:
+    args: argparse.Namespace, source: "Source", served: str, model: Any, limits: Any, listening: Any, token: str, file: "Path",
+    keep: "Keep",
+) -> int:  # fmt: skip
     """Answer until it is stopped."""
     import os
     import signal
@@ -117,7 +141,7 @@ def _serve(
     from heliostat.interrupts import interrupts
     from heliostat.workloads.serve import host, services
     from heliostat.workloads.serve.app import Service, application
-    from heliostat.workloads.serve.sample import Sample, folder_of, nothing
+    from heliostat.workloads.serve.sample import folder_of
     from heliostat.workloads.serve.sources import Follower
 
     name, port = listening.getsockname()[:2]
@@ -126,7 +150,7 @@ def _serve(
         name=model.name, pid=os.getpid(), created=psutil.Process().create_time(), url=url, source=model.source,
         version=model.version, token_file=str(file),
     )  # fmt: skip
-    service = Service(model, limits, Sample(folder_of(model.name), args.sample).add if args.sample else nothing)
+    service = Service(model, limits, keep)
 
     def write(problem: str = "") -> None:
         now = service.model
@@ -160,7 +184,7 @@ def _serve(
                 follower.start()
             _started(service, url, file)
             if args.sample:
-                _say(f"  {args.sample:.0%} of the rows are kept in {folder_of(model.name)}")
+                _say(f"  {args.sample * 100:.3g}% of the rows are kept in {folder_of(model.name)}")
 
         try:
             host.serve(application(service, token), listening, limits.seconds, begin)
