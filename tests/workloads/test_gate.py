@@ -215,7 +215,10 @@ def test_a_better_model_passes_and_a_worse_one_does_not(runs: Path, capsys: pyte
 def test_terms_that_make_no_sense_are_refused_together(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, says in (
         (["--margin", "-1", "--slower", "0"], ["--margin is -1", "--slower is 0"]),
-        (["--by", "town", "--by", "contry"], ["--by has 'town'", "--by has 'contry', but the table has no such column: did you"]),
+        (
+            ["--by", "town", "--by", "contry"],
+            ["--by has 'town'", "--by has 'contry', but the table has no such column: did you"],
+        ),
         (["--metric", "accuracy", "--margin", "1"], ["--margin is 1, but accuracy is a share"]),
         (["--metric", "aucc"], ["--metric is 'aucc'", "did you mean auc?"]),
     ):
