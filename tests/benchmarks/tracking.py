@@ -36,6 +36,7 @@ def main(trackers: list[str]) -> None:
 
 def _measure(run: psutil.Process, place: Path, trackers: list[str]) -> None:
     while not _opened(place, len(trackers)):
+        assert run.status() != psutil.STATUS_ZOMBIE, "the run has ended: give its command by hand to see why"
         time.sleep(0.5)
     time.sleep(3)
     tracking = run.children()[0]
