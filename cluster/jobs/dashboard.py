@@ -16,7 +16,7 @@ from websocket import create_connection
 
 from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.in_pod.ray_usage import FINISHED, READER
-from heliostat.cluster.retries import SECONDS, send
+from heliostat.cluster.retries import SECONDS, pauses, send
 
 DONE = FINISHED
 TIMEOUT = urllib3.Timeout(connect=5, read=30)
@@ -157,7 +157,7 @@ class Dashboard:
             "submission_id": job_id, "entrypoint": entrypoint, "runtime_env": dict(runtime_env), "metadata": dict(metadata),
         }  # fmt: skip
         deadline = time.monotonic() + AGENT_SECONDS
-        while True:
+        for pause in pauses():
             try:
                 with suppress(Conflict):
                     self._json("POST", "/api/jobs/", json.dumps(body).encode())
@@ -165,7 +165,7 @@ class Dashboard:
             except Unreachable as error:
                 if NO_AGENT not in error.what or time.monotonic() > deadline:
                     raise
-            time.sleep(0.3)
+            time.sleep(pause)
 
     def stop(self, job_id: str) -> bool:
         """Request that a job stops; False if it has finished already."""

@@ -24,6 +24,8 @@ from typing import Any
 
 import psutil
 
+from heliostat.cluster.ports import free_ports
+
 REQUESTS = {1: 300, 32: 1500}
 """Of a round, by the number of connections."""
 TOKEN = "0123456789abcdef"
@@ -148,9 +150,7 @@ def started(names: list[str], kind: str) -> Iterator[dict[str, tuple[psutil.Proc
             for number, name in enumerate(names):
                 file = Path(place, f"server_{number}.py")  # the name of a package would hide that
                 file.write_text(SERVERS[name][1])
-                with socket.socket() as sock:
-                    sock.bind(("127.0.0.1", 0))
-                    port = int(sock.getsockname()[1])
+                (port,) = free_ports(1)
                 env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
                 with file.with_suffix(".log").open("w") as log:
                     process = psutil.Popen([sys.executable, file, str(port), kind], env=env, cwd=place, stdout=log, stderr=log)

@@ -14,9 +14,8 @@ import torch
 from heliostat.cli import main
 from heliostat.datasets import build
 from heliostat.datasets.sources import open_source
-from heliostat.errors import UserError
+from heliostat.errors import combined
 from heliostat.folder import Folder
-from heliostat.workloads.config import ReportConfig
 from heliostat.workloads.inference import evaluate, load_run
 from heliostat.workloads.run.predictions import table_of_classes
 from heliostat.workloads.run.record import Result, read_record
@@ -24,7 +23,7 @@ from heliostat.workloads.run.report import write_report
 from heliostat.workloads.tabular.bootstrap import MOST, intervals, values
 from heliostat.workloads.tabular.metrics import class_formulas, number_formulas
 from heliostat.workloads.training import assessment
-from heliostat.workloads.training.groups import check_report, columns_of, of_columns
+from heliostat.workloads.training.groups import by_problems, columns_of, of_columns
 from tests.workloads.test_loop import config, train
 
 TASKS = """
@@ -213,10 +212,9 @@ def test_columns_that_cannot_be_grouped_by_are_all_listed(tables: Path) -> None:
         "when,country,y\n" + "".join(f"2024-01-{n % 28 + 1:02d},{('DE', 'AT', 'CH')[n % 3]},{n % 2}\n" for n in range(300))
     )
     dataset = build(open_source("table", {"path": "mixed.csv", "target": "y"}), str(tables / "mixed"))
-    with pytest.raises(UserError) as refused:
-        check_report(dataset.index, ReportConfig(by=["when", "land", "country"]))
-    assert "report.by has 'land', but the table has no such column" in str(refused.value)
-    assert "report.by has 'when', a column of the kind date" in str(refused.value)
+    refused = str(combined(by_problems(dataset.index, ["when", "land", "country"], "report.by"), "the config"))
+    assert "report.by has 'land', but the table has no such column" in refused
+    assert "report.by has 'when', a column of the kind date" in refused
     batch = {name: torch.from_numpy(values[:]) for name, values in dataset.columns("test", 0).items()}
     sampled = columns_of(dataset.index, ["country"], batch)
     found = of_columns(dataset.index, ["country"], sampled, lambda at: {"rows": float(at.sum())})["country"]

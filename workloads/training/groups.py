@@ -12,7 +12,7 @@ from heliostat.config import nearest
 from heliostat.datasets import Index
 from heliostat.datasets.signature import MISSING, Column
 from heliostat.errors import UserError, collected, combined
-from heliostat.workloads.config import ReportConfig, TrainConfig
+from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.task import Batch
 
 VALUES = 12
@@ -21,39 +21,28 @@ VALUES = 12
 
 def check_columns(index: Index, config: TrainConfig) -> None:
     """Raises a UserError that lists the columns that the config names and the dataset does not have, or not as is needed."""
-    problems: list[UserError] = []
-    with collected(problems):
-        check_report(index, config.report)
+    problems = by_problems(index, config.report.by, "report.by")
+    if config.report.rows and not index.signature:
+        what = f"report.rows is {config.report.rows}, but the dataset is no table with a signature"
+        problems.insert(0, UserError(what, "remove it, or build it again"))
     if config.then:
-        with collected(problems):
-            check_report(index, ReportConfig(by=config.then.by), "then.by")
-        known = {column.name for column in index.signature.columns} if index.signature else set[str]()
-        problems += [
-            UserError(f"then.drift.ignore has {name!r}, but the table has no such column", nearest(name, known))
-            for name in config.then.drift.ignore
-            if name not in known
-        ]
+        problems += by_problems(index, config.then.by, "then.by")
+        problems += _problems(_named, index, config.then.drift.ignore, "then.drift.ignore")
     if problems:
         raise combined(problems, "the config")
 
 
-def check_report(index: Index, report: ReportConfig, key: str = "report.by") -> None:
-    """Raises a UserError that lists what the report cannot show: a column of ``by`` without values to group by, and rows.
+def by_problems(index: Index, by: Sequence[str], key: str) -> list[UserError]:
+    """What is wrong with the columns to group by that ``key`` names: one that does not exist, or whose values are not kept."""
+    return _problems(_column, index, by, key)
 
-    Args:
-        index: of the dataset.
-        report: what to show.
-        key: where the user has named the columns.
-    """
-    problems: list[UserError] = []
-    if report.rows and not index.signature:
-        what = f"report.rows is {report.rows}, but the dataset is no table with a signature"
-        problems.append(UserError(what, "remove it, or build it again"))
-    for name in report.by:
-        with collected(problems):
-            _column(index, name, key)
-    if problems:
-        raise combined(problems, "report")
+
+def _problems(find: Callable[[Index, str, str], Column], index: Index, names: Sequence[str], key: str) -> list[UserError]:
+    found: list[UserError] = []
+    for name in names:
+        with collected(found):
+            find(index, name, key)
+    return found
 
 
 def columns_of(index: Index, by: Sequence[str], batch: Batch) -> dict[str, Tensor]:
@@ -79,18 +68,25 @@ def of_columns(
     }
 
 
-def _column(index: Index, name: str, key: str = "report.by") -> Column:
+def _named(index: Index, name: str, key: str) -> Column:
+    """The column of a table that a user has named."""
     columns = {column.name: column for column in index.signature.columns} if index.signature else {}
     if not columns:
         raise UserError(f"{key} has {name!r}, but the dataset is no table with a signature", "remove it, or build it again")
     if name not in columns:
         raise UserError(f"{key} has {name!r}, but the table has no such column", nearest(name, columns))
-    if columns[name].width > 1 or columns[name].buckets:
+    return columns[name]
+
+
+def _column(index: Index, name: str, key: str = "report.by") -> Column:
+    """One whose values are kept, to group by them."""
+    column = _named(index, name, key)
+    if column.width > 1 or column.buckets:
         raise UserError(
-            f"{key} has {name!r}, a column of the kind {columns[name].kind} whose values are not kept",
+            f"{key} has {name!r}, a column of the kind {column.kind} whose values are not kept",
             "name columns of numbers, booleans or categories",
         )
-    return columns[name]
+    return column
 
 
 def _values(index: Index, column: Column, batch: Batch) -> Tensor:

@@ -147,12 +147,13 @@ def _print(rows: list[Row]) -> None:
     from heliostat.console import print_table
 
     zone = time.strftime("%Z")
-    cells = [_cells(row, zone) for row in rows]
+    cells = [cells_of(row, zone) for row in rows]
     names = [name for name in cells[0] if any(row[name] for row in cells)]
     print_table(names, [[row[name] for name in names] for row in cells], fit=True)
 
 
-def _cells(row: Row, zone: str) -> dict[str, str]:
+def cells_of(row: Row, zone: str) -> dict[str, str]:
+    """The texts of a row by column, empty where nothing is known."""
     from heliostat.console import duration, numbers
 
     first, *others = row["metrics"].items() or [("", None)]
@@ -177,14 +178,11 @@ def _rows(storage: Any) -> list[Row]:
 def row_of(folder: Any) -> Row | None:
     """The row of a run, a sweep or a script; None if the folder is none of them."""
     from heliostat.errors import UserError
-    from heliostat.tuning.record import SWEEP
-    from heliostat.workloads.run.record import CONFIG
-    from heliostat.workloads.torchrun.arguments import ARGUMENTS
 
-    known = ((CONFIG, "run", _run_row), (SWEEP, "sweep", _sweep_row), (ARGUMENTS, "script", _script_row))
-    kind, make = next(((kind, make) for file, kind, make in known if folder.exists(file)), ("", None))
-    if make is None:
+    kind = next((kind for file, kind in KINDS.items() if folder.exists(file)), None)
+    if kind is None:
         return None
+    make = {"run": _run_row, "sweep": _sweep_row, "script": _script_row}[kind]
     empty = {
         "name": folder.name, "kind": kind, "run": str(folder), "task": "?",
         "state": "unreadable", "step": 0, "progress": "", "time": 0.0, "goodput": 0.0, "cost": None,

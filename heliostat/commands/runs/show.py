@@ -72,17 +72,17 @@ def _result(folder: "Folder") -> "Result":
 
 def _print(row: dict[str, Any], result: "Result", place: str, reported: bool) -> None:
     """The facts, a line each; a metric has a line of its own, so that 60 columns are enough."""
-    from heliostat.console import duration, numbers, out, printable
+    from heliostat.commands.runs import cells_of
+    from heliostat.console import numbers, out, printable
 
+    cells = cells_of(row, "")
     facts = [
         ("state", row["state"]),
         ("step", row["progress"] + (f", the best {result.best_step}" if result.best_step else "")),
         *((split, numbers({name: value})) for split, metrics in result.metrics.items() for name, value in metrics.items()),
         ("task", row["task"]),
         ("created", f"{row['created']} {time.strftime('%Z')}" if row["created"] != "?" else ""),
-        ("time", duration(row["time"]) if row["time"] else ""),
-        ("goodput", f"{row['goodput']:.0%}" if row["goodput"] else ""),
-        ("cost", "" if row["cost"] is None else f"{row['cost']:.4g}"),
+        *((title, cells[title]) for title in ("time", "goodput", "cost")),
         ("folder", place),
         ("report", f"{place}/report.html" if reported else ""),
     ]

@@ -8,9 +8,9 @@ from typing import Any
 
 from heliostat.datasets import Index
 from heliostat.datasets.signature import LABEL, TARGET
-from heliostat.errors import UserError, collected, combined, nearest
+from heliostat.errors import UserError, combined, nearest
 from heliostat.folder import Folder
-from heliostat.workloads.config import BETTER, ReportConfig
+from heliostat.workloads.config import BETTER
 from heliostat.workloads.export.export import export
 from heliostat.workloads.inference import Trained, load_run
 from heliostat.workloads.registry.add import check_same, default_format, finished
@@ -20,7 +20,7 @@ from heliostat.workloads.registry.gate.sides import Predicted, Sides, predicted
 from heliostat.workloads.registry.gate.statistics import ALPHA, LEAST, Comparison, holm, rows_needed
 from heliostat.workloads.registry.registry import Registry
 from heliostat.workloads.registry.version import Version
-from heliostat.workloads.training.groups import check_report
+from heliostat.workloads.training.groups import by_problems
 
 CALIBRATION, CALIBRATION_MARGIN = "calibration_error", 0.01
 """How much worse the calibration error may be."""
@@ -80,7 +80,8 @@ def gate(registry: Registry, run: Folder | str | Path, reference: str, terms: Te
     trained = load_run(run)
     finished(trained)
     check_same(trained, version)
-    _check_columns(trained.index, terms.by)
+    if problems := by_problems(trained.index, terms.by, "--by"):
+        raise combined(problems, "--by")
     metric = _metric(trained, terms.metric)
     if metric == "accuracy" and terms.margin >= 1:
         raise UserError(f"--margin is {terms.margin:g}, but accuracy is a share", "write 0.01 for one percentage point")
@@ -112,15 +113,6 @@ def gate(registry: Registry, run: Folder | str | Path, reference: str, terms: Te
         "checks": checks,
         "notes": [*learnt.notes],
     }
-
-
-def _check_columns(index: Index, by: Sequence[str]) -> None:
-    problems: list[UserError] = []
-    for name in by:
-        with collected(problems):
-            check_report(index, ReportConfig(by=[name]), "--by")
-    if problems:
-        raise combined(problems, "--by")
 
 
 def _metric(trained: Trained, wanted: str) -> str:
