@@ -19,6 +19,7 @@ from heliostat.workloads.torchrun import script
 from heliostat.workloads.torchrun.arguments import is_longer
 from heliostat.workloads.torchrun.hub import MAX_BYTES, SAVED_AND_STOPPED, Hub
 from heliostat.workloads.torchrun.process import CHILD
+from heliostat.workloads.training import rendezvous
 from tests.conftest import Command, end_group, wait_for
 from tests.workloads.scripts import as_script
 
@@ -297,3 +298,57 @@ def test_python_ends_after_a_thread_of_gloo_has_released_its_tensors(command: Co
     with command.python("working.py") as process:
         out, err = process.communicate(timeout=100)
     assert (process.returncode, out, err) == (0, "released\n", "")
+
+
+TOGETHER = """
+import sys
+import torch, torch.distributed as dist
+from heliostat.torchrun import resume, save
+dist.init_process_group("gloo")
+counts = {"steps": 0}
+for step in range(resume(counts=counts), 10**9):
+    dist.all_reduce(torch.ones(1))
+    counts["steps"] = step + 1
+    print(step + 1, flush=True)
+    save(step + 1, every=1000, counts=counts)
+"""
+
+
+def test_a_rank_that_is_asked_to_exit_before_rank_zero_is_continues_until_that_has_saved(command: Command) -> None:
+    """Each exit of a rank is an error in the next step of the others."""
+    (command.cwd / "together.py").write_text(TOGETHER)
+    listener = rendezvous.listen(rendezvous.LOOPBACK)
+    port = str(listener.getsockname()[1])
+    store = rendezvous.serve(listener)
+    group = {"MASTER_ADDR": rendezvous.LOOPBACK, "MASTER_PORT": port, "WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "together.py"],
+            cwd=command.cwd,
+            env={**command.env, **group, "RANK": rank},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        for rank in "01"
+    ]
+    try:
+        zero, one = ranks
+        assert one.stdout
+        assert one.stdout.readline() == "1\n"
+        one.terminate()
+        steps = [int(one.stdout.readline()) for _ in range(500)]  # it does not exit
+        zero.terminate()
+        out, err = zero.communicate(timeout=100)
+        rest, said = one.communicate(timeout=100)
+    finally:
+        for rank in ranks:
+            end_group(rank)
+    del store
+    last = len(out.splitlines())
+    assert [zero.returncode, one.returncode] == [SAVED_AND_STOPPED] * 2, err + said
+    assert f"heliostat: step {last} is saved, and the script exits, as requested" in err
+    assert (command.cwd / f"runs/together/checkpoints/step-{last:08d}/manifest.json").exists()
+    assert last - 1 <= len(steps) + 1 + len(rest.splitlines()) <= last, "no step without the other"
+    assert said == ""

@@ -11,10 +11,9 @@ from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
 from heliostat.retry import TIMEOUT, with_retry
 from heliostat.workloads.run.lease import taken_over
-from heliostat.workloads.torchrun import measured, this_run
+from heliostat.workloads.torchrun import measured, stopping, this_run
 from heliostat.workloads.torchrun.arguments import check_arguments
 from heliostat.workloads.torchrun.hub import SAVED_AND_STOPPED
-from heliostat.workloads.torchrun.this_run import State
 
 STATE = "state.pt"
 KEEP = 2
@@ -94,7 +93,7 @@ def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
         SystemExit: with code 143, after SIGTERM, when the parts are saved.
     """
     this_run.handle_signals()
-    leave = State.stop_requested
+    leave = stopping.leaves()
     begun = time.monotonic()
     if this_run.rank() == 0 and (leave or begun - _Saved.at >= every):
         states = _states(parts)
@@ -110,6 +109,8 @@ def save(step: int, *, every: float = 0.0, **parts: Any) -> None:
         _Saved.at = time.monotonic()
         measured.saved(step, _Saved.at - begun)
     if leave:
+        if this_run.rank() == 0:
+            stopping.left()
         this_run.say(f"step {step} is saved, and the script exits, as requested")
         sys.exit(SAVED_AND_STOPPED)
 

@@ -1,8 +1,12 @@
-"""Whether a script is to save and exit after a step, the same on all ranks."""
+"""Whether a script is to save and exit after a step, and in which order its ranks do."""
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
+from types import TracebackType
 from typing import TYPE_CHECKING, NoReturn
 
 from heliostat.workloads.torchrun import this_run
@@ -11,7 +15,8 @@ from heliostat.workloads.torchrun.hub import SAVED_AND_STOPPED
 if TYPE_CHECKING:
     from torch.distributed.distributed_c10d import Store
 
-KEY = "heliostat/stops-after"
+KEY, LEFT = "heliostat/stops-after", "heliostat/left"
+STORE_TIMEOUT = timedelta(seconds=30)
 
 
 def stopping(step: int) -> bool:
@@ -34,6 +39,53 @@ def stopping(step: int) -> bool:
     return store.check([KEY]) and step >= int(store.get(KEY))
 
 
+def leaves() -> bool:
+    """Whether this rank exits at this `save`, because it is asked to.
+
+    The requests reach the ranks at different moments, and one that has gone is an error in the next collective operation of
+    those that it has not reached. So rank 0, which saves, exits as soon as it is asked; the others continue until it has.
+    """
+    requested = this_run.State.stop_requested
+    if this_run.rank() == 0 or not requested or not _together():
+        return requested
+    if not isinstance(sys.excepthook, _QuietIfLeft):
+        sys.excepthook = _QuietIfLeft(sys.excepthook)
+    return _rank_zero_has_left(unknown=True)
+
+
+def left() -> None:
+    """Rank 0 has saved and exits now: what the other ranks fail with from now on is no error of theirs."""
+    if _together():
+        _store().set(LEFT, "")
+
+
+def _together() -> bool:
+    """Whether the ranks have collective operations."""
+    from torch import distributed
+
+    return this_run.world_size() > 1 and distributed.is_available() and distributed.is_initialized()
+
+
+def _rank_zero_has_left(unknown: bool) -> bool:
+    """``unknown`` if the store has gone, which without an agent of torchrun is in rank 0."""
+    try:
+        return bool(_store().check([LEFT]))
+    except RuntimeError:
+        return unknown
+
+
+@dataclass(frozen=True)
+class _QuietIfLeft:
+    """Ends a rank whose collective operation fails because rank 0 has saved and exited as if it had been at `save`."""
+
+    otherwise: Callable[[type[BaseException], BaseException, TracebackType | None], object]
+
+    def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, Exception) and _rank_zero_has_left(unknown=False):
+            raise SystemExit(SAVED_AND_STOPPED)
+        self.otherwise(kind, error, traceback)
+
+
 @cache
 def _store() -> "Store":
     """A client of the store that torchrun and ``heliostat torchrun`` serve for the process group."""
@@ -42,7 +94,7 @@ def _store() -> "Store":
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's store outlives its workers
-    return PrefixStore(attempt, TCPStore(host, port, is_master=False))
+    return PrefixStore(attempt, TCPStore(host, port, is_master=False, timeout=STORE_TIMEOUT))
 
 
 def leave(what: str) -> NoReturn:
