@@ -28,6 +28,8 @@ IMAGE = os.environ.get("HELIOSTAT_TEST_IMAGE", "heliostat/ray:2.60.0")
 GPU = os.environ.get("HELIOSTAT_TEST_GPU", "nvidia.com/gpu")
 PODS = {"head": {}, "groups": {}, **json.loads(os.environ.get("HELIOSTAT_TEST_PODS", "{}"))}
 HERE = Path(__file__).parent
+SHORT = ["--set", "epochs=4"]
+"""The digits example in a few seconds."""
 ON_GPUS = pytest.mark.xdist_group("kubernetes/gpus")
 """Of modules that take GPUs or lose nodes: one process runs them, and beside it another one all that need a head at most."""
 
@@ -100,6 +102,11 @@ def group(**changes: object) -> dict[str, object]:
     return {**small, "max": 2, "idle_seconds": 15, "start_seconds": 120, **changes, **PODS["groups"]}
 
 
+def cpu_group(**changes: object) -> dict[str, object]:
+    """A worker group without GPUs, for tests that run beside those that take the GPUs and lose their nodes."""
+    return group(**{"name": "cpu", "gpu": 0, "gpu_type": None, **changes})
+
+
 def whole_node(kube: KubeRay) -> dict[str, object]:
     """A worker group whose pods take all GPUs of a node, so that two are never on the same."""
     nodes = kube.api.request("GET", kube.api.path("Node"))["items"]
@@ -120,6 +127,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield Place(kube, Command(folder / "work", environment))
     finally:
         kube.api.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+def status(command: Command, path: Path) -> dict[str, Any]:
+    """What ``heliostat status`` prints."""
+    done = command("status", path, "--json")
+    assert done.code == 0, done.err
+    found: dict[str, Any] = json.loads(done.out)
+    return found
 
 
 class Running:

@@ -148,7 +148,7 @@ def test_the_result_of_an_ephemeral_job_after_lost_contact_comes_from_its_rayjob
         # Until the operator has seen the end: then the cluster may go, and with it all that the dashboard knows.
         wait_for(lambda: statuses(place) in (["SUCCEEDED"], ["FAILED"]), "the job to end")
         name = place.kube.jobs.list()[0]["status"]["rayClusterName"]
-        place.kube.clusters.delete(name, timeout=60)
+        place.kube.clusters.delete(name, timeout=300)
         line.restore()
         err = rest(process)[1]
         assert process.returncode == (1 if code else 0), err

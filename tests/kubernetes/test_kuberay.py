@@ -20,6 +20,7 @@ from heliostat.cluster.names import Document
 from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
+from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place, group
 from tests.kubernetes.test_wait import counted
 
@@ -30,7 +31,7 @@ def document(place: Place) -> Iterator[Document]:
     document = ray_cluster(find(str(place.profile("quiet"))), place.kube.api.features)
     document["spec"]["suspend"] = True
     yield document
-    place.kube.clusters.delete("quiet", timeout=30)
+    place.kube.clusters.delete("quiet", timeout=300)
 
 
 def scale_like_the_autoscaler(place: Place, replicas: int, to_delete: list[str]) -> None:
@@ -163,7 +164,7 @@ def test_a_job_can_be_created_listed_suspended_and_deleted(place: Place) -> None
     jobs.wait(["queued"], lambda job: job.get("status", {}).get("jobDeploymentStatus") == "Suspended", 30)
     assert [job["metadata"]["name"] for job in jobs.list()] == ["queued"]
     assert not finished(jobs.get("queued"))
-    assert jobs.delete("queued", timeout=30)
+    assert jobs.delete("queued", timeout=300)
     assert not jobs.delete("queued")
 
 
@@ -187,24 +188,21 @@ def test_twenty_clusters_are_created_seen_and_deleted_over_one_watch(place: Plac
         maker.join()
     place.kube.api.raw = counted  # type: ignore[method-assign]
     try:
-        found = clusters.wait(names, suspended, 120)
+        found = clusters.wait(names, suspended, 300)
     finally:
         place.kube.api.raw = raw  # type: ignore[method-assign]
     assert sorted(found) == sorted(names)
     assert len(requests) <= 4, "one list and one watch, not twenty polls"
     for name in names:
         assert clusters.delete(name)
-    deadline = time.monotonic() + 60
-    while any(c["metadata"]["name"] in names for c in clusters.list()):
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
+    wait_for(lambda: not any(c["metadata"]["name"] in names for c in clusters.list()), "the clusters to go")
 
 
 def test_a_watch_reports_what_is_created_changed_and_deleted(place: Place, document: Document) -> None:
     seen: list[str] = []
 
     def look() -> None:
-        for change, item in place.kube.clusters.watch(timeout=20):
+        for change, item in place.kube.clusters.watch(timeout=300):
             if item["metadata"]["name"] == "quiet":
                 seen.append(change)
                 if change == "DELETED":
@@ -212,14 +210,12 @@ def test_a_watch_reports_what_is_created_changed_and_deleted(place: Place, docum
 
     watcher = threading.Thread(target=look)
     watcher.start()
-    time.sleep(0.5)
     place.kube.clusters.create(document)
-    time.sleep(0.5)
+    wait_for(lambda: seen[:1] == ["ADDED"], "what is created")
     place.kube.clusters.patch("quiet", {"metadata": {"labels": {"team": "vision"}}})
-    place.kube.clusters.delete("quiet", timeout=30)
-    watcher.join(25)
-    assert seen[0] == "ADDED"
-    assert "MODIFIED" in seen
+    wait_for(lambda: "MODIFIED" in seen, "what is changed")
+    place.kube.clusters.delete("quiet", timeout=300)
+    watcher.join(300)
     assert seen[-1] == "DELETED"
 
 

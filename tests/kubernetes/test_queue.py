@@ -12,10 +12,8 @@ from heliostat.cluster.profile import find
 from heliostat.cluster.targets import ephemeral
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.conftest import CI, ROOT, Command, wait_for
-from tests.kubernetes.conftest import GPU, ON_GPUS, Place, group
-from tests.kubernetes.test_cluster import DIGITS, SHORT
-
-pytestmark = ON_GPUS
+from tests.kubernetes.conftest import SHORT, Place, cpu_group
+from tests.kubernetes.test_cluster import DIGITS
 
 
 class Queue:
@@ -25,14 +23,14 @@ class Queue:
         self.place, self.version, self.name = place, version, "team"
         self._path = f"/apis/{version}"
         self._make("ResourceFlavor", "resourceflavors", place.namespace, {})
-        self._make("ClusterQueue", "clusterqueues", place.namespace, self._spec(0))
+        self._make("ClusterQueue", "clusterqueues", place.namespace, self._spec("0"))
         here = f"namespaces/{place.namespace}/localqueues"
         self._make("LocalQueue", here, self.name, {"clusterQueue": place.namespace})
 
-    def gpus(self, count: int) -> None:
-        """So many GPUs may be used at the same time."""
+    def open(self, cpus: str) -> None:
+        """So many CPUs may be used at the same time."""
         path = f"clusterqueues/{self.place.namespace}"
-        self._request("PATCH", path, {"spec": self._spec(count)}, content_type="application/merge-patch+json")
+        self._request("PATCH", path, {"spec": self._spec(cpus)}, content_type="application/merge-patch+json")
 
     def evict(self, name: str) -> None:
         """Take away what runs, as Kueue does for a workload with a higher priority, and do not let it in again."""
@@ -45,8 +43,8 @@ class Queue:
         for kind in ("clusterqueues", "resourceflavors"):
             self._request("DELETE", f"{kind}/{self.place.namespace}")
 
-    def _spec(self, gpus: int) -> dict[str, Any]:
-        quota = {"cpu": "8", "memory": "64Gi", GPU: gpus}
+    def _spec(self, cpus: str) -> dict[str, Any]:
+        quota = {"cpu": cpus, "memory": "64Gi"}
         resources = [{"name": name, "nominalQuota": amount} for name, amount in quota.items()]
         flavors = [{"name": self.place.namespace, "resources": resources}]
         only_here = {"matchLabels": {"kubernetes.io/metadata.name": self.place.namespace}}
@@ -74,13 +72,13 @@ def queue(place: Place) -> Iterator[Queue]:
 
 @pytest.fixture
 def path(place: Place, queue: Queue) -> Path:
-    """A profile in a queue that has no GPUs yet."""
-    queue.gpus(0)
+    """A profile in a queue that has no CPUs yet."""
+    queue.open("0")
     return profile(place, queue.name)
 
 
 def profile(place: Place, queue: str, name: str = "queued") -> Path:
-    return place.profile(name, queue=queue, groups=[group(min=2, max=2)], idle_shutdown_seconds=None)
+    return place.profile(name, queue=queue, groups=[cpu_group(min=2, max=2)], idle_shutdown_seconds=None)
 
 
 @pytest.fixture
@@ -103,8 +101,8 @@ def test_an_ephemeral_run_waits_in_the_queue_and_reaches_its_metrics(
     process = here.start("train", DIGITS, "--on", path, "--ephemeral", "--set", "name=queued", *SHORT)
     assert process.stderr is not None
     said = next(line for line in process.stderr if "waits in the queue team: " in line)
-    assert f"insufficient quota for {GPU}" in said
-    queue.gpus(2)
+    assert "insufficient quota for cpu" in said
+    queue.open("8")
     admitted = time.monotonic()
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
@@ -131,7 +129,7 @@ def test_the_time_in_the_queue_does_not_count(place: Place, queue: Queue, path: 
 
 
 def test_a_run_whose_cluster_the_queue_suspends_says_so(place: Place, queue: Queue, path: Path, here: Command) -> None:
-    queue.gpus(2)
+    queue.open("8")
     process = here.start("submit", path, "--ephemeral", "--", "bash", "-c", "echo runs; sleep 300")
     assert process.stdout is not None
     assert any("runs" in line for line in process.stdout)
@@ -153,7 +151,7 @@ def test_a_standing_cluster_waits_in_the_queue_and_then_trains(place: Place, que
     output = place.command("session", path)
     assert output.code == 2
     assert "waits in the queue team" in output.err
-    queue.gpus(2)
+    queue.open("8")
     out, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
     assert "queued is ready" in out

@@ -52,7 +52,7 @@ def cluster(place: Place) -> Cluster:
     profile = find(str(path))
     for document in documents(profile, place.kube.api.features):
         place.kube.objects(document["kind"]).apply(document)
-    place.kube.clusters.wait([profile.name], ready, 180)
+    place.kube.clusters.wait([profile.name], ready, 300)
     return Cluster(KubernetesCluster(profile, place.kube), path)
 
 
@@ -66,7 +66,7 @@ class Running:
     def end(self) -> str:
         """Ctrl-C; what else it has printed."""
         self.process.send_signal(signal.SIGINT)
-        out, err = self.process.communicate(timeout=20)
+        out, err = self.process.communicate(timeout=300)
         assert self.process.returncode == 0, "Ctrl-C is the normal end of a session"
         return out + err
 
@@ -85,7 +85,7 @@ def session(command: Command, cluster: Cluster, *args: str) -> Iterator[Running]
 
 def get(url: str, token: str = "") -> bytes:
     request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-    body: bytes = urllib.request.urlopen(request, timeout=30).read()
+    body: bytes = urllib.request.urlopen(request, timeout=300).read()
     return body
 
 

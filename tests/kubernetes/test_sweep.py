@@ -16,7 +16,6 @@ from tests.kubernetes.conftest import (
     Running,
     document_in,
     node_of_workers,
-    succeeded,
     whole_node,
     worker_pods,
 )
@@ -83,17 +82,3 @@ def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_th
     wait_for(lambda: worker_pods(place) == [], "the GPU nodes to go")
     print(f"12 trials in {took:.0f} s with a node lost, {result['states']}; no GPU node {time.time() - began:.0f} s afterwards")
     assert place.command("down", profile, "--yes").code == 0
-
-
-def test_a_sweep_runs_on_its_own_cluster_on_a_schedule(place: Place) -> None:
-    profile = place.profile("own")
-    write_sweep(place, "short", [0.5, 1.0], seconds=0.0)
-    made = place.command("sweep", "short.yaml", "--on", profile, "--cron", "* * * * *", "--set", "name=nightly")
-    assert made.code == 0, made.err
-    try:
-        wait_for(lambda: any(name.startswith("nightly") for name in succeeded(place)), "a nightly sweep to succeed")
-        assert "SUCCEEDED  ended 20" in place.command("cron", profile).out
-    finally:
-        assert place.command("cron", profile, "--delete", "nightly").code == 0
-    assert json.loads(place.command("cron", profile, "--json").out) == []
-    wait_for(lambda: place.kube.clusters.list() == [], "the nightly cluster to go")
