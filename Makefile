@@ -78,8 +78,8 @@ soak: setup  ## a run and a sweep, broken at random moments (SOAK_FAULTS, SOAK_S
 	SOAK_KILLS=10 $(BIN)/python -m pytest -s tests/tuning/test_continue.py -k kill_9
 	FUZZ_INPUTS=10000 $(BIN)/python -m pytest tests/datasets/test_foreign.py -k another_file
 	FUZZ_FILES=1000 $(BIN)/python -m pytest tests/datasets/test_broken_files.py tests/datasets/test_meanings.py
-	SERVE_REQUESTS=10000 $(BIN)/python -m pytest -s tests/workloads/test_serve_process.py
-	EXPORT_EXAMPLES=3000 $(BIN)/python -m pytest tests/workloads/test_export_rows.py
+	SERVE_REQUESTS=10000 $(BIN)/python -m pytest -s tests/workloads/finished/test_serve_process.py
+	EXPORT_EXAMPLES=3000 $(BIN)/python -m pytest tests/workloads/finished/test_export_rows.py
 
 clean:  ## remove .venv and the caches; runs stay
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info

@@ -25,7 +25,8 @@ from tests.forks import SITE
 from tests.forks.popen import SERVERS, can_fork, start
 from tests.outage import KEYS, Proxy, in_front_of
 
-ROOT = Path(__file__).parent.parent
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 CI = os.environ.get("CI") == "true"
 # As Ray's workers have it: on tensors of tests, two threads wait for each other five times as long as one computes.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -40,11 +41,16 @@ LONGEST = (*TOGETHER, "workloads", "tuning", "cluster")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process for the tests that share something: the group that a module names, a folder of ``TOGETHER``, else a file."""
     for item in items:
-        folder = item.path.parent.name
         if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(folder if folder in TOGETHER else f"{folder}/{item.path.stem}"))
+            file = item.path.relative_to(HERE).with_suffix("")
+            item.add_marker(pytest.mark.xdist_group(_folder(item) if _folder(item) in TOGETHER else str(file)))
     last = len(LONGEST)
-    items.sort(key=lambda item: LONGEST.index(item.path.parent.name) if item.path.parent.name in LONGEST else last)
+    items.sort(key=lambda item: LONGEST.index(_folder(item)) if _folder(item) in LONGEST else last)
+
+
+def _folder(item: pytest.Item) -> str:
+    """The folder of a package's tests."""
+    return item.path.relative_to(HERE).parts[0]
 
 
 def pytest_sessionfinish() -> None:

@@ -1,6 +1,6 @@
 """The nodes that work can have, and whether its workers fit on them.
 
-What is private in Ray's view of its nodes (Ray 2.60) is here, and checked by tests/workloads/test_nodes.py.
+What is private in Ray's view of its nodes (Ray 2.60) is here, and checked by tests/workloads/ray_train/test_nodes.py.
 """
 
 import json

@@ -15,8 +15,8 @@ import pytest
 from heliostat.workloads.inference import load_run, predict
 from tests.accept.conftest import overlay
 from tests.conftest import Command, clean_environment, end_group, wait_for
-from tests.workloads.test_loop import config, train
-from tests.workloads.test_predictions import rows_of
+from tests.workloads.finished.test_predictions import rows_of
+from tests.workloads.training.test_loop import config, train
 
 TRITON = """
 import json, sys

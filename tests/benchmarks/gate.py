@@ -8,7 +8,7 @@ python -m tests.benchmarks.gate
 import sys
 
 from heliostat.workloads.registry.gate import statistics
-from tests.workloads.test_gate import false_promotions
+from tests.workloads.finished.test_gate import false_promotions
 
 TIMES = 1000
 CASES = (("accuracy", 100), ("accuracy", 300), ("accuracy", 1000), ("log_loss", 100), ("log_loss", 300), ("auc", 300))

@@ -23,7 +23,7 @@ from heliostat.workloads.run.record import EVENTS
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
 from tests.conftest import Command
-from tests.workloads.test_loop import config, losses
+from tests.workloads.training.test_loop import config, losses
 
 HARMS: dict[str, Callable[[bytes], bytes | None]] = {
     "truncated": lambda data: data[: len(data) // 2],

@@ -10,7 +10,7 @@ from rich.console import Console
 from heliostat import console
 from heliostat.cli import main
 from tests.conftest import ROOT
-from tests.workloads.test_loop import config, record_of, train
+from tests.workloads.training.test_loop import config, record_of, train
 
 LONG = "a-run-with-a-name-that-is-quite-long-" + "x" * 40
 

@@ -1,7 +1,7 @@
 """Policies for Ray Train's controller: how many workers to run, and what follows a failure.
 
 The private parts of Ray Train that we use are here and in `heliostat.workloads.ray_train.trainer` (Ray 2.60), and are
-checked by tests/workloads/test_ray_train_contract.py. Ray's own elastic policy requests more than the nodes can ever give and
+checked by tests/workloads/ray_train/test_contract.py. Ray's own elastic policy requests more than the nodes can ever give and
 then gets none, counts what others hold as free, and loses the steps since the last checkpoint when it scales up; its failure
 policy retries mistakes and charges preemptions.
 """
