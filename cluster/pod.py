@@ -2,10 +2,21 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from heliostat.cluster import pod_override
-from heliostat.cluster.field_types import Cpu, LabelKey, Labels, LabelValue, Memory, ObjectName, Text
+from heliostat.cluster.field_types import (
+    Cpu,
+    DataKey,
+    LabelKey,
+    Labels,
+    LabelValue,
+    Memory,
+    ObjectName,
+    Text,
+    VariableName,
+    text,
+)
 from heliostat.cluster.names import Document
 from heliostat.config import Config
 
@@ -94,10 +105,33 @@ class Spread(Config):
     required: bool = Field(False, description="true keeps a pod pending rather than place it unevenly")
 
 
+def _variable(value: Any) -> Any:
+    """The value of an environment variable: a text, or the key of a Secret."""
+    if isinstance(value, dict):
+        if value.keys() != {"secret", "key"} or not all(isinstance(part, str) and part for part in value.values()):
+            raise ValueError("it does not name a key of a Secret; write {secret: wandb, key: api-key}")
+        return SecretKey(**value)
+    if value is None:
+        raise ValueError('it is empty; write a text, or "" for an empty one')
+    if not isinstance(value, SecretKey | str | int):
+        raise ValueError(f"{value!r} is not a text; write it in quotes")
+    return value if isinstance(value, SecretKey) else text(value)
+
+
+class SecretKey(Config):
+    """A key of a Kubernetes Secret in the cluster's namespace."""
+
+    secret: ObjectName
+    key: DataKey
+
+
 class PodKeys(Config):
     """Keys of a profile for all of its pods, and of the head and each group for theirs."""
 
     service_account: ObjectName | None = Field(None, description="the name of an existing service account")
+    env: dict[VariableName, Annotated[str | SecretKey, BeforeValidator(_variable)]] = Field(
+        {}, description="environment variables: texts, or {secret: wandb, key: api-key}"
+    )
     annotations: dict[LabelKey, Text] = Field({}, description="a mapping of texts, such as {sidecar.istio.io/inject: 'false'}")
     volumes: list[Volume] = Field([], description="a list of volumes, such as [{claim: data, mount: /data, read_only: true}]")
     runtime_class: ObjectName | None = Field(None, description="the name of a RuntimeClass, such as nvidia")
@@ -145,13 +179,14 @@ class Placement(PodKeys):
 
 
 def merged(everywhere: PodKeys, here: PodKeys) -> PodKeys:
-    """The keys of some pods: their own ones before those of all pods; volumes and annotations are united.
+    """The keys of some pods: their own ones before those of all pods; volumes, annotations and variables are united.
 
     Not ``pod``: the override of all pods is merged into their template first, and then their own one.
     """
     own = {name: getattr(here, name) or getattr(everywhere, name) for name in PodKeys.model_fields}
     mounts = {volume.mount for volume in here.volumes}
     own |= {
+        "env": {**everywhere.env, **here.env},
         "annotations": {**everywhere.annotations, **here.annotations},
         "volumes": [*(volume for volume in everywhere.volumes if volume.mount not in mounts), *here.volumes],
     }

@@ -4,23 +4,20 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from heliostat import completion
 from heliostat.cluster.field_types import (
     Cpu,
-    DataKey,
     DnsLabel,
     LabelKey,
     Memory,
     ObjectName,
     Seconds,
-    VariableName,
     cpus,
     size,
-    text,
 )
-from heliostat.cluster.pod import Placement, PodKeys, Spread, Volume
+from heliostat.cluster.pod import Placement, PodKeys, SecretKey, Spread, Volume
 from heliostat.cluster.prices import price_per_hour
 from heliostat.cluster.ray_version import TESTED
 from heliostat.config import Config, load, nearest
@@ -47,26 +44,6 @@ def _cluster_name(value: str) -> str:
             f"{value!r} cannot be a cluster's name; use up to {LONGEST_NAME} small letters, digits and '-', a letter first"
         )
     return value
-
-
-def _variable(value: Any) -> Any:
-    """The value of an environment variable: a text, or the key of a Secret."""
-    if isinstance(value, dict):
-        if value.keys() != {"secret", "key"} or not all(isinstance(part, str) and part for part in value.values()):
-            raise ValueError("it does not name a key of a Secret; write {secret: wandb, key: api-key}")
-        return SecretKey(**value)
-    if value is None:
-        raise ValueError('it is empty; write a text, or "" for an empty one')
-    if not isinstance(value, SecretKey | str | int):
-        raise ValueError(f"{value!r} is not a text; write it in quotes")
-    return value if isinstance(value, SecretKey) else text(value)
-
-
-class SecretKey(Config):
-    """A key of a Kubernetes Secret in the cluster's namespace."""
-
-    secret: ObjectName
-    key: DataKey
 
 
 GroupName = Annotated[str, AfterValidator(_label)]
@@ -180,9 +157,6 @@ class Profile(PodKeys):
     )
     job_hours: float = Field(24, gt=0, description="the time limit of a job with its own cluster")
     tls: bool = Field(False, description="encrypt the traffic in the cluster (KubeRay 1.7 with cert-manager)")
-    env: dict[VariableName, Annotated[str | SecretKey, BeforeValidator(_variable)]] = Field(
-        {}, description="environment variables of all pods: texts, or {secret: wandb, key: api-key}"
-    )
     secrets: list[ObjectName] = Field([], description="a list of Secrets; all pods have their keys as environment variables")
 
     @model_validator(mode="after")
@@ -228,7 +202,12 @@ class Profile(PodKeys):
     def secrets_named(self) -> list[tuple[str, str, str | None]]:
         """The Secrets whose keys become environment variables: where the profile names each, its name, and one key or all."""
         storage = [("storage.secret", self.storage.secret, None)] if self.storage.secret else []
-        keys = [(f"env.{name}", value.secret, value.key) for name, value in self.env.items() if isinstance(value, SecretKey)]
+        keys = [
+            (f"{place}env.{name}", value.secret, value.key)
+            for place, here in _places(self)
+            for name, value in here.env.items()
+            if isinstance(value, SecretKey)
+        ]
         return [*storage, *(("secrets", name, None) for name in self.secrets), *keys]
 
     @property
@@ -313,7 +292,13 @@ def _check_secrets(named: list[tuple[str, str, str | None]], platform: str, name
             )
 
 
-ONLY_OF_PODS = {*PodKeys.model_fields, "image_pull_policy", "run_as_user", "run_as_group", "fs_group", "topology_spread"}
+ONLY_OF_PODS = {*PodKeys.model_fields} - {"env"} | {
+    "image_pull_policy",
+    "run_as_user",
+    "run_as_group",
+    "fs_group",
+    "topology_spread",
+}
 """Keys that mean something only where there are pods."""
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from heliostat.cluster.names import CLUSTER_LABEL, PORTS, TEMPLATE, TOKEN_KEY, Document
-from heliostat.cluster.pod import Placement, PodKeys, Spread, Volume, merged
+from heliostat.cluster.pod import Placement, PodKeys, SecretKey, Spread, Volume, merged
 from heliostat.cluster.pod_override import merge, of_container
-from heliostat.cluster.profile import Head, Profile, SecretKey, WorkerGroup
+from heliostat.cluster.profile import Head, Profile, WorkerGroup
 from heliostat.config import digest
 from heliostat.environment import NODES_FILE, STORAGE
 
@@ -111,7 +111,7 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
             STORAGE: storage.root,
             # A placement group waits for its slowest pod; if Train timed out earlier, the autoscaler would restart each time.
             "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300 + max(group.start_seconds for group in profile.groups),
-            **profile.env,
+            **keys.env,
         }),
     }  # fmt: skip
     mounts = [{"name": "storage", "mountPath": storage.mount}] if storage.claim else []
@@ -262,7 +262,7 @@ def _recorder(profile: Profile, ray: Document) -> Document:
     program = run_program("recorder")
     storage = [mount for mount in ray.get("volumeMounts", []) if mount["name"] == "storage"]
     credentials = [entry for entry in ray.get("envFrom", []) if profile.storage.uri]
-    own = [entry for entry in env(profile.env) if profile.storage.uri]
+    own = [entry for entry in env(merged(profile, profile.head).env) if profile.storage.uri]
     return {
         "name": "recorder",
         **image(profile),

@@ -3,11 +3,14 @@
 import base64
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
+from typing import TypeVar
 
 from heliostat.cluster.documents.manifests import metadata
 from heliostat.cluster.names import Document
-from heliostat.cluster.profile import Profile, SecretKey
+from heliostat.cluster.pod import PodKeys, SecretKey
+from heliostat.cluster.profile import Profile
 
+PodsT = TypeVar("PodsT", bound=PodKeys)
 NO_VALUES: Mapping[str, str] = MappingProxyType({})
 
 
@@ -26,7 +29,12 @@ def job_secret(profile: Profile, job: str, values: Mapping[str, str]) -> Documen
 def reading(profile: Profile, job: str, variables: Iterable[str]) -> Profile:
     """The profile with these variables from the job's Secret, before its own values for them."""
     own = {name: SecretKey(secret=secret_name(job), key=name) for name in variables}
-    return profile.model_copy(update={"env": {**profile.env, **own}})
+
+    def without(keys: PodsT) -> PodsT:
+        return keys.model_copy(update={"env": {name: value for name, value in keys.env.items() if name not in own}})
+
+    groups = [without(group) for group in profile.groups]
+    return profile.model_copy(update={"env": {**profile.env, **own}, "head": without(profile.head), "groups": groups})
 
 
 def owned(document: Document, owner: Document) -> Document:

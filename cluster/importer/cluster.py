@@ -268,10 +268,9 @@ def _agree(pods: list[Pod], names: list[str], profile: dict[str, Any], found: Fi
                 note = f"all pods have the same {key}, and the head has {first}: choose one for all, --set {key}=..."
                 Fields({}, name, found).lost(key, pod.everywhere[key], note, key)
     env = {key: value for key, value in pods[0].container.env.items() if all(p.container.env.get(key) == value for p in pods)}
-    for pod, name in zip(pods, names, strict=True):
-        for key in [key for key in pod.container.env if key not in env]:
-            note = f"a profile's env is that of all pods: --set env.{key}=..., or leave it to the jobs"
-            Fields({}, name, found).lost(f"env.{key}", pod.container.env[key], note, f"env.{key}")
+    for pod in pods:
+        if own := {key: value for key, value in pod.container.env.items() if key not in env}:
+            pod.keys["env"] = own
     if env:
         profile["env"] = env
     secrets = [name for name in pods[0].container.secrets if all(name in pod.container.secrets for pod in pods)]

@@ -130,6 +130,13 @@ def test_what_all_pods_have_is_a_key_of_the_profile() -> None:
     profile = profile_of(a_cluster(both, both))
     assert profile.model_dump()["env"] == {"A": "1", "B": {"secret": "s", "key": "k"}}
     assert (profile.secrets, profile.image_pull_policy) == (["all"], "Always")
+    assert (profile.head.env, profile.groups[0].env) == ({}, {})
+
+
+def test_a_variable_that_not_all_pods_have_is_one_of_the_head_or_of_a_group() -> None:
+    ours, theirs = ([{"name": "A", "value": "1"}, {"name": "B", "value": value}] for value in "23")
+    profile = profile_of(a_cluster({"env": ours}, {"env": theirs}))
+    assert (profile.env, profile.head.env, profile.groups[0].env) == ({"A": "1"}, {"B": "2"}, {"B": "3"})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +148,6 @@ def test_what_all_pods_have_is_a_key_of_the_profile() -> None:
         (GROUP + "rayStartParams", {"object-store-memory": "100"}, "[small].rayStartParams.object-store-memory is 100"),
         (GROUP + "rayStartParams", {"num-cpus": "7"}, "[small].resources.CPU is 7"),
         (GROUP + "template.spec.containers.0.command", ["sh"], "containers[ray-worker].command is ['sh']: KubeRay starts Ray"),
-        (GROUP + "template.spec.containers.0.env", [{"name": "A", "value": "1"}], "workerGroupSpecs[small].env.A is 1"),
         (GROUP + "template.spec.containers.0.image", "other:2.52.0", "workerGroupSpecs[small].image is other:2.52.0"),
         (HEAD + "template.spec.containers.0.ports", [{"containerPort": 8000}], "ports[8000] is 8000"),
         ("metadata.labels", {"ray.io/scheduler-name": "volcano"}, "metadata.labels.ray.io/scheduler-name is volcano"),
@@ -246,6 +252,7 @@ VOLUME: st.SearchStrategy[dict[str, Any]] = st.sampled_from([
 ])  # fmt: skip
 POD = st.fixed_dictionaries({}, optional={
     "cpu": st.sampled_from(["1", "500m", "8"]),
+    "env": st.sampled_from([{"C": "x"}, {"C": "y", "D": {"secret": "s", "key": "k"}}]),
     "node_selector": st.dictionaries(NAMES, NAMES, max_size=2),
     "labels": st.dictionaries(NAMES, NAMES, max_size=2),
     "tolerations": st.lists(st.sampled_from([{"key": "spot"}, {"key": "a", "value": "b", "effect": "NoExecute"}]), max_size=2),
@@ -290,7 +297,7 @@ def test_what_we_render_is_imported_as_the_same_cluster(profile: Profile) -> Non
     """As the same profile, but that a key which all pods have may stand in the profile instead of in each group."""
     again = profile_of(json.loads(json.dumps(ray_cluster(profile))))
     assert documents(again) == documents(profile)
-    moved = {"volumes", "annotations", "service_account", "runtime_class", "ephemeral_storage", "shared_memory", "pod"}
+    moved = {"env", "volumes", "annotations", "service_account", "runtime_class", "ephemeral_storage", "shared_memory", "pod"}
 
     def kept(keys: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in keys.items() if key not in moved}

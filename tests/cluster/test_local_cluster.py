@@ -51,9 +51,10 @@ def work():
     while not os.path.exists(os.environ["HELIOSTAT_STORAGE"] + "-seen"):  # both at work, however late the second
         time.sleep(0.1)
     context = ray.get_runtime_context()
-    return context.get_node_id(), context.get_node_labels()
-nodes, labels = zip(*ray.get([work.remote(), work.remote()]))
-seen = {"nodes": len(set(nodes)), "labels": labels[0], "python": sys.executable, "env": dict(os.environ), "here": os.listdir()}
+    return context.get_node_id(), context.get_node_labels(), dict(os.environ)
+nodes, labels, there = zip(*ray.get([work.remote(), work.remote()]))
+seen = {"nodes": len(set(nodes)), "labels": labels[0], "there": there[0], "env": dict(os.environ)}
+seen |= {"python": sys.executable, "here": os.listdir()}
 print("seen " + json.dumps(seen), flush=True)
 """
 WAITS = """
@@ -78,9 +79,16 @@ print(ray.get(ray.remote(num_cpus=0)(lambda: 6 * 7).remote()))
 def profile_of(name: str, **changes: Any) -> Profile:
     group = {
         "name": "gpu", "cpu": "1", "memory": "1Gi", "gpu": 1, "gpu_type": "A100-80GB", "market": "spot",
-        "max": 2, "idle_seconds": 4,
+        "max": 2, "idle_seconds": 4, "env": {"TEAM": "a"},
     }  # fmt: skip
-    document = {"name": name, "platform": "local", "groups": [group], "storage": {"uri": "runs"}, "idle_shutdown_seconds": None}
+    document = {
+        "name": name,
+        "head": {"env": {"TEAM": "b", "SHAPE": "round", "HEAD": "1"}},
+        "platform": "local",
+        "groups": [group],
+        "storage": {"uri": "runs"},
+        "idle_shutdown_seconds": None,
+    }
     return Profile.model_validate({**document, **changes})
 
 
@@ -128,7 +136,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(env: dict[str, str], folder: Path) -> Iterator[LocalCluster]:
     """A cluster that another process, which has exited, has started."""
-    cluster = LocalCluster(profile_of("first", env={"COLOUR": "blue"}))
+    cluster = LocalCluster(profile_of("first", env={"COLOUR": "blue", "SHAPE": "square"}))
     try:
         command = [sys.executable, "-c", UP, cluster.profile.model_dump_json()]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
@@ -183,7 +191,7 @@ def test_up_leaves_a_cluster_that_runs_alone_but_for_a_recorder_that_has_gone(cl
 def test_a_changed_profile_is_refused_and_ends_nothing(cluster: LocalCluster) -> None:
     before = run_of(cluster)
     with pytest.raises(UserError, match=r"differs: env\.COLOUR, storage\.uri\n.*heliostat down first"):
-        list(LocalCluster(profile_of("first", env={"COLOUR": "red"}, storage={"uri": "other"})).up())
+        list(LocalCluster(profile_of("first", env={"COLOUR": "red", "SHAPE": "square"}, storage={"uri": "other"})).up())
     assert run_of(cluster) == before
     assert before.alive
 
@@ -249,7 +257,9 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
     assert seen["python"] == sys.executable
     assert seen["env"]["HELIOSTAT_STORAGE"] == str(folder / "runs")
     assert json.loads(seen["env"]["HELIOSTAT_NODES"]) == cluster.profile.capacity
-    assert seen["env"]["COLOUR"] == "blue"
+    ours = ("COLOUR", "SHAPE", "TEAM", "HEAD")
+    assert [seen["env"].get(name) for name in ours] == ["blue", "round", "b", "1"]
+    assert [seen["there"].get(name) for name in ours] == ["blue", "square", "a", None]
     assert "RAY_AUTH_TOKEN" not in seen["env"]
 
 

@@ -11,6 +11,7 @@ from heliostat import cluster
 from heliostat.cluster import in_process
 from heliostat.cluster.documents.pods import priority_of, ray_labels
 from heliostat.cluster.field_types import size
+from heliostat.cluster.pod import SecretKey
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.environment import NODES, STORAGE
 
@@ -58,6 +59,8 @@ def autoscaling(profile: Profile, gcs_port: int, scratch: str) -> dict[str, Any]
             "head_node_id": HEAD,
             "gcs_address": f"127.0.0.1:{gcs_port}",
             "scratch": scratch,
+            "of_head": sorted(profile.head.env),
+            "environments": {group.name: _environment_of(profile, group) for group in profile.groups},
         },
         "available_node_types": {
             **{group.name: _node_type(group) for group in profile.groups},
@@ -83,6 +86,15 @@ def _node_type(group: WorkerGroup) -> dict[str, Any]:
         "idle_timeout_s": group.idle_seconds,
         "priority": priority_of(group),
     }
+
+
+def _environment_of(profile: Profile, group: WorkerGroup) -> dict[str, str]:
+    """What the nodes of a group have in another way than the head: they inherit the rest from it."""
+    return _texts({**{name: value for name, value in profile.env.items() if name in profile.head.env}, **group.env})
+
+
+def _texts(variables: Mapping[str, str | SecretKey]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if isinstance(value, str)}  # a local profile names no Secret
 
 
 def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[str]:
@@ -118,7 +130,8 @@ def environment(
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + max(group.start_seconds for group in profile.groups)),
         STORAGE: storage,
         NODES: json.dumps(profile.capacity),
-        **{name: value for name, value in profile.env.items() if isinstance(value, str)},  # a local profile names no Secret
+        **_texts(profile.env),
+        **_texts(profile.head.env),
     }
     return {
         **base,

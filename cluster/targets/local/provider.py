@@ -33,6 +33,8 @@ class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray is not typed
             # Short, because the paths of sockets are limited.
             folder = os.path.join(self.provider_config["scratch"], str(self._next_node_id))
             amounts = dict(resources)
+            for variable in self.provider_config["of_head"]:
+                os.environ.pop(variable, None)  # this process has the head's, and nodes inherit its own
             parameters = RayParams(
                 gcs_address=self._gcs_address,
                 num_cpus=amounts.pop("CPU", 0),
@@ -46,7 +48,11 @@ class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray is not typed
                 max_worker_port=0,
                 dashboard_port=None,
                 dashboard_agent_listen_port=0,
-                env_vars={"RAY_CLOUD_INSTANCE_ID": name, "RAY_NODE_TYPE_NAME": group},
+                env_vars={
+                    **self.provider_config["environments"][group],
+                    "RAY_CLOUD_INSTANCE_ID": name,
+                    "RAY_NODE_TYPE_NAME": group,
+                },
             )
             node = Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
             own = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE}

@@ -29,7 +29,8 @@ def job_variables(profile: Profile, values: Mapping[str, str]) -> Mapping[str, s
     """The variables that a job's paths may have: those of the profile and of ``--env``; None for this process's own."""
     if profile.platform == "local":
         return None
-    return {**{name: value for name, value in profile.env.items() if isinstance(value, str)}, **values}
+    own = {**profile.env, **profile.head.env}  # as its driver has them
+    return {**{name: value for name, value in own.items() if isinstance(value, str)}, **values}
 
 
 def check_paths(profile: Profile, paths: Iterable[tuple[str, str]], variables: Mapping[str, str] | None) -> None:
