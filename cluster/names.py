@@ -6,9 +6,11 @@ Document = dict[str, Any]
 """A Kubernetes object as JSON."""
 
 API_VERSION = "ray.io/v1"
-CLUSTER_LABEL, SCHEDULED_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron"
+CLUSTER_LABEL, SCHEDULED_LABEL, TEAM_LABEL = "heliostat.dev/cluster", "heliostat.dev/cron", "heliostat.dev/team"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+ENFORCE = "pod-security.kubernetes.io/enforce"
+"""The label of a namespace with the pod-security level."""
 MANAGER = "heliostat"
 """The field manager of our writes."""
 RETRY = "heliostat.dev/again"

@@ -39,6 +39,7 @@ COMMANDS = {
     "cron": "list and delete scheduled runs (made by train --cron)",
     "down": "delete a cluster; its runs stay in storage",
     "render": "print a profile's Kubernetes documents",
+    "team": "give a team its namespace, rights, share of GPUs and queue",
 }
 """The help line of each command; module ``heliostat.commands.NAME`` has its ``configure(parser)`` and ``run(args)``."""
 
@@ -46,7 +47,7 @@ GROUPS = {
     "train": ("init", "train", "sweep", "torchrun"),
     "use what is trained": ("evaluate", "predict", "model", "serve", "runs", "report"),
     "prepare data": ("dataset",),
-    "make a cluster": ("profile", "doctor", "up", "diff", "status", "down", "render"),
+    "make a cluster": ("profile", "doctor", "up", "diff", "status", "down", "render", "team"),
     "work on it": ("submit", "logs", "stop", "session", "cron"),
     "know what it costs": ("cost", "plan"),
 }

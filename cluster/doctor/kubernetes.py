@@ -19,7 +19,7 @@ from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.conditions import observed
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.rights import missing
-from heliostat.cluster.names import Document
+from heliostat.cluster.names import ENFORCE, Document
 from heliostat.cluster.profile import Profile, keys_of_pods
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
@@ -28,7 +28,6 @@ ANSWER_SECONDS = 5.0
 """Timeout of the first response of the API server, or of a dashboard behind it."""
 OBSERVE_SECONDS = 30.0
 """Seconds in which KubeRay's operator must process a change."""
-ENFORCE = "pod-security.kubernetes.io/enforce"
 
 
 class Site:

@@ -3,7 +3,7 @@
 import copy
 from typing import Any
 
-from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, QUEUE_LABEL, Document
+from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, QUEUE_LABEL, TEAM_LABEL, Document
 
 AUTOSCALER = "python-requests"
 """The field manager of Ray's autoscaler (Ray 2.60): it sets ``replicas``, and owns the list of worker groups from then on."""
@@ -14,23 +14,23 @@ OWNED = ("replicas", "scaleStrategy")
 
 
 def is_ours(live: Document, document: Document) -> bool:
-    """Whether a live object was made for the same profile as a document with its name; a claim may be of any profile.
+    """Whether a live object was made for the same profile or team as a document with its name; a claim may be of any profile.
 
     A document without our labels, such as one of a program that uses the client, is not compared.
     """
     wanted, labels = (each["metadata"].get("labels") or {} for each in (document, live))
-    key = CLUSTER_LABEL if CLUSTER_LABEL in wanted else MANAGED_BY
+    key = next((label for label in (CLUSTER_LABEL, TEAM_LABEL) if label in wanted), MANAGED_BY)
     return key not in wanted or labels.get(key) == wanted[key]
 
 
 def is_unclaimed(live: Document) -> bool:
-    """Whether an object belongs to no profile, so that one may take it over if the user says so.
+    """Whether an object belongs to no profile and no team, so that one may take it over if the user says so.
 
     A RayCluster that a RayJob or a RayService has made belongs to that, which deletes it.
     """
     metadata = live["metadata"]
     owned = live.get("kind") == "RayCluster" and metadata.get("ownerReferences")
-    return not owned and CLUSTER_LABEL not in (metadata.get("labels") or {})
+    return not owned and not {CLUSTER_LABEL, TEAM_LABEL} & (metadata.get("labels") or {}).keys()
 
 
 def contains(live: Any, wanted: Any) -> bool:
@@ -44,8 +44,9 @@ def contains(live: Any, wanted: Any) -> bool:
 
 def owner_of(live: Document) -> str:
     """Who has made an object, as a clause for a message; empty if it does not show."""
-    if cluster := (live["metadata"].get("labels") or {}).get(CLUSTER_LABEL):
-        return f"of {cluster}"
+    labels = live["metadata"].get("labels") or {}
+    if owner := labels.get(CLUSTER_LABEL) or labels.get(TEAM_LABEL):
+        return f"of {owner}"
     makers = [fields["manager"] for fields in live["metadata"].get("managedFields", []) if fields.get("manager")]
     return f"made by {makers[0]}" if makers else ""
 

@@ -78,10 +78,14 @@ KINDS = {
         Kind("Node", "nodes", "", "v1"),
         Kind("StorageClass", "storageclasses", "storage.k8s.io", "v1"),
         Kind("Namespace", "namespaces", "", "v1"),
+        # Newer versions are served beside this one (Kueue 0.17).
+        Kind("ResourceFlavor", "resourceflavors", "kueue.x-k8s.io", "v1beta1"),
+        Kind("ClusterQueue", "clusterqueues", "kueue.x-k8s.io", "v1beta1"),
+        Kind("LocalQueue", "localqueues", "kueue.x-k8s.io", "v1beta1"),
         Kind("CustomResourceDefinition", "customresourcedefinitions", "apiextensions.k8s.io", "v1"),
     )
 }
-CLUSTER_WIDE = ("Node", "StorageClass", "Namespace", "CustomResourceDefinition")
+CLUSTER_WIDE = ("Node", "StorageClass", "Namespace", "CustomResourceDefinition", "ResourceFlavor", "ClusterQueue")
 
 
 class Api:

@@ -9,16 +9,16 @@ from heliostat.errors import UserError
 
 
 def live_objects(
-    kube: KubeRay, profile: str, documents: Iterable[Document], fix: str, adopt: bool = False
+    kube: KubeRay, owner: str, documents: Iterable[Document], fix: str, adopt: bool = False
 ) -> list[Document | None]:
     """The live object of each document, None for one that does not exist.
 
     Args:
         kube: the namespace.
-        profile: the name that the labels of the documents have.
+        owner: the name that the labels of the documents have, of a profile or a team.
         documents: with the kinds and names of the objects.
         fix: what to do if some are of others.
-        adopt: whether those that belong to no profile are taken over.
+        adopt: whether those that belong to no profile and no team are taken over.
 
     Raises:
         UserError: objects of other owners have these names; all are listed.
@@ -30,7 +30,7 @@ def live_objects(
     if others:
         names = ", ".join(f"{kind} {_described(live)}" for kind, live in others)
         exist, are = ("exists", "is") if len(others) == 1 else ("exist", "are")
-        raise UserError(f"{names} {exist}, and {are} not of {profile}; nothing was changed", _fix(kube, others, fix))
+        raise UserError(f"{names} {exist}, and {are} not of {owner}; nothing was changed", _fix(kube, others, fix))
     return found
 
 
@@ -40,10 +40,13 @@ def _described(live: Document) -> str:
 
 
 def _fix(kube: KubeRay, others: list[tuple[str, Document]], fix: str) -> str:
-    """What to do: a claim can be used as it is, other objects are in the way of ours."""
+    """What to do: a claim can be used as it is, a namespace has more than this, other objects are in the way of ours."""
     claims = [live for kind, live in others if kind == "PersistentVolumeClaim"]
-    rest = [f"{kind.lower()}/{live['metadata']['name']}" for kind, live in others if kind != "PersistentVolumeClaim"]
+    kept = ("PersistentVolumeClaim", "Namespace")
+    rest = [f"{kind.lower()}/{live['metadata']['name']}" for kind, live in others if kind not in kept]
     parts = ["remove storage.size from the profile: then the claim is used as it is"] if claims else []
+    if not rest and len(claims) < len(others):
+        parts.append(fix)
     if rest:
         delete = f"kubectl delete --namespace {kube.api.namespace} {' '.join(rest)}"
         parts.append(f"{fix}; or, if their owner does not need them any more, {delete}")

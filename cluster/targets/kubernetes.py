@@ -3,7 +3,7 @@
 import base64
 import secrets
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 from heliostat.cluster.diagnosis.checks import check_claim, check_head, check_image, check_operator, check_queue
@@ -19,7 +19,7 @@ from heliostat.cluster.diagnosis.snapshot import (
 )
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import documents, metadata
-from heliostat.cluster.documents.ownership import decided, is_ours, owner_of
+from heliostat.cluster.documents.ownership import is_ours, owner_of
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Job, Socket
 from heliostat.cluster.jobs.usage import NodeUsage, usage
@@ -27,40 +27,17 @@ from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
-from heliostat.cluster.names import RETRY, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.kube.steps import Step, applied, step_of
+from heliostat.cluster.names import RETRY, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.status import State
-from heliostat.difference import ABSENT, Change, difference
 from heliostat.errors import UserError
 
 UP_SECONDS = 600
 """Timeout of the start of a cluster, plus the start time of its slowest group."""
 WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap")
 """The kinds that `down` deletes; the claim with the runs is kept."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A document to apply, the live object, and the changes."""
-
-    document: Document
-    live: Document | None
-    changes: list[Change]
-
-    @property
-    def title(self) -> str:
-        return f"{self.document['kind']} {self.document['metadata']['name']}"
-
-    @property
-    def adopts(self) -> bool:
-        """Whether it takes over an object that belonged to no profile."""
-        return self.live is not None and not is_ours(self.live, self.document)
-
-    @property
-    def shown(self) -> list[Change]:
-        """The changes without template hashes, which only follow from other changes."""
-        return [change for change in self.changes if not change.path.endswith(TEMPLATE)]
 
 
 class KubernetesCluster:
@@ -89,7 +66,7 @@ class KubernetesCluster:
         wanted = documents(self.profile, self.api.features)
         fix = f"set another name in the profile, or take over what no profile has: heliostat up {self.profile.name} --adopt"
         found = live_objects(self.kube, self.profile.name, wanted, fix, adopt)
-        return [self._step(document, live, adopt) for document, live in zip(wanted, found, strict=True)]
+        return [step_of(self.kube, document, live, adopt) for document, live in zip(wanted, found, strict=True)]
 
     def outdated(self, steps: list[Step]) -> list[Document]:
         """The pods that must be replaced so that these steps, or earlier ones, take effect."""
@@ -118,11 +95,7 @@ class KubernetesCluster:
                 f"for this change the pods of {self.name} must be replaced, which the queue {self.profile.queue} has admitted"
             )
             raise UserError(what, f"heliostat down {self.name}, then up: it waits in the queue again")
-        for step in steps:
-            if step.changes or step.live is None:
-                yield f"applies {step.title}"
-                adopt = step.adopts
-                self.kube.objects(step.document["kind"]).apply(step.document, step.live, force or adopt, adopt=adopt)
+        yield from applied(self.kube, steps, force)
         yield from self._resume_or_retry(self.kube.clusters.get(self.name))
         for pod in old:
             yield f"replaces {pod['metadata']['name']}"
@@ -286,12 +259,6 @@ class KubernetesCluster:
         head = f"{self.name}-head-" in pod
         query = {"tailLines": str(lines), "container": container or ("ray-head" if head else "ray-worker")}
         return self.api.raw("GET", f"{self.api.path('Pod', pod)}/log", query=query).data.decode(errors="replace")
-
-    def _step(self, document: Document, live: Document | None, adopt: bool) -> Step:
-        would = self.kube.objects(document["kind"]).apply(document, dry_run=True, force=True, adopt=adopt)
-        if live is None:
-            return Step(document, None, [Change(document["kind"], ABSENT, document["metadata"]["name"])])
-        return Step(document, live, list(difference(decided(live), decided(would))))
 
     def _is_up(self, snapshot: Snapshot, old: set[str]) -> bool:
         cluster = snapshot.cluster

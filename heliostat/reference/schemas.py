@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from heliostat.cluster.profile import Profile
+from heliostat.cluster.team import Team
 from heliostat.completion import keys_of
 from heliostat.datasets.sources import ROWS, SOURCES, options_type
 from heliostat.tuning.config import BASE, SweepConfig
@@ -53,6 +54,7 @@ def schemas() -> dict[str, Schema]:
         "sweep": _file(_sweep(train), "A sweep: heliostat sweep"),
         "dataset": _file(_dataset(), "The data of a run: the key dataset of its config"),
         "profile": _file(_schema(Profile), "A cluster: heliostat up"),
+        "team": _file(_schema(Team), "A team: heliostat team apply"),
     }
 
 

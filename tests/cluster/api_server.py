@@ -86,8 +86,9 @@ class Handler(BaseHTTPRequestHandler):
                 message = f"the UID in the precondition ({wanted}) does not match the UID in record ({found})"
                 return self.reply(409, {"reason": "Conflict", "message": message})
             return self.reply(200, objects.pop(path))
-        if self.command == "PATCH" and "dryRun=All" in self.path:
-            return self.reply(200, _merged(objects.get(path), self.body))
+        if self.command == "PATCH" and "fieldManager" in self.path and "apply" in self.headers["Content-Type"]:
+            merged = _merged(objects.get(path), self.body)
+            return self.reply(200, merged if "dryRun=All" in self.path else self.server.put(path, **merged))
         if path in objects:
             return self.reply(200, objects[path])
         below = [each for place, each in sorted(objects.items()) if place.rpartition("/")[0] == path]

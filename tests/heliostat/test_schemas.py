@@ -24,7 +24,7 @@ from heliostat.workloads.optimization.schedule import schedule_of
 from heliostat.workloads.task import find
 from tests.conftest import ROOT
 
-KINDS = ("train", "sweep", "dataset", "profile")
+KINDS = ("train", "sweep", "dataset", "profile", "team")
 VALIDATORS = {name: Draft202012Validator(schema(name)) for name in KINDS}
 FILES = [
     *(("train", path) for path in sorted((ROOT / "workloads/configs").glob("*.yaml"))),

@@ -14,10 +14,9 @@ import pytest
 
 from heliostat.cli import main
 from heliostat.cluster.diagnosis.fit import shapes
-from heliostat.cluster.doctor.kubernetes import ENFORCE
 from heliostat.cluster.documents.rbac import RIGHTS
 from heliostat.cluster.kube.api import Api
-from heliostat.cluster.names import MANAGED_BY
+from heliostat.cluster.names import ENFORCE, MANAGED_BY
 from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import find
 from tests.conftest import wait_for

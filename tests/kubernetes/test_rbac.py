@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import urllib3
 
-from heliostat.cluster.doctor.kubernetes import ENFORCE
 from heliostat.cluster.documents.manifests import documents, ray_job
 from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, role
 from heliostat.cluster.errors import Forbidden
@@ -18,7 +17,7 @@ from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.kube.rights import missing
-from heliostat.cluster.names import TOKEN_KEY, Document
+from heliostat.cluster.names import ENFORCE, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets import scheduled
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
