@@ -151,7 +151,7 @@ class Profile(PodKeys):
     groups: list[WorkerGroup] = Field(min_length=1, description="a list of worker groups")
     node_autoscaling: bool = Field(False, description="true if nodes are added when pods need them, as clouds and Karpenter do")
     storage: Storage = Field(description="a mapping such as {claim: runs, size: 100Gi}, or {uri: s3://bucket/team}")
-    queue: ObjectName | None = Field(None, description="a Kueue local queue; then every group needs min equal to max")
+    queue: ObjectName | None = Field(None, description="a Kueue local queue; groups whose min is less than max need Kueue 0.17")
     idle_shutdown_seconds: Seconds | None = Field(
         3600, ge=1, description="the seconds without work until the cluster, head included, is suspended; null: never"
     )
@@ -173,18 +173,10 @@ class Profile(PodKeys):
         _check_storage(self.storage, self.platform)
         _check_secrets(self.secrets_named, self.platform, self.name)
         _check_pods(self)
-        if self.queue:
-            if self.idle_shutdown_seconds:
-                raise ValueError(
-                    f"queue is {self.queue}, but then Kueue decides when a cluster is suspended; "
-                    "set idle_shutdown_seconds: null"
-                )
-            for group in self.groups:
-                if group.min != group.max:
-                    raise ValueError(
-                        f"queue is {self.queue}, but group {group.name} has min {group.min} and max {group.max}: Kueue admits "
-                        f"only clusters of a fixed size; set min to {group.max}, or remove queue"
-                    )
+        if self.queue and self.idle_shutdown_seconds:
+            raise ValueError(
+                f"queue is {self.queue}, but then Kueue decides when a cluster is suspended; set idle_shutdown_seconds: null"
+            )
         return self
 
     def group(self, name: str) -> WorkerGroup:
@@ -209,6 +201,11 @@ class Profile(PodKeys):
             if isinstance(value, SecretKey)
         ]
         return [*storage, *(("secrets", name, None) for name in self.secrets), *keys]
+
+    @property
+    def autoscaled(self) -> bool:
+        """Whether the number of pods follows the work: always, but in a queue where all groups have a fixed size."""
+        return not self.queue or any(group.min != group.max for group in self.groups)
 
     @property
     def capacity(self) -> list[dict[str, Any]]:

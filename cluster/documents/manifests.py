@@ -8,8 +8,8 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, worker_group
-from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, MANAGED_BY, PORTS, QUEUE_LABEL, Document
+from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, start_limit, worker_group
+from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, ELASTIC, MANAGED_BY, PORTS, QUEUE_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.config import Config
 
@@ -53,16 +53,23 @@ def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) ->
     }
     if planned := planning(profile):
         document["metadata"]["annotations"] = {PLANNING: json.dumps(planned, sort_keys=True)}
+    _queued(document, profile)
+    return document
+
+
+def _queued(document: Document, profile: Profile) -> None:
+    """Give a cluster or a job to the profile's queue, which may admit each growth of it alone."""
     if profile.queue:
         document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
-    return document
+        if profile.autoscaled:
+            document["metadata"].setdefault("annotations", {})[ELASTIC] = "true"
 
 
 def planning(profile: Profile) -> Document:
     """The keys of a profile that its RayCluster has in no field of its own, as far as they are not the defaults."""
-    unread = ("start_seconds", "price_per_hour", *(("idle_seconds",) if profile.queue else ()))
-    whole = ("node_autoscaling", "job_hours", *(("autoscaler",) if profile.queue else ()))
-    slowest = max(group.start_seconds for group in profile.groups)
+    unread = ("start_seconds", "price_per_hour", *(() if profile.autoscaled else ("idle_seconds",)))
+    whole = ("node_autoscaling", "job_hours", *(() if profile.autoscaled else ("autoscaler",)))
+    slowest = start_limit(profile)
 
     def given(config: Config, keys: Iterable[str]) -> Document:
         return {
@@ -124,7 +131,7 @@ def ray_job(
     if profile.queue:
         # Kueue starts a job by resuming it.
         spec["suspend"] = True
-        document["metadata"]["labels"][QUEUE_LABEL] = profile.queue
+    _queued(document, profile)
     return document
 
 
@@ -163,7 +170,7 @@ def _cluster_spec(profile: Profile, name: str, features: frozenset[str], standin
 
 
 def _autoscaling(profile: Profile) -> Document:
-    if profile.queue:
+    if not profile.autoscaled:
         return {"enableInTreeAutoscaling": False}
     return {
         "enableInTreeAutoscaling": True,
@@ -176,7 +183,7 @@ def _autoscaling(profile: Profile) -> Document:
             **({"imagePullPolicy": profile.image_pull_policy} if profile.image_pull_policy else {}),
             "env": env({
                 # After this time a Pending pod is abandoned, and another group of the same shape is tried.
-                "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": max(group.start_seconds for group in profile.groups),
+                "RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S": start_limit(profile),
                 "RAY_AUTOSCALER_PENDING_NODE_IDLE_TIMEOUT_S": 60,
                 "RAY_AUTOSCALER_AVAILABILITY_RECOVERY_S": 300,
             }),

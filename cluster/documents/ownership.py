@@ -80,7 +80,7 @@ def _groups(cluster: Document) -> dict[str, Document]:
 
 
 def _keep_admission(template: Document, live: Document) -> None:
-    """Keep what Kueue (0.15) adds to a template on admission: its labels, and the nodes of the flavor.
+    """Keep what Kueue (0.17) adds to a template on admission: labels, nodes of the flavor, a gate of pods that wait.
 
     It removes them when it suspends the cluster, and suspends a cluster without them at once.
     """
@@ -91,6 +91,8 @@ def _keep_admission(template: Document, live: Document) -> None:
     spec, was = template["spec"], live["spec"]
     if selector := {**was.get("nodeSelector", {}), **spec.get("nodeSelector", {})}:
         spec["nodeSelector"] = selector
+    if gates := was.get("schedulingGates"):
+        spec["schedulingGates"] = gates
     if added := [each for each in was.get("tolerations", []) if each not in spec.get("tolerations", [])]:
         spec["tolerations"] = [*spec.get("tolerations", []), *added]
 

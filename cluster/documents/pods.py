@@ -22,6 +22,8 @@ RESTRICTED = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 """What the pod-security standard "restricted" requires of every container."""
+QUEUE_SECONDS = 7 * 86400
+"""The longest time in a queue for a growing cluster's pods."""
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
@@ -76,12 +78,17 @@ def worker_group(profile: Profile, name: str, group: WorkerGroup, features: froz
         "template": _overridden(profile, group, template),
     }
     _with_template_hash(document, _metadata(profile, group))
-    if profile.queue:
+    if not profile.autoscaled:
         return {**document, "replicas": group.max}
     document["idleTimeoutSeconds"] = group.idle_seconds
     if "priority" in features and (priority := priority_of(group)):
         document["priority"] = priority
     return document
+
+
+def start_limit(profile: Profile) -> int:
+    """The seconds after which a pod that has not started is given up; the time in a queue counts against no limit."""
+    return QUEUE_SECONDS if profile.queue and profile.autoscaled else max(group.start_seconds for group in profile.groups)
 
 
 def priority_of(group: WorkerGroup) -> int:
@@ -110,7 +117,7 @@ def _ray_container(profile: Profile, container: str, size: Placement) -> Documen
             **SETTINGS,
             STORAGE: storage.root,
             # A placement group waits for its slowest pod; if Train timed out earlier, the autoscaler would restart each time.
-            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300 + max(group.start_seconds for group in profile.groups),
+            "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": 300 + start_limit(profile),
             **keys.env,
         }),
     }  # fmt: skip

@@ -8,7 +8,7 @@ from heliostat.cluster.documents.manifests import PLANNING
 from heliostat.cluster.field_types import cpus
 from heliostat.cluster.importer.fields import Fields, Findings
 from heliostat.cluster.importer.pods import Pod, pod_of
-from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, QUEUE_LABEL, Document
+from heliostat.cluster.names import CLUSTER_LABEL, ELASTIC, MANAGED_BY, QUEUE_LABEL, Document
 from heliostat.cluster.prices import PER_GPU
 from heliostat.errors import UserError
 
@@ -75,10 +75,7 @@ def imported(document: Document) -> tuple[dict[str, Any], Findings]:
     _cluster(spec, profile, autoscaling)
     idle = _autoscaler(spec.inside("autoscalerOptions"), profile)
     head = _head(spec.inside("headGroupSpec"), profile)
-    groups = [
-        _group(fields, profile, autoscaling or QUEUE_LABEL in (document["metadata"].get("labels") or {}), idle)
-        for fields in spec.items("workerGroupSpecs", "groupName")
-    ]
+    groups = [_group(fields, profile, autoscaling, idle) for fields in spec.items("workerGroupSpecs", "groupName")]
     if not groups:
         what = f"{kind} {name} has no {spec.at('workerGroupSpecs')}, and in a profile no task runs on the head"
         raise UserError(what, "add a worker group to the document")
@@ -115,6 +112,7 @@ def _metadata(metadata: Fields, profile: dict[str, Any], kind: str) -> dict[str,
         profile["queue"] = queue
     for key in (MANAGED_BY, CLUSTER_LABEL):
         labels.take(key)
+    annotations.take(ELASTIC)
     planned: dict[str, Any] = json.loads(annotations.take(PLANNING, "{}"))
     for fields in (labels, annotations):
         for key, value in fields.data.items():
@@ -201,7 +199,9 @@ def _group(fields: Fields, profile: dict[str, Any], autoscaling: bool, idle: int
         limit = f"groups.{pod.keys['name']}.max"
         fields.lost("maxReplicas", "absent", f"the cost must have a limit: --set {limit}=8", limit)
         pod.keys["max"] = max(1, least)
-    pod.keys["idle_seconds"] = int(fields.take("idleTimeoutSeconds", idle))
+    seconds = int(fields.take("idleTimeoutSeconds", idle))
+    if autoscaling:
+        pod.keys["idle_seconds"] = seconds
     _labels(fields.take("labels", {}), pod, fields)
     if (priority := fields.take("priority", 0)) and priority != (10 if pod.keys.get("market") == "spot" else 0):
         pod.keys["priority"] = priority

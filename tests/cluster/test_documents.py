@@ -145,6 +145,20 @@ def test_a_queued_job_waits_suspended_for_kueue_and_is_of_a_fixed_size() -> None
     assert ray_cluster(queued)["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
 
 
+def test_a_queued_cluster_that_grows_asks_kueue_for_each_part_and_waits_there_without_a_limit() -> None:
+    groups = [{"name": "gpu", "gpu": 1, "gpu_type": "L4", "min": 1, "max": 4, "start_seconds": 60}]
+    queued = a_profile(queue="team", idle_shutdown_seconds=None, groups=groups)
+    for document in (job_of(queued), ray_cluster(queued)):
+        assert document["metadata"]["annotations"]["kueue.x-k8s.io/elastic-job"] == "true"
+        spec = document["spec"].get("rayClusterSpec", document["spec"])
+        assert spec["enableInTreeAutoscaling"] is True
+        (group,) = spec["workerGroupSpecs"]
+        assert (group["minReplicas"], group["maxReplicas"]) == (1, 4)
+        limits = {each["name"]: each["value"] for each in spec["autoscalerOptions"]["env"]}
+        assert limits["RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"] == str(7 * 86400)
+        assert list(validation.problems(document)) == []
+
+
 # The mark of a template says which pods a change would replace.
 
 

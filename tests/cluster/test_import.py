@@ -95,8 +95,6 @@ def test_a_plain_cluster_is_expressed_and_what_differs_is_named() -> None:
 )  # fmt: skip
 def test_a_field_becomes_a_key(path: str, value: Any, key: str, expected: Any) -> None:
     document = at(a_cluster(), path, value)
-    if "queue-name" in str(value):
-        document = at(document, GROUP + "minReplicas", 3)
     shown: Any = profile_of(document).model_dump()
     for part in key.split("."):
         shown = shown[int(part)] if isinstance(shown, list) else shown[part]
@@ -276,7 +274,7 @@ WHOLE = st.fixed_dictionaries({}, optional={
     "namespace": NAMES, "env": st.sampled_from([{"A": "1"}, {"B": {"secret": "s", "key": "k"}}]), "secrets": st.just(["keys"]),
     "image_pull_secrets": st.just(["pull"]), "image_pull_policy": st.just("Always"), "run_as_user": st.just(1000),
     "fs_group": st.sampled_from([None, 5]), "node_autoscaling": st.booleans(), "tls": st.booleans(),
-    "idle_shutdown_seconds": st.sampled_from([None, 60]), "job_hours": st.sampled_from([1.0, 72.5]),
+    "idle_shutdown_seconds": st.sampled_from([None, 60]), "queue": st.just("team"), "job_hours": st.sampled_from([1.0, 72.5]),
     "autoscaler": st.just({"cpu": "1", "memory": "2Gi"}), "pod": st.just({"spec": {"dnsPolicy": "Default"}}),
 })  # fmt: skip
 
@@ -288,7 +286,10 @@ def profiles(draw: st.DrawFn) -> Profile:
     storage = draw(st.sampled_from([
         {"claim": "runs", "size": "10Gi"}, {"claim": "runs", "mount": "/runs"}, {"uri": "s3://b/x", "secret": "s3"},
     ]))  # fmt: skip
-    return validate({"name": "mine", "groups": groups, "head": head, "storage": storage, **draw(WHOLE)}, Profile)
+    whole = draw(WHOLE)
+    if "queue" in whole:
+        whole["idle_shutdown_seconds"] = None
+    return validate({"name": "mine", "groups": groups, "head": head, "storage": storage, **whole}, Profile)
 
 
 @settings(max_examples=25, deadline=None)

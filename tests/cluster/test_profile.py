@@ -179,14 +179,7 @@ def group(**change: Any) -> dict[str, Any]:
             "gpu, but KubeRay stores the token in the Secret named like the cluster",
             "another name, such as gpu-keys",
         ),
-        # A queue admits clusters of a fixed size only.
         ({"queue": "team"}, "queue", "team", "set idle_shutdown_seconds: null"),
-        (
-            {"queue": "team", "idle_shutdown_seconds": None},
-            "queue",
-            "team, but group gpu has min 0 and max 4",
-            "set min to 4, or remove queue",
-        ),
     ],
 )
 def test_each_mistake_names_the_field_the_value_and_the_fix(change: dict[str, Any], field: str, value: str, fix: str) -> None:
