@@ -77,8 +77,8 @@ def path(place: Place, queue: Queue) -> Path:
     return profile(place, queue.name)
 
 
-def profile(place: Place, queue: str, name: str = "queued") -> Path:
-    return place.profile(name, queue=queue, groups=[cpu_group(min=2, max=2)], idle_shutdown_seconds=None)
+def profile(place: Place, queue: str, name: str = "queued", least: int = 2) -> Path:
+    return place.profile(name, queue=queue, groups=[cpu_group(min=least, max=2)], idle_shutdown_seconds=None)
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_an_ephemeral_run_waits_in_the_queue_and_reaches_its_metrics(
     assert "insufficient quota for cpu" in said
     queue.open("8")
     admitted = time.monotonic()
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     print(f"metrics {time.monotonic() - admitted:.0f} s after the quota was there")
     assert "queued finished at step 84" in out
@@ -134,14 +134,19 @@ def test_a_run_whose_cluster_the_queue_suspends_says_so(place: Place, queue: Que
     assert process.stdout is not None
     assert any("runs" in line for line in process.stdout)
     queue.evict("queued-")
-    err = process.communicate(timeout=180)[1]
+    err = process.communicate(timeout=900)[1]
     assert process.returncode == 1, err
     assert "the queue team suspended queued-" in err
     assert "the same command resumes from the last checkpoint" in err
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
 
 
-def test_a_standing_cluster_waits_in_the_queue_and_then_trains(place: Place, queue: Queue, path: Path, here: Command) -> None:
+def test_a_standing_cluster_waits_in_the_queue_and_then_grows_in_it_and_trains(
+    place: Place, queue: Queue, here: Command
+) -> None:
+    """Kueue admits the head first, and the workers when the run needs them."""
+    queue.open("0")
+    path = profile(place, queue.name, least=0)
     process = place.command.start("up", path)
     assert process.stderr is not None
     assert any("waits in the queue team: couldn't assign flavors" in line for line in process.stderr)
@@ -152,7 +157,7 @@ def test_a_standing_cluster_waits_in_the_queue_and_then_trains(place: Place, que
     assert output.code == 2
     assert "waits in the queue team" in output.err
     queue.open("8")
-    out, err = process.communicate(timeout=180)
+    out, err = process.communicate(timeout=900)
     assert process.returncode == 0, err
     assert "queued is ready" in out
     assert place.command("diff", path).out == ""
