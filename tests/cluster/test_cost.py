@@ -56,7 +56,7 @@ def job(id: str, run: str = "", status: str = "SUCCEEDED", command: str = "", **
 
 
 def record(*intervals: Interval, jobs: tuple[RecordedJob, ...] = (), end: float = 4) -> Record:
-    return Record(T0, T0 + end * HOUR, intervals, [], {each.id: each for each in jobs}, off=True)
+    return Record(T0, T0 + end * HOUR, intervals, [], {each.id: each for each in jobs})
 
 
 def spent(found: Record, by: str = "group", **goodput: list[Span]) -> dict[str, dict[str, float]]:
@@ -360,15 +360,15 @@ def test_what_is_not_there_is_named(mine: Here, words: tuple[str, ...], message:
     assert "Traceback" not in done.err
 
 
-def test_what_had_a_cluster_of_its_own_is_named(mine: Here) -> None:
+def test_a_run_that_is_not_in_the_record_is_named(mine: Here) -> None:
     for cluster, job, run in (("mine", "digits-1", "digits"), ("mine", "brief-1", "brief"), ("other", "theirs-1", "theirs")):
         about = {"id": job, "cluster": cluster, "run": run, "command": "", "started": T0 - 10, "ended": None, "exit_code": None}
         (folder := mine.cwd / "store/.jobs" / job).mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps(about))
-    assert "Not in the record: brief; each had a cluster of its own" in mine("cost", "mine.yaml", *SINCE).out
+    assert "Not in the record: brief; each ran in a gap of the record" in mine("cost", "mine.yaml", *SINCE).out
     for words in (("brief", "--on", "mine.yaml", *SINCE), ("mine.yaml", *SINCE, "--until", "2026-11-25T12:00:00")):
         done = mine("cost", *words)
-        assert (done.code, "not in the record: brief; each had a cluster of its own" in done.err) == (2, True), done.err
+        assert (done.code, "not in the record: brief; each ran in a gap of the record" in done.err) == (2, True), done.err
 
 
 def test_labels_that_are_none_are_all_listed(mine: Here) -> None:

@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from heliostat.cluster.kube.conditions import ready, suspended
 from tests.conftest import ROOT, Command, clean_environment, wait_for
-from tests.kubernetes.conftest import ON_GPUS, Place, group, whole_node, workers
+from tests.kubernetes.conftest import ON_GPUS, Place, group, ray_pods, whole_node, workers
 from tests.wheels import wheel
 
 pytestmark = ON_GPUS
@@ -64,6 +65,31 @@ def scheduled(pod: dict[str, Any]) -> float:
     return datetime.fromisoformat(since["PodScheduled"]).timestamp() if "PodScheduled" in since else 0.0
 
 
+@contextmanager
+def looking(look: Callable[[], None]) -> Iterator[None]:
+    """Look twice a second while the block runs."""
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.wait(0.5):
+            look()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def check_seconds(found: dict[str, Any], lives: dict[str, tuple[float, float]]) -> None:
+    """The seconds of the record are those of the pods, by when they got their machines and were last seen."""
+    seconds = {node: sum(i["end"] - i["begin"] for i in found["intervals"] if i["node"] == node) for node in lives}
+    whole = sum(end - begin for begin, end in lives.values())
+    assert sum(seconds.values()) == pytest.approx(whole, rel=0.02, abs=3 * len(lives)), (seconds, lives)
+
+
 def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
     done = place.command("diff", gpu)
     assert (done.code, done.out) == (0, "")
@@ -76,36 +102,30 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
     lives: dict[str, tuple[float, float]] = {}  # by pod: from when it had a machine until it was last seen
 
-    over = threading.Event()
-
     def look() -> None:
-        while not over.wait(0.5):
-            there = workers(place)
-            lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
-            stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
-            seen.append([pod["spec"].get("nodeName", "") for pod in stay])
+        there = workers(place)
+        lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
+        stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
+        seen.append([pod["spec"].get("nodeName", "") for pod in stay])
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    result = json.loads(out)
-    assert max(map(len, seen)) == 2, f"two workers, each with a pod: {seen}"
-    assert any(len(set(nodes) - {""}) == 2 for nodes in seen), f"on two nodes: {seen}"
-    assert result["metrics"]["test"]["accuracy"] > 0.95
-    assert result["run"] == "/mnt/heliostat/runs/e2e"
-    assert "validation  accuracy" in err, "the job's progress is shown while it runs"
-    assert "e2e" in place.command("runs", "--on", gpu).out
-    measured = place.command("evaluate", "e2e", "--on", gpu, "--json")
-    assert measured.code == 0, measured.err
-    assert json.loads(measured.out)["metrics"] == pytest.approx(result["metrics"]["test"], abs=1e-4)
-    brought = place.command("runs", "pull", "e2e", "--on", gpu)
-    assert brought.code == 0, brought.err
-    assert (place.command.cwd / "runs/e2e/report.html").exists()
-    assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
-    back_to_zero(place)
-    over.set()
-    looking.join()
+    with looking(look):
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        result = json.loads(out)
+        assert max(map(len, seen)) == 2, f"two workers, each with a pod: {seen}"
+        assert any(len(set(nodes) - {""}) == 2 for nodes in seen), f"on two nodes: {seen}"
+        assert result["metrics"]["test"]["accuracy"] > 0.95
+        assert result["run"] == "/mnt/heliostat/runs/e2e"
+        assert "validation  accuracy" in err, "the job's progress is shown while it runs"
+        assert "e2e" in place.command("runs", "--on", gpu).out
+        measured = place.command("evaluate", "e2e", "--on", gpu, "--json")
+        assert measured.code == 0, measured.err
+        assert json.loads(measured.out)["metrics"] == pytest.approx(result["metrics"]["test"], abs=1e-4)
+        brought = place.command("runs", "pull", "e2e", "--on", gpu)
+        assert brought.code == 0, brought.err
+        assert (place.command.cwd / "runs/e2e/report.html").exists()
+        assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
+        back_to_zero(place)
 
     def recorded() -> dict[str, Any]:
         done = place.command("cost", "e2e", "--on", gpu, "--json")
@@ -115,9 +135,7 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
 
     wait_for(lambda: {each["node"] for each in recorded()["intervals"]} >= lives.keys(), "the record")
     found = recorded()
-    seconds = {node: sum(i["end"] - i["begin"] for i in found["intervals"] if i["node"] == node) for node in lives}
-    whole = sum(end - begin for begin, end in lives.values())
-    assert sum(seconds.values()) == pytest.approx(whole, rel=0.02, abs=3 * len(lives)), (seconds, lives)
+    check_seconds(found, lives)
     (row,) = found["rows"][:1]
     assert (row["key"], row["money"]["productive"] > 0) == ("gpu", True)
     assert found["gaps"] == []
@@ -233,7 +251,7 @@ def test_spot_that_does_not_come_is_replaced_by_on_demand(place: Place) -> None:
 
 
 def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Place) -> None:
-    """Its pods have volumes and metadata of the profile's, and its run a package that the image lacks."""
+    """Its pods have volumes and metadata of the profile's, and its run a package that the image lacks; its cost is recorded."""
     path = place.profile(
         "brief",
         annotations={"team": "vision"},
@@ -258,14 +276,33 @@ def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Pl
     search = f"{place.command.env['PYTHONPATH']}{os.pathsep}{lacking}"
     here = Command(folder, {**place.command.env, "PYTHONPATH": search})
     changes = ["name=brief", "task=needing:Digits", f"requirements=[{lacking.name}]"]
-    done = here("train", "digits", "--on", path, "--ephemeral", *SHORT, *(part for each in changes for part in ("--set", each)))
-    assert done.code == 0, done.err
+    lives: dict[str, tuple[float, float]] = {}
+
+    def look() -> None:
+        there = [
+            pod for kind in ("head", "worker") for pod in ray_pods(place, kind) if pod["metadata"]["name"].startswith("brief")
+        ]
+        lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
+
+    words = [part for each in changes for part in ("--set", each)]
+    with looking(look):
+        done = here("train", "digits", "--on", path, "--ephemeral", *SHORT, *words)
+        assert done.code == 0, done.err
+        wait_for(
+            lambda: [pod for pod in ray_pods(place, "head") if "brief" in pod["metadata"]["name"]] == [], "its head to end"
+        )
     assert f"installs {lacking.name} on" in done.out
     assert "brief finished at step 84" in done.out
     assert "heliostat runs pull brief --on " in done.out
     kept = place.command("logs", path, "brief")
     assert "brief finished at step 84" in kept.out, kept.err
     assert "a head of its own reads the storage" in kept.err
+    cost = place.command("cost", "brief", "--json")
+    assert cost.code == 0, cost.err
+    found = json.loads(cost.out)
+    check_seconds(found, lives)
+    assert (found["gaps"], found["not_recorded"]) == ([], [])
+    assert {row["key"]: row["hours"]["productive"] > 0 for row in found["rows"]} == {"gpu": True, "head": True}
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
     wait_for(lambda: [c for c in place.kube.clusters.list() if c["metadata"]["name"].startswith("brief")] == [], "its cluster")
 

@@ -219,7 +219,8 @@ def remarks(found: Found) -> list[str]:
         if found.left_out:
             texts.append(f"For that fleet the planner replays the jobs of the record; {'; '.join(found.left_out)}.")
     for gap in record.gaps:
-        texts.append(f"Not recorded: {clock(gap.begin)} to {clock(gap.end)} ({duration(gap.end - gap.begin)}).")
+        of = f" of {gap.cluster}" * bool(gap.cluster)
+        texts.append(f"Not recorded{of}: {clock(gap.begin)} to {clock(gap.end)} ({duration(gap.end - gap.begin)}).")
     if record.damaged:
         texts.append(f"{record.damaged} files of the record are damaged; what they lack is not recorded.")
     if not found.of_run:
