@@ -111,7 +111,7 @@ def _measured(plans: list[Any], quiet: bool) -> Iterator[Any]:
 
 
 def _show(name: str, speeds: list[Any], as_json: bool) -> None:
-    from heliostat.console import duration, out, print_json, print_table
+    from heliostat.console import duration, money, out, print_json, print_table
 
     first = speeds[0]
     rows = []
@@ -128,7 +128,7 @@ def _show(name: str, speeds: list[Any], as_json: bool) -> None:
                 row["workers"], f"{row['samples_per_second']:,.0f}", f"{row['lowest']:,.0f} to {row['highest']:,.0f}",
                 f"{row['efficiency']:.0%}", f"{row['data_wait']:.1%}",
                 "-" if row["communication"] is None else f"{row['communication']:.1%}",
-                duration(row["seconds"]), "-" if row["cost"] is None else f"{row['cost']:.4g}",
+                duration(row["seconds"]), "-" if row["cost"] is None else money(row["cost"]),
             )
             for row in rows
         ],
