@@ -19,7 +19,7 @@ from heliostat.cluster.cost import KINDS, NONE, charges, in_cents, keys, priced,
 from heliostat.cluster.history import history
 from heliostat.cluster.in_pod.recorder import line
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Interval, Record, RecordedJob
+from heliostat.cluster.record import Interval, Record, RecordedJob, parse
 from heliostat.cluster.static_fleets import cheapest_fleet, peak_fleet
 from heliostat.errors import UserError
 from heliostat.workloads.run.chunks import sealed
@@ -84,6 +84,18 @@ def test_the_goodput_of_a_run_divides_what_its_job_held() -> None:
     ]  # fmt: skip
     found = record(interval("busy", 0, 3, one=1.0), jobs=(job("one", "digits"),))
     assert spent(found, digits=spans) == {"gpu": {"starting": 10, "productive": 7.5, "recomputed": 2.5, "overhead": 10}}
+
+
+def test_a_job_that_continues_a_run_starts_again_and_is_lost_if_it_did_not_come_to_it() -> None:
+    spans = [Span("productive", T0, T0 + HOUR), Span("productive", T0 + 2.5 * HOUR, T0 + 3 * HOUR)]
+    jobs = [
+        replace(job(name, "digits", status), begin=T0 + begin * HOUR, end=T0 + (begin + 1) * HOUR)
+        for name, status, begin in (("one", "LOST", 0), ("two", "FAILED", 1), ("three", "SUCCEEDED", 2))
+    ]
+    found = record(
+        interval("busy", 0, 1, one=1.0), interval("busy", 1, 2, two=1.0), interval("busy", 2, 3, three=1.0), jobs=tuple(jobs)
+    )
+    assert spent(found, digits=spans) == {"gpu": {"productive": 15, "lost": 10, "starting": 5}}
 
 
 def test_the_trials_of_a_sweep_weigh_as_many_workers_as_they_have() -> None:
@@ -289,6 +301,18 @@ def test_it_is_printed_for_programs(mine: Here, shape: str, parsed: Callable[[st
 def test_a_run_has_its_own_share(mine: Here) -> None:
     done = mine("cost", "digits", "--on", "mine.yaml", *SINCE, "--by", "run", "--csv")
     assert done.out.splitlines()[1:] == ["digits,0.0111,0.0222,0.4,0.2,0.2", "all,0.0111,0.0222,0.4,0.2,0.2"]
+
+
+def test_a_scheduled_job_is_divided_by_the_goodput_of_its_run_whose_name_has_the_time(mine: Here) -> None:
+    (mine.cwd / "store/runs/digits").rename(mine.cwd / "store/runs/nightly-20261125-1200")
+    (file,) = (mine.cwd / "store/.nodes/local/mine/2026-11").iterdir()
+    lines, _ = parse(file.read_bytes())
+    lines[0] |= {"cluster": "nightly-11251200-x", "until": T0 + 7200}
+    file.write_bytes(b"".join(line({**each, "run": "nightly", "asked": T0} if "id" in each else each) for each in lines))
+    done = mine("cost", "nightly", "--on", "mine.yaml", *SINCE, "--by", "run", "--csv")
+    header, row, _ = done.out.splitlines()
+    assert header == "run,node-hours,GPU-hours,cost $,productive,starting"
+    assert row == "nightly,0.0111,0.0222,0.4,0.2,0.2"
 
 
 @pytest.mark.parametrize(("state", "kind"), [("finished", "productive"), ("failed", "lost")])
