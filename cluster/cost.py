@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
-from math import floor
+from math import floor, inf
 from typing import Protocol
 
 from heliostat.cluster.profile import Profile
@@ -109,8 +109,8 @@ def charges(record: Record, goodput: Mapping[str, Sequence[Span]]) -> list[Charg
 
     Args:
         record: with prices, see `priced`.
-        goodput: the spans of each run by its name, those of all trials for a sweep. A job without them is productive, unless it
-            has failed, was stopped or ended with its head: then it is lost.
+        goodput: the spans of each run by its name, those of all trials for a sweep. A job in whose time there are none is
+            productive, unless it has failed, was stopped or ended with its head: then it is lost.
     """
     uses = {job.id: _use(job, goodput.get(job.run, ())) for job in record.jobs.values()}
     return [charge for interval in record.intervals for day in _days(interval) for charge in _charges(day, uses)]
@@ -174,6 +174,8 @@ def in_cents(table: Sequence[Row]) -> list[Row]:
 
 def _use(job: RecordedJob, spans: Sequence[Span]) -> Callable[[float, float], Mapping[str, float]]:
     """A function that returns the share of each kind in what a job held between two times."""
+    # Other jobs of the same run have their own: what it resumed, or ran on a schedule.
+    spans = [span for span in spans if span.end > (job.begin or -inf) and span.begin < (job.end or inf)]
     if not spans:
         kind = "lost" if job.status in ("FAILED", "STOPPED", "LOST") else "productive"
         return lambda begin, end: {kind: 1.0}

@@ -15,7 +15,7 @@ from heliostat.cluster.planner.fleet import GroupOutcome, Outcome
 from heliostat.cluster.planner.jobs import Floats, Jobs
 from heliostat.cluster.planner.trace import Trace
 from heliostat.cluster.profile import Profile, ray_resources
-from heliostat.cluster.record import UNFINISHED, Interval, Record, mean_price, most_at_once
+from heliostat.cluster.record import UNFINISHED, Gap, Interval, Record, mean_price, most_at_once
 
 CHANGES = 0.05
 """The share of a job's GPU-seconds from which on its GPUs count as changing."""
@@ -85,7 +85,7 @@ def history(record: Record, profile: Profile, since: float = 0.0, until: float =
         else:
             gpus, seconds = _size(mine)
             rows.append((submitted, seconds, gpus, 0.0 if gpus else mine.cpu_seconds / mine.seconds, job.id, mine))
-            notes.update(_notes(mine, gpus, record))
+            notes.update(_notes(mine, gpus, [gap for gap in record.gaps if gap.cluster == job.cluster]))
     rows.sort(key=lambda row: row[0])
     begun, lengths, sizes, cpus = (np.array([row[n] for row in rows], float) for n in range(4))
     jobs = Jobs(begun, lengths, sizes.astype(np.int64), cpus=cpus, ids=pa.array([row[4] for row in rows], pa.string()))
@@ -152,7 +152,7 @@ def _size(mine: _Held) -> tuple[int, float]:
     return gpus, mine.seconds if mean < 1 else mine.gpu_seconds / gpus
 
 
-def _notes(mine: _Held, gpus: int, record: Record) -> Iterator[str]:
+def _notes(mine: _Held, gpus: int, gaps: Sequence[Gap]) -> Iterator[str]:
     if gpus and mine.cpu_seconds:
         yield "jobs also held nodes without GPUs, which are in no figure"
     mean = mine.gpu_seconds / mine.seconds
@@ -160,7 +160,7 @@ def _notes(mine: _Held, gpus: int, record: Record) -> Iterator[str]:
         yield "jobs held a part of a GPU, and count as jobs of one"
     elif gpus and abs(gpus - mean) > CHANGES * mean:
         yield "jobs held a changing number of GPUs, and count with its mean"
-    if any(gap.begin < mine.end and gap.end > mine.begin for gap in record.gaps):
+    if any(gap.begin < mine.end and gap.end > mine.begin for gap in gaps):
         yield "jobs ran while nothing was recorded; that time is not in their duration"
 
 

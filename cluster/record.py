@@ -1,7 +1,8 @@
 """The record of a cluster's nodes, which `heliostat.cluster.in_pod.recorder` writes: from its files to intervals and gaps.
 
 What is not recorded is never filled in. A node that was there before and after a gap existed meanwhile, but its use is unknown;
-one that was not there after it is counted until it was last seen.
+one that was not there after it is counted until it was last seen. The clusters that jobs had to themselves have recorders of
+their own in the same folder: each of these records is read by itself, and they are joined at the end.
 """
 
 import json
@@ -11,6 +12,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, pairwise
+from math import inf
 from typing import Any
 
 ALLOWED = 90.0
@@ -19,6 +21,8 @@ SHORT = 5.0
 """Seconds; how long a node may take to end after the recorder without a gap."""
 ANSWER = 10.0
 """Seconds that Ray may not answer without a gap, if a node did the same before and after; a look takes as long at most."""
+DELETED = 180.0
+"""Seconds after the end of its job until a cluster that a job had to itself is deleted: a minute, and the end of its pods."""
 UNFINISHED = ("PENDING", "RUNNING")
 STATES = ("starting", "idle", "busy", "unknown")
 NAME = re.compile(r"(?:.*/)?(?P<begin>\d{4}-\d{2}/\d{2}T\d{6})-(?P<recorder>[0-9a-f]+)-(?P<number>\d+)\.jsonl")
@@ -69,6 +73,8 @@ class Gap:
 
     begin: float
     end: float
+    cluster: str = ""
+    """The cluster that a job had to itself; empty for the one that `heliostat up` makes."""
 
 
 @dataclass(frozen=True)
@@ -81,20 +87,23 @@ class RecordedJob:
     status: str
     labels: Mapping[str, str]
     begin: float | None
+    """When it was submitted; a job with a cluster to itself, when its head was asked for."""
     end: float | None
+    cluster: str = ""
+    """The one that it had to itself."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of a cluster's nodes from ``begin`` to ``end``, in seconds since the epoch."""
+    """What is known of the nodes of a profile's clusters from ``begin`` to ``end``, in seconds since the epoch."""
 
     begin: float
     end: float
     intervals: Sequence[Interval]
     gaps: Sequence[Gap]
     jobs: Mapping[str, RecordedJob]
-    off: bool
-    """Whether the cluster was suspended or deleted at the end."""
+    open: Sequence[Gap] = ()
+    """Times after the record of a cluster that was neither suspended nor deleted at its end."""
     damaged: int = 0
     """Files with a damaged line; what follows it in the file is a gap."""
 
@@ -105,10 +114,12 @@ class Record:
             for each in self.intervals
             if each.begin < until and each.end > since
         ]
-        gaps = [*self.gaps]
-        if not self.off and until - self.end > ALLOWED:
-            gaps.append(Gap(self.end, until))
-        kept = [Gap(max(g.begin, since), min(g.end, until)) for g in gaps if g.begin < until and g.end > since]
+        gaps = [*self.gaps, *(gap for gap in self.open if until - gap.begin > ALLOWED)]
+        kept = [
+            replace(gap, begin=max(gap.begin, since), end=min(gap.end, until))
+            for gap in gaps
+            if gap.begin < until and gap.end > since
+        ]
         return replace(self, begin=since, end=until, intervals=intervals, gaps=kept)
 
 
@@ -130,6 +141,10 @@ class _Session:
     def off(self) -> bool:
         return bool(self.lines[-1]["e"] == "off")
 
+    @property
+    def cluster(self) -> str:
+        return str(self.lines[0].get("cluster", ""))
+
     def covered(self) -> Iterator[tuple[float, float]]:
         """The times in which it looked."""
         begin = last = self.begin
@@ -147,8 +162,25 @@ def read(files: Mapping[str, bytes]) -> Record | None:
     A file is read up to its first damaged line: the next file begins with everything again.
     """
     sessions, damaged = _sessions(files)
-    if not sessions:
+    clusters: dict[str, list[_Session]] = {}
+    for session in sessions:
+        clusters.setdefault(session.cluster, []).append(session)
+    if not clusters:
         return None
+    parts = [_record(cluster, of) for cluster, of in clusters.items()]
+    return Record(
+        begin=min(part.begin for part in parts),
+        end=max(part.end for part in parts),
+        intervals=sorted((each for part in parts for each in part.intervals), key=lambda each: (each.begin, each.node)),
+        gaps=sorted((gap for part in parts for gap in part.gaps), key=lambda gap: gap.begin),
+        jobs={id: job for part in parts for id, job in part.jobs.items()},
+        open=[gap for part in parts for gap in part.open],
+        damaged=damaged,
+    )
+
+
+def _record(cluster: str, sessions: Sequence[_Session]) -> Record:
+    """The record of one cluster, from what its recorders wrote one after the other."""
     covered = _union(span for session in sessions for span in session.covered())
     last = max(sessions, key=lambda session: session.end)
     offs = [session.end for session in sessions if session.off]
@@ -158,15 +190,26 @@ def read(files: Mapping[str, bytes]) -> Record | None:
     ]
     gaps += _left_behind(sessions, covered)
     intervals = [each for node, lines in _by_node(sessions).items() for each in _intervals(node, lines, sessions, covered)]
+    jobs = _jobs(sessions)
+    if cluster:
+        asked = min((line["asked"] for s in sessions for line in s.lines if line["e"] == "node"), default=None)
+        jobs = {id: replace(job, cluster=cluster, begin=asked or job.begin) for id, job in jobs.items()}
     return Record(
         begin=min([covered[0][0], *(each.begin for each in intervals)]),
         end=last.end,
-        intervals=sorted(intervals, key=lambda each: (each.begin, each.node)),
-        gaps=sorted(gaps, key=lambda gap: gap.begin),
-        jobs=_jobs(sessions),
-        off=last.off,
-        damaged=damaged,
+        intervals=intervals,
+        gaps=[replace(gap, cluster=cluster) for gap in gaps],
+        jobs=jobs,
+        open=[] if last.off else [Gap(last.end, _deleted(last, jobs), cluster)],
     )
+
+
+def _deleted(last: _Session, jobs: Mapping[str, RecordedJob]) -> float:
+    """By when a cluster is deleted whose recorder did not see that: never, unless a job has it to itself."""
+    if not last.cluster:
+        return inf
+    ended = jobs and all(job.status not in UNFINISHED for job in jobs.values())
+    return min(last.lines[0]["until"], last.end + DELETED) if ended else float(last.lines[0]["until"])
 
 
 def parse(data: bytes) -> tuple[list[Line], bool]:
@@ -297,10 +340,15 @@ def _left_behind(sessions: Sequence[_Session], covered: Sequence[tuple[float, fl
                     there[line["id"]] = line
                 elif line["e"] == "gone":
                     there.pop(line["id"], None)
-            until = max((line["until"] or 0.0 for line in there.values() if line["group"] != "head"), default=0.0)
+            until = max((_latest(line, session.end) for line in there.values() if line["group"] != "head"), default=0.0)
             until = min(until, _next(covered, session.end) or until)
             if until - session.end > SHORT:
                 yield Gap(session.end, until)
+
+
+def _latest(line: Line, off: float) -> float:
+    """When a node ended at the latest; if its deletion was not seen, one that is busy may drain from when its cluster went."""
+    return float(line["until"] or off + (line.get("grace", 0.0) if line["state"] == "busy" else 0.0))
 
 
 def _jobs(sessions: Sequence[_Session]) -> dict[str, RecordedJob]:

@@ -33,9 +33,12 @@ class Static:
 def peak_fleet(record: Record, profile: Profile) -> Static:
     """A fleet that always has the most nodes that each group had at once, in the time without gaps, at the recorded prices.
 
-    A node that ends while another one takes its place does not count: it has at most as many as the profile allows.
+    A node that ends while another one takes its place does not count: a cluster has at most as many as the profile allows, and
+    as many clusters as heads were there at once. The fleet is one cluster, with one head.
     """
-    limits = {"head": 1, **{group.name: group.max for group in profile.groups}}
+    heads = [each for each in record.intervals if each.group == "head"]
+    clusters = most_at_once(heads) if heads else 1
+    limits = {"head": 1, **{group.name: group.max * clusters for group in profile.groups}}
     peaks = {}
     for group in dict.fromkeys(each.group for each in record.intervals):
         mine = [each for each in record.intervals if each.group == group]
@@ -72,7 +75,7 @@ def _with_prices(fleet: Fleet) -> Fleet:
 
 
 def _static(record: Record, profile: Profile, nodes: Mapping[str, int]) -> Static:
-    hours = (record.end - record.begin - sum(gap.end - gap.begin for gap in record.gaps)) / HOUR
+    hours = (record.end - record.begin - sum(gap.end - gap.begin for gap in record.gaps if not gap.cluster)) / HOUR
     prices = _prices(record, profile)
     gpus = {group.name: group.gpu for group in profile.groups} | {each.group: each.gpus for each in record.intervals}
     total, of_gpus = sum(nodes.values()), sum(count * gpus[name] for name, count in nodes.items())

@@ -114,6 +114,13 @@ def numbers(metrics: Mapping[str, float | None]) -> str:
     return "  ".join(f"{printable(name)} {'NaN' if value is None else f'{value:.4f}'}" for name, value in metrics.items())
 
 
+def money(cost: float) -> str:
+    """A cost: with two decimals, and below 1 with as many as show what it is; 0 is nothing."""
+    if 0 < cost < 1e-4:
+        return "less than 0.0001"
+    return f"{cost:.2f}" if cost >= 1 else f"{cost:.3g}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as readable text: 42 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 60:

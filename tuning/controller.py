@@ -231,7 +231,7 @@ class Controller:
             self._stopping = "interrupted"
         elif config.seconds and self.trials.seconds(now) >= config.seconds:
             self._stopping = "time"
-        elif config.budget and (self.trials.cost(now) or 0.0) >= config.budget:
+        elif config.budget and self.trials.known_cost(now) >= config.budget:
             self._stopping = "budget"
         if self._stopping:
             self._request_stops()

@@ -194,9 +194,13 @@ class Trials:
         return ended + (now - self.sessions[-1][0] if self.sessions else 0.0)
 
     def cost(self, now: float = 0.0) -> float | None:
-        """The cost of all trials so far, or None where prices are not known."""
-        costs = [cost for trial in self.all if (cost := trial.cost(now)) is not None]
-        return sum(costs) if costs else None
+        """The cost of all trials so far, or None if that of any that has held workers is not known."""
+        costs = [trial.cost(now) for trial in self.all if trial.elapsed(now)]
+        return self.known_cost(now) if costs and None not in costs else None
+
+    def known_cost(self, now: float) -> float:
+        """The cost so far of the trials whose price is known."""
+        return sum(trial.cost(now) or 0.0 for trial in self.all)
 
     def remaining_seconds(self, wanted: int | None, now: float) -> float | None:
         """An estimate of the seconds until all wanted trials are done; None if there is no basis for one."""

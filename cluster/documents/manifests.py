@@ -49,7 +49,7 @@ def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) ->
         "apiVersion": API_VERSION,
         "kind": "RayCluster",
         "metadata": metadata(profile, profile.name),
-        "spec": _cluster_spec(profile, profile.name, features, standing=True),
+        "spec": _cluster_spec(profile, profile.name, features, profile.name, standing=True),
     }
     if planned := planning(profile):
         document["metadata"]["annotations"] = {PLANNING: json.dumps(planned, sort_keys=True)}
@@ -104,6 +104,7 @@ def ray_job(
     features: frozenset[str] = FEATURES["1.7"],
     entrypoint: str | None = None,
     runtime_env: str | None = None,
+    files: str = "",
 ) -> Document:
     """A job with its own cluster, which is deleted with it.
 
@@ -113,6 +114,7 @@ def ray_job(
         features: of the operator.
         entrypoint: the shell command, started by the operator; None: the client uploads the code and submits (InteractiveMode).
         runtime_env: Ray's runtime environment as YAML, with an entrypoint.
+        files: the ConfigMap with `recorder_files`; without one the nodes are not recorded.
     """
     spec: Document = {
         "submissionMode": "HTTPMode" if entrypoint else "InteractiveMode",
@@ -123,7 +125,7 @@ def ray_job(
         # it ran invalid. Without that rule its cluster would never be deleted.
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 60,
-        "rayClusterSpec": _cluster_spec(profile, name, features, standing=False),
+        "rayClusterSpec": _cluster_spec(profile, name, features, files, standing=False),
     }
     if entrypoint:
         spec |= {"entrypoint": entrypoint, "runtimeEnvYAML": runtime_env or "{}"}
@@ -156,12 +158,12 @@ def network_policy(profile: Profile, name: str) -> Document:
     }
 
 
-def _cluster_spec(profile: Profile, name: str, features: frozenset[str], standing: bool) -> Document:
+def _cluster_spec(profile: Profile, name: str, features: frozenset[str], files: str, standing: bool) -> Document:
     spec: Document = {
         "rayVersion": profile.ray_version,
         "authOptions": {"mode": "token"},
         **_autoscaling(profile),
-        "headGroupSpec": head_group(profile, name, standing),
+        "headGroupSpec": head_group(profile, name, files, standing),
         "workerGroupSpecs": [worker_group(profile, name, group, features) for group in profile.groups],
     }
     if profile.tls:
@@ -193,17 +195,18 @@ def _autoscaling(profile: Profile) -> Document:
 
 def head_files(profile: Profile) -> Document:
     """The files of the head: the programs beside it, the possible nodes and the prices, which may change without a restart."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": metadata(profile, profile.name),
-        "data": {
-            **program("idle"),
-            **program("recorder"),
-            "nodes.json": json.dumps(profile.capacity),
-            "prices.json": json.dumps(profile.prices),
-        },
-    }
+    nodes = {"nodes.json": json.dumps(profile.capacity)}
+    return config_map(profile, profile.name, {**program("idle"), **recorder_files(profile), **nodes})
+
+
+def recorder_files(profile: Profile) -> dict[str, str]:
+    """The files of the recorder, as data of a ConfigMap."""
+    return {**program("recorder"), "prices.json": json.dumps(profile.prices)}
+
+
+def config_map(profile: Profile, name: str, data: dict[str, str]) -> Document:
+    """A ConfigMap of files."""
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata(profile, name), "data": data}
 
 
 def program(name: str) -> dict[str, str]:

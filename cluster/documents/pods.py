@@ -14,6 +14,8 @@ from heliostat.environment import NODES_FILE, STORAGE
 HEAD_GRACE = 10
 """The head does not exit on SIGTERM, so a longer grace period only delays its deletion (KubeRay 1.6.1, Ray 2.60)."""
 FILES = "/opt/heliostat"
+TOKEN_FOLDER = "/run/heliostat"
+TOKEN_FILE = f"{TOKEN_FOLDER}/token"
 SHARED_MEMORY = "shared-memory"
 RESTRICTED = {
     "allowPrivilegeEscalation": False,
@@ -35,17 +37,31 @@ SETTINGS = {
 }
 
 
-def head_group(profile: Profile, name: str, standing: bool) -> Document:
-    """The head group; in a standing cluster it also has the list of possible nodes, the recorder, and an idle watcher."""
+def head_group(profile: Profile, name: str, files: str, standing: bool) -> Document:
+    """The head group.
+
+    Args:
+        profile: of the cluster.
+        name: of the cluster, or of its job.
+        files: the ConfigMap with the recorder, see `heliostat.cluster.documents.manifests`; without one nothing is recorded.
+        standing: whether it outlives a job; then it also has the list of possible nodes, and an idle watcher.
+    """
     head = profile.head
     ray = _ray_container(profile, "ray-head", head)
     ray["ports"] = [{"containerPort": port, "name": port_name} for port_name, port in PORTS.items()]
-    containers, volumes = [ray], []
+    containers, volumes = [ray], list[Document]()
+    if files:
+        volumes.append({"name": "files", "configMap": {"name": files}})
+        containers.append(_recorder(profile, ray, standing))
+    if files and not standing:
+        # The Secret with the token has the name that the operator gives the cluster; only Ray's container gets its value.
+        volumes.append({"name": "token", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
+        ray.setdefault("volumeMounts", []).append({"name": "token", "mountPath": TOKEN_FOLDER})
+        write = f'umask 077; printf %s "$RAY_AUTH_TOKEN" > {TOKEN_FILE}'
+        ray["lifecycle"] = {"postStart": {"exec": {"command": ["/bin/sh", "-c", write]}}}
     if standing:
         ray["env"] += env({NODES_FILE: f"{FILES}/nodes.json"})
         ray.setdefault("volumeMounts", []).append({"name": "files", "mountPath": FILES})
-        volumes = [{"name": "files", "configMap": {"name": profile.name}}]
-        containers.append(_recorder(profile, ray))
         if profile.idle_shutdown_seconds:
             containers.append(_watcher(profile))
     document = {
@@ -259,17 +275,33 @@ def _watcher(profile: Profile) -> Document:
 def _own_access(profile: Profile) -> list[Document]:
     """The variables with the namespace, and with the token of the dashboard."""
     return [
-        {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+        _field("NAMESPACE", "metadata.namespace"),
         {"name": "RAY_AUTH_TOKEN", "valueFrom": {"secretKeyRef": {"name": profile.name, "key": TOKEN_KEY}}},
     ]
 
 
-def _recorder(profile: Profile, ray: Document) -> Document:
+def _field(variable: str, path: str) -> Document:
+    """A variable with a field of the pod."""
+    return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
+
+
+def _recorder(profile: Profile, ray: Document, standing: bool) -> Document:
     """The container that records the nodes on the storage, which it reaches as Ray does."""
     program = run_program("recorder")
     storage = [mount for mount in ray.get("volumeMounts", []) if mount["name"] == "storage"]
     credentials = [entry for entry in ray.get("envFrom", []) if profile.storage.uri]
     own = [entry for entry in env(merged(profile, profile.head).env) if profile.storage.uri]
+    where = {"STORAGE": profile.storage.root, "PRICES": f"{FILES}/in_pod/prices.json"}
+    if standing:
+        access = [*env({"CLUSTER": profile.name, **where}), *_own_access(profile)]
+    else:
+        storage.append({"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True})
+        where |= {"PROFILE": profile.name, "LASTS": str(int(profile.job_hours * 3600)), "TOKEN_FILE": TOKEN_FILE}
+        access = [
+            *env(where),
+            _field("CLUSTER", "metadata.labels['ray.io/cluster']"),
+            _field("NAMESPACE", "metadata.namespace"),
+        ]
     return {
         "name": "recorder",
         **image(profile),
@@ -278,11 +310,7 @@ def _recorder(profile: Profile, ray: Document) -> Document:
         "resources": resources("50m", "384Mi" if profile.storage.uri else "128Mi"),
         "volumeMounts": [*program["volumeMounts"], *storage],
         **({"envFrom": credentials} if credentials else {}),
-        "env": [
-            *own,
-            *env({"CLUSTER": profile.name, "STORAGE": profile.storage.root, "PRICES": f"{FILES}/in_pod/prices.json"}),
-            *_own_access(profile),
-        ],
+        "env": [*own, *access],
     }
 
 

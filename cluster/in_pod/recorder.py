@@ -1,9 +1,10 @@
 """Records the nodes of a cluster on its storage, where the record outlives the cluster; runs beside the head.
 
-``<storage>/.nodes/<namespace>/<cluster>/<month>/<day>T<time>-<recorder>-<number>.jsonl`` are its files, each of at most a day
+``<storage>/.nodes/<namespace>/<profile>/<month>/<day>T<time>-<recorder>-<number>.jsonl`` are its files, each of at most a day
 and about 64 KB. A line is JSON, a blank, and the CRC-32 of the JSON, with a time ``t`` and an event ``e``:
 
-- ``start``: the first line of a file; the nodes that there are and the jobs that run follow, so that it can be read alone;
+- ``start``: the first line of a file; the nodes that there are and the jobs that run follow, so that it can be read alone; it
+  names a ``cluster`` that a job has to itself, and ``until`` when that is deleted at the latest;
 - ``node``: a node as it is from then on; ``gone``: it has ended; ``job``: a job as it is from then on;
 - ``beat``: nothing has changed, once a minute; ``off``: the cluster is suspended or deleted, and has no nodes from then on.
 
@@ -59,15 +60,18 @@ class Recorder:
 
     Args:
         look: returns the nodes: ``name``, ``group``, ``market``, ``price`` an hour, ``gpus``, when it was ``asked`` for,
-            ``begin`` (None until it has a machine), ``until`` when its deletion ends it at the latest, ``state`` (asked,
-            starting, idle, busy, unknown) and ``work``, or ``end`` once it has ended; and the jobs as `ray_usage.jobs` has
-            them. Times are in seconds since the epoch.
+            ``begin`` (None until it has a machine), ``until`` when its deletion ends it at the latest, ``grace``, the seconds
+            that it has from then on, ``state`` (asked, starting, idle, busy, unknown) and ``work``, or ``end`` once it has
+            ended; and the jobs as `ray_usage.jobs` has them. Times are in seconds since the epoch.
         write: gets the name of a file and its whole contents.
         clock: the time.
+        own: what the first line of each file says of a cluster that a job has to itself.
     """
 
-    def __init__(self, look: Look, write: Callable[[str, bytes], None], clock: Callable[[], float] = time.time) -> None:
-        self._look, self._write, self._clock = look, write, clock
+    def __init__(
+        self, look: Look, write: Callable[[str, bytes], None], clock: Callable[[], float] = time.time, own: Node | None = None
+    ) -> None:
+        self._look, self._write, self._clock, self._own = look, write, clock, own or {}
         self._id, self._number, self._name = secrets.token_hex(4), 0, ""
         self._lines: list[bytes] = []
         self._size, self._day = 0, ""
@@ -108,8 +112,14 @@ class Recorder:
             self._flush(now)
 
     def finish(self, off: bool) -> None:
-        """Write the last line, which says whether the cluster has ended as well."""
+        """Write the last line, which says whether the cluster has ended as well.
+
+        Then its nodes ended between the last look and now, but for the head, in which this runs, and those that still work.
+        """
         now = self._clock()
+        for key, node in self.nodes.items() if off else ():
+            if node["group"] != "head" and node["state"] != "busy" and not node["until"]:
+                self._add({"t": now, "e": "gone", "id": key, "end": (self._looked + now) / 2})
         if self._lines:
             self._add({"t": now, "e": "off" if off else "beat"})
             self._flush(now)
@@ -121,7 +131,7 @@ class Recorder:
         self._day, self._number = _day(now), self._number + 1
         self._name = f"{datetime.fromtimestamp(now, UTC):%Y-%m/%dT%H%M%S}-{self._id}-{self._number:04d}.jsonl"
         self._lines, self._size = [], 0
-        self._add({"t": now, "e": "start"})
+        self._add({"t": now, "e": "start", **self._own})
         for key, node in self.nodes.items():
             self._add({"t": now, "e": "node", "id": key, **node})
         for key, job in self._jobs.items():
@@ -189,11 +199,24 @@ class Pods:
             if pods is None:
                 raise
             print(f"cannot ask Ray what its nodes do: {error!r}", flush=True)
+        if pods is None and self._before:
+            raise PermissionError("the right to list pods has gone with the cluster")  # Ray knows them by other ids
         if pods is None:
             return {about["id"]: _of_ray(name, about, prices) for name, about in (used or {}).items()}, jobs
         nodes = {pod["metadata"]["uid"]: node_of(pod, prices) for pod in pods}
         self._before = with_uses(nodes, used, self._before, self._ended.is_set())
         return nodes, jobs
+
+    def going(self) -> bool:
+        """Whether the cluster is being suspended or deleted; Kubernetes takes the rights to ask away with it."""
+        path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
+        try:
+            cluster = kubernetes("GET", path)
+        except HTTPError as error:
+            if error.code == 404 or (error.code in (401, 403) and self._before):
+                return True
+            raise
+        return bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
 
 
 def _pods() -> Any:
@@ -259,6 +282,7 @@ def node_of(pod: Node, prices: dict[str, Node]) -> Node:
     node = {
         "name": meta["name"], "group": group, **known, "asked": seconds(meta["creationTimestamp"]), "begin": begin,
         "until": seconds(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
+        "grace": pod["spec"].get("terminationGracePeriodSeconds", 0),
         "state": "asked" if begin is None else "starting", "ready": "Ready" in since,
     }  # fmt: skip
     if status.get("phase") in ("Succeeded", "Failed"):
@@ -270,18 +294,6 @@ def node_of(pod: Node, prices: dict[str, Node]) -> Node:
 def seconds(text: str) -> float:
     """A time of the API server in seconds since the epoch."""
     return datetime.fromisoformat(text).timestamp()
-
-
-def going() -> bool:
-    """Whether the cluster is being suspended or deleted."""
-    path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
-    try:
-        cluster = kubernetes("GET", path)
-    except HTTPError as error:
-        if error.code == 404:
-            return True
-        raise
-    return bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
 
 
 def _day(now: float) -> str:
@@ -296,14 +308,26 @@ def stopped() -> threading.Event:
     return ended
 
 
+def _get(path: str) -> Any:
+    """Get a document from the dashboard; of a cluster that a job has to itself the token is in a file of Ray's container."""
+    token = os.environ.get("RAY_AUTH_TOKEN", "")
+    if not token:
+        with open(os.environ["TOKEN_FILE"]) as file:
+            token = file.read()
+    return ray_usage.dashboard("http://127.0.0.1:8265", token)(path)
+
+
 def main() -> None:
     """Record the pods of the cluster of the environment."""
     ended = stopped()
     writer = Writer(os.environ["STORAGE"])
-    folder = f"{FOLDER}/{os.environ['NAMESPACE']}/{os.environ['CLUSTER']}"
-    get = ray_usage.dashboard("http://127.0.0.1:8265", os.environ["RAY_AUTH_TOKEN"])
-    recorder = Recorder(Pods(get, ended), lambda name, data: writer.write(f"{folder}/{name}", data))
-    record(recorder, going, ended, LAST_SECONDS)
+    cluster, own = os.environ["CLUSTER"], None
+    if lasts := os.environ.get("LASTS"):
+        own = {"cluster": cluster, "until": time.time() + float(lasts)}
+    folder = f"{FOLDER}/{os.environ['NAMESPACE']}/{os.environ.get('PROFILE', cluster)}"
+    pods = Pods(_get, ended)
+    recorder = Recorder(pods, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
+    record(recorder, pods.going, ended, LAST_SECONDS)
     writer.close(1.0)
 
 

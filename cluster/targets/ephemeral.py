@@ -6,7 +6,7 @@ from typing import Any
 
 from heliostat.cluster.diagnosis.observe import Observer
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
-from heliostat.cluster.documents.manifests import network_policy, ray_job
+from heliostat.cluster.documents.manifests import config_map, network_policy, ray_job, recorder_files
 from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, reading
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import DONE, Job
@@ -90,22 +90,28 @@ _RESUME_HINT = "\n  the same command resumes from the last checkpoint"
 
 @contextmanager
 def own_cluster(
-    target: KubernetesCluster, job_id: str, say: Callable[[str], Any], secret_env: Mapping[str, str] = NO_VALUES
-) -> Iterator[Ephemeral]:
+    target: KubernetesCluster, job_id: str, say: Callable[[str], Any], secret_env: Mapping[str, str] = NO_VALUES,
+    recorded: bool = True,
+) -> Iterator[Ephemeral]:  # fmt: skip
     """Create a cluster for one job, and delete it afterwards; after a lost contact its time limits do that.
 
-    Its pods have the variables ``secret_env`` from a Secret, which is deleted with it.
+    Its pods have the variables ``secret_env`` from a Secret, which is deleted with it. Its nodes are ``recorded`` with those
+    of the profile's other clusters.
     """
     target.check()
     claims = target.claims()
     live_objects(target.kube, target.profile.name, claims, "set another claim")
     name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"
     kube = target.kube
-    created = kube.jobs.create(ray_job(reading(target.profile, name, secret_env), name, target.api.features))
+    profile, files = reading(target.profile, name, secret_env), name if recorded else ""
+    created = kube.jobs.create(ray_job(profile, name, target.api.features, files=files))
     cluster, keep = Ephemeral(target, name), False
     try:
-        if secret_env:  # until it exists, the pods wait
+        # Until these exist, the pods wait.
+        if secret_env:
             kube.objects("Secret").create(owned(job_secret(target.profile, name, secret_env), created))
+        if files:
+            kube.objects("ConfigMap").create(owned(config_map(target.profile, files, recorder_files(target.profile)), created))
         kube.objects("NetworkPolicy").create(owned(network_policy(target.profile, name), created))
         for document in claims:
             kube.objects(document["kind"]).apply(document)

@@ -112,7 +112,7 @@ def _follow(
         if received and not stopping:
             dashboard.stop(job_id)
             stopping = True
-        return "stopping; the last checkpoint is being written" if stopping else look()
+        return "stopping; a run writes its last checkpoint" if stopping else look()
 
     try:
         return follow(dashboard, job_id, write, say, look_or_stop, again, lambda: bool(received), connection.ended)

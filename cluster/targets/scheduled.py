@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job
+from heliostat.cluster.documents.manifests import metadata, network_policy, program, ray_job, recorder_files
 from heliostat.cluster.documents.ownership import is_ours
 from heliostat.cluster.documents.pods import FILES, env, image, run_program, user
 from heliostat.cluster.documents.secrets import NO_VALUES, job_secret, owned, reading, secret_name
@@ -56,13 +56,14 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     check(profile, name, schedule, time_zone)
     mounted = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
-    job = ray_job(reading(profile, name, secret_env), name, features, entrypoint, to_yaml(runtime_env(mounted, variables)))
+    environment = to_yaml(runtime_env(mounted, variables))
+    job = ray_job(reading(profile, name, secret_env), name, features, entrypoint, environment, files=name)
     job["metadata"]["labels"][SCHEDULED_LABEL] = name
     if about:
         job["spec"]["metadata"] = dict(about)
     names = [name + OWN * number for number in range(len(code))]
     _mount_code(job["spec"]["rayClusterSpec"], names)
-    files = {**program("launch"), "job.json": json.dumps(job)}
+    files = {**program("launch"), **recorder_files(profile), "job.json": json.dumps(job)}
     _check_size(code, sum(len(text.encode()) for text in files.values()))
     binaries = [{_file(package): base64.b64encode(package.data).decode()} for package in code]
     config_map = {"apiVersion": "v1", "kind": "ConfigMap"}

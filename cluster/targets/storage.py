@@ -156,7 +156,8 @@ def _reader(target: KubernetesCluster, say: Say) -> Iterator[str]:
     say(f"{target.name} does not run: a head of its own reads the storage, and is deleted afterwards")
     alone = target.profile.model_copy(update={"groups": [NO_WORKER], "idle_shutdown_seconds": None})
     job_id = new_job_id("files")
-    with own_cluster(KubernetesCluster(alone, target.kube), job_id, say) as own, _served(own.cluster(), job_id, say) as url:
+    cluster = KubernetesCluster(alone, target.kube)
+    with own_cluster(cluster, job_id, say, recorded=False) as own, _served(own.cluster(), job_id, say) as url:
         own.started(job_id)
         yield url
 

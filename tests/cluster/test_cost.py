@@ -19,7 +19,7 @@ from heliostat.cluster.cost import KINDS, NONE, charges, in_cents, keys, priced,
 from heliostat.cluster.history import history
 from heliostat.cluster.in_pod.recorder import line
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Interval, Record, RecordedJob
+from heliostat.cluster.record import Interval, Record, RecordedJob, parse
 from heliostat.cluster.static_fleets import cheapest_fleet, peak_fleet
 from heliostat.errors import UserError
 from heliostat.workloads.run.chunks import sealed
@@ -56,7 +56,7 @@ def job(id: str, run: str = "", status: str = "SUCCEEDED", command: str = "", **
 
 
 def record(*intervals: Interval, jobs: tuple[RecordedJob, ...] = (), end: float = 4) -> Record:
-    return Record(T0, T0 + end * HOUR, intervals, [], {each.id: each for each in jobs}, off=True)
+    return Record(T0, T0 + end * HOUR, intervals, [], {each.id: each for each in jobs})
 
 
 def spent(found: Record, by: str = "group", **goodput: list[Span]) -> dict[str, dict[str, float]]:
@@ -84,6 +84,18 @@ def test_the_goodput_of_a_run_divides_what_its_job_held() -> None:
     ]  # fmt: skip
     found = record(interval("busy", 0, 3, one=1.0), jobs=(job("one", "digits"),))
     assert spent(found, digits=spans) == {"gpu": {"starting": 10, "productive": 7.5, "recomputed": 2.5, "overhead": 10}}
+
+
+def test_a_job_that_continues_a_run_starts_again_and_is_lost_if_it_did_not_come_to_it() -> None:
+    spans = [Span("productive", T0, T0 + HOUR), Span("productive", T0 + 2.5 * HOUR, T0 + 3 * HOUR)]
+    jobs = [
+        replace(job(name, "digits", status), begin=T0 + begin * HOUR, end=T0 + (begin + 1) * HOUR)
+        for name, status, begin in (("one", "LOST", 0), ("two", "FAILED", 1), ("three", "SUCCEEDED", 2))
+    ]
+    found = record(
+        interval("busy", 0, 1, one=1.0), interval("busy", 1, 2, two=1.0), interval("busy", 2, 3, three=1.0), jobs=tuple(jobs)
+    )
+    assert spent(found, digits=spans) == {"gpu": {"productive": 15, "lost": 10, "starting": 5}}
 
 
 def test_the_trials_of_a_sweep_weigh_as_many_workers_as_they_have() -> None:
@@ -291,6 +303,18 @@ def test_a_run_has_its_own_share(mine: Here) -> None:
     assert done.out.splitlines()[1:] == ["digits,0.0111,0.0222,0.4,0.2,0.2", "all,0.0111,0.0222,0.4,0.2,0.2"]
 
 
+def test_a_scheduled_job_is_divided_by_the_goodput_of_its_run_whose_name_has_the_time(mine: Here) -> None:
+    (mine.cwd / "store/runs/digits").rename(mine.cwd / "store/runs/nightly-20261125-1200")
+    (file,) = (mine.cwd / "store/.nodes/local/mine/2026-11").iterdir()
+    lines, _ = parse(file.read_bytes())
+    lines[0] |= {"cluster": "nightly-11251200-x", "until": T0 + 7200}
+    file.write_bytes(b"".join(line({**each, "run": "nightly", "asked": T0} if "id" in each else each) for each in lines))
+    done = mine("cost", "nightly", "--on", "mine.yaml", *SINCE, "--by", "run", "--csv")
+    header, row, _ = done.out.splitlines()
+    assert header == "run,node-hours,GPU-hours,cost $,productive,starting"
+    assert row == "nightly,0.0111,0.0222,0.4,0.2,0.2"
+
+
 @pytest.mark.parametrize(("state", "kind"), [("finished", "productive"), ("failed", "lost")])
 def test_a_sweep_is_divided_by_what_became_of_its_trials(mine: Here, state: str, kind: str) -> None:
     start = {"where": "", "price": None, "workers": 1, "gpus": 1}
@@ -360,15 +384,15 @@ def test_what_is_not_there_is_named(mine: Here, words: tuple[str, ...], message:
     assert "Traceback" not in done.err
 
 
-def test_what_had_a_cluster_of_its_own_is_named(mine: Here) -> None:
+def test_a_run_that_is_not_in_the_record_is_named(mine: Here) -> None:
     for cluster, job, run in (("mine", "digits-1", "digits"), ("mine", "brief-1", "brief"), ("other", "theirs-1", "theirs")):
         about = {"id": job, "cluster": cluster, "run": run, "command": "", "started": T0 - 10, "ended": None, "exit_code": None}
         (folder := mine.cwd / "store/.jobs" / job).mkdir(parents=True)
         (folder / "job.json").write_text(json.dumps(about))
-    assert "Not in the record: brief; each had a cluster of its own" in mine("cost", "mine.yaml", *SINCE).out
+    assert "Not in the record: brief; each ran in a gap of the record" in mine("cost", "mine.yaml", *SINCE).out
     for words in (("brief", "--on", "mine.yaml", *SINCE), ("mine.yaml", *SINCE, "--until", "2026-11-25T12:00:00")):
         done = mine("cost", *words)
-        assert (done.code, "not in the record: brief; each had a cluster of its own" in done.err) == (2, True), done.err
+        assert (done.code, "not in the record: brief; each ran in a gap of the record" in done.err) == (2, True), done.err
 
 
 def test_labels_that_are_none_are_all_listed(mine: Here) -> None:

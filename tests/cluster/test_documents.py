@@ -94,6 +94,26 @@ def test_the_recorder_reaches_the_storage_as_ray_does(
     assert prices.keys() == {"head", *(group.name for group in profile.groups)}
 
 
+def test_the_nodes_of_a_job_with_its_own_cluster_are_recorded_with_those_of_its_profile() -> None:
+    profile = a_profile(job_hours=2)
+    spec = cluster_spec(manifests.ray_job(profile, "mine-1a2b", files="mine-1a2b"))
+    head = templates(spec)["head"]["spec"]
+    ray, recorder = head["containers"]
+    values = {entry["name"]: entry.get("value") for entry in recorder["env"]}
+    assert {name: values[name] for name in ("PROFILE", "LASTS", "CLUSTER")} == {
+        "PROFILE": "mine",
+        "LASTS": "7200",
+        "CLUSTER": None,
+    }
+    # The operator names the cluster, and its Secret after it, so the token comes from Ray's own container.
+    assert ray["lifecycle"]["postStart"]["exec"]["command"][-1].endswith(f"> {values['TOKEN_FILE']}")
+    folder = Path(values["TOKEN_FILE"]).parent
+    assert all(str(folder) in [m["mountPath"] for m in each["volumeMounts"]] for each in (ray, recorder))
+    assert {"name": "files", "configMap": {"name": "mine-1a2b"}} in head["volumes"]
+    reader = templates(cluster_spec(manifests.ray_job(profile, "mine-1a2b")))["head"]["spec"]
+    assert [each["name"] for each in reader["containers"]] == ["ray-head"], "a head that only reads the storage is not recorded"
+
+
 @pytest.mark.parametrize("name", ["idle", "launch", "recorder"])
 def test_a_program_in_a_pod_starts_from_its_files_alone(name: str, tmp_path: Path) -> None:
     container = run_program(name)

@@ -28,7 +28,7 @@ def job(id: str, begin: float, status: str = "SUCCEEDED", end: float | None = No
 
 
 def record(*intervals: Interval, jobs: tuple[RecordedJob, ...]) -> Record:
-    return Record(0, 1000, intervals, [], {each.id: each for each in jobs}, off=True)
+    return Record(0, 1000, intervals, [], {each.id: each for each in jobs})
 
 
 def rows(found: History) -> list[tuple[str, float, float, int, float]]:

@@ -27,7 +27,8 @@ def a_profile(**change: Any) -> Profile:
 
 
 def job_of(profile: Profile, version: str = "1.7", entrypoint: str | None = None) -> Document:
-    return ray_job(profile, f"{profile.name}-1a2b", FEATURES[version], entrypoint)
+    name = f"{profile.name}-1a2b"
+    return ray_job(profile, name, FEATURES[version], entrypoint, files=name)
 
 
 def cluster_spec(document: Document) -> Document:

@@ -19,7 +19,7 @@ def test_starts_and_ends_are_those_of_the_record_where_it_has_them() -> None:
         *life("kept for a job that waits", "gpu", ("starting", 0, 50), ("idle", 50, 900)),
         *life("still there", "gpu", ("starting", 500, 550), ("idle", 550, 1000)),
     ]
-    record = Record(0, 1000, intervals, [], {}, off=False)
+    record = Record(0, 1000, intervals, [], {})
     times = [(group.start_seconds, group.idle_seconds, group.end_seconds) for group in measured(STATED, record).groups]
     assert times == [(50, 15, 10), (300, 120, 0)]
     shorter = with_times(Fleet((NodeGroup("gpu", 1, idle_seconds=5), NodeGroup("spot", 1))), measured(STATED, record))

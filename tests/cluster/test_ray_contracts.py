@@ -145,7 +145,7 @@ def test_ray_reads_the_token_mode_again_when_it_is_asked_to() -> None:
 def test_each_variable_that_is_set_is_one_that_ray_reads() -> None:
     """A name that Ray has dropped would do nothing, without a word."""
     documents = [
-        pods.head_group(find("gpu"), "x", True),
+        pods.head_group(find("gpu"), "x", "gpu", True),
         pods.worker_group(find("gpu"), "x", find("gpu").groups[0], frozenset()),
     ]
     in_pods = {v["name"] for d in documents for c in d["template"]["spec"]["containers"] for v in c["env"]}

@@ -1,13 +1,17 @@
 """The record of a cluster's nodes: whatever is restarted, cut off or lost, nothing is counted twice or invented."""
 
 import random
+import threading
+from email.message import Message
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heliostat.cluster.in_pod import ray_usage
 from heliostat.cluster.in_pod import recorder as program
 from heliostat.cluster.in_pod.recorder import Recorder, line, node_of, with_use
 from heliostat.cluster.in_pod.store import Writer
@@ -133,12 +137,119 @@ def test_a_suspension_is_no_gap_and_a_crash_is_one_until_now() -> None:
     assert (gap.begin - T0 > 1030, gap.end - T0) == (True, 5000)
 
 
+def test_a_node_of_which_nobody_may_ask_any_more_ended_since_the_last_look_and_the_head_with_its_recorder() -> None:
+    about = {"market": "spot", "price": 1.0, "gpus": 1, "asked": T0, "begin": T0, "until": None, "grace": 45, "work": {}}
+    nodes = {
+        name: {**about, "name": name, "group": group, "state": state}
+        for name, group, state in (("h", "head", "idle"), ("i", "gpu", "idle"), ("b", "gpu", "busy"))
+    }
+    world = World()
+    recorder = Recorder(lambda: (nodes, {}), world.files.__setitem__, lambda: world.now)
+    recorder.step()
+    world.now = T0 + 2
+    recorder.step()
+    world.now = T0 + 10
+    recorder.finish(off=True)
+    found = world.record()
+    assert summary(found) == [("b", "busy", 0, 10), ("h", "idle", 0, 10), ("i", "idle", 0, 6)]
+    assert found.gaps == [Gap(T0 + 10, T0 + 10 + 45)], "one that works may still drain"
+
+
 def test_workers_that_drain_when_the_head_is_gone_are_a_gap() -> None:
     node = {"name": "w", "group": "gpu", "market": "spot", "price": 1, "gpus": 1, "begin": 0.0, "until": 130.0, "work": {}}
     lines = [{"t": 60.0, "e": "start"}, {"t": 60.0, "e": "node", "id": "w", "state": "idle", **node}, {"t": 100.0, "e": "off"}]
     found = read({"2026-11/26T000000-ab-0001.jsonl": b"".join(map(line, lines))})
     assert found
-    assert (found.intervals[-1].end, found.gaps, found.off) == (100.0, [Gap(100.0, 130.0)], True)
+    assert (found.intervals[-1].end, found.gaps, found.open) == (100.0, [Gap(100.0, 130.0)], [])
+    # Its deletion was not seen: only one that works has something to finish.
+    for state, gaps in (("idle", []), ("busy", [Gap(100.0, 145.0)])):
+        lines[1] = {**lines[1], "state": state, "until": None, "grace": 45}
+        found = read({"2026-11/26T000000-ab-0001.jsonl": b"".join(map(line, lines))})
+        assert found
+        assert found.gaps == gaps
+
+
+OWN = {"cluster": "gpu-1a2b-xyz", "until": T0 + 3600}
+"""What the recorder of a cluster that a job has to itself writes first."""
+
+
+def own_cluster(number: int, begin: float, end: float, status: str, last: str) -> dict[str, bytes]:
+    """The file of a recorder that was there from the start of a head until an end, with a job of this status."""
+    node = {
+        "name": "h",
+        "group": "head",
+        "market": "",
+        "price": 1,
+        "gpus": 0,
+        "asked": begin - 8,
+        "begin": begin - 5,
+        "until": None,
+        "grace": 10,
+    }
+    job = {"run": "own", "command": "", "labels": {}, "begin": begin + 20, "end": None}
+    beats: list[dict[str, Any]] = [{"t": begin + 60 * n, "e": "beat"} for n in range(1, int(end - begin) // 60)]
+    lines: list[dict[str, Any]] = [
+        {"t": begin, "e": "start", **OWN, "cluster": f"gpu-{number}"},
+        {"t": begin, "e": "node", "id": f"h{number}", **node, "state": "starting", "work": {}},
+        {"t": begin + 20, "e": "node", "id": f"h{number}", **node, "state": "busy", "work": {f"own-{number}": 1.0}},
+        {"t": begin + 20, "e": "job", "id": f"own-{number}", "status": status, **job}, *beats, {"t": end, "e": last},
+    ]  # fmt: skip
+    return {f"2026-11/26T00000{number}-a{number}-0001.jsonl": b"".join(map(line, lines))}
+
+
+def test_a_cluster_of_one_job_fills_no_gap_of_another_one_and_has_none_before_and_after() -> None:
+    world = World()
+    world.lives["a"] = (T0, T0, T0 + 1000)
+    world.run(100).stop(off=None)
+    world.now = T0 + 500
+    world.run(100).stop(off=False)
+    world.files |= own_cluster(1, T0 + 200, T0 + 300, "SUCCEEDED", "off")
+    found = world.record()
+    ((begin, end, cluster),) = [(gap.begin - T0, gap.end - T0, gap.cluster) for gap in found.gaps]
+    assert (0 < begin <= 98, end, cluster) == (True, 500, "")
+    assert summary(found)[2:4] == [("h1", "starting", 195, 220), ("h1", "busy", 220, 300)]
+    job = found.jobs["own-1"]
+    assert (job.begin, job.cluster) == (T0 + 192, "gpu-1"), "it has waited since its head was asked for"
+    assert [gap.cluster for gap in found.open] == [""], "only of the other one it is not known whether it still runs"
+
+
+@pytest.mark.parametrize(("status", "until"), [("SUCCEEDED", 480), ("RUNNING", 3600)])
+def test_a_cluster_of_one_job_whose_end_was_not_seen_has_a_gap_until_it_is_deleted_at_the_latest(
+    status: str, until: float
+) -> None:
+    found = read(own_cluster(1, T0, T0 + 300, status, "beat"))
+    assert found
+    assert found.during(T0, T0 + 350).gaps == [], "it may just not have written yet"
+    assert found.during(T0, T0 + 86400).gaps == [Gap(T0 + 300, T0 + until, "gpu-1")]
+
+
+def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def answer(method: str, path: str) -> Any:
+        if not rights:
+            raise HTTPError(path, 403, "Forbidden", Message(), None)
+        return {"items": [{**pod(), "metadata": {**POD["metadata"], "uid": "a"}}]}
+
+    rights, ended = True, threading.Event()
+    (tmp_path / "prices.json").write_text("{}")
+    for name, value in {"PRICES": str(tmp_path / "prices.json"), "NAMESPACE": "n", "CLUSTER": "c"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(program, "kubernetes", answer)
+    monkeypatch.setattr(ray_usage, "jobs", lambda get: {})
+    monkeypatch.setattr(ray_usage, "nodes", lambda get, jobs: {"ray-id": {"id": "b", "group": "gpu", "work": {}, "began": 0}})
+    look = program.Pods(lambda path: None, ended)
+    assert look()[0].keys() == {"a"}
+    ended.set()
+    rights = False
+    assert look.going()
+    with pytest.raises(PermissionError, match="gone with the cluster"):
+        look()
+    # Without the rights from the start, as in a queue, nobody knows.
+    never = program.Pods(lambda path: None, ended)
+    assert never()[0].keys() == {"b"}
+    with pytest.raises(HTTPError):
+        never.going()
 
 
 def test_a_job_that_ran_when_its_head_was_lost_is_lost() -> None:
@@ -253,6 +364,7 @@ POD: dict[str, Any] = {
         "uid": "u", "name": "gpu-1", "creationTimestamp": "2026-11-26T20:00:00Z",
         "labels": {"ray.io/node-type": "worker", "ray.io/group": "gpu"},
     },
+    "spec": {"terminationGracePeriodSeconds": 45},
     "status": {"phase": "Pending", "conditions": []},
 }  # fmt: skip
 PRICES = {"gpu": {"market": "spot", "price": 3.0, "gpus": 4}}
@@ -260,7 +372,7 @@ PRICES = {"gpu": {"market": "spot", "price": 3.0, "gpus": 4}}
 
 def pod(phase: str = "Running", **changes: Any) -> dict[str, Any]:
     since = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-11-26T20:01:00Z"}
-    return {"metadata": {**POD["metadata"], **changes}, "status": {"phase": phase, "conditions": [since]}}
+    return {**POD, "metadata": {**POD["metadata"], **changes}, "status": {"phase": phase, "conditions": [since]}}
 
 
 @pytest.mark.parametrize(

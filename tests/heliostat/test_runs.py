@@ -3,12 +3,15 @@
 import json
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from rich.console import Console
 
 from heliostat import console
 from heliostat.cli import main
+from heliostat.commands.runs import STATES
+from heliostat.workloads.run.record import Result
 from tests.conftest import ROOT
 from tests.workloads.training.test_loop import config, record_of, train
 
@@ -105,6 +108,10 @@ def test_the_list_is_filtered_and_sorted(storage: Path, capsys: pytest.CaptureFi
     }.items():
         assert main(["runs", "--storage", str(storage), *options]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_list_can_be_filtered_by_each_state_of_a_run() -> None:
+    assert set(get_args(Result.model_fields["state"].annotation)) | {"unreadable"} == set(STATES)
 
 
 def test_runs_are_compared_side_by_side(storage: Path, capsys: pytest.CaptureFixture[str]) -> None:

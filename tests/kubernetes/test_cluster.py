@@ -8,6 +8,7 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,31 @@ def scheduled(pod: dict[str, Any]) -> float:
     return datetime.fromisoformat(since["PodScheduled"]).timestamp() if "PodScheduled" in since else 0.0
 
 
+@contextmanager
+def looking(look: Callable[[], None]) -> Iterator[None]:
+    """Look twice a second while the block runs."""
+    over = threading.Event()
+
+    def loop() -> None:
+        while not over.wait(0.5):
+            look()
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def check_seconds(found: dict[str, Any], lives: dict[str, tuple[float, float]]) -> None:
+    """The seconds of the record are those of the pods, by when they got their machines and were last seen."""
+    seconds = {node: sum(i["end"] - i["begin"] for i in found["intervals"] if i["node"] == node) for node in lives}
+    whole = sum(end - begin for begin, end in lives.values())
+    assert sum(seconds.values()) == pytest.approx(whole, rel=0.02, abs=3 * len(lives)), (seconds, lives)
+
+
 def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
     done = place.command("diff", gpu)
     assert (done.code, done.out) == (0, "")
@@ -67,36 +93,30 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
     lives: dict[str, tuple[float, float]] = {}  # by pod: from when it had a machine until it was last seen
 
-    over = threading.Event()
-
     def look() -> None:
-        while not over.wait(0.5):
-            there = workers(place)
-            lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
-            stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
-            seen.append([pod["spec"].get("nodeName", "") for pod in stay])
+        there = workers(place)
+        lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
+        stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
+        seen.append([pod["spec"].get("nodeName", "") for pod in stay])
 
-    looking = threading.Thread(target=look, daemon=True)
-    looking.start()
-    out, err = process.communicate()
-    assert process.returncode == 0, err
-    result = json.loads(out)
-    assert max(map(len, seen)) == 2, f"two workers, each with a pod: {seen}"
-    assert any(len(set(nodes) - {""}) == 2 for nodes in seen), f"on two nodes: {seen}"
-    assert result["metrics"]["test"]["accuracy"] > 0.95
-    assert result["run"] == "/mnt/heliostat/runs/e2e"
-    assert "validation  accuracy" in err, "the job's progress is shown while it runs"
-    assert "e2e" in place.command("runs", "--on", gpu).out
-    measured = place.command("evaluate", "e2e", "--on", gpu, "--json")
-    assert measured.code == 0, measured.err
-    assert json.loads(measured.out)["metrics"] == pytest.approx(result["metrics"]["test"], abs=1e-4)
-    brought = place.command("runs", "pull", "e2e", "--on", gpu)
-    assert brought.code == 0, brought.err
-    assert (place.command.cwd / "runs/e2e/report.html").exists()
-    assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
-    back_to_zero(place)
-    over.set()
-    looking.join()
+    with looking(look):
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        result = json.loads(out)
+        assert max(map(len, seen)) == 2, f"two workers, each with a pod: {seen}"
+        assert any(len(set(nodes) - {""}) == 2 for nodes in seen), f"on two nodes: {seen}"
+        assert result["metrics"]["test"]["accuracy"] > 0.95
+        assert result["run"] == "/mnt/heliostat/runs/e2e"
+        assert "validation  accuracy" in err, "the job's progress is shown while it runs"
+        assert "e2e" in place.command("runs", "--on", gpu).out
+        measured = place.command("evaluate", "e2e", "--on", gpu, "--json")
+        assert measured.code == 0, measured.err
+        assert json.loads(measured.out)["metrics"] == pytest.approx(result["metrics"]["test"], abs=1e-4)
+        brought = place.command("runs", "pull", "e2e", "--on", gpu)
+        assert brought.code == 0, brought.err
+        assert (place.command.cwd / "runs/e2e/report.html").exists()
+        assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
+        back_to_zero(place)
 
     def recorded() -> dict[str, Any]:
         done = place.command("cost", "e2e", "--on", gpu, "--json")
@@ -106,9 +126,7 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
 
     wait_for(lambda: {each["node"] for each in recorded()["intervals"]} >= lives.keys(), "the record")
     found = recorded()
-    seconds = {node: sum(i["end"] - i["begin"] for i in found["intervals"] if i["node"] == node) for node in lives}
-    whole = sum(end - begin for begin, end in lives.values())
-    assert sum(seconds.values()) == pytest.approx(whole, rel=0.02, abs=3 * len(lives)), (seconds, lives)
+    check_seconds(found, lives)
     (row,) = found["rows"][:1]
     assert (row["key"], row["money"]["productive"] > 0) == ("gpu", True)
     assert found["gaps"] == []

@@ -10,7 +10,8 @@ from typing import Any
 
 from heliostat.cluster.kube.conditions import suspended
 from tests.conftest import Command, wait_for
-from tests.kubernetes.conftest import SHORT, Place, cpu_group, status, succeeded, workers
+from tests.kubernetes.conftest import SHORT, Place, cpu_group, ray_pods, status, succeeded, workers
+from tests.kubernetes.test_cluster import check_seconds, looking, scheduled
 from tests.kubernetes.test_sweep import write_sweep
 from tests.wheels import wheel
 
@@ -49,7 +50,7 @@ def test_spot_that_does_not_come_is_replaced_by_on_demand(place: Place) -> None:
 
 
 def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Place) -> None:
-    """Its pods have volumes and metadata of the profile's, and its run a package that the image lacks."""
+    """Its pods have volumes and metadata of the profile's, and its run a package that the image lacks; its cost is recorded."""
     path = place.profile(
         "brief",
         groups=[cpu_group()],
@@ -75,14 +76,33 @@ def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Pl
     search = f"{place.command.env['PYTHONPATH']}{os.pathsep}{lacking}"
     here = Command(folder, {**place.command.env, "PYTHONPATH": search})
     changes = ["name=brief", "task=needing:Digits", f"requirements=[{lacking.name}]"]
-    done = here("train", "digits", "--on", path, "--ephemeral", *SHORT, *(part for each in changes for part in ("--set", each)))
-    assert done.code == 0, done.err
+    lives: dict[str, tuple[float, float]] = {}
+
+    def look() -> None:
+        there = [
+            pod for kind in ("head", "worker") for pod in ray_pods(place, kind) if pod["metadata"]["name"].startswith("brief")
+        ]
+        lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
+
+    words = [part for each in changes for part in ("--set", each)]
+    with looking(look):
+        done = here("train", "digits", "--on", path, "--ephemeral", *SHORT, *words)
+        assert done.code == 0, done.err
+        wait_for(
+            lambda: [pod for pod in ray_pods(place, "head") if "brief" in pod["metadata"]["name"]] == [], "its head to end"
+        )
     assert f"installs {lacking.name} on" in done.out
     assert "brief finished at step 84" in done.out
     assert "heliostat runs pull brief --on " in done.out
     kept = place.command("logs", path, "brief")
     assert "brief finished at step 84" in kept.out, kept.err
     assert "a head of its own reads the storage" in kept.err
+    cost = place.command("cost", "brief", "--json")
+    assert cost.code == 0, cost.err
+    found = json.loads(cost.out)
+    check_seconds(found, lives)
+    assert (found["gaps"], found["not_recorded"]) == ([], [])
+    assert {row["key"]: row["hours"]["productive"] > 0 for row in found["rows"]} == {"cpu": True, "head": True}
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")
     wait_for(lambda: [c for c in place.kube.clusters.list() if c["metadata"]["name"].startswith("brief")] == [], "its cluster")
 

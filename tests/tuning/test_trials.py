@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from heliostat.commands.sweep.trials import headline
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.tuning.cost import most_expensive, trial_capacity
@@ -135,6 +136,31 @@ def test_an_interrupted_trial_waits_and_its_time_counts_until_its_last_report() 
     assert first.cost(111) == pytest.approx(16 * 36 / 3600)
     assert second.seconds == 0
     assert trials.seconds(110) == 8 + 10
+
+
+@pytest.mark.parametrize(
+    ("prices", "shown"),
+    [
+        ((None, None), ""),
+        ((36.0, None), ""),
+        ((36.0, 36.0), " · cost 0.02"),
+        ((3600.0, 3600.0), " · cost 2.00"),
+        ((0.001, 0.0), " · cost less than 0.0001"),
+        ((0.0, 0.0), " · cost 0"),
+    ],
+)
+def test_the_headline_says_what_a_sweep_costs_if_that_is_known_of_each_trial_that_ran(
+    prices: tuple[float | None, ...], shown: str
+) -> None:
+    records = [at(0, event="session", slots=2)]
+    for number, price in enumerate((*prices, None)):
+        records.append(at(1, event="trial", trial=number, params={"a": number}, key=str(number), twin=None))
+        if number < 2:
+            records.append(at(2, event="start", trial=number, where="n", workers=1, gpus=0, price=price))
+    trials = Trials(records)
+    text = headline(trials, {"loss": "min"}, 3, now=3)
+    assert text == f"0 of 3 trials done · 2 running{shown}"
+    assert trials.known_cost(3) == pytest.approx(sum(price or 0 for price in prices) / 3600)
 
 
 def test_a_duplicate_is_over_too_when_the_driver_was_killed_right_after_its_first_trial(folder: Path, config: Make) -> None:

@@ -1,5 +1,6 @@
 """How a config scales: the speed of its steps on several numbers of workers, each measured for some seconds."""
 
+import os
 import tempfile
 import time
 from collections.abc import Iterable
@@ -11,14 +12,15 @@ import ray.train
 from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.datasets import Dataset
-from heliostat.errors import HeliostatError
+from heliostat.errors import HeliostatError, Stopped
+from heliostat.interrupts import interrupts
 from heliostat.modules import enter_working_dir
 from heliostat.requirements import provide
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import Plan
 from heliostat.workloads.ray_train.failures import worker_failed
 from heliostat.workloads.ray_train.joining import joined
-from heliostat.workloads.ray_train.policies import unwrap
+from heliostat.workloads.ray_train.policies import ENVIRONMENT, unwrap
 from heliostat.workloads.ray_train.trainer import Fixed, Trainer, scaling_of
 from heliostat.workloads.run.cost import price_here
 from heliostat.workloads.run.length import order_of, steps_of
@@ -59,6 +61,7 @@ def measured(plan: Plan, seconds: float) -> Speed:
     Raises:
         UserError: the config cannot be trained.
         JobFailed: a worker failed.
+        Stopped: by Ctrl-C or SIGTERM.
     """
     config = plan.config
     order = order_of(config, plan.dataset())
@@ -83,14 +86,16 @@ def measured(plan: Plan, seconds: float) -> Speed:
 
 def _fit(config: TrainConfig, spec: dict[str, Any]) -> dict[str, Any]:
     scaling = scaling_of(config.most_workers, config.resources.cpu, float(config.resources.gpu))
-    with tempfile.TemporaryDirectory(prefix="heliostat-", ignore_cleanup_errors=True) as scratch:
+    os.environ.update(ENVIRONMENT)
+    with interrupts() as received, tempfile.TemporaryDirectory(prefix="heliostat-", ignore_cleanup_errors=True) as scratch:
         run = ray.train.RunConfig(name="scaling", storage_path=scratch)
         trainer = Trainer(
             _work, train_loop_config=spec, scaling_config=scaling, run_config=run, policies={"scaling_policy": Fixed(scaling)}
         )
         fit = trainer.start()
-        while not fit.done.wait(POLL):  # Ctrl-C ends it here
-            pass
+        while not fit.done.wait(POLL):
+            if received:
+                raise Stopped("stopped while it measured; no run is left")
     if isinstance(fit.error, WorkerGroupError):
         raise _first(unwrap(each) for each in fit.error.worker_failures.values())
     if fit.error:

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,10 +132,17 @@ def _read(profile: Any, given: str, of: Period) -> tuple[Any, dict[str, Any], li
 
     with line() as shown, recorded(profile, given, of, shown.say) as (record, fetch):
         names = sorted({job.run for job in record.jobs.values() if job.run})
+        folders = [*names, *sorted({f"{job.run}-[0-9]*-[0-9]*" for job in record.jobs.values() if job.run and job.cluster})]
         files = ("attempts*.jsonl", "events*.jsonl", "metrics*.jsonl", "journal/*.jsonl")
-        scratch = fetch([f"runs/{name}/{file}" for name in names for file in files])
-        spans = {name: spans for name in names if (spans := _spans(scratch / "runs" / name, of.now))}
+        scratch = fetch([f"runs/{folder}/{file}" for folder in folders for file in files])
+        spans = {name: spans for name in names if (spans := _spans_of(name, scratch / "runs", of.now))}
         return record, spans, not_in(record, profile, of, scratch)
+
+
+def _spans_of(name: str, runs: Path, now: float) -> list[Any]:
+    """The spans of a run or a sweep, or of all scheduled ones, whose jobs have their name without the time."""
+    scheduled = [each for each in runs.glob(f"{name}-*") if re.fullmatch(r"-\d{8}-\d{4}", each.name.removeprefix(name))]
+    return _spans(runs / name, now) or [span for folder in sorted(scheduled) for span in _spans(folder, now)]
 
 
 @dataclass(frozen=True)
@@ -219,7 +227,8 @@ def remarks(found: Found) -> list[str]:
         if found.left_out:
             texts.append(f"For that fleet the planner replays the jobs of the record; {'; '.join(found.left_out)}.")
     for gap in record.gaps:
-        texts.append(f"Not recorded: {clock(gap.begin)} to {clock(gap.end)} ({duration(gap.end - gap.begin)}).")
+        of = f" of {gap.cluster}" * bool(gap.cluster)
+        texts.append(f"Not recorded{of}: {clock(gap.begin)} to {clock(gap.end)} ({duration(gap.end - gap.begin)}).")
     if record.damaged:
         texts.append(f"{record.damaged} files of the record are damaged; what they lack is not recorded.")
     if not found.of_run:

@@ -126,7 +126,7 @@ def about_jobs_not_in(names: Sequence[str]) -> list[str]:
     """What is to be known of jobs that a record lacks, if there are any."""
     from heliostat.errors import some
 
-    why = "had a cluster of its own (--ephemeral, --cron), or ran in a gap of the record or for less than two seconds"
+    why = "ran in a gap of the record, for less than two seconds, or on a cluster of its own of an earlier version"
     return [f"not in the record: {some(names, 5)}; each {why}, and heliostat runs --on PROFILE has its cost"] * bool(names)
 
 

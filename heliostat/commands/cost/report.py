@@ -60,7 +60,7 @@ def _timeline(record: Any) -> str:
         if each.node in rows:
             begin, width = (each.begin - record.begin) / seconds, each.seconds / seconds
             axes.barh(rows[each.node], width, left=begin, height=0.8, color=STATES[each.state], linewidth=0)
-    for gap in record.gaps:
+    for gap in (gap for gap in record.gaps if not gap.cluster):
         axes.axvspan((gap.begin - record.begin) / seconds, (gap.end - record.begin) / seconds, color="#f6efe0", zorder=0)
     groups = [group for group, _ in nodes]
     axes.set_yticks([groups.index(group) for group in dict.fromkeys(groups)], [label(g) for g in dict.fromkeys(groups)])

@@ -40,6 +40,8 @@ class Request:
     """Variables of the shell that the job gets, whose values nothing may show."""
     times: list[str]
     """The next times of scheduled runs."""
+    stopped: str = Work.stopped
+    """What a message says after the job was stopped."""
 
 
 def send(request: Request, args: argparse.Namespace) -> int:
@@ -47,7 +49,7 @@ def send(request: Request, args: argparse.Namespace) -> int:
     argv = argv_of(request, args)
     if args.cron:
         return _schedule(request, args, argv)
-    return send_command(request.profile, request.name, argv, args, request.files, request.values)
+    return send_command(request.profile, request.name, argv, args, request.files, request.values, request.stopped)
 
 
 def send_or_show(request: Request, args: argparse.Namespace, show_plan: Callable[..., None]) -> int:
@@ -84,8 +86,9 @@ def send_for_run(args: argparse.Namespace, words: list[str], options: list[str],
 
 
 def send_command(
-    profile: Profile, name: str, argv: list[str], args: argparse.Namespace, files: Contents, values: Mapping[str, str]
-) -> int:
+    profile: Profile, name: str, argv: list[str], args: argparse.Namespace, files: Contents, values: Mapping[str, str],
+    stopped: str = Work.stopped,
+) -> int:  # fmt: skip
     """Submit a command as a job that is called ``name``, and follow it to its end; with ``--json`` print its document.
 
     With ``--dry-run`` print what would be sent.
@@ -95,7 +98,7 @@ def send_command(
         show(files, values)
         return 0
     write = to_stream(sys.stderr if args.json else sys.stdout)
-    printed = follow_command(profile, name, argv, args, files, values, write)
+    printed = follow_command(profile, name, argv, args, files, values, write, stopped)
     if args.json:
         print_json(document_of(printed))
     return 0
@@ -103,11 +106,11 @@ def send_command(
 
 def follow_command(
     profile: Profile, name: str, argv: list[str], args: argparse.Namespace, files: Contents, values: Mapping[str, str],
-    write: Callable[[str], Any],
+    write: Callable[[str], Any], stopped: str = Work.stopped,
 ) -> str:  # fmt: skip
     """Submit a command as a job that is called ``name``, and ``write`` what it prints until its end; returns all of it."""
     job = about_job(profile, args.on, name, args.label)
-    work = Work(new_job_id(name.lower()), argv, files, secret_env=values, metadata=job)
+    work = Work(new_job_id(name.lower()), argv, files, secret_env=values, stopped=stopped, metadata=job)
     printed: list[str] = []
 
     def keep(text: str) -> None:

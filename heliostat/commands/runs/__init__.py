@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from heliostat.folder import Folder
 
 Row = dict[str, Any]
-STATES = ("finished", "running", "stopped", "interrupted", "failed", "diverged", "unreadable")
+STATES = ("finished", "running", "stopped", "interrupted", "failed", "diverged", "lost", "unreadable")
 KEYS = ("name", "state", "created", "time", "cost", "goodput", "step")
 """What the list can be sorted by besides metrics."""
 PATIENCE = 60.0

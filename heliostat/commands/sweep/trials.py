@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heliostat.commands.terminal.phases import Phases
-from heliostat.console import cell, duration, err, printable
+from heliostat.console import cell, duration, err, money, printable
 
 LINE_SECONDS = 5.0
 """Seconds between two lines of progress in a job, at least."""
@@ -96,7 +96,7 @@ def trial_line(trial: Any, objectives: Any) -> str:
     if trial.done:
         cost = trial.cost()
         parts += [f"{name} {trial.values[name]:.6g}" for name in objectives if name in trial.values]
-        parts += [f"step {trial.step}", f"{trial.seconds:.1f} s", *([] if cost is None else [f"cost {cost:.4f}"])]
+        parts += [f"step {trial.step}", f"{trial.seconds:.1f} s", *([] if cost is None else [f"cost {cost:.4g}"])]
     parts += [f"{key}={' '.join(cell(value, '-').split())}" for key, value in trial.params.items()]
     return printable("  ".join(parts))
 
@@ -117,7 +117,7 @@ def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None
     if left is not None:
         parts.append(f"about {duration(left)} left")
     if (cost := trials.cost(now)) is not None:
-        parts.append(f"cost {cost:.2f}")
+        parts.append(f"cost {money(cost)}")
     return " · ".join(parts)
 
 
@@ -182,7 +182,7 @@ def cells(trial: Any, metric: str, keys: list[str], priced: bool) -> list[str]:
         "" if value is None else f"{value:.4f}",
         str(trial.step),
         f"{trial.elapsed(now):.1f}",
-        *(["" if cost is None else f"{cost:.3f}"] if priced else []),
+        *(["" if cost is None else money(cost)] if priced else []),
         *(cell(trial.params.get(key), "-") for key in keys),
     ]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from heliostat.commands import pull_command
 from heliostat.commands.job.options import add_cluster_options, add_cron, refuse_cluster_options
 from heliostat.commands.terminal.live import add_dashboard, nodes_of, refuse_dashboard, show_dashboard
-from heliostat.commands.train.scaling import add_scaling, configs_of, run_scaling, sizes_of
+from heliostat.commands.train.scaling import STOPPED, add_scaling, configs_of, run_scaling, sizes_of
 from heliostat.commands.train.then import (
     add_if_drift,
     add_if_new,
@@ -158,7 +158,10 @@ def request_for(config: Any, args: argparse.Namespace) -> "Request":
     files = sending.files_to_send(path, *wheels, *weights)
     sent = {**needed.data_files(plan), **needed.option_files(named), **needed.own_files(profile, config)}
     needed.check_sent(files, sent)
-    command = ["train", path, *(["--scaling", args.scaling] if getattr(args, "scaling", None) else [])]
+    command = ["train", path]
+    if getattr(args, "scaling", None):  # a name of its own: it is no job of that run
+        command += ["--scaling", args.scaling]
+        return Request(profile, f"{config.name}-scaling", command, plan, files, values, times, STOPPED)
     command += ["--if-new"] * getattr(args, "if_new", False)
     return Request(profile, config.name, command, plan, files, values, times)
 

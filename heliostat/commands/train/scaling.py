@@ -10,6 +10,13 @@ from typing import Any
 
 SECONDS = 3.0
 """For which each number of workers trains, at least."""
+EXCLUDED = {
+    "in_process": "does not use", "dry_run": "does not start", "cron": "starts later", "dashboard": "does not show",
+    "if_new": "does not measure", "if_drift": "does not measure",
+}  # fmt: skip
+"""Options that exclude it, and why."""
+STOPPED = "no run is left of what it measured"
+"""What a message says after its job was stopped."""
 
 
 def add_scaling(parser: argparse.ArgumentParser) -> None:
@@ -34,11 +41,11 @@ def sizes_of(args: argparse.Namespace) -> list[int]:
         for word in words
         if not word.isdecimal() or int(word) < 1
     ]
-    for name in ("in_process", "dry_run", "cron"):
-        if getattr(args, name):
-            problems.append(
-                UserError(f"--scaling measures on Ray, now, and --{name.replace('_', '-')} does not", "leave one out")
-            )
+    problems += [
+        UserError(f"--scaling measures speeds on Ray, now, which --{name.replace('_', '-')} {why}", "leave one out")
+        for name, why in EXCLUDED.items()
+        if getattr(args, name)
+    ]
     if problems:
         raise combined(problems, "the command")
     return sorted({int(word) for word in words})
@@ -68,7 +75,10 @@ def configs_of(config: Any, sizes: list[int]) -> list[Any]:
 
 
 def run_scaling(configs: list[Any], args: argparse.Namespace) -> None:
-    """Measure each config on the Ray that runs, or on one of this command, and print the table."""
+    """Measure each config on the Ray that runs, or on one of this command, and print the table.
+
+    What ends it early, such as Ctrl-C or a node that is lost, leaves the rows that were measured before.
+    """
     from heliostat.cluster import in_process
     from heliostat.commands.terminal.live import nodes_of
     from heliostat.workloads.plan import prepare
@@ -76,10 +86,14 @@ def run_scaling(configs: list[Any], args: argparse.Namespace) -> None:
     address = os.environ.get("RAY_ADDRESS")
     nodes = nodes_of(address)
     plans = [prepare(each, nodes) for each in configs]
-    # What Ray and the user's task print must not mix with the result.
-    with redirect_stdout(sys.stderr), in_process.connection(address) if address else in_process.session(args.verbose):
-        speeds = list(_measured(plans, args.json))
-    _show(configs[0].name, speeds, args.json)
+    speeds: list[Any] = []
+    try:
+        # What Ray and the user's task print must not mix with the result.
+        with redirect_stdout(sys.stderr), in_process.connection(address) if address else in_process.session(args.verbose):
+            speeds.extend(_measured(plans, args.json))
+    finally:
+        if speeds:
+            _show(configs[0].name, speeds, args.json)
 
 
 def _measured(plans: list[Any], quiet: bool) -> Iterator[Any]:
@@ -97,7 +111,7 @@ def _measured(plans: list[Any], quiet: bool) -> Iterator[Any]:
 
 
 def _show(name: str, speeds: list[Any], as_json: bool) -> None:
-    from heliostat.console import duration, out, print_json, print_table
+    from heliostat.console import duration, money, out, print_json, print_table
 
     first = speeds[0]
     rows = []
@@ -114,7 +128,7 @@ def _show(name: str, speeds: list[Any], as_json: bool) -> None:
                 row["workers"], f"{row['samples_per_second']:,.0f}", f"{row['lowest']:,.0f} to {row['highest']:,.0f}",
                 f"{row['efficiency']:.0%}", f"{row['data_wait']:.1%}",
                 "-" if row["communication"] is None else f"{row['communication']:.1%}",
-                duration(row["seconds"]), "-" if row["cost"] is None else f"{row['cost']:.4g}",
+                duration(row["seconds"]), "-" if row["cost"] is None else money(row["cost"]),
             )
             for row in rows
         ],

@@ -1,14 +1,18 @@
 """``heliostat train --scaling``: how fast a config is on several numbers of workers."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
 
-from heliostat.cli import main
+from heliostat.cli import main, parser_of
+from heliostat.commands.train import request_for
+from heliostat.config import config_path, load
 from heliostat.datasets import Dataset
 from heliostat.environment import DATASETS
-from tests.conftest import Command
+from heliostat.workloads.config import TrainConfig
+from tests.conftest import Command, end_group, wait_for
 
 WIDE = """
 import torch
@@ -26,6 +30,16 @@ class Wide(Task):
     def metrics(self, model, batch):
         return {"loss": self.loss(model, batch)}
 """
+
+STUCK = f"""{WIDE}
+
+class Stuck(Wide):
+    def loss(self, model, batch):
+        while torch.distributed.is_initialized() and torch.distributed.get_world_size() == 2:
+            open("measuring-two", "w").close()
+        return super().loss(model, batch)
+"""
+"""The same, but its first step never ends with two workers."""
 
 
 def test_the_speed_and_the_cost_of_each_number_of_workers(on_ray: Command) -> None:
@@ -51,11 +65,43 @@ def test_the_speed_and_the_cost_of_each_number_of_workers(on_ray: Command) -> No
     assert not (on_ray.cwd / "runs" / "digits").exists(), "no run is left"
 
 
+def test_ctrl_c_ends_it_with_what_was_measured_before(on_ray: Command) -> None:
+    (on_ray.cwd / "stuck.py").write_text(STUCK)
+    keys = [word for key in ("task=stuck:Stuck", "model={}", "global_batch=8") for word in ("--set", key)]
+    process = on_ray.start("train", "digits", "--scaling", "1,2", *keys)
+    try:
+        measuring = on_ray.cwd / "measuring-two"
+        wait_for(lambda: measuring.exists() or process.poll() is not None, "the measurement with two workers")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=300)
+    finally:
+        end_group(process)
+    assert process.returncode == 130, err
+    assert "stopped while it measured; no run is left" in err
+    assert "Traceback" not in err
+    header, row, _ = out.splitlines()
+    assert header.split()[:2] == ["workers", "samples/s"]
+    assert row.split()[0] == "1", "the other one was not measured"
+
+
+def test_on_a_cluster_it_is_a_job_of_its_own_which_leaves_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = ["train", "digits", "--scaling", "1,2", "--on", "local"]
+    config = load(config_path("digits", "workloads/configs"), TrainConfig, [], {"name": "digits"})
+    request = request_for(config, parser_of(line).parse_args(line))
+    assert (request.name, request.command) == ("digits-scaling", ["train", "digits", "--scaling", "1,2"])
+    assert request.stopped == "no run is left of what it measured"
+    whole = request_for(config, parser_of(line).parse_args([*line[:2], *line[4:]]))
+    assert (whole.name, whole.stopped) == ("digits", "the same command resumes from the last checkpoint")
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [
         ("digits --scaling 1,two,0", ["--scaling has 'two'", "--scaling has '0'", "1,2,4"]),
-        ("digits --scaling 1,2 --in-process --dry-run", ["--in-process does not", "--dry-run does not"]),
+        ("digits --scaling 1,2 --in-process --dry-run", ["--in-process does not use", "--dry-run does not start"]),
+        ("digits --scaling 1,2 --dashboard --if-new", ["--dashboard does not show", "--if-new does not measure"]),
+        ("digits --scaling 1,4 --on local", ["workers is 4", "there are 2 CPUs", "set workers to 2"]),
         ("digits --scaling 1,128", ["workers", "128", "global_batch"]),
         ("digits --scaling 1,64", ["workers is 64", "set workers to"]),
     ],
