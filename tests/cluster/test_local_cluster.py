@@ -19,7 +19,7 @@ import pytest
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.in_pod.ray_usage import held
 from heliostat.cluster.jobs.contents import contents
-from heliostat.cluster.jobs.demand import Request, requests_of
+from heliostat.cluster.jobs.demand import Request, ray_state
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import usage
 from heliostat.cluster.profile import Profile
@@ -272,7 +272,7 @@ def test_what_a_job_waits_for_is_known(cluster: LocalCluster) -> None:
     found: list[Request] = []
 
     def waits() -> bool:
-        found[:], _ = requests_of(dashboard, "waits")
+        found[:] = [request for demand in ray_state(dashboard).demands_of("waits") for request in demand.requests]
         return found == expected
 
     try:
