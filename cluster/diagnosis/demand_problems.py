@@ -147,7 +147,7 @@ def _limit(
         )
     if nodes.asked > nodes.count:
         return (
-            f"the autoscaler wants {nodes.asked} nodes of {name}, and {_count(nodes.count, 'pod')} exist",
+            f"the autoscaler wants {_count(nodes.asked, 'node')} of {name}, and {nodes.count} exist",
             "see whether KubeRay's operator runs: heliostat doctor",
             "the operator makes the others as soon as it can",
         )

@@ -14,8 +14,8 @@ from heliostat.cluster.names import QUEUE_LABEL, Document
 
 EVENTS_SECONDS, NODES_SECONDS, QUEUE_SECONDS = 3.0, 10.0, 3.0
 """The maximum age of namespace-wide and cluster-wide lists; nodes are listed twice before a wait is given up."""
-RAY_SECONDS = 5.0
-"""The maximum age of what Ray's jobs wait for."""
+RAY_SECONDS, QUIET_SECONDS = 5.0, 15.0
+"""The maximum age of what Ray's jobs wait for; if they waited for nothing, the second."""
 
 
 class Observer:
@@ -98,7 +98,7 @@ class Observer:
 
 
 class RayObserver:
-    """What Ray knows, asked for at most every `RAY_SECONDS`.
+    """What Ray knows, asked for at most every `RAY_SECONDS`, and less often while no job waits.
 
     Args:
         dashboard: of the cluster.
@@ -115,6 +115,6 @@ class RayObserver:
         Raises:
             KubernetesError: its dashboard does not respond.
         """
-        if self.clock() - self._at >= RAY_SECONDS:
+        if self.clock() - self._at >= (RAY_SECONDS if self._found.demands else QUIET_SECONDS):
             self._found, self._at = ray_state(self.dashboard), self.clock()
         return self._found

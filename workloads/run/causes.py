@@ -10,14 +10,14 @@ from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.lease import read_lease
-from heliostat.workloads.run.record import EVENTS, METRICS, Result
+from heliostat.workloads.run.record import EVENTS, METRICS, SLOW, SLOW_OVER, Result
 
 SILENT = 5.0
 """How many times its usual interval a run may take until the next record without being slow."""
+DATA = 0.2
+"""The share of the time without data from which on it is a cause."""
 LEAST_SILENCE = 60.0
 """Seconds; the same for runs that record often."""
-SLOW, SLOW_SECONDS = "slow_worker", 60.0
-"""The event of a worker that the others wait for, and how long one counts: it is repeated more often while that is so."""
 
 
 def causes_of(folder: Folder, result: Result, now: float | None = None) -> list[Cause]:
@@ -31,7 +31,7 @@ def causes_of(folder: Folder, result: Result, now: float | None = None) -> list[
     attempts, events, metrics = (read_journal(folder, name) for name in (ATTEMPTS, EVENTS, METRICS))
     now = time.time() if now is None else now
     if result.state == "running":
-        found = [*_slow(events, metrics, now), *_silent(events, metrics, attempts, now)] if _runs(attempts) else []
+        found = [*_slow(events, metrics, attempts[-1]), *_silent(events, metrics, attempts, now)] if _runs(attempts) else []
         return [*_phase(attempts, events, metrics), *found, *_earlier(attempts)]
     return [_end(folder, result, attempts, events, metrics), *_earlier(attempts)]
 
@@ -70,31 +70,16 @@ def _progress(running: Record, events: Sequence[Record], metrics: Sequence[Recor
     return Cause(f"it trains with {_workers(running.get('workers', 0))}{at}", "", began)
 
 
-def _slow(events: Sequence[Record], metrics: Sequence[Record], now: float) -> Iterator[Cause]:
-    """The workers that the others wait for now, and whether the run waits for data."""
-    last: dict[int, list[Record]] = {}
-    for event in events:
-        if event["event"] == SLOW:
-            last.setdefault(event["rank"], []).append(event)
-    for found in last.values():
-        event = found[-1]
-        if now - event["time"] < SLOW_SECONDS:
-            yield Cause(event["told"], _slow_fix(event), _unbroken(found), "the others wait for it in every step")
+def _slow(events: Sequence[Record], metrics: Sequence[Record], running: Record) -> Iterator[Cause]:
+    """The worker that the others wait for now, and whether the run waits for data."""
+    marks = [event for event in events if event["event"] in (SLOW, SLOW_OVER) and event["time"] >= running["time"]]
+    if marks and marks[-1]["event"] == SLOW:
+        yield Cause(marks[-1]["told"], _slow_fix(marks[-1]), marks[-1]["time"], "the others wait for it in every step")
     train = [record for record in metrics if record["kind"] == "train" and "data_wait" in record]
-    if train and train[-1]["data_wait"] >= 0.2:
+    if train and train[-1]["data_wait"] >= DATA:
         share = train[-1]["data_wait"]
-        fix = "heliostat dataset bench measures the data alone; a larger prefetch, or nearer storage, help"
-        yield Cause(f"all workers wait for data {share:.0%} of the time", fix, train[-1]["time"])
-
-
-def _unbroken(events: Sequence[Record]) -> float:
-    """Since when these events follow one another."""
-    since = events[-1]["time"]
-    for event in reversed(events):
-        if since - event["time"] > SLOW_SECONDS:
-            break
-        since = event["time"]
-    return float(since)
+        fix = "heliostat dataset bench measures the data alone; nearer or faster storage helps"
+        yield Cause(f"its workers wait for data {share:.0%} of the time", fix, train[-1]["time"])
 
 
 def _slow_fix(event: Record) -> str:

@@ -152,12 +152,11 @@ class LocalCluster:
         record = self._read()
         if record is None:
             return Observation(self.profile, "absent")
-        profile = Profile.model_validate(record.profile)
         if not record.alive:
             what = f"its head has exited, with its log in {self.folder}/head.log"
             fix = f"heliostat up {self.name} restarts it"
-            return Observation(profile, "failed", [Problem("head", what, fix, group=HEAD)])
-        started = nodes(record)
+            return Observation(self.profile, "failed", [Problem("head", what, fix, group=HEAD)])
+        profile, started = Profile.model_validate(record.profile), nodes(record)
         try:
             ray = ray_state(self.dashboard())
         except KubernetesError as error:
