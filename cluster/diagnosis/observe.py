@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from heliostat.cluster.diagnosis.snapshot import Queue, Snapshot, all_ready, any_unschedulable
@@ -46,11 +45,6 @@ class Observer:
         if not all_ready(seen):
             seen = replace(seen, events=self.events(), queue=self._queue(job or cluster))
         return replace(seen, nodes=self.nodes()) if any_unschedulable(seen) else seen
-
-    def prefetch(self) -> None:
-        """List at once what a snapshot of a cluster with problems needs, for a single look."""
-        with ThreadPoolExecutor(2) as threads:
-            list(threads.map(lambda list_: list_(), (self.events, self.nodes)))
 
     def events(self) -> list[Document] | None:
         """The events about the cluster and its objects; None without the right to list them."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from heliostat.cluster.diagnosis.problem import Problem
-from heliostat.cluster.diagnosis.snapshot import Snapshot
+from heliostat.cluster.diagnosis.snapshot import Snapshot, fleet_of
 from heliostat.cluster.documents.pods import ray_labels
 from heliostat.cluster.jobs.demand import RayState
 from heliostat.cluster.profile import Profile, ray_resources
@@ -33,4 +33,5 @@ class OwnPods:
         if requests := [request for demand in ray.demands_of(self.job_id) for request in demand.requests]:
             return any(request.fits(ray_resources(group), ray_labels(group)) for request in requests)
         others = any(job.id != self.job_id and not job.done for job in ray.jobs)
-        return not others and len(snapshot.workers(group.name)) > group.min
+        nodes = fleet_of(snapshot, [group])[group.name]
+        return not others and max(nodes.count, nodes.asked) > group.min  # a pod that a quota refuses is only asked for

@@ -143,7 +143,7 @@ def _replica_failure(cluster: Document, events: list[Document]) -> Iterator[Prob
     failed = [e for e in events if e["involvedObject"].get("uid") == uid and e["reason"].startswith("FailedToCreate")]
     tried = max(map(event_time, failed), default=None)
     group = _group_of_failure(failure, cluster["metadata"]["name"])
-    for found in _no_pod(failure.get("message", "")):
+    for found in _no_pod(failure.get("message", "").removeprefix(f"{failure.get('reason')}\n")):
         problem, at_last = replace(found, group=group, since=since, then=_AGAIN), f" (tried at {at(tried)})" if tried else ""
         if tried and tried < decided_at(cluster):
             what = f"waiting for KubeRay to retry; before{at_last}: {problem.what}"

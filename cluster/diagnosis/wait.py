@@ -61,22 +61,20 @@ class Watchdog:
             crash = self.crashes.note(problem, pods, now) if problem.crash else None
             if (since >= problem.patience or (crash and crash.final)) and self.counts(problem, snapshot):
                 raise NotComing(problem.what + self._more(problem, crash), problem.fix)
-        return self._line(found, unseen(snapshot), pods, now)
+        return self._line(found, snapshot, pods, now)
 
     def in_queue(self) -> bool:
         """Whether the last snapshot was in a queue, where the wait has no time limit."""
         return self._queued
 
-    def _line(self, found: list[Problem], unknown: list[str], pods: frozenset[str], now: float) -> str:
-        """The cause that decides first, in a line, with how many more there are."""
+    def _line(self, found: list[Problem], snapshot: Snapshot, pods: frozenset[str], now: float) -> str:
         first = next(iter(found), None)
-        line = one_line(found) or READY
+        line = status_line(found, snapshot)
         if first and first.crash:
             last = self.crashes.note(first, pods, now).last_line[:200]
             return ": ".join(filter(None, (line, last)))
-        before = [f"before: {crash}"] if (crash := self.crashes.last(now)) and first and not first.fault else []
-        remarks = "; ".join([*unknown, *before])
-        return f"{line} ({remarks})" if remarks else line
+        before = self.crashes.last(now) if first and not first.fault else ""
+        return f"{line} (before: {before})" if before else line
 
     def _more(self, problem: Problem, crash: Seen | None) -> str:
         times = f", {crash.number} crashes in a row" if crash and crash.number > 1 else ""
@@ -88,6 +86,12 @@ def one_line(found: Sequence[Problem]) -> str:
     texts = [*dict.fromkeys(problem.what.replace("\n", " ") for problem in found)]
     more = f" (and {len(texts) - 1} more: heliostat why)" if len(texts) > 1 else ""
     return texts[0] + more if texts else ""
+
+
+def status_line(found: Sequence[Problem], snapshot: Snapshot) -> str:
+    """The cause that decides first, in a line, with what could not be looked at; `READY` without one."""
+    line, remarks = one_line(found) or READY, "; ".join(unseen(snapshot))
+    return f"{line} ({remarks})" if remarks else line
 
 
 def poll(

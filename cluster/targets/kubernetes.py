@@ -251,7 +251,6 @@ class KubernetesCluster:
         return self._observed(self.observer)
 
     def _observed(self, observer: Observer, job: Document | None = None) -> Observation:
-        observer.prefetch()
         snapshot = observer.snapshot(job)
         ray, unknown = self._ray(snapshot)
         word = kubernetes_state(self.profile, self.name, snapshot, ray, []).state

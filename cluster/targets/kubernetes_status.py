@@ -5,7 +5,7 @@ from typing import Any
 from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.problems import problems, queued
 from heliostat.cluster.diagnosis.snapshot import Snapshot, group_of, pod_ready, pod_state
-from heliostat.cluster.diagnosis.wait import one_line
+from heliostat.cluster.diagnosis.wait import one_line, status_line
 from heliostat.cluster.jobs.dashboard import Job
 from heliostat.cluster.jobs.demand import RayState
 from heliostat.cluster.jobs.usage import NodeUsage
@@ -44,7 +44,7 @@ def _condition(profile: Profile, seen: Snapshot, cluster: Document, found: list[
         return "suspended", waits or cluster["metadata"].get("annotations", {}).get(SUSPENDED, "")
     if seen.head and pod_ready(seen.head) and condition(cluster, "HeadPodReady").get("status") == "True":
         return "ready", detail
-    return ("failed" if found and not found[0].patience else "starting"), detail
+    return ("failed" if found and not found[0].patience else "starting"), status_line(found, seen)
 
 
 def _node(profile: Profile, pod: Document, used: NodeUsage | None) -> Node:

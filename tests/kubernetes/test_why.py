@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from heliostat.cause import Cause
+from heliostat.cluster.diagnosis.placement_problems import ELSEWHERE
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -112,10 +113,6 @@ def refused(cluster: KubernetesCluster) -> bool:
     return live is not None and condition(live, "ReplicaFailure").get("status") == "True"
 
 
-def unschedulable(cluster: KubernetesCluster) -> bool:
-    return any(condition(pod, "PodScheduled").get("reason") == "Unschedulable" for pod in cluster.snapshot().pods)
-
-
 def no_node_for_a_worker(cluster: KubernetesCluster) -> bool:
     return any(condition(pod, "PodScheduled").get("reason") == "Unschedulable" for pod in cluster.snapshot().workers())
 
@@ -186,7 +183,11 @@ def test_a_claim_in_another_zone(place: Place, gone: None) -> None:
         claim = {"metadata": {"name": "far"}, "spec": {**asked, "resources": {"requests": {"storage": "1Gi"}}}}
         api.request("POST", api.path("PersistentVolumeClaim"), claim)
         cluster = made(place, place.profile("zone", storage={"claim": "far"}))
-        named(cluster, "claim in another zone", unschedulable, "head: no node can mount its volume, which is bound to another")
+
+        def elsewhere(seen: KubernetesCluster) -> bool:
+            return bool(re.search(ELSEWHERE, json.dumps(seen.snapshot().pods)))
+
+        named(cluster, "claim in another zone", elsewhere, "head: no node can mount its volume, which is bound to another")
     finally:
         api.request("DELETE", f"/api/v1/persistentvolumes/{name}")
 
@@ -309,7 +310,7 @@ class Idle:
         return 1
 idle = Idle.remote()
 ray.get(idle.here.remote())
-print("holds", flush=True)
+print("has its", "GPU", flush=True)
 time.sleep(900)
 """
 WAITS = """
@@ -330,7 +331,7 @@ def test_a_group_at_its_maximum_and_a_gang_that_cannot_be_spread(place: Place, g
     dashboard = cluster.dashboard()
     dashboard.submit("holds", f"python -c '{HOLDS}'", {}, {})
     deadline = time.monotonic() + 400
-    while "holds" not in dashboard.logs("holds") and time.monotonic() < deadline:
+    while "has its GPU" not in dashboard.logs("holds") and time.monotonic() < deadline:
         time.sleep(0.5)
     assert worker_pods(place)
     dashboard.submit("waits", f"python -c '{WAITS.replace(chr(39), chr(34))}'", {}, {})
