@@ -27,8 +27,8 @@ def of_demand(ray: RayState, fleet: Fleet, profile: Profile, now: float) -> Iter
     for demand in ray.demands:
         shape = repr((demand.kind, demand.strategy, [(r.counted, dict(r.labels)) for r in demand.requests]))
         alike.setdefault((ray.job_of(demand.driver), shape), []).append(demand)
-    for (job, _), demands in alike.items():
-        yield from _of_one(job, demands, ray, fleet, profile, now)
+    found = [each for (job, _), demands in alike.items() for each in _of_one(job, demands, ray, fleet, profile, now)]
+    yield from sorted(found, key=lambda problem: problem.then != _NEVER)  # what can never be had decides first
 
 
 def _of_one(job: str, demands: list[Demand], ray: RayState, fleet: Fleet, profile: Profile, now: float) -> Iterator[Problem]:
@@ -91,9 +91,9 @@ def _impossible(demand: Demand, fleet: Fleet, profile: Profile) -> tuple[str, st
     limits = ", ".join(
         f"groups.{g.name}.max is {_most(g, fleet)}" for g in profile.groups if _room(requests[0], g, fleet, True)
     )
-    each = "nodes" if demand.strategy == "STRICT_SPREAD" else "of these"
+    these = _count(room, "node") if demand.strategy == "STRICT_SPREAD" else f"{room} of these"
     return (
-        f"all groups at their maximum have room for {room} {each} ({limits})",
+        f"all groups at their maximum have room for {these} ({limits})",
         f"raise max of a group, or ask for at most {room} at once",
     )
 

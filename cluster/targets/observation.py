@@ -1,7 +1,7 @@
 """A cluster at one moment, and what `heliostat why` says of it, of a worker group or of a job."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from heliostat.cause import Cause
 from heliostat.cluster.diagnosis.demand_problems import holders, uses
@@ -82,7 +82,8 @@ def of_job(seen: Observation, job: Job) -> Why:
     own = [each for each in seen.problems if each.job == job.id]
     groups = {"", "head", *(each.group for each in own)}
     found = [each for each in seen.problems if each in own or (not each.job and each.group in groups)]
-    return Why(f"job {job.id}", "waits" if own else job.status.lower(), [*_causes(found), *_held(seen, job), *seen.unknown])
+    causes = [replace(each, what=each.what.removeprefix(f"job {job.id} ")) for each in _causes(found)]
+    return Why(f"job {job.id}", "waits" if own else job.status.lower(), [*causes, *_held(seen, job), *seen.unknown])
 
 
 def of_ray_job(job: Document, seen: Observation) -> Why:

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kubernetes import client
+from kubernetes.stream import stream
 
 from heliostat.cause import Cause
 from heliostat.cluster.diagnosis.placement_problems import ELSEWHERE
+from heliostat.cluster.diagnosis.snapshot import statuses
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -29,7 +32,7 @@ from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.observation import of_cluster, of_job
 from tests.conftest import Command
-from tests.kubernetes.conftest import IMAGE, ON_GPUS, Place, group, worker_pods
+from tests.kubernetes.conftest import IMAGE, ON_GPUS, Place, group, ray_pods, worker_pods
 from tests.kubernetes.test_queue import Queue, profile, queue
 
 pytestmark = [pytest.mark.accept, ON_GPUS]
@@ -339,7 +342,7 @@ def test_a_group_at_its_maximum_and_a_gang_that_cannot_be_spread(place: Place, g
     def pending(_: KubernetesCluster) -> bool:
         return "PENDING" in json.dumps(dashboard.get("/api/v0/placement_groups?detail=1"))
 
-    causes = named(cluster, "gang that cannot be spread", pending, "each on another node.*room for 1 nodes", job="waits")
+    causes = named(cluster, "gang that cannot be spread", pending, "each on another node.*room for 1 node ", job="waits")
     held = [cause for cause in causes if "has its maximum of 1 node" in cause.what]
     assert "is held by job holds (actor Idle: 1 GPU)" in held[0].what, causes
     assert "heliostat stop ray holds" in held[0].fix
@@ -348,6 +351,43 @@ def test_a_group_at_its_maximum_and_a_gang_that_cannot_be_spread(place: Place, g
     print(f"one look: {time.monotonic() - began:.2f} s with {IMAGE}")
     done = place.command("why", "waits", "--on", path, timeout=120)
     assert done.code == 0, done.err
-    assert "1. job waits waits for" in done.out
+    assert "1. waits for 5 x (1 GPU) at once, each on another node" in done.out
     dashboard.stop("waits")
     dashboard.stop("holds")
+
+
+ONE_GPU = """
+import ray
+ray.init()
+ray.get(ray.remote(num_cpus=0, num_gpus=1)(lambda: 1).remote())
+"""
+
+
+def test_a_spot_group_that_never_comes_and_an_autoscaler_that_has_ended(place: Place, gone: None) -> None:
+    nowhere = {"node_selector": {"market": "no-such"}}
+    spot = group(name="spot", market="spot", max=1, start_seconds=600)
+    path = place.profile("spot", groups=[{**spot, **nowhere}, group(max=1)])
+    command = Command(place.command.cwd, place.command.env)
+    assert command("up", path, timeout=400).code == 0
+    cluster = KubernetesCluster(find(str(path)), place.kube)
+    dashboard = cluster.dashboard()
+    dashboard.submit("one", f"python -c '{ONE_GPU}'", {}, {})
+    pattern = "spot: no node accepts its pod: .*have no label market=no-such"
+    causes = named(cluster, "spot that never comes", no_node_for_a_worker, pattern, of="spot")
+    assert re.search("gives it up at .* UTC, and uses another group", causes[0].then)
+    dashboard.stop("one")
+
+    (head,) = ray_pods(place, "head")
+    interrupt = ["sh", "-c", "pkill -INT -f [k]uberay-autoscaler"]
+    api = client.CoreV1Api(place.kube.api.client)
+    stream(
+        api.connect_get_namespaced_pod_exec, head["metadata"]["name"], place.namespace, container="autoscaler",
+        command=interrupt, stdout=True, stderr=True,
+    )  # fmt: skip
+
+    def ended(seen: KubernetesCluster) -> bool:
+        pods = [pod for pod in seen.snapshot().pods if pod["metadata"]["name"] == head["metadata"]["name"]]
+        states = [status for pod in pods for status in statuses(pod) if status["name"] == "autoscaler"]
+        return any("terminated" in status["state"] for status in states)
+
+    named(cluster, "autoscaler that has ended", ended, "head: the container autoscaler of spot-head-.* exited", of="head")
