@@ -134,14 +134,16 @@ class Dashboard:
 
     def with_last_lines(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs, running ones with the last line that they have printed."""
-        return [replace(job, said=self._last_line(job)) if job.status == "RUNNING" and job.node else job for job in jobs]
+        return [replace(job, said="".join(self.last_lines(job, 1)).strip()) for job in jobs]
 
-    def _last_line(self, job: Job) -> str:
-        query = f"node_id={job.node}&filename=job-driver-{job.id}.log&lines=1"
+    def last_lines(self, job: Job, count: int) -> list[str]:
+        """The last lines that a running job has printed; none of another job."""
+        if job.status != "RUNNING" or not job.node:
+            return []
+        query = f"node_id={job.node}&filename=job-driver-{job.id}.log&lines={count}"
         response = self._request("GET", f"/api/v0/logs/file?{query}", ok=(200, 404, 500))
         # Ray responds with 500 for a log that does not exist yet.
-        lines = response.data.decode(errors="replace").splitlines() if response.status == 200 else []
-        return lines[-1].strip() if lines else ""
+        return response.data.decode(errors="replace").splitlines()[-count:] if response.status == 200 else []
 
     def job(self, job_id: str, within: float = SECONDS) -> Job:
         """Get a submitted job; ``within`` as for `heliostat.cluster.retries.send`.

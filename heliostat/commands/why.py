@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from heliostat.cluster.targets.observation import Observation, Why
     from heliostat.folder import Folder
 
+OUTPUT_LINES = 500
+"""Lines of a job's output in which a slow worker is looked for."""
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -52,23 +55,26 @@ def _on_cluster(args: argparse.Namespace) -> "Why":
     if args.name == "head" or any(group.name == args.name for group in seen.profile.groups):
         return of_group(seen, args.name)
     if job := seen.job(args.name):
-        return _with_record(of_job(seen, job), args, profile, job)
+        return _with_record(of_job(seen, job), args, target, job)
     return target.why_own_cluster(args.name) or _kept(args, profile, seen)
 
 
-def _with_record(answer: "Why", args: argparse.Namespace, profile: Any, job: Any) -> "Why":
-    """The causes of a job with those of its run, where its storage can be read from here at once."""
+def _with_record(answer: "Why", args: argparse.Namespace, target: Any, job: Any) -> "Why":
+    """The causes of a job with those of its run: from its record where that can be read from here, else from its output."""
     from heliostat.cluster.targets.storage import root_of
     from heliostat.commands.runs.pull import on_storage
     from heliostat.folder import Folder
+    from heliostat.workloads.run.causes import slow_in
 
-    run = job.metadata.get("run")
-    if not run or not (profile.platform == "local" or profile.storage.uri):
-        return answer
-    folder = Folder.at(root_of(profile)) / on_storage(profile, args.storage) / run
-    if not any(map(folder.exists, KINDS)):
-        return answer
-    return dataclasses.replace(answer, causes=[*answer.causes, *of_folder(folder).causes])
+    run, profile = job.metadata.get("run"), target.profile
+    if run and (profile.platform == "local" or profile.storage.uri):
+        folder = Folder.at(root_of(profile)) / on_storage(profile, args.storage) / run
+        if any(map(folder.exists, KINDS)):
+            return dataclasses.replace(answer, causes=[*answer.causes, *of_folder(folder).causes])
+    elif not job.done:
+        lines = target.dashboard().last_lines(job, OUTPUT_LINES)
+        return dataclasses.replace(answer, causes=[*answer.causes, *slow_in(lines)])
+    return answer
 
 
 def _kept(args: argparse.Namespace, profile: Any, seen: "Observation") -> "Why":

@@ -14,7 +14,7 @@ from heliostat.cluster.jobs.demand import Demand, Holding, RayState, Request, ra
 from heliostat.cluster.jobs.usage import NodeUsage
 from heliostat.cluster.names import QUEUE_LABEL, Document
 from heliostat.cluster.profile import Profile, find
-from heliostat.cluster.targets.observation import Observation, of_cluster, of_group, of_job
+from heliostat.cluster.targets.observation import Observation, of_cluster, of_group, of_job, of_ray_job
 from tests.cluster.api_server import serving
 from tests.cluster.snapshots import (
     APPLIED,
@@ -27,6 +27,7 @@ from tests.cluster.snapshots import (
     event,
     failure,
     fixed,
+    job,
     node,
     pod,
     seen,
@@ -289,7 +290,7 @@ def test_what_cannot_be_looked_at_is_said() -> None:
 
 
 def test_a_job_that_has_failed_says_how() -> None:
-    job = Job(
+    failed = Job(
         "mine",
         "FAILED",
         "python x.py",
@@ -298,8 +299,28 @@ def test_a_job_that_has_failed_says_how() -> None:
         1.0,
         2.0,
     )
-    (cause,) = of_job(observed(ray()), job).causes
+    (cause,) = of_job(observed(ray()), failed).causes
     assert (cause.what, cause.since) == ("it failed with exit code 3: KeyError: 1", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "what"),
+    [
+        ({"jobDeploymentStatus": "Initializing"}, "waits", "head: the image"),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, "succeeded", "it ended with succeeded"),
+        (
+            {"jobDeploymentStatus": "Failed", "reason": "DeadlineExceeded", "message": "it was active too long"}, "failed",
+            "DeadlineExceeded: it was active too long",
+        ),
+    ],
+    ids=["waits", "done", "failed"],
+)  # fmt: skip
+def test_a_job_with_its_own_cluster(status: Document, state: str, what: str) -> None:
+    snapshot = seen(pod(containerStatuses=waiting("ErrImagePull", PULL + "not found")), job=job(**status))
+    found = [each for each in problems(snapshot, one_gpu()) if each.key != "job"]
+    why = of_ray_job(job(**status), Observation(one_gpu(), "starting", found))
+    assert (why.subject, why.state) == ("job gpu-job", state)
+    assert why.causes[0].what.startswith(what)
 
 
 # --- from the dashboard ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from heliostat.folder import Folder
 from heliostat.tuning import causes as of_sweeps
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.run.attempts import ATTEMPTS
-from heliostat.workloads.run.causes import causes_of
+from heliostat.workloads.run.causes import causes_of, slow_in
 from heliostat.workloads.run.chunks import sealed
 from heliostat.workloads.run.record import EVENTS, METRICS, Result
 
@@ -85,6 +85,15 @@ def test_a_slow_worker_is_named_while_it_is_slow(tmp_path: Path) -> None:
     assert len(found(tmp_path, "running", [LAUNCHED, RUNNING], [FIRST, SLOW, OVER], METRIC)) == 1
     again = {**RUNNING, "time": 85.0}
     assert len(found(tmp_path, "running", [LAUNCHED, RUNNING, again], [FIRST, SLOW], METRIC)) == 1, "of another attempt"
+
+
+def test_a_slow_worker_is_found_in_the_output_of_a_job() -> None:
+    told = "worker 1 on gpu-2 is slow: it takes 31.0 ms a step, 3.0 times as long as the others (it waits for data)"
+    (cause,) = slow_in(["step 10", f"  {told}", "step 20"])
+    assert cause.what == told
+    assert "reads more slowly" in cause.fix
+    assert [*slow_in([told, "step 20", "worker 1 on gpu-2 is not slow any more"])] == []
+    assert [*slow_in(["step 20"])] == []
 
 
 def test_a_run_that_waits_for_data_says_so(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Why a run waits, is slow or has ended, from its folder alone: also after the cluster that it ran on is gone."""
 
+import re
 import time
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -74,7 +75,7 @@ def _slow(events: Sequence[Record], metrics: Sequence[Record], running: Record) 
     """The worker that the others wait for now, and whether the run waits for data."""
     marks = [event for event in events if event["event"] in (SLOW, SLOW_OVER) and event["time"] >= running["time"]]
     if marks and marks[-1]["event"] == SLOW:
-        yield Cause(marks[-1]["told"], _slow_fix(marks[-1]), marks[-1]["time"], "the others wait for it in every step")
+        yield Cause(marks[-1]["told"], _slow_fix(marks[-1]), marks[-1]["time"], _WAIT)
     train = [record for record in metrics if record["kind"] == "train" and "data_wait" in record]
     if train and train[-1]["data_wait"] >= DATA:
         share = train[-1]["data_wait"]
@@ -82,11 +83,21 @@ def _slow(events: Sequence[Record], metrics: Sequence[Record], running: Record) 
         yield Cause(f"its workers wait for data {share:.0%} of the time", fix, train[-1]["time"])
 
 
+def slow_in(output: Sequence[str]) -> Iterator[Cause]:
+    """The worker that the others wait for, as the last lines of a run's output say it."""
+    found = [match for line in output if (match := re.search(r"(worker \d+) on (\S+) is (slow: .*|not slow any more)", line))]
+    if found and found[-1][3] != "not slow any more":
+        told = found[-1][0]
+        yield Cause(told, _slow_fix({"data": "it waits for data" in told, "node": found[-1][2]}), then=_WAIT)
+
+
+_WAIT = "the others wait for it in every step"
+
+
 def _slow_fix(event: Record) -> str:
     if event["data"]:
         return "see why this node reads more slowly than the others: its disk, its network, its cache"
-    where = event["node"] or "its node"
-    return f"see what else runs on {where} (GPU clocks, heat, other processes), or take it out: kubectl cordon"
+    return f"see what else runs on {event['node']} (GPU clocks, heat, other processes), or take it out: kubectl cordon"
 
 
 def _silent(events: Sequence[Record], metrics: Sequence[Record], attempts: Sequence[Record], now: float) -> Iterator[Cause]:

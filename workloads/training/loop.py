@@ -211,7 +211,8 @@ class Loop:
         if (slow and slow.rank) == (before and before.rank):
             return
         if before:
-            self._event(SLOW_OVER, rank=before.rank)
+            host = self._workers[before.rank]["host"]
+            self._event(SLOW_OVER, rank=before.rank, told=f"worker {before.rank} on {host} is not slow any more")
         if slow:
             worker = self._workers[slow.rank]
             what = slow_text(slow, worker["host"])
