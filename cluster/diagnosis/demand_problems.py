@@ -10,6 +10,10 @@ from heliostat.cluster.documents.pods import ray_labels
 from heliostat.cluster.jobs.demand import Demand, RayState, Request
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 
+DRIVER = "driver"
+"""The resource that only heads have, for what drives a trial of a sweep."""
+UNLIMITED = 1_000_000
+"""How many requests without a resource of the profile a node holds."""
 BEHIND_SECONDS = 30.0
 """Seconds after which an autoscaler that has not asked for a node is behind: it decides every few seconds."""
 
@@ -35,6 +39,11 @@ def _of_one(job: str, demands: list[Demand], ray: RayState, fleet: Fleet, profil
     demand = demands[0]
     since = min((each.since for each in demands if each.since), default=None)
     waits = f"job {job} waits for {_asked(demand, len(demands))}"
+    if all(DRIVER in request.counted for request in demand.requests):
+        what = f"the head has {profile.head.drivers} of them (head.drivers), and they are in use, or it is not ready"
+        then = "it starts as soon as one is free"
+        yield Problem(f"drivers {job}", f"{waits}: {what}", "raise head.drivers", math.inf, since=since, job=job, then=then)
+        return
     impossible = _impossible(demand, fleet, profile)
     if impossible:
         what, fix = impossible
@@ -129,7 +138,7 @@ def _room(request: Request, group: WorkerGroup, fleet: Fleet, one: bool) -> int:
     if not request.fits(resources, ray_labels(group)):
         return 0
     times = [int(resources[name] // amount) for name, amount in request.counted.items() if name in resources]
-    return _most(group, fleet) * (1 if one else min(times, default=len(resources)))
+    return _most(group, fleet) * (1 if one else min(times, default=UNLIMITED))
 
 
 def _limit(

@@ -156,9 +156,10 @@ LIVE = cluster(workerGroupSpecs=[{"groupName": "gpu", "maxReplicas": 2, "replica
             "no group has label team=a; gpu would be large enough without it", "correct the label",
         ),
         (ray(asks(ONE)), (FULL[0], pod("gpu", "gpu-gpu-b")), "gpu starts 1 node: gpu-gpu-b", ""),
+        (ray(asks(Request({"driver": 1.0}), kind="actor")), FULL, "the head has 64 of them (head.drivers)", "head.drivers"),
         (ray(asks(ONE)), (FULL[0],), "the autoscaler wants 2 nodes of gpu, and 1 exist", "whether KubeRay's operator"),
     ],
-    ids=["held by an idle job", "spread", "pack", "too many", "too large", "label", "starting", "no pod yet"],
+    ids=["held by an idle job", "spread", "pack", "too many", "too large", "label", "starting", "drivers", "no pod yet"],
 )  # fmt: skip
 def test_why_ray_gives_a_job_no_node(state: RayState, pods: tuple[Document, ...], what: str, fix: str) -> None:
     snapshot = seen(pod(conditions=READY), *pods, cluster=LIVE)
