@@ -29,6 +29,7 @@ COMMANDS = {
     "up": "create or update the cluster of a profile",
     "diff": "show what up would change",
     "status": "show a cluster's groups, nodes, jobs and cost",
+    "why": "say why something waits, has ended, is idle or is slow, with fixes",
     "cost": "show what a cluster or a run has cost",
     "plan": "show what a profile would cost for the jobs of a trace",
     "doctor": "check everything that a cluster needs, with fixes",
@@ -48,7 +49,7 @@ GROUPS = {
     "use what is trained": ("evaluate", "predict", "model", "serve", "runs", "report"),
     "prepare data": ("dataset",),
     "make a cluster": ("profile", "doctor", "up", "diff", "status", "down", "render", "team"),
-    "work on it": ("submit", "logs", "stop", "session", "cron"),
+    "work on it": ("submit", "why", "logs", "stop", "session", "cron"),
     "know what it costs": ("cost", "plan"),
 }
 """The commands by what one wants to do, as the help lists them; those that are in none come last."""

@@ -221,7 +221,7 @@ OWN: Mapping[str, Mapping[str, Completer]] = {
 """By command what is proposed for arguments of its own."""
 OTHER_KEYS = ("predict", "runs")
 """Commands whose ``--set`` takes keys of no config."""
-RUNS = ("evaluate", "predict", "model", "report", "runs", "sweep", "cost")
+RUNS = ("evaluate", "predict", "model", "report", "runs", "sweep", "cost", "why")
 """Commands whose argument is a run or a sweep."""
 
 

@@ -35,7 +35,7 @@ def check_queue(profile: Profile, api: Api) -> None:
     if not queue:
         return
     try:
-        version = api.request("GET", "/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"]
+        version = api.kueue
     except NotFound:
         raise UserError(f"queue is {queue}, but this Kubernetes has no Kueue", "remove queue, or install Kueue") from None
     try:

@@ -49,6 +49,7 @@ def of_containers(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterat
                 f"{group}: the image {image} cannot be pulled: {why}",
                 "correct image in the profile, push it, or name image_pull_secrets",
                 2 if final else start_seconds(profile, group) if _pulls(pod, snapshot.events or []) else SECONDS_TO_RETRY,
+                then="the kubelet tries again by itself, after at most five minutes",
             )
         elif reason in CREATE:
             yield Problem(f"create {group}", f"{group}: a container cannot be created: {message}", missing_fix(message), 8)

@@ -1,17 +1,12 @@
 """Which problems of a shared cluster are those of one job: only pods that were created for it count."""
 
-import time
 from collections.abc import Callable
 
 from heliostat.cluster.diagnosis.problem import Problem
-from heliostat.cluster.diagnosis.snapshot import Snapshot
+from heliostat.cluster.diagnosis.snapshot import Snapshot, fleet_of
 from heliostat.cluster.documents.pods import ray_labels
-from heliostat.cluster.jobs.dashboard import Dashboard
-from heliostat.cluster.jobs.demand import Request, requests_of
+from heliostat.cluster.jobs.demand import RayState
 from heliostat.cluster.profile import Profile, ray_resources
-
-FRESH_SECONDS = 5.0
-"""The maximum age of the lists of what the job waits for."""
 
 
 class OwnPods:
@@ -22,26 +17,21 @@ class OwnPods:
     beyond the group's minimum counts while no other job runs.
 
     Args:
-        dashboard: of the cluster.
+        ray: returns what Ray knows.
         job_id: the id with which the job was submitted.
         profile: the cluster.
-        clock: a monotonic clock in seconds.
     """
 
-    def __init__(
-        self, dashboard: Dashboard, job_id: str, profile: Profile, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self.dashboard, self.job_id, self.profile, self.clock = dashboard, job_id, profile, clock
-        self._at = float("-inf")
-        self._found: tuple[list[Request], bool] = ([], False)
+    def __init__(self, ray: Callable[[], RayState], job_id: str, profile: Profile) -> None:
+        self.ray, self.job_id, self.profile = ray, job_id, profile
 
     def __call__(self, problem: Problem, snapshot: Snapshot) -> bool:
         group = next((each for each in self.profile.groups if each.name == problem.group), None)
         if group is None:  # the head, or the whole cluster
             return True
-        if self.clock() - self._at >= FRESH_SECONDS:
-            self._found, self._at = requests_of(self.dashboard, self.job_id), self.clock()
-        requests, others = self._found
-        if requests:
+        ray = self.ray()
+        if requests := [request for demand in ray.demands_of(self.job_id) for request in demand.requests]:
             return any(request.fits(ray_resources(group), ray_labels(group)) for request in requests)
-        return not others and len(snapshot.workers(group.name)) > group.min
+        others = any(job.id != self.job_id and not job.done for job in ray.jobs)
+        nodes = fleet_of(snapshot, [group])[group.name]
+        return not others and max(nodes.count, nodes.asked) > group.min  # a pod that a quota refuses is only asked for

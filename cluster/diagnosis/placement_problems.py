@@ -1,10 +1,12 @@
 """Why a pod gets no node or no volume."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
-from heliostat.cluster.diagnosis.problem import Problem, about, missing_fix, start_seconds
-from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, group_of, statuses
+from heliostat.cluster.diagnosis.fit import obstacle, shape
+from heliostat.cluster.diagnosis.problem import Problem, about, at, missing_fix, start_seconds
+from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, created_at, group_of, statuses
 from heliostat.cluster.field_types import cpus
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
@@ -15,6 +17,9 @@ SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 
 SECONDS_TO_SCALE_UP = 12
 """A cluster autoscaler checks every ten seconds; without an event of it after that, there is none."""
+
+ELSEWHERE = "volume node affinity conflict|didn't match PersistentVolume's node affinity"
+"""What the scheduler says of a volume that is bound to other nodes (Kubernetes up to 1.33, and 1.34)."""
 
 MOUNTED = ("Pulling", "Pulled", "Created", "Started")
 """Events of a pod after its volumes are mounted."""
@@ -47,13 +52,29 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
             12,
         )
         return
+    if re.search(ELSEWHERE, message):
+        yield Problem(
+            f"zone {group}",
+            f"{group}: no node can mount its volume, which is bound to another zone or node: {_plain(message)}",
+            "use a claim that the nodes of all groups can mount, or groups with a node_selector for the zone of the volume",
+            2 if not profile.node_autoscaling else start_seconds(profile, group),
+        )
+        return
     what, possible = _shortage(pod, group, message, snapshot.nodes)
+    fix = _shortage_fix(message, group)
+    if "Insufficient" not in message and (refusals := _refusals(pod, group, snapshot.nodes or [])):
+        what, fix = f"{group}: no node accepts its pod: {'; '.join(refusals)}", "; ".join(dict.fromkeys(refusals.values()))
     patience = SECONDS_TO_SCALE_UP if not possible else start_seconds(profile, group)
     # Without the right to list nodes or events, a full or growing cluster looks like an impossible request.
     unseen = snapshot.nodes is None or snapshot.events is None
     if unseen or profile.node_autoscaling or _node_is_coming(pod, snapshot.events or []) or _replaceable(profile, group):
         patience = start_seconds(profile, group) + 60
-    yield Problem(f"unschedulable {group}", what, _shortage_fix(message, group), patience)
+    then = "the scheduler places it as soon as a node has room" if possible else ""
+    if _node_is_coming(pod, snapshot.events or []):
+        then = "a node is being added for it"
+    if _replaceable(profile, group) and (created := created_at(pod)):
+        then = f"the autoscaler gives it up at {at(created + start_seconds(profile, group))}, and uses another group"
+    yield Problem(f"unschedulable {group}", what, fix, patience, then=then)
 
 
 def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | None) -> tuple[str, bool]:
@@ -78,6 +99,15 @@ def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | N
     if not fitting:
         return f"{group}: no node has everything that its pod requests ({asks}): {_plain(message)}", False
     return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use", True
+
+
+def _refusals(pod: Document, group: str, nodes: list[Document]) -> dict[str, str]:
+    """Why nodes refuse a pod, with the fix of each; empty if that does not tell it of all nodes."""
+    wanted = shape(group, pod["spec"])
+    obstacles = Counter(found for node in nodes if (found := obstacle(node, wanted)))
+    if obstacles.total() < len(nodes):
+        return {}
+    return {f"{count} of {len(nodes)} {what}": fix for (what, fix), count in obstacles.most_common()}
 
 
 def _shortage_fix(message: str, group: str) -> str:

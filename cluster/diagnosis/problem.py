@@ -1,8 +1,11 @@
 """A problem of a pod, and what all diagnoses of pods share."""
 
+import math
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
+from heliostat.cause import Cause
 from heliostat.cluster.diagnosis.refusals import fix_of_refusal
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
@@ -21,7 +24,7 @@ class Crash:
 
 @dataclass(frozen=True)
 class Problem:
-    """An obstacle; it counts as final when it has existed for ``patience`` seconds."""
+    """What something waits for; it counts as final when it has existed for ``patience`` seconds, never if that is infinite."""
 
     key: str
     what: str
@@ -33,6 +36,27 @@ class Problem:
     """A crash is followed by another pod or container, so that the wait ends only when that crashes, too."""
     group: str = ""
     """The worker group of its pod; ``head`` for the head's, empty for the whole cluster's."""
+    since: float | None = None
+    """In seconds since the epoch; None if it is not known."""
+    then: str = ""
+    """What happens next without a change, and when."""
+    job: str = ""
+    """The job that waits; empty if it is not one job's."""
+
+    @property
+    def fault(self) -> bool:
+        """Whether it is more than a wait that ends by itself."""
+        return self.crash is not None or math.isfinite(self.patience)
+
+    @property
+    def cause(self) -> Cause:
+        """As `heliostat why` shows it."""
+        return Cause(self.what, self.fix, self.since, self.then, self.group, self.job)
+
+
+def at(seconds: float) -> str:
+    """A time, in seconds since the epoch, for a message."""
+    return f"{datetime.fromtimestamp(seconds, UTC):%H:%M:%S} UTC"
 
 
 def missing_fix(message: str) -> str:

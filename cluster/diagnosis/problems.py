@@ -1,18 +1,35 @@
-"""Why a cluster or a job does not start: derives problems with their fix from the objects in the API server.
+"""Why a cluster or a job waits: derives the causes, with their fix, from the objects in the API server and from Ray.
 
 Faults appear in five places, each kind in another one: conditions of the RayCluster, events, conditions of pods, states of init
 containers and of containers. Which fault appears where, and when, was found by provoking each of them.
 """
 
-from collections.abc import Iterator
+import re
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime
+from typing import Any
 
 from heliostat.cluster.diagnosis.container_problems import crashed_before, is_current, of_containers
+from heliostat.cluster.diagnosis.demand_problems import of_demand
 from heliostat.cluster.diagnosis.placement_problems import of_node, of_volumes
-from heliostat.cluster.diagnosis.problem import Problem
+from heliostat.cluster.diagnosis.problem import Problem, at
+from heliostat.cluster.diagnosis.queue_problems import of_queue
 from heliostat.cluster.diagnosis.refusals import UNKNOWN, fix_of_refusal
-from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, decided_at, event_time, group_of, terminating
+from heliostat.cluster.diagnosis.snapshot import (
+    Queue,
+    Snapshot,
+    applied_at,
+    created_at,
+    decided_at,
+    event_time,
+    fleet_of,
+    group_of,
+    terminating,
+    time_of,
+)
+from heliostat.cluster.diagnosis.start_problems import of_start
+from heliostat.cluster.jobs.demand import RayState
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import QUEUE_LABEL, SUSPENDED, Document
 from heliostat.cluster.profile import Profile
@@ -21,8 +38,50 @@ SECONDS_TO_TRY_AGAIN = 20.0
 """Seconds until the operator has processed a change, and reported by an event that it cannot create a pod."""
 
 
-def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
-    """All problems, the most severe first."""
+def problems(snapshot: Snapshot, profile: Profile, ray: RayState | None = None, now: float | None = None) -> list[Problem]:
+    """What a cluster and its jobs wait for, the cause that decides first before the others.
+
+    What concerns the whole cluster comes first, then its head, then its workers; of each the faults before what takes its time.
+
+    Args:
+        snapshot: the objects in the API server.
+        profile: the desired cluster.
+        ray: what Ray knows; None while it does not respond, or if no job is of interest.
+        now: the time, in seconds since the epoch; by default that of this machine.
+    """
+    faults = [*_faults(snapshot, profile)]
+    waits = [*_queue(snapshot, profile)]
+    covered = {problem.group for problem in faults}
+    if not waits:
+        waits += [each for each in of_start(snapshot, profile) if not faults or each.group not in {"", *covered}]
+    if ray:
+        fleet = fleet_of(snapshot, profile.groups)
+        waits += of_demand(ray, fleet, profile, time.time() if now is None else now)
+    return sorted([*faults, *waits], key=lambda problem: (_place(problem), not problem.fault))
+
+
+def unseen(snapshot: Snapshot) -> list[str]:
+    """What could not be looked at, so that a cause may be missing."""
+    return ["without the right to list events, problems may stay undetected"] if snapshot.events is None else []
+
+
+def queued(snapshot: Snapshot, profile: Profile) -> bool:
+    """Whether a cluster or a job is queued: Kueue keeps it suspended until it is admitted."""
+    waiting = snapshot.job or snapshot.cluster
+    return bool(profile.queue and waiting and waiting["spec"].get("suspend"))
+
+
+def _place(problem: Problem) -> int:
+    return {"": 0, "head": 1}.get(problem.group, 2) if not problem.job else 2
+
+
+def _queue(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
+    waiting = snapshot.job or snapshot.cluster
+    if waiting and profile.queue and queued(snapshot, profile):
+        yield from of_queue(waiting, snapshot.queue or Queue(profile.queue, None, None))
+
+
+def _faults(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     if snapshot.job:
         yield from _job_problems(snapshot.job)
         yield from _submitter(snapshot.job, snapshot.events or [])
@@ -31,7 +90,14 @@ def problems(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
         yield from _refused(snapshot.cluster, snapshot.events or [])
         yield from _replica_failure(snapshot.cluster, snapshot.events or [])
     for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers(), *filter(terminating, snapshot.pods)]:
-        yield from (replace(problem, group=group_of(pod)) for problem in _of_pod(pod, snapshot, profile))
+        since = _since(pod)
+        for problem in _of_pod(pod, snapshot, profile):
+            yield replace(problem, group=group_of(pod), since=problem.since or since)
+
+
+def _since(pod: Document) -> float | None:
+    """When a pod came into its present stage: without a node, or on one."""
+    return time_of(condition(pod, "PodScheduled").get("lastTransitionTime")) or created_at(pod)
 
 
 def _of_pod(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
@@ -52,11 +118,13 @@ def _refused(cluster: Document, events: list[Document]) -> Iterator[Problem]:
             continue
         reason, message = event["reason"], event.get("message", "")
         if reason.startswith("Invalid"):
-            yield Problem(reason, f"KubeRay rejects the cluster: {message}", "correct the field that it names, then retry")
+            what, then = f"KubeRay rejects the cluster: {message}", "it makes no pod before that"
+            yield Problem(reason, what, "correct the field that it names, then retry", since=event_time(event), then=then)
         elif reason == "AutoscalerServiceAccountNotFound":
             yield Problem(
-                reason, f"the service account of the head is missing: {message}", "create it, or correct service_account"
-            )
+                reason, f"the service account of the head is missing: {message}", "create it, or correct service_account",
+                since=event_time(event), then=_AGAIN,
+            )  # fmt: skip
 
 
 def _suspended(cluster: Document) -> Iterator[Problem]:
@@ -71,16 +139,28 @@ def _replica_failure(cluster: Document, events: list[Document]) -> Iterator[Prob
     failure = condition(cluster, "ReplicaFailure")
     if failure.get("status") != "True":
         return
-    uid = cluster["metadata"]["uid"]
+    uid, since = cluster["metadata"]["uid"], time_of(failure.get("lastTransitionTime"))
     failed = [e for e in events if e["involvedObject"].get("uid") == uid and e["reason"].startswith("FailedToCreate")]
     tried = max(map(event_time, failed), default=None)
-    for problem in _no_pod(failure.get("message", "")):
-        at = f" (tried at {datetime.fromtimestamp(tried, UTC):%H:%M:%S} UTC)" if tried else ""
+    group = _group_of_failure(failure, cluster["metadata"]["name"])
+    for found in _no_pod(failure.get("message", "").removeprefix(f"{failure.get('reason')}\n")):
+        problem, at_last = replace(found, group=group, since=since, then=_AGAIN), f" (tried at {at(tried)})" if tried else ""
         if tried and tried < decided_at(cluster):
-            what = f"waiting for KubeRay to retry; before{at}: {problem.what}"
+            what = f"waiting for KubeRay to retry; before{at_last}: {problem.what}"
             yield replace(problem, key="again", what=what, patience=SECONDS_TO_TRY_AGAIN)
         else:
-            yield replace(problem, what=problem.what + at)
+            yield replace(problem, what=problem.what + at_last)
+
+
+_AGAIN = "KubeRay tries again by itself, after at most five minutes; heliostat up makes it do so at once"
+
+
+def _group_of_failure(failure: Mapping[str, Any], cluster: str) -> str:
+    """The group whose pod could not be created, by the pod's name; empty if the message does not tell."""
+    if failure.get("reason") == "FailedCreateHeadPod":
+        return "head"
+    found = re.search(rf'"{re.escape(cluster)}-([a-z0-9-]+)-worker-', failure.get("message", ""))
+    return found[1] if found else ""
 
 
 def _no_pod(message: str) -> Iterator[Problem]:

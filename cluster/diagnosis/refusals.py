@@ -10,6 +10,7 @@ FIXES = (
     (r"PriorityClass", "create the priority class that it names, or correct priority_class"),
     (r"RuntimeClass", "create the runtime class that it names, or correct runtime_class"),
     (r"service ?account", "create the service account that it names, or correct service_account"),
+    (r"admission webhook|ValidatingAdmissionPolicy", "change what this rule of the cluster names, or ask its owner"),
     (r"run as root|non-numeric user|non-root", "set run_as_user, such as 1000, or use an image with a user's number"),
 )
 """A pattern in the message, and the fix."""

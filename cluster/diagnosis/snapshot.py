@@ -1,14 +1,27 @@
 """The objects of a cluster in the API server at one moment, and the state of its pods."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from kubernetes.utils.quantity import parse_quantity
 
+from heliostat.cluster.diagnosis.group_nodes import GroupNodes
 from heliostat.cluster.kube.conditions import condition, ready
 from heliostat.cluster.names import MANAGER, TEMPLATE, Document
+from heliostat.cluster.profile import WorkerGroup
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A Kueue queue at one moment."""
+
+    name: str
+    local: Document | None
+    """The LocalQueue; None if it does not exist, or the user may not read it."""
+    workloads: list[Document] | None
+    """What is in the queues of the namespace; None if the user may not list it."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +36,8 @@ class Snapshot:
     """The RayJob that the cluster belongs to."""
     nodes: list[Document] | None = None
     """None: the user may not list nodes. They are not listed while no pod is unschedulable."""
+    queue: Queue | None = None
+    """None while it is in no queue."""
 
     @property
     def head(self) -> Document | None:
@@ -122,6 +137,28 @@ def statuses(pod: Document) -> list[Mapping[str, Any]]:
     """The states of a pod's containers, those that run before the others first."""
     status = pod.get("status", {})
     return [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
+
+
+def fleet_of(seen: Snapshot, groups: Iterable[WorkerGroup]) -> dict[str, GroupNodes]:
+    """The nodes by worker group, with the limits that the live cluster has."""
+    live = {g["groupName"]: g for g in seen.cluster["spec"].get("workerGroupSpecs", [])} if seen.cluster else {}
+    return {group.name: _group_nodes(seen.workers(group.name), live.get(group.name, {}), group.max) for group in groups}
+
+
+def _group_nodes(pods: list[Document], spec: Mapping[str, Any], most: int) -> GroupNodes:
+    ready = [pod["metadata"]["name"] for pod in pods if pod_ready(pod)]
+    starting = {pod["metadata"]["name"]: created_at(pod) for pod in pods if not pod_ready(pod)}
+    return GroupNodes(spec.get("maxReplicas", most), ready, starting, spec.get("replicas", 0))
+
+
+def created_at(document: Document) -> float | None:
+    """When an object was created, by the API server's clock; None if it does not say."""
+    return time_of(document["metadata"].get("creationTimestamp"))
+
+
+def time_of(text: str | None) -> float | None:
+    """A time of the API server in seconds since the epoch."""
+    return datetime.fromisoformat(text).timestamp() if text else None
 
 
 def amount(quantity: str) -> float:

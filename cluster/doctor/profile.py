@@ -13,7 +13,7 @@ from heliostat.cluster.diagnosis.findings import Finding, Found, ok, problem, un
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.refusals import fix_of_refusal
 from heliostat.cluster.diagnosis.snapshot import group_of
-from heliostat.cluster.diagnosis.wait import progress
+from heliostat.cluster.diagnosis.wait import status_line
 from heliostat.cluster.doctor.kubernetes import ANSWER_SECONDS, Site
 from heliostat.cluster.documents.manifests import documents, templates
 from heliostat.cluster.errors import Forbidden, Invalid, NotAdmitted, NotFound, Unauthorized, Unreachable
@@ -208,7 +208,7 @@ def _cluster(site: Site) -> Found:
     for each in lasting:
         yield problem(each.what, each.fix)
     if not lasting:
-        yield ok(f"{name}: {progress(snapshot, site.profile)}")
+        yield ok(f"{name}: {status_line(problems(snapshot, site.profile), snapshot)}")
 
 
 def _token(site: Site) -> Found:

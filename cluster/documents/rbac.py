@@ -57,7 +57,8 @@ RIGHTS = tuple(
         ("", "serviceaccounts", "get create patch delete", "create and delete scheduled runs"),
         (RBAC, "roles", "get create patch delete", "create and delete scheduled runs"),
         (RBAC, "rolebindings", "get create patch delete", "create and delete scheduled runs"),
-        ("kueue.x-k8s.io", "localqueues", "get", "check that the queue of a profile exists"),
+        ("kueue.x-k8s.io", "localqueues", "get", "check that the queue of a profile exists, and why it admits nothing"),
+        ("kueue.x-k8s.io", "workloads", "list", "say what waits in a queue, for what, and behind what"),
         ("", "resourcequotas", "list", "check how many workers fit into the quota (doctor)"),
         # The right to get a namespace can be granted in it: no cluster-wide right is needed.
         ("", "namespaces", "get", "check the namespace's pod-security level (doctor)"),

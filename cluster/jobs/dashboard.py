@@ -6,7 +6,7 @@ this one needs neither. Every unexpected response is an exception of `heliostat.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -76,7 +76,7 @@ class Job:
     driver: str = field(default="", compare=False)
     """Ray's own id of its driver; empty until the job has connected to Ray."""
     said: str = ""
-    """The last line that it has printed; only from `Dashboard.jobs_with_last_line`."""
+    """The last line that it has printed; only from `Dashboard.with_last_lines`."""
 
     @property
     def done(self) -> bool:
@@ -132,16 +132,18 @@ class Dashboard:
         """List the jobs that users have submitted."""
         return [job for job in self.jobs() if job.kind == "SUBMISSION" and job.metadata.get("heliostat") != READER]
 
-    def jobs_with_last_line(self) -> list[Job]:
-        """List the jobs, running ones with the last line that they have printed."""
-        return [replace(job, said=self._last_line(job)) if job.status == "RUNNING" and job.node else job for job in self.jobs()]
+    def with_last_lines(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs, running ones with the last line that they have printed."""
+        return [replace(job, said="".join(self.last_lines(job, 1)).strip()) for job in jobs]
 
-    def _last_line(self, job: Job) -> str:
-        query = f"node_id={job.node}&filename=job-driver-{job.id}.log&lines=1"
+    def last_lines(self, job: Job, count: int) -> list[str]:
+        """The last lines that a running job has printed; none of another job."""
+        if job.status != "RUNNING" or not job.node:
+            return []
+        query = f"node_id={job.node}&filename=job-driver-{job.id}.log&lines={count}"
         response = self._request("GET", f"/api/v0/logs/file?{query}", ok=(200, 404, 500))
         # Ray responds with 500 for a log that does not exist yet.
-        lines = response.data.decode(errors="replace").splitlines() if response.status == 200 else []
-        return lines[-1].strip() if lines else ""
+        return response.data.decode(errors="replace").splitlines()[-count:] if response.status == 200 else []
 
     def job(self, job_id: str, within: float = SECONDS) -> Job:
         """Get a submitted job; ``within`` as for `heliostat.cluster.retries.send`.

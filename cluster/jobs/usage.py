@@ -16,6 +16,8 @@ from typing import Any
 from heliostat.cluster.in_pod.ray_usage import held
 from heliostat.cluster.jobs.dashboard import Dashboard
 
+NODES, ACTIVITY = "/nodes?view=summary&nocache=1", "/api/component_activities"
+
 
 @dataclass(frozen=True)
 class NodeUsage:
@@ -31,18 +33,28 @@ class NodeUsage:
     gpus_used: float
     idle_seconds: float | None
     """Lower bound of the idle time; 0 while other nodes are busy, None while this one is."""
+    id: str = ""
+    """Ray's own."""
+    gpu_percent: float | None = None
+    """How busy the busiest of its GPUs is; None where Ray sees no device."""
 
 
 def usage(dashboard: Dashboard) -> dict[str, NodeUsage]:
     """Get all live nodes, by name."""
-    data = dashboard.get("/nodes?view=summary&nocache=1")["data"]
-    activity = dashboard.get("/api/component_activities")["driver"]
-    alive = [node["raylet"] for node in data["summary"] if node["raylet"].get("state") == "ALIVE"]
-    nodes = [_node(raylet, data["nodeLogicalResources"].get(raylet["nodeId"], ""), activity) for raylet in alive]
+    return usage_of(dashboard.get(NODES), dashboard.get(ACTIVITY))
+
+
+def usage_of(summary: Any, activities: Any) -> dict[str, NodeUsage]:
+    """All live nodes, by name, from what the dashboard answers to `NODES` and `ACTIVITY`."""
+    data, activity = summary["data"], activities["driver"]
+    alive = [node for node in data["summary"] if node["raylet"].get("state") == "ALIVE"]
+    texts = data["nodeLogicalResources"]
+    nodes = [_node(node, texts.get(node["raylet"]["nodeId"], ""), activity) for node in alive]
     return {node.name: node for node in nodes}
 
 
-def _node(raylet: dict[str, Any], text: str, activity: dict[str, Any]) -> NodeUsage:
+def _node(node: dict[str, Any], text: str, activity: dict[str, Any]) -> NodeUsage:
+    raylet = node["raylet"]
     used, totals = held(text), raylet.get("resourcesTotal", {})
     idle_since = max(activity["last_activity_at"] or 0.0, float(raylet["startTimeMs"]) / 1000)
     idle = max(0.0, activity["timestamp"] - idle_since) if activity["is_active"] == "INACTIVE" else 0.0
@@ -54,4 +66,6 @@ def _node(raylet: dict[str, Any], text: str, activity: dict[str, Any]) -> NodeUs
         cpus_used=used.get("CPU", 0.0),
         gpus_used=used.get("GPU", 0.0),
         idle_seconds=idle if used and not any(used.values()) else None,
+        id=raylet["nodeId"],
+        gpu_percent=max((gpu.get("utilizationGpu") or 0.0 for gpu in node.get("gpus") or ()), default=None),
     )

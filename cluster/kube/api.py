@@ -237,6 +237,15 @@ class Api:
         group = spec["workerGroupSpecs"]["items"]["properties"]
         return frozenset({*spec, *group} & {"priority", "tlsOptions", "networkPolicy"})
 
+    @cached_property
+    def kueue(self) -> str:
+        """The API version of Kueue in this cluster, such as ``kueue.x-k8s.io/v1beta2``.
+
+        Raises:
+            NotFound: Kueue is not installed.
+        """
+        return str(self.request("GET", "/apis/kueue.x-k8s.io")["preferredVersion"]["groupVersion"])
+
     def may(self, verb: str, resource: str, group: str = "", subresource: str = "", namespace: str | None = None) -> bool:
         """Whether the user of this connection has a right; the check needs no rights."""
         attributes = {"verb": verb, "resource": resource, "group": group, "namespace": namespace or self.namespace}

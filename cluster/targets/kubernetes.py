@@ -8,8 +8,10 @@ from functools import cached_property
 
 from heliostat.cluster.diagnosis.checks import check_claim, check_head, check_image, check_operator, check_queue
 from heliostat.cluster.diagnosis.observe import Observer
+from heliostat.cluster.diagnosis.problems import problems, unseen
 from heliostat.cluster.diagnosis.snapshot import (
     Snapshot,
+    fleet_of,
     group_of,
     pod_ready,
     ray_runs,
@@ -21,8 +23,8 @@ from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import documents, metadata
 from heliostat.cluster.documents.ownership import is_ours, owner_of
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
-from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Job, Socket
-from heliostat.cluster.jobs.usage import NodeUsage, usage
+from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Socket
+from heliostat.cluster.jobs.demand import RayState, ray_state
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -31,6 +33,7 @@ from heliostat.cluster.kube.steps import Step, applied, step_of
 from heliostat.cluster.names import RETRY, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
+from heliostat.cluster.targets.observation import Observation, Why, of_ray_job
 from heliostat.cluster.targets.status import State
 from heliostat.errors import UserError
 
@@ -212,8 +215,33 @@ class KubernetesCluster:
     def state(self) -> State:
         """The current status, with nodes, groups and jobs."""
         snapshot = self.snapshot()
-        used, jobs, unknown = self._ray(snapshot)
-        return replace(kubernetes_state(self.profile, self.name, snapshot, used, jobs), jobs_unknown=unknown)
+        ray, unknown = self._ray(snapshot)
+        jobs = self.dashboard().with_last_lines(ray.jobs) if ray else []
+        return replace(kubernetes_state(self.profile, self.name, snapshot, ray, jobs), jobs_unknown=unknown)
+
+    def observe(self) -> Observation:
+        """What is to be seen of it at one moment."""
+        return self._observed(self.observer)
+
+    def _observed(self, observer: Observer, job: Document | None = None) -> Observation:
+        snapshot = observer.snapshot(job)
+        ray, unknown = self._ray(snapshot)
+        word = kubernetes_state(self.profile, self.name, snapshot, ray, []).state
+        found, fleet = problems(snapshot, self.profile, ray), fleet_of(snapshot, self.profile.groups)
+        return Observation(self.profile, word, found, ray, fleet, unknown, unseen(snapshot))
+
+    def why_own_cluster(self, name: str) -> Why | None:
+        """Why a job with its own cluster waits, or what has ended it; None if there is none.
+
+        Args:
+            name: of the job, or of its RayJob.
+        """
+        names = (name, f"{self.profile.name}-{name.rpartition('-')[2]}")
+        job = next(filter(None, map(self.kube.jobs.find, names)), None)
+        if job is None:
+            return None
+        own = KubernetesCluster(self.profile, self.kube, job.get("status", {}).get("rayClusterName") or job["metadata"]["name"])
+        return of_ray_job(job, own._observed(Observer(self.kube, job["metadata"]["name"]), job))
 
     def dashboard(self) -> Dashboard:
         """The dashboard through the API server's proxy, without open ports and also after a restart of the head.
@@ -277,14 +305,13 @@ class KubernetesCluster:
             return False
         return True
 
-    def _ray(self, snapshot: Snapshot) -> tuple[dict[str, NodeUsage], list[Job], str]:
-        """The usage and the jobs of Ray, and why they are not known; without the head, the pods are still listed."""
+    def _ray(self, snapshot: Snapshot) -> tuple[RayState | None, str]:
+        """What Ray knows, and why that is not known; without the head, the pods are still listed."""
         if not snapshot.head or not ray_runs(snapshot.head):
-            return {}, [], ""  # a head that never started, or has exited, has no job
+            return None, ""  # a head that never started, or has exited, has no job
         if not pod_ready(snapshot.head):
-            return {}, [], f"the head of {self.name} runs, but is not ready"
+            return None, f"the head of {self.name} runs, but is not ready"
         try:
-            dashboard = self.dashboard()
-            return usage(dashboard), dashboard.jobs_with_last_line(), ""
+            return ray_state(self.dashboard()), ""
         except KubernetesError as error:
-            return {}, [], error.what
+            return None, error.what

@@ -153,14 +153,16 @@ def _connected(profile: Profile, work: Work, say: Say, ephemeral: bool, received
 
 def look_for(target: "KubernetesCluster | LocalCluster", dashboard: Dashboard, job_id: str) -> Look:
     """A look at a cluster for one of its jobs: pods that were not created for the job end nothing."""
-    if target.profile.platform == "local":
-        return target.look()
+    from heliostat.cluster.diagnosis.observe import RayObserver
     from heliostat.cluster.diagnosis.own_pods import OwnPods
     from heliostat.cluster.diagnosis.wait import Watchdog
-    from heliostat.cluster.targets.kubernetes import KubernetesCluster
+    from heliostat.cluster.targets.local import LocalCluster
 
-    assert isinstance(target, KubernetesCluster)
-    return target.look(Watchdog(target.profile, target.log, counts=OwnPods(dashboard, job_id, target.profile)))
+    ray = RayObserver(dashboard)
+    if isinstance(target, LocalCluster):
+        return target.look(job_id, ray)
+    own = OwnPods(ray, job_id, target.profile)
+    return target.look(Watchdog(target.profile, target.log, counts=own, job=job_id, ray=ray))
 
 
 def _check_ray(profile: Profile, dashboard: Dashboard) -> None:

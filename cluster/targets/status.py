@@ -1,7 +1,10 @@
 """The status of a cluster, local or on Kubernetes, as `heliostat status` shows it."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from heliostat.cluster.diagnosis.problem import Problem
+from heliostat.cluster.diagnosis.wait import one_line
 from heliostat.cluster.jobs.dashboard import Job
 
 
@@ -36,6 +39,17 @@ class Group:
     ready: int
     idle: int
     price: float
+    why: str = ""
+    """What it waits for, in a line; empty if for nothing."""
+
+
+def waits_of(found: Iterable[Problem]) -> dict[str, str]:
+    """What each job waits for, in a line."""
+    jobs: dict[str, list[Problem]] = {}
+    for problem in found:
+        if problem.job:
+            jobs.setdefault(problem.job, []).append(problem)
+    return {job: one_line(problems).removeprefix(f"job {job} ") for job, problems in jobs.items()}
 
 
 @dataclass(frozen=True)
@@ -56,6 +70,8 @@ class State:
     jobs: list[Job] = field(default_factory=list)
     jobs_unknown: str = ""
     """Why ``jobs`` is not known, such as a dashboard that does not respond; empty if it is."""
+    waits: Mapping[str, str] = field(default_factory=dict)
+    """What each job waits for, in a line, by its id."""
 
     @property
     def gpus_used(self) -> float:

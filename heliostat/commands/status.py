@@ -68,8 +68,8 @@ def _page(state: Any) -> Any:
         parts.append(Text(f"  dashboard {state.dashboard}"))
     if state.state == "absent":
         return Group(*parts, Text(f"  create it: heliostat up {state.name}"))
-    rows = [(g.name, g.desired, g.ready, g.idle, f"{g.min} to {g.max}", f"{g.price:.2f}") for g in state.groups]
-    parts.append(_table(("group", "desired", "ready", "idle", "limits", "$/h a node"), rows))
+    rows = [(g.name, g.desired, g.ready, g.idle, f"{g.min} to {g.max}", f"{g.price:.2f}", g.why) for g in state.groups]
+    parts.append(_table(("group", "desired", "ready", "idle", "limits", "$/h a node", "waits for"), rows))
     if state.nodes:
         parts.append(
             _table(("node", "group", "host", "state", "GPUs used", "CPUs used"), [_node(node) for node in state.nodes])
@@ -78,7 +78,8 @@ def _page(state: Any) -> Any:
         parts.append(Text(f"its jobs are not known: {state.jobs_unknown}"))
     jobs = sorted(state.jobs, key=lambda job: -(job.started or 0))[:8]
     if jobs:
-        parts.append(_table(("job", "status", "for", "what"), [_job(job) for job in jobs]))
+        rows = [(*_job(job), state.waits.get(job.id, "").removeprefix("waits for ")) for job in jobs]
+        parts.append(_table(("job", "status", "for", "what", "waits for"), rows))
         parts += [Text(f"{job.id}: {job.said}") for job in jobs if job.said]
     parts.append(Text(f"GPUs {state.gpus_used:g} used of {state.gpus_paid} paid for; now ${state.price:.2f} an hour"))
     return Group(*parts)
@@ -104,9 +105,12 @@ def _job(job: Any) -> tuple[str, ...]:
 
 
 def _table(columns: tuple[str, ...], rows: list[Any]) -> Any:
+    """A table; the last column is left out if nothing is in it."""
     from rich.table import Table
     from rich.text import Text
 
+    if not any(row[-1] for row in rows):
+        columns, rows = columns[:-1], [row[:-1] for row in rows]
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         table.add_column(column, overflow="fold")

@@ -90,7 +90,11 @@ def mount_failure(message: str, times: int = 1) -> Document:
 
 
 def node(gpus: int, cpu: str = "16", memory: str = "128Gi") -> Document:
-    return {"status": {"allocatable": {"cpu": cpu, "memory": memory, "nvidia.com/gpu": str(gpus)}}}
+    return {
+        "metadata": {"labels": {}},
+        "spec": {},
+        "status": {"allocatable": {"cpu": cpu, "memory": memory, "nvidia.com/gpu": str(gpus)}},
+    }
 
 
 def job(**status: Any) -> Document:

@@ -19,7 +19,7 @@ import pytest
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.in_pod.ray_usage import held
 from heliostat.cluster.jobs.contents import contents
-from heliostat.cluster.jobs.demand import Request, requests_of
+from heliostat.cluster.jobs.demand import Request, ray_state
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import usage
 from heliostat.cluster.profile import Profile
@@ -28,6 +28,7 @@ from heliostat.cluster.record import Interval, read
 from heliostat.cluster.targets.local import RECORDER, LocalCluster
 from heliostat.cluster.targets.local.emulation import autoscaling
 from heliostat.cluster.targets.local.processes import ClusterRecord, processes
+from heliostat.cluster.targets.observation import of_job
 from heliostat.cluster.targets.status import State
 from heliostat.cluster.targets.storage import record_folder
 from heliostat.config import to_yaml
@@ -282,11 +283,20 @@ def test_what_a_job_waits_for_is_known(cluster: LocalCluster) -> None:
     found: list[Request] = []
 
     def waits() -> bool:
-        found[:], _ = requests_of(dashboard, "waits")
+        found[:] = [request for demand in ray_state(dashboard).demands_of("waits") for request in demand.requests]
         return found == expected
 
     try:
         wait_for(waits, "the job's requests")
+        seen = cluster.observe()
+        job = seen.job("waits")
+        assert job is not None
+        why = of_job(seen, job)
+        assert why.state == "waits"
+        assert [cause.what.partition(": ")[2] for cause in why.causes] == [
+            "no group has nodes with 9 GPU (gpu has 1 CPU, 1 GPU)", "no group has nodes with 1 nothing (gpu has 1 CPU, 1 GPU)",
+        ]  # fmt: skip
+        assert "for 9 GPU for its placement group" in cluster.state().waits["waits"]
     finally:
         print(found, dashboard.logs("waits"))
         dashboard.stop("waits")

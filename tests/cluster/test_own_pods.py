@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster.diagnosis.observe import RayObserver
 from heliostat.cluster.diagnosis.own_pods import OwnPods
 from heliostat.cluster.diagnosis.snapshot import Snapshot
 from heliostat.cluster.diagnosis.wait import Watchdog
@@ -62,7 +63,10 @@ def test_a_pod_without_a_node_ends_the_wait_of_the_job_that_it_was_created_for(
     for kind, found in (("placement_groups", gangs), ("actors", actors), ("tasks", [])):
         server.objects[f"/api/v0/{kind}"] = {"data": {"result": {"result": found}}}
     profile, clock = fixed("gpu"), Clock()
-    own = OwnPods(Dashboard(by_port(server.server_port, "token"), "gpu"), "mine", profile, clock)
+    server.objects["/nodes"] = {"data": {"summary": [], "nodeLogicalResources": {}}}
+    server.objects["/api/component_activities"] = {"driver": {}}
+    server.objects["/api/cluster_status"] = {"data": {"clusterStatus": ""}}
+    own = OwnPods(RayObserver(Dashboard(by_port(server.server_port, "token"), "gpu"), clock), "mine", profile)
     dog, said = Watchdog(profile, lambda _: "", clock, own), ""
     try:
         while clock.now < Clock.now + 900:

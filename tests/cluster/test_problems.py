@@ -276,7 +276,10 @@ def unobserved() -> Document:
         (seen(cluster=cluster(suspend=True)), "the cluster was suspended: by another client"),
         (seen(pod()), "waits for the head: starting"),
         (seen(pod(containerStatuses=waiting("ContainerCreating"))), "waits for the head: starting"),
-        (seen(pod(conditions=READY), pod("gpu"), pod("gpu-spot")), "waits for workers: gpu: starting, gpu-spot: starting"),
+        (
+            seen(pod(conditions=READY), pod("gpu"), pod("gpu-spot")),
+            "waits for a worker of gpu: starting (and 1 more: heliostat why)",
+        ),
         (seen(pod(conditions=READY), pod("gpu", conditions=READY)), "ready"),
     ],
 )

@@ -153,6 +153,9 @@ CALLS: dict[str, Callable[[KubernetesCluster], Any]] = {
     "get localqueues": lambda cluster: cluster.api.request(
         "GET", f"/apis/kueue.x-k8s.io/v1beta1/namespaces/{cluster.api.namespace}/localqueues/any"
     ),
+    "list workloads": lambda cluster: cluster.api.request(
+        "GET", f"/apis/{cluster.api.kueue}/namespaces/{cluster.api.namespace}/workloads"
+    ),
     "list resourcequotas": lambda cluster: cluster.api.request("GET", cluster.api.path("ResourceQuota")),
     "get namespaces": lambda cluster: cluster.api.request("GET", cluster.api.path("Namespace", cluster.api.namespace)),
 }

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 CONFIG, METRICS, EVENTS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "events.jsonl", "checkpoints"
 RESULT, EVALUATION, REPORT = "result.json", "evaluation.json", "report.html"
+SLOW, SLOW_OVER = "slow_worker", "slow_worker_over"
+"""Events: from when on the others wait for a worker, and until when."""
 MODELS = "models"
 """The folder of a storage that has its registry, see `heliostat.workloads.registry`."""
 VERSIONED = ("heliostat", "ray", "torch", "pyarrow", "numpy")

@@ -19,7 +19,7 @@ from heliostat.workloads.callback import RunContext
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.journal import finite
 from heliostat.workloads.run.length import order_of, steps_of
-from heliostat.workloads.run.record import EVALUATION, RunRecord
+from heliostat.workloads.run.record import EVALUATION, SLOW, SLOW_OVER, RunRecord
 from heliostat.workloads.run.signals import Signals
 from heliostat.workloads.run.writer import RunWriter
 from heliostat.workloads.task import Task, create, loads_weights
@@ -31,6 +31,7 @@ from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.metrics import Meter
 from heliostat.workloads.training.progress import Outcome, Progress
 from heliostat.workloads.training.rounds import open_step
+from heliostat.workloads.training.stragglers import Slow, slow_text
 
 SYNC_SECONDS = 1.0
 """Seconds between two syncs of the workers, or one step if that is longer: how soon a signal is seen."""
@@ -93,7 +94,9 @@ class Loop:
             raise UserError(f"run {folder} has no weights of start_from", "start it with heliostat train, which loads them")
         self.step.buffers.pool()  # those of a checkpoint of version 0.1 differ between the shards
         self.callbacks = self._create_callbacks()
-        self.meter = Meter(ranks, self.progress.logged)
+        self.meter = Meter(ranks, self.progress.logged, self.step.own_seconds)
+        self._slow: Slow | None = None
+        """The worker that the others wait for now."""
         self.signals: Signals | None = None
         self._evaluation_seconds = math.inf
         """The time of the last evaluation; that of the first is not known."""
@@ -198,7 +201,30 @@ class Loop:
         if step % every == 0 and (logged := self.meter.log()):
             self.writer.spent("data", waited)
             self.writer.metrics("train", step, epoch=epoch, **logged, **self.step.rates(step - 1))
+        for slow in synced.slow:
+            self._note_slow(slow)
         return STATES[synced.request]
+
+    def _note_slow(self, slow: Slow | None) -> None:
+        """Records when the others begin to wait for a worker, and when they do not any more."""
+        before, self._slow = self._slow, slow
+        if (slow and slow.rank) == (before and before.rank):
+            return
+        if before:
+            host = self._workers[before.rank]["host"]
+            self._event(SLOW_OVER, rank=before.rank, told=f"worker {before.rank} on {host} is not slow any more")
+        if slow:
+            worker = self._workers[slow.rank]
+            what = slow_text(slow, worker["host"])
+            self._event(
+                SLOW,
+                rank=slow.rank,
+                node=worker["host"],
+                data=slow.data,
+                seconds=round(slow.seconds, 4),
+                others=round(slow.others, 4),
+                told=what,
+            )
 
     def _evaluate(self, epoch: int) -> dict[str, float]:
         started = time.perf_counter()
@@ -238,7 +264,7 @@ class Loop:
         device = torch.cuda.get_device_name() if self.ranks.device.type == "cuda" else "cpu"
         born = round(psutil.Process().create_time(), 3)
         worker = {"rank": self.ranks.rank, "host": socket.gethostname(), "device": device, "born": born, **place}
-        workers = self.ranks.all_gather_object(worker)
+        workers = self._workers = self.ranks.all_gather_object(worker)
         first = self.ranks.rank == 0
         self.signals = Signals(self.folder, {worker["node"] for worker in workers}, lease) if first else None
         self.writer.rewind(self.progress.step, self.progress.records)

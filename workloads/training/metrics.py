@@ -1,12 +1,14 @@
 """Training metrics that each worker counts, and their reduction over all workers."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from heliostat.workloads.training.distributed import Ranks
+from heliostat.workloads.training.stragglers import Slow, Stragglers
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,23 @@ class SyncResult:
     """Whether a worker passed that a checkpoint is due."""
     step_seconds: float
     """The mean time of a step since the last sync, in seconds; 0 if there was no step."""
+    slow: list[Slow | None]
+    """Of each window that ended (at most one): the worker that the others wait for, None if there is none."""
 
 
 class Meter:
-    """Counts loss, samples and time without waiting for the device, except in `sync`."""
+    """Counts loss, samples and time without waiting for the device, except in `sync`.
 
-    def __init__(self, ranks: Ranks, logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)) -> None:
-        self.ranks = ranks
+    Args:
+        ranks: this worker's.
+        logged: the totals of a run that is resumed.
+        own: returns the seconds that this worker computed by itself since the last call, 0 if that is not known.
+    """
+
+    def __init__(
+        self, ranks: Ranks, logged: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0), own: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self.ranks, self._own, self._stragglers = ranks, own, Stragglers(ranks.world)
         self._loss_sum = torch.zeros((), dtype=torch.float64, device=ranks.device)
         self._bad_loss = self._bad_gradient = torch.full((), -1, device=ranks.device)
         self._samples = self._steps = 0
@@ -62,17 +74,20 @@ class Meter:
         """Reduces the counts over all workers, which must call it at the same step."""
         seconds = time.perf_counter() - self._since
         counted: list[float] = torch.stack([self._loss_sum, self._bad_loss.double(), self._bad_gradient.double()]).tolist()
-        table = self.ranks.all_gather([*counted, float(self._samples), float(request), seconds, self._waited, float(save)])
+        table = self.ranks.all_gather(
+            [*counted, float(self._samples), float(request), seconds, self._waited, float(save), self._own()]
+        )
         loss_sum, samples, seconds, waited = (float(table[:, column].sum()) for column in (0, 3, 5, 6))
         seconds, waited = seconds / self.ranks.world, waited / self.ranks.world
         bad_loss, bad_gradient = (min((int(n) for n in table[:, c].tolist() if n >= 0), default=None) for c in (1, 2))
         step_seconds = seconds / self._steps if self._steps else 0.0
+        slow = [*self._stragglers.add(table[:, 8], table[:, 6], self._steps, seconds)]
         self.logged = tuple(map(sum, zip(self.logged, (loss_sum, samples, seconds, waited), strict=True)))
         self._loss_sum.zero_()
         self._samples = self._steps = 0
         self._waited = 0.0
         self.restart()
-        return SyncResult(int(table[:, 4].max()), bad_loss, bad_gradient, bool(table[:, 7].any()), step_seconds)
+        return SyncResult(int(table[:, 4].max()), bad_loss, bad_gradient, bool(table[:, 7].any()), step_seconds, slow)
 
     def log(self) -> dict[str, float]:
         """The mean loss, the throughput and the share of time without data since the last log; empty if there was no step."""

@@ -51,6 +51,10 @@ class Rounds:
     def check_single_samples(self, order: Order) -> None:
         """No batch can be too small."""
 
+    def own_seconds(self) -> float:
+        """Not known."""
+        return 0.0
+
     def rates(self, step: int) -> dict[str, float]:
         """For the records of a step its ``lr``."""
         return {"lr": self._trainer.rate if self._trainer else 0.0}

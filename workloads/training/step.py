@@ -22,6 +22,7 @@ from heliostat.workloads.training.parameters import Frozen
 from heliostat.workloads.training.parts import Part, parts_of
 from heliostat.workloads.training.precision import compute_dtype
 from heliostat.workloads.training.single_samples import find_single_samples
+from heliostat.workloads.training.stragglers import Stopwatch
 from heliostat.workloads.training.update import Update
 
 Count = Callable[[Tensor, int], None]
@@ -59,6 +60,9 @@ class Step:
         """Updates the parameters after the backward passes."""
         self.averages = True
         """Whether the gradients are averaged over the workers; only a measurement of the speed does without."""
+        self._stopwatch = Stopwatch(ranks.device)
+        # Where the forward pass waits for the others, what a worker computes by itself is not known.
+        self._alone = ranks.world > 1 and not sharded(config, ranks) and not self.buffers.synchronized
         self._largest_share = largest_share
         self.micro_batch = config.micro_batch or self._largest_share
         # As many as usual: batch norm, or a loss that compares samples, cannot compute a single one.
@@ -67,6 +71,10 @@ class Step:
     def batches(self, order: Order, consumed: int) -> Iterator[Batch]:
         """This worker's part of the global batches, from ``consumed`` samples on."""
         return batches(self._dataset, order, consumed, self._ranks.rank, self._ranks.world)
+
+    def own_seconds(self) -> float:
+        """What this worker computed by itself since the last call, in seconds, when the device has finished; 0: not known."""
+        return self._stopwatch.read()
 
     def unfreeze(self) -> None:
         """Ends ``freeze_steps``, for a try."""
@@ -125,6 +133,8 @@ class Step:
         """The gradients of a part; returns the losses of the micro-batches."""
         self.update.optimizer.zero_grad(set_to_none=True)
         losses = []
+        if self._alone:
+            self._stopwatch.start()
         for number, (tensors_of, samples) in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
             with self._synchronized(part.model, last), nullcontext() if samples else self.buffers.padding():
@@ -132,6 +142,8 @@ class Step:
                     loss: Tensor = part.model(part.loss, tensors_of)
                 # DDP averages over the workers; the weight makes that a mean over the samples of the global batch.
                 mean = loss * (samples / batch.global_size * self._ranks.world)
+                if last and self._alone:
+                    self._stopwatch.stop()
                 self.update.scaled(mean).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
         return losses

@@ -6,6 +6,7 @@ its state is in ``~/.heliostat/clusters/NAME``. Keys of the profile that concern
 
 import fcntl
 import json
+import math
 import os
 import platform
 import shutil
@@ -14,15 +15,20 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import heliostat
+from heliostat.cluster.diagnosis.demand_problems import of_demand
+from heliostat.cluster.diagnosis.group_nodes import Fleet, GroupNodes
+from heliostat.cluster.diagnosis.problem import Problem
+from heliostat.cluster.diagnosis.wait import one_line
 from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
+from heliostat.cluster.jobs.demand import RayState, ray_state
 from heliostat.cluster.jobs.usage import NodeUsage, usage
 from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
@@ -40,7 +46,8 @@ from heliostat.cluster.targets.local.emulation import (
     modules,
 )
 from heliostat.cluster.targets.local.processes import ClusterRecord, nodes, runs, stop
-from heliostat.cluster.targets.status import Group, Node, State
+from heliostat.cluster.targets.observation import Observation
+from heliostat.cluster.targets.status import Group, Node, State, waits_of
 from heliostat.difference import Change, difference
 from heliostat.errors import NotComing, UserError
 from heliostat.home import own_folder
@@ -129,16 +136,35 @@ class LocalCluster:
             self._record_nodes(record)
         yield from self._wait(record)
 
-    def look(self) -> Callable[[], str]:
-        """A function that returns which nodes are starting, and raises `NotComing` if the head has exited."""
+    def look(self, job_id: str, ray: Callable[[], RayState]) -> Callable[[], str]:
+        """A function that returns what a job waits for, in a line, and raises `NotComing` if the head has exited."""
         record = self._running()
+        profile = Profile.model_validate(record.profile)
 
         def look() -> str:
             self._check(record)
-            names = [node.name for node in self.state().nodes if node.state == "starting"]
-            return f"{', '.join(names)} to start" if names else ""
+            return one_line([each for each in _problems(profile, nodes(record), ray()) if each.job in ("", job_id)])
 
         return look
+
+    def observe(self) -> Observation:
+        """What is to be seen of it at one moment."""
+        record = self._read()
+        if record is None:
+            return Observation(self.profile, "absent")
+        if not record.alive:
+            what = f"its head has exited, with its log in {self.folder}/head.log"
+            fix = f"heliostat up {self.name} restarts it"
+            return Observation(self.profile, "failed", [Problem("head", what, fix, group=HEAD)])
+        profile, started = Profile.model_validate(record.profile), nodes(record)
+        try:
+            ray = ray_state(self.dashboard())
+        except KubernetesError as error:
+            return Observation(profile, "starting", ray_unknown=error.what)
+        return Observation(profile, "ready", _problems(profile, started, ray), ray, _fleet(profile, started, ray))
+
+    def why_own_cluster(self, name: str) -> None:
+        """No job has a cluster of its own on this machine."""
 
     def down(self, seconds: float = DOWN_SECONDS) -> list[str]:
         """Stop all its processes, including orphans of a killed head; returns what was deleted.
@@ -155,22 +181,18 @@ class LocalCluster:
 
     def state(self) -> State:
         """The current status, with nodes, groups and jobs."""
-        record = self._read()
-        if record is None:
+        record, seen = self._read(), self.observe()
+        if record is None or seen.state == "absent":
             return State(self.name, "local", "absent")
-        if not record.alive:
-            detail = f"its head has exited, with its log in {self.folder}/head.log; heliostat up {self.name} restarts it"
+        if seen.state == "failed":
+            detail = "; ".join(f"{problem.what}; {problem.fix}" for problem in seen.problems)
             return State(self.name, "local", "failed", detail, record.ray_version)
-        profile = Profile.model_validate(record.profile)
-        try:
-            dashboard = self.dashboard()
-            used, jobs, word, detail = usage(dashboard), dashboard.jobs_with_last_line(), "ready", ""
-        except KubernetesError as error:
-            used, jobs, word, detail = {}, [], "starting", error.what  # then the jobs are not known
+        profile, unknown, found = seen.profile, seen.ray_unknown, seen.problems
+        used, jobs = (seen.ray.nodes, self.dashboard().with_last_lines(seen.ray.jobs)) if seen.ray else ({}, [])
         started = [_node(profile, name, group, used.get(name)) for name, group in nodes(record).items()]
-        groups = [_group(group, [node for node in started if node.group == group.name]) for group in profile.groups]
-        url = f"http://127.0.0.1:{record.ports['dashboard']}"
-        return State(self.name, "local", word, detail, record.ray_version, url, groups, started, jobs, detail)
+        groups = [_group(group, [node for node in started if node.group == group.name], found) for group in profile.groups]
+        url, waits = f"http://127.0.0.1:{record.ports['dashboard']}", waits_of(found)
+        return State(self.name, "local", seen.state, unknown, record.ray_version, url, groups, started, jobs, unknown, waits)
 
     def dashboard(self) -> Dashboard:
         """The dashboard, with the user's token.
@@ -333,7 +355,29 @@ def _node(profile: Profile, name: str, group: str, used: NodeUsage | None) -> No
     )
 
 
-def _group(group: WorkerGroup, nodes: list[Node]) -> Group:
+def _fleet(profile: Profile, started: Mapping[str, str], ray: RayState) -> Fleet:
+    """The nodes by worker group; when those that are starting were asked for is not known."""
+
+    def nodes_of(group: WorkerGroup) -> GroupNodes:
+        names = [name for name, its_group in started.items() if its_group == group.name]
+        starting = dict.fromkeys(name for name in names if name not in ray.nodes)
+        return GroupNodes(group.max, [name for name in names if name in ray.nodes], starting, len(names))
+
+    return {group.name: nodes_of(group) for group in profile.groups}
+
+
+def _problems(profile: Profile, started: Mapping[str, str], ray: RayState) -> list[Problem]:
+    """What a running cluster and its jobs wait for."""
+    fleet = _fleet(profile, started, ray)
+    starting = {name: list(group.starting) for name, group in fleet.items() if group.starting}
+    waits = [
+        Problem(f"starts {name}", f"{', '.join(names)} to start", "", math.inf, group=name) for name, names in starting.items()
+    ]
+    return [*waits, *of_demand(ray, fleet, profile, time.time())]
+
+
+def _group(group: WorkerGroup, nodes: list[Node], found: Sequence[Problem]) -> Group:
     ready = [node for node in nodes if node.state == "ready"]
     idle = sum(node.idle_seconds is not None for node in ready)
-    return Group(group.name, group.min, group.max, max(group.min, len(nodes)), len(ready), idle, group.price)
+    why = one_line([each for each in found if each.group == group.name and not each.job])
+    return Group(group.name, group.min, group.max, max(group.min, len(nodes)), len(ready), idle, group.price, why)

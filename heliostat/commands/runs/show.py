@@ -54,7 +54,7 @@ def _show(folder: "Folder", place: str, as_json: bool, live: bool) -> None:
     assert row is not None, "the caller has found its file"
     if "error" in row:
         raise UserError(row["error"], "heliostat runs pull brings a run from a cluster; else train another one")
-    result = _result(folder)
+    result = result_in(folder)
     if as_json:
         known = {key: row[key] for key in ("kind", "task", "created")}
         print_json({**known, **result.model_dump(exclude={"already"}), "run": place})
@@ -62,7 +62,8 @@ def _show(folder: "Folder", place: str, as_json: bool, live: bool) -> None:
     _print(row, result, place, folder.exists("report.html"))
 
 
-def _result(folder: "Folder") -> "Result":
+def result_in(folder: "Folder") -> "Result":
+    """The result of a run or a script so far."""
     from heliostat.commands import SCRIPT
     from heliostat.workloads.run.so_far import result_of
     from heliostat.workloads.torchrun.record import script_result
