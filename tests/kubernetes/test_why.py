@@ -32,7 +32,7 @@ from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.observation import of_cluster, of_job
 from tests.conftest import Command
-from tests.kubernetes.conftest import IMAGE, ON_GPUS, PODS, Place, group, ray_pods, worker_pods
+from tests.kubernetes.conftest import IMAGE, ON_GPUS, PODS, Place, cpu_group, group, ray_pods, worker_pods
 from tests.kubernetes.test_queue import Queue, profile, queue
 
 pytestmark = [pytest.mark.accept, ON_GPUS]
@@ -279,13 +279,13 @@ def suspended(cluster: KubernetesCluster) -> bool:
 
 
 def test_a_queue_without_quota(place: Place, gone: None, queue: Queue) -> None:
-    queue.gpus(0)
+    queue.open("0")
     cluster = made(place, profile(place, queue.name, "short"))
     named(cluster, "quota of a queue", suspended, "waits in the queue team: couldn't assign flavors.*insufficient quota")
 
 
 def test_a_stopped_queue(place: Place, gone: None, queue: Queue) -> None:
-    queue.gpus(2)
+    queue.open("8")
     path = f"clusterqueues/{place.namespace}"
     change: dict[str, Any] = {"content_type": "application/merge-patch+json"}
     queue._request("PATCH", path, {"spec": {"stopPolicy": "Hold"}}, **change)
@@ -298,9 +298,9 @@ def test_a_stopped_queue(place: Place, gone: None, queue: Queue) -> None:
 
 
 def test_behind_a_bigger_one_in_the_queue(place: Place, gone: None, queue: Queue) -> None:
-    queue.gpus(1)
+    queue.open("500m")
     made(place, profile(place, queue.name, "big"))
-    small = place.profile("small", queue=queue.name, groups=[group(min=3, max=3)], idle_shutdown_seconds=None)
+    small = place.profile("small", queue=queue.name, groups=[cpu_group(min=3, max=3)], idle_shutdown_seconds=None)
     cluster = made(place, small)
     named(
         cluster, "behind another in the queue", suspended, r"waits in the queue team: .*position 2 of 2, behind RayCluster big"
