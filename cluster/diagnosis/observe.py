@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from heliostat.cluster.diagnosis.snapshot import Queue, Snapshot, all_ready, any_unschedulable
+from heliostat.cluster.diagnosis.snapshot import Queue, Snapshot, all_ready, any_unschedulable, gated
 from heliostat.cluster.errors import Forbidden, NotFound
 from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.cluster.jobs.demand import RayState, ray_state
@@ -43,7 +43,7 @@ class Observer:
         cluster = self.kube.clusters.find(chosen) if chosen else None
         seen = Snapshot(cluster, self._pods(chosen) if chosen else [], [], job, [])
         if not all_ready(seen):
-            seen = replace(seen, events=self.events(), queue=self._queue(job or cluster))
+            seen = replace(seen, events=self.events(), queue=self._queue(job or cluster, seen.pods))
         return replace(seen, nodes=self.nodes()) if any_unschedulable(seen) else seen
 
     def events(self) -> list[Document] | None:
@@ -57,9 +57,11 @@ class Observer:
         """All nodes; None without the right to list them."""
         return self._listed("Node", NODES_SECONDS)
 
-    def _queue(self, waiting: Document | None) -> Queue | None:
-        """The queue that keeps an object suspended."""
-        name = waiting["metadata"].get("labels", {}).get(QUEUE_LABEL) if waiting and waiting["spec"].get("suspend") else None
+    def _queue(self, waiting: Document | None, pods: list[Document]) -> Queue | None:
+        """The queue that keeps an object suspended, or its new pods gated."""
+        if not waiting or not (waiting["spec"].get("suspend") or any(map(gated, pods))):
+            return None
+        name = waiting["metadata"].get("labels", {}).get(QUEUE_LABEL)
         if not name:
             return None
         api = self.kube.api

@@ -24,6 +24,7 @@ from heliostat.cluster.diagnosis.snapshot import (
     decided_at,
     event_time,
     fleet_of,
+    gated,
     group_of,
     terminating,
     time_of,
@@ -51,9 +52,9 @@ def problems(snapshot: Snapshot, profile: Profile, ray: RayState | None = None, 
     """
     faults = [*_faults(snapshot, profile)]
     waits = [*_queue(snapshot, profile)]
-    covered = {problem.group for problem in faults}
-    if not waits:
-        waits += [each for each in of_start(snapshot, profile) if not faults or each.group not in {"", *covered}]
+    found = {problem.group for problem in [*faults, *waits]}
+    if not queued(snapshot, profile):
+        waits += [each for each in of_start(snapshot, profile) if not found or each.group not in {"", *found}]
     if ray:
         fleet = fleet_of(snapshot, profile.groups)
         waits += of_demand(ray, fleet, profile, time.time() if now is None else now)
@@ -77,8 +78,12 @@ def _place(problem: Problem) -> int:
 
 def _queue(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     waiting = snapshot.job or snapshot.cluster
-    if waiting and profile.queue and queued(snapshot, profile):
-        yield from of_queue(waiting, snapshot.queue or Queue(profile.queue, None, None))
+    if not (waiting and profile.queue):
+        return
+    groups = [""] if queued(snapshot, profile) else sorted({group_of(pod) for pod in snapshot.workers() if gated(pod)})
+    for group in groups:
+        for problem in of_queue(waiting, snapshot.queue or Queue(profile.queue, None, None)):
+            yield replace(problem, what=f"{group}: {problem.what}" if group else problem.what, group=group)
 
 
 def _faults(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:

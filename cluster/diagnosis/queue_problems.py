@@ -13,13 +13,15 @@ ADMITTED, FINISHED, RESERVED = "Admitted", "Finished", "QuotaReserved"
 
 
 def of_queue(waiting: Document, queue: Queue) -> Iterator[Problem]:
-    """What an object waits for that Kueue keeps suspended.
+    """What an object waits for that Kueue keeps suspended, or whose growth it has not admitted.
 
     Args:
         waiting: a RayJob, or a RayCluster of its own.
         queue: the queue that it is in.
     """
-    own = next((w for w in queue.workloads or [] if _is_of(w, waiting)), None)
+    of_it = [w for w in queue.workloads or [] if _is_of(w, waiting)]
+    # Each growth is a workload of its own, which replaces the one before.
+    own = next((w for w in of_it if not _holds(w) and not _is(w, FINISHED)), of_it[0] if of_it else None)
     before = _before(own, queue) if own else []
     why, fix, then = _reason(own, before, queue)
     what = f"waits in the queue {queue.name}" + (f": {why}" if why else "")

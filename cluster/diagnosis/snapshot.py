@@ -9,7 +9,7 @@ from kubernetes.utils.quantity import parse_quantity
 
 from heliostat.cluster.diagnosis.group_nodes import GroupNodes
 from heliostat.cluster.kube.conditions import condition, ready
-from heliostat.cluster.names import MANAGER, TEMPLATE, Document
+from heliostat.cluster.names import ELASTIC, MANAGER, TEMPLATE, Document
 from heliostat.cluster.profile import WorkerGroup
 
 
@@ -74,6 +74,11 @@ def ray_runs(head: Document) -> bool:
 def terminating(pod: Document) -> bool:
     """Whether a pod is being deleted."""
     return "deletionTimestamp" in pod["metadata"]
+
+
+def gated(pod: Document) -> bool:
+    """Whether a pod waits in a queue with the growth that it is a part of."""
+    return any(gate["name"] == ELASTIC for gate in pod["spec"].get("schedulingGates", []))
 
 
 def pod_state(pod: Document) -> str:

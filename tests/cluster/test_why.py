@@ -12,7 +12,7 @@ from heliostat.cluster.diagnosis.snapshot import Queue
 from heliostat.cluster.jobs.dashboard import Dashboard, Job, by_port
 from heliostat.cluster.jobs.demand import Demand, Holding, RayState, Request, ray_state
 from heliostat.cluster.jobs.usage import NodeUsage
-from heliostat.cluster.names import QUEUE_LABEL, Document
+from heliostat.cluster.names import ELASTIC, QUEUE_LABEL, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets.observation import Observation, of_cluster, of_group, of_job, of_ray_job
 from tests.cluster.api_server import serving
@@ -108,6 +108,20 @@ def test_why_a_queue_does_not_admit_a_cluster(
     assert fix in problem.fix
     assert not problem.fault, "a queue may take as long as it takes"
     assert problem.since
+
+
+def test_why_a_queue_does_not_admit_the_growth_of_a_cluster() -> None:
+    """Each growth is a workload of its own; its pods have a gate until then."""
+    growing = cluster()
+    growing["metadata"] |= {"labels": {QUEUE_LABEL: "team"}, "uid": "u-gpu"}
+    head, worker = pod(conditions=READY, phase="Running"), pod("gpu")
+    worker["spec"]["schedulingGates"] = [{"name": ELASTIC}]
+    workloads = [workload("gpu", APPLIED, ADMITTED), workload("gpu", LATER, quota(INSUFFICIENT))]
+    found = seen(head, worker, cluster=growing, queue=Queue("team", local_queue(), workloads))
+    profile = find("gpu", ["queue=team", "idle_shutdown_seconds=null"])
+    (problem,) = problems(found, profile)
+    assert (problem.what, problem.group) == (f"gpu: waits in the queue team: {INSUFFICIENT}", "gpu")
+    assert not problem.fault
 
 
 # --- in Ray ---------------------------------------------------------------------------------------------------------------
