@@ -9,7 +9,16 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, worker_group
-from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, MANAGED_BY, PORTS, QUEUE_LABEL, Document
+from heliostat.cluster.names import (
+    API_VERSION,
+    CLUSTER_LABEL,
+    MANAGED_BY,
+    METRICS_PORT,
+    POD_MONITOR,
+    PORTS,
+    QUEUE_LABEL,
+    Document,
+)
 from heliostat.cluster.profile import Profile
 from heliostat.config import Config
 
@@ -28,6 +37,7 @@ def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> l
         head_files(profile),
         network_policy(profile, profile.name),
         ray_cluster(profile, features),
+        *([pod_monitor(profile)] if POD_MONITOR in features and profile.monitoring.namespace else []),
     ]
 
 
@@ -61,7 +71,7 @@ def ray_cluster(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) ->
 def planning(profile: Profile) -> Document:
     """The keys of a profile that its RayCluster has in no field of its own, as far as they are not the defaults."""
     unread = ("start_seconds", "price_per_hour", *(("idle_seconds",) if profile.queue else ()))
-    whole = ("node_autoscaling", "job_hours", *(("autoscaler",) if profile.queue else ()))
+    whole = ("node_autoscaling", "job_hours", "monitoring", *(("autoscaler",) if profile.queue else ()))
     slowest = max(group.start_seconds for group in profile.groups)
 
     def given(config: Config, keys: Iterable[str]) -> Document:
@@ -129,11 +139,14 @@ def ray_job(
 
 
 def network_policy(profile: Profile, name: str) -> Document:
-    """Admit only the cluster's own pods; the dashboard, which requires the token, is open to all.
+    """Admit only the cluster's own pods, and those of the namespace for monitoring to the metrics.
 
-    The operator and the API server's proxy need it, and no selector matches the latter.
+    The dashboard, which requires the token, is open to all: the operator and the API server's proxy need it, and no selector
+    matches the latter.
     """
     own = {"matchLabels": {CLUSTER_LABEL: name}}
+    watching = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": profile.monitoring.namespace}}}
+    scraped = {"from": [watching], "ports": [{"port": port, "protocol": "TCP"} for port in (PORTS["metrics"], METRICS_PORT)]}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -144,18 +157,42 @@ def network_policy(profile: Profile, name: str) -> Document:
             "ingress": [
                 {"from": [{"podSelector": own}]},
                 {"ports": [{"port": PORTS["dashboard"], "protocol": "TCP"}]},
+                *([scraped] if profile.monitoring.namespace else []),
             ],
         },
     }
 
 
+def pod_monitor(profile: Profile) -> Document:
+    """Have Prometheus Operator scrape the workers, and of the head the recorder, which has the metrics of Ray, too."""
+    workers = {
+        "port": "metrics",
+        "relabelings": [
+            {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_node_type"], "regex": "head", "action": "drop"},
+        ],
+    }
+    document: Document = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": POD_MONITOR,
+        "metadata": metadata(profile, profile.name),
+        "spec": {
+            "selector": {"matchLabels": {CLUSTER_LABEL: profile.name}},
+            "podTargetLabels": ["ray.io/cluster", "ray.io/group"],
+            "podMetricsEndpoints": [{"port": "heliostat"}, workers],
+        },
+    }
+    document["metadata"]["labels"] |= profile.monitoring.labels
+    return document
+
+
 def _cluster_spec(profile: Profile, name: str, features: frozenset[str], standing: bool) -> Document:
+    annotated = bool(profile.monitoring.namespace) and not (standing and POD_MONITOR in features)
     spec: Document = {
         "rayVersion": profile.ray_version,
         "authOptions": {"mode": "token"},
         **_autoscaling(profile),
-        "headGroupSpec": head_group(profile, name, standing),
-        "workerGroupSpecs": [worker_group(profile, name, group, features) for group in profile.groups],
+        "headGroupSpec": head_group(profile, name, standing, annotated),
+        "workerGroupSpecs": [worker_group(profile, name, group, features, annotated) for group in profile.groups],
     }
     if profile.tls:
         spec["tlsOptions"] = {"enabled": True}
@@ -195,13 +232,14 @@ def head_files(profile: Profile) -> Document:
             **program("recorder"),
             "nodes.json": json.dumps(profile.capacity),
             "prices.json": json.dumps(profile.prices),
+            "limits.json": json.dumps(profile.limits),
         },
     }
 
 
 def program(name: str) -> dict[str, str]:
     """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
-    more = ("ray_usage.py", "store.py") if name == "recorder" else ()
+    more = ("metrics.py", "ray_usage.py", "store.py") if name == "recorder" else ()
     return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py", *more)}
 
 

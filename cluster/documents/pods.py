@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from heliostat.cluster.names import CLUSTER_LABEL, PORTS, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.names import CLUSTER_LABEL, METRICS_PORT, PORTS, TEMPLATE, TOKEN_KEY, Document
 from heliostat.cluster.pod import Placement, PodKeys, Spread, Volume, merged
 from heliostat.cluster.pod_override import merge, of_container
 from heliostat.cluster.profile import Head, Profile, SecretKey, WorkerGroup
@@ -33,8 +33,15 @@ SETTINGS = {
 }
 
 
-def head_group(profile: Profile, name: str, standing: bool) -> Document:
-    """The head group; in a standing cluster it also has the list of possible nodes, the recorder, and an idle watcher."""
+def head_group(profile: Profile, name: str, standing: bool, annotated: bool = True) -> Document:
+    """The head group; in a standing cluster it also has the list of possible nodes, the recorder, and an idle watcher.
+
+    Args:
+        profile: of the cluster.
+        name: of the cluster.
+        standing: whether it is one.
+        annotated: whether the pod's annotations say where its metrics are.
+    """
     head = profile.head
     ray = _ray_container(profile, "ray-head", head)
     ray["ports"] = [{"containerPort": port, "name": port_name} for port_name, port in PORTS.items()]
@@ -46,16 +53,19 @@ def head_group(profile: Profile, name: str, standing: bool) -> Document:
         containers.append(_recorder(profile, ray))
         if profile.idle_shutdown_seconds:
             containers.append(_watcher(profile))
+    template = _template(profile, name, head, containers, volumes, HEAD_GRACE)
+    if annotated:
+        _annotate(template, METRICS_PORT if standing else PORTS["metrics"])
     document = {
         "rayStartParams": {"dashboard-host": "0.0.0.0"},
         "resources": {"CPU": "0", "driver": str(head.drivers)},
-        "template": _overridden(profile, head, _template(profile, name, head, containers, volumes, HEAD_GRACE)),
+        "template": _overridden(profile, head, template),
     }
     return _with_template_hash(document, _metadata(profile, head))
 
 
-def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str]) -> Document:
-    """The spec of a worker group."""
+def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str], annotated: bool = True) -> Document:
+    """The spec of a worker group; ``annotated`` as of the head."""
     container = _ray_container(profile, "ray-worker", group)
     container["env"] += env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds})
     if group.gpu:
@@ -64,6 +74,8 @@ def worker_group(profile: Profile, name: str, group: WorkerGroup, features: froz
     # Longer than the drain, so that a worker exits by itself and not by SIGKILL.
     template = _template(profile, name, group, [container], [], grace=group.drain_seconds + 20)
     template["spec"]["automountServiceAccountToken"] = False
+    if annotated:
+        _annotate(template, PORTS["metrics"])
     if group.topology_spread:
         pods = {CLUSTER_LABEL: name, "ray.io/group": group.name}
         template["spec"]["topologySpreadConstraints"] = [_spread(each, pods) for each in group.topology_spread]
@@ -170,6 +182,12 @@ def _template(
     }
 
 
+def _annotate(template: Document, port: int) -> None:
+    """Say where the pod's metrics are, as many configurations of Prometheus read it; the profile's own annotations win."""
+    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": "/metrics"}
+    template["metadata"]["annotations"] = {**scraped, **template["metadata"]["annotations"]}
+
+
 def _overridden(profile: Profile, where: Placement, template: Document) -> Document:
     """A pod template with the overrides of the profile merged into it, those of all pods first."""
     name = template["spec"]["containers"][0]["name"]
@@ -269,11 +287,21 @@ def _recorder(profile: Profile, ray: Document) -> Document:
         **program,
         # With an object store it imports pyarrow.
         "resources": resources("50m", "384Mi" if profile.storage.uri else "128Mi"),
+        "ports": [{"containerPort": METRICS_PORT, "name": "heliostat"}],
         "volumeMounts": [*program["volumeMounts"], *storage],
         **({"envFrom": credentials} if credentials else {}),
         "env": [
             *own,
-            *env({"CLUSTER": profile.name, "STORAGE": profile.storage.root, "PRICES": f"{FILES}/in_pod/prices.json"}),
+            *env(
+                {
+                    "CLUSTER": profile.name,
+                    "STORAGE": profile.storage.root,
+                    "PRICES": f"{FILES}/in_pod/prices.json",
+                    "LIMITS": f"{FILES}/in_pod/limits.json",
+                    "METRICS_PORT": METRICS_PORT,
+                    "METRICS_OF_RAY": f"http://127.0.0.1:{PORTS['metrics']}/metrics",
+                }
+            ),
             *_own_access(profile),
         ],
     }

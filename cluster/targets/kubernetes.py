@@ -27,7 +27,7 @@ from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.conditions import condition, ready
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
-from heliostat.cluster.names import RETRY, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.names import POD_MONITOR, RETRY, TEMPLATE, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.status import State
@@ -36,7 +36,7 @@ from heliostat.errors import UserError
 
 UP_SECONDS = 600
 """Timeout of the start of a cluster, plus the start time of its slowest group."""
-WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap")
+WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap", POD_MONITOR)
 """The kinds that `down` deletes; the claim with the runs is kept."""
 
 

@@ -46,7 +46,8 @@ class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray is not typed
                 max_worker_port=0,
                 dashboard_port=None,
                 dashboard_agent_listen_port=0,
-                env_vars={"RAY_CLOUD_INSTANCE_ID": name, "RAY_NODE_TYPE_NAME": group},
+                # Without metrics of its own, which would take time from the training beside it.
+                env_vars={"RAY_CLOUD_INSTANCE_ID": name, "RAY_NODE_TYPE_NAME": group, "RAY_enable_metrics_collection": "0"},
             )
             node = Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)
             own = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_NODE_STATUS: STATUS_UP_TO_DATE}
