@@ -137,7 +137,7 @@ def metrics_page() -> str:
     lines += ["| name | type | labels | unit | meaning |", "|---|---|---|---|---|"]
     for name, (kind, labels, meaning) in found.items():
         unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), "number")
-        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels)} | {unit} | {meaning} |")
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels) or 'none'} | {unit} | {meaning} |")
     return "\n".join(lines) + "\n"
 
 
