@@ -4,6 +4,7 @@ import json
 import threading
 import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,12 @@ import pytest
 from heliostat.cluster.documents import manifests
 from heliostat.cluster.documents.render import rendered
 from heliostat.cluster.in_pod.metrics import CAUSES, GROUPS, PREFIX, Groups, cause_of, serve, text
+from heliostat.cluster.kube.api import Api
 from heliostat.cluster.names import METRICS_PORT, POD_MONITOR, PORTS
 from heliostat.cluster.ports import HOST, free_ports
 from heliostat.cluster.profile import find
+from tests.cluster.api_server import answering, kubeconfig, serving, well
+from tests.cluster.test_owners import SCHEMA
 
 LIMITS = {"groups": {"gpu": {"max": 4, "start_seconds": 300}}, "budget": 50.0}
 
@@ -162,6 +166,20 @@ def test_pods_are_scraped_by_annotations_or_by_a_pod_monitor() -> None:
     assert monitor["spec"]["selector"]["matchLabels"].items() <= rest[-1]["metadata"]["labels"].items()
     job = manifests.ray_job(profile, "job", frozenset({POD_MONITOR}))
     assert "prometheus.io/port" in json.dumps(job), "a job's own cluster has no PodMonitor"
+
+
+@pytest.mark.parametrize(
+    ("kind", "rights", "expected"), [(200, [True, True], True), (200, [True, False], False), (404, [], False), (403, [], False)]
+)
+def test_there_is_a_pod_monitor_if_the_kind_is_there_and_the_user_may(
+    kind: int, rights: list[bool], expected: bool, tmp_path: Path
+) -> None:
+    with serving() as server:
+        server.objects["/openapi/v3/apis/ray.io/v1"] = SCHEMA
+        allowed = (answering(200, {"status": {"allowed": each}}) for each in rights)
+        refused = {"kind": "Status", "reason": "Forbidden", "message": 'forbidden: User "me" cannot get path'}
+        server.faults += [well, answering(kind, refused), *allowed]
+        assert (POD_MONITOR in Api(str(kubeconfig(tmp_path / "kubeconfig", server))).features) == expected
 
 
 def test_only_the_namespace_of_the_profile_may_scrape() -> None:
