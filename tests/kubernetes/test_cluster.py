@@ -70,9 +70,10 @@ def scheduled(pod: dict[str, Any]) -> float:
 def page(place: Place) -> str:
     """The metrics of the cluster; empty while the head does not have them."""
     pods = place.kube.api.request("GET", place.kube.api.path("Pod"), query={"labelSelector": "ray.io/node-type=head"})["items"]
-    with suppress(KubernetesError):
-        where = f"{place.kube.api.path('Pod', pods[0]['metadata']['name'])}:{METRICS_PORT}/proxy/metrics"
-        return place.kube.api.raw("GET", where).data.decode()
+    for pod in pods:
+        with suppress(KubernetesError):
+            where = f"{place.kube.api.path('Pod', pod['metadata']['name'])}:{METRICS_PORT}/proxy/metrics"
+            return place.kube.api.raw("GET", where).data.decode()
     return ""
 
 
