@@ -36,11 +36,12 @@ def exported(metrics: Metrics, read: Callable[[], Iterable[Sample]]) -> Iterator
     ended = threading.Event()
 
     def export() -> None:
-        while True:
-            for name, labels, value in read():
+        while not ended.is_set():
+            found = list(read())
+            # Reading may have waited for storage; meanwhile the block may have ended, and then the connection to Ray.
+            for name, labels, value in found if not ended.is_set() else ():
                 gauges[name].set(value, labels)
-            if ended.wait(SECONDS):
-                return
+            ended.wait(SECONDS)
 
     thread = threading.Thread(target=export, name="metrics", daemon=True)
     thread.start()
