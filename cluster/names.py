@@ -25,3 +25,7 @@ TOKEN_KEY = "auth_token"
 """The key of a cluster's token in its Secret."""
 PORTS = {"gcs-server": 6379, "dashboard": 8265, "client": 10001, "metrics": 8080}
 """The named ports of a head. KubeRay finds the dashboard by its name."""
+POD_MONITOR = "PodMonitor"
+"""The kind of Prometheus Operator that has it scrape pods, and the feature of a Kubernetes that has the kind."""
+METRICS_PORT = 8090
+"""Where the recorder beside the head has the metrics of the groups and of the head's Ray."""

@@ -127,6 +127,16 @@ class Storage(Config):
         return self.uri or self.mount
 
 
+class Monitoring(Config):
+    """What Prometheus gets."""
+
+    namespace: DnsLabel | None = Field("monitoring", description="the namespace whose pods may scrape the metrics; null: none")
+    labels: dict[LabelKey, str] = Field(
+        {}, description="labels by which a Prometheus selects PodMonitors, such as {release: prometheus}"
+    )
+    budget_per_day: float | None = Field(None, gt=0, description="the money a day above which an alert fires; null: none")
+
+
 class Profile(PodKeys):
     """The description of one cluster."""
 
@@ -157,6 +167,7 @@ class Profile(PodKeys):
     )
     job_hours: float = Field(24, gt=0, description="the time limit of a job with its own cluster")
     tls: bool = Field(False, description="encrypt the traffic in the cluster (KubeRay 1.7 with cert-manager)")
+    monitoring: Monitoring = Monitoring()
     secrets: list[ObjectName] = Field([], description="a list of Secrets; all pods have their keys as environment variables")
 
     @model_validator(mode="after")
@@ -217,6 +228,12 @@ class Profile(PodKeys):
         """By group, ``head`` for the head: the hourly ``price`` of a node, its ``market``, its ``gpus``."""
         groups = {g.name: {"market": g.market, "price": g.price, "gpus": g.gpu} for g in self.groups}
         return {"head": {"market": "on-demand", "price": self.head.price, "gpus": 0}, **groups}
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """What the metrics show beside the nodes: the ``budget`` a day, ``max`` and ``start_seconds`` of ``groups`` by name."""
+        groups = {g.name: {"max": g.max, "start_seconds": g.start_seconds} for g in self.groups}
+        return {"groups": groups, "budget": self.monitoring.budget_per_day}
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:

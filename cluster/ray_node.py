@@ -1,10 +1,10 @@
 """Ray's node with the time that it needs on a busy machine: ``python ray_node.py start ...`` is ``ray start ...``.
 
 In Ray 2.60 a raylet aborts when its agent, a Python process with many imports, does not have its ports after 15 s, and a node
-that has not registered after 30 s is given up. Here the raylet does not wait: it finds the agent's port for jobs, if the node
-was given one, and -1 for the others, as an agent without its libraries writes it; the agent writes its own when it is there.
-A node has `START_SECONDS` to register. tests/cluster/test_ray_contracts.py checks the private parts of Ray that it uses. It is
-also run as a file, and imports nothing of ours.
+that has not registered after 30 s is given up. Here the raylet does not wait: it finds the ports that the node was given for
+its agent, and -1 for others, as an agent without its libraries writes it; the agent writes its own when it is there. A node
+has `START_SECONDS` to register. tests/cluster/test_ray_contracts.py checks the private parts of Ray that it uses. It is also
+run as a file, and imports nothing of ours.
 """
 
 import os
@@ -38,10 +38,14 @@ def patient() -> None:
         return info
 
     def raylet(node: Node, *args: Any, **options: Any) -> None:
-        of_jobs = node._ray_params.dashboard_agent_listen_port or -1
-        ports = {DASHBOARD_AGENT_LISTEN_PORT_NAME: of_jobs, METRICS_AGENT_PORT_NAME: -1, METRICS_EXPORT_PORT_NAME: -1}
+        given = node._ray_params
+        ports = {
+            DASHBOARD_AGENT_LISTEN_PORT_NAME: given.dashboard_agent_listen_port,
+            METRICS_AGENT_PORT_NAME: given.metrics_agent_port,
+            METRICS_EXPORT_PORT_NAME: given.metrics_export_port,
+        }
         for name, port in ports.items():
-            persist_port(node._session_dir, node._node_id, name, port)
+            persist_port(node._session_dir, node._node_id, name, port or -1)
         start_raylet(node, *args, **options)
 
     services.start_ray_process, services.get_node = process, registered(services.get_node, started)

@@ -15,6 +15,7 @@ from heliostat.retry import UNAVAILABLE
 from heliostat.tuning.config import Mode, SweepConfig, base_of
 from heliostat.tuning.controller import Controller, Watch
 from heliostat.tuning.journal import open_journal, read_journal
+from heliostat.tuning.monitored import SWEEP, samples
 from heliostat.tuning.plan import RecordMaker, SweepPlan, plan_sweep
 from heliostat.tuning.record import read_sweep
 from heliostat.tuning.results.report import write_report
@@ -23,6 +24,7 @@ from heliostat.tuning.results.write import write_result, write_so_far
 from heliostat.tuning.trials import Trials
 from heliostat.workloads.nodes import available
 from heliostat.workloads.ray_train.client import head_storage_base, run_on_head
+from heliostat.workloads.ray_train.gauges import exported
 from heliostat.workloads.run import lease
 from heliostat.workloads.run.journal import Journal
 from heliostat.workloads.run.redraw import Redraw, draw
@@ -113,7 +115,8 @@ def _run(plan: SweepPlan, maker: RecordMaker, journal: Journal, owner: lease.Lea
 
         async def work() -> tuple[Trials, str]:
             controller = Controller(plan, maker, journal, progress)
-            return controller.trials, await controller.run(asked)
+            with exported(SWEEP, lambda: samples(plan.config.name, plan.objectives, controller.trials)):
+                return controller.trials, await controller.run(asked)
 
         try:
             trials, stopped = _awaited(work())

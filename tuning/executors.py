@@ -160,7 +160,7 @@ class TrainExecutor:
             with lease.hold(plan.folder) as owner:
                 # The sweep's driver tracks its trials, and says when it ends.
                 alone = plan.config.model_copy(update={"tracking": [], "notify": []})
-                result = execute(replace(plan, config=alone), record, time.time(), owner, watch)
+                result = execute(replace(plan, config=alone), record, time.time(), owner, watch, trial=True)
         except Stopped:
             if last != Decision.STOP:
                 return {"event": "pause"}

@@ -19,7 +19,7 @@ from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.conditions import observed
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.rights import missing
-from heliostat.cluster.names import ENFORCE, Document
+from heliostat.cluster.names import ENFORCE, POD_MONITOR, Document
 from heliostat.cluster.profile import Profile, keys_of_pods
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
@@ -94,7 +94,7 @@ def _server(site: Site) -> Found:
 
 
 def _kuberay(site: Site) -> Found:
-    features = site.api.features
+    features = site.api.features - {POD_MONITOR}
     if features:
         yield ok(f"KubeRay 1.7 or later: its schema has {', '.join(sorted(features))}")
     else:

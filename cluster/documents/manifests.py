@@ -9,7 +9,17 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, start_limit, worker_group
-from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, ELASTIC, MANAGED_BY, PORTS, QUEUE_LABEL, Document
+from heliostat.cluster.names import (
+    API_VERSION,
+    CLUSTER_LABEL,
+    ELASTIC,
+    MANAGED_BY,
+    METRICS_PORT,
+    POD_MONITOR,
+    PORTS,
+    QUEUE_LABEL,
+    Document,
+)
 from heliostat.cluster.profile import Profile
 from heliostat.config import Config
 
@@ -28,6 +38,7 @@ def documents(profile: Profile, features: frozenset[str] = FEATURES["1.7"]) -> l
         head_files(profile),
         network_policy(profile, profile.name),
         ray_cluster(profile, features),
+        *([pod_monitor(profile)] if POD_MONITOR in features and profile.monitoring.namespace else []),
     ]
 
 
@@ -68,7 +79,7 @@ def _queued(document: Document, profile: Profile) -> None:
 def planning(profile: Profile) -> Document:
     """The keys of a profile that its RayCluster has in no field of its own, as far as they are not the defaults."""
     unread = ("start_seconds", "price_per_hour", *(() if profile.autoscaled else ("idle_seconds",)))
-    whole = ("node_autoscaling", "job_hours", *(() if profile.autoscaled else ("autoscaler",)))
+    whole = ("node_autoscaling", "job_hours", "monitoring", *(() if profile.autoscaled else ("autoscaler",)))
     slowest = start_limit(profile)
 
     def given(config: Config, keys: Iterable[str]) -> Document:
@@ -138,11 +149,14 @@ def ray_job(
 
 
 def network_policy(profile: Profile, name: str) -> Document:
-    """Admit only the cluster's own pods; the dashboard, which requires the token, is open to all.
+    """Admit only the cluster's own pods, and those of the namespace for monitoring to the metrics.
 
-    The operator and the API server's proxy need it, and no selector matches the latter.
+    The dashboard, which requires the token, is open to all: the operator and the API server's proxy need it, and no selector
+    matches the latter.
     """
     own = {"matchLabels": {CLUSTER_LABEL: name}}
+    watching = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": profile.monitoring.namespace}}}
+    scraped = {"from": [watching], "ports": [{"port": port, "protocol": "TCP"} for port in (PORTS["metrics"], METRICS_PORT)]}
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
@@ -153,18 +167,42 @@ def network_policy(profile: Profile, name: str) -> Document:
             "ingress": [
                 {"from": [{"podSelector": own}]},
                 {"ports": [{"port": PORTS["dashboard"], "protocol": "TCP"}]},
+                *([scraped] if profile.monitoring.namespace else []),
             ],
         },
     }
 
 
+def pod_monitor(profile: Profile) -> Document:
+    """Have Prometheus Operator scrape the workers, and of the head the recorder, which has the metrics of Ray, too."""
+    workers = {
+        "port": "metrics",
+        "relabelings": [
+            {"sourceLabels": ["__meta_kubernetes_pod_label_ray_io_node_type"], "regex": "head", "action": "drop"},
+        ],
+    }
+    document: Document = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": POD_MONITOR,
+        "metadata": metadata(profile, profile.name),
+        "spec": {
+            "selector": {"matchLabels": {CLUSTER_LABEL: profile.name}},
+            "podTargetLabels": ["ray.io/cluster", "ray.io/group"],
+            "podMetricsEndpoints": [{"port": "heliostat"}, workers],
+        },
+    }
+    document["metadata"]["labels"] |= profile.monitoring.labels
+    return document
+
+
 def _cluster_spec(profile: Profile, name: str, features: frozenset[str], files: str, standing: bool) -> Document:
+    annotated = bool(profile.monitoring.namespace) and not (standing and POD_MONITOR in features)
     spec: Document = {
         "rayVersion": profile.ray_version,
         "authOptions": {"mode": "token"},
         **_autoscaling(profile),
-        "headGroupSpec": head_group(profile, name, files, standing),
-        "workerGroupSpecs": [worker_group(profile, name, group, features) for group in profile.groups],
+        "headGroupSpec": head_group(profile, name, files, standing, annotated),
+        "workerGroupSpecs": [worker_group(profile, name, group, features, annotated) for group in profile.groups],
     }
     if profile.tls:
         spec["tlsOptions"] = {"enabled": True}
@@ -201,7 +239,8 @@ def head_files(profile: Profile) -> Document:
 
 def recorder_files(profile: Profile) -> dict[str, str]:
     """The files of the recorder, as data of a ConfigMap."""
-    return {**program("recorder"), "prices.json": json.dumps(profile.prices)}
+    numbers = {"prices.json": profile.prices, "limits.json": profile.limits}
+    return {**program("recorder"), **{name: json.dumps(value) for name, value in numbers.items()}}
 
 
 def config_map(profile: Profile, name: str, data: dict[str, str]) -> Document:
@@ -211,7 +250,7 @@ def config_map(profile: Profile, name: str, data: dict[str, str]) -> Document:
 
 def program(name: str) -> dict[str, str]:
     """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
-    more = ("ray_usage.py", "store.py") if name == "recorder" else ()
+    more = ("metrics.py", "ray_usage.py", "store.py") if name == "recorder" else ()
     return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py", *more)}
 
 

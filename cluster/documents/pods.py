@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from heliostat.cluster.names import CLUSTER_LABEL, PORTS, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.names import CLUSTER_LABEL, METRICS_PORT, PORTS, TEMPLATE, TOKEN_KEY, Document
 from heliostat.cluster.pod import Placement, PodKeys, SecretKey, Spread, Volume, merged
 from heliostat.cluster.pod_override import merge, of_container
 from heliostat.cluster.profile import Head, Profile, WorkerGroup
@@ -37,7 +37,7 @@ SETTINGS = {
 }
 
 
-def head_group(profile: Profile, name: str, files: str, standing: bool) -> Document:
+def head_group(profile: Profile, name: str, files: str, standing: bool, annotated: bool = True) -> Document:
     """The head group.
 
     Args:
@@ -45,6 +45,7 @@ def head_group(profile: Profile, name: str, files: str, standing: bool) -> Docum
         name: of the cluster, or of its job.
         files: the ConfigMap with the recorder, see `heliostat.cluster.documents.manifests`; without one nothing is recorded.
         standing: whether it outlives a job; then it also has the list of possible nodes, and an idle watcher.
+        annotated: whether the pod's annotations say where its metrics are.
     """
     head = profile.head
     ray = _ray_container(profile, "ray-head", head)
@@ -64,16 +65,19 @@ def head_group(profile: Profile, name: str, files: str, standing: bool) -> Docum
         ray.setdefault("volumeMounts", []).append({"name": "files", "mountPath": FILES})
         if profile.idle_shutdown_seconds:
             containers.append(_watcher(profile))
+    template = _template(profile, name, head, containers, volumes, HEAD_GRACE)
+    if annotated:
+        _annotate(template, METRICS_PORT if files else PORTS["metrics"])
     document = {
         "rayStartParams": {"dashboard-host": "0.0.0.0"},
         "resources": {"CPU": "0", "driver": str(head.drivers)},
-        "template": _overridden(profile, head, _template(profile, name, head, containers, volumes, HEAD_GRACE)),
+        "template": _overridden(profile, head, template),
     }
     return _with_template_hash(document, _metadata(profile, head))
 
 
-def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str]) -> Document:
-    """The spec of a worker group."""
+def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str], annotated: bool = True) -> Document:
+    """The spec of a worker group; ``annotated`` as of the head."""
     container = _ray_container(profile, "ray-worker", group)
     container["env"] += env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds})
     if group.gpu:
@@ -82,6 +86,8 @@ def worker_group(profile: Profile, name: str, group: WorkerGroup, features: froz
     # Longer than the drain, so that a worker exits by itself and not by SIGKILL.
     template = _template(profile, name, group, [container], [], grace=group.drain_seconds + 20)
     template["spec"]["automountServiceAccountToken"] = False
+    if annotated:
+        _annotate(template, PORTS["metrics"])
     if group.topology_spread:
         pods = {CLUSTER_LABEL: name, "ray.io/group": group.name}
         template["spec"]["topologySpreadConstraints"] = [_spread(each, pods) for each in group.topology_spread]
@@ -193,6 +199,12 @@ def _template(
     }
 
 
+def _annotate(template: Document, port: int) -> None:
+    """Say where the pod's metrics are, as many configurations of Prometheus read it; the profile's own annotations win."""
+    scraped = {"prometheus.io/scrape": "true", "prometheus.io/port": str(port), "prometheus.io/path": "/metrics"}
+    template["metadata"]["annotations"] = {**scraped, **template["metadata"]["annotations"]}
+
+
 def _overridden(profile: Profile, where: Placement, template: Document) -> Document:
     """A pod template with the overrides of the profile merged into it, those of all pods first."""
     name = template["spec"]["containers"][0]["name"]
@@ -291,7 +303,13 @@ def _recorder(profile: Profile, ray: Document, standing: bool) -> Document:
     storage = [mount for mount in ray.get("volumeMounts", []) if mount["name"] == "storage"]
     credentials = [entry for entry in ray.get("envFrom", []) if profile.storage.uri]
     own = [entry for entry in env(merged(profile, profile.head).env) if profile.storage.uri]
-    where = {"STORAGE": profile.storage.root, "PRICES": f"{FILES}/in_pod/prices.json"}
+    where = {
+        "STORAGE": profile.storage.root,
+        "PRICES": f"{FILES}/in_pod/prices.json",
+        "LIMITS": f"{FILES}/in_pod/limits.json",
+        "METRICS_PORT": str(METRICS_PORT),
+        "METRICS_OF_RAY": f"http://127.0.0.1:{PORTS['metrics']}/metrics",
+    }
     if standing:
         access = [*env({"CLUSTER": profile.name, **where}), *_own_access(profile)]
     else:
@@ -308,6 +326,7 @@ def _recorder(profile: Profile, ray: Document, standing: bool) -> Document:
         **program,
         # With an object store it imports pyarrow.
         "resources": resources("50m", "384Mi" if profile.storage.uri else "128Mi"),
+        "ports": [{"containerPort": METRICS_PORT, "name": "heliostat"}],
         "volumeMounts": [*program["volumeMounts"], *storage],
         **({"envFrom": credentials} if credentials else {}),
         "env": [*own, *access],

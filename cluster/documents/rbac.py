@@ -66,6 +66,11 @@ RIGHTS = tuple(
     for verb in verbs.split()
 )
 """All rights that are needed. Cluster-wide ones, to read nodes and storage classes, are optional."""
+MONITORS = tuple(
+    Right("monitoring.coreos.com", "podmonitors", verb, "have Prometheus scrape a cluster")
+    for verb in ("get", "create", "patch", "delete")
+)
+"""Rights for a kind that may not be there; a user without them gets the annotations of pods instead."""
 
 
 def role(profile: Profile, users: str = USERS) -> list[Document]:
@@ -75,7 +80,7 @@ def role(profile: Profile, users: str = USERS) -> list[Document]:
         metadata["namespace"] = profile.namespace
     note = {"kubernetes.io/description": "Who may use heliostat here: set subjects to your groups, users or service accounts."}
     return [
-        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": granting(RIGHTS)},
+        {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": metadata, "rules": granting((*RIGHTS, *MONITORS))},
         {
             "apiVersion": f"{RBAC}/v1",
             "kind": "RoleBinding",

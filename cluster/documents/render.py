@@ -13,7 +13,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 
 from heliostat.cluster.documents.manifests import FEATURES, documents, unknown_to
-from heliostat.cluster.names import Document
+from heliostat.cluster.names import POD_MONITOR, Document
 from heliostat.cluster.profile import BUNDLED, Profile, find
 from heliostat.errors import UserError
 
@@ -39,8 +39,13 @@ def text(documents: Iterable[Document], made_by: str) -> str:
     return stream.getvalue()
 
 
-def rendered(profile: Profile, version: str = OLDEST) -> list[Document]:
+def rendered(profile: Profile, version: str = OLDEST, pod_monitor: bool = False) -> list[Document]:
     """The documents of a profile for a KubeRay version.
+
+    Args:
+        profile: of the cluster.
+        version: of KubeRay.
+        pod_monitor: whether there is Prometheus Operator, which then gets a PodMonitor in the place of annotations.
 
     Raises:
         UserError: the profile is a local one, or needs a newer KubeRay.
@@ -49,7 +54,7 @@ def rendered(profile: Profile, version: str = OLDEST) -> list[Document]:
         raise UserError(f"platform of {profile.name} is local: it has no Kubernetes documents", "use another profile")
     for key in unknown_to(profile, FEATURES[version]):
         raise UserError(f"{key} is set, which KubeRay {version} does not know", f"add --kuberay {max(FEATURES)}, or remove it")
-    return documents(profile, FEATURES[version])
+    return documents(profile, FEATURES[version] | ({POD_MONITOR} if pod_monitor else set()))
 
 
 class _Representer(RoundTripRepresenter):

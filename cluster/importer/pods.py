@@ -5,10 +5,16 @@ from typing import Any
 
 from heliostat.cluster.importer.containers import Container, container_of
 from heliostat.cluster.importer.fields import Fields
-from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE
+from heliostat.cluster.names import CLUSTER_LABEL, METRICS_PORT, PORTS, TEMPLATE
 from heliostat.cluster.pod_override import OWN_CONTAINERS, OWN_MOUNTS, OWN_VOLUMES
 
-OWN_ANNOTATIONS = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+OWN_ANNOTATIONS = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": ("false",),
+    "karpenter.sh/do-not-disrupt": ("true",),
+    "prometheus.io/scrape": ("true",),
+    "prometheus.io/port": (str(PORTS["metrics"]), str(METRICS_PORT)),
+    "prometheus.io/path": ("/metrics",),
+}
 DEFAULTS: dict[str, tuple[Any, ...]] = {
     "dnsPolicy": ("ClusterFirst",),
     "schedulerName": ("default-scheduler",),
@@ -70,7 +76,7 @@ def _metadata(metadata: Fields, pod: Pod, override: dict[str, Any], head: bool) 
         pod.keys["labels"] = labels
     elif labels:
         override["metadata"] = {"labels": labels}
-    own = {TEMPLATE, *(key for key, value in OWN_ANNOTATIONS.items() if annotations.get(key) == value)}
+    own = {TEMPLATE, *(key for key, values in OWN_ANNOTATIONS.items() if annotations.get(key) in values)}
     if kept := {key: str(value) for key, value in annotations.items() if key not in own}:
         pod.keys["annotations"] = kept
     for key in ("name", "namespace", "creationTimestamp"):

@@ -20,14 +20,16 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from http.client import HTTPException
 from typing import Any
 from urllib.error import HTTPError
 
 from . import ray_usage
 from .api import kubernetes
+from .metrics import Groups, cause_of, serve
 from .store import Writer
 
 FOLDER = ".nodes"
@@ -184,10 +186,11 @@ class Pods:
     def __init__(self, get: ray_usage.Get, ended: threading.Event) -> None:
         self._get, self._ended = get, ended
         self._before: dict[str, Node] = {}
+        self.causes: dict[str, str] = {}
+        """Why pods are not ready, by their id."""
 
     def __call__(self) -> tuple[dict[str, Node], dict[str, Node]]:
-        with open(os.environ["PRICES"]) as file:  # `up` changes it, without a restart
-            prices = json.load(file)
+        prices = _json(os.environ["PRICES"])  # `up` changes it, without a restart
         pods = _pods()
         jobs: dict[str, Node] = {}
         used: dict[str, Node] | None = None
@@ -204,6 +207,7 @@ class Pods:
         if pods is None:
             return {about["id"]: _of_ray(name, about, prices) for name, about in (used or {}).items()}, jobs
         nodes = {pod["metadata"]["uid"]: node_of(pod, prices) for pod in pods}
+        self.causes = {pod["metadata"]["uid"]: cause_of(pod) for pod in pods}
         self._before = with_uses(nodes, used, self._before, self._ended.is_set())
         return nodes, jobs
 
@@ -217,6 +221,11 @@ class Pods:
                 return True
             raise
         return bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
+
+
+def _json(path: str) -> Any:
+    with open(path) as file:
+        return json.load(file)
 
 
 def _pods() -> Any:
@@ -317,16 +326,30 @@ def _get(path: str) -> Any:
     return ray_usage.dashboard("http://127.0.0.1:8265", token)(path)
 
 
+def shown(look: Look, groups: Groups, causes: Callable[[], Mapping[str, str]], clock: Callable[[], float] = time.time) -> Look:
+    """A look whose nodes the metrics show, too."""
+
+    def seen() -> tuple[dict[str, Node], dict[str, Node]]:
+        nodes, jobs = look()
+        groups.look(nodes, causes(), clock())
+        return nodes, jobs
+
+    return seen
+
+
 def main() -> None:
-    """Record the pods of the cluster of the environment."""
+    """Record the pods of the cluster of the environment, and serve their metrics."""
     ended = stopped()
     writer = Writer(os.environ["STORAGE"])
     cluster, own = os.environ["CLUSTER"], None
     if lasts := os.environ.get("LASTS"):
         own = {"cluster": cluster, "until": time.time() + float(lasts)}
     folder = f"{FOLDER}/{os.environ['NAMESPACE']}/{os.environ.get('PROFILE', cluster)}"
+    groups = Groups(partial(_json, os.environ["LIMITS"]))  # `up` changes it, without a restart
+    serve(groups, os.environ["METRICS_OF_RAY"], "", int(os.environ["METRICS_PORT"]))
     pods = Pods(_get, ended)
-    recorder = Recorder(pods, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
+    look = shown(pods, groups, lambda: pods.causes)
+    recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
     record(recorder, pods.going, ended, LAST_SECONDS)
     writer.close(1.0)
 

@@ -28,6 +28,7 @@ from heliostat.cluster.errors import (
     Unreachable,
 )
 from heliostat.cluster.kube.credentials import expired
+from heliostat.cluster.names import POD_MONITOR
 from heliostat.cluster.retries import is_of_trust, retry_after, send
 from heliostat.errors import UserError
 
@@ -71,6 +72,7 @@ KINDS = {
         Kind("Service", "services", "", "v1"),
         Kind("ServiceAccount", "serviceaccounts", "", "v1"),
         Kind("NetworkPolicy", "networkpolicies", "networking.k8s.io", "v1"),
+        Kind(POD_MONITOR, "podmonitors", "monitoring.coreos.com", "v1"),
         Kind("CronJob", "cronjobs", "batch", "v1"),
         Kind("Job", "jobs", "batch", "v1"),
         Kind("Role", "roles", "rbac.authorization.k8s.io", "v1"),
@@ -221,7 +223,7 @@ class Api:
 
     @cached_property
     def features(self) -> frozenset[str]:
-        """The newer KubeRay fields that this cluster's API server declares.
+        """The newer KubeRay fields that this cluster's API server declares, and `POD_MONITOR` if there may be ours.
 
         Raises:
             UserError: KubeRay is not installed.
@@ -235,7 +237,17 @@ class Api:
             ) from None
         spec = schema["components"]["schemas"]["io.ray.v1.RayCluster"]["properties"]["spec"]["properties"]
         group = spec["workerGroupSpecs"]["items"]["properties"]
-        return frozenset({*spec, *group} & {"priority", "tlsOptions", "networkPolicy"})
+        monitored = {POD_MONITOR} if self._monitored() else set()
+        return frozenset({*spec, *group} & {"priority", "tlsOptions", "networkPolicy"} | monitored)
+
+    def _monitored(self) -> bool:
+        """Whether Prometheus Operator's kind is there, and the user may create it."""
+        kind = KINDS[POD_MONITOR]
+        try:
+            self.request("GET", kind.path)
+        except (NotFound, Forbidden):
+            return False
+        return self.may("create", kind.plural, kind.group) and self.may("patch", kind.plural, kind.group)
 
     @cached_property
     def kueue(self) -> str:

@@ -30,7 +30,7 @@ from heliostat.cluster.kube.conditions import condition, ready
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.kube.steps import Step, applied, step_of
-from heliostat.cluster.names import RETRY, TOKEN_KEY, Document
+from heliostat.cluster.names import POD_MONITOR, RETRY, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.observation import Observation, Why, of_ray_job
@@ -39,7 +39,7 @@ from heliostat.errors import UserError
 
 UP_SECONDS = 600
 """Timeout of the start of a cluster, plus the start time of its slowest group."""
-WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap")
+WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap", POD_MONITOR)
 """The kinds that `down` deletes; the claim with the runs is kept."""
 
 

@@ -15,6 +15,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="the operator's version; 1.6 works with both, with 1.7 spot groups are filled first (default: 1.6)",
     )
     parser.add_argument(
+        "--pod-monitor",
+        action="store_true",
+        help="add a PodMonitor for Prometheus Operator, in the place of annotations of the pods",
+    )
+    parser.add_argument(
         "--rbac", action="store_true", help="print the permissions that users need instead: a Role and its binding"
     )
     parser.epilog = "example: heliostat render gpu --set groups.gpu.max=4 | kubectl apply --server-side -f -"
@@ -35,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
         documents = role(profile)
     else:
         options += ["--kuberay", args.kuberay] if args.kuberay != "1.6" else []
-        documents = rendered(profile, args.kuberay)
+        options += ["--pod-monitor"] if args.pod_monitor else []
+        documents = rendered(profile, args.kuberay, args.pod_monitor)
     sys.stdout.write(text(documents, shlex.join(["heliostat", "render", args.profile, *options])))
     return 0

@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from heliostat.cli import COMMANDS, SUBCOMMANDS, parser_of
+from heliostat.cluster.in_pod.metrics import GROUPS, PREFIX
 from heliostat.completion import Schema, keys_of
+from heliostat.tuning.monitored import SWEEP
+from heliostat.workloads.run.monitored import RUN
 
 MADE = "<!-- Made by `make docs` from the types of the configs and the parsers of the commands: change those. -->\n"
 BOUNDS = {"minimum": "at least", "exclusiveMinimum": "above", "maximum": "at most", "exclusiveMaximum": "below"}
@@ -106,6 +109,36 @@ def commands_page() -> str:
             for title, parser in parsers(words):
                 lines += _command(title, parser)
     return "\n".join(lines)
+
+
+UNITS = {
+    "_timestamp_seconds": "seconds since the epoch", "_steps_per_second": "steps a second",
+    "_samples_per_second": "samples a second", "_seconds": "seconds", "_ratio": "0 to 1",
+    "_cost_per_hour": "money an hour", "_cost_total": "money", "_per_day": "money a day", "_loss": "the task's",
+    "_best_value": "the metric's",
+}  # fmt: skip
+"""The unit of a metric for Prometheus by the end of its name, the first that fits; else it is a number of what it names."""
+
+
+def metrics_page() -> str:
+    """The metrics for Prometheus."""
+    exported = {**RUN, **SWEEP}
+    found = {
+        **{f"ray_{name}": ("gauge", labels, meaning) for name, (labels, meaning) in exported.items()},
+        **{f"{PREFIX}{name}": about for name, about in GROUPS.items()},
+    }
+    lines = [
+        MADE,
+        "# Metrics for Prometheus",
+        "",
+        "What scrapes them, dashboards and alerts: [monitoring](../monitoring.md).",
+        "",
+    ]
+    lines += ["| name | type | labels | unit | meaning |", "|---|---|---|---|---|"]
+    for name, (kind, labels, meaning) in found.items():
+        unit = next((unit for end, unit in UNITS.items() if name.endswith(end)), "number")
+        lines.append(f"| `{name}` | {kind} | {', '.join(f'`{label}`' for label in labels) or 'none'} | {unit} | {meaning} |")
+    return "\n".join(lines) + "\n"
 
 
 def parsers(words: list[str]) -> Iterator[tuple[str, argparse.ArgumentParser]]:

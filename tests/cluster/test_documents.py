@@ -27,9 +27,10 @@ def test_only_the_clusters_own_pods_reach_its_pods_but_for_the_dashboard(name: s
         for template in templates(cluster_spec(cluster)).values():
             assert selected.items() <= template["metadata"]["labels"].items()
         assert policy["policyTypes"] == ["Ingress"]
-        own, others = policy["ingress"]
+        own, others, watching = policy["ingress"]
         assert own == {"from": [{"podSelector": {"matchLabels": selected}}]}
         assert [port["port"] for port in others["ports"]] == [8265]
+        assert watching["from"], "see tests/cluster/test_metrics.py"
 
 
 def test_two_clusters_are_closed_to_each_other() -> None:

@@ -189,6 +189,20 @@ def test_up_leaves_a_cluster_that_runs_alone_but_for_a_recorder_that_has_gone(cl
     assert run_of(cluster) == before
 
 
+def test_prometheus_finds_the_metrics_of_groups_and_of_the_heads_ray(cluster: LocalCluster) -> None:
+    config = json.loads((cluster.folder / "prometheus.json").read_text())
+    assert [Path(path).is_file() for path in config["rule_files"]] == [True]
+    target, _ = config["scrape_configs"][0]["static_configs"][0]["targets"]
+
+    def page() -> str:
+        with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=60) as response:
+            return str(response.read().decode())
+        return ""
+
+    wait_for(lambda: 'ray_heliostat_group_nodes{group="head",state="idle"} 1' in page(), "the groups")
+    wait_for(lambda: "ray_node_mem_used{" in page(), "what drivers and Ray export")
+
+
 def test_a_changed_profile_is_refused_and_ends_nothing(cluster: LocalCluster) -> None:
     before = run_of(cluster)
     with pytest.raises(UserError, match=r"differs: env\.COLOUR, storage\.uri\n.*heliostat down first"):

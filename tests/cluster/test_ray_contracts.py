@@ -155,9 +155,10 @@ def test_each_variable_that_is_set_is_one_that_ray_reads() -> None:
         *pods.SETTINGS,
         *in_pods,
         "AUTOSCALER_METRIC_PORT",
+        *emulation.NOT_OF_CLUSTERS,
         emulation.CLUSTER_FOLDER,
     }
-    own = ("CLUSTER", "IDLE_SECONDS", "NAMESPACE", "PRICES", "STORAGE")
+    own = ("CLUSTER", "IDLE_SECONDS", "LIMITS", "METRICS_OF_RAY", "METRICS_PORT", "NAMESPACE", "PRICES", "STORAGE")
     ours = {name for name in names if name.startswith("HELIOSTAT_") or name in own}
     sought = {name.encode() for name in names - ours - {"GRPC_ENABLE_FORK_SUPPORT"}}
     for path in _sources():
@@ -228,7 +229,9 @@ def test_each_node_of_a_local_cluster_has_its_own_folder_which_is_deleted_with_i
     assert first.flags.keys() <= flags.keys()
     assert first.parameters.temp_dir != second.parameters.temp_dir
     assert (first.parameters.num_cpus, first.parameters.num_gpus, first.parameters.labels) == (2, 1, {"a": "b"})
-    assert first.parameters.env_vars == {"RAY_CLOUD_INSTANCE_ID": names[0], "RAY_NODE_TYPE_NAME": group}
+    assert first.parameters.env_vars == {
+        "RAY_CLOUD_INSTANCE_ID": names[0], "RAY_NODE_TYPE_NAME": group, "RAY_enable_metrics_collection": "0",
+    }  # fmt: skip
     Path(first.parameters.temp_dir).mkdir()
     made.terminate_node(names[0])
     assert first.ended

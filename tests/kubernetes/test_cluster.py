@@ -8,14 +8,16 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from heliostat.cluster.errors import KubernetesError
 from heliostat.cluster.kube.conditions import ready, suspended
+from heliostat.cluster.names import METRICS_PORT
 from tests.conftest import ROOT, Command, clean_environment, wait_for
 from tests.kubernetes.conftest import ON_GPUS, SHORT, Place, status, whole_node, workers
 
@@ -81,6 +83,16 @@ def check_seconds(found: dict[str, Any], lives: dict[str, tuple[float, float]]) 
     assert sum(seconds.values()) == pytest.approx(whole, rel=0.02, abs=3 * len(lives)), (seconds, lives)
 
 
+def page(place: Place) -> str:
+    """The metrics of the cluster; empty while the head does not have them."""
+    pods = place.kube.api.request("GET", place.kube.api.path("Pod"), query={"labelSelector": "ray.io/node-type=head"})["items"]
+    for pod in pods:
+        with suppress(KubernetesError):
+            where = f"{place.kube.api.path('Pod', pod['metadata']['name'])}:{METRICS_PORT}/proxy/metrics"
+            return place.kube.api.raw("GET", where).data.decode()
+    return ""
+
+
 def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
     done = place.command("diff", gpu)
     assert (done.code, done.out) == (0, "")
@@ -93,7 +105,10 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
     lives: dict[str, tuple[float, float]] = {}  # by pod: from when it had a machine until it was last seen
 
+    progress: list[str] = []  # as Prometheus would scrape it
+
     def look() -> None:
+        progress[:] = progress or [line for line in page(place).splitlines() if line.startswith("ray_heliostat_run_goodput")]
         there = workers(place)
         lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
         stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
@@ -103,6 +118,7 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
         out, err = process.communicate()
         assert process.returncode == 0, err
         result = json.loads(out)
+        assert 'run="e2e"' in "".join(progress), "the head's page has what the driver exports"
         assert max(map(len, seen)) == 2, f"two workers, each with a pod: {seen}"
         assert any(len(set(nodes) - {""}) == 2 for nodes in seen), f"on two nodes: {seen}"
         assert result["metrics"]["test"]["accuracy"] > 0.95

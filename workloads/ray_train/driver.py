@@ -1,7 +1,7 @@
 """Executes the plan of a run on Ray Train, and returns its result."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,8 @@ from heliostat.workloads.run.report import write_report
 from heliostat.workloads.run.so_far import result_of
 from heliostat.workloads.tracking.driver import tracked
 
+Fitting = Callable[[Plan, dict[str, Any], lease.Lease, Watch], dict[str, Any]]
+
 
 def execute(
     plan: Plan,
@@ -31,6 +33,7 @@ def execute(
     owner: lease.Lease,
     watch: Watch = lambda records: None,
     here: bool = False,
+    trial: bool = False,
 ) -> Result:
     """Executes a plan on the connected Ray, or in this process.
 
@@ -41,6 +44,7 @@ def execute(
         owner: this driver's lease on the run folder, see `Plan.claim`.
         watch: called with new records.
         here: in this process, with one worker and without Ray.
+        trial: whether it belongs to a sweep.
 
     Raises:
         UserError: storage cannot be written or is not shared.
@@ -50,7 +54,7 @@ def execute(
     """
     config = plan.config
     with tracked(plan.uri, config.name, config.tracking, config.notify, owner, partial(_summary, plan)):
-        return _execute(plan, record, launched, owner, watch, here)
+        return _execute(plan, record, launched, owner, watch, fit_here if here else partial(fit_on_ray, trial=trial))
 
 
 def _summary(plan: Plan) -> dict[str, Any]:
@@ -60,7 +64,7 @@ def _summary(plan: Plan) -> dict[str, Any]:
     return {**result.model_dump(include={"metrics", "step", "cost", "seconds"}), "report": report}
 
 
-def _execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch, here: bool) -> Result:
+def _execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch, fit: Fitting) -> Result:
     spec = {
         "run": plan.uri,
         "record": record.model_dump(mode="json"),
@@ -73,7 +77,7 @@ def _execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease,
     folder = plan.folder.for_work(plan.patience)
     report = partial(_write_report, folder, record)
     with _drawing(plan, record, owner, watch) as seen:
-        outcome = (fit_here if here else fit_on_ray)(plan, spec, owner, seen)
+        outcome = fit(plan, spec, owner, seen)
     trained = time.time()
     result = Result(
         name=plan.config.name,

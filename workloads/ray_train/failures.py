@@ -59,6 +59,8 @@ class Decision:
     Args:
         retry: whether to start the workers again.
         reason: what happened, in one line.
+        cause: its kind, in a word: that of a `WorkerFailed`, the reason of a `RestartRequested`, ``input``, or of a worker that
+            died ``node_memory``, ``node_lost``, ``no_answer``, ``killed`` or ``unknown``.
         charged: whether it counts against ``max_failures``.
         wait: seconds to wait before the restart.
         error: what to raise when there is no restart.
@@ -66,6 +68,7 @@ class Decision:
 
     retry: bool
     reason: str
+    cause: str
     charged: bool = True
     wait: float = 0.0
     error: HeliostatError | None = None
@@ -93,12 +96,12 @@ class Failures:
         """
         rank, first = first_failure(ends)
         if isinstance(first, RestartRequested):
-            return Decision(True, first.reason, charged=False)
+            return Decision(True, first.reason, first.reason, charged=False)
         if isinstance(first, UserError):
-            return Decision(False, first.what, error=first)
-        reason, text = _summary(rank, first)
+            return Decision(False, first.what, "input", error=first)
+        reason, text, cause = _summary(rank, first)
         if isinstance(first, WorkerFailed) and first.kind in ("mistake", "memory"):
-            return Decision(False, reason, error=JobFailed(text))
+            return Decision(False, reason, cause, error=JobFailed(text))
         if saved > self._saved:
             self._saved, self.in_a_row = saved, 0
         self.in_a_row += 1
@@ -107,7 +110,7 @@ class Failures:
         self._same[key] = self._same.get(key, 0) + 1
         if isinstance(first, WorkerFailed) and self._same[key] >= MAX_REPEATS.get(first.kind, self.most + 2):
             return Decision(
-                False, reason, error=JobFailed(f"{text}\n  the same step failed {self._same[key]} times with this error")
+                False, reason, cause, error=JobFailed(f"{text}\n  the same step failed {self._same[key]} times with this error")
             )
         if self.in_a_row > self.most:
             more = (
@@ -115,9 +118,9 @@ class Failures:
                 if self.most == 0
                 else f"\n  {self.in_a_row} failures in a row without a new checkpoint (max_failures {self.most})"
             )
-            return Decision(False, reason, error=JobFailed(text + more))
+            return Decision(False, reason, cause, error=JobFailed(text + more))
         wait = 0.0 if self.in_a_row == 1 else min(MAX_BACKOFF, 2.0 ** (self.in_a_row - 2))
-        return Decision(True, reason, wait=wait)
+        return Decision(True, reason, cause, wait=wait)
 
 
 def first_failure(ends: Mapping[int, BaseException]) -> tuple[int, BaseException]:
@@ -170,26 +173,39 @@ def kind_of(error: BaseException) -> str:
     return "mistake" if isinstance(error, MISTAKES) else "error"
 
 
-def _summary(rank: int, error: BaseException) -> tuple[str, str]:
-    """Describes a failure in one line, and in full."""
+def _summary(rank: int, error: BaseException) -> tuple[str, str, str]:
+    """Describes a failure in one line, in full, and in a word."""
     if isinstance(error, WorkerFailed):
         lines = error.text.splitlines()
         line = lines[0] if error.kind in ("memory", "timeout") else lines[-1]
         if error.kind == "peer_lost":
             line = f"lost its connection to another worker ({line})"
-        return f"worker {error.rank}: {line}", f"worker {error.rank} failed after step {error.step}:\n  {error.text}"
+        return (
+            f"worker {error.rank}: {line}",
+            f"worker {error.rank} failed after step {error.step}:\n  {error.text}",
+            error.kind,
+        )
     text = " ".join(str(error).split())
-    for pattern, meaning in {
-        r"NODE_OUT_OF_MEMORY|running low on memory": "was killed: its node ran out of memory; try a smaller micro_batch",
-        r"because its node has died|node was terminated|NODE_DIED": "was lost with its node",
-        r"actor is temporarily unavailable": "does not respond: the worker, its node or the network failed",
-        r"SIGKILL|SYSTEM_ERROR|connection error code 2": "was killed, by a signal or by the kernel's OOM killer",
-    }.items():
+    for cause, pattern, meaning in (
+        (
+            "node_memory", r"NODE_OUT_OF_MEMORY|running low on memory",
+            "was killed: its node ran out of memory; try a smaller micro_batch",
+        ),
+        ("node_lost", r"because its node has died|node was terminated|NODE_DIED", "was lost with its node"),
+        (
+            "no_answer", r"actor is temporarily unavailable",
+            "does not respond: the worker, its node or the network failed",
+        ),
+        (
+            "killed", r"SIGKILL|SYSTEM_ERROR|connection error code 2",
+            "was killed, by a signal or by the kernel's OOM killer",
+        ),
+    ):  # fmt: skip
         if re.search(pattern, text):
             line = f"worker {rank} {meaning}"
-            return line, line
+            return line, line, cause
     line = f"worker {rank} failed: {text[:300]}"
-    return line, line
+    return line, line, "unknown"
 
 
 def _peak() -> str:

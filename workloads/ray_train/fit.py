@@ -5,7 +5,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -19,8 +19,9 @@ from heliostat.interrupts import interrupts
 from heliostat.retry import UNAVAILABLE, reason
 from heliostat.workloads.nodes import draining
 from heliostat.workloads.plan import Plan
+from heliostat.workloads.ray_train.gauges import monitored
 from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, ElasticScaling, FailureHandling, unwrap
-from heliostat.workloads.ray_train.records import NewRecords, Watch
+from heliostat.workloads.ray_train.records import NewRecords, Record, Watch
 from heliostat.workloads.ray_train.trainer import Fit, Trainer, scaling_of
 from heliostat.workloads.ray_train.worker import work
 from heliostat.workloads.run import lease
@@ -35,8 +36,16 @@ STOP_TIMEOUT = 10.0
 """Seconds to wait for a request to stop when no worker is running that could answer it."""
 
 
-def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch) -> dict[str, Any]:
-    """Trains on Ray Train's workers; returns the outcome of the loop as plain values."""
+def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watch, trial: bool = False) -> dict[str, Any]:
+    """Trains on Ray Train's workers; returns the outcome of the loop as plain values, and has its metrics exported.
+
+    Args:
+        plan: of the run.
+        spec: what its workers get.
+        owner: this driver's lease.
+        watch: called with new records.
+        trial: whether it belongs to a sweep, which exports metrics of its own.
+    """
     config = plan.config
     least, most = config.least_workers, max(config.least_workers, plan.most_workers)
     os.environ.update(ENVIRONMENT if least == most else ENVIRONMENT | ELASTIC)
@@ -56,7 +65,8 @@ def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watc
     )
     try:
         fit = trainer.start()
-        _wait(fit, plan.folder, owner, watch)
+        with nullcontext(len) if trial else monitored(plan.folder) as seen:
+            _wait(fit, plan.folder, owner, watch, seen)
     except BaseException:
         for policy in policies.values():
             policy.over = True
@@ -69,8 +79,11 @@ def fit_on_ray(plan: Plan, spec: dict[str, Any], owner: lease.Lease, watch: Watc
     return outcome
 
 
-def _wait(fit: Fit, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
-    """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once."""
+def _wait(fit: Fit, folder: Folder, owner: lease.Lease, watch: Watch, seen: Callable[[list[Record]], Any]) -> None:
+    """Waits until it is done; the first Ctrl-C or SIGTERM asks the workers to stop, the second stops at once.
+
+    ``watch`` gets what is to be shown, ``seen`` all records.
+    """
     new = NewRecords(folder)
     once = folder.once  # so that a signal is seen while storage is unavailable
 
@@ -82,9 +95,10 @@ def _wait(fit: Fit, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
             return []
 
     def poll(read: Callable[[Tail | OutputTail], list[dict[str, Any]]] = attempt) -> list[dict[str, Any]]:
-        shown, controlling = new.read(read)
+        shown, attempts, records = new.read(read)
         watch(shown)
-        return controlling
+        seen(records)
+        return attempts
 
     this_node = ray.get_runtime_context().get_node_id()
     requested: float | None = None
@@ -94,7 +108,7 @@ def _wait(fit: Fit, folder: Folder, owner: lease.Lease, watch: Watch) -> None:
     with interrupts() as received:
         # An event, not Thread.join: after a signal that can take a running thread for a finished one (Python 3.11).
         while not fit.done.wait(POLL):
-            running = next((r["event"] == "running" for r in reversed(poll()) if "event" in r), running)
+            running = next((r["event"] == "running" for r in reversed(poll())), running)
             now = time.monotonic()
             if owner.lost:
                 raise lease.taken_over(folder, owner)

@@ -176,8 +176,8 @@ class FailureHandling(FailurePolicy):  # type: ignore[misc]
             return FailureDecision.RAISE
         decision = self._failures.decide(failures, saved)
         attempts.of(self._run).record(
-            "failed" if decision.charged else "left", reason=decision.reason, saved=saved, again=decision.retry,
-            failures=self._failures.in_a_row, most=self._failures.most, wait=decision.wait,
+            "failed" if decision.charged else "left", reason=decision.reason, cause=decision.cause, saved=saved,
+            again=decision.retry, failures=self._failures.in_a_row, most=self._failures.most, wait=decision.wait,
         )  # fmt: skip
         if not decision.retry:
             # fit() raises this instead of Ray's errors of all workers.

@@ -31,12 +31,16 @@ class NewRecords:
             *(Tail(folder, name) for name in (METRICS, ATTEMPTS, EVENTS)),
         ]
 
-    def read(self, read: Callable[[Tail | OutputTail], list[Record]]) -> tuple[list[Record], list[Record]]:
-        """What is to be shown, by time, and the records of ``metrics.jsonl`` and ``attempts.jsonl`` among it.
+    def read(self, read: Callable[[Tail | OutputTail], list[Record]]) -> tuple[list[Record], list[Record], list[Record]]:
+        """What is to be shown, those of ``attempts.jsonl``, and all records; each by time.
 
         Args:
             read: calls ``new`` of one of the files, and handles its errors.
         """
         printed, metrics, attempts, events = (read(tail) for tail in self._tails)
         shown = [event for event in events if "told" in event or event["event"] in PHASES]
-        return sorted([*printed, *metrics, *attempts, *shown], key=lambda record: record["time"]), [*metrics, *attempts]
+        return _by_time([*printed, *metrics, *attempts, *shown]), attempts, _by_time([*metrics, *attempts, *events])
+
+
+def _by_time(records: list[Record]) -> list[Record]:
+    return sorted(records, key=lambda record: record["time"])

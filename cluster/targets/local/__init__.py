@@ -30,7 +30,7 @@ from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.demand import RayState, ray_state
 from heliostat.cluster.jobs.usage import NodeUsage, usage
-from heliostat.cluster.ports import free_ports
+from heliostat.cluster.ports import HOST, free_ports
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.cluster.ray_token import own_token
 from heliostat.cluster.ray_version import check_ray, installed_ray
@@ -44,6 +44,7 @@ from heliostat.cluster.targets.local.emulation import (
     command,
     environment,
     modules,
+    prometheus,
 )
 from heliostat.cluster.targets.local.processes import ClusterRecord, nodes, runs, stop
 from heliostat.cluster.targets.observation import Observation
@@ -211,6 +212,7 @@ class LocalCluster:
         Path(modules(scratch)).mkdir()
         shutil.copy(Path(__file__).parent / "provider.py", Path(modules(scratch), f"{PROVIDER}.py"))
         self._write("autoscaling.json", autoscaling(self.profile, ports["gcs"], scratch))
+        self._write("prometheus.json", prometheus(self.name, ports))
         # Before the head starts, so that it is found even after a crash of this command.
         self._write("cluster.json", asdict(record))
         with (self.folder / "head.log").open("wb") as log:
@@ -233,10 +235,13 @@ class LocalCluster:
         """Start the process that records the nodes, unless it runs; it is one of the cluster's, and stops with them."""
         if not record.alive or runs(record, RECORDER):
             return
+        profile = Profile.model_validate(record.profile)
         options = {
             "namespace": LOCAL, "name": self.name, "scratch": record.scratch, "marks": CLUSTER_FOLDER, "head": record.pid,
             "port": record.ports["dashboard"], "storage": record.storage, "token": str(own_token()),
-            "prices": Profile.model_validate(record.profile).prices,
+            "prices": profile.prices, "limits": profile.limits,
+            # A cluster that an earlier version has started has no such ports.
+            "metrics": record.ports.get("recorder"), "ray_metrics": f"http://{HOST}:{record.ports.get('exporter')}/metrics",
         }  # fmt: skip
         path = [str(Path(heliostat.__file__).parents[1]), os.environ.get("PYTHONPATH")]
         with (self.folder / "recorder.log").open("wb") as log:
@@ -299,7 +304,7 @@ class LocalCluster:
             pids = " ".join(str(process.pid) for process in left)
             raise NotComing(f"{len(left)} processes of {self.name} do not exit", f"find out what they wait for: ps -fp {pids}")
         shutil.rmtree(record.scratch, ignore_errors=True)
-        for name in ("autoscaling.json", "cluster.json"):
+        for name in ("autoscaling.json", "cluster.json", "prometheus.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     def _running(self) -> ClusterRecord:

@@ -12,6 +12,7 @@ from heliostat.cluster import in_process
 from heliostat.cluster.documents.pods import priority_of, ray_labels
 from heliostat.cluster.field_types import size
 from heliostat.cluster.pod import SecretKey
+from heliostat.cluster.ports import HOST
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.environment import NODES, STORAGE
 
@@ -25,12 +26,17 @@ HEAD_TYPE = "ray.head.default"
 """The node type of the head, which Ray prescribes."""
 PROVIDER = "heliostat_provider"
 """The module name of `heliostat.cluster.targets.local.provider` for the head's autoscaler."""
-PORTS = ("gcs", "dashboard", "agent", "client", "metrics")
+PORTS = ("gcs", "dashboard", "agent", "client", "metrics", "metrics_agent", "exporter", "recorder")
+"""The ports of a head. Of metrics: ``metrics`` has the autoscaler's; ``metrics_agent`` takes those of the head's processes, and
+``exporter`` has them for Prometheus; ``recorder`` has these and those of the groups."""
+NOT_OF_CLUSTERS = ("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "RAY_enable_metrics_collection")
+"""Settings of a Ray for one command that a cluster's does not have."""
 CLUSTER_FOLDER = "RAY_TMPDIR"
 """The environment variable with the cluster's folder, which all its processes have."""
 SETTINGS = {
-    # Nodes are removed here while work runs on them, so that the preemption watcher is needed.
-    **{name: value for name, value in in_process.SETTINGS.items() if name != "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"},
+    # Nodes are removed here while work runs on them, so that the preemption watcher is needed. The head has metrics, because
+    # drivers export theirs by its agent; the other nodes have none: `heliostat.cluster.targets.local.provider`.
+    **{name: value for name, value in in_process.SETTINGS.items() if name not in NOT_OF_CLUSTERS},
     "RAY_enable_autoscaler_v2": "1",
     "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_FAKE_CLUSTER": "1",
@@ -112,7 +118,9 @@ def command(profile: Profile, ports: Mapping[str, int], config: Path) -> list[st
         # Any free ones: other clusters may run here, and the default range may include the client's port.
         "min-worker-port": 0,
         "max-worker-port": 0,
-        "metrics-export-port": 0,
+        # Given, because the raylet does not wait for the agent's own choice, and without them drivers export no metrics.
+        "dashboard-agent-grpc-port": ports["metrics_agent"],
+        "metrics-export-port": ports["exporter"],
         "log-color": "false",
     }
     # -P: the working directory may have packages with the names of Ray's.
@@ -148,3 +156,16 @@ def environment(
 def modules(scratch: str) -> str:
     """The folder of the provider's module."""
     return f"{scratch}/python"
+
+
+def prometheus(name: str, ports: Mapping[str, int]) -> dict[str, Any]:
+    """A configuration of Prometheus (YAML may be JSON) that scrapes the cluster and has the alert rules."""
+    targets = [f"{HOST}:{ports[port]}" for port in ("recorder", "metrics")]
+    return {
+        "global": {"scrape_interval": "5s", "evaluation_interval": "5s"},
+        "rule_files": [str(Path(cluster.__file__).with_name("dashboards") / "alerts.yaml")],
+        # The label that pods of a cluster have from KubeRay.
+        "scrape_configs": [
+            {"job_name": "heliostat", "static_configs": [{"targets": targets, "labels": {"ray_io_cluster": name}}]}
+        ],
+    }

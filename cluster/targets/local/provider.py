@@ -52,6 +52,8 @@ class Provider(FakeMultiNodeProvider):  # type: ignore[misc]  # Ray is not typed
                     **self.provider_config["environments"][group],
                     "RAY_CLOUD_INSTANCE_ID": name,
                     "RAY_NODE_TYPE_NAME": group,
+                    # Without metrics of its own, which would take time from the training beside it.
+                    "RAY_enable_metrics_collection": "0",
                 },
             )
             node = Node(parameters, head=False, shutdown_at_exit=False, spawn_reaper=False)

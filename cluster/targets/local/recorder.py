@@ -1,21 +1,22 @@
-"""Records the nodes of a local cluster, see `heliostat.cluster.in_pod.recorder`; a process of the cluster, with its record.
+"""Records the nodes of a local cluster, and serves their metrics, see `heliostat.cluster.in_pod.recorder`.
 
-It is run as a file with the arguments as JSON, because the package imports more than it needs.
+It is a process of the cluster, run as a file with the arguments as JSON, because the package imports more than it needs.
 """
 
 import json
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from heliostat.cluster.in_pod import ray_usage
-from heliostat.cluster.in_pod.recorder import FOLDER, NOT_KNOWN, Node, Recorder, record, stopped, with_uses
+from heliostat.cluster.in_pod.metrics import Groups, serve
+from heliostat.cluster.in_pod.recorder import FOLDER, NOT_KNOWN, Node, Recorder, record, shown, stopped, with_uses
 from heliostat.cluster.in_pod.store import Writer
+from heliostat.cluster.ports import HOST
 
 LAST_SECONDS = 1.5
 """Seconds in which it records how the nodes end; `heliostat.cluster.targets.local.processes.stop` kills it after two."""
@@ -78,7 +79,11 @@ def main() -> None:
     get = ray_usage.dashboard(f"http://127.0.0.1:{options['port']}", token, ASK_SECONDS)
     writer = Writer(options["storage"])
     folder = f"{FOLDER}/{options['namespace']}/{options['name']}"
-    recorder = Recorder(Processes(options, get, ended), lambda name, data: writer.write(f"{folder}/{name}", data), time.time)
+    groups = Groups(lambda: options["limits"])
+    if options["metrics"]:
+        serve(groups, options["ray_metrics"], HOST, options["metrics"])
+    look = shown(Processes(options, get, ended), groups, dict)
+    recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data))
     record(recorder, lambda: True, ended, LAST_SECONDS)
     writer.close(1.0)
 
