@@ -41,7 +41,7 @@ SECONDS_TO_TRY_AGAIN = 20.0
 def problems(snapshot: Snapshot, profile: Profile, ray: RayState | None = None, now: float | None = None) -> list[Problem]:
     """What a cluster and its jobs wait for, the cause that decides first before the others.
 
-    A queue comes first, as nothing is made before it admits the cluster; then faults, and then what only takes its time: of each,
+    A queue comes first, as nothing is made before it admits the cluster; then faults, then what only takes its time: of each
     what concerns the whole cluster, then its head, then its workers.
 
     Args:
