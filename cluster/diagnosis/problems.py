@@ -14,7 +14,7 @@ from heliostat.cluster.diagnosis.container_problems import crashed_before, is_cu
 from heliostat.cluster.diagnosis.demand_problems import of_demand
 from heliostat.cluster.diagnosis.placement_problems import of_node, of_volumes
 from heliostat.cluster.diagnosis.problem import Problem, at
-from heliostat.cluster.diagnosis.queue_problems import of_queue
+from heliostat.cluster.diagnosis.queue_problems import QUEUED, of_queue
 from heliostat.cluster.diagnosis.refusals import UNKNOWN, fix_of_refusal
 from heliostat.cluster.diagnosis.snapshot import (
     Queue,
@@ -42,7 +42,8 @@ SECONDS_TO_TRY_AGAIN = 20.0
 def problems(snapshot: Snapshot, profile: Profile, ray: RayState | None = None, now: float | None = None) -> list[Problem]:
     """What a cluster and its jobs wait for, the cause that decides first before the others.
 
-    What concerns the whole cluster comes first, then its head, then its workers; of each the faults before what takes its time.
+    A queue comes first, as nothing is made before it admits the cluster; then faults, then what only takes its time: of each
+    what concerns the whole cluster, then its head, then its workers.
 
     Args:
         snapshot: the objects in the API server.
@@ -58,7 +59,7 @@ def problems(snapshot: Snapshot, profile: Profile, ray: RayState | None = None, 
     if ray:
         fleet = fleet_of(snapshot, profile.groups)
         waits += of_demand(ray, fleet, profile, time.time() if now is None else now)
-    return sorted([*faults, *waits], key=lambda problem: (_place(problem), not problem.fault))
+    return sorted([*faults, *waits], key=lambda problem: (problem.key != QUEUED, not problem.fault, _place(problem)))
 
 
 def unseen(snapshot: Snapshot) -> list[str]:

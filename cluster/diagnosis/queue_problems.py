@@ -9,6 +9,8 @@ from heliostat.cluster.diagnosis.snapshot import Queue, created_at, time_of
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
 
+QUEUED = "queue"
+"""The key of the problem."""
 ADMITTED, FINISHED, RESERVED = "Admitted", "Finished", "QuotaReserved"
 
 
@@ -26,7 +28,7 @@ def of_queue(waiting: Document, queue: Queue) -> Iterator[Problem]:
     why, fix, then = _reason(own, before, queue)
     what = f"waits in the queue {queue.name}" + (f": {why}" if why else "")
     since = (created_at(own) if own else None) or created_at(waiting)
-    yield Problem("queue", what + _position(own, before, queue), fix, math.inf, since=since, then=then)
+    yield Problem(QUEUED, what + _position(own, before, queue), fix, math.inf, since=since, then=then)
 
 
 def _reason(own: Document | None, before: list[Document], queue: Queue) -> tuple[str, str, str]:

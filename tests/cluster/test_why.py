@@ -9,6 +9,7 @@ from heliostat.cluster.diagnosis.group_nodes import GroupNodes
 from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import Queue
+from heliostat.cluster.diagnosis.wait import one_line
 from heliostat.cluster.jobs.dashboard import Dashboard, Job, by_port
 from heliostat.cluster.jobs.demand import Demand, Holding, RayState, Request, ray_state
 from heliostat.cluster.jobs.usage import NodeUsage
@@ -225,6 +226,13 @@ def test_a_quota_that_keeps_the_head_decides_before_all_others() -> None:
         pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)], cluster=failure("FailedCreateHeadPod", QUOTA)
     )
     assert [each.group for each in problems(snapshot, fixed("gpu"))] == ["head", "gpu"]
+
+
+def test_a_fault_of_a_worker_decides_before_a_head_that_is_only_starting() -> None:
+    snapshot = seen(pod(), pod("gpu", conditions=unschedulable(NO_GPU)), nodes=[node(0)])
+    found = problems(snapshot, fixed("gpu"))
+    assert [each.key for each in found] == ["unschedulable gpu", "starts head"]
+    assert one_line(found).endswith("the largest 0 (and 1 more: heliostat why)")
 
 
 def test_a_start_within_its_time_says_until_when() -> None:
