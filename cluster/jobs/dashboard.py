@@ -183,6 +183,14 @@ class Dashboard:
         """Get the JSON document at a path."""
         return self._json("GET", path)
 
+    def put(self, path: str, document: Mapping[str, Any]) -> None:
+        """Put a JSON document at a path, which may take long."""
+        self._request("PUT", path, json.dumps(document).encode(), timeout=UPLOAD)
+
+    def delete(self, path: str) -> None:
+        """Delete what is at a path, which may take long."""
+        self._request("DELETE", path, timeout=UPLOAD)
+
     def logs(self, job_id: str, within: float = SECONDS) -> str:
         """Get the output of a job so far; ``within`` as for `heliostat.cluster.retries.send`."""
         return str(self._json("GET", f"/api/jobs/{job_id}/logs", within=within)["logs"])

@@ -180,6 +180,11 @@ class LocalCluster:
         """
         return Dashboard(by_port(self._running().ports["dashboard"], own_token().read_text().strip()), self.name)
 
+    @property
+    def code(self) -> Path:
+        """The folder for the code of services, which is deleted with the cluster; it need not exist yet."""
+        return Path(self._running().scratch, "code")
+
     def _start(self) -> ClusterRecord:
         storage = self.storage
         # Short, because the paths of sockets are limited; and not in HOME, which may be a network filesystem.
