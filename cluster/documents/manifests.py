@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, worker_group
-from heliostat.cluster.documents.serving import PORT
+from heliostat.cluster.documents.serving import PORT, SETTINGS
 from heliostat.cluster.names import API_VERSION, CLUSTER_LABEL, MANAGED_BY, PORTS, QUEUE_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.config import Config
@@ -142,6 +142,7 @@ def ray_service(profile: Profile, name: str, config: str, features: frozenset[st
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         ray = group["template"]["spec"]["containers"][0]
         ray.setdefault("ports", []).append({"containerPort": PORT, "name": "serve"})
+        ray["env"] += env({name: value for name, value in SETTINGS.items() if name not in profile.env})
     spec = {"serveConfigV2": config, "rayClusterConfig": cluster}
     return {"apiVersion": API_VERSION, "kind": "RayService", "metadata": metadata(profile, name), "spec": spec}
 

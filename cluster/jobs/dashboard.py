@@ -24,6 +24,8 @@ UPLOAD = urllib3.Timeout(connect=600, read=600)
 """urllib3 (2.8) applies the connect timeout while it sends a body."""
 NO_AGENT, AGENT_SECONDS = "No available agent", 120.0
 """What Ray (2.60) answers, after ten seconds, if a head that has just started cannot take a job yet; how long it may do so."""
+NO_GCS = "Failed to connect to Ray cluster"
+"""What it answers to a question about Serve from a head that starts, or is too busy."""
 
 
 class Socket(Protocol):
@@ -262,7 +264,7 @@ def _refused(name: str, status: int, text: str) -> KubernetesError:
         return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status shows its state")
     if status == 404:
         return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs")
-    if status in (429, 502, 503, 504) or NO_AGENT in text:
+    if status in (429, 502, 503, 504) or NO_AGENT in text or NO_GCS in text:
         return Unreachable(f"the dashboard of {name} answered {status}: {text[:200]}", "heliostat status shows its state")
     if "already exists" in text:
         return Conflict(f"the job exists already: {text[-300:]}", "use another name")

@@ -2,15 +2,17 @@
 
 import argparse
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from heliostat.cluster.documents.serving import BEYOND, PORT, Replicas, application, check_room, serve_config
+from heliostat.cluster.errors import NotFound, Unreachable
 from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.packaging import Package, compact, packages, runtime_env
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets.run import open_target
-from heliostat.commands.terminal.live import line, show
+from heliostat.commands.terminal.live import show
 from heliostat.config import assignments, validate
 from heliostat.console import err, out
 from heliostat.workloads.serve.refusal import Limits
@@ -135,18 +137,28 @@ def _forward(args: argparse.Namespace, service: Any, file: str) -> int:
     from heliostat.cluster.kube.port_forward import Forward
     from heliostat.interrupts import interrupts
 
-    local = PORT if args.port is None else args.port
-    with interrupts() as received, line() as shown:
-        while not received:
-            cluster = service.cluster().name  # another one after a change of the profile or of the code
+    local, cluster = PORT if args.port is None else args.port, service.cluster().name
+    with interrupts() as received:
+        while cluster and not received:
             with Forward(service.target.api, cluster, {PORT: local}) as forward:
-                local = forward.ports[PORT]
-                shown.say("")
+                local, forwarded = forward.ports[PORT], cluster
                 _started(args, f"http://127.0.0.1:{local}", file, service.name)
                 err.print("Ctrl-C ends the forwarding of the port; the service goes on", highlight=False)
-                while not received and service.cluster().name == cluster:
+                while not received and cluster == forwarded:  # another one comes after a change of the profile or of the code
                     time.sleep(1)
+                    with suppress(Unreachable):
+                        cluster = _cluster_of(service)
+    if not cluster:
+        err.print(f"{service.name} is not served any more", highlight=False, markup=False)
     return 0
+
+
+def _cluster_of(service: Any) -> str:
+    """The name of the cluster that answers; empty if the service was deleted."""
+    try:
+        return str(service.cluster().name)
+    except NotFound:
+        return ""
 
 
 def _started(args: argparse.Namespace, url: str, file: str, name: str) -> None:
