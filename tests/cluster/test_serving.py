@@ -9,7 +9,8 @@ import pytest
 
 from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.documents.serving import PORT, Replicas, application, check_room, serve_config
-from heliostat.cluster.errors import NotFound
+from heliostat.cluster.errors import NotFound, Unreachable
+from heliostat.cluster.jobs.dashboard import _refused as refused
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, find
@@ -166,3 +167,10 @@ def test_a_wait_ends_when_the_new_configuration_answers_not_the_one_before() -> 
     )
     lines = list(wait("churn", new, lambda: dashboard, lambda: "the cluster", 60))
     assert lines == ["the cluster", "waits for Ray Serve, the cluster", "0 of 1 replicas answer, the cluster"]
+
+
+def test_a_ray_without_serve_and_one_that_is_busy_are_told_apart() -> None:
+    without = refused("first", 501, 'Serve dependencies are not installed. Please run `pip install "ray[serve]"`.')
+    assert isinstance(without, UserError)
+    assert "the Ray of first cannot serve" in without.what
+    assert isinstance(refused("first", 500, "ConnectionError: Failed to connect to Ray cluster at 10.0.0.1:6379"), Unreachable)
