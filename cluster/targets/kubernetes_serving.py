@@ -26,8 +26,8 @@ from heliostat.errors import UserError
 PREFIX = "serve-"
 """What the names of a service's objects begin with: scheduled runs may have the name of their model."""
 LONGEST_NAME = 30
-CODE_HASH = "heliostat.dev/code"
-"""Annotation of pods with the hash of their code: for other code the operator makes a new cluster, then ends the old one."""
+STARTED_WITH = "heliostat.dev/started-with"
+"""Annotation of pods with the hash of their code and token: for others the operator makes a new cluster, then ends the old."""
 STOP_SECONDS = 120.0
 ACTIVE, PENDING = "activeServiceStatus", "pendingServiceStatus"
 """Where the status of a RayService has the cluster that answers, and the one that will."""
@@ -68,7 +68,7 @@ def documents(
     cluster = service["spec"]["rayClusterConfig"]
     mount_code(cluster, own, len(code))
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        group["template"]["metadata"]["annotations"][CODE_HASH] = digest([package.uri for package in code])
+        group["template"]["metadata"]["annotations"][STARTED_WITH] = digest([token, *(package.uri for package in code)])
     return [
         service,
         job_secret(profile, own, {SERVE_TOKEN: token}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from heliostat.cluster.diagnosis.wait import READY, poll
 from heliostat.cluster.documents.ownership import contains
-from heliostat.cluster.documents.serving import REPLICA
+from heliostat.cluster.documents.serving import PORT, REPLICA
 from heliostat.cluster.errors import NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard
 from heliostat.cluster.jobs.packaging import Package
@@ -125,7 +125,11 @@ def wait(
 
 
 def start_locally(
-    cluster: LocalCluster, name: str, code: Sequence[Package], config: Callable[[Sequence[Package], int], Document], port: int
+    cluster: LocalCluster,
+    name: str,
+    code: Sequence[Package],
+    config: Callable[[Sequence[Package], int], Document],
+    port: int | None,
 ) -> Iterator[str]:
     """Serve on a cluster on this machine, which runs; yields status lines.
 
@@ -134,7 +138,7 @@ def start_locally(
         name: of the service.
         code: its packages.
         config: the configuration of Serve, by the packages with the URIs that the nodes find them by, and the port.
-        port: that it listens on, or 0 for a free one; a service of this name keeps its port.
+        port: that it listens on, or 0 for a free one; None: `PORT`, or that of the service which it changes.
 
     Raises:
         UserError: the cluster serves something else, the port is not free, or see `wait`.
@@ -148,7 +152,7 @@ def start_locally(
             f"{cluster.name} serves {others[0]} already, and one cluster serves one model",
             f"heliostat serve stop {others[0]} --on {cluster.name}, or use another profile",
         )
-    document = config([_kept(cluster.code, package) for package in code], _port_of(live[0]) if live else chosen(port))
+    document = config([_kept(cluster.code, package) for package in code], _port(live, port))
     yield "starts Ray Serve"
     try:
         dashboard.put("/api/serve/applications/", document)
@@ -164,9 +168,15 @@ def stop_locally(cluster: LocalCluster, name: str) -> None:
     """End a service on a cluster on this machine, after the requests that it works on.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is none of this name, or others would end with it.
     """
-    find(services(cluster.dashboard()), name, cluster.name)
+    found = services(cluster.dashboard())
+    find(found, name, cluster.name)
+    if others := [each.name for each in found if each.name != name]:  # none of ours
+        raise UserError(
+            f"with {name} all of Ray Serve would end on {cluster.name}, which also runs {', '.join(others)}",
+            f"end these first, or end this one alone with Ray: serve.delete({name!r})",
+        )
     cluster.dashboard().delete("/api/serve/applications/")
 
 
@@ -181,8 +191,19 @@ def find(found: Sequence[ServiceState], name: str, cluster: str) -> ServiceState
     return known[name]
 
 
-def _port_of(state: ServiceState) -> int:
-    return int(state.url.rpartition(":")[2])
+def _port(live: Sequence[ServiceState], asked: int | None) -> int:
+    """The port to listen on; a service that is changed has one.
+
+    Raises:
+        UserError: it is not free, or the service has another one.
+    """
+    if not live:
+        return chosen(PORT if asked is None else asked)
+    port = int(live[0].url.rpartition(":")[2])
+    if asked not in (None, port):
+        fix = f"leave --port out, or end it first: heliostat serve stop {live[0].name} --on ..."
+        raise UserError(f"--port is {asked}, but {live[0].name} is served at {live[0].url} already", fix)
+    return port
 
 
 def _kept(folder: Path, package: Package) -> Package:

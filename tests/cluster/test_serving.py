@@ -2,6 +2,7 @@
 
 import base64
 import json
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,7 @@ from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets.code_maps import CODE, mounted
 from heliostat.cluster.targets.kubernetes_serving import documents
-from heliostat.cluster.targets.serving import ServiceState, check_answers, wait
+from heliostat.cluster.targets.serving import ServiceState, _port, check_answers, wait
 from heliostat.config import to_yaml, validate
 from heliostat.errors import NotComing, UserError
 
@@ -108,7 +109,7 @@ def test_other_code_makes_new_pods() -> None:
     def hashes(made: list[Document]) -> set[str]:
         cluster = made[0]["spec"]["rayClusterConfig"]
         groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
-        return {group["template"]["metadata"]["annotations"]["heliostat.dev/code"] for group in groups}
+        return {group["template"]["metadata"]["annotations"]["heliostat.dev/started-with"] for group in groups}
 
     assert hashes(service()) == hashes(service())
     assert hashes(service(own=Package("gcs://_ray_pkg_3.tar.xz", b"other"))).isdisjoint(hashes(service()))
@@ -122,6 +123,15 @@ def test_a_service_with_an_unusable_name_or_in_a_queue_is_refused() -> None:
     )
     with pytest.raises(UserError, match="queue is team, but a service has no place in a queue"):
         service(queued)
+
+
+def test_a_service_that_is_changed_keeps_its_port() -> None:
+    live = [ServiceState("churn", "RUNNING", 1, 1, "", "http://127.0.0.1:8123", {})]
+    assert (_port(live, None), _port(live, 8123)) == (8123, 8123)
+    with pytest.raises(UserError, match="--port is 8000, but churn is served at"):
+        _port(live, 8000)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="cannot be listened on"):
+        _port([], taken.getsockname()[1])
 
 
 def state(status: str, message: str = "") -> ServiceState:

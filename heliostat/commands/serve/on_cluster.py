@@ -76,12 +76,11 @@ def _locally(args: argparse.Namespace, profile: Profile, keys: Keys, files: Cont
         # The nodes are processes of one machine, whose port only one proxy can have.
         return serve_config(applied(code), "127.0.0.1", port, keys.seconds, _waiting(profile, keys), everywhere=False)
 
-    port = PORT if args.port is None else args.port
     if args.dry_run:
-        _show(config(packages(files), port), files)
+        _show(config(packages(files), PORT if args.port is None else args.port), files)
         return 0
     token_in(file)
-    show(start_locally(cluster, name, packages(files), config, port))
+    show(start_locally(cluster, name, packages(files), config, args.port))
     state = next(each for each in services(cluster.dashboard()) if each.name == name)
     _started(args, state.url, str(file), name)
     return 0

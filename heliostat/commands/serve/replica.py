@@ -39,9 +39,8 @@ class Replica:
         source = source_of(model, storage)
         served, loaded = source.load()
         self.service = Service(loaded, Limits.model_validate(limits))
-        self.follower = Follower(source, served, self.change, _say)
         if source.follows:
-            self.follower.start()
+            Follower(source, served, self.change, _say).start()  # until the process of this replica ends
 
     def change(self, model: Servable) -> None:
         """Answer the requests that begin from now on with another version."""
@@ -51,9 +50,6 @@ class Replica:
     def __serve_build_asgi_app__(self) -> Any:
         """Serve (2.60) asks for the application after the constructor."""
         return answers(self.service, self.token)
-
-    def __del__(self) -> None:
-        self.follower.close()
 
 
 def application(args: dict[str, Any]) -> Any:
