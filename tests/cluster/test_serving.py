@@ -4,10 +4,13 @@ import base64
 import json
 import socket
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from ruamel.yaml import YAML
 
+from heliostat.cli import main
 from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.documents.serving import PORT, Replicas, application, check_room, serve_config
 from heliostat.cluster.errors import NotFound, Unreachable
@@ -184,3 +187,20 @@ def test_a_ray_without_serve_and_one_that_is_busy_are_told_apart() -> None:
     assert isinstance(without, UserError)
     assert "the Ray of first cannot serve" in without.what
     assert isinstance(refused("first", 500, "ConnectionError: Failed to connect to Ray cluster at 10.0.0.1:6379"), Unreachable)
+
+
+def test_a_dry_run_shows_the_documents_without_the_token_and_asks_no_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    (tmp_path / "mine.token").write_text(f"{TOKEN}\n")
+    options = ["--dry-run", "--token-file", "mine.token", "--set", "replicas=[1,2]", "--set", "requests=9"]
+    assert main(["serve", "churn@champion", "--on", "gpu", *options]) == 0
+    shown = capsys.readouterr().out
+    assert TOKEN not in shown
+    service, *others = YAML(typ="safe").load_all(shown)
+    assert [each["kind"] for each in others] == ["Secret", "ConfigMap", "ConfigMap", "NetworkPolicy"]
+    (served,) = YAML(typ="safe").load(service["spec"]["serveConfigV2"])["applications"]
+    assert served["args"]["model"] == "churn@champion"
+    assert served["args"]["limits"]["requests"] == served["deployments"][0]["max_ongoing_requests"] == 9
