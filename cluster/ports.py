@@ -1,8 +1,11 @@
 """Ports for servers that other programs start: free now, and still free when such a server listens a moment later."""
 
+import os
 import random
 import socket
 from contextlib import ExitStack
+
+from heliostat.errors import UserError
 
 HOST = "127.0.0.1"
 RANGE = range(20_000, 30_000)
@@ -32,3 +35,19 @@ def free_ports(count: int) -> list[int]:
     if len(found) < count:
         raise OSError(f"only {len(found)} of {count} ports from {RANGE.start} to {RANGE.stop - 1} are free")
     return found
+
+
+def chosen(port: int) -> int:
+    """This port, or for 0 a free one.
+
+    Raises:
+        UserError: another program has it.
+    """
+    if port == 0:
+        return free_ports(1)[0]
+    try:
+        socket.create_server((HOST, port)).close()
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else "there is no such port"
+        raise UserError(f"{HOST}:{port} cannot be listened on: {reason}", "give another --port (0 takes a free one)") from None
+    return port

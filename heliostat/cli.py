@@ -68,7 +68,7 @@ SUBCOMMANDS = {
     },
     "serve": {
         "start": "answer requests with the model of a finished run",
-        "status": "list the services on this machine",
+        "status": "list the services on this machine, or on a cluster",
         "stop": "end a service, after the requests that it works on",
     },
     "runs": {

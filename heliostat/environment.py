@@ -31,3 +31,5 @@ RUN_FOLDERS = (
 entry, and a file with the first bytes that Heliostat writes there. A user's own folder may have files with the same names."""
 ON_HEAD = {"node:__internal_head__": 0.001}
 """Resources that place a task or an actor on the head node, which alone has this one (Ray's HEAD_NODE_RESOURCE_NAME)."""
+SERVE_TOKEN = "HELIOSTAT_SERVE_TOKEN"
+"""Set in the pods of a service: the token that requests need."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, start_limit, worker_group
+from heliostat.cluster.documents.serving import PORT, SETTINGS
 from heliostat.cluster.names import (
     API_VERSION,
     CLUSTER_LABEL,
@@ -148,8 +149,26 @@ def ray_job(
     return document
 
 
-def network_policy(profile: Profile, name: str) -> Document:
-    """Admit only the cluster's own pods, and those of the namespace for monitoring to the metrics.
+def ray_service(profile: Profile, name: str, config: str, features: frozenset[str] = FEATURES["1.7"]) -> Document:
+    """A service with its own cluster, which the operator keeps running.
+
+    Args:
+        profile: the cluster.
+        name: the service's name, at most 47 characters.
+        config: what Serve runs, as YAML, see `heliostat.cluster.documents.serving.serve_config`.
+        features: of the operator.
+    """
+    cluster = _cluster_spec(profile, name, features, "", standing=False)
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        ray = group["template"]["spec"]["containers"][0]
+        ray.setdefault("ports", []).append({"containerPort": PORT, "name": "serve"})
+        ray["env"] += env({name: value for name, value in SETTINGS.items() if name not in profile.env})
+    spec = {"serveConfigV2": config, "rayClusterConfig": cluster}
+    return {"apiVersion": API_VERSION, "kind": "RayService", "metadata": metadata(profile, name), "spec": spec}
+
+
+def network_policy(profile: Profile, name: str, *ports: int) -> Document:
+    """Admit only the cluster's own pods, those of the namespace for monitoring to the metrics, and all to ``ports``.
 
     The dashboard, which requires the token, is open to all: the operator and the API server's proxy need it, and no selector
     matches the latter.
@@ -166,7 +185,7 @@ def network_policy(profile: Profile, name: str) -> Document:
             "policyTypes": ["Ingress"],
             "ingress": [
                 {"from": [{"podSelector": own}]},
-                {"ports": [{"port": PORTS["dashboard"], "protocol": "TCP"}]},
+                {"ports": [{"port": port, "protocol": "TCP"} for port in (PORTS["dashboard"], *ports)]},
                 *([scraped] if profile.monitoring.namespace else []),
             ],
         },

@@ -35,6 +35,7 @@ RIGHTS = tuple(
         ("ray.io", "rayclusters", "delete", "delete a cluster"),
         ("ray.io", "rayclusters", "list", "check that KubeRay's operator works (doctor)"),
         ("ray.io", "rayjobs", "get create patch delete", "run a job on its own cluster (--ephemeral)"),
+        ("ray.io", "rayservices", "get list create patch delete", "serve a model (serve --on)"),
         ("", "configmaps", "get create patch delete", "start and delete a cluster, with the files of its head"),
         ("networking.k8s.io", "networkpolicies", "get create patch delete", "isolate a cluster from other pods"),
         ("", "persistentvolumeclaims", "get create patch", "create the claim for the storage of runs"),

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import urllib3
 from websocket import create_connection
 
-from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unauthorized, Unreachable
+from heliostat.cluster.errors import Conflict, Forbidden, Invalid, KubernetesError, NotFound, Unauthorized, Unreachable
 from heliostat.cluster.in_pod.ray_usage import FINISHED, READER
 from heliostat.cluster.retries import SECONDS, pauses, send
 
@@ -24,6 +24,10 @@ UPLOAD = urllib3.Timeout(connect=600, read=600)
 """urllib3 (2.8) applies the connect timeout while it sends a body."""
 NO_AGENT, AGENT_SECONDS = "No available agent", 120.0
 """What Ray (2.60) answers, after ten seconds, if a head that has just started cannot take a job yet; how long it may do so."""
+NOT_INSTALLED = 501
+"""What it answers to a question about Serve without the packages of its extra."""
+NO_GCS = "Failed to connect to Ray cluster"
+"""What it answers to a question about Serve from a head that starts, or is too busy."""
 
 
 class Socket(Protocol):
@@ -185,6 +189,14 @@ class Dashboard:
         """Get the JSON document at a path."""
         return self._json("GET", path)
 
+    def put(self, path: str, document: Mapping[str, Any]) -> None:
+        """Put a JSON document at a path, which may take long."""
+        self._request("PUT", path, json.dumps(document).encode(), timeout=UPLOAD)
+
+    def delete(self, path: str) -> None:
+        """Delete what is at a path, which may take long."""
+        self._request("DELETE", path, timeout=UPLOAD)
+
     def logs(self, job_id: str, within: float = SECONDS) -> str:
         """Get the output of a job so far; ``within`` as for `heliostat.cluster.retries.send`."""
         return str(self._json("GET", f"/api/jobs/{job_id}/logs", within=within)["logs"])
@@ -256,7 +268,12 @@ def _refused(name: str, status: int, text: str) -> KubernetesError:
         return Unreachable(f"the dashboard of {name} cannot be reached: {message}", "heliostat status shows its state")
     if status == 404:
         return NotFound(f"{name} does not have it: {text[:300]}", "heliostat status lists the jobs")
-    if status in (429, 502, 503, 504) or NO_AGENT in text:
+    if status == NOT_INSTALLED:
+        return Invalid(
+            f"the Ray of {name} cannot serve: {text[:200]}",
+            "use an image with ray[serve]; for a local cluster pip install 'heliostat[serve]', then heliostat down and up",
+        )
+    if status in (429, 502, 503, 504) or NO_AGENT in text or NO_GCS in text:
         return Unreachable(f"the dashboard of {name} answered {status}: {text[:200]}", "heliostat status shows its state")
     if "already exists" in text:
         return Conflict(f"the job exists already: {text[-300:]}", "use another name")

@@ -4,7 +4,6 @@ KubeRay's RayCronJob needs a feature gate that is off by default and that client
 and has time zones, suspension and a history.
 """
 
-import base64
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,15 +19,11 @@ from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.schedule import upcoming
+from heliostat.cluster.targets.code_maps import OWN, code_maps, mount_code, mounted
 from heliostat.config import nearest, to_yaml
 from heliostat.environment import NODES
 from heliostat.errors import UserError
 
-CODE = "/opt/heliostat-code"
-LARGEST = (1 << 20) - 2048
-"""Bytes of the values in a ConfigMap, which holds at most 1 MiB with their names."""
-OWN = "-heliostat"
-"""What the name of the ConfigMap ends with that has Heliostat's own package; that of the runs' name is for the user's files."""
 KEEP = 3
 LONGEST_NAME = 30
 """With the time appended, a RayJob's name must stay below 47 characters, and its cluster's below 53."""
@@ -54,22 +49,16 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
         UserError: the name or the schedule is invalid, or the code too large.
     """
     check(profile, name, schedule, time_zone)
-    mounted = [Package(f"file://{CODE}/{_file(package)}", package.data) for package in code]
     variables = {"PYTHONUNBUFFERED": "1", NODES: json.dumps(profile.capacity)}
-    environment = to_yaml(runtime_env(mounted, variables))
+    environment = to_yaml(runtime_env(mounted(code), variables))
     job = ray_job(reading(profile, name, secret_env), name, features, entrypoint, environment, files=name)
     job["metadata"]["labels"][SCHEDULED_LABEL] = name
     if about:
         job["spec"]["metadata"] = dict(about)
-    names = [name + OWN * number for number in range(len(code))]
-    _mount_code(job["spec"]["rayClusterSpec"], names)
+    mount_code(job["spec"]["rayClusterSpec"], name, len(code))
     files = {**program("launch"), **recorder_files(profile), "job.json": json.dumps(job)}
-    _check_size(code, sum(len(text.encode()) for text in files.values()))
-    binaries = [{_file(package): base64.b64encode(package.data).decode()} for package in code]
-    config_map = {"apiVersion": "v1", "kind": "ConfigMap"}
-    more = [{**config_map, "binaryData": own, "metadata": metadata(profile, name + OWN)} for own in binaries[1:]]
+    maps = code_maps(profile, name, code, "scheduled runs", files)
     parts = [
-        {**config_map, "data": files, "binaryData": binaries[0]},
         network_policy(profile, name),
         {"apiVersion": "v1", "kind": "ServiceAccount"},
         {
@@ -86,8 +75,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
         {"apiVersion": "batch/v1", "kind": "CronJob", "spec": _cron_job(profile, name, schedule, time_zone)},
     ]
     secret = [job_secret(profile, name, secret_env)] if secret_env else []
-    first, *others = ({**part, "metadata": metadata(profile, name)} for part in parts)
-    return [*secret, first, *more, *others]
+    return [*secret, *maps, *({**part, "metadata": metadata(profile, name)} for part in parts)]
 
 
 def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Document]) -> None:
@@ -188,16 +176,6 @@ def check(profile: Profile, name: str, schedule: str, time_zone: str | None = No
     return upcoming(schedule, time_zone)
 
 
-def _check_size(code: Sequence[Package], beside: int) -> None:
-    """Raise a `UserError` if the working directory does not fit into a ConfigMap, which has ``beside`` bytes already."""
-    if (size := len(code[0].data)) > (most := LARGEST - beside):
-        raise UserError(
-            f"the working directory is {size >> 10} kB packed, but scheduled runs are limited to {most >> 10} kB",
-            "exclude what is not code in .gitignore or .rayignore (--dry-run lists what is sent), or build it into the image "
-            "and run from an empty folder",
-        )
-
-
 def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None) -> Document:
     container = {
         "name": "launch",
@@ -227,16 +205,3 @@ def _cron_job(profile: Profile, name: str, schedule: str, time_zone: str | None)
         "failedJobsHistoryLimit": KEEP,
         "jobTemplate": {"spec": {"backoffLimit": 2, "template": {**annotated, "spec": pod}}},
     }
-
-
-def _mount_code(cluster: Document, names: Sequence[str]) -> None:
-    """Mount the code, which is in ConfigMaps of these names, in every pod of a cluster."""
-    code = {"name": "code", "projected": {"sources": [{"configMap": {"name": name}} for name in names]}}
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        spec = group["template"]["spec"]
-        spec.setdefault("volumes", []).append(code)
-        spec["containers"][0].setdefault("volumeMounts", []).append({"name": "code", "mountPath": CODE})
-
-
-def _file(package: Package) -> str:
-    return package.uri.rpartition("/")[2]

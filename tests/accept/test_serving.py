@@ -83,6 +83,15 @@ def served(command: Command, name: str, *options: str) -> Iterator[tuple[str, st
         process.communicate()
 
 
+def text_files(place: Path) -> dict[str, Any]:
+    """Files to train a small language model on, and the keys of its config."""
+    (place / "texts").mkdir()
+    for number in range(20):
+        (place / "texts" / f"{number}.txt").write_text(f"def f{number}(x):\n    return x + {number}\n" * 10)
+    texts = {"source": "text", "options": {"path": str(place / "texts"), "length": 32}}
+    return {"task": "language-model", "model": {"width": 32, "layers": 1, "heads": 2}, "dataset": texts}
+
+
 def output_of(*words: Any) -> Any:
     done = subprocess.run([*map(str, words)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -125,12 +134,7 @@ def test_tritonclient_and_curl_get_what_predict_says(programs: Path, command: Co
 
 def test_the_client_of_openai_gets_what_predict_says_whole_and_in_pieces(programs: Path, command: Command) -> None:
     place = command.cwd
-    (place / "texts").mkdir()
-    for number in range(20):
-        (place / "texts" / f"{number}.txt").write_text(f"def f{number}(x):\n    return x + {number}\n" * 10)
-    texts = {"source": "text", "options": {"path": str(place / "texts"), "length": 32}}
-    model = {"width": 32, "layers": 1, "heads": 2}
-    train(config(place / "runs", name="words", task="language-model", model=model, dataset=texts))
+    train(config(place / "runs", name="words", **text_files(place)))
     wanted = predict(load_run(place / "runs/words"), "def ")["text"]
     with served(command, "words") as (url, token):
         whole, pieces, tokens = output_of(programs / "python", "-c", OPENAI, url, token)

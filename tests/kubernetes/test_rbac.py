@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import urllib3
 
-from heliostat.cluster.documents.manifests import documents, ray_job
+from heliostat.cluster.documents.manifests import documents, ray_job, ray_service
 from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, role
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.jobs.contents import contents
@@ -136,9 +136,9 @@ def test_a_user_cannot_grant_more_than_the_role_has(user: Place) -> None:
 
 
 KINDS = {
-    "rayclusters": "RayCluster", "rayjobs": "RayJob", "configmaps": "ConfigMap", "networkpolicies": "NetworkPolicy",
-    "persistentvolumeclaims": "PersistentVolumeClaim", "secrets": "Secret", "cronjobs": "CronJob",
-    "serviceaccounts": "ServiceAccount", "roles": "Role", "rolebindings": "RoleBinding",
+    "rayclusters": "RayCluster", "rayjobs": "RayJob", "rayservices": "RayService", "configmaps": "ConfigMap",
+    "networkpolicies": "NetworkPolicy", "persistentvolumeclaims": "PersistentVolumeClaim", "secrets": "Secret",
+    "cronjobs": "CronJob", "serviceaccounts": "ServiceAccount", "roles": "Role", "rolebindings": "RoleBinding",
 }  # fmt: skip
 CALLS: dict[str, Callable[[KubernetesCluster], Any]] = {
     "list pods": KubernetesCluster.snapshot,
@@ -180,7 +180,12 @@ def document_of(kind: str, profile: Profile) -> Document:
     """A document of a kind, as the commands make it."""
     features: frozenset[str] = frozenset()
     nightly = scheduled.documents(profile, "new", "0 0 1 1 *", "true", CODE, features, secret_env={"TOKEN": "x"})
-    everything = [*documents(profile, features), ray_job(profile, "new", features), *nightly]
+    everything = [
+        *documents(profile, features),
+        ray_job(profile, "new", features),
+        ray_service(profile, "new", "{}", features),
+        *nightly,
+    ]
     document = next(document for document in everything if document["kind"] == kind)
     if kind == "RoleBinding":
         document["roleRef"]["name"] = NAME  # else it is the Role that is reported as missing

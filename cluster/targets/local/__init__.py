@@ -137,14 +137,15 @@ class LocalCluster:
             self._record_nodes(record)
         yield from self._wait(record)
 
-    def look(self, job_id: str, ray: Callable[[], RayState]) -> Callable[[], str]:
-        """A function that returns what a job waits for, in a line, and raises `NotComing` if the head has exited."""
+    def look(self, job_id: str | None, ray: Callable[[], RayState]) -> Callable[[], str]:
+        """A function that returns what a job, or any, waits for, in a line, and raises `NotComing` if the head has exited."""
         record = self._running()
         profile = Profile.model_validate(record.profile)
 
         def look() -> str:
             self._check(record)
-            return one_line([each for each in _problems(profile, nodes(record), ray()) if each.job in ("", job_id)])
+            found = _problems(profile, nodes(record), ray())
+            return one_line([each for each in found if job_id is None or each.job in ("", job_id)])
 
         return look
 
@@ -202,6 +203,11 @@ class LocalCluster:
             NotFound: the cluster does not exist.
         """
         return Dashboard(by_port(self._running().ports["dashboard"], own_token().read_text().strip()), self.name)
+
+    @property
+    def code(self) -> Path:
+        """The folder for the code of services, which is deleted with the cluster; it need not exist yet."""
+        return Path(self._running().scratch, "code")
 
     def _start(self) -> ClusterRecord:
         storage = self.storage

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 from heliostat.commands import RUN_HELP
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
+    from heliostat.errors import UserError
     from heliostat.workloads.serve.sample import Keep
     from heliostat.workloads.serve.sources import Source
 
@@ -17,55 +19,61 @@ PORT = 8000
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="RUN|MODEL", help=f"{RUN_HELP}; or a model of the registry: NAME@champion, NAME@3")
-    parser.add_argument("--plain", action="store_true", help="one process of uvicorn, the default and all that there is yet")
-    parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1, this machine only)")
-    parser.add_argument("--port", type=int, default=PORT, help=f"the port, or 0 for a free one (default: {PORT})")
+    parser.add_argument("--plain", action="store_true", help="one process of uvicorn on this machine, the default without --on")
+    parser.add_argument("--host", help="the address to listen on (default: 127.0.0.1, this machine only)")
+    parser.add_argument("--port", type=int, help=f"the port on this machine, or 0 for a free one (default: {PORT})")
     parser.add_argument(
         "--token-file", metavar="FILE",
         help="the token that requests need; made if it does not exist (default: ~/.heliostat/services/NAME.token)",
     )  # fmt: skip
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="a limit: megabytes of a body (8), rows (10000) and seconds (30) of a request, requests at once (64)",
+        help="a limit: megabytes of a body (8), rows (10000) and seconds (30) of a request, requests at once (64); with --on "
+        "also replicas (1, or [least,most]), cpus (1) and gpus (0) of each, in_flight (8) requests a replica",
     )  # fmt: skip
     parser.add_argument(
         "--sample", type=float, default=0.0, metavar="SHARE",
         help="of a model of the registry: keep this share of the rows of a table, for heliostat model drift (default: 0, none)",
     )  # fmt: skip
     parser.add_argument("--storage", default="runs", help="where the runs are (default: runs)")
-    parser.add_argument("--on", metavar="PROFILE", help=argparse.SUPPRESS)
+    parser.add_argument("--on", metavar="PROFILE", help="serve on the cluster of a profile, until heliostat serve stop")
+    parser.add_argument(
+        "--detach", action="store_true", help="with --on Kubernetes: forward no port of this machine to the service"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="with --on: print what would be created, and start nothing")
     parser.epilog = """examples: heliostat serve churn; heliostat serve churn@champion --port 8080 --set seconds=5;
+        heliostat serve churn@champion --on gpu --set replicas=[1,4] --set gpus=1;
         heliostat serve status; heliostat serve stop churn (docs/serving.md has the requests)"""
 
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.errors import UserError, combined
 
-    if args.on:
-        raise UserError(f"serve takes no --on {args.on} yet", "leave it out: it serves on this machine")
-    problems = []
-    if not 0 <= args.port < 1 << 16:
-        problems.append(
-            UserError(f"--port is {args.port}, but must be from 0 to 65535", "give another one, or 0 for a free one")
-        )
-    if not 0 <= args.sample <= 1:
-        problems.append(UserError(f"--sample is {args.sample:g}, but is a share from 0 to 1", "write 0.1 for a tenth"))
+    problems = list(_problems(args))
     if problems:
         raise combined(problems, "the command")
+    if args.on:
+        from heliostat.commands.serve.on_cluster import serve_there
+
+        return serve_there(args)
     from heliostat.config import assignments, validate
     from heliostat.workloads.serve import host
     from heliostat.workloads.serve.refusal import Limits
 
     host.check_installed()
     limits = validate(assignments(args.set), Limits, "--set")
+    from heliostat.commands.serve.source import source_of
     from heliostat.commands.terminal.phases import phase
     from heliostat.workloads.serve import services
 
-    source = _source(args.model, args.storage)
+    source = source_of(args.model, args.storage)
     if args.sample:
         _check_followed_by_drift(source)
     token_file = _token_file(args.token_file, source.name)
-    with services.claimed(source.name), host.bound(args.host, args.port) as listening:
+    with (
+        services.claimed(source.name),
+        host.bound(args.host or "127.0.0.1", PORT if args.port is None else args.port) as listening,
+    ):
         keep = _keep(source.name, args.sample)
         with phase(f"loading {args.model}"):
             from heliostat.workloads.serve.token import token_in
@@ -77,36 +85,31 @@ def run(args: argparse.Namespace) -> int:
         return _serve(args, source, served, model, limits, listening, token, token_file, keep)
 
 
+def _problems(args: argparse.Namespace) -> "Iterator[UserError]":
+    """What is wrong with the options, before anything is read."""
+    from heliostat.errors import UserError
+
+    if args.port is not None and not 0 <= args.port < 1 << 16:
+        yield UserError(f"--port is {args.port}, but must be from 0 to 65535", "give another one, or 0 for a free one")
+    if not 0 <= args.sample <= 1:
+        yield UserError(f"--sample is {args.sample:g}, but is a share from 0 to 1", "write 0.1 for a tenth")
+    if args.on:
+        here = {"--plain": args.plain, "--host": args.host, "--sample": args.sample}
+        for option in (option for option, given in here.items() if given):
+            yield UserError(
+                f"{option} is for a service on this machine, and --on {args.on} is a cluster", f"leave {option} out"
+            )
+    else:
+        for option in (option for option in ("detach", "dry_run") if getattr(args, option)):
+            yield UserError(f"--{option.replace('_', '-')} needs a cluster", "add --on PROFILE, such as --on gpu")
+
+
 def _token_file(given: str | None, name: str) -> "Path":
     from pathlib import Path
 
     from heliostat.workloads.serve.services import path_of
 
     return Path(given).absolute() if given else path_of(name, "token")
-
-
-def _source(model: str, storage: str) -> "Source":
-    """The run, or else the model of the registry.
-
-    Raises:
-        UserError: there is neither.
-    """
-    from heliostat.commands import run_folder, storage_at
-    from heliostat.errors import UserError
-    from heliostat.workloads.registry.registry import Registry
-    from heliostat.workloads.serve.sources import ModelSource, RunSource
-
-    registry = Registry(storage_at(storage))
-    if "/" not in model and "@" in model:
-        registry.resolve(model)
-        return ModelSource(registry, model)
-    try:
-        return RunSource(run_folder(model, storage))
-    except UserError:
-        if "/" in model or model not in registry.names():
-            raise
-        registry.resolve(model)
-        return ModelSource(registry, model)
 
 
 def _check_followed_by_drift(source: "Source") -> None:

@@ -1,15 +1,20 @@
-"""heliostat serve status: the services that run on this machine."""
+"""heliostat serve status: the services that run on this machine, or on a cluster."""
 
 import argparse
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", nargs="?", help="a service (default: all)")
+    parser.add_argument("--on", metavar="PROFILE", help="those on the cluster of a profile")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = "example: heliostat serve status"
+    parser.epilog = "examples: heliostat serve status; heliostat serve status --on gpu"
 
 
 def run(args: argparse.Namespace) -> int:
+    return _there(args) if args.on else _here(args)
+
+
+def _here(args: argparse.Namespace) -> int:
     from heliostat.console import err, out, print_json, print_table
     from heliostat.workloads.serve import services
 
@@ -24,4 +29,24 @@ def run(args: argparse.Namespace) -> int:
         for record in found:
             if record.problem:
                 err.print(f"heliostat: {record.name}: the new version cannot be served: {record.problem}", markup=False)
+    return 0
+
+
+def _there(args: argparse.Namespace) -> int:
+    from dataclasses import asdict
+
+    from heliostat.commands.serve.on_cluster import states
+    from heliostat.console import err, out, print_json, print_table
+
+    found = states(args.on, args.name)
+    if args.json:
+        print_json([asdict(state) for state in found])
+    elif not found:
+        out.print(f"{args.on} serves nothing; heliostat serve RUN --on {args.on} starts a service", highlight=False)
+    else:
+        rows = [(s.name, s.status.lower(), f"{s.replicas} of {s.wanted}", s.url, s.model) for s in found]
+        print_table(("service", "status", "replicas", "URL", "model"), rows)
+        for state in found:
+            if state.message:
+                err.print(f"heliostat: {state.name}: {state.message}", highlight=False, markup=False, soft_wrap=True)
     return 0

@@ -342,7 +342,13 @@ def test_an_answer_that_is_not_finite_and_a_model_that_fails_hit_their_own_reque
     [
         (["churnn"], "run 'churnn' does not exist"),
         (["churn@champion"], "model 'churn' does not exist"),
-        (["churn", "--on", "gpu"], "serve takes no --on gpu yet\n  fix: leave it out"),
+        (
+            ["churn", "--on", "gpu", "--plain"],
+            "--plain is for a service on this machine, and --on gpu is a cluster\n  fix: leave",
+        ),
+        (["churn", "--dry-run"], "--dry-run needs a cluster\n  fix: add --on PROFILE"),
+        (["churn", "--on", "gpu", "--set", "replicas=99"], "replicas is 99, but the groups of gpu at their maximum hold"),
+        (["churn", "--on", "gpu", "--set", "replicas=x"], "--set.replicas"),
         (["churn", "--port", "70000", "--sample", "2"], "--port is 70000"),
         (["churn", "--port", "70000", "--sample", "2"], "--sample is 2, but is a share"),
         (

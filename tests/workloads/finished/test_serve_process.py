@@ -55,9 +55,8 @@ class Served:
         return HTTPConnection("127.0.0.1", self.port, timeout=300)
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    place = tmp_path_factory.mktemp("service")
+def two_versions(place: Path) -> Registry:
+    """A registry with two versions of ``churn`` in ``place / "runs"``, of which the first is the champion."""
     pyarrow.csv.write_csv(pa.Table.from_pylist(rows_of(300)), place / "rows.csv")
     options = {"path": str(place / "rows.csv"), "target": "churn", "drop": ["price", "id"]}
     dataset = {"source": "table", "options": options}
@@ -75,6 +74,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (other / SUMS).write_text("".join(f"{_sum(other / name)}  {name}\n" for name in lines))
     manifest = first.manifest.model_copy(update={"checksum": checksum_of(Folder.at(other))})
     assert registry.put("churn", "0" * 16, manifest, other, b"config: {name: trees}\n") == 2
+    return registry
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    place = tmp_path_factory.mktemp("service")
+    registry = two_versions(place)
     command = Command(place, clean_environment(place / "home"))
     process = command.start("serve", "churn@champion", "--port", "0")
     record = place / "home/.heliostat/services/churn.json"

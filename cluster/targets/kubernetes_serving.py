@@ -1,0 +1,206 @@
+"""A service on Kubernetes: a RayService with a cluster of the profile's groups, and what belongs to it."""
+
+import base64
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from heliostat.cluster.diagnosis.wait import Watchdog, poll
+from heliostat.cluster.documents.manifests import metadata, network_policy, ray_service
+from heliostat.cluster.documents.ownership import is_ours
+from heliostat.cluster.documents.secrets import job_secret, owned, reading, secret_name
+from heliostat.cluster.documents.serving import PORT
+from heliostat.cluster.errors import KubernetesError, NotFound
+from heliostat.cluster.jobs.packaging import Package
+from heliostat.cluster.kube.conditions import condition, observed
+from heliostat.cluster.kube.owners import live_objects
+from heliostat.cluster.names import CLUSTER_LABEL, Document
+from heliostat.cluster.profile import Profile
+from heliostat.cluster.targets.code_maps import code_maps, mount_code
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
+from heliostat.cluster.targets.serving import SECONDS, ServiceState, services, wait
+from heliostat.config import digest, nearest, to_yaml
+from heliostat.environment import SERVE_TOKEN
+from heliostat.errors import UserError
+
+PREFIX = "serve-"
+"""What the names of a service's objects begin with: scheduled runs may have the name of their model."""
+LONGEST_NAME = 30
+STARTED_WITH = "heliostat.dev/started-with"
+"""Annotation of pods with the hash of their code and token: for others the operator makes a new cluster, then ends the old."""
+STOP_SECONDS = 120.0
+ACTIVE, PENDING = "activeServiceStatus", "pendingServiceStatus"
+"""Where the status of a RayService has the cluster that answers, and the one that will."""
+
+
+def check_name(name: str) -> None:
+    """Raise a `UserError` if objects of Kubernetes cannot have the name of a service."""
+    if not re.fullmatch(rf"[a-z]([-a-z0-9]{{0,{LONGEST_NAME - 2}}}[a-z0-9])?", name):
+        raise UserError(
+            f"{name} cannot be the name of a service on Kubernetes: up to {LONGEST_NAME} small letters, digits and '-'",
+            "add the run to the registry under such a name (heliostat model add RUN --name NAME), and serve that",
+        )
+
+
+def documents(
+    profile: Profile, name: str, code: Sequence[Package], config: Document, token: str, features: frozenset[str]
+) -> list[Document]:
+    """All documents of a service, the RayService first: the others belong to it, and are deleted with it.
+
+    Args:
+        profile: whose groups its cluster has.
+        name: of the service.
+        code: its packages, `compact` ones.
+        config: the configuration of Serve, in which the packages are `code_maps.mounted`.
+        token: that requests need.
+        features: of the operator.
+
+    Raises:
+        UserError: the name is invalid, or the working directory too large.
+    """
+    check_name(name)
+    if profile.queue:
+        raise UserError(
+            f"queue is {profile.queue}, but a service has no place in a queue: it does not end", "--on a profile without queue"
+        )
+    own = f"{PREFIX}{name}"
+    service = ray_service(reading(profile, own, [SERVE_TOKEN]), own, to_yaml(config), features)
+    cluster = service["spec"]["rayClusterConfig"]
+    mount_code(cluster, own, len(code))
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        group["template"]["metadata"]["annotations"][STARTED_WITH] = digest([token, *(package.uri for package in code)])
+    return [
+        service,
+        job_secret(profile, own, {SERVE_TOKEN: token}),
+        *code_maps(profile, own, code, "services"),
+        network_policy(profile, own, PORT),
+    ]
+
+
+class KubernetesService:
+    """A service by its name, and the cluster that the operator has made for it."""
+
+    def __init__(self, target: KubernetesCluster, name: str) -> None:
+        self.target, self.kube, self.name = target, target.kube, name
+        self.object = f"{PREFIX}{name}"
+        self._watchdog = Watchdog(target.profile, lambda pod: self.cluster().log(pod))
+
+    @property
+    def inside(self) -> str:
+        """Its URL for other pods."""
+        return f"http://{self.object}-serve-svc.{self.target.api.namespace}.svc:{PORT}"
+
+    def token(self) -> str | None:
+        """The token that requests need, if it exists."""
+        live = self.kube.objects("Secret").find(secret_name(self.object))
+        return base64.b64decode(live["data"][SERVE_TOKEN]).decode() if live else None
+
+    def start(self, wanted: Sequence[Document], application: Document) -> Iterator[str]:
+        """Create or change the service, and wait until it answers; yields status lines.
+
+        One that is new and does not come to answer is deleted again.
+
+        Args:
+            wanted: see `documents`.
+            application: that of its configuration.
+
+        Raises:
+            UserError: the profile does not fit this Kubernetes, objects of others have these names, or see `serving.wait`.
+            NotComing: it cannot start; with the reason and the fix.
+        """
+        self.target.check()
+        claims = self.target.claims()
+        fix = "serve it under another name: heliostat model add RUN --name NAME"
+        found = live_objects(self.kube, self.target.profile.name, [*claims, *wanted], fix)
+        yield f"applies RayService {self.object}"
+        for document in claims:
+            self.kube.objects(document["kind"]).apply(document)
+        service, *parts = wanted
+        # With force, because the operator (1.6.2) writes into the list of groups, too, and owns all of it then.
+        applied = self.kube.services.apply(service, force=True)
+        try:
+            for part in parts:  # the pods wait for them
+                self.kube.objects(part["kind"]).apply(owned(part, applied))
+            seconds = SECONDS + max(group.start_seconds for group in self.target.profile.groups)
+            yield from wait(self.name, application, lambda: self._newest().dashboard(), self._look, seconds)
+            yield from poll(lambda: "waits until requests are sent there", self._is_open, seconds, self.name)
+        except BaseException:
+            if found[len(claims)] is None:
+                self.kube.services.delete(self.object, seen=applied)
+            raise
+
+    def state(self) -> ServiceState:
+        """What Serve says of it, or why that is not known.
+
+        Raises:
+            UserError: there is no such service.
+        """
+        live = self._live()
+        starting = ServiceState(self.name, "STARTING", 0, 0, condition(live, "Ready").get("message", ""), "", {})
+        try:
+            found = next((each for each in services(self.cluster().dashboard()) if each.name == self.name), starting)
+        except KubernetesError as error:
+            found = replace(starting, message=error.what)
+        return replace(found, url=self.inside)
+
+    def cluster(self) -> KubernetesCluster:
+        """The RayCluster that answers, or else the one that starts.
+
+        Raises:
+            NotFound: the operator has made none yet.
+        """
+        return self._cluster(ACTIVE, PENDING)
+
+    def stop(self) -> Iterator[str]:
+        """Delete it with all that belongs to it, and wait until its pods have ended; yields status lines.
+
+        Raises:
+            UserError: there is no such service, or it is of another profile.
+            NotComing: its pods do not end.
+        """
+        self.kube.services.delete(self.object, STOP_SECONDS, self._live())
+        pods, label = self.kube.objects("Pod"), f"{CLUSTER_LABEL}={self.object}"
+        yield from poll(lambda: f"waits for {len(pods.list(label))} pods to end", lambda: not pods.list(label),
+                        STOP_SECONDS + self._slowest_end, self.name)  # fmt: skip
+
+    @property
+    def _slowest_end(self) -> int:
+        return max(group.drain_seconds for group in self.target.profile.groups)
+
+    def _live(self) -> Document:
+        live = self.kube.services.find(self.object)
+        if live is None or not is_ours(live, {"metadata": metadata(self.target.profile, self.object)}):
+            known = names_of(self.target)
+            fix = nearest(self.name, known) if known else f"heliostat serve RUN --on {self.target.name} starts one"
+            raise UserError(f"{self.target.name} serves no {self.name}", fix)
+        return live
+
+    def _newest(self) -> KubernetesCluster:
+        """The RayCluster that was made last."""
+        return self._cluster(PENDING, ACTIVE)
+
+    def _cluster(self, *places: str) -> KubernetesCluster:
+        status = self.kube.services.get(self.object).get("status", {})
+        chosen = next(filter(None, (status.get(place, {}).get("rayClusterName") for place in places)), None)
+        if not chosen:
+            raise NotFound(f"{self.object} has no cluster yet", "wait")
+        return KubernetesCluster(self.target.profile, self.kube, chosen)
+
+    def _is_open(self) -> bool:
+        """Whether requests are sent to the newest cluster."""
+        live = self.kube.services.get(self.object)
+        waiting = live["status"].get(PENDING, {}).get("rayClusterName")
+        return observed(live) and condition(live, "Ready").get("status") == "True" and not waiting
+
+    def _look(self) -> str:
+        try:
+            return self._watchdog.look(self._newest().snapshot())
+        except NotFound:
+            return "waits for the operator to make its cluster"
+
+
+def names_of(target: KubernetesCluster) -> list[str]:
+    """The services of a profile."""
+    found = target.kube.services.list(f"{CLUSTER_LABEL}={target.profile.name}")
+    names = [each["metadata"]["name"] for each in found]
+    return sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))

@@ -1,0 +1,206 @@
+"""Services on clusters: what Serve and Kubernetes get, and what is refused before anything is sent."""
+
+import base64
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from heliostat.cli import main
+from heliostat.cluster.documents.manifests import FEATURES
+from heliostat.cluster.documents.serving import PORT, Replicas, application, check_room, serve_config
+from heliostat.cluster.errors import NotFound, Unreachable
+from heliostat.cluster.jobs.dashboard import _refused as refused
+from heliostat.cluster.jobs.packaging import Package, runtime_env
+from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile, find
+from heliostat.cluster.targets.code_maps import CODE, mounted
+from heliostat.cluster.targets.kubernetes_serving import documents
+from heliostat.cluster.targets.serving import ServiceState, _port, check_answers, wait
+from heliostat.config import to_yaml, validate
+from heliostat.errors import NotComing, UserError
+
+TOKEN = "secret" * 8
+PACKAGES = [Package("gcs://_ray_pkg_1.tar.xz", b"own"), Package("gcs://_ray_pkg_2.tar.xz", b"heliostat")]
+
+
+def applied(**keys: Any) -> Document:
+    environment = runtime_env(mounted(PACKAGES), {})
+    return application("churn", "module:function", {"model": "churn"}, environment, Replicas(**keys), 64, 30.0)
+
+
+def service(profile: Profile | None = None, name: str = "churn", own: Package = PACKAGES[0]) -> list[Document]:
+    config = serve_config(applied(), "0.0.0.0", PORT, 30.0)
+    return documents(profile or find("gpu"), name, [own, PACKAGES[1]], config, TOKEN, FEATURES["1.6"])
+
+
+def test_a_number_of_replicas_is_fixed_and_a_range_is_scaled_by_the_requests() -> None:
+    (fixed,), (scaled,) = applied(replicas=2)["deployments"], applied(replicas=[0, 4], in_flight=3.0, gpus=0.5)["deployments"]
+    assert (fixed["num_replicas"], fixed["ray_actor_options"]) == (2, {"num_cpus": 1.0})
+    assert "num_replicas" not in scaled
+    limits = scaled["autoscaling_config"]
+    assert (limits["min_replicas"], limits["initial_replicas"], limits["max_replicas"]) == (0, 1, 4)
+    assert limits["target_ongoing_requests"] == 3
+    assert scaled["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": 0.5}
+
+
+@pytest.mark.parametrize("keys", [{"replicas": 2}, {"replicas": [0, 4], "gpus": 1.0}])
+def test_ray_takes_the_configuration_and_keeps_it_as_it_is(keys: dict[str, Any]) -> None:
+    """`wait` compares what is deployed with it."""
+    pytest.importorskip("fastapi", reason="ray[serve] is not installed")
+    from ray.serve.schema import ServeDeploySchema
+
+    config = serve_config(applied(**keys), "127.0.0.1", 8123, 30.0, everywhere=False)
+    taken = ServeDeploySchema.model_validate(config).model_dump(exclude_unset=True)
+    assert json.loads(json.dumps(taken, default=str)) == config
+
+
+@pytest.mark.parametrize(
+    ("keys", "what"),
+    [
+        ({"replicas": 0}, "0 starts no replica"),
+        ({"replicas": [2, 1]}, r"\[2, 1\] is no range"),
+        ({"replicas": [0, 0]}, "starts no replica"),
+        ({"cpus": 0.0}, "cpus"),
+    ],
+)
+def test_replicas_that_make_no_sense_are_refused(keys: dict[str, Any], what: str) -> None:
+    with pytest.raises(UserError, match=what):
+        validate(keys, Replicas, "--set")
+
+
+def test_replicas_must_fit_into_the_groups_of_the_profile() -> None:
+    local = find("local")  # two nodes with a CPU and a GPU each
+    check_room(local, Replicas(replicas=4, cpus=0.5, gpus=0.5))
+    with pytest.raises(UserError, match="replicas is 3, but the groups of local at their maximum hold 2") as refused:
+        check_room(local, Replicas(replicas=3))
+    assert refused.value.fix.startswith("--set replicas=2")
+    with pytest.raises(UserError, match="a replica needs 2 CPUs and 0 GPUs, and no node of local has them"):
+        check_room(local, Replicas(cpus=2.0))
+
+
+def test_a_service_on_kubernetes_has_the_profiles_groups_its_code_and_a_policy_that_closes_the_other_ports() -> None:
+    ray_service, secret, own, heliostat, policy = service()
+    assert [each["kind"] for each in (ray_service, secret, own, heliostat, policy)] == [
+        "RayService", "Secret", "ConfigMap", "ConfigMap", "NetworkPolicy",
+    ]  # fmt: skip
+    cluster = ray_service["spec"]["rayClusterConfig"]
+    assert [group["groupName"] for group in cluster["workerGroupSpecs"]] == [group.name for group in find("gpu").groups]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        container = group["template"]["spec"]["containers"][0]
+        assert {"containerPort": PORT, "name": "serve"} in container["ports"]
+        assert CODE in [mount["mountPath"] for mount in container["volumeMounts"]]
+    ports = [port["port"] for rule in policy["spec"]["ingress"] for port in rule.get("ports", [])]
+    assert ports == [8265, PORT]
+    selected = policy["spec"]["podSelector"]["matchLabels"].items()
+    assert selected <= cluster["headGroupSpec"]["template"]["metadata"]["labels"].items()
+    assert f"file://{CODE}/_ray_pkg_2.tar.xz" in ray_service["spec"]["serveConfigV2"]
+
+
+def test_the_token_of_a_service_is_in_its_secret_alone() -> None:
+    made = service()
+    (secret,) = [each for each in made if each["kind"] == "Secret"]
+    assert TOKEN not in to_yaml({"all": [each for each in made if each is not secret]})
+    assert [base64.b64decode(value).decode() for value in secret["data"].values()] == [TOKEN]
+
+
+def test_other_code_makes_new_pods() -> None:
+    def hashes(made: list[Document]) -> set[str]:
+        cluster = made[0]["spec"]["rayClusterConfig"]
+        groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+        return {group["template"]["metadata"]["annotations"]["heliostat.dev/started-with"] for group in groups}
+
+    assert hashes(service()) == hashes(service())
+    assert hashes(service(own=Package("gcs://_ray_pkg_3.tar.xz", b"other"))).isdisjoint(hashes(service()))
+
+
+def test_a_service_with_an_unusable_name_or_in_a_queue_is_refused() -> None:
+    with pytest.raises(UserError, match="Churn_2 cannot be the name of a service on Kubernetes"):
+        service(name="Churn_2")
+    queued = find(
+        "gpu", ["queue=team", "idle_shutdown_seconds=null", *(f"groups.{g.name}.min={g.max}" for g in find("gpu").groups)]
+    )
+    with pytest.raises(UserError, match="queue is team, but a service has no place in a queue"):
+        service(queued)
+
+
+def test_a_service_that_is_changed_keeps_its_port() -> None:
+    live = [ServiceState("churn", "RUNNING", 1, 1, "", "http://127.0.0.1:8123", {})]
+    assert (_port(live, None), _port(live, 8123)) == (8123, 8123)
+    with pytest.raises(UserError, match="--port is 8000, but churn is served at"):
+        _port(live, 8000)
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="cannot be listened on"):
+        _port([], taken.getsockname()[1])
+
+
+def state(status: str, message: str = "") -> ServiceState:
+    return ServiceState("churn", status, 0, 1, message, "", {})
+
+
+def test_what_a_replica_has_refused_is_the_users_error_and_ends_the_wait_at_once() -> None:
+    raised = (
+        "Retrying 2 more time(s). Error:\n  File x\nheliostat.errors.UserError: model 'churn' has no version '9'\n  fix: use 1"
+    )
+    with pytest.raises(UserError) as refused:
+        check_answers(state("DEPLOYING", raised))
+    assert (refused.value.what, refused.value.fix) == ("model 'churn' has no version '9'", "use 1")
+    assert not check_answers(state("DEPLOYING", "Retrying 2 more time(s). Error: out of memory"))
+    with pytest.raises(NotComing, match="churn cannot be served:\n  \\| out of memory"):
+        check_answers(state("DEPLOY_FAILED", "out of memory"))
+    assert check_answers(state("RUNNING"))
+
+
+class Answers:
+    """A dashboard with these answers, one after the other; the last one stays."""
+
+    def __init__(self, *answers: Callable[[], Any]) -> None:
+        self.answers = list(answers)
+
+    def get(self, path: str) -> Any:
+        return (self.answers.pop(0) if self.answers[1:] else self.answers[0])()
+
+
+def deployed(config: Document, status: str) -> dict[str, Any]:
+    replica = {"replicas": [{"state": "RUNNING"}] * (status == "RUNNING"), "target_num_replicas": 1}
+    found = {"status": status, "deployments": {"replica": replica}, "deployed_app_config": config}
+    return {"http_options": {"host": "127.0.0.1", "port": 8000}, "applications": {"churn": found}}
+
+
+def test_a_wait_ends_when_the_new_configuration_answers_not_the_one_before() -> None:
+    def away() -> Any:
+        raise NotFound("no cluster yet", "wait")
+
+    before, new = applied(replicas=1), applied(replicas=2)
+    dashboard: Any = Answers(
+        away, lambda: deployed(before, "RUNNING"), lambda: deployed(new, "DEPLOYING"), lambda: deployed(new, "RUNNING")
+    )
+    lines = list(wait("churn", new, lambda: dashboard, lambda: "the cluster", 60))
+    assert lines == ["the cluster", "waits for Ray Serve, the cluster", "0 of 1 replicas answer, the cluster"]
+
+
+def test_a_ray_without_serve_and_one_that_is_busy_are_told_apart() -> None:
+    without = refused("first", 501, 'Serve dependencies are not installed. Please run `pip install "ray[serve]"`.')
+    assert isinstance(without, UserError)
+    assert "the Ray of first cannot serve" in without.what
+    assert isinstance(refused("first", 500, "ConnectionError: Failed to connect to Ray cluster at 10.0.0.1:6379"), Unreachable)
+
+
+def test_a_dry_run_shows_the_documents_without_the_token_and_asks_no_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    (tmp_path / "mine.token").write_text(f"{TOKEN}\n")
+    options = ["--dry-run", "--token-file", "mine.token", "--set", "replicas=[1,2]", "--set", "requests=9"]
+    assert main(["serve", "churn@champion", "--on", "gpu", *options]) == 0
+    shown = capsys.readouterr().out
+    assert TOKEN not in shown
+    service, *others = YAML(typ="safe").load_all(shown)
+    assert [each["kind"] for each in others] == ["Secret", "ConfigMap", "ConfigMap", "NetworkPolicy"]
+    (served,) = YAML(typ="safe").load(service["spec"]["serveConfigV2"])["applications"]
+    assert served["args"]["model"] == "churn@champion"
+    assert served["args"]["limits"]["requests"] == served["deployments"][0]["max_ongoing_requests"] == 9
