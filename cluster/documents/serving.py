@@ -22,7 +22,7 @@ BEYOND = 5
 
 
 SETTINGS = {
-    # HAProxy in place of Serve's proxies in Python: a sixth to a tenth of the CPU time a request. It opens ports on all
+    # HAProxy in place of Serve's proxies in Python: about a tenth of the CPU time a request. It opens ports on all
     # interfaces for its figures, which the network policy closes; on one machine nothing would.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
