@@ -26,7 +26,7 @@ LARGEST = 99 << 20
 """Bytes of a package: Ray's dashboard (2.60) rejects requests of more than 100 MiB."""
 NOT_IN_JOBS = (
     "heliostat/schemas", "heliostat/project", "heliostat/reference", "heliostat/commands/runs/page",
-    "heliostat/cluster/manifests", "heliostat/cluster/image",
+    "heliostat/cluster/manifests", "heliostat/cluster/image", "heliostat/cluster/dashboards", "heliostat/cluster/importer",
 )  # fmt: skip
 """Folders that no command needs in a job: scheduled runs have the package in a ConfigMap, which holds a megabyte."""
 PIECE = 1 << 20
