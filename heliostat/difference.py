@@ -36,8 +36,14 @@ def difference(old: Any, new: Any, path: str = "", keys: Sequence[str] = KEYS) -
         before, after = named
         for key in dict.fromkeys([*before, *after]):
             yield from difference(before.get(key, ABSENT), after.get(key, ABSENT), f"{path}[{key}]", keys)
-    elif old != new:
+    elif old != new and not _same(old, new, keys):
         yield Change(path, old, new)
+
+
+def _same(old: Any, new: Any, keys: Sequence[str]) -> bool:
+    """Whether two lists whose items cannot be matched differ only in the order of lists inside of the items."""
+    lists = isinstance(old, list) and isinstance(new, list) and len(old) == len(new)
+    return lists and not any(True for pair in zip(old, new, strict=True) for _ in difference(*pair, keys=keys))
 
 
 def _named(old: Any, new: Any, keys: Sequence[str]) -> tuple[dict[Any, Any], dict[Any, Any]] | None:

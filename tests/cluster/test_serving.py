@@ -94,7 +94,8 @@ def test_a_service_on_kubernetes_has_the_profiles_groups_its_code_and_a_policy_t
         container = group["template"]["spec"]["containers"][0]
         assert {"containerPort": PORT, "name": "serve"} in container["ports"]
         assert CODE in [mount["mountPath"] for mount in container["volumeMounts"]]
-    ports = [port["port"] for rule in policy["spec"]["ingress"] for port in rule.get("ports", [])]
+    to_all = [rule for rule in policy["spec"]["ingress"] if "from" not in rule]
+    ports = [port["port"] for rule in to_all for port in rule["ports"]]
     assert ports == [8265, PORT]
     selected = policy["spec"]["podSelector"]["matchLabels"].items()
     assert selected <= cluster["headGroupSpec"]["template"]["metadata"]["labels"].items()
