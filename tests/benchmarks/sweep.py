@@ -145,7 +145,7 @@ def once(way: str, trials: int, seconds: float) -> None:
             env = {"env_vars": {"PYTHONPATH": str(ROOT)}}
             ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="error", runtime_env=env,
                      object_store_memory=200 << 20, include_dashboard=True)  # fmt: skip
-            # Everybody begins with workers that are there already.
+            # All begin with workers that are there already.
             ray.get([ray.remote(num_cpus=0.5)(_warm).remote() for _ in range(4)])
         learn(storage, "build", 1e-3, 0.0)  # the dataset is there
         began = time.perf_counter()

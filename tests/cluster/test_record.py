@@ -245,7 +245,7 @@ def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     assert look.going()
     with pytest.raises(PermissionError, match="gone with the cluster"):
         look()
-    # Without the rights from the start, as in a queue, nobody knows.
+    # Without the rights from the start, as in a queue, it is not known.
     never = program.Pods(lambda path: None, ended)
     assert never()[0].keys() == {"b"}
     with pytest.raises(HTTPError):

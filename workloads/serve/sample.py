@@ -1,6 +1,6 @@
 """A sample of the rows that a service answers, with their predictions, in files of bounded size.
 
-It is private: nobody but the user of the service can read it, and a service keeps none unless it is asked to.
+It is private: only the user of the service can read it, and a service keeps none unless it is asked to.
 """
 
 import json
