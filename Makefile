@@ -56,7 +56,7 @@ check: setup  ## format, lint, types and imports
 test: check  ## every check and every test
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadgroup --no-loadscope-reorder
 
-accept: setup  ## tests with real third-party libraries and servers, which make test leaves out
+accept: setup  ## tests with real third-party libraries and servers, and the longest on a Kubernetes, which make test leaves out
 	$(BIN)/python -m pytest -m accept
 
 bench: setup  ## compare with plain torchrun, side by side

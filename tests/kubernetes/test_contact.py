@@ -136,6 +136,7 @@ def test_a_connection_lost_while_a_cluster_starts_is_waited_for(far: Place, line
     assert far.command("down", path, "--yes", "--no-wait").code == 0
 
 
+@pytest.mark.accept  # that of a standing cluster's job is in make test
 def test_the_result_of_an_ephemeral_job_after_lost_contact_comes_from_its_rayjob(place: Place, far: Place, line: Line) -> None:
     """Its cluster goes while the line is cut; the operator knows how the job ended."""
     path = far.profile("unseen", groups=[{"name": "cpu", "cpu": "100m", "memory": "1Gi", "max": 1}])

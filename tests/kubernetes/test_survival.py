@@ -201,6 +201,7 @@ def test_faults_at_random_moments_change_nothing(
         print(f"from a notice to the saved checkpoint: {drain['seconds']:.2f} s")
 
 
+@pytest.mark.accept  # make test has it on a cluster of processes: tests/faults/test_elastic.py
 def test_from_two_nodes_to_one_and_back_with_the_same_samples_in_each_step(
     place: Place, cluster: Path, undisturbed: tuple[Seen, Samples], machines: Machines
 ) -> None:

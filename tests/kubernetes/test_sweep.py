@@ -42,6 +42,7 @@ def profile(place: Place) -> Path:
     return place.profile("sweeper", groups=[{**whole_node(place.kube), "price_per_hour": PRICE}])
 
 
+@pytest.mark.accept  # make test has it on a cluster of processes: tests/tuning/test_on_a_cluster.py
 def test_twelve_trials_from_no_gpu_node_survive_the_loss_of_one_and_cost_what_the_nodes_cost(
     place: Place, profile: Path, machines: Machines
 ) -> None:
