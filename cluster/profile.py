@@ -219,6 +219,11 @@ class Profile(PodKeys):
         return not self.queue or any(group.min != group.max for group in self.groups)
 
     @property
+    def slowest_start(self) -> int:
+        """The longest start of a pod of any group, in seconds."""
+        return max(group.start_seconds for group in self.groups)
+
+    @property
     def capacity(self) -> list[dict[str, Any]]:
         """Each group at its maximum: ``CPU``, ``GPU`` and hourly ``price`` of a node, the ``group``, how many ``nodes``."""
         return [{**ray_resources(g), "nodes": g.max, "group": g.name, "price": g.price} for g in self.groups]

@@ -131,7 +131,7 @@ def ray_job(
     spec: Document = {
         "submissionMode": "HTTPMode" if entrypoint else "InteractiveMode",
         "backoffLimit": 0,
-        "preRunningDeadlineSeconds": 600 + max(group.start_seconds for group in profile.groups),
+        "preRunningDeadlineSeconds": 600 + profile.slowest_start,
         "activeDeadlineSeconds": int(profile.job_hours * 3600),
         # Not deletionRules: the webhook of Kueue (0.15), which every RayJob passes, makes the rule for a job that failed before
         # it ran invalid. Without that rule its cluster would never be deleted.
@@ -162,7 +162,8 @@ def ray_service(profile: Profile, name: str, config: str, features: frozenset[st
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         ray = group["template"]["spec"]["containers"][0]
         ray.setdefault("ports", []).append({"containerPort": PORT, "name": "serve"})
-        ray["env"] += env({name: value for name, value in SETTINGS.items() if name not in profile.env})
+        given = {each["name"] for each in ray["env"]}
+        ray["env"] += env({name: value for name, value in SETTINGS.items() if name not in given})
     spec = {"serveConfigV2": config, "rayClusterConfig": cluster}
     return {"apiVersion": API_VERSION, "kind": "RayService", "metadata": metadata(profile, name), "spec": spec}
 

@@ -110,7 +110,7 @@ def worker_group(profile: Profile, name: str, group: WorkerGroup, features: froz
 
 def start_limit(profile: Profile) -> int:
     """The seconds after which a pod that has not started is given up; the time in a queue counts against no limit."""
-    return QUEUE_SECONDS if profile.queue and profile.autoscaled else max(group.start_seconds for group in profile.groups)
+    return QUEUE_SECONDS if profile.queue and profile.autoscaled else profile.slowest_start
 
 
 def priority_of(group: WorkerGroup) -> int:

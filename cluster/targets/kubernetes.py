@@ -121,7 +121,9 @@ class KubernetesCluster:
             return until(last[0])
 
         # The watchdog checks the same snapshot, so that each round takes only one.
-        yield from poll(lambda: watchdog.look(last[0]), holds, seconds + self._slowest, self.name, watchdog.in_queue)
+        yield from poll(
+            lambda: watchdog.look(last[0]), holds, seconds + self.profile.slowest_start, self.name, watchdog.in_queue
+        )
 
     def wake(self) -> Iterator[str]:
         """Resume the cluster if it is suspended, and wait until its dashboard responds; yields status lines.
@@ -139,7 +141,7 @@ class KubernetesCluster:
         yield from self._resume_or_retry(live)
         watchdog = Watchdog(self.profile, self.log)
         look = self.look(watchdog)
-        yield from poll(look, self.answers, UP_SECONDS + self._slowest, self.name, watchdog.in_queue)
+        yield from poll(look, self.answers, UP_SECONDS + self.profile.slowest_start, self.name, watchdog.in_queue)
 
     def _resume_or_retry(self, live: Document) -> Iterator[str]:
         """Resume a suspended cluster, and make the operator retry at once if it is in a backoff.
@@ -159,10 +161,6 @@ class KubernetesCluster:
         else:
             yield "makes KubeRay retry"
             self.kube.clusters.patch(self.name, {"metadata": {"annotations": {RETRY: secrets.token_hex(4)}}}, live)
-
-    @property
-    def _slowest(self) -> int:
-        return max(group.start_seconds for group in self.profile.groups)
 
     def look(self, watchdog: Watchdog | None = None) -> Callable[[], str]:
         """A function that returns a status line, and raises `NotComing` if the cluster cannot start."""

@@ -121,7 +121,7 @@ class KubernetesService:
         try:
             for part in parts:  # the pods wait for them
                 self.kube.objects(part["kind"]).apply(owned(part, applied))
-            seconds = SECONDS + max(group.start_seconds for group in self.target.profile.groups)
+            seconds = SECONDS + self.target.profile.slowest_start
             yield from wait(self.name, application, lambda: self._newest().dashboard(), self._look, seconds)
             yield from poll(lambda: "waits until requests are sent there", self._is_open, seconds, self.name)
         except BaseException:

@@ -157,9 +157,12 @@ def start_locally(
     yield "starts Ray Serve"
     try:
         dashboard.put("/api/serve/applications/", document)
-        slowest = max(group.start_seconds for group in cluster.profile.groups)
         yield from wait(
-            name, document["applications"][0], cluster.dashboard, cluster.look(None, RayObserver(dashboard)), SECONDS + slowest
+            name,
+            document["applications"][0],
+            cluster.dashboard,
+            cluster.look(None, RayObserver(dashboard)),
+            SECONDS + cluster.profile.slowest_start,
         )
     except BaseException:  # nothing half-started is left; a service that answered before goes on
         if not live:

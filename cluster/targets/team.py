@@ -52,7 +52,7 @@ def plan(team: Team, kube: KubeRay, adopt: bool = False) -> list[Step]:
     """
     if team.queue:
         try:
-            kube.api.request("GET", "/apis/kueue.x-k8s.io")
+            _ = kube.api.kueue
         except NotFound:
             raise UserError(
                 f"the team {team.name} has a queue, but this Kubernetes has no Kueue",

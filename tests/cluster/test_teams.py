@@ -97,7 +97,7 @@ def test_a_file_that_cannot_be_a_team_is_refused(tmp_path: Path, changes: dict[s
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
     with serving() as server:
-        server.objects["/apis/kueue.x-k8s.io"] = {}
+        server.objects["/apis/kueue.x-k8s.io"] = {"preferredVersion": {"groupVersion": "kueue.x-k8s.io/v1beta2"}}
         yield server
 
 

@@ -21,9 +21,10 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster.errors import NotFound
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.config import to_yaml
-from tests.conftest import Command, clean_environment, end_group, wait_for
+from tests.conftest import CI, Command, clean_environment, end_group, wait_for
 
 IMAGE = os.environ.get("HELIOSTAT_TEST_IMAGE", "heliostat/ray:2.60.0")
 GPU = os.environ.get("HELIOSTAT_TEST_GPU", "nvidia.com/gpu")
@@ -137,6 +138,16 @@ def status(command: Command, path: Path) -> dict[str, Any]:
     assert done.code == 0, done.err
     found: dict[str, Any] = json.loads(done.out)
     return found
+
+
+@pytest.fixture(scope="module")
+def kueue(place: Place) -> str:
+    """The API version of Kueue, without which the tests that need it are skipped."""
+    try:
+        return place.kube.api.kueue
+    except NotFound:
+        assert not CI, "the continuous integration has no Kueue: kube kueue"
+        pytest.skip("this Kubernetes has no Kueue")
 
 
 class Running:

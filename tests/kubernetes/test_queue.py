@@ -7,11 +7,10 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.errors import NotFound
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets import ephemeral
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
-from tests.conftest import CI, ROOT, Command, wait_for
+from tests.conftest import ROOT, Command, wait_for
 from tests.kubernetes.conftest import SHORT, Place, cpu_group
 from tests.kubernetes.test_cluster import DIGITS
 
@@ -59,13 +58,8 @@ class Queue:
 
 
 @pytest.fixture(scope="module")
-def queue(place: Place) -> Iterator[Queue]:
-    try:
-        group = place.kube.api.request("GET", "/apis/kueue.x-k8s.io")
-    except NotFound:
-        assert not CI, "the continuous integration has no Kueue: kube kueue"
-        pytest.skip("this Kubernetes has no Kueue")
-    queue = Queue(place, group["preferredVersion"]["groupVersion"])
+def queue(place: Place, kueue: str) -> Iterator[Queue]:
+    queue = Queue(place, kueue)
     yield queue
     queue.delete()
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.errors import Forbidden, NotAdmitted, NotFound
+from heliostat.cluster.errors import Forbidden, NotAdmitted
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.rights import missing
 from heliostat.config import to_yaml
-from tests.conftest import CI, wait_for
+from tests.conftest import wait_for
 from tests.kubernetes.conftest import GPU, IMAGE, Place
 
 READ = ("Pod", "Secret", "ConfigMap", "PersistentVolumeClaim", "RayCluster", "RayJob", "Event", "Service", "RoleBinding")
@@ -32,12 +32,7 @@ class Namespaces:
 
 
 @pytest.fixture(scope="module")
-def teams(place: Place) -> Iterator[Namespaces]:
-    try:
-        place.kube.api.request("GET", "/apis/kueue.x-k8s.io")
-    except NotFound:
-        assert not CI, "the continuous integration has no Kueue: kube kueue"
-        pytest.skip("this Kubernetes has no Kueue")
+def teams(place: Place, kueue: str) -> Iterator[Namespaces]:
     cohort = f"cohort-{secrets.token_hex(3)}"
     names = [f"{cohort}-{letter}" for letter in "ab"]
     try:

@@ -135,7 +135,7 @@ def environment(
     base = {
         **{name: value for name, value in inherited.items() if not name.startswith(("RAY_", "HELIOSTAT_"))},
         **SETTINGS,
-        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + max(group.start_seconds for group in profile.groups)),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(300 + profile.slowest_start),
         STORAGE: storage,
         NODES: json.dumps(profile.capacity),
         **_texts(profile.env),

@@ -55,7 +55,7 @@ def _applied(name: str, keys: Keys, args: Document) -> Callable[[Sequence[Packag
 
 def _waiting(profile: Profile, keys: Keys) -> float:
     """Seconds that a request may wait for a replica: where there may be none, until a node has started."""
-    return BEYOND if keys.least else float(max(group.start_seconds for group in profile.groups))
+    return BEYOND if keys.least else float(profile.slowest_start)
 
 
 def _locally(args: argparse.Namespace, profile: Profile, keys: Keys, files: Contents) -> int:
