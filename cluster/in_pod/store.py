@@ -30,7 +30,7 @@ class Writer:
             self._changed.notify()
 
     def close(self, seconds: float) -> None:
-        """Wait until everything is written, for at most so many seconds."""
+        """Wait until everything is written, for at most so many seconds; a storage that failed is tried once more."""
         with self._changed:
             self._ended = True
             self._changed.notify()
@@ -44,15 +44,16 @@ class Writer:
                 if not self._files:
                     return
                 name, data = next(iter(self._files.items()))
+                last = self._ended
             try:
                 write = write or opened(self._root)
                 write(name, data)
             except OSError as error:
                 print(f"cannot write the record to the storage: {error}", flush=True)
+                if last:
+                    return
                 with self._changed:
                     self._changed.wait_for(lambda: self._ended, RETRY_SECONDS)
-                    if self._ended:
-                        return
                 continue
             with self._changed:
                 if self._files[name] is data:

@@ -17,6 +17,7 @@ from heliostat.cluster.in_pod.recorder import Recorder, line, node_of, with_use
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.record import ALLOWED, Gap, Record, read
 from heliostat.cluster.targets.storage import InPlace
+from tests.conftest import wait_for
 from tests.outage import KEYS
 
 T0 = 1_764_187_000.0
@@ -413,13 +414,19 @@ def blocked(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_storage_that_fails_is_written_when_it_answers_again(blocked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("heliostat.cluster.in_pod.store.RETRY_SECONDS", 0.05)
+@pytest.mark.parametrize("retry_seconds", [pytest.param(0.05, id="after-a-while"), pytest.param(1000, id="at-the-end")])
+def test_a_storage_that_fails_is_written_when_it_answers_again(
+    blocked: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], retry_seconds: float
+) -> None:
+    monkeypatch.setattr("heliostat.cluster.in_pod.store.RETRY_SECONDS", retry_seconds)
     writer = Writer(str(blocked))
     writer.write("a/b.jsonl", b"first")
     writer.write("a/b.jsonl", b"second")
+    wait_for(lambda: "cannot write the record" in capsys.readouterr().out, "the first failure")
     blocked.unlink()
-    writer.close(20)
+    if retry_seconds < 1:
+        wait_for((blocked / "a/b.jsonl").exists, "the next try")
+    writer.close(100)
     assert (blocked / "a/b.jsonl").read_bytes() == b"second"
     assert [path.name for path in blocked.rglob("*") if path.is_file()] == ["b.jsonl"]
 
