@@ -115,10 +115,10 @@ def numbers(metrics: Mapping[str, float | None]) -> str:
 
 
 def money(cost: float) -> str:
-    """A cost: with two decimals, and below 1 with as many as show what it is; 0 is nothing."""
+    """A cost: 12,345.60; below 1 with as many decimals as show what it is."""
     if 0 < cost < 1e-4:
         return "less than 0.0001"
-    return f"{cost:.2f}" if cost >= 1 else f"{cost:.3g}"
+    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -248,20 +248,20 @@ class Run(Stored["Result"]):
         return evaluate(self.trained, split)
 
     def __repr__(self) -> str:
-        from heliostat.console import numbers
+        from heliostat.console import money, numbers
 
         parts = [f"{self.name}: {self.state} at step {self.step}"]
         parts += [f"{split} {numbers(metrics)}" for split, metrics in self.metrics.items()]
-        parts += [] if self.cost is None else [f"cost {self.cost:.4g}"]
+        parts += [] if self.cost is None else [f"cost {money(self.cost)}"]
         return f"<Run {', '.join(parts)}, in {self.run}>"
 
     def _repr_html_(self) -> str:
         """What a notebook shows: the state, the metrics with their intervals, the cost and the report."""
-        from heliostat.console import duration
+        from heliostat.console import duration, money
 
         facts = [f"{self.state} at step {self.step}"]
         facts += [f"{duration(self.seconds['total'])}"] if "total" in self.seconds else []
-        facts += [] if self.cost is None else [f"cost {self.cost:.4g}"]
+        facts += [] if self.cost is None else [f"cost {money(self.cost)}"]
         head = f"<b>{escape(self.name)}</b> {escape(', '.join(facts))}, {link(self.report, 'report')}"
         message = f"<br>{escape(self.message)}" if self.message else ""
         return f"<div>{head}{message}</div>{self._table()}"

@@ -173,13 +173,13 @@ def test_a_client_that_ends_its_direction_first_gets_the_whole_answer(cluster: C
     ):
         sock.sendall(b"GET /api/gcs_healthz HTTP/1.0\r\n\r\n")
         sock.shutdown(socket.SHUT_WR)
-        sock.settimeout(20)
+        sock.settimeout(300)
         assert b"".join(iter(lambda: sock.recv(65536), b"")).endswith(b"success")
 
 
 def test_a_port_without_a_listener_is_an_error_and_not_an_empty_response(cluster: Cluster) -> None:
     with Forward(cluster.api, "fwd", {9: 0}) as forward, socket.create_connection(("127.0.0.1", forward.ports[9])) as sock:
-        sock.settimeout(20)
+        sock.settimeout(300)
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
         wait_for(lambda: "refused" in str(forward.last_error), "the reason")

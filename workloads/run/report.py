@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from heliostat.config import dump
-from heliostat.console import duration
+from heliostat.console import duration, money
 from heliostat.datasets import Dataset
 from heliostat.folder import Folder
 from heliostat.workloads.run.charts import Figure, Points, band, curve
@@ -87,7 +87,7 @@ def _tiles(result: Result, metrics: list[Record], dataset: Dataset, evaluation: 
     if speeds:
         tiles.append({"name": "samples a second", "value": f"{np.median(speeds):,.0f}"})
     tiles += [] if result.best_step is None else [{"name": "best step", "value": str(result.best_step)}]
-    tiles += [] if result.cost is None else [{"name": "cost", "value": f"{result.cost:.4g}"}]
+    tiles += [] if result.cost is None else [{"name": "cost", "value": money(result.cost)}]
     return tiles
 
 

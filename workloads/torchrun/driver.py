@@ -17,6 +17,7 @@ import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
+from heliostat.console import money
 from heliostat.environment import IN_A_JOB, ON_HEAD
 from heliostat.errors import JobFailed, Stopped, StorageUnavailable, UserError, some
 from heliostat.folder import Folder
@@ -107,7 +108,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
             raise
         finally:
             if costs:
-                _say(write, f"cost {sum(costs):.4g}")
+                _say(write, f"cost {money(sum(costs))}")
             attempts.close(state)
             if attempts.recorded:
                 _report(run, write)

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from heliostat.console import money
 from heliostat.folder import Folder
 from heliostat.workloads.run.charts import Points, curve
 from heliostat.workloads.run.chunks import Record
@@ -49,7 +50,7 @@ def _tiles(result: Result) -> list[dict[str, Any]]:
         for split, values in result.metrics.items()
         for name, value in values.items()
     ]
-    return tiles + ([] if result.cost is None else [{"name": "cost", "value": f"{result.cost:.4g}"}])
+    return tiles + ([] if result.cost is None else [{"name": "cost", "value": money(result.cost)}])
 
 
 def points_of(metrics: list[Record]) -> dict[str, dict[str, Points]]:

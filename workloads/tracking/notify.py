@@ -8,7 +8,7 @@ import urllib.request
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from heliostat.console import err, numbers
+from heliostat.console import err, money, numbers
 from heliostat.workloads.tracking_config import Notify
 
 SECONDS, ATTEMPTS, PAUSE = 5.0, 3, 1.0
@@ -51,7 +51,7 @@ def _document(name: str, state: str, message: str, run: str, summary: dict[str, 
     shown = next((values for values in (metrics.get("test"), metrics.get("validation"), metrics) if values), {})
     parts = [f"{name} {_ended(state)}"]
     parts += [numbers(shown)] if shown and all(not isinstance(value, dict) for value in shown.values()) else []
-    parts += [f"cost {summary['cost']:.4g}"] if summary.get("cost") is not None else []
+    parts += [f"cost {money(summary['cost'])}"] if summary.get("cost") is not None else []
     parts += [message.splitlines()[0]] if message else []
     return {"text": ": ".join([parts[0], ", ".join(parts[1:])]) if parts[1:] else parts[0],
             "name": name, "state": state, "message": message[:LONGEST], "run": run, **summary}  # fmt: skip

@@ -98,6 +98,6 @@ def named(split: str, values: Mapping[str, Any]) -> dict[str, float]:
 def tags_of(cost: float | None, goodput: float | None) -> dict[str, str]:
     """The tags of an end."""
     return {
-        **({} if cost is None else {"cost": f"{cost:.4g}"}),
+        **({} if cost is None else {"cost": str(round(cost, 4))}),
         **({} if goodput is None else {"goodput": f"{goodput:.3f}"}),
     }

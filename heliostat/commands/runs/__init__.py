@@ -154,7 +154,7 @@ def _print(rows: list[Row]) -> None:
 
 def cells_of(row: Row, zone: str) -> dict[str, str]:
     """The texts of a row by column, empty where nothing is known."""
-    from heliostat.console import duration, numbers
+    from heliostat.console import duration, money, numbers
 
     first, *others = row["metrics"].items() or [("", None)]
     return {
@@ -163,7 +163,7 @@ def cells_of(row: Row, zone: str) -> dict[str, str]:
         "progress": row["progress"],
         "result": f"{row['split']} {numbers(dict([first]))}" if first[0] else "",
         "time": duration(row["time"]) if row["time"] else "",
-        "cost": "" if row["cost"] is None else f"{row['cost']:.4g}",
+        "cost": "" if row["cost"] is None else money(row["cost"]),
         f"created ({zone})": row["created"],
         "goodput": f"{row['goodput']:.0%}" if row["goodput"] else "",
         "task": row["task"],

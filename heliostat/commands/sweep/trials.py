@@ -96,7 +96,7 @@ def trial_line(trial: Any, objectives: Any) -> str:
     if trial.done:
         cost = trial.cost()
         parts += [f"{name} {trial.values[name]:.6g}" for name in objectives if name in trial.values]
-        parts += [f"step {trial.step}", f"{trial.seconds:.1f} s", *([] if cost is None else [f"cost {cost:.4g}"])]
+        parts += [f"step {trial.step}", f"{trial.seconds:.1f} s", *([] if cost is None else [f"cost {money(cost)}"])]
     parts += [f"{key}={' '.join(cell(value, '-').split())}" for key, value in trial.params.items()]
     return printable("  ".join(parts))
 

@@ -322,7 +322,7 @@ def _finished(name: str) -> str:
 
 
 def _show_result(result: Any) -> None:
-    from heliostat.console import duration, numbers, out
+    from heliostat.console import duration, money, numbers, out
 
     def say(text: str) -> None:
         out.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -335,6 +335,6 @@ def _show_result(result: Any) -> None:
     for split, metrics in result.metrics.items():
         say(f"  {split:<11}{numbers(metrics)}")
     if result.cost is not None:
-        say(f"  cost       {result.cost:.4g}")
+        say(f"  cost       {money(result.cost)}")
     pull = pull_command(result.run)
     say(f"  report     {pull} --open" if pull else f"  report     {result.report}")

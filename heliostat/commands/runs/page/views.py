@@ -7,7 +7,7 @@ from typing import Any
 from heliostat.commands import SCRIPT
 from heliostat.commands.runs.compare import described, differing, side_by_side
 from heliostat.commands.runs.page.records import Records, end_of
-from heliostat.console import cell, duration, numbers, printable
+from heliostat.console import cell, duration, money, numbers, printable
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads.run.charts import Figure, Points, curves, line, thinned
@@ -93,7 +93,7 @@ def _of_result(folder: Folder, result: Any, records: Records, recorded: float, s
             break
     tiles += [("time", duration(result.seconds["total"]))] if result.seconds.get("total") else []
     tiles += [("goodput", f"{share_of(result.goodput):.0%}")] if result.goodput else []
-    tiles += [] if result.cost is None else [("cost", f"{result.cost:.4g}")]
+    tiles += [] if result.cost is None else [("cost", money(result.cost))]
     attempts = attempts_of(records.read(folder, EVENTS), result.state == "running")
     created = creation(recorded, attempts)  # 0 of old scripts, which did not record it
     return {"state": result.state, "tiles": tiles, "attempts": attempts, "message": result.message, "created": created or None}
@@ -131,7 +131,7 @@ def _sweep_view(folder: Folder, records: Records) -> Document:
         "kind": "sweep",
         "state": "running" if driven else "finished" if SweepResult.read(folder) else "interrupted",
         "headline": headline(trials, record.objectives, wanted, driven=driven),
-        "tiles": tiles + ([] if cost is None else [("cost", f"{cost:.4g}")]),
+        "tiles": tiles + ([] if cost is None else [("cost", money(cost))]),
         "figures": figures_of(trials, record.config.space, record.objectives),
         "facts": [("algorithm", record.config.algorithm), ("scheduler", record.config.scheduler.kind)],
         "created": record.created,
@@ -246,7 +246,7 @@ def _logs(folder: Folder) -> list[str]:
 def summary(rows: Sequence[Mapping[str, Any]]) -> Document:
     """What the list has over its rows."""
     costs = [row["cost"] for row in rows if row["cost"] is not None]
-    return {"total": len(rows), "cost": f"{sum(costs):.4g}" if costs else None}
+    return {"total": len(rows), "cost": money(sum(costs)) if costs else None}
 
 
 def listed(row: Mapping[str, Any]) -> Document:
@@ -257,6 +257,6 @@ def listed(row: Mapping[str, Any]) -> Document:
         "name": row["name"], "kind": row["kind"], "state": row["state"], "task": row["task"].rpartition(":")[2],
         "progress": row["progress"], "result": f"{row['split']} {numbers(dict([first]))}" if first[0] else "",
         "others": numbers(dict(others[:OTHERS])) + more, "time": duration(row["time"]) if row["time"] else "",
-        "cost": "" if row["cost"] is None else f"{row['cost']:.4g}",
+        "cost": "" if row["cost"] is None else money(row["cost"]),
         "goodput": f"{row['goodput']:.0%}" if row["goodput"] else "", "created": row["created"], "error": row.get("error", ""),
     }  # fmt: skip
