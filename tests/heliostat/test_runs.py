@@ -128,3 +128,10 @@ def test_runs_are_compared_side_by_side(storage: Path, capsys: pytest.CaptureFix
     assert document["results"]["step"] == [7, 14]
     assert main([*compare, "short"]) == 2
     assert "a comparison needs two runs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cost", "text"), [(0, "0"), (5e-5, "less than 0.0001"), (0.00123, "0.00123"), (0.25, "0.25"), (12345.6, "12,345.60")]
+)
+def test_a_cost_is_shown_in_one_form(cost: float, text: str) -> None:
+    assert console.money(cost) == text
