@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pyarrow as pa
 
+from heliostat.cluster.in_pod.ray_usage import SERVING
 from heliostat.cluster.planner.fleet import GroupOutcome, Outcome
 from heliostat.cluster.planner.jobs import Floats, Jobs
 from heliostat.cluster.planner.trace import Trace
@@ -76,7 +77,9 @@ def history(record: Record, profile: Profile, since: float = 0.0, until: float =
         submitted = job.begin if job.begin is not None else mine.begin if mine else record.begin
         if not since <= submitted < until:
             continue
-        if job.status in UNFINISHED:
+        if job.status == SERVING:
+            left_out["services"] += 1
+        elif job.status in UNFINISHED:
             left_out["unfinished jobs"] += 1
         elif mine is None:
             left_out["jobs that held no worker node"] += 1

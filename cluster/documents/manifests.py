@@ -149,7 +149,9 @@ def ray_job(
     return document
 
 
-def ray_service(profile: Profile, name: str, config: str, features: frozenset[str] = FEATURES["1.7"]) -> Document:
+def ray_service(
+    profile: Profile, name: str, config: str, features: frozenset[str] = FEATURES["1.7"], files: str = ""
+) -> Document:
     """A service with its own cluster, which the operator keeps running.
 
     Args:
@@ -157,8 +159,12 @@ def ray_service(profile: Profile, name: str, config: str, features: frozenset[st
         name: the service's name, at most 47 characters.
         config: what Serve runs, as YAML, see `heliostat.cluster.documents.serving.serve_config`.
         features: of the operator.
+        files: as of `ray_job`.
     """
-    cluster = _cluster_spec(profile, name, features, "", standing=False)
+    cluster = _cluster_spec(profile, name, features, files, standing=False)
+    for container in cluster["headGroupSpec"]["template"]["spec"]["containers"]:
+        if container["name"] == "recorder":
+            container["env"] = [each for each in container["env"] if each["name"] != "LASTS"]  # it has no time limit
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         ray = group["template"]["spec"]["containers"][0]
         ray.setdefault("ports", []).append({"containerPort": PORT, "name": "serve"})

@@ -10,6 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
+SERVING = "SERVING"
+"""The status of a service, which is no job of Ray's: one that ends has done its work."""
+SERVICE = "serve:"
+"""What the ids of services begin with, and no name of a run does."""
+REPLICA = re.compile(r"ServeReplica:(?P<application>[^:]+):.*")
+"""The class of an actor of Serve that answers requests."""
 READER = "reader"
 """The value of the metadata ``heliostat`` of a job that only reads the storage."""
 LABEL = "label."
@@ -48,6 +54,19 @@ def held(text: str) -> dict[str, float]:
     return found
 
 
+def uses(get: Get) -> tuple[dict[str, Node], dict[str, Node]]:
+    """The nodes as `nodes` returns them, and the jobs with the services that hold nodes."""
+    known = jobs(get)
+    found = nodes(get, known)
+    services = sorted({job for node in found.values() for job in node["work"] if job.startswith(SERVICE)})
+    return found, known | {service: _service(service) for service in services}
+
+
+def _service(id: str) -> Node:
+    command = f"heliostat serve {id.removeprefix(SERVICE)}"
+    return {"status": SERVING, "driver": "", "run": id, "command": command, "labels": {}, "begin": None, "end": None}
+
+
 def jobs(get: Get) -> dict[str, Node]:
     """The jobs and other drivers, by id; times are in seconds since the epoch."""
     return {
@@ -74,7 +93,7 @@ def nodes(get: Get, known: Mapping[str, Node]) -> dict[str, Node]:
     That is the share of it that each job holds; "" is a job that is not known.
 
     A share is that of the CPUs or of the GPUs, whichever is larger, because nothing else can use the rest of a node whose GPUs
-    are taken. The head is shared by all jobs that run.
+    are taken. The head is shared by all jobs that run, and by services with replicas.
     """
     data = get("/nodes?view=summary&nocache=1")["data"]
     alive = [node["raylet"] for node in data["summary"] if node["raylet"].get("state") == "ALIVE"]
@@ -82,6 +101,7 @@ def nodes(get: Get, known: Mapping[str, Node]) -> dict[str, Node]:
     running = [job for job, about in known.items() if about["status"] not in FINISHED]
     workers = [raylet for raylet in alive if not raylet.get("isHeadNode")]
     holders = _holders(get, known) if any(_fraction(used[each["nodeId"]], each) for each in workers) else {}
+    running += sorted({job for jobs in holders.values() for job in jobs if job.startswith(SERVICE)})
     found = {}
     for raylet in alive:
         node = raylet["nodeId"]
@@ -112,11 +132,12 @@ def _fraction(amounts: Mapping[str, float], raylet: Mapping[str, Any]) -> float:
 
 
 def _holders(get: Get, known: Mapping[str, Node]) -> dict[str, dict[str, dict[str, float]]]:
-    """By node and job, the resources that its placement groups, actors and tasks hold."""
+    """By node and job or service, the resources that its placement groups, actors and tasks hold."""
     ids = {about["driver"]: job for job, about in known.items() if about["driver"]}
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for node, driver, amounts in _holdings(get):
-        job = found.setdefault(node, {}).setdefault(ids.get(driver, ""), {})
+    for node, holder, amounts in _holdings(get):
+        id = holder if holder.startswith(SERVICE) else ids.get(holder, "")
+        job = found.setdefault(node, {}).setdefault(id, {})
         for name, amount in amounts.items():
             job[name] = job.get(name, 0.0) + amount
     return found
@@ -129,7 +150,10 @@ def _holdings(get: Get) -> Iterator[tuple[str, str, Mapping[str, float]]]:
     for kind, state in (("actors", "ALIVE"), ("tasks", "RUNNING")):
         for each in _listed(get, kind, state):
             if not each.get("placement_group_id") and each.get("type") != "ACTOR_TASK":
-                yield each["node_id"], each["job_id"], each.get("required_resources") or {}
+                # All replicas belong to the job of Serve's controller.
+                replica = REPLICA.fullmatch(each.get("class_name") or "")
+                holder = f"{SERVICE}{replica['application']}" if replica else each["job_id"]
+                yield each["node_id"], holder, each.get("required_resources") or {}
 
 
 def _listed(get: Get, kind: str, state: str) -> Any:

@@ -4,7 +4,7 @@
 and about 64 KB. A line is JSON, a blank, and the CRC-32 of the JSON, with a time ``t`` and an event ``e``:
 
 - ``start``: the first line of a file; the nodes that there are and the jobs that run follow, so that it can be read alone; it
-  names a ``cluster`` that a job has to itself, and ``until`` when that is deleted at the latest;
+  names a ``cluster`` that a job or a service has to itself, and ``until`` when that of a job is deleted at the latest;
 - ``node``: a node as it is from then on; ``gone``: it has ended; ``job``: a job as it is from then on;
 - ``beat``: nothing has changed, once a minute; ``off``: the cluster is suspended or deleted, and has no nodes from then on.
 
@@ -64,7 +64,7 @@ class Recorder:
         look: returns the nodes: ``name``, ``group``, ``market``, ``price`` an hour, ``gpus``, when it was ``asked`` for,
             ``begin`` (None until it has a machine), ``until`` when its deletion ends it at the latest, ``grace``, the seconds
             that it has from then on, ``state`` (asked, starting, idle, busy, unknown) and ``work``, or ``end`` once it has
-            ended; and the jobs as `ray_usage.jobs` has them. Times are in seconds since the epoch.
+            ended; and the jobs as `ray_usage.uses` has them. Times are in seconds since the epoch.
         write: gets the name of a file and its whole contents.
         clock: the time.
         own: what the first line of each file says of a cluster that a job has to itself.
@@ -196,8 +196,7 @@ class Pods:
         used: dict[str, Node] | None = None
         try:
             if pods is None or not self._ended.is_set():
-                jobs = ray_usage.jobs(self._get)
-                used = ray_usage.nodes(self._get, jobs)
+                used, jobs = ray_usage.uses(self._get)
         except NOT_KNOWN as error:
             if pods is None:
                 raise
@@ -341,9 +340,11 @@ def main() -> None:
     """Record the pods of the cluster of the environment, and serve their metrics."""
     ended = stopped()
     writer = Writer(os.environ["STORAGE"])
-    cluster, own = os.environ["CLUSTER"], None
+    cluster, own = os.environ["CLUSTER"], Node()
+    if "PROFILE" in os.environ:
+        own["cluster"] = cluster
     if lasts := os.environ.get("LASTS"):
-        own = {"cluster": cluster, "until": time.time() + float(lasts)}
+        own["until"] = time.time() + float(lasts)
     folder = f"{FOLDER}/{os.environ['NAMESPACE']}/{os.environ.get('PROFILE', cluster)}"
     groups = Groups(partial(_json, os.environ["LIMITS"]))  # `up` changes it, without a restart
     serve(groups, os.environ["METRICS_OF_RAY"], "", int(os.environ["METRICS_PORT"]))

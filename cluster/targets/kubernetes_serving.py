@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
-from heliostat.cluster.documents.manifests import metadata, network_policy, ray_service
+from heliostat.cluster.documents.manifests import metadata, network_policy, ray_service, recorder_files
 from heliostat.cluster.documents.ownership import is_ours
 from heliostat.cluster.documents.secrets import job_secret, owned, reading, secret_name
 from heliostat.cluster.documents.serving import PORT
@@ -64,7 +64,7 @@ def documents(
             f"queue is {profile.queue}, but a service has no place in a queue: it does not end", "--on a profile without queue"
         )
     own = f"{PREFIX}{name}"
-    service = ray_service(reading(profile, own, [SERVE_TOKEN]), own, to_yaml(config), features)
+    service = ray_service(reading(profile, own, [SERVE_TOKEN]), own, to_yaml(config), features, files=own)
     cluster = service["spec"]["rayClusterConfig"]
     mount_code(cluster, own, len(code))
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
@@ -72,7 +72,7 @@ def documents(
     return [
         service,
         job_secret(profile, own, {SERVE_TOKEN: token}),
-        *code_maps(profile, own, code, "services"),
+        *code_maps(profile, own, code, "services", recorder_files(profile)),
         network_policy(profile, own, PORT),
     ]
 

@@ -201,6 +201,10 @@ def test_kubernetes_answers_like_predict_and_loses_no_request(programs: Path, pl
         assert load.lost == Counter()
         assert there("serve", "stop", "cancer", *options).code == 0
         wait_for(lambda: service.process.poll() is not None, "the end of the forwarding")
+        cost = there("cost", "cpu.yaml", "--by", "run", "--json")
+        assert cost.code == 0, cost.err
+        (row,) = [row for row in json.loads(cost.out)["rows"] if row["key"] == "serve:cancer"]
+        assert row["hours"]["productive"] > 0
     finally:
         service.end()
         there("down", "cpu.yaml", "--yes")

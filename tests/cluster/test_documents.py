@@ -111,6 +111,9 @@ def test_the_nodes_of_a_job_with_its_own_cluster_are_recorded_with_those_of_its_
     folder = Path(values["TOKEN_FILE"]).parent
     assert all(str(folder) in [m["mountPath"] for m in each["volumeMounts"]] for each in (ray, recorder))
     assert {"name": "files", "configMap": {"name": "mine-1a2b"}} in head["volumes"]
+    service = manifests.ray_service(profile, "serve-mine", "{}", files="serve-mine")["spec"]["rayClusterConfig"]
+    recorder = templates(service)["head"]["spec"]["containers"][1]
+    assert {entry["name"] for entry in recorder["env"]} == values.keys() - {"LASTS"}, "a service has no time limit"
     reader = templates(cluster_spec(manifests.ray_job(profile, "mine-1a2b")))["head"]["spec"]
     assert [each["name"] for each in reader["containers"]] == ["ray-head"], "a head that only reads the storage is not recorded"
 

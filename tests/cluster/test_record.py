@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from heliostat.cluster.cost import charges
 from heliostat.cluster.in_pod import ray_usage
 from heliostat.cluster.in_pod import recorder as program
 from heliostat.cluster.in_pod.recorder import Recorder, line, node_of, with_use
@@ -237,8 +238,9 @@ def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     for name, value in {"PRICES": str(tmp_path / "prices.json"), "NAMESPACE": "n", "CLUSTER": "c"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(program, "kubernetes", answer)
-    monkeypatch.setattr(ray_usage, "jobs", lambda get: {})
-    monkeypatch.setattr(ray_usage, "nodes", lambda get, jobs: {"ray-id": {"id": "b", "group": "gpu", "work": {}, "began": 0}})
+    monkeypatch.setattr(
+        ray_usage, "uses", lambda get: ({"ray-id": {"id": "b", "group": "gpu", "work": {}, "began": 0}}, dict[str, Any]())
+    )
     look = program.Pods(lambda path: None, ended)
     assert look()[0].keys() == {"a"}
     ended.set()
@@ -251,6 +253,55 @@ def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     assert never()[0].keys() == {"b"}
     with pytest.raises(HTTPError):
         never.going()
+
+
+ANSWERS = {
+    "/api/jobs/": [],
+    "/nodes": {
+        "data": {
+            "summary": [
+                {"raylet": {"nodeId": "h", "instanceId": "head", "state": "ALIVE", "isHeadNode": True, "startTimeMs": 0}},
+                {"raylet": {"nodeId": "w", "instanceId": "worker", "state": "ALIVE", "nodeTypeName": "gpu", "startTimeMs": 0,
+                            "resourcesTotal": {"CPU": 4.0, "GPU": 1.0}}},
+            ],
+            "nodeLogicalResources": {"h": "", "w": "1.0/4.0 CPU\n0.5/1.0 GPU"},
+        }
+    },
+    "actors": [
+        {"node_id": "h", "job_id": "01000000", "class_name": "ServeController", "required_resources": {}},
+        {"node_id": "w", "job_id": "01000000", "class_name": "ServeReplica:churn:replica",
+         "required_resources": {"CPU": 1.0, "GPU": 0.5}},
+    ],
+}  # fmt: skip
+"""What the dashboard of Ray 2.60 says of a cluster with a service."""
+
+
+def answer(path: str) -> Any:
+    kind = next((kind for kind in ANSWERS if path.startswith(kind) or path.startswith(f"/api/v0/{kind}")), None)
+    found: Any = ANSWERS.get(kind or "", [])
+    return {"data": {"result": {"result": found}}} if path.startswith("/api/v0") else found
+
+
+def test_what_replicas_hold_belongs_to_their_service_which_is_not_lost_with_its_head() -> None:
+    used, jobs = ray_usage.uses(answer)
+    assert {name: about["work"] for name, about in used.items()} == {
+        "head": {"serve:churn": 1.0},
+        "worker": {"serve:churn": 0.5},
+    }
+    node = {"name": "w", "group": "gpu", "market": "spot", "price": 2.0, "gpus": 1, "asked": T0, "begin": T0, "until": None}
+    busy = {"a": {**node, "state": "busy", "work": used["worker"]["work"]}}
+    world = World()
+    clock = iter([T0, T0 + 60])
+    own = {"cluster": "serve-churn-x2v4k"}
+    recorder = Recorder(lambda: (busy, jobs), world.files.__setitem__, lambda: next(clock), own)
+    recorder.step()
+    recorder.finish(off=True)
+    found = world.record()
+    (job,) = found.jobs.values()
+    assert (job.run, job.command, job.cluster) == ("serve:churn", "heliostat serve churn", own["cluster"])
+    parts = {(charge.kind, charge.job) for charge in charges(found, {})}
+    assert parts >= {("productive", "serve:churn"), ("idle", "")}
+    assert not {kind for kind, _ in parts} & {"lost"}
 
 
 def test_a_job_that_ran_when_its_head_was_lost_is_lost() -> None:

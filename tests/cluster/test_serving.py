@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from heliostat.cli import main
 from heliostat.cluster.documents.manifests import FEATURES
-from heliostat.cluster.documents.serving import PORT, Replicas, application, check_room, serve_config
+from heliostat.cluster.documents.serving import PORT, SETTINGS, Replicas, application, check_room, serve_config
 from heliostat.cluster.errors import NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import _refused as refused
 from heliostat.cluster.jobs.packaging import Package, runtime_env
@@ -94,12 +94,25 @@ def test_a_service_on_kubernetes_has_the_profiles_groups_its_code_and_a_policy_t
         container = group["template"]["spec"]["containers"][0]
         assert {"containerPort": PORT, "name": "serve"} in container["ports"]
         assert CODE in [mount["mountPath"] for mount in container["volumeMounts"]]
+        names = [entry["name"] for entry in container["env"]]
+        assert len(names) == len(set(names)), "the API server would refuse a name twice"
     to_all = [rule for rule in policy["spec"]["ingress"] if "from" not in rule]
     ports = [port["port"] for rule in to_all for port in rule["ports"]]
     assert ports == [8265, PORT]
     selected = policy["spec"]["podSelector"]["matchLabels"].items()
     assert selected <= cluster["headGroupSpec"]["template"]["metadata"]["labels"].items()
     assert f"file://{CODE}/_ray_pkg_2.tar.xz" in ray_service["spec"]["serveConfigV2"]
+    recorder = cluster["headGroupSpec"]["template"]["spec"]["containers"][1]
+    assert recorder["name"] == "recorder"
+    assert "recorder.py" in own["data"]
+
+
+def test_a_variable_of_the_head_that_serving_sets_too_is_the_heads() -> None:
+    made = service(find("gpu", [f"head.env.{name}=mine" for name in SETTINGS]))
+    head = made[0]["spec"]["rayClusterConfig"]["headGroupSpec"]["template"]["spec"]["containers"][0]
+    assert [(each["name"], each["value"]) for each in head["env"] if each["name"] in SETTINGS] == [
+        (name, "mine") for name in SETTINGS
+    ]
 
 
 def test_the_token_of_a_service_is_in_its_secret_alone() -> None:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -76,11 +77,20 @@ def looking(look: Callable[[], None]) -> Iterator[None]:
         thread.join()
 
 
-def check_seconds(found: dict[str, Any], lives: dict[str, tuple[float, float]]) -> None:
-    """The seconds of the record are those of the pods, by when they got their machines and were last seen."""
+@dataclass
+class Life:
+    """A pod: when it got its machine, was last seen, and was first missed, which is late on a busy machine."""
+
+    begin: float
+    seen: float
+    missed: float = 0.0
+
+
+def check_seconds(found: dict[str, Any], lives: dict[str, Life]) -> None:
+    """The seconds of the record are those of the pods."""
     seconds = {node: sum(i["end"] - i["begin"] for i in found["intervals"] if i["node"] == node) for node in lives}
-    whole = sum(end - begin for begin, end in lives.values())
-    assert sum(seconds.values()) == pytest.approx(whole, rel=0.02, abs=3 * len(lives)), (seconds, lives)
+    least, most = (sum(getattr(life, end) - life.begin for life in lives.values()) for end in ("seen", "missed"))
+    assert 0.98 * least - 3 * len(lives) < sum(seconds.values()) < 1.02 * most + 3 * len(lives), (seconds, lives)
 
 
 def page(place: Place) -> str:
@@ -103,14 +113,17 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
     assert workers(place) == []
     process = here.start("train", DIGITS, "--on", gpu, "--set", "name=e2e", "--json")
     seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
-    lives: dict[str, tuple[float, float]] = {}  # by pod: from when it had a machine until it was last seen
+    lives: dict[str, Life] = {}
 
     progress: list[str] = []  # as Prometheus would scrape it
 
     def look() -> None:
         progress[:] = progress or [line for line in page(place).splitlines() if line.startswith("ray_heliostat_run_goodput")]
         there = workers(place)
-        lives.update({pod["metadata"]["uid"]: (scheduled(pod), time.time()) for pod in there if scheduled(pod)})
+        for pod in filter(scheduled, there):
+            lives.setdefault(pod["metadata"]["uid"], Life(scheduled(pod), 0.0)).seen = time.time()
+        for life in (lives[uid] for uid in lives.keys() - {pod["metadata"]["uid"] for pod in there}):
+            life.missed = life.missed or time.time()
         stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
         seen.append([pod["spec"].get("nodeName", "") for pod in stay])
 
@@ -133,6 +146,7 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
         assert (place.command.cwd / "runs/e2e/report.html").exists()
         assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
         back_to_zero(place)
+        wait_for(lambda: all(life.missed for life in lives.values()), "the last look")
 
     def recorded() -> dict[str, Any]:
         done = place.command("cost", "e2e", "--on", gpu, "--json")
@@ -157,7 +171,7 @@ def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gp
         ray = Path(sys.executable).parent / "ray"
         job = subprocess.run(
             [ray, "job", "submit", "--working-dir", ".", "--", *TRAIN, "--set", "name=job", *SHORT],
-            cwd=ROOT, env=env, capture_output=True, text=True, timeout=300,
+            cwd=ROOT, env=env, capture_output=True, text=True, timeout=900,
         )  # fmt: skip
         assert job.returncode == 0, job.stdout + job.stderr
         assert "job finished at step 84" in job.stdout
@@ -169,7 +183,7 @@ def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gp
             print("accuracy", result.metrics["test"]["accuracy"], result.run)
         """
         done = subprocess.run(
-            [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+            [sys.executable, "-c", textwrap.dedent(script)], cwd=ROOT, env=env, capture_output=True, text=True, timeout=900
         )
         assert done.returncode == 0, done.stderr
         assert "/mnt/heliostat/runs/client" in done.stdout
@@ -212,6 +226,7 @@ def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_resumes(pla
 
 
 def test_a_changed_maximum_needs_no_restart_and_another_image_asks_first(place: Place, gpu: Path) -> None:
+    back_to_zero(place)
     before = status(place.command, gpu)["nodes"]
     grown = gpu_profile(place, max=3)
     assert place.command("up", grown).code == 0

@@ -42,11 +42,11 @@ def test_a_suspended_job_releases_its_cluster_and_restarts_when_it_is_resumed(pl
     wait_for(lambda: jobs.get("pausing").get("status", {}).get("rayClusterName"), "the job's cluster")
     first = jobs.get("pausing")["status"]["rayClusterName"]
     jobs.suspend("pausing")
-    jobs.wait(["pausing"], lambda seen: seen.get("status", {}).get("jobDeploymentStatus") == "Suspended", 60)
+    jobs.wait(["pausing"], lambda seen: seen.get("status", {}).get("jobDeploymentStatus") == "Suspended", 300)
     wait_for(lambda: clusters.find(first) is None, "the cluster to go")
     assert not finished(jobs.get("pausing"))
     jobs.resume("pausing")
-    ended = jobs.wait_finished("pausing", 240)
+    ended = jobs.wait_finished("pausing", 600)
     assert ended["status"]["jobStatus"] == "SUCCEEDED"
     assert ended["status"]["rayClusterName"] != first
     assert jobs.delete("pausing", timeout=300)
@@ -67,7 +67,7 @@ def test_a_job_that_fails_is_explained_when_it_was_waited_for(place: Place, prof
     with pytest.raises(NotComing, match="not ready after 1 s"):
         jobs.wait_finished("failing", 1)
     with pytest.raises(NotComing, match="RayJob failing ended with AppFailed") as failed:
-        jobs.wait_finished("failing", 240)
+        jobs.wait_finished("failing", 600)
     assert "exit code 3" in failed.value.what
     assert jobs.delete("failing", timeout=300)
 
@@ -100,7 +100,7 @@ def test_a_service_is_created_waited_for_and_deleted_with_its_cluster(place: Pla
     def its_cluster(seen: Document) -> str:
         return str(seen.get("status", {}).get("pendingServiceStatus", {}).get("rayClusterName", ""))
 
-    found = services.wait(["serves"], lambda seen: bool(its_cluster(seen)), 60)["serves"]
+    found = services.wait(["serves"], lambda seen: bool(its_cluster(seen)), 300)["serves"]
     assert services.get("serves")["metadata"]["uid"] == found["metadata"]["uid"]
     wait_for(lambda: clusters.find(its_cluster(found)) is not None, "its cluster")
     assert services.delete("serves", timeout=300)

@@ -161,7 +161,7 @@ def test_a_job_can_be_created_listed_suspended_and_deleted(place: Place) -> None
     jobs = place.kube.jobs
     made = jobs.create(ray_job(profile, "queued", place.kube.api.features))
     assert made["spec"]["suspend"], "Kueue starts it"
-    jobs.wait(["queued"], lambda job: job.get("status", {}).get("jobDeploymentStatus") == "Suspended", 30)
+    jobs.wait(["queued"], lambda job: job.get("status", {}).get("jobDeploymentStatus") == "Suspended", 300)
     assert [job["metadata"]["name"] for job in jobs.list()] == ["queued"]
     assert not finished(jobs.get("queued"))
     assert jobs.delete("queued", timeout=300)

@@ -4,10 +4,12 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from heliostat.cluster.diagnosis.observe import EVENTS_SECONDS, NODES_SECONDS
+from heliostat.cluster.diagnosis.snapshot import event_time
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, follow, submit
 from heliostat.cluster.kube.api import Api
@@ -75,19 +77,27 @@ def test_a_wait_for_a_node_lists_events_and_nodes_now_and_then(place: Place) -> 
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 
+def tried_for(place: Place) -> float:
+    """The seconds from the first time that the operator could not create a pod to the last one."""
+    events = place.kube.api.request("GET", f"/api/v1/namespaces/{place.namespace}/events")["items"]
+    failed = [event for event in events if event["reason"].startswith("FailedToCreate")]
+    begun = [datetime.fromisoformat(event["metadata"]["creationTimestamp"]).timestamp() for event in failed]
+    return max(map(event_time, failed)) - min(begun) if failed else 0.0
+
+
 def test_a_quota_that_was_raised_meanwhile_is_not_reported_as_used_up(place: Place) -> None:
     path, quotas = place.profile("raised"), place.kube.objects("ResourceQuota")
     quotas.create({"metadata": {"name": "small"}, "spec": {"hard": {"requests.memory": "1Gi"}}})
     try:
         refused = place.command("up", path)
         assert "quota of the namespace is used up" in refused.err
-        # The operator waits longer and longer before it tries again; only then the condition goes.
-        time.sleep(22)
+        # The operator waits twice as long each time before it tries again; only then the condition goes.
+        wait_for(lambda: tried_for(place) > 20, "a try after which the next one is not soon")
         quotas.patch("small", {"spec": {"hard": {"requests.memory": "100Gi"}}})
         raised = time.time()
         seen = place.command("status", path)
         assert "(tried at " in seen.out, "what is shown is not of now, and says so"
-        done = place.command("up", path, timeout=120)
+        done = place.command("up", path)
         assert done.code == 0, done.err
         print(f"ready {time.time() - raised:.0f} s after the quota was raised")
         assert "makes KubeRay retry" in done.err

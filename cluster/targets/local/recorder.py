@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +45,8 @@ class Processes:
         jobs: dict[str, Node] = {}
         used: dict[str, Node] | None = None
         if nodes and not self._ended.is_set():
-            try:
-                jobs = ray_usage.jobs(self._get)
-                used = ray_usage.nodes(self._get, jobs)
-            except NOT_KNOWN:
-                pass  # the head starts, or has exited
+            with suppress(*NOT_KNOWN):  # the head starts, or has exited
+                used, jobs = ray_usage.uses(self._get)
         self._before = with_uses(nodes, used, self._before, self._ended.is_set())
         return nodes, jobs
 
