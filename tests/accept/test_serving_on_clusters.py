@@ -22,7 +22,7 @@ from kubernetes.stream import stream
 from heliostat.config import to_yaml
 from heliostat.workloads.inference import load_run, predict
 from tests.accept.test_serving import OPENAI, TRITON, output_of, programs, text_files
-from tests.conftest import Command, clean_environment, gone, wait_for
+from tests.conftest import Command, clean_environment, end_group, gone, wait_for
 from tests.kubernetes.conftest import GPU, PODS, Place, Running, group, place
 from tests.workloads.training.test_loop import config, train
 
@@ -206,7 +206,7 @@ def test_kubernetes_answers_like_predict_and_loses_no_request(programs: Path, pl
         (row,) = [row for row in json.loads(cost.out)["rows"] if row["key"] == "serve:cancer"]
         assert row["hours"]["productive"] > 0
     finally:
-        service.end()
+        end_group(service.process)
         there("down", "cpu.yaml", "--yes")
     left = place.kube.api.request("GET", place.kube.api.path("ConfigMap"))["items"]
     assert not [each for each in left if each["metadata"]["name"].startswith("serve-")]

@@ -167,7 +167,7 @@ class Running:
             self.out.append(line)
             self.lines.append(line)
 
-    def says(self, pattern: str, seconds: float = 240, after: int = 0) -> re.Match[str]:
+    def says(self, pattern: str, seconds: float = 600, after: int = 0) -> re.Match[str]:
         """Wait for a line, one that comes after the first so many."""
 
         def found() -> re.Match[str] | None:
