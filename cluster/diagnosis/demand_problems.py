@@ -14,6 +14,8 @@ DRIVER = "driver"
 """The resource that only heads have, for what drives a trial of a sweep."""
 UNLIMITED = 1_000_000
 """How many requests without a resource of the profile a node holds."""
+PARTS = 10_000
+"""The parts of a resource that Ray counts."""
 BEHIND_SECONDS = 30.0
 """Seconds after which an autoscaler that has not asked for a node is behind: it decides every few seconds."""
 
@@ -92,7 +94,7 @@ def _impossible(demand: Demand, fleet: Fleet, profile: Profile) -> tuple[str, st
             f"no node of a group has {_shown(together.counted)}, and it must be on one",
             f"use a strategy that may spread it, such as PACK, or a group with larger nodes ({_offers(profile)})",
         )
-    if len({repr(r.counted) for r in requests}) > 1:
+    if len({repr((r.counted, dict(r.labels))) for r in requests}) > 1:
         return None  # how unlike bundles fit together is the autoscaler's to find out
     room = sum(_room(requests[0], g, fleet, one=demand.strategy == "STRICT_SPREAD") for g in profile.groups)
     if room >= len(requests):
@@ -125,7 +127,8 @@ def _offers(profile: Profile) -> str:
 
 def _sum(requests: Sequence[Request]) -> dict[str, float]:
     names = {name for request in requests for name in request.counted}
-    return {name: sum(request.counted.get(name, 0.0) for request in requests) for name in sorted(names)}
+    sums = {name: sum(request.counted.get(name, 0.0) for request in requests) for name in sorted(names)}
+    return {name: round(amount * PARTS) / PARTS for name, amount in sums.items()}
 
 
 def _most(group: WorkerGroup, fleet: Fleet) -> int:
@@ -137,7 +140,12 @@ def _room(request: Request, group: WorkerGroup, fleet: Fleet, one: bool) -> int:
     resources = ray_resources(group)
     if not request.fits(resources, ray_labels(group)):
         return 0
-    times = [int(resources[name] // amount) for name, amount in request.counted.items() if name in resources]
+    # Ray counts in ten-thousandths; as floats, 1 // 0.1 is 9.
+    times = [
+        round(resources[name] * PARTS) // max(1, round(amount * PARTS))
+        for name, amount in request.counted.items()
+        if name in resources
+    ]
     return _most(group, fleet) * (1 if one else min(times, default=UNLIMITED))
 
 

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from heliostat.cluster.documents.ownership import is_ours
 from heliostat.cluster.documents.teams import team_documents
 from heliostat.cluster.errors import Forbidden, NotFound
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -75,13 +76,20 @@ def _is_shared(document: Document, kube: KubeRay) -> bool:
     )
 
 
+def _own(document: Document, kube: KubeRay) -> Document | None:
+    """The live object of a document, if there is one and it is of this team."""
+    live = kube.objects(document["kind"]).find(document["metadata"]["name"])
+    return live if live is not None and is_ours(live, document) else None
+
+
 def standing(team: Team, kube: KubeRay) -> Standing:
     """What a team uses now.
 
     Raises:
         UserError: it was never applied.
     """
-    live = kube.objects("ResourceQuota").find("team")
+    documents = {document["kind"]: document for document in team_documents(team)}
+    live = _own(documents["ResourceQuota"], kube)
     if live is None:
         raise UserError(f"namespace {team.place} has no team {team.name}", f"heliostat team apply {team.name}")
     status = live.get("status") or {}
@@ -90,7 +98,7 @@ def standing(team: Team, kube: KubeRay) -> Standing:
     queue: Document = {}
     if team.queue:
         try:
-            queue = (kube.objects("ClusterQueue").find(team.name) or {}).get("status") or {}
+            queue = (_own(documents["ClusterQueue"], kube) or {}).get("status") or {}
         except Forbidden:  # a member may not read what is of the whole cluster
             queue = {}
     return Standing(uses, queue.get("reservingWorkloads"), queue.get("pendingWorkloads"))

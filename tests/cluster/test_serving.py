@@ -22,6 +22,7 @@ from heliostat.cluster.targets.code_maps import CODE, mounted
 from heliostat.cluster.targets.kubernetes_serving import documents
 from heliostat.cluster.targets.serving import ServiceState, _port, check_answers, wait
 from heliostat.config import to_yaml, validate
+from heliostat.environment import SERVE_TOKEN
 from heliostat.errors import NotComing, UserError
 
 TOKEN = "secret" * 8
@@ -140,6 +141,23 @@ def test_a_service_with_an_unusable_name_or_in_a_queue_is_refused() -> None:
     )
     with pytest.raises(UserError, match="queue is team, but a service has no place in a queue"):
         service(queued)
+
+
+def test_no_pod_of_a_service_is_given_a_variable_twice_and_the_profiles_own_value_counts() -> None:
+    retry, buffer = "RAY_SERVE_HAPROXY_RETRY_ON", "RAY_SERVE_HAPROXY_TUNE_BUFSIZE"
+    profile = find(
+        "gpu", [f"env.{retry}=all", f"head.env.{buffer}=1", f"groups.gpu.env.{buffer}=2", "env.HELIOSTAT_SERVE_TOKEN=x"]
+    )
+    cluster = service(profile)[0]["spec"]["rayClusterConfig"]
+    found = {}
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        variables = group["template"]["spec"]["containers"][0]["env"]
+        names = [each["name"] for each in variables]
+        assert sorted(names) == sorted({*names})
+        values = {each["name"]: each.get("value") for each in variables}
+        assert (values[retry], values[SERVE_TOKEN]) == ("all", None)
+        found[group.get("groupName", "head")] = values[buffer]
+    assert found == {"head": "1", "cpu": "65536", "gpu": "2"}
 
 
 def test_a_service_that_is_changed_keeps_its_port() -> None:

@@ -151,6 +151,14 @@ def test_what_others_have_is_not_taken_over_unasked(server: ApiServer, there: Co
     assert flavor["spec"] == {"nodeLabels": {"a": "b"}}, "a flavor that exists is used as it is"
 
 
+@pytest.mark.parametrize("labels", [{}, {"heliostat.dev/team": "speech"}])
+def test_what_others_use_is_not_shown_as_the_teams(server: ApiServer, there: Command, labels: dict[str, str]) -> None:
+    server.put(QUOTA, kind="ResourceQuota", metadata={"labels": labels}, spec={"hard": {"requests.cpu": "4"}})
+    done = there("team", "show", "vision")
+    assert (done.code, done.out) == (2, "")
+    assert "namespace vision has no team vision" in done.err
+
+
 def test_a_queue_needs_kueue(server: ApiServer, there: Command) -> None:
     del server.objects["/apis/kueue.x-k8s.io"]
     done = there("team", "apply", "vision")

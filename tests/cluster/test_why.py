@@ -165,6 +165,7 @@ LIVE = cluster(workerGroupSpecs=[{"groupName": "gpu", "maxReplicas": 2, "replica
         ),
         (ray(asks(ONE, ONE, strategy="STRICT_PACK")), FULL, "no node of a group has 2 GPU, and it must be on one", "PACK"),
         (ray(asks(ONE, ONE, ONE)), FULL, "room for 2 of these", "raise max of a group"),
+        (ray(asks(*[Request({"GPU": 0.1})] * 20)), FULL, "gpu has its maximum of 2 nodes", "raise groups.gpu.max"),
         (ray(asks(Request({"GPU": 9.0}), kind="task")), FULL, "no group has nodes with 9 GPU (cpu has 4 CPU; gpu has", "ask"),
         (
             ray(asks(Request({"GPU": 1.0}, {"team": "a"}), kind="actor")), FULL,
@@ -174,7 +175,10 @@ LIVE = cluster(workerGroupSpecs=[{"groupName": "gpu", "maxReplicas": 2, "replica
         (ray(asks(Request({"driver": 1.0}), kind="actor")), FULL, "the head has 64 of them (head.drivers)", "head.drivers"),
         (ray(asks(ONE)), (FULL[0],), "the autoscaler wants 2 nodes of gpu, and 1 exist", "whether KubeRay's operator"),
     ],
-    ids=["held by an idle job", "spread", "pack", "too many", "too large", "label", "starting", "drivers", "no pod yet"],
+    ids=[
+        "held by an idle job", "spread", "pack", "too many", "tenths fit", "too large", "label", "starting", "drivers",
+        "no pod yet",
+    ],
 )  # fmt: skip
 def test_why_ray_gives_a_job_no_node(state: RayState, pods: tuple[Document, ...], what: str, fix: str) -> None:
     snapshot = seen(pod(conditions=READY), *pods, cluster=LIVE)
@@ -187,6 +191,15 @@ def test_why_ray_gives_a_job_no_node(state: RayState, pods: tuple[Document, ...]
 
 def one_gpu() -> Profile:
     return find("gpu", ["groups.gpu.gpu=1", "groups.gpu.max=2", "node_autoscaling=false", "groups.gpu.cpu=8"])
+
+
+def test_bundles_with_unlike_labels_fit_into_unlike_groups() -> None:
+    profile = find("gpu", ["groups.gpu.max=1", "groups.gpu.market=spot", "groups.cpu.max=1", "node_autoscaling=false"])
+    bundles = [Request({"CPU": 4.0}, {"ray.io/market-type": market}) for market in ("on-demand", "spot")]
+    snapshot = seen(pod(conditions=READY), cluster=cluster(workerGroupSpecs=[]))
+    found = [each for each in problems(snapshot, profile, ray(asks(*bundles)), NOW) if each.job]
+    assert [each.group for each in found] == ["cpu", "gpu"]
+    assert not [each.what for each in found if "at their maximum" in each.what]
 
 
 def test_an_autoscaler_that_does_not_ask_is_named_after_half_a_minute() -> None:

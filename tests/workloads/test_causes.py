@@ -101,6 +101,15 @@ def test_a_run_that_waits_for_data_says_so(tmp_path: Path) -> None:
     assert [cause.what for cause in causes[1:]] == ["its workers wait for data 40% of the time"]
 
 
+def test_what_an_attempt_before_has_recorded_says_nothing_of_this_one(tmp_path: Path) -> None:
+    again = [LAUNCHED, RUNNING, {"time": 97.0, "event": "left", "reason": "drain", "again": True}, {**RUNNING, "time": 99.0}]
+    causes = found(tmp_path, "running", again, [FIRST], [*METRIC, trained(96.0, 8, 0.4)])
+    assert [cause.what for cause in causes] == [
+        "its workers run, and have not finished their first step",
+        "before, its workers were started again: drain",
+    ]
+
+
 def test_a_run_that_has_fallen_silent_says_so(tmp_path: Path) -> None:
     causes = found(tmp_path, "running", [LAUNCHED, RUNNING], [FIRST], [trained(26.0, 1), trained(27.0, 2), trained(28.0, 3)])
     assert causes[1].what.startswith("it has recorded nothing for 72 s; usually it takes 1.0 s")

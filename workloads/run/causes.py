@@ -63,9 +63,10 @@ def _phase(attempts: Sequence[Record], events: Sequence[Record], metrics: Sequen
 
 def _progress(running: Record, events: Sequence[Record], metrics: Sequence[Record]) -> Cause:
     began = running["time"]
-    recorded = [record for record in [*events, *metrics] if record["time"] >= began and "step" in record]
-    if not any(record["event"] == "first_step" for record in events if record["time"] >= began) and not metrics:
+    events, metrics = ([record for record in records if record["time"] >= began] for records in (events, metrics))
+    if not metrics and not any(record["event"] == "first_step" for record in events):
         return Cause("its workers run, and have not finished their first step", "", began)
+    recorded = [record for record in [*events, *metrics] if "step" in record]
     newest = max(recorded, key=lambda record: record["time"], default=None)
     at = f" at step {newest['step']}" if newest else ""
     return Cause(f"it trains with {_workers(running.get('workers', 0))}{at}", "", began)
@@ -76,7 +77,8 @@ def _slow(events: Sequence[Record], metrics: Sequence[Record], running: Record) 
     marks = [event for event in events if event["event"] in (SLOW, SLOW_OVER) and event["time"] >= running["time"]]
     if marks and marks[-1]["event"] == SLOW:
         yield Cause(marks[-1]["told"], _slow_fix(marks[-1]), marks[-1]["time"], _WAIT)
-    train = [record for record in metrics if record["kind"] == "train" and "data_wait" in record]
+    trained = [record for record in metrics if record["kind"] == "train" and record["time"] >= running["time"]]
+    train = [record for record in trained if "data_wait" in record]
     if train and train[-1]["data_wait"] >= DATA:
         share = train[-1]["data_wait"]
         fix = "heliostat dataset bench measures the data alone; nearer or faster storage helps"
