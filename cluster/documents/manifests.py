@@ -276,7 +276,8 @@ def config_map(profile: Profile, name: str, data: dict[str, str]) -> Document:
 
 def program(name: str) -> dict[str, str]:
     """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
-    more = ("metrics.py", "ray_usage.py", "store.py") if name == "recorder" else ()
+    needs = {"recorder": ("actions.py", "metrics.py", "ray_usage.py", "store.py"), "idle": ("actions.py", "store.py")}
+    more = needs.get(name, ())
     return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py", *more)}
 
 

@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 
+from .actions import action, annotation
 from .api import kubernetes
 
 POLL_SECONDS = 5.0
@@ -54,7 +55,8 @@ def suspend(why: str) -> None:
     now = datetime.now(UTC).isoformat(timespec="seconds")
     print(f"{now} suspending: {why}", flush=True)
     path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
-    patch = {"metadata": {"annotations": {"heliostat.dev/suspended": f"{why}, at {now}"}}, "spec": {"suspend": True}}
+    noted = annotation(*action("idle watcher", os.environ["CLUSTER"], "suspend", os.environ["CLUSTER"]))
+    patch = {"metadata": {"annotations": {"heliostat.dev/suspended": f"{why}, at {now}", **noted}}, "spec": {"suspend": True}}
     kubernetes("PATCH", path, patch)
 
 

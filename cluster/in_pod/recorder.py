@@ -8,6 +8,8 @@ and about 64 KB. A line is JSON, a blank, and the CRC-32 of the JSON, with a tim
 - ``node``: a node as it is from then on; ``gone``: it has ended; ``job``: a job as it is from then on;
 - ``beat``: nothing has changed, once a minute; ``off``: the cluster is suspended or deleted, and has no nodes from then on.
 
+Beside them is a file for each action of a user (`in_pod.actions`).
+
 The time between two lines that are further apart than `heliostat.cluster.record` allows is not recorded.
 """
 
@@ -28,6 +30,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from . import ray_usage
+from .actions import Recorded
 from .api import kubernetes
 from .metrics import Groups, cause_of, serve
 from .store import Writer
@@ -336,6 +339,19 @@ def shown(look: Look, groups: Groups, causes: Callable[[], Mapping[str, str]], c
     return seen
 
 
+def with_actions(look: Look, actions: Recorded) -> Look:
+    """A look before which the actions of users are recorded; the nodes are, too, where those cannot be read."""
+
+    def seen() -> tuple[dict[str, Node], dict[str, Node]]:
+        try:
+            actions.step()
+        except NOT_KNOWN as error:
+            print(f"cannot record the actions of users: {error!r}", flush=True)
+        return look()
+
+    return seen
+
+
 def main() -> None:
     """Record the pods of the cluster of the environment, and serve their metrics."""
     ended = stopped()
@@ -349,7 +365,7 @@ def main() -> None:
     groups = Groups(partial(_json, os.environ["LIMITS"]))  # `up` changes it, without a restart
     serve(groups, os.environ["METRICS_OF_RAY"], "", int(os.environ["METRICS_PORT"]))
     pods = Pods(_get, ended)
-    look = shown(pods, groups, lambda: pods.causes)
+    look = with_actions(shown(pods, groups, lambda: pods.causes), Recorded(writer, folder))
     recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
     record(recorder, pods.going, ended, LAST_SECONDS)
     writer.close(1.0)

@@ -29,6 +29,11 @@ class Writer:
             self._files[name] = data
             self._changed.notify()
 
+    def has_written(self, name: str) -> bool:
+        """Whether nothing of a file that was given has still to be written."""
+        with self._changed:
+            return name not in self._files
+
     def close(self, seconds: float) -> None:
         """Wait until everything is written, for at most so many seconds; a storage that failed is tried once more."""
         with self._changed:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from heliostat.commands.terminal.live import add_profile, confirm, line, possible_jobs, target_of
+from heliostat.commands.terminal.live import add_profile, confirm, line, note, possible_jobs, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,6 +21,7 @@ def run(args: argparse.Namespace) -> int:
     if not args.yes and (jobs := possible_jobs(target.state())):
         confirm(f"deleting {target.name} stops its jobs: {jobs}", args.yes)
     with line() as shown:
+        note(target, "down", last=True)
         shown.say(f"deleting {target.name}")
         deleted = target.down(0 if args.no_wait else 120, *objects)
     out.print(f"deleted {', '.join(deleted)}" if deleted else f"cluster {target.name} does not exist", highlight=False)

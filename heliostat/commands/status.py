@@ -1,27 +1,36 @@
-"""heliostat status: shows a cluster's groups, nodes, jobs and price."""
+"""heliostat status: shows a cluster's groups, nodes, jobs and price, and who did what with it."""
 
 import argparse
 import dataclasses
 import time
 from typing import Any
 
-from heliostat.commands.terminal.live import add_profile, target_of
+from heliostat.commands.cost.nodes_record import add_since, copied, period
+from heliostat.commands.terminal.live import add_profile, line, target_of
 
 EVERY = 2.0
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
-    parser.add_argument("--watch", action="store_true", help="refresh every two seconds, until Ctrl-C")
+    shape = parser.add_mutually_exclusive_group()
+    shape.add_argument("--watch", action="store_true", help="refresh every two seconds, until Ctrl-C")
+    shape.add_argument("--history", action="store_true", help="show who did what and when, from the cluster's own record")
+    add_since(parser, "30d; only with --history")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
-    parser.epilog = "example: heliostat status gpu --watch"
+    parser.epilog = "examples: heliostat status gpu --watch; heliostat status gpu --history --since 7d"
 
 
 def run(args: argparse.Namespace) -> int:
     from heliostat.console import out, print_json
+    from heliostat.errors import UserError
 
+    if args.since and not args.history:
+        raise UserError("--since is only for the history", "add --history, or leave --since out")
     target = target_of(args)
-    if args.json:
+    if args.history:
+        _history(args, target)
+    elif args.json:
         state = target.state()
         print_json(
             {**dataclasses.asdict(state), "gpus_used": state.gpus_used, "gpus_paid": state.gpus_paid, "price": state.price}
@@ -31,6 +40,35 @@ def run(args: argparse.Namespace) -> int:
     else:
         out.print(_page(target.state()))
     return 0
+
+
+def _history(args: argparse.Namespace, target: Any) -> None:
+    from heliostat.cluster.record import read
+    from heliostat.cluster.targets import history
+    from heliostat.console import err, print_json, print_table
+
+    of = period(args)
+    waiting = history.waiting_at(target)  # before the storage is read: the recorder takes them from here to there
+    with line() as shown, copied(target.profile, of, shown.say) as (_, folder, _):
+        files = {str(path): path.read_bytes() for path in folder.glob("*/*.*")}
+    actions, damaged = history.stored({name: data for name, data in files.items() if name.endswith(".action")})
+    record = read(files)
+    found = history.events([*({**dict(waiting), **actions}).values()], record)
+    found = [event for event in found if event.at >= of.begin]
+    if args.json:
+        print_json({"events": [dataclasses.asdict(event) for event in found], "damaged": damaged})
+    elif found:
+        columns = ("when", "who", "what", "which", "from", "command")
+        print_table(columns, [(_when(each.at), *dataclasses.astuple(each)[1:]) for each in found])
+    else:
+        err.print(f"the record of {target.name} has nothing in that time", highlight=False)
+    if damaged or (record and record.damaged):
+        files_of = f"{damaged} actions and {record.damaged if record else 0} files of the record"
+        err.print(f"{files_of} are damaged, and not in it", highlight=False)
+
+
+def _when(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
 def _watch(target: Any) -> None:

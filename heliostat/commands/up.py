@@ -1,8 +1,10 @@
 """heliostat up: creates or updates the cluster of a profile, and waits until it is ready."""
 
 import argparse
+from collections.abc import Iterable
+from typing import Any
 
-from heliostat.commands.terminal.live import add_profile, confirm, possible_jobs, show, target_of
+from heliostat.commands.terminal.live import add_profile, confirm, note, possible_jobs, show, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -21,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
 
     target = target_of(args)
     if target.profile.platform == "local":
-        show(target.up(replace=args.yes))
+        _show_up(target, target.up(replace=args.yes))
     else:
         steps = target.plan(args.adopt)
         for step in steps:
@@ -34,7 +36,19 @@ def run(args: argparse.Namespace) -> int:
             stops = f", which stops its jobs: {jobs}" if jobs else ""
             names = ", ".join(pod["metadata"]["name"] for pod in old)
             confirm(f"this change replaces {len(old)} pods ({names}){stops}", args.yes)
-        show(target.up(steps, old, args.force))
+        _show_up(target, target.up(steps, old, args.force))
     out.print(f"{target.name} is ready", highlight=False)
     out.print(f"  heliostat train CONFIG --on {args.profile}     heliostat status {args.profile}", highlight=False)
     return 0
+
+
+def _show_up(target: Any, lines: Iterable[str]) -> None:
+    """Show the start; it is in the history also if the cluster was changed, but does not get ready."""
+    from heliostat.errors import NotComing
+
+    try:
+        show(lines)
+    except (NotComing, KeyboardInterrupt):
+        note(target, "up")
+        raise
+    note(target, "up")

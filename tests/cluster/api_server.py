@@ -75,7 +75,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, path: str) -> None:
         objects = self.server.objects
-        if self.command == "POST":
+        if self.command == "POST" and "name" in self.body.get("metadata", {}):
             path = f"{path}/{self.body['metadata']['name']}"
             if path in objects:
                 return self.reply(409, {"reason": "AlreadyExists", "message": f"{path} already exists"})

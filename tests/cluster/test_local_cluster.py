@@ -1,5 +1,6 @@
 """A profile's cluster on this machine: real Ray processes, added and removed with the work, leave nothing behind."""
 
+import getpass
 import json
 import re
 import shlex
@@ -162,6 +163,38 @@ def test_a_cluster_outlives_the_command_that_started_it(cluster: LocalCluster) -
     assert state.price == 0
     assert cluster.dashboard().version() == state.ray_version
     assert differing(cluster.dashboard().version(), cluster.dashboard().python_version()) == []
+
+
+def test_up_of_a_cluster_that_runs_is_in_the_history(cluster: LocalCluster, env: dict[str, str], folder: Path) -> None:
+    (folder / "first.yaml").write_text(to_yaml(cluster.profile.model_dump(mode="json")))
+    command = Command(folder, env)
+    before = json.loads(command("status", "first.yaml", "--history", "--json").out)["events"]
+    assert command("up", "first.yaml").code == 0
+    assert command("down", "first.yaml", "--set", "name=none", "--yes").code == 0, "there is none, so nothing is added"
+    found = json.loads(command("status", "first.yaml", "--history", "--json").out)["events"]
+    actions, known = [event["what"] for event in found if event["origin"]], [e["what"] for e in before if e["origin"]]
+    assert actions == [*known, "up"]
+    assert command("status", "first.yaml", "--since", "1h").code == 2
+
+
+@pytest.mark.accept
+def test_who_did_what_is_in_the_history_also_after_the_cluster_is_gone(env: dict[str, str], folder: Path) -> None:
+    (folder / "audit.yaml").write_text(to_yaml(profile_of("audit").model_dump(mode="json")))
+    command = Command(folder, env)
+    empty = command("status", "audit.yaml", "--history")
+    assert (empty.code, empty.out, empty.err) == (0, "", "the record of audit has nothing in that time\n")
+    try:
+        assert command("up", "audit.yaml").code == 0
+        assert command("submit", "audit.yaml", "--", "true").code == 0
+    finally:
+        assert command("down", "audit.yaml", "--yes").code == 0
+    found = json.loads(command("status", "audit.yaml", "--history", "--json").out)["events"]
+    assert [event["what"] for event in found] == ["up", "submit", "ended SUCCEEDED", "down"]
+    assert {event["who"] for event in found if event["what"] != "ended SUCCEEDED"} == {getpass.getuser()}
+    lines = command("status", "audit.yaml", "--history", "--since", "1h").out.splitlines()
+    assert [line.split()[3] for line in lines[1:2]] == ["up"]
+    assert command("down", "audit.yaml", "--yes").code == 0, "there is none, so nothing is added"
+    assert len(command("status", "audit.yaml", "--history").out.splitlines()) == len(lines)
 
 
 def test_a_session_has_the_ports_of_the_cluster_and_refuses_to_promise_others(

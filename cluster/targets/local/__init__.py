@@ -76,6 +76,11 @@ class LocalCluster:
         return CLUSTERS.expanduser() / self.name
 
     @property
+    def exists(self) -> bool:
+        """Whether it has been started and not been stopped, also if its head has exited."""
+        return self._read() is not None
+
+    @property
     def storage(self) -> str:
         """The storage of the running cluster, or else the one that it would have."""
         from heliostat.folder import absolute

@@ -18,13 +18,16 @@ UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_DAYS = 30
 
 
+def add_since(parser: argparse.ArgumentParser, default: str) -> None:
+    """Add the option for the start."""
+    parser.add_argument(
+        "--since", metavar="TIME", help=f"the start, as an age such as 90m, 2h or 7d, or as a time (default: {default})"
+    )
+
+
 def add_period(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument(
-        "--since",
-        metavar="TIME",
-        help="the start, as an age such as 90m, 2h or 7d, or as a time (default: 30d, or the record's)",
-    )
+    add_since(parser, "30d, or the record's")
     parser.add_argument("--until", metavar="TIME", help="the end, given in the same way (default: now)")
 
 
@@ -52,7 +55,7 @@ def period(args: argparse.Namespace) -> Period:
     from heliostat.errors import UserError
 
     now = time.time()
-    since, until = _moment("--since", args.since, now), _moment("--until", args.until, now) or now
+    since, until = _moment("--since", args.since, now), _moment("--until", getattr(args, "until", None), now) or now
     if until > now or (since is not None and since >= until):
         raise UserError("--since and --until are not a period in the past", "give --since before --until, and both in the past")
     return Period(since, until, now)
@@ -93,8 +96,25 @@ def recorded(
     """
     from heliostat.cluster.record import read
     from heliostat.cluster.targets.kept import RECORDS
-    from heliostat.cluster.targets.storage import opened, record_folder
     from heliostat.errors import UserError
+
+    with copied(profile, of, say, [RECORDS]) as (scratch, folder, fetch):
+        record = read({str(path): path.read_bytes() for path in folder.glob("*/*.jsonl")})
+        if record is None or record.begin >= of.until:
+            fix = f"heliostat up {given} starts a recorder, also beside a head of an earlier version"
+            missing = f"the storage of {profile.name} has no record of its nodes in that time"
+            raise UserError("; ".join([missing, *about_jobs_not_in(not_in(record, profile, of, scratch))]), fix)
+        yield record, fetch
+
+
+@contextmanager
+def copied(
+    profile: "Profile", of: Period, say: Callable[[str], Any], more: Sequence[str] = ()
+) -> "Iterator[tuple[Path, Path, Callable[[list[str]], Path]]]":
+    """A copy of the files of a record, and of others that match patterns: where the storage is copied to, the folder of the
+    record in it, and a function that copies further files of the storage and returns the former.
+    """
+    from heliostat.cluster.targets.storage import opened, record_folder
 
     with TemporaryDirectory(prefix="heliostat-record-") as temporary, opened(profile, say) as storage:
         scratch, folder = Path(temporary), record_folder(profile)
@@ -104,13 +124,8 @@ def recorded(
                 storage.fetch(patterns, scratch)
             return scratch
 
-        fetch([RECORDS, *(f"{folder}/{month}/*" for month in _months(of.begin - UNITS["d"], of.now))])
-        record = read({str(path): path.read_bytes() for path in (scratch / folder).glob("*/*.jsonl")})
-        if record is None or record.begin >= of.until:
-            fix = f"heliostat up {given} starts a recorder, also beside a head of an earlier version"
-            missing = f"the storage of {profile.name} has no record of its nodes in that time"
-            raise UserError("; ".join([missing, *about_jobs_not_in(not_in(record, profile, of, scratch))]), fix)
-        yield record, fetch
+        fetch([*more, *(f"{folder}/{month}/*" for month in _months(of.begin - UNITS["d"], of.now))])
+        yield scratch, scratch / folder, fetch
 
 
 def not_in(record: "Record | None", profile: "Profile", of: Period, scratch: Path) -> list[str]:

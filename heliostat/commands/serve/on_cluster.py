@@ -12,7 +12,7 @@ from heliostat.cluster.jobs.packaging import Package, compact, packages, runtime
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets.run import open_target
-from heliostat.commands.terminal.live import show
+from heliostat.commands.terminal.live import note, show
 from heliostat.config import assignments, validate
 from heliostat.console import err, out
 from heliostat.workloads.serve.refusal import Limits
@@ -81,6 +81,7 @@ def _locally(args: argparse.Namespace, profile: Profile, keys: Keys, files: Cont
         return 0
     token_in(file)
     show(start_locally(cluster, name, packages(files), config, args.port))
+    note(cluster, "serve", name)
     state = next(each for each in services(cluster.dashboard()) if each.name == name)
     _started(args, state.url, str(file), name)
     return 0
@@ -115,6 +116,7 @@ def _on_kubernetes(args: argparse.Namespace, profile: Profile, keys: Keys, files
     service = KubernetesService(KubernetesCluster(profile), name)
     token = given or service.token() or secrets.token_hex(32)
     show(service.start(documents(profile, name, code, config, token, service.target.api.features), applied))
+    note(service.target, "serve", name)
     file = write_token(service.target.api, service.object, token)
     out.print(f"{name} is served at {service.inside} for pods in the cluster", highlight=False, markup=False, soft_wrap=True)
     if args.detach:
@@ -205,7 +207,9 @@ def stop_there(on: str, name: str) -> None:
     target = open_target(find(on))
     if isinstance(target, LocalCluster):
         stop_locally(target, name)
+        note(target, "serve stop", name)
         return
     from heliostat.cluster.targets.kubernetes_serving import KubernetesService
 
     show(KubernetesService(target, name).stop())
+    note(target, "serve stop", name)

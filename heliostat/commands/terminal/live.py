@@ -66,6 +66,14 @@ def target_of(args: argparse.Namespace) -> Any:
     return open_target(find(args.profile, args.set))
 
 
+def note(target: Any, what: str, which: str = "", last: bool = False) -> None:
+    """Add an action to the history of a cluster, see `heliostat.cluster.targets.history.note`; a remark if that fails."""
+    from heliostat.cluster.targets import history
+
+    if reason := history.note(target, what, which, last):
+        err.print(f"not in the history of {target.name}: {what}; {reason}", highlight=False, markup=False, soft_wrap=True)
+
+
 class Line:
     """A status line of a wait: live on a terminal, else a line for each change."""
 
