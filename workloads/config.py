@@ -81,7 +81,7 @@ class DatasetConfig(Config):
     """The data: an existing dataset (``path``), or a source that is built on first use."""
 
     path: str | None = Field(None, description="the path or URI of an existing dataset")
-    source: str | None = Field(None, description="a source, such as digits")
+    source: str | None = Field(None, min_length=1, description="a source, such as digits")
     options: dict[str, Any] = Field({}, description="the source's options")
 
     @model_validator(mode="after")

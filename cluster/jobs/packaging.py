@@ -27,6 +27,7 @@ LARGEST = 99 << 20
 NOT_IN_JOBS = (
     "heliostat/schemas", "heliostat/project", "heliostat/reference", "heliostat/commands/runs/page",
     "heliostat/cluster/manifests", "heliostat/cluster/image", "heliostat/cluster/dashboards", "heliostat/cluster/importer",
+    "heliostat/cluster/doctor",
 )  # fmt: skip
 """Folders that no command needs in a job: scheduled runs have the package in a ConfigMap, which holds a megabyte."""
 PIECE = 1 << 20
