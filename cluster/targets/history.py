@@ -23,6 +23,7 @@ from heliostat.environment import NODES_RECORD
 TAKEN_SECONDS = 20.0
 """The recorder looks every two seconds, and once more after it has written."""
 POLL = 0.3
+UNKNOWN = "unknown"
 MOST_WAITING = 200
 """Actions that wait at a RayCluster for a recorder; an object's annotations have 256 KB."""
 
@@ -34,7 +35,7 @@ class Event:
     at: float
     """In seconds since the epoch, by the clock of who reports it."""
     who: str
-    """Empty if it is not known."""
+    """`UNKNOWN` if it is not known; empty where nobody did it, such as the end of a job."""
     what: str
     which: str
     origin: str
@@ -80,17 +81,17 @@ def _user() -> str:
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in some containers
-        return ""
+        return UNKNOWN
 
 
 def _of_server(api: Api) -> str:
-    """The user that the API server sees; empty if it does not tell."""
+    """The user that the API server sees, if it tells."""
     body = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
     try:
         answer = api.request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body)
         return str(answer["status"]["userInfo"]["username"])
     except (KubernetesError, LookupError):
-        return ""
+        return UNKNOWN
 
 
 def _not_taken(target: KubernetesCluster) -> str:
@@ -133,6 +134,6 @@ def events(actions: Iterable[Action], record: Record | None) -> list[Event]:
 def _of_jobs(record: Record) -> Iterator[Event]:
     for job in record.jobs.values():
         if job.begin is not None:
-            yield Event(job.begin, job.labels.get("submitter", ""), "submit", job.id, "", job.command)
+            yield Event(job.begin, job.labels.get("submitter", UNKNOWN), "submit", job.id, "", job.command)
         if job.end is not None and job.status not in UNFINISHED:
             yield Event(job.end, "", f"ended {job.status}", job.id, "")

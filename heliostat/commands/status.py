@@ -3,18 +3,22 @@
 import argparse
 import dataclasses
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from heliostat.commands.cost.nodes_record import add_since, copied, period
 from heliostat.commands.terminal.live import add_profile, line, target_of
 
 EVERY = 2.0
+WIDE = 1000
+"""Columns of a line where there is no terminal."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     shape = parser.add_mutually_exclusive_group()
-    shape.add_argument("--watch", action="store_true", help="refresh every two seconds, until Ctrl-C")
+    shape.add_argument("--watch", action="store_true", help="show one live screen, refreshed every two seconds, until Ctrl-C")
     shape.add_argument("--history", action="store_true", help="show who did what and when, from the cluster's own record")
     add_since(parser, "30d; only with --history")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
@@ -72,26 +76,46 @@ def _when(at: float) -> str:
 
 
 def _watch(target: Any) -> None:
-    from rich.console import Group
+    """Show the screen until Ctrl-C: live on a terminal, else one block of lines after the other."""
+    from heliostat.cluster.errors import Unreachable
+    from heliostat.commands.terminal.screen import screen
+    from heliostat.console import out
+
+    state, at, outdated = target.state(), time.time(), ""
+    live = out.is_terminal and not out.is_dumb_terminal
+    try:
+        with _shown(live) as show:
+            while True:
+                # One line less than the terminal has: the cursor is below the last one.
+                show(
+                    screen(state, at, out.width, out.height - 1, outdated) if live else screen(state, at, WIDE, None, outdated)
+                )
+                time.sleep(EVERY)
+                try:
+                    state, at, outdated = target.state(), time.time(), ""
+                except Unreachable as error:  # it may answer again
+                    outdated = error.what
+    except KeyboardInterrupt:
+        return
+
+
+@contextmanager
+def _shown(live: bool) -> Iterator[Callable[[list[str]], None]]:
+    """A function that shows lines, on a terminal instead of those before."""
     from rich.live import Live
     from rich.text import Text
 
-    from heliostat.cluster.errors import Unreachable
     from heliostat.console import out
 
-    page = _page(target.state())
-    try:
-        # Refreshed only with new data: on a slow connection the terminal would flicker.
-        with Live(page, console=out, auto_refresh=False) as live:
-            while True:
-                live.update(Group(page, Text(f"at {time.strftime('%H:%M:%S')}; Ctrl-C ends it", style="dim")), refresh=True)
-                time.sleep(EVERY)
-                try:
-                    page = _page(target.state())
-                except Unreachable as error:  # it may answer again
-                    live.update(Group(page, Text(f"outdated: {error.what}", style="bold red")), refresh=True)
-    except KeyboardInterrupt:
+    def text(lines: list[str]) -> Text:
+        return Text("\n").join(Text(line, "bold" if n == 0 else "", no_wrap=True) for n, line in enumerate(lines))
+
+    if not live:
+        yield lambda lines: out.print("\n".join([*lines, ""]), soft_wrap=True)
         return
+    # Refreshed only with new data: on a slow connection the terminal would flicker.
+    with Live(console=out, auto_refresh=False) as screen:
+        yield lambda lines: screen.update(text(lines), refresh=True)
 
 
 def _page(state: Any) -> Any:
@@ -131,14 +155,11 @@ def _node(node: Any) -> tuple[str, ...]:
 
 
 def _job(job: Any) -> tuple[str, ...]:
+    from heliostat.commands.terminal.screen import work_of
     from heliostat.console import duration
 
     seconds = (job.ended or time.time()) - job.started if job.started else 0
-    kind = (
-        "Ray Client or another driver"
-        if job.kind == "DRIVER"
-        else " ".join(job.metadata.get("command", job.entrypoint).split())
-    )
+    kind = work_of(job)
     return job.id, job.status, duration(seconds), kind if len(kind) < 70 else f"{kind[:67]}..."
 
 

@@ -129,5 +129,6 @@ def test_jobs_of_the_record_are_in_the_history_with_their_submitter() -> None:
     record = Record(0.0, 40.0, [], [], {"a": ended, "b": runs})
     stop = {"t": 20.0, "who": "eve", "from": "eve@laptop", "what": "stop", "which": "a"}
     assert [(event.at, event.who, event.what, event.which) for event in events([stop], record)] == [
-        (10.0, "ada", "submit", "a"), (15.0, "", "submit", "b"), (20.0, "eve", "stop", "a"), (30.0, "", "ended STOPPED", "a"),
+        (10.0, "ada", "submit", "a"), (15.0, "unknown", "submit", "b"),
+        (20.0, "eve", "stop", "a"), (30.0, "", "ended STOPPED", "a"),
     ]  # fmt: skip
