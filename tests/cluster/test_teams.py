@@ -56,7 +56,7 @@ def test_a_file_becomes_a_namespace_with_its_roles_isolation_quota_and_queue(tmp
     ]
     assert lookers["subjects"] == [{"kind": "ServiceAccount", "namespace": "ci", "name": "trainer"}]
     assert {verb for rule in look["rules"] for verb in rule["verbs"]} == {"get", "list"}
-    assert not {"secrets", "services/proxy"} & {name for rule in look["rules"] for name in rule["resources"]}
+    assert not {"secrets", "services/proxy", "rayjobs"} & {name for rule in look["rules"] for name in rule["resources"]}
     assert spec(documents, "NetworkPolicy") == {"podSelector": {}, "policyTypes": ["Ingress"]}
     assert spec(documents, "ResourceQuota")["hard"] == {
         "requests.nvidia.com/gpu": "12", "requests.cpu": "96000m", "requests.memory": "768Gi",
