@@ -159,6 +159,16 @@ def test_what_others_use_is_not_shown_as_the_teams(server: ApiServer, there: Com
     assert "namespace vision has no team vision" in done.err
 
 
+def test_a_queue_that_the_file_has_no_more_does_not_go_on_beside_the_quota(server: ApiServer, there: Command) -> None:
+    team(there.cwd, queue=None)
+    assert there("team", "diff", "vision").code == 0
+    mine = {"labels": {"heliostat.dev/team": "vision"}}
+    server.put("/apis/kueue.x-k8s.io/v1beta1/clusterqueues/vision", kind="ClusterQueue", metadata=mine)
+    done = there("team", "apply", "vision", "--yes")
+    assert (done.code, QUOTA in server.objects) == (2, False)
+    assert "ClusterQueue vision is still there" in done.err
+
+
 def test_a_queue_needs_kueue(server: ApiServer, there: Command) -> None:
     del server.objects["/apis/kueue.x-k8s.io"]
     done = there("team", "apply", "vision")
