@@ -61,7 +61,7 @@ def head_group(profile: Profile, name: str, files: str, standing: bool, annotate
         write = f'umask 077; printf %s "$RAY_AUTH_TOKEN" > {TOKEN_FILE}'
         ray["lifecycle"] = {"postStart": {"exec": {"command": ["/bin/sh", "-c", write]}}}
     if standing:
-        ray["env"] += env({NODES_FILE: f"{FILES}/nodes.json"})
+        ray["env"] = _each_once(ray["env"], env({NODES_FILE: f"{FILES}/nodes.json"}))
         ray.setdefault("volumeMounts", []).append({"name": "files", "mountPath": FILES})
         if profile.idle_shutdown_seconds:
             containers.append(_watcher(profile))
@@ -79,7 +79,7 @@ def head_group(profile: Profile, name: str, files: str, standing: bool, annotate
 def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str], annotated: bool = True) -> Document:
     """The spec of a worker group; ``annotated`` as of the head."""
     container = _ray_container(profile, "ray-worker", group)
-    container["env"] += env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds})
+    container["env"] = _each_once(container["env"], env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds}))
     if group.gpu:
         for kind in ("limits", "requests"):
             container["resources"][kind][group.gpu_resource] = str(group.gpu)
@@ -292,6 +292,11 @@ def _own_access(profile: Profile) -> list[Document]:
     ]
 
 
+def _each_once(given: list[Document], needed: list[Document]) -> list[Document]:
+    """The variables of a profile, and those that a program needs, which count: a list with a name twice is refused."""
+    return [*({each["name"]: each for each in (*given, *needed)}.values())]
+
+
 def _field(variable: str, path: str) -> Document:
     """A variable with a field of the pod."""
     return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
@@ -329,7 +334,7 @@ def _recorder(profile: Profile, ray: Document, standing: bool) -> Document:
         "ports": [{"containerPort": METRICS_PORT, "name": "heliostat"}],
         "volumeMounts": [*program["volumeMounts"], *storage],
         **({"envFrom": credentials} if credentials else {}),
-        "env": [*own, *access],
+        "env": _each_once(own, access),
     }
 
 

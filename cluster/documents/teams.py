@@ -10,8 +10,9 @@ from heliostat.cluster.team import Member, Queue, Team
 VIEWER = "heliostat-viewer"
 KUEUE = "kueue.x-k8s.io/v1beta1"
 """The version of `heliostat.cluster.kube.api.KINDS`."""
-HIDDEN = ("secrets", "pods/portforward", "services/proxy", "configmaps", "serviceaccounts", "roles", "rolebindings")
-"""What a member who only looks does not read: tokens, results, and what leads to them."""
+HIDDEN = ("secrets", "pods/portforward", "services/proxy", "configmaps", "rayjobs", "serviceaccounts", "roles", "rolebindings")
+"""What a member who only looks does not read: tokens, results, output (of a failed job the status of its RayJob has the last
+20,000 characters, Ray 2.60), and what leads to them."""
 VIEWING = tuple(right for right in RIGHTS if right.verb in ("get", "list") and right.resource not in HIDDEN)
 """The rights of a member who only looks."""
 ROLES: dict[str, tuple[str, tuple[Right, ...]]] = {"work": (NAME, RIGHTS), "look": (VIEWER, VIEWING)}

@@ -8,7 +8,7 @@ from heliostat.cluster.errors import Forbidden, NotFound
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.kube.steps import Step, creation, step_of
-from heliostat.cluster.names import Document
+from heliostat.cluster.names import TEAM_LABEL, Document
 from heliostat.cluster.team import Team
 from heliostat.errors import UserError
 
@@ -49,7 +49,8 @@ def plan(team: Team, kube: KubeRay, adopt: bool = False) -> list[Step]:
         adopt: take over objects that have the same names and belong to no team, such as a namespace that is there.
 
     Raises:
-        UserError: Kueue is not there, or objects of other owners have the same names; all are listed.
+        UserError: Kueue is not there, a queue that the file has no more is, or objects of other owners have the same names;
+            all are listed.
     """
     if team.queue:
         try:
@@ -59,6 +60,12 @@ def plan(team: Team, kube: KubeRay, adopt: bool = False) -> list[Step]:
                 f"the team {team.name} has a queue, but this Kubernetes has no Kueue",
                 "remove queue: then the share is a quota of the namespace; or install Kueue",
             ) from None
+    elif _own({"kind": "ClusterQueue", "metadata": {"name": team.name, "labels": {TEAM_LABEL: team.name}}}, kube):
+        raise UserError(
+            f"the team {team.name} has no queue, but ClusterQueue {team.name} is still there: it admits and lends the "
+            "share beside the quota",
+            f"kubectl delete clusterqueue {team.name}, which waits for what runs in it; or keep queue",
+        )
     wanted = [document for document in team_documents(team) if not _is_shared(document, kube)]
     fix = f"set another name or namespace, or take over what no team has: heliostat team apply {team.name} --adopt"
     found = live_objects(kube, team.name, wanted, fix, adopt)

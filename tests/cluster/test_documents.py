@@ -13,7 +13,10 @@ from heliostat.cluster.documents.manifests import documents, ray_cluster
 from heliostat.cluster.documents.pods import run_program
 from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
 from heliostat.cluster.profile import Profile, find
+from heliostat.environment import NODES_FILE
 from tests.cluster.test_manifests import PROFILES, a_profile, cluster_spec, job_of, templates
+
+DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 
 # The network policy, the head's files and the claim.
 
@@ -212,3 +215,19 @@ def template_hashes(profile: Profile) -> dict[str, str]:
 def test_a_change_marks_exactly_the_pods_that_it_replaces(overrides: list[str], replaced: set[str]) -> None:
     before, after = template_hashes(find("gpu")), template_hashes(find("gpu", overrides))
     assert {name for name in before if before[name] != after[name]} == replaced
+
+
+def test_no_container_is_given_a_variable_twice_and_what_its_program_needs_counts() -> None:
+    """The API server refuses an apply of a list of variables that has a name twice."""
+    names = ("STORAGE", "LIMITS", "CLUSTER", "NAMESPACE", "RAY_AUTH_TOKEN", NODES_FILE, DRAIN)
+    profile = find("gpu", ["storage={uri: s3://bucket/team}", *(f"env.{name}=mine" for name in names)])
+    spec = ray_cluster(profile)["spec"]
+    groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
+    containers = [each for group in groups for each in group["template"]["spec"]["containers"]]
+    for container in containers:
+        variables = [each["name"] for each in container["env"]]
+        assert sorted(variables) == sorted({*variables}), container["name"]
+    values = {c["name"]: {e["name"]: e.get("value") for e in c["env"]} for c in containers}
+    assert (values["recorder"]["STORAGE"], values["recorder"]["CLUSTER"]) == ("s3://bucket/team", profile.name)
+    assert values["ray-head"]["STORAGE"] == values["ray-worker"]["LIMITS"] == "mine"
+    assert values["ray-worker"][DRAIN] == str(profile.groups[-1].drain_seconds)

@@ -56,7 +56,7 @@ def test_a_file_becomes_a_namespace_with_its_roles_isolation_quota_and_queue(tmp
     ]
     assert lookers["subjects"] == [{"kind": "ServiceAccount", "namespace": "ci", "name": "trainer"}]
     assert {verb for rule in look["rules"] for verb in rule["verbs"]} == {"get", "list"}
-    assert not {"secrets", "services/proxy"} & {name for rule in look["rules"] for name in rule["resources"]}
+    assert not {"secrets", "services/proxy", "rayjobs"} & {name for rule in look["rules"] for name in rule["resources"]}
     assert spec(documents, "NetworkPolicy") == {"podSelector": {}, "policyTypes": ["Ingress"]}
     assert spec(documents, "ResourceQuota")["hard"] == {
         "requests.nvidia.com/gpu": "12", "requests.cpu": "96000m", "requests.memory": "768Gi",
@@ -157,6 +157,16 @@ def test_what_others_use_is_not_shown_as_the_teams(server: ApiServer, there: Com
     done = there("team", "show", "vision")
     assert (done.code, done.out) == (2, "")
     assert "namespace vision has no team vision" in done.err
+
+
+def test_a_queue_that_the_file_has_no_more_does_not_go_on_beside_the_quota(server: ApiServer, there: Command) -> None:
+    team(there.cwd, queue=None)
+    assert there("team", "diff", "vision").code == 0
+    mine = {"labels": {"heliostat.dev/team": "vision"}}
+    server.put("/apis/kueue.x-k8s.io/v1beta1/clusterqueues/vision", kind="ClusterQueue", metadata=mine)
+    done = there("team", "apply", "vision", "--yes")
+    assert (done.code, QUOTA in server.objects) == (2, False)
+    assert "ClusterQueue vision is still there" in done.err
 
 
 def test_a_queue_needs_kueue(server: ApiServer, there: Command) -> None:
