@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -112,8 +113,7 @@ def started(dashboard: Dashboard, folder: Path, code: str) -> str:
     return work.job_id
 
 
-COUNT = "import time\nfor n in range(40): print('line', n, flush=True); time.sleep(0.2)\n"
-QUICK = COUNT.replace("0.2", "0.05")
+QUICK = "import time\nfor n in range(40): print('line', n, flush=True); time.sleep(0.05)\n"
 UNTIL_SEEN = """
 import os, sys, time
 def wait():
@@ -149,20 +149,23 @@ def test_output_arrives_while_the_job_runs_and_comes_whole(dashboard: Dashboard,
 
 
 def test_a_connection_lost_in_the_middle_loses_and_repeats_no_output(dashboard: Dashboard, line: Line, tmp_path: Path) -> None:
+    """The job prints its last lines only when the loss was noticed."""
     seen: list[str] = []
     said: list[str] = []
-    job_id = started(dashboard, tmp_path, COUNT)
+    there = tmp_path / "seen"
+    job_id = started(dashboard, tmp_path, WAITS.format(seen=str(there)))
 
     def cut() -> None:
         wait_for(lambda: "line 5" in "".join(seen), "some output")
         line.cut()
         wait_for(lambda: any(text.startswith("contact lost") for text in said), "the loss to be noticed")
+        there.touch()
         line.restore()
 
-    cutter = threading.Thread(target=cut)
-    cutter.start()
-    job = follow(dashboard, job_id, seen.append, said.append)
-    cutter.join()
+    with ThreadPoolExecutor(1) as pool:
+        cutter = pool.submit(cut)
+        job = follow(dashboard, job_id, seen.append, said.append)
+        cutter.result()
     assert job.status == "SUCCEEDED"
     lines = [text for text in "".join(seen).splitlines() if text.startswith("line")]
     assert lines == [f"line {n}" for n in range(40)]

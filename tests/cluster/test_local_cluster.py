@@ -262,8 +262,8 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
     code = folder / "code"
     code.mkdir()
     (code / "job.py").write_text(JOB)
-    submit(dashboard, Work("two-gpus", ["python", "job.py"], contents(code)))
     began = time.monotonic()
+    submit(dashboard, Work("two-gpus", ["python", "job.py"], contents(code)))
     both = until(cluster, lambda state: state.gpus_used == 2)
     print(f"0 -> 2: {time.monotonic() - began:.1f} s")
     assert [(group.desired, group.ready, group.idle) for group in both.groups] == [(2, 2, 0)]
@@ -278,6 +278,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
 
     busy = rb'"e":"node"[^\n]*"name":"(gpu-[12])"[^\n]*"state":"busy"'
     wait_for(lambda: len({*lines(busy)}) == 2, "the record of both nodes at work")
+    released = time.monotonic()  # before it, no node can go, however late the end of the job is seen
     (folder / "runs-seen").touch()
     assert sorted((node.group, node.gpus, node.gpus_used) for node in used.values()) == [
         ("gpu", 1, 1), ("gpu", 1, 1), ("ray.head.default", 0, 0),
@@ -295,7 +296,7 @@ def test_gpu_nodes_come_with_the_work_and_go_after_it(cluster: LocalCluster, fol
     assert {each.name for each in nodes} == {"gpu-1", "gpu-2"}
     # A look of a busy machine can miss the four idle seconds, or get no answer of Ray.
     assert {each.state for each in nodes} - {"idle", "unknown"} == {"starting", "busy"}
-    assert 2 * (ended - asked) < sum(each.seconds for each in nodes) < 2 * (over - began)
+    assert 2 * (released - asked) < sum(each.seconds for each in nodes) < 2 * (over - began)
     # Ray lists a task a second or two after it has started.
     assert {job for each in nodes if each.state == "busy" for job in each.work} <= {"two-gpus", ""}
     assert {each.price for each in nodes} == {cluster.profile.group("gpu").price}
@@ -385,7 +386,7 @@ def test_a_service_on_a_cluster_answers_follows_its_alias_and_ends(
     assert (refused.code, "has no version '9'" in refused.err) == (2, True)
     assert answer()[0] == 200, "what was refused has not changed the service"
     assert command("serve", "stop", "churn", "--on", "first.yaml").code == 0
-    with pytest.raises(ConnectionRefusedError):
+    with pytest.raises(ConnectionError):  # refused, or reset by a process that ends at this moment
         answer()
     assert "serves no churn" in command("serve", "stop", "churn", "--on", "first.yaml").err
     assert json.loads(command("serve", "status", "--on", "first.yaml", "--json").out) == []

@@ -11,6 +11,7 @@ import pytest
 
 from heliostat.cluster.documents import manifests
 from heliostat.cluster.documents.render import rendered
+from heliostat.cluster.in_pod import metrics
 from heliostat.cluster.in_pod.metrics import CAUSES, GROUPS, PREFIX, Groups, cause_of, serve, text
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.names import METRICS_PORT, POD_MONITOR, PORTS
@@ -110,7 +111,9 @@ def test_the_cause_of_a_wait_is_read_from_the_pod(pod: dict[str, Any], cause: st
     assert cause in CAUSES
 
 
-def test_the_page_has_the_groups_and_what_ray_has() -> None:
+def test_the_page_has_the_groups_and_what_ray_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics, "ASK_SECONDS", 300.0)
+
     class Ray(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)

@@ -51,7 +51,9 @@ class Ends:
 
 
 @pytest.fixture
-def ends() -> Iterator[Ends]:
+def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ends]:
+    for name in ("LINGER", "PING_AFTER", "LOST_AFTER"):  # a test says when it is about one of them
+        monkeypatch.setattr(tunnel, name, 1000.0)
     listener = socket.create_server(("127.0.0.1", 0))
     client = socket.create_connection(listener.getsockname(), timeout=300)
     local = listener.accept()[0]

@@ -237,8 +237,7 @@ class LocalCluster:
                 start_new_session=True,
             )
         record = replace(record, pid=head.pid)
-        while head.poll() is None and not record.alive:
-            time.sleep(0.01)  # its environment, which identifies it, is readable only a moment after the start
+        _identifiable(head, lambda: record.alive)
         self._write("cluster.json", asdict(record))
         return record
 
@@ -256,7 +255,7 @@ class LocalCluster:
         }  # fmt: skip
         path = [str(Path(heliostat.__file__).parents[1]), os.environ.get("PYTHONPATH")]
         with (self.folder / "recorder.log").open("wb") as log:
-            subprocess.Popen(
+            recorder = subprocess.Popen(
                 [sys.executable, "-P", RECORDER, json.dumps(options)],
                 cwd=record.scratch,
                 # With -P it would not find a heliostat that is imported from the working directory.
@@ -266,6 +265,7 @@ class LocalCluster:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _identifiable(recorder, lambda: runs(record, RECORDER))  # else the next command would start a second one
 
     def _wait(self, record: ClusterRecord) -> Iterator[str]:
         profile = Profile.model_validate(record.profile)
@@ -340,6 +340,12 @@ class LocalCluster:
         with (own_folder("clusters", self.name) / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _identifiable(started: "subprocess.Popen[bytes]", found: Callable[[], bool]) -> None:
+    """Wait until a process is found, unless it exits: what identifies it is readable only a moment after its start."""
+    while started.poll() is None and not found():
+        time.sleep(0.01)
 
 
 def _failure(record: ClusterRecord) -> str:
