@@ -16,7 +16,7 @@ POLL = 0.5
 READY = "ready"
 """What is waited for when it is there."""
 SILENT_SECONDS = 30
-"""Seconds without a response of the API server until a wait fails."""
+"""Seconds in which it asks without a response of the API server until a wait fails."""
 
 
 class Watchdog:
@@ -114,16 +114,19 @@ def poll(
         NotComing: the condition cannot be reached, or was not in time.
     """
     deadline = time.monotonic() + seconds
-    answered = time.monotonic()
+    failing: float | None = None
     said = name
     while True:
+        asked = time.monotonic()
         try:
             if until():
                 return
             said = look()
-            answered = time.monotonic()
+            failing = None
         except Unreachable as error:  # a single missing response is not a reason to give up
-            if time.monotonic() - answered > SILENT_SECONDS:
+            # Not since the last response: until it asked again, this process may have been stopped itself.
+            failing = asked if failing is None else failing
+            if time.monotonic() - failing > SILENT_SECONDS:
                 raise
             said = error.what
         yield said

@@ -22,7 +22,7 @@ from heliostat.job_environment import packed, uri
 
 POLL = 1.0
 LOST_SECONDS = 60.0
-"""Seconds without a response until following a job is given up; the job itself continues."""
+"""Seconds in which it asks without a response until following a job is given up; the job itself continues."""
 CLOSE_SECONDS = 3.0
 """Seconds that Ray needs at most to send the rest of a log after the job has finished; it reads once a second."""
 PREFIX = 256
@@ -127,19 +127,23 @@ def follow(
         NotComing: what the job waits for will not come.
     """
     log = _Log(dashboard, job_id, write)
-    answered, within = time.monotonic(), SECONDS
+    failing: float | None = None
+    within = SECONDS
     try:
         while True:
+            asked = time.monotonic()
             try:
                 job = _job(dashboard, job_id)
                 if job.done:
                     return job
                 say("" if log.active() and not interrupted() else look())
-                answered = time.monotonic()
+                failing = None
             except KubernetesError as error:
                 if ended := _final_state(fallback):
                     return ended
-                silence = time.monotonic() - answered
+                # Not since the last response: until it asked again, this process may have been stopped itself.
+                failing = asked if failing is None else failing
+                silence = time.monotonic() - failing
                 if silence > LOST_SECONDS or interrupted():
                     within = 0
                     raise ContactLost(

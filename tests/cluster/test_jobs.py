@@ -7,16 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
-from heliostat.cluster.errors import Unauthorized
+from heliostat.cluster.errors import Unauthorized, Unreachable
 from heliostat.cluster.jobs import follow as following
 from heliostat.cluster.jobs.contents import contents
-from heliostat.cluster.jobs.dashboard import Dashboard, by_port
+from heliostat.cluster.jobs.dashboard import Dashboard, Job, by_port
 from heliostat.cluster.jobs.follow import Work, check, follow, submit
 from heliostat.cluster.targets.run import new_job_id
 from heliostat.errors import ContactLost, JobFailed, Stopped
+from tests.cluster.test_clients import Clock
 from tests.conftest import Head, wait_for
 
 
@@ -205,6 +207,22 @@ def test_contact_lost_for_good_is_exit_75_with_the_command_that_follows_again(
     assert lost.value.exit_code == 75
     line.restore()
     assert follow(dashboard, job_id, lambda text: None).status == "SUCCEEDED", "the job went on all the while"
+
+
+def test_the_time_in_which_the_command_itself_was_stopped_is_no_silence_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped(Clock):
+        """Between two questions the process does not run for ten minutes, as after Ctrl-Z."""
+
+        def sleep(self, seconds: float) -> None:
+            super().sleep(600)
+
+    monkeypatch.setattr(following, "time", Stopped())
+    dashboard, away = Mock(), Unreachable("away", "")
+    dashboard.tail.side_effect, dashboard.logs.return_value = away, ""
+    dashboard.job.side_effect = [Job("a", "RUNNING", ""), away, Job("a", "SUCCEEDED", "")]
+    said: list[str] = []
+    assert follow(dashboard, "a", lambda text: None, said.append).status == "SUCCEEDED"
+    assert said[-1] == "contact lost for 0 s; retrying"
 
 
 def test_a_job_that_the_head_has_forgotten_is_reported_as_lost(dashboard: Dashboard) -> None:

@@ -3,11 +3,14 @@
 import math
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
+from heliostat.cluster.diagnosis import wait
 from heliostat.cluster.diagnosis.snapshot import Snapshot
-from heliostat.cluster.errors import NotFound
+from heliostat.cluster.diagnosis.wait import poll
+from heliostat.cluster.errors import NotFound, Unreachable
 from heliostat.cluster.names import TEMPLATE, Document
 from tests.cluster.snapshots import (
     APPLIED,
@@ -29,6 +32,17 @@ from tests.cluster.snapshots import (
 )
 
 READY = [{"type": "Ready", "status": "True"}]
+
+
+def test_the_time_in_which_the_command_itself_was_stopped_is_no_silence_of_the_api_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    passed = [0.0]  # between two questions the process does not run for ten minutes, as after Ctrl-Z
+    clock = Mock(monotonic=lambda: passed[-1], sleep=lambda seconds: passed.append(passed[-1] + 600))
+    monkeypatch.setattr(wait, "time", clock)
+    looks = Mock(side_effect=["one", Unreachable("away", ""), "two"])
+    ready = iter([False, False, False, True])
+    assert list(poll(looks, lambda: next(ready), 1e6, "gpu")) == ["one", "away", "two"]
 
 
 def test_the_last_lines_of_a_crashed_pod_are_shown() -> None:
