@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import psutil
 
-from heliostat.cluster.ports import free_ports
+from heliostat.cluster.ports import reserved
 from heliostat.cluster.ray_processes import kill, lower_priority, tree
 from heliostat.cluster.ray_token import export_token, has_token
 from heliostat.cluster.ray_version import check_ray
@@ -149,7 +149,8 @@ def starting(
     check_ray()
     before = dict(os.environ)
     try:
-        with _starting(verbose, dashboard, workers, threads, imports) as connect:
+        # Ray would take 8265 for the dashboard, and not start if another process takes it at the same moment.
+        with reserved(2 if dashboard else 0) as ports, _starting(verbose, ports, workers, threads, imports) as connect:
             yield connect
     finally:
         # The process may live on: a notebook may start or join another Ray, with the user's own settings.
@@ -161,7 +162,9 @@ def starting(
 
 
 @contextmanager
-def _starting(verbose: bool, dashboard: bool, workers: int | None, threads: int, imports: str) -> Iterator[Callable[[], str]]:
+def _starting(
+    verbose: bool, ports: Sequence[int], workers: int | None, threads: int, imports: str
+) -> Iterator[Callable[[], str]]:
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     _export_visible_gpus()
@@ -178,8 +181,7 @@ def _starting(verbose: bool, dashboard: bool, workers: int | None, threads: int,
         os.environ[name] = os.pathsep.join(map(os.path.abspath, parts))
     more = {"RAY_preload_python_modules": imports, "OMP_NUM_THREADS": str(threads)} if imports else {}
     place = heliostat_only(Path(scratch))
-    # Ray would take 8265 for the dashboard, and not start if another process takes it at the same moment.
-    options = {"ports": free_ports(2) if dashboard else [], "logs": verbose, "workers": workers, "object_store": OBJECT_STORE}
+    options = {"ports": ports, "logs": verbose, "workers": workers, "object_store": OBJECT_STORE}
     head = _start(Path(scratch), place, options, {**more, **os.environ})
     try:
         yield partial(_connect, head, Path(scratch), place, verbose)

@@ -3,7 +3,9 @@
 import os
 import random
 import socket
-from contextlib import ExitStack
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 from heliostat.errors import UserError
 
@@ -13,8 +15,11 @@ RANGE = range(20_000, 30_000)
 those of Ray's workers (up to 19999), nor NodePorts of a Kubernetes (from 30000)."""
 
 
-def free_ports(count: int) -> list[int]:
-    """Different ports at `HOST` on which nothing listens.
+@contextmanager
+def reserved(count: int) -> Iterator[list[int]]:
+    """Different ports at `HOST` on which nothing listens, and which no other program that looks for free ones takes meanwhile.
+
+    The block lasts until those for whom they are listen on them: a head needs seconds for that, on a busy machine many.
 
     Raises:
         OSError: there are not so many.
@@ -31,10 +36,29 @@ def free_ports(count: int) -> list[int]:
                 held.close()
                 continue
             stack.enter_context(held)
+            # Set after the bind, which is refused to it where another one is bound: a server, which sets it too, is let in.
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.append(port)
-    if len(found) < count:
-        raise OSError(f"only {len(found)} of {count} ports from {RANGE.start} to {RANGE.stop - 1} are free")
-    return found
+        if len(found) < count:
+            raise OSError(f"only {len(found)} of {count} ports from {RANGE.start} to {RANGE.stop - 1} are free")
+        if sys.platform != "linux":
+            stack.close()  # other systems would not let the server in
+        yield found
+
+
+def free_ports(count: int) -> list[int]:
+    """Different ports at `HOST` on which nothing listens now; raises what `reserved` raises."""
+    with reserved(count) as ports:
+        return ports
+
+
+def listens(port: int) -> bool:
+    """Whether a server listens on a port at `HOST`."""
+    try:
+        socket.create_connection((HOST, port)).close()
+    except OSError:
+        return False
+    return True
 
 
 def chosen(port: int) -> int:

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from heliostat import cluster
-from heliostat.cluster.ports import free_ports
+from heliostat.cluster.ports import listens, reserved
 from heliostat.environment import CACHE
 from tests.forks import SITE
 from tests.forks.popen import SERVERS, can_fork, start
@@ -135,7 +135,11 @@ def cache(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def endpoint() -> Iterator[str]:
     """Where an S3 server with an empty bucket is."""
-    (port,) = free_ports(1)
+    with reserved(1) as (port,):
+        yield from _moto(port)
+
+
+def _moto(port: int) -> Iterator[str]:
     server = subprocess.Popen(
         [str(Path(sys.prefix) / "store/bin/moto_server"), "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True, start_new_session=True,
@@ -231,11 +235,16 @@ class Head:
 @contextmanager
 def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
     """``ray start --head`` with two CPUs, in an environment."""
+    with reserved(4) as ports:
+        yield from _head(home, env, ports)
+
+
+def _head(home: Path, env: Mapping[str, str], ports: list[int]) -> Iterator[Head]:
     # Ray's own folder: a later Ray must not find the address that this one leaves behind.
     scratch = tempfile.mkdtemp(prefix="ray-head-", dir="/tmp")
     SERVERS.start()
     env = {**env, "RAY_TMPDIR": scratch, "GRPC_ENABLE_FORK_SUPPORT": "0"}
-    gcs, dashboard, agent, client = free_ports(4)
+    gcs, dashboard, agent, client = ports
     options = {
         "port": gcs, "dashboard-port": dashboard, "ray-client-server-port": client, "num-cpus": 2,
         "min-worker-port": 0, "max-worker-port": 0, "dashboard-agent-listen-port": agent, "object-store-memory": 200_000_000,
@@ -260,9 +269,9 @@ def started_head(home: Path, env: Mapping[str, str]) -> Iterator[Head]:
                 socket.create_connection((get_node_ip_address(), agent)).close()
             except (OSError, RuntimeError):
                 return False
-            return True
+            return listens(client)
 
-        wait_for(answers, "the Ray head's dashboard and its agent")
+        wait_for(answers, "the Ray head's dashboard, its agent and its port for clients")
         yield Head(f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", f"ray://127.0.0.1:{client}", home, env)
     finally:
         tree = psutil.Process(process.pid).children(recursive=True)

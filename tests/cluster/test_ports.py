@@ -1,4 +1,5 @@
 import socket
+import sys
 
 import pytest
 
@@ -13,3 +14,15 @@ def test_ports_are_free_and_different_and_none_that_the_kernel_gives_to_connecti
         monkeypatch.setattr(ports, "RANGE", range(found[0], found[0] + 1))
         with pytest.raises(OSError, match="only 0 of 1 ports"):
             ports.free_ports(1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems let no server listen on a port that is held")
+def test_a_reserved_port_is_nobody_elses_until_its_server_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    with ports.reserved(1) as (port,):
+        monkeypatch.setattr(ports, "RANGE", range(port, port + 1))
+        with pytest.raises(OSError, match="only 0 of 1 ports"):
+            ports.free_ports(1)
+        assert not ports.listens(port)
+        with socket.create_server((ports.HOST, port)):
+            assert ports.listens(port)
+    assert ports.free_ports(1) == [port]

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.demand import RayState, ray_state
 from heliostat.cluster.jobs.usage import NodeUsage, usage
-from heliostat.cluster.ports import HOST, free_ports
+from heliostat.cluster.ports import HOST, listens, reserved
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.cluster.ray_token import own_token
 from heliostat.cluster.ray_version import check_ray, installed_ray
@@ -117,6 +117,12 @@ class LocalCluster:
         """
         check_ray()
         yield "the head"
+        with ExitStack() as until_ready:
+            record = self._started(replace, until_ready)
+            yield from self._wait(record)
+
+    def _started(self, replace: bool, until_ready: ExitStack) -> ClusterRecord:
+        """The record of the cluster, which is started unless it runs; its ports are reserved ``until_ready``."""
         with self._lock():
             record = self._read()
             if record and record.alive and (changed := self.changes()) and not replace:
@@ -126,9 +132,9 @@ class LocalCluster:
                 )
             if record is None or not record.alive or self.changes():
                 self._stop(record)
-                record = self._start()
+                record = self._start(until_ready.enter_context(reserved(len(PORTS))))
             self._record_nodes(record)
-        yield from self._wait(record)
+        return record
 
     def wake(self) -> Iterator[str]:
         """Wait until a started cluster responds; yields status lines.
@@ -214,11 +220,11 @@ class LocalCluster:
         """The folder for the code of services, which is deleted with the cluster; it need not exist yet."""
         return Path(self._running().scratch, "code")
 
-    def _start(self) -> ClusterRecord:
+    def _start(self, free: Sequence[int]) -> ClusterRecord:
         storage = self.storage
         # Short, because the paths of sockets are limited; and not in HOME, which may be a network filesystem.
         scratch = tempfile.mkdtemp(prefix="heliostat-", dir="/tmp")
-        ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        ports = dict(zip(PORTS, free, strict=True))
         record = ClusterRecord(scratch, ports, storage, installed_ray(), self.profile.model_dump(mode="json"))
         Path(modules(scratch)).mkdir()
         shutil.copy(Path(__file__).parent / "provider.py", Path(modules(scratch), f"{PROVIDER}.py"))
@@ -293,6 +299,8 @@ class LocalCluster:
             return f"the head: {error.what}"
         if HEAD not in alive:
             return "the head, which has no node yet"
+        if not listens(record.ports["client"]):
+            return "the head, whose port for Ray Client does not respond yet"
         counts = Counter(node.group for node in alive.values())
         short = [group for group in profile.groups if counts[group.name] < group.min]
         return ", ".join(f"group {group.name}, which has {counts[group.name]} of {group.min} nodes" for group in short)
