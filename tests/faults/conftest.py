@@ -185,8 +185,8 @@ class Breakable:
         finally:
             monitor.resume()
 
-    def drain(self, node: str, seconds: int = 60) -> None:
-        """What a spot notice does."""
+    def drain(self, node: str, seconds: int = 600) -> None:
+        """What a spot notice does; it gives more time than any does, as the workers do not wait for its end."""
         from heliostat.cluster.ray_token import TOKEN
 
         token = Path(str(TOKEN).replace("~", self.command.env["HOME"])).read_text()
@@ -245,7 +245,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Seen:
     return Seen.at(work / "runs" / "calm")
 
 
-def ended(process: "subprocess.Popen[str]", timeout: float = 300) -> tuple[int, str]:
+def ended(process: "subprocess.Popen[str]", timeout: float = 600) -> tuple[int, str]:
     """The exit code of a command and what it printed: of a job, its log is the standard output."""
     try:
         out, err = process.communicate(timeout=timeout)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,10 @@ from heliostat.workloads.run.lease import LEASE
 from tests.conftest import wait_for
 from tests.faults.conftest import Breakable, Seen, ended, head, kill, samples_by_step
 
-SLOW = ("model.seconds=0.06", "model.alone=0.5")
-"""Steps of two workers that last until a notice was seen, and of one until a second one is there again."""
-
 
 @pytest.fixture
 def held(tmp_path: Path) -> Path:
-    """A run with ``model.held`` of this file does not end, and makes few steps, before the test deletes it."""
+    """A run with ``model.held`` of this file does not end before the test deletes it, when what it is to meet was seen."""
     path = tmp_path / "held"
     path.touch()
     return path
@@ -25,22 +23,22 @@ def held(tmp_path: Path) -> Path:
 def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
     breakable: Breakable, undisturbed: Seen, held: Path, tmp_path: Path
 ) -> None:
-    options = (f"model.samples={tmp_path}", f"model.held={held}", *SLOW)
+    options = (f"model.samples={tmp_path}", f"model.held={held}")
     process = breakable.train("elastic", "workers=[1,4]", "grow_seconds=2", *options)
     run = breakable.seen("elastic")
     run.trains(2)
     with breakable.without_autoscaler():  # else the next attempt may have two workers again
         before = len(run.starts)
         kill(breakable.raylet(run.starts[-1]["workers"][1]["node"]))
-        held.unlink()
         run.trains(1, after=before)
         before = len(run.starts)
     run.trains(2, after=before)
+    held.unlink()
     code, printed = ended(process)
     assert code == 0, printed
     sizes = [len(start["workers"]) for start in run.starts]
     assert [size for n, size in enumerate(sizes) if sizes[n - 1 : n] != [size]][-3:] == [2, 1, 2]
-    assert re.search("was lost with its node|does not respond", printed)
+    assert re.search("was lost with its node|does not respond|lost its connection to another worker", printed)
     assert "more workers fit" in printed
     expected = samples_by_step(Path(undisturbed.place.path).parent.parent / "samples")
     assert samples_by_step(tmp_path) == expected
@@ -53,7 +51,7 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
 def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(
     breakable: Breakable, undisturbed: Seen, held: Path
 ) -> None:
-    options = ("max_failures=0", "model.seconds=0.06", f"model.held={held}")
+    options = ("max_failures=0", f"model.held={held}")
     process = breakable.train("drained", *options)
     run = breakable.seen("drained")
     run.trains(2)
@@ -65,8 +63,8 @@ def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(
     assert "Traceback" not in printed
     node = run.starts[-1]["workers"][0]["node"]
     breakable.drain(node)
-    held.unlink()
     wait_for(lambda: any(a["event"] == "left" for a in run.attempts), "the workers to leave")
+    held.unlink()
     run.trains(2, after=1)
     code, printed = ended(process)
     assert code == 0, printed
@@ -85,20 +83,21 @@ def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(
 def test_a_drain_of_the_head_saves_the_run_and_the_same_command_resumes_it(
     breakable: Breakable, undisturbed: Seen, held: Path
 ) -> None:
-    options = ("model.seconds=0.06", f"model.held={held}")
+    options = (f"model.held={held}",)
     process = breakable.train("headless", *options)
     run = breakable.seen("headless")
     run.trains(2)
     breakable.drain(head(breakable))
-    held.unlink()
     code, printed = ended(process)
+    held.unlink()
     assert code != 0, printed
     (stopped,) = [event for event in run.events if event["event"] == "stopped"]
     # Ray ends a drained head as soon as nothing runs on it, and with it the way to the last lines of the job's output.
     assert run.starts[-1]["step"] < stopped["step"] < 400
     wait_for(lambda: not breakable.workers(), "the last worker to end")
     for process_of_the_head in breakable.processes("gcs_server"):  # the rest of its machine goes, too
-        kill(process_of_the_head)
+        with suppress(ProcessLookupError):  # by itself
+            kill(process_of_the_head)
     wait_for(lambda: not breakable.processes("start", "--head"), "the rest of the head to end")
     breakable.up()
     code, printed = ended(breakable.train("headless", *options))
