@@ -174,7 +174,8 @@ class Running:
             return next(filter(None, (re.search(pattern, line) for line in self.lines[after:])), None)
 
         def there() -> bool:
-            assert self.process.poll() is None or found(), "".join(self.lines)
+            over = not self._reader.is_alive() and not self._errors.is_alive()  # before the last look at what they have read
+            assert found() or not over, "".join(self.lines)
             return bool(found())
 
         wait_for(there, f"{pattern} in {self.lines}", seconds)
@@ -185,7 +186,7 @@ class Running:
     def end(self) -> int:
         """Wait for its end; its exit code."""
         try:
-            code = self.process.wait(timeout=400)
+            code = self.process.wait(timeout=900)
         finally:
             end_group(self.process)
         self._reader.join()
@@ -196,6 +197,16 @@ class Running:
         """Wait for its end, which must be a success; what ``--json`` has printed."""
         assert self.end() == 0, "".join(self.lines)
         return document_in("".join(self.out))
+
+
+def first_document(process: "subprocess.Popen[str]") -> str:
+    """The first JSON document that a process prints, which goes on."""
+    lines: list[str] = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if line.rstrip() == "}":
+            return "".join(lines)
+    pytest.fail(f"it ended: {process.stderr.read() if process.stderr else ''}")
 
 
 def document_in(output: str) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """The whole way on a real Kubernetes: up, train in every way, back to zero, suspended when idle, awake again, down."""
 
 import json
-import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from heliostat.cluster.errors import KubernetesError
 from heliostat.cluster.kube.conditions import ready, suspended
 from heliostat.cluster.names import METRICS_PORT
 from tests.conftest import ROOT, Command, clean_environment, wait_for
-from tests.kubernetes.conftest import ON_GPUS, SHORT, Place, status, whole_node, workers
+from tests.faults.conftest import Seen
+from tests.kubernetes.conftest import ON_GPUS, SHORT, Place, Running, first_document, status, whole_node, workers
 
 pytestmark = ON_GPUS
 DIGITS = "workloads/configs/digits.yaml"
@@ -60,7 +62,7 @@ def scheduled(pod: dict[str, Any]) -> float:
 
 
 @contextmanager
-def looking(look: Callable[[], None]) -> Iterator[None]:
+def looking(look: Callable[[], object]) -> Iterator[None]:
     """Look twice a second while the block runs."""
     over = threading.Event()
 
@@ -68,28 +70,51 @@ def looking(look: Callable[[], None]) -> Iterator[None]:
         while not over.wait(0.5):
             look()
 
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        looks = pool.submit(loop)
+        try:
+            yield
+        finally:
+            over.set()
+        looks.result()  # raises what a look has
 
 
 @dataclass
 class Life:
-    """A pod: when it got its machine, was last seen, and was first missed, which is late on a busy machine."""
+    """A pod: when it got its machine, and when it was last seen at all and without its deletion being asked for, and missed.
+
+    What was last seen was there at least until then, and what was missed had gone by then, however late a look is.
+    """
 
     begin: float
-    seen: float
+    seen: float = 0.0
+    stayed: float = 0.0
     missed: float = 0.0
+
+
+def note(lives: dict[str, Life], pods: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Look at pods, which are returned, and note in the lives by uid which of them are there."""
+    asked = time.time()
+    there = pods()
+    for pod in filter(scheduled, there):
+        life = lives.setdefault(pod["metadata"]["uid"], Life(scheduled(pod)))
+        life.seen = asked
+        if not pod["metadata"].get("deletionTimestamp"):
+            life.stayed = asked
+    for uid in lives.keys() - {pod["metadata"]["uid"] for pod in there}:
+        lives[uid].missed = lives[uid].missed or time.time()
+    return there
+
+
+def total(lives: dict[str, Life], until: str) -> float:
+    """The seconds of all lives until that."""
+    return sum(float(getattr(life, until)) - life.begin for life in lives.values())
 
 
 def check_seconds(found: dict[str, Any], lives: dict[str, Life]) -> None:
     """The seconds of the record are those of the pods."""
     seconds = {node: sum(i["end"] - i["begin"] for i in found["intervals"] if i["node"] == node) for node in lives}
-    least, most = (sum(getattr(life, end) - life.begin for life in lives.values()) for end in ("seen", "missed"))
+    least, most = total(lives, "seen"), total(lives, "missed")
     assert 0.98 * least - 3 * len(lives) < sum(seconds.values()) < 1.02 * most + 3 * len(lives), (seconds, lives)
 
 
@@ -112,28 +137,20 @@ def test_right_after_up_there_is_no_difference(place: Place, gpu: Path) -> None:
 def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(place: Place, gpu: Path, here: Command) -> None:
     assert workers(place) == []
     process = here.start("train", DIGITS, "--on", gpu, "--set", "name=e2e", "--json")
-    seen: list[list[str]] = []  # the nodes of those that are there at the same time: on a busy machine some are replaced
+    machines: dict[str, str] = {}  # by pod; on a busy machine some are replaced
     lives: dict[str, Life] = {}
-
     progress: list[str] = []  # as Prometheus would scrape it
 
     def look() -> None:
         progress[:] = progress or [line for line in page(place).splitlines() if line.startswith("ray_heliostat_run_goodput")]
-        there = workers(place)
-        for pod in filter(scheduled, there):
-            lives.setdefault(pod["metadata"]["uid"], Life(scheduled(pod), 0.0)).seen = time.time()
-        for life in (lives[uid] for uid in lives.keys() - {pod["metadata"]["uid"] for pod in there}):
-            life.missed = life.missed or time.time()
-        stay = [pod for pod in there if not pod["metadata"].get("deletionTimestamp")]
-        seen.append([pod["spec"].get("nodeName", "") for pod in stay])
+        there = note(lives, lambda: workers(place))
+        machines.update({pod["metadata"]["name"]: pod["spec"].get("nodeName", "") for pod in there})
 
     with looking(look):
         out, err = process.communicate()
         assert process.returncode == 0, err
         result = json.loads(out)
         assert 'run="e2e"' in "".join(progress), "the head's page has what the driver exports"
-        assert max(map(len, seen)) == 2, f"two workers, each with a pod: {seen}"
-        assert any(len(set(nodes) - {""}) == 2 for nodes in seen), f"on two nodes: {seen}"
         assert result["metrics"]["test"]["accuracy"] > 0.95
         assert result["run"] == "/mnt/heliostat/runs/e2e"
         assert "validation  accuracy" in err, "the job's progress is shown while it runs"
@@ -145,6 +162,10 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
         assert brought.code == 0, brought.err
         assert (place.command.cwd / "runs/e2e/report.html").exists()
         assert "validation  accuracy" in next((place.command.cwd / "runs/e2e/logs").glob("*.log")).read_text()
+        pods = [worker["host"] for worker in Seen.at(place.command.cwd / "runs/e2e").starts[-1]["workers"]]
+        assert len({machines[pod] for pod in pods} - {""}) == 2, (
+            f"two workers, each with a pod, on two nodes: {pods}, {machines}"
+        )
         back_to_zero(place)
         wait_for(lambda: all(life.missed for life in lives.values()), "the last look")
 
@@ -165,8 +186,7 @@ def test_a_digits_run_wakes_two_gpus_and_shows_its_metrics_and_lets_them_go(plac
 def test_the_same_by_ray_job_submit_and_by_a_ray_client_session(place: Place, gpu: Path, here: Command, tmp_path: Path) -> None:
     session = place.command.start("session", gpu, "--json")
     try:
-        assert session.stdout
-        where = json.loads(_document(session))
+        where = json.loads(first_document(session))
         env = {**clean_environment(tmp_path / "home"), **where["environment"], "RAY_API_SERVER_ADDRESS": where["dashboard"]}
         ray = Path(sys.executable).parent / "ray"
         job = subprocess.run(
@@ -215,12 +235,11 @@ def test_storage_that_the_nodes_do_not_share_is_refused_before_a_gpu_is_taken(pl
 
 def test_ctrl_c_stops_the_job_with_a_checkpoint_and_the_same_command_resumes(place: Place, gpu: Path, here: Command) -> None:
     arguments = ["train", DIGITS, "--on", str(gpu), "--set", "name=stopped", "--set", "epochs=400"]
-    process = here.start(*arguments)
-    _until(process, "step    100")
-    process.send_signal(2)
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
-    assert "with a checkpoint" in out + err
+    running = Running(replace(place, command=here), *arguments)
+    running.says("step    100")
+    running.process.send_signal(signal.SIGINT)
+    assert running.end() == 130, "".join(running.lines)
+    running.says("with a checkpoint")
     short = here(*arguments, "--set", "epochs=400", "--dry-run")
     assert short.code == 0, short.err
 
@@ -249,24 +268,3 @@ def test_a_cluster_can_be_suspended_scaled_and_resumed_from_python(place: Place,
     assert scaled["spec"]["workerGroupSpecs"][0]["replicas"] == 1
     wait_for(lambda: len(workers(place)) == 1, "one worker")
     back_to_zero(place)
-
-
-def _document(process: "subprocess.Popen[str]") -> str:
-    """The first JSON document that a process prints."""
-    lines: list[str] = []
-    assert process.stdout
-    for line in process.stdout:
-        lines.append(line)
-        if line.rstrip() == "}":
-            return "".join(lines)
-    pytest.fail(f"it ended: {process.stderr.read() if process.stderr else ''}")
-
-
-def _until(process: "subprocess.Popen[str]", word: str, seconds: float = 300) -> None:
-    """Read what a process prints until a word is there."""
-    deadline = time.monotonic() + seconds
-    read: Callable[[], str] = process.stdout.readline if process.stdout else lambda: ""
-    while word not in (text := read()):
-        assert text, f"it ended before it printed {word!r}"
-        assert time.monotonic() < deadline
-    assert os.getpgid(process.pid)

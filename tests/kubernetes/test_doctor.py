@@ -20,7 +20,7 @@ from heliostat.cluster.names import ENFORCE, MANAGED_BY
 from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import find
 from tests.conftest import wait_for
-from tests.kubernetes.conftest import GPU, Place, group, kubeconfig
+from tests.kubernetes.conftest import GPU, ON_GPUS, Place, group, kubeconfig
 
 HIDDEN = {"operator", "DNS"}
 """What may run outside of a cluster, where the API does not show it."""
@@ -134,6 +134,7 @@ def test_a_group_that_no_node_can_hold(place: Place, changes: dict[str, Any], wo
     assert words in output
 
 
+@ON_GPUS  # the nodes with taints are those that tests in this group take away
 def test_a_taint_that_is_not_tolerated_is_named(place: Place) -> None:
     """Only those with GPUs tolerate the taint of GPU nodes; for the others they are no place."""
     nodes = place.kube.api.request("GET", place.kube.api.path("Node"))["items"]

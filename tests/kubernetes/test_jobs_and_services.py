@@ -38,13 +38,14 @@ def job(place: Place, profile: Profile, name: str, entrypoint: str) -> Document:
 
 def test_a_suspended_job_releases_its_cluster_and_restarts_when_it_is_resumed(place: Place, profile: Profile) -> None:
     jobs, clusters = place.kube.jobs, place.kube.clusters
-    jobs.create(job(place, profile, "pausing", "sleep 3"))
+    jobs.create(job(place, profile, "pausing", "sleep 3600"))
     wait_for(lambda: jobs.get("pausing").get("status", {}).get("rayClusterName"), "the job's cluster")
     first = jobs.get("pausing")["status"]["rayClusterName"]
     jobs.suspend("pausing")
     jobs.wait(["pausing"], lambda seen: seen.get("status", {}).get("jobDeploymentStatus") == "Suspended", 300)
     wait_for(lambda: clusters.find(first) is None, "the cluster to go")
     assert not finished(jobs.get("pausing"))
+    jobs.patch("pausing", {"spec": {"entrypoint": "true"}})  # else it would have to end before it is suspended, or never
     jobs.resume("pausing")
     ended = jobs.wait_finished("pausing", 600)
     assert ended["status"]["jobStatus"] == "SUCCEEDED"
@@ -63,9 +64,12 @@ def test_a_job_that_keeps_its_cluster_cannot_be_suspended(place: Place, profile:
 
 def test_a_job_that_fails_is_explained_when_it_was_waited_for(place: Place, profile: Profile) -> None:
     jobs = place.kube.jobs
-    jobs.create(job(place, profile, "failing", "exit 3"))
+    document = job(place, profile, "failing", "exit 3")
+    document["spec"]["suspend"] = True
+    jobs.create(document)
     with pytest.raises(NotComing, match="not ready after 1 s"):
         jobs.wait_finished("failing", 1)
+    jobs.resume("failing")
     with pytest.raises(NotComing, match="RayJob failing ended with AppFailed") as failed:
         jobs.wait_finished("failing", 600)
     assert "exit code 3" in failed.value.what

@@ -13,7 +13,7 @@ import pytest
 from heliostat.cluster.kube.conditions import suspended
 from tests.conftest import Command, wait_for
 from tests.kubernetes.conftest import SHORT, Place, cpu_group, ray_pods, status, succeeded
-from tests.kubernetes.test_cluster import looking, scheduled
+from tests.kubernetes.test_cluster import Life, looking, note, total
 from tests.kubernetes.test_sweep import write_sweep
 from tests.wheels import wheel
 
@@ -78,23 +78,17 @@ def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Pl
     search = f"{place.command.env['PYTHONPATH']}{os.pathsep}{lacking}"
     here = Command(folder, {**place.command.env, "PYTHONPATH": search})
     changes = ["name=brief", "task=needing:Digits", f"requirements=[{lacking.name}]"]
-    least: dict[str, float] = {}  # by pod: the seconds until it was to end, which the recorder beside it is, too
-    most: dict[str, float] = {}  # and until it was last seen
+    lives: dict[str, Life] = {}
 
-    def look() -> None:
+    def brief() -> list[dict[str, Any]]:
         pods = [pod for kind in ("head", "worker") for pod in ray_pods(place, kind)]
-        for pod in (pod for pod in pods if pod["metadata"]["name"].startswith("brief") and scheduled(pod)):
-            most[pod["metadata"]["uid"]] = time.time() - scheduled(pod)
-            if not pod["metadata"].get("deletionTimestamp"):
-                least[pod["metadata"]["uid"]] = time.time() - scheduled(pod)
+        return [pod for pod in pods if pod["metadata"]["name"].startswith("brief")]
 
     words = [part for each in changes for part in ("--set", each)]
-    with looking(look):
+    with looking(lambda: note(lives, brief)):
         done = here("train", "digits", "--on", path, "--ephemeral", *SHORT, *words)
         assert done.code == 0, done.err
-        wait_for(
-            lambda: [pod for pod in ray_pods(place, "head") if "brief" in pod["metadata"]["name"]] == [], "its head to end"
-        )
+        wait_for(lambda: brief() == [] and all(life.missed for life in lives.values()), "its pods to end")
     assert f"installs {lacking.name} on" in done.out
     assert "brief finished at step 84" in done.out
     assert "heliostat runs pull brief --on " in done.out
@@ -105,8 +99,8 @@ def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Pl
     assert cost.code == 0, cost.err
     found = json.loads(cost.out)
     seconds = sum(each["end"] - each["begin"] for each in found["intervals"])
-    # On a busy machine the recorder may be killed before its last look is written.
-    assert 0.75 * sum(least.values()) < seconds < sum(most.values()) + 3 * len(most), (found["intervals"], least, most)
+    # When a pod is to end, the recorder is, too; and on a busy machine it may be killed before its last look is written.
+    assert 0.75 * total(lives, "stayed") < seconds < total(lives, "missed") + 3 * len(lives), (found["intervals"], lives)
     assert found["not_recorded"] == []
     assert {row["key"]: row["hours"]["productive"] > 0 for row in found["rows"]} == {"cpu": True, "head": True}
     wait_for(lambda: place.kube.jobs.list() == [], "the RayJob to be deleted")

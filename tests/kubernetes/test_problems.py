@@ -114,7 +114,7 @@ def test_a_head_that_crashes_once_is_shown_and_waited_for(place: Place) -> None:
     running = Running(place, "up", place.profile("once", groups=[group(min=0)]))
     try:
         running.says("waits for the head: starting")
-        wait_for(lambda: killed(place, "gcs_server"), "the first process of a head to kill")
+        wait_for(lambda: killed(place, "once", "gcs_server"), "the first process of a head to kill")
         output = running.says(r"head: the pod once-head-\w+ exited \(exit code \d+\): .*")
         running.says(r"waits for the head.* \(before: once-head-\w+ ended: exit code \d+")
         assert running.end() == 0, "".join(running.lines)
@@ -124,10 +124,12 @@ def test_a_head_that_crashes_once_is_shown_and_waited_for(place: Place) -> None:
         place.command("down", "once.yaml", "--yes", "--no-wait")
 
 
-def killed(place: Place, program: str) -> bool:
-    """Kill a program in the container of a head; whether one was there."""
+def killed(place: Place, cluster: str, program: str) -> bool:
+    """Kill a program in the container of a cluster's head; whether one was there."""
     api = client.CoreV1Api(place.kube.api.client)
     for pod in ray_pods(place, "head"):
+        if pod["metadata"]["labels"]["ray.io/cluster"] != cluster:
+            continue  # one of a test before, which ends
         if not any("running" in status["state"] for status in statuses(pod) if status["name"] == HEAD):
             continue
         answer = stream(

@@ -22,7 +22,7 @@ from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets import scheduled
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.run import run_there
-from tests.conftest import wait_for
+from tests.conftest import end_group, wait_for
 from tests.kubernetes.conftest import Place
 from tests.kubernetes.test_doctor import examined
 
@@ -109,7 +109,7 @@ def scheduled_runs_come_and_go(user: Place, path: Path) -> None:
 
 def done(place: Place, *args: str | Path) -> str:
     """What a command prints, which must succeed."""
-    ended = place.command(*args, timeout=180)
+    ended = place.command(*args)
     assert ended.code == 0, ended.err
     return ended.out
 
@@ -222,12 +222,16 @@ def test_without_a_right_to_events_a_cluster_is_still_shown(
     cluster = KubernetesCluster(other.profile, user.kube)
     assert cluster.observer.events() is None
     assert cluster.state().state == "absent"
-    process = user.command.start("up", path)
-    assert process.stderr is not None
-    assert any("without the right to list events, problems may stay undetected" in line for line in process.stderr)
-    assert "without the right to list events, problems may stay undetected" in " ".join(
-        user.command("status", path).out.split()
-    )
-    assert process.wait(180) == 0, process.stderr.read()
-    assert "undetected" not in user.command("status", path).out, "of a cluster that is ready there is nothing to explain"
-    assert user.command("down", path, "--yes", "--no-wait").code == 0
+    words, nowhere = "without the right to list events, problems may stay undetected", {"heliostat.dev/test": "nowhere"}
+    waits = place.profile("waits", head={"cpu": "300m", "memory": "3Gi", "node_selector": nowhere})
+    process = user.command.start("up", waits)
+    try:
+        assert any(words in line for line in process.stderr or ())
+        assert words in " ".join(done(user, "status", waits).split())
+    finally:
+        end_group(process)
+        process.communicate()
+    assert "RayCluster waits" in done(user, "down", waits, "--yes", "--no-wait")
+    done(user, "up", path)
+    assert "undetected" not in done(user, "status", path), "of a cluster that is ready there is nothing to explain"
+    done(user, "down", path, "--yes", "--no-wait")

@@ -96,8 +96,7 @@ def test_a_job_on_a_standing_cluster_has_the_variables_of_the_profile_and_of_the
 
 def test_a_job_with_its_own_cluster_has_a_secret_that_is_deleted_with_it(shell: Place, named: dict[str, Any]) -> None:
     path = shell.profile("brief", groups=[CPU], **named)
-    waits = "import time; time.sleep(20)"
-    command = f"python check.py {' '.join(VALUES)} && python -c '{waits}'"
+    command = f"python check.py {' '.join(VALUES)} && until [ -e /tmp/seen ]; do sleep 0.2; done"
     process = Running(shell, "submit", path, "--ephemeral", "--env", "OF_MY_SHELL", "--", "bash", "-c", command)
     process.says("worker:")
     (job,) = shell.kube.jobs.list()
@@ -105,6 +104,8 @@ def test_a_job_with_its_own_cluster_has_a_secret_that_is_deleted_with_it(shell: 
     assert own
     assert [owner["uid"] for owner in own["metadata"]["ownerReferences"]] == [job["metadata"]["uid"]]
     assert not shown(job)
+    its_cluster = KubernetesCluster(find(str(path)), shell.kube, job["status"]["rayClusterName"])
+    its_cluster.dashboard().submit("seen", "touch /tmp/seen", {}, {})
     assert process.end() == 0, process.lines
     assert "".join(process.out).count(digests(*VALUES)) == 2
     wait_for(lambda: secret(shell, own["metadata"]["name"]) is None, "the Secret to be deleted")

@@ -31,7 +31,7 @@ from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.config import to_yaml
 from tests.conftest import Command, end_group, gone, processes_of, wait_for
-from tests.kubernetes.conftest import Place
+from tests.kubernetes.conftest import Place, first_document
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,8 @@ class Running:
 @contextmanager
 def session(command: Command, cluster: Cluster, *args: str) -> Iterator[Running]:
     process = command.start("session", cluster.profile, "--json", *args)
-    assert process.stdout is not None
     try:
-        lines = list(iter(process.stdout.readline, "}\n"))
-        yield Running(process, json.loads("".join(lines) + "}"))
+        yield Running(process, json.loads(first_document(process)))
     finally:
         end_group(process)
         process.communicate()
@@ -117,7 +115,7 @@ def test_two_sessions_at_once_each_with_a_job_and_a_client(command: Command, clu
         assert first.document["dashboard"] != second.document["dashboard"]
         # What the session says is to be pasted is pasted.
         job = subprocess.run(
-            ["bash", "-ec", first.document["shell"]], cwd=command.cwd, env=env, capture_output=True, text=True, timeout=180
+            ["bash", "-ec", first.document["shell"]], cwd=command.cwd, env=env, capture_output=True, text=True, timeout=600
         )
         assert job.returncode == 0, job.stdout + job.stderr
         assert f"sha {hashlib.sha256(payload).hexdigest()}" in job.stdout, "20 MB arrive unbroken"
@@ -125,7 +123,7 @@ def test_two_sessions_at_once_each_with_a_job_and_a_client(command: Command, clu
 
         program = f"{second.document['python']}\nprint('sum', ray.get(ray.remote(num_cpus=0)(lambda: 40 + 2).remote()))"
         client = subprocess.run(
-            [sys.executable, "-c", program], cwd=command.cwd, env=env, capture_output=True, text=True, timeout=180
+            [sys.executable, "-c", program], cwd=command.cwd, env=env, capture_output=True, text=True, timeout=600
         )
         assert client.returncode == 0, client.stdout + client.stderr
         assert "sum 42" in client.stdout
@@ -154,7 +152,7 @@ def test_a_new_head_is_behind_the_same_port(command: Command, cluster: Cluster) 
         assert answers(url)
         old = forward.head()
         cluster.api.request("DELETE", cluster.api.path("Pod", str(old)), {})
-        wait_for(lambda: forward.head() is None, "the old head to be gone")
+        wait_for(lambda: forward.head() != old, "the old head to be gone")
         # A connection that comes while there is no head may wait, but never hangs.
         answers(url)
         wait_for(lambda: forward.head() not in (None, old), "the new head")
@@ -197,10 +195,10 @@ def test_an_end_in_the_middle_of_connections_leaves_no_thread_and_no_socket(clus
             assert answers(f"http://127.0.0.1:{forward.ports[8265]}")
         for sock in waiting:
             sock.close()
-    after = held()
+    # A thread that has done its work ends a moment later, also one of the tests before.
+    wait_for(lambda: held()[0] <= before[0], "the end of the threads")
     # The pool of the API server's connections may have grown by one for each thread that asked at the same time.
-    assert after[0] == before[0]
-    assert after[1] - before[1] <= 5
+    assert held()[1] - before[1] <= 5
 
 
 def test_a_user_with_nothing_but_a_few_rights_and_a_token(cluster: Cluster, tmp_path: Path) -> None:
@@ -223,6 +221,7 @@ def test_a_user_with_nothing_but_a_few_rights_and_a_token(cluster: Cluster, tmp_
     (tmp_path / "kubeconfig").write_text(to_yaml(config))
     user = Api(str(tmp_path / "kubeconfig"))
 
+    wait_for(lambda: user.may("list", "pods"), "the first right")
     with pytest.raises(Forbidden, match="get pods/portforward"):
         Forward(user, "fwd", {8265: 0}).__enter__()
     rights = [{"apiGroups": [""], "resources": ["pods"], "verbs": ["list"]}]

@@ -78,7 +78,8 @@ def test_a_member_who_looks_reads_the_state_and_no_token(teams: Namespaces) -> N
 
 def test_a_team_has_its_share_and_what_it_may_borrow_and_no_more(teams: Namespaces) -> None:
     api = KubeRay(namespace=teams.ours).api
-    wait_for(lambda: "status" in api.request("GET", api.path("ResourceQuota", "team")), "the quota to be counted")
+    # Until then its status is empty, and every pod is refused.
+    wait_for(lambda: api.request("GET", api.path("ResourceQuota", "team")).get("status", {}).get("used"), "the quota's count")
     api.request("POST", api.path("Pod"), pod(2), {"dryRun": "All"})
     with pytest.raises(NotAdmitted, match=f"exceeded quota: team, requested: .*{GPU}=3"):
         api.request("POST", api.path("Pod"), pod(3), {"dryRun": "All"})
