@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from heliostat.cluster.ports import free_ports
+
 KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 Fault = int | float | str | None
 """An HTTP status to answer with; a share of the connections to drop; ``hang``; ``first``, 503 to the first request of each
@@ -30,7 +32,8 @@ class Proxy:
         self._random = random.Random(0)
         self._known: set[str] = set()
         self._released = threading.Event()
-        self._port = 0
+        # Not one that the kernel gives to a connection while the proxy is stopped.
+        (self._port,) = free_ports(1)
         self.start()
 
     @property
@@ -47,7 +50,6 @@ class Proxy:
         handler = type("Handler", (_Handler,), {"proxy": self, "released": self._released})
         self._server = _Server((self.host, self._port), handler)
         self._server.daemon_threads = True
-        self._port = self._server.server_address[1]
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 
     def stop(self) -> None:

@@ -27,6 +27,8 @@ class Store(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
         self.answers = threading.Event()
         """Cleared, it does not answer to writes."""
         self.answers.set()
+        self.asked = threading.Event()
+        """Set by each write, before it is answered."""
         self.after_write: Callable[[str], None] = lambda path: None
 
     def folder(self, name: str = "run") -> Folder:
@@ -35,6 +37,7 @@ class Store(fs.FileSystemHandler):  # type: ignore[misc]  # pyarrow has no types
 
     def put(self, path: str, data: bytes) -> None:
         """What becomes of a write when it is complete."""
+        self.asked.set()
         self.answers.wait()
         self._change()
         self.objects[path] = data, time.time_ns()

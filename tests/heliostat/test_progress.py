@@ -96,7 +96,10 @@ def test_the_curves_of_a_run_on_a_cluster_are_those_of_the_lines_of_its_job(caps
     ]
 
 
-def test_the_table_of_a_sweep_on_a_cluster_is_that_of_the_lines_of_its_job(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_of_a_sweep_on_a_cluster_is_that_of_the_lines_of_its_job(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trials, "LINE_SECONDS", math.inf)
     plan: Any = SimpleNamespace(
         uri="/runs/a-sweep", objectives={"log loss": "min"}, config=SimpleNamespace(name="a-sweep", trials=3)
     )
@@ -131,8 +134,10 @@ def test_the_table_of_a_sweep_on_a_cluster_is_that_of_the_lines_of_its_job(capsy
 def test_a_phase_that_takes_long_is_said_in_a_pipe_and_a_short_one_is_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with phases.phase("building the dataset"):
-        pass
+    with monkeypatch.context() as patch:
+        patch.setattr(phases, "LONG", math.inf)
+        with phases.phase("building the dataset"):
+            pass
     assert capsys.readouterr().err == ""
     monkeypatch.setattr(phases, "LONG", 0.0)
     monkeypatch.setattr(phases, "AGAIN", math.inf)

@@ -211,7 +211,8 @@ def test_a_look_at_the_list_reads_no_more_than_its_budget_and_nothing_twice(
     rows, place = Index(), Folder.at(storage)
     assert [(len(rows.rows(place)), rows.pending) for _ in range(4)] == [(1, 3), (2, 2), (3, 1), (4, 0)]
     assert sorted(read) == [name for name in place.names() if not name.startswith(".")]
-    monkeypatch.setattr(index, "BUDGET", 60.0)
+    for limit in ("BUDGET", "LONGEST", "ANYWAY"):
+        monkeypatch.setattr(index, limit, 600.0)
     monkeypatch.setattr(index, "OVER", 0.0)
     monkeypatch.setattr(index, "OPEN", 0.0)
     (storage / "breast-cancer" / "result.json").unlink()

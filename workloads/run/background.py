@@ -22,6 +22,8 @@ class Background:
         self._act, self._delayed, self._lazy = act, delayed, lazy
         self._changed = threading.Condition()
         self._requests, self._served = 0, 0
+        self._attempt = 0
+        """The number of the last call of ``act``."""
         self._urgent = self._retry = self._away = self._slow = self._closed = False
         self._error: Exception | None = None
         self._bug: Exception | None = None
@@ -44,7 +46,7 @@ class Background:
                 self._slow = not self._changed.wait_for(lambda: self._served >= wanted or self._stuck, seconds)
 
     def finish(self, seconds: float | None = None) -> None:
-        """Waits for the requests so far, with one more attempt if storage is unavailable.
+        """Waits for the requests so far, with one more attempt if storage is unavailable: one that begins after this call.
 
         Raises:
             OSError, NotWritable: storage is still unavailable, or did not respond within ``seconds``.
@@ -54,9 +56,12 @@ class Background:
             if self._served >= wanted or self._closed:
                 return
             self._urgent = self._retry = True
-            self._error = None
+            before = self._attempt
             self._wake()
-            self._changed.wait_for(lambda: self._served >= wanted or self._error or self._bug or self._closed, seconds)
+            self._changed.wait_for(
+                lambda: self._served >= wanted or (self._error and self._attempt > before) or self._bug or self._closed,
+                seconds,
+            )
             self._raise_bug()
             if self._error:
                 raise self._error
@@ -110,6 +115,8 @@ class Background:
                 self._running = False
                 return None
             self._urgent = self._retry = False
+            self._attempt += 1
+            self._error = None
             return self._requests
 
     def _succeeded(self, served: int) -> None:

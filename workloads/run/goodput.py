@@ -111,17 +111,18 @@ class Running:
     """
 
     def __init__(self, before: Goodput, workers: int) -> None:
-        self._totals, self._workers, self._since = before.worker_seconds, workers, time.time()
+        self._totals, self._workers = before.worker_seconds, workers
+        self._since = before.spans[-1].end if before.spans else time.time()
         self._before = sum(self._totals.values())
 
     def add(self, kind: str, seconds: float) -> None:
         """Counts seconds that the workers spent on something else than steps."""
         self._totals[kind] += seconds * self._workers
 
-    def worker_seconds(self) -> dict[str, float]:
-        """Worker-seconds of each kind up to now, without those that are 0."""
+    def worker_seconds(self, now: float) -> dict[str, float]:
+        """Worker-seconds of each kind up to ``now``, in seconds since the epoch, without those that are 0."""
         other = sum(self._totals.values()) - self._before
-        productive = self._totals["productive"] + (time.time() - self._since) * self._workers - other
+        productive = self._totals["productive"] + (now - self._since) * self._workers - other
         return {kind: round(value, 2) for kind, value in {**self._totals, "productive": productive}.items() if value}
 
 

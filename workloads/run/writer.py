@@ -1,5 +1,6 @@
 """Writes the metrics, the events and the goodput of a run while it trains."""
 
+import time
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -51,8 +52,9 @@ class RunWriter:
 
     def metrics(self, kind: str, step: int, **values: Any) -> None:
         """Adds a record to the metrics; to those of an evaluation, also the goodput so far."""
-        goodput = {"goodput": self._account.worker_seconds()} if self._account and kind == "eval" else {}
-        self._append(0, lazily=True, kind=kind, step=step, **values, **goodput)
+        now = round(time.time(), 3)
+        goodput = {"goodput": self._account.worker_seconds(now)} if self._account and kind == "eval" else {}
+        self._append(0, lazily=True, time=now, kind=kind, step=step, **values, **goodput)
 
     def event(self, event: str, step: int, /, **details: Any) -> None:
         """Adds a record to the events."""

@@ -28,13 +28,14 @@ def steps_of(command: Command, run: str) -> list[int]:
 
 
 def started(command: Command, process: "subprocess.Popen[str]") -> None:
-    """Wait until the run has made some steps."""
+    """Wait until the run has made some steps, and a checkpoint counts: it is written while the next steps are made."""
 
     def running() -> bool:
         assert process.poll() is None, process.communicate()
-        return max(steps_of(command, "long"), default=0) >= 40
+        saved = any((command.cwd / "runs/long/checkpoints").glob("*/manifest.json"))
+        return saved and max(steps_of(command, "long"), default=0) >= 40
 
-    wait_for(running, "step 40")
+    wait_for(running, "step 40 and a checkpoint")
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])

@@ -215,7 +215,7 @@ def test_a_task_of_ones_own_in_the_working_directory(on_ray: Command) -> None:
     (command.cwd / "spirals.py").write_text(re.findall(r"```python\n(# spirals\.py\n.*?)```", readme, re.S)[0])
     (command.cwd / "spirals.yaml").write_text(re.findall(r"```yaml\n(# spirals\.yaml\n.*?)```", readme, re.S)[0])
     made = command.python("spirals.py")
-    assert made.wait(60) == 0
+    assert made.wait(300) == 0
     done = command("train", "spirals.yaml", "--json")
     assert done.code == 0, done.err
     assert json.loads(done.out)["metrics"]["test"]["accuracy"] > 0.95

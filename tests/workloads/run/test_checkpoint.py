@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from heliostat.workloads.training import checkpointer
 from heliostat.workloads.training import loop as loop_module
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
+from tests.conftest import wait_for
 from tests.store import Store
 from tests.workloads.group import in_group
 from tests.workloads.training.test_loop import config, losses, record_of, train
@@ -51,7 +52,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     write = checkpoint.write_state
 
     def gated(folder: Folder, name: str, state: checkpoint.State) -> checkpoint.File:
-        assert opened.wait(60)
+        assert opened.wait(300)
         return write(folder, name, state)
 
     monkeypatch.setattr(checkpoint, "write_state", gated)
@@ -262,8 +263,19 @@ def test_a_checkpoint_in_an_object_store_has_the_records_of_all_its_steps_beside
         assert [s for s in logged if s <= step] == [s for s in there if s <= step]
 
 
+def when_delayed(loop: Loop, act: Callable[[], object]) -> None:
+    """Call ``act`` as soon as a checkpoint is known to be delayed, also if no record of that can be written."""
+
+    def wait() -> None:
+        _, there = loop.writer._journals
+        wait_for(lambda: any(event["event"] == "checkpoint_delayed" for event in there.records), "delayed checkpoint")
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def test_unavailable_storage_delays_the_checkpoint_and_not_the_training(tmp_path: Path) -> None:
-    """A file blocks the checkpoints' folder from step 6 until training has waited for the checkpoint of step 15."""
+    """A file blocks the checkpoints' folder from step 6 until training has made step 12 and the delay was noticed."""
     train(config(tmp_path / "calm", evaluate_every=100))
     loop = loop_of(config(tmp_path, evaluate_every=100))
     place, aside = Path(str(loop.folder)) / "checkpoints", tmp_path / "aside"
@@ -280,7 +292,7 @@ def test_unavailable_storage_delays_the_checkpoint_and_not_the_training(tmp_path
             place.rename(aside)
             place.write_text("")
         if loop.progress.step == 12:
-            threading.Timer(1.5, back).start()
+            when_delayed(loop, back)
         inner(batch)
 
     loop._step = watched  # type: ignore[method-assign]
@@ -314,7 +326,7 @@ def test_a_full_disk_delays_checkpoints_and_records_and_loses_none(tmp_path: Pat
             fill(small_disk / "other")
         if loop.progress.step == 85:
             assert steps(loop.folder) == [30], "training has continued without it"
-            threading.Timer(1.0, (small_disk / "other").unlink).start()
+            when_delayed(loop, (small_disk / "other").unlink)
         inner(batch)
 
     loop._step = watched  # type: ignore[method-assign]

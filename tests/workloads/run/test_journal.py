@@ -8,6 +8,7 @@ import pytest
 
 from heliostat.folder import Folder
 from heliostat.workloads.run.journal import CHUNK, Journal, Tail, read_journal
+from tests.conftest import wait_for
 from tests.store import Store
 from tests.workloads.run.test_checkpoint import fill
 
@@ -146,7 +147,8 @@ def test_a_store_that_does_not_answer_does_not_delay_the_caller() -> None:
     store, delays = Store(), list[str]()
     journals = {"run": Journal(store.folder(), "j", delays.append), "sweep": Journal(store.folder("s"), "j", wait=1.0)}
     store.answers.clear()
-    hang = threading.Timer(5.0, store.answers.set)
+    hang = threading.Timer(300.0, store.answers.set)  # an `append` that waits for the store would wait as long
+    hang.daemon = True
     hang.start()
     for step in range(1, 2 * CHUNK):
         for journal in journals.values():
@@ -191,6 +193,7 @@ def test_a_store_that_is_too_slow_for_the_end_ends_the_waiting() -> None:
     journal = Journal(store.folder(), "j")
     store.answers.clear()
     journal.append(step=1)
+    assert store.asked.wait(300)  # else the write that hangs may have both records
     with pytest.raises(OSError, match="did not respond"):
         journal.flush(0.1)
     journal.close(0.1)
@@ -198,6 +201,35 @@ def test_a_store_that_is_too_slow_for_the_end_ends_the_waiting() -> None:
     journal.append(step=2)
     journal.flush()
     assert 2 not in steps(store.folder()), "after its end nothing is written over another writer's records"
+
+
+def test_a_write_that_had_begun_before_the_end_and_fails_is_not_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    store, failures, found = Store(), [OSError("the store is away")], list[list[int]]()
+    journal = Journal(store.folder(), "j")
+
+    def change() -> None:
+        if failures:
+            for event in (store.asked, store.answers):
+                event.clear()
+            raise failures.pop()
+
+    def close() -> None:
+        journal.close(300.0)
+        found.append(steps(store.folder()))  # a process may end now
+
+    monkeypatch.setattr(store, "_change", change)
+    store.answers.clear()
+    journal.append(step=1)
+    assert store.asked.wait(300)
+    closing = threading.Thread(target=close)
+    closing.start()
+    wait_for(lambda: bool(journal._background and journal._background._retry), "end")
+    store.answers.set()
+    wait_for(lambda: not failures and store.asked.is_set(), "second attempt")
+    closing.join(0.2)  # it must not end before that is answered
+    store.answers.set()
+    closing.join()
+    assert found == [[1]]
 
 
 @pytest.mark.parametrize("changes", [0, 1, 2])

@@ -1,9 +1,11 @@
 """Storage that is unavailable, in every phase of a run: an S3 server behind a proxy that misbehaves, and a full disk."""
 
 import errno
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from heliostat.workloads.run.record import EVENTS, Result, read_result
 from heliostat.workloads.run.report import write_report
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
+from tests.conftest import wait_for
 from tests.outage import Fault, Proxy
 from tests.workloads.run.test_checkpoint import fill
 from tests.workloads.training.test_loop import config, losses, train
@@ -35,6 +38,25 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         for module in (retry, background):
             monkeypatch.setattr(module, pause, 0.01)
     monkeypatch.setattr(retry, "_failed", {})
+    monkeypatch.setattr(retry, "NOTICE_SECONDS", math.inf)  # all in a test is one outage, however long that takes
+
+
+@contextmanager
+def until_noticed(end: Callable[[], object]) -> Iterator[None]:
+    """Call ``end`` as soon as an operation in the block has failed, or when the block is over."""
+    before, over = dict(retry._failed), threading.Event()
+
+    def wait() -> None:
+        wait_for(lambda: retry._failed != before or over.is_set(), "failure")
+        end()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, 0.9, "stop"])
@@ -49,12 +71,11 @@ def test_what_a_store_does_not_answer_is_tried_again_and_said_once(
     }  # fmt: skip
     for name, attempt in attempts.items():
         if fault == "stop":
-            proxy.away(0.1)
+            proxy.stop()
         else:
             proxy.fault = fault
-            threading.Timer(0.1, setattr, (proxy, "fault", None)).start()
-        assert attempt() is not False, name
-        proxy.fault = None
+        with until_noticed(proxy.start if fault == "stop" else partial(setattr, proxy, "fault", None)):
+            assert attempt() is not False, name
     assert folder.names() == ["a"]
     assert capsys.readouterr().err.count("waiting for storage, for up to 900 s: s3://bucket/runs") == 1
 
@@ -159,8 +180,8 @@ def test_workers_that_start_on_a_full_disk_wait_for_space(
     with pytest.raises(RuntimeError):
         loop.run()
     fill(small_disk / "other")
-    threading.Timer(0.5, (small_disk / "other").unlink).start()
-    assert Loop(plan.folder, record, Ranks.of_this_process(), time.time()).run().state == "finished"
+    with until_noticed((small_disk / "other").unlink):
+        assert Loop(plan.folder, record, Ranks.of_this_process(), time.time()).run().state == "finished"
     assert losses(plan.folder) == losses(data.folder)
     assert "No space left on device" in capsys.readouterr().err
 

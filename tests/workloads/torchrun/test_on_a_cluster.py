@@ -51,9 +51,13 @@ idle_shutdown_seconds: null
 """
 PLACED = """
 import json, os, sys
+import torch.distributed as dist
 from heliostat.torchrun import save
 devices = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
 print("place", os.environ["LOCAL_RANK"], devices[int(os.environ["LOCAL_RANK"])], len(devices), flush=True)
+dist.init_process_group("gloo")
+dist.barrier()  # a rank that fails ends the other one, which may not have printed yet
+dist.destroy_process_group()
 save(3)
 if os.environ["RANK"] == "0":
     os.makedirs("out")

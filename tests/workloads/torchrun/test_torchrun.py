@@ -112,9 +112,12 @@ def test_a_script_finds_what_python_and_torchrun_give_it(command: Command, tmp_p
 
 
 FAILS = """
-import sys, time
+import os, signal, sys, time
 import torch
 import torch.distributed as dist
+asked = []
+if sys.argv[2] == "reduce":
+    signal.signal(signal.SIGTERM, lambda *_: asked.append(True))
 dist.init_process_group("gloo")
 rank = dist.get_rank()
 print("ready", flush=True)
@@ -124,7 +127,12 @@ if rank == 1:
         raise RuntimeError("this rank is broken")
     sys.exit(int(sys.argv[1]))
 if sys.argv[2] == "reduce":
-    dist.all_reduce(torch.ones(1))
+    try:
+        dist.all_reduce(torch.ones(1))
+    except RuntimeError:
+        while not (asked and os.path.exists("shown")):  # until the exit and the traceback of the other one have arrived
+            time.sleep(0.01)
+        raise
 time.sleep(1000)
 """
 
@@ -133,12 +141,21 @@ def test_the_rank_that_failed_first_is_the_one_that_is_reported(on_ray: Command,
     """The other one, which loses its connection during a collective, has a traceback as well."""
     command = on_ray
     script(command, "fails.py", FAILS)
-    done = command("torchrun", "--workers", "2", "fails.py", "raise", "reduce")
-    assert done.code == 1
-    cause, _, rest = done.err.partition("[rank 1] RuntimeError: this rank is broken\n")
+    broken, lines = "[rank 1] RuntimeError: this rank is broken\n", list[str]()
+    with command.start("torchrun", "--workers", "2", "fails.py", "raise", "reduce") as process:
+        try:
+            assert process.stderr
+            for line in process.stderr:
+                lines.append(line)
+                if line == broken:
+                    (command.cwd / "shown").touch()
+        finally:
+            end_group(process)
+    assert process.returncode == 1
+    cause, _, rest = "".join(lines).partition(broken)
     assert "[rank 0] " not in cause, "the first cause comes first"
     assert rest.count("[rank 0] Traceback") == 1, "and nothing is left out"
-    assert done.err.endswith("heliostat: rank 1 of fails.py exited with code 1\n")
+    assert rest.endswith("heliostat: rank 1 of fails.py exited with code 1\n")
     wait_for(lambda: not processes_of(shared_ray.env, "fails.py"), "the other rank's end")
 
 
