@@ -13,17 +13,17 @@ from tests.faults.conftest import Breakable, Seen, ended, head, kill, samples_by
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> Path:
-    """A run with ``model.held`` of this file does not end before the test deletes it, when what it is to meet was seen."""
-    path = tmp_path / "held"
+def slowed(tmp_path: Path) -> Path:
+    """A run with ``model.slowed`` of this file does not end before the test deletes it, when what it is to meet was seen."""
+    path = tmp_path / "slowed"
     path.touch()
     return path
 
 
 def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
-    breakable: Breakable, undisturbed: Seen, held: Path, tmp_path: Path
+    breakable: Breakable, undisturbed: Seen, slowed: Path, tmp_path: Path
 ) -> None:
-    options = (f"model.samples={tmp_path}", f"model.held={held}")
+    options = (f"model.samples={tmp_path}", f"model.slowed={slowed}")
     process = breakable.train("elastic", "workers=[1,4]", "grow_seconds=2", *options)
     run = breakable.seen("elastic")
     run.trains(2)
@@ -33,7 +33,7 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
         run.trains(1, after=before)
         before = len(run.starts)
     run.trains(2, after=before)
-    held.unlink()
+    slowed.unlink()
     code, printed = ended(process)
     assert code == 0, printed
     sizes = [len(start["workers"]) for start in run.starts]
@@ -49,9 +49,9 @@ def test_from_two_workers_to_one_and_back_with_the_same_samples_in_each_step(
 
 
 def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(
-    breakable: Breakable, undisturbed: Seen, held: Path
+    breakable: Breakable, undisturbed: Seen, slowed: Path
 ) -> None:
-    options = ("max_failures=0", f"model.held={held}")
+    options = ("max_failures=0", f"model.slowed={slowed}")
     process = breakable.train("drained", *options)
     run = breakable.seen("drained")
     run.trains(2)
@@ -64,7 +64,7 @@ def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(
     node = run.starts[-1]["workers"][0]["node"]
     breakable.drain(node)
     wait_for(lambda: any(a["event"] == "left" for a in run.attempts), "the workers to leave")
-    held.unlink()
+    slowed.unlink()
     run.trains(2, after=1)
     code, printed = ended(process)
     assert code == 0, printed
@@ -81,15 +81,15 @@ def test_a_drained_node_loses_no_step_and_a_second_driver_is_refused(
 
 
 def test_a_drain_of_the_head_saves_the_run_and_the_same_command_resumes_it(
-    breakable: Breakable, undisturbed: Seen, held: Path
+    breakable: Breakable, undisturbed: Seen, slowed: Path
 ) -> None:
-    options = (f"model.held={held}",)
+    options = (f"model.slowed={slowed}",)
     process = breakable.train("headless", *options)
     run = breakable.seen("headless")
     run.trains(2)
     breakable.drain(head(breakable))
     code, printed = ended(process)
-    held.unlink()
+    slowed.unlink()
     assert code != 0, printed
     (stopped,) = [event for event in run.events if event["event"] == "stopped"]
     # Ray ends a drained head as soon as nothing runs on it, and with it the way to the last lines of the job's output.

@@ -30,7 +30,9 @@ class Watched(ImageClassification):
         samples: str = ""
         """The folder to write the samples of each step to."""
         held: str = ""
-        """A file; while it is there, each step after the 20th takes half a second more, so that the run does not end."""
+        """A file; while it is there, no step after the 20th begins."""
+        slowed: str = ""
+        """A file; while it is there, each step after the 20th takes half a second more; it still sees notices."""
 
     def loss(self, model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         if model.training:
@@ -41,7 +43,9 @@ class Watched(ImageClassification):
         if not dist.is_initialized():
             return  # the try before the start
         step, rank = seed_of()
-        if step >= 20 and self.options.held and os.path.exists(self.options.held):
+        while step >= 20 and self.options.held and os.path.exists(self.options.held):
+            time.sleep(0.05)
+        if step >= 20 and self.options.slowed and os.path.exists(self.options.slowed):
             time.sleep(0.5)
         ids = [hashlib.sha1(image.numpy().tobytes()).hexdigest()[:12] for image in batch["image"]]
         if self.options.samples:
