@@ -24,7 +24,8 @@ def test_a_dry_run_imports_nothing_large_but_torch(tmp_path: Path) -> None:
         "sys.exit(' '.join({'ray', 'pandas', 'matplotlib', 'torch._dynamo', 'torchmetrics', 'optuna'} & {*sys.modules}) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=clean_environment(tmp_path), capture_output=True)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr in (b"", b"checking the config, the task and the data\n"), "which a slow machine says"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

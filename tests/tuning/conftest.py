@@ -34,7 +34,11 @@ HERE = Path(__file__).parent
 
 
 class Toy(Task):
-    """Its accuracy is ``level`` times the progress of the run; it can fail, kill its worker and be slow."""
+    """Its accuracy is ``level`` times the progress of the run; it can fail, kill its worker and be slow.
+
+    The trial with the level ``held`` takes a second a step until there is a file ``go``: so long a sweep goes on, however slow
+    the test is.
+    """
 
     metric, better = "accuracy", "higher"
 
@@ -42,6 +46,7 @@ class Toy(Task):
         level: float = 1.0
         failing: str = ""
         seconds: float = 0.0
+        held: float | None = None
 
     def model(self):
         model = nn.Linear(30, 2)
@@ -53,7 +58,8 @@ class Toy(Task):
     def loss(self, model, batch):
         inner = getattr(model, "module", model)
         inner.steps += 1
-        time.sleep(self.options.seconds)
+        held = self.options.held == self.options.level and not (HERE / "go").exists()
+        time.sleep(1.0 if held else self.options.seconds)
         once = HERE / f"failed-{self.options.level}"
         if self.options.failing == "once" and inner.steps > 25 and not once.exists():
             once.touch()
@@ -155,4 +161,4 @@ def nothing_left() -> Iterator[None]:
     from ray.util import placement_group_table
 
     wait_for(lambda: ray.available_resources().get("CPU") == ray.cluster_resources()["CPU"], "all CPUs to be free")
-    assert [group for group in placement_group_table().values() if group["state"] != "REMOVED"] == []
+    wait_for(lambda: {each["state"] for each in placement_group_table().values()} <= {"REMOVED"}, "end of all placement groups")

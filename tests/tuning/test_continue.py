@@ -23,6 +23,8 @@ KILLS = int(os.environ.get("SOAK_KILLS", "3"))
 """``make soak`` kills ten times."""
 COUNT = 8
 LEVELS = [round(0.3 + 0.05 * n, 2) for n in range(COUNT)]
+BEFORE_THE_LAST = (COUNT - 1) * 10
+"""Fewer records than the trials before the last one have: a report every ten of their hundred steps, and more."""
 SWEEP = f"""
 train:
   task: toy:Toy
@@ -32,7 +34,7 @@ train:
   checkpoint_every: 10
   log_every: 1
   optimizer: {{warmup_steps: 0}}
-  model: {{seconds: 0.03}}
+  model: {{seconds: 0.03, held: {LEVELS[-1]}}}
 space:
   model.level: {{choice: {LEVELS}}}
 algorithm: grid
@@ -42,7 +44,7 @@ scheduler: none
 
 @pytest.fixture
 def sweep(command: Command) -> Command:
-    """The command in a folder with a sweep of eight trials, each of about three seconds."""
+    """The command in a folder with a sweep of eight trials, each of about three seconds; the last waits for a file ``go``."""
     (command.cwd / "toy.py").write_text(TASK)
     (command.cwd / "levels.yaml").write_text(SWEEP)
     return command
@@ -64,13 +66,13 @@ def test_kill_9_at_any_moment_loses_no_trial_and_runs_none_again(sweep: Command)
             # From the start, before anything is written, to the middle of many trials.
             if kill:
                 more = len(records(sweep)) + source.randint(0, 12)
-                wait_for(partial(heard, sweep, process, more), "more records")
+                # Not more than there are before the last trial, which is held.
+                wait_for(partial(heard, sweep, process, min(more, BEFORE_THE_LAST)), "more records")
             time.sleep(source.uniform(0, 0.3 if kill else 2))
         finally:
             end_group(process)
             process.communicate()
-        if process.returncode == 0:
-            break
+    (sweep.cwd / "go").touch()
     done = sweep("sweep", "levels.yaml", "--json", timeout=600)
     assert done.code == 0, done.err
     result = json.loads(done.out)
@@ -117,6 +119,7 @@ def test_ctrl_c_stops_with_checkpoints_and_the_same_command_resumes(sweep: Comma
     assert shown.code == 0
     assert "waiting" in shown.out
     assert " left" not in shown.out, "nothing runs"
+    (sweep.cwd / "go").touch()
     done = sweep("sweep", "levels.yaml", timeout=600)
     assert done.code == 0, done.err
     assert f"{COUNT} finished" in done.out

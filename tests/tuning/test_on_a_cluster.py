@@ -22,12 +22,27 @@ storage: {uri: .}
 idle_shutdown_seconds: null
 """
 SWEEP = """
-train: {task: tabular-classification, dataset: {source: breast-cancer}, epochs: 20, global_batch: 32, evaluate_every: 26}
+train: {task: "slow:Slow", dataset: {source: breast-cancer}, epochs: 20, global_batch: 32, evaluate_every: 26}
 space: {optimizer.lr: {loguniform: [1e-4, 1e-1]}}
 trials: 8
 algorithm: random
 scheduler: none
 """
+
+SLOW = """
+import time
+from pathlib import Path
+from heliostat.workloads.tasks.tabular_classification import TabularClassification
+
+HERE = Path({place!r})
+
+class Slow(TabularClassification):
+    def loss(self, model, batch):
+        if (HERE / "slow").exists() and len([*HERE.glob("runs/lr-sweep/trials/*/result.json")]) >= 2:
+            time.sleep(0.1)
+        return super().loss(model, batch)
+"""
+"""When two trials have ended, the steps of the others take long while there is a file ``slow``, and so the sweep goes on."""
 
 NOTEBOOK = """
 import json
@@ -47,6 +62,7 @@ def cluster(command: Command) -> Iterator[Command]:
     """The command in a folder with a running cluster."""
     (command.cwd / "local-cluster.yaml").write_text(PROFILE)
     (command.cwd / "lr.yaml").write_text(SWEEP)
+    (command.cwd / "slow.py").write_text(SLOW.format(place=str(command.cwd)))
     done = command("up", "local-cluster.yaml")
     assert done.code == 0, done.err
     yield command
@@ -65,6 +81,8 @@ def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(clu
         records = read_journal(Folder.at(cluster.cwd / "runs" / "lr-sweep"))
         return sum(record["event"] == "end" for record in records)
 
+    slow = cluster.cwd / "slow"
+    slow.touch()
     first = cluster.start("sweep", "lr.yaml", "--on", "local-cluster.yaml")
     try:
         wait_for(lambda: ends() >= 2 or first.poll() is not None, "two trials to end")
@@ -74,6 +92,7 @@ def test_a_sweep_from_zero_gpu_nodes_survives_its_driver_and_returns_to_zero(clu
     finally:
         end_group(first)
     assert first.returncode not in (0, 2), err
+    slow.unlink()
     before = ends()
     assert 2 <= before < 8
     swept, printed, trained = notebook(NOTEBOOK, cluster.cwd, cluster.env)

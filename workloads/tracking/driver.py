@@ -18,12 +18,13 @@ from heliostat.errors import Diverged, Stopped
 from heliostat.job_output import job_metadata
 from heliostat.workloads.run.lease import Lease
 from heliostat.workloads.tracking.notify import notify
-from heliostat.workloads.tracking.send import FIRST_PAUSE
 from heliostat.workloads.tracking_config import Item, Notify
 
 PROGRAM = "heliostat.commands.runs.following"
 LAST_SECONDS = 20.0
 """Seconds for which the end of a run waits until its trackers have everything."""
+GRACE = 5.0
+"""Seconds that the process that tracks has after that to say what is missing, and that what it has said has to arrive."""
 
 Summary = Callable[[], dict[str, Any]]
 """What a notification says besides name and state."""
@@ -105,13 +106,13 @@ class Process:
     def wait(self) -> None:
         """Waits until the trackers have everything, for up to `LAST_SECONDS`."""
         try:
-            code = self._process.wait(LAST_SECONDS + 5)
+            code = self._process.wait(LAST_SECONDS + GRACE)
         except (subprocess.TimeoutExpired, KeyboardInterrupt) as error:
             self.kill()
             why = "it was stopped" if isinstance(error, KeyboardInterrupt) else "it does not respond"
             say(f"the process that tracks the run was ended: {why}\n  {later(self._uri)}")
             return
-        self._printer.join(FIRST_PAUSE)
+        self._printer.join(GRACE)
         if code:
             self._errors.seek(0)
             lines = self._errors.read().decode(errors="replace").strip().splitlines()[-5:]

@@ -291,13 +291,13 @@ def test_too_many_requests_and_slow_ones_are_refused_with_the_time_to_try_again(
 
     def slow(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         begun.set()
-        go_on.wait(60)
+        go_on.wait(300)
         return {"y": arrays["x"]}
 
     client = start(own_model(slow), requests=1)
     with ThreadPoolExecutor(1) as other:
         first = other.submit(client.post, "/v1/predict", json={"rows": [{"x": 1}]})
-        begun.wait(60)
+        begun.wait(300)
         refused = client.post("/v1/predict", json={"rows": [{"x": 1}]})
         ready = client.get("/v2/health/ready")
         go_on.set()
@@ -317,7 +317,7 @@ def test_an_answer_that_is_not_finite_and_a_model_that_fails_hit_their_own_reque
     def fragile(arrays: Mapping[str, Any]) -> Mapping[str, Any]:
         if (arrays["x"] == 0).any():
             waiting.set()
-            go_on.wait(60)
+            go_on.wait(300)
         if (arrays["x"] > 100).any():
             raise RuntimeError("x is too large")
         return {"y": np.where(arrays["x"] < 0, np.nan, arrays["x"])}
@@ -325,7 +325,7 @@ def test_an_answer_that_is_not_finite_and_a_model_that_fails_hit_their_own_reque
     client = start(own_model(fragile))
     with ThreadPoolExecutor(5) as many:
         first = many.submit(client.post, "/v1/predict", json={"rows": [{"x": 0}]})
-        waiting.wait(60)
+        waiting.wait(300)
         others = [many.submit(client.post, "/v1/predict", json={"rows": [{"x": x}]}) for x in (1, -1, 101, 2)]
         service: Any = client.app
         wait_for(lambda: service._requests == 5, "all five to wait")

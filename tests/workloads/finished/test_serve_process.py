@@ -82,7 +82,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     place = tmp_path_factory.mktemp("service")
     registry = two_versions(place)
     command = Command(place, clean_environment(place / "home"))
-    process = command.start("serve", "churn@champion", "--port", "0")
+    process = command.start("serve", "churn@champion", "--port", "0", "--set", "seconds=600")
     record = place / "home/.heliostat/services/churn.json"
     try:
         wait_for(lambda: record.exists() or process.poll() is not None, "the file of the service")

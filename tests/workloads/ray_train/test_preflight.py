@@ -159,6 +159,12 @@ class Slow(Good):
         raise AssertionError("it was not ended")
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A try on a busy machine is not ended before it has found what it is to find."""
+    monkeypatch.setattr(limits, "SECONDS", 600.0)
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     return build(open_source("breast-cancer", {}), str(tmp_path_factory.mktemp("data") / "cancer"))
@@ -252,7 +258,7 @@ def test_a_dry_run_and_the_run_refuse_a_mistake_alike_and_leave_nothing(
     said = []
     for mode in (["--dry-run"], []):
         assert main(["train", "c.yaml", "--set", "task=mine:Broken", *mode]) == 2
-        said.append(capsys.readouterr().err)
+        said.append(capsys.readouterr().err.rpartition("heliostat: ")[2])  # without the phases, which a slow machine says
         assert not list((project / "runs/c").glob("*"))
     assert said[0] == said[1]
     assert 'mine.py", line 8, in loss' in said[0]
