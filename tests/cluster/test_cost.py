@@ -279,6 +279,16 @@ def test_nodes_without_a_price_are_divided_in_node_hours(mine: Here) -> None:
     assert "No node has a price, so the columns after cost $ are node-hours" in done.out
 
 
+def test_large_costs_are_grouped(mine: Here) -> None:
+    for path in mine.cwd.glob("store/.nodes/local/mine/*/*"):
+        lines = [json.loads(text.rpartition(b" ")[0]) for text in path.read_bytes().splitlines()]
+        path.write_bytes(b"".join(line(each | {"price": 432_000.0} if "price" in each else each) for each in lines))
+    done = mine("cost", "mine.yaml", *SINCE, "--until", "2026-11-25T12:01:41")
+    assert done.out.splitlines()[2].split() == ["gpu", "0.03", "0.06", "12,000.00", "2,400.00", "4,800.00", "4,800.00"]
+    assert "1 gpu, $12,120.00; this is" in done.out
+    assert "would have saved $4,200.00" in done.out
+
+
 def as_json(out: str) -> Any:
     found = json.loads(out)
     rows = {row["key"]: round(row["total"], 9) for row in found["rows"]}

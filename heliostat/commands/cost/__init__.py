@@ -205,7 +205,7 @@ def _show(found: Found, by: str) -> None:
     took = duration(record.end - record.begin)
     out.print(f"{found.name}, {clock(record.begin)} to {clock(record.end)} ({took})", highlight=False, markup=False)
     columns, rows = _table(found, by)
-    cells = [[row[0], *(f"{v:.2f}".rjust(len(name)) for v, name in zip(row[1:], columns[1:], strict=True))] for row in rows]
+    cells = [[row[0], *(f"{v:,.2f}".rjust(len(name)) for v, name in zip(row[1:], columns[1:], strict=True))] for row in rows]
     widths = [max(len(row[n]) for row in cells) for n in range(len(columns))]
     print_table(columns, [[row[0], *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))] for row in cells])
     for text in remarks(found):
@@ -236,11 +236,13 @@ def remarks(found: Found) -> list[str]:
     return [*texts, *([] if found.of_run else [each.text[0].upper() + each.text[1:] + "." for each in found.advice])]
 
 
-def _compared(static: Any, money: float) -> str:
+def _compared(static: Any, cost: float) -> str:
+    from heliostat.console import money
+
     nodes = ", ".join(f"{count} {group}" for group, count in static.nodes.items())
-    change = 1 - money / static.money
+    change = 1 - cost / static.money
     less = f"{change:.0%} less" if change >= 0 else f"{-change:.0%} more"
-    return f"in the same time, at the same prices: {nodes}, ${static.money:.2f}; this is {less}"
+    return f"in the same time, at the same prices: {nodes}, ${money(static.money)}; this is {less}"
 
 
 def _print_csv(found: Found, by: str) -> None:
