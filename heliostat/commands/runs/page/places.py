@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,7 +87,7 @@ class Copies:
     def wanted(self, run: str) -> Folder:
         """A copy that has the output and the report of a run; the newest one may not, if it has been exchanged meanwhile."""
         current = self._current
-        self._storage.fetch([f"{self._place}/{run}/{name}" for name in ON_DEMAND], current)
+        self._storage.fetch([f"{self._place}/{escape(run)}/{name}" for name in ON_DEMAND], current)
         return Folder.at(current / self._place)
 
     def trouble(self) -> str:
