@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from heliostat.cluster.profile import Profile, WorkerGroup
 from heliostat.cluster.record import Interval, Record
+from heliostat.console import money
 
 CANDIDATES = (5, 10, 15, 30, 60, 120, 300)
 """Seconds of idleness that are tried."""
@@ -35,8 +36,8 @@ class Advice:
         times = "once" if self.idle_nodes == 1 else f"{self.idle_nodes} times"
         waits = f", with {self.starts} more starts of about {self.start_seconds:.0f} s" if self.starts else ""
         return (
-            f"group {self.group} was idle for more than {self.instead} s {times}: "
-            f"idle_seconds: {self.instead} instead of {self.now} would have saved ${self.saved:.2f} ({self.share:.0%}){waits}"
+            f"group {self.group} was idle for more than {self.instead} s {times}: idle_seconds: {self.instead} "
+            f"instead of {self.now} would have saved ${money(self.saved)} ({self.share:.0%}){waits}"
         )
 
 

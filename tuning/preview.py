@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from heliostat.console import money
 from heliostat.tuning.algorithms.grid import Grid
 from heliostat.tuning.algorithms.optuna import Optuna
 from heliostat.tuning.algorithms.random import Random
@@ -32,8 +33,8 @@ def preview(plan: SweepPlan) -> dict[str, Any]:
         + (f"; {fix_of(config, plan.base, plan.nodes)}" if space.impossible else ""),
         "each trial": f"{plan.workers} worker{'s' * (plan.workers > 1)}, {cpu} CPU and {gpu} GPU",
         "at once": f"at most {plan.slots}" + (f", concurrency is {config.concurrency}" if config.concurrency else ""),
-        "cost": ("no prices are known" if hour is None else f"at most {hour:.2f} an hour")
-        + (f", about {cost:.2f} in all" if cost is not None else ""),
+        "cost": ("no prices are known" if hour is None else f"at most {money(hour)} an hour")
+        + (f", about {money(cost)} in all" if cost is not None else ""),
         "time": known if seconds is None else f"about {seconds:.0f} s",
         "folder": f"{plan.uri} ({'exists: the sweep is resumed' if not plan.elsewhere and plan.folder.exists() else 'new'})",
     }

@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
@@ -14,6 +15,7 @@ from heliostat.cluster.errors import KubernetesError, NotFound
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.conditions import condition, observed
 from heliostat.cluster.kube.owners import live_objects
+from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.names import CLUSTER_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.code_maps import code_maps, mount_code
@@ -142,6 +144,12 @@ class KubernetesService:
         except KubernetesError as error:
             found = replace(starting, message=error.what)
         return replace(found, url=self.inside)
+
+    @contextmanager
+    def reached(self) -> Iterator[tuple[str, str]]:
+        """Its URL on this machine, and the token that requests need, as long as the block lasts."""
+        with Forward(self.target.api, self.cluster().name, {PORT: 0}) as forward:
+            yield f"http://127.0.0.1:{forward.ports[PORT]}", self.token() or ""
 
     def cluster(self) -> KubernetesCluster:
         """The RayCluster that answers, or else the one that starts.

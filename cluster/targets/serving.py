@@ -1,16 +1,21 @@
 """Services in Ray Serve on a cluster, through its dashboard: deploy, wait, show, end; on this machine and on Kubernetes."""
 
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from urllib.parse import quote
+
+import urllib3
 
 from heliostat.cluster.diagnosis.observe import RayObserver
 from heliostat.cluster.diagnosis.wait import READY, poll
 from heliostat.cluster.documents.ownership import contains
 from heliostat.cluster.documents.serving import PORT, REPLICA
-from heliostat.cluster.errors import NotFound, Unreachable
-from heliostat.cluster.jobs.dashboard import Dashboard
+from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
+from heliostat.cluster.jobs.dashboard import TIMEOUT, Dashboard
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.names import Document
 from heliostat.cluster.ports import chosen
@@ -29,6 +34,18 @@ LAST_LINES = 6
 
 
 @dataclass(frozen=True)
+class Served:
+    """What a replica answers with."""
+
+    reference: str
+    """By what it is served: a run's name, or ``NAME@3`` or ``NAME@champion`` of the registry."""
+    version: str
+    """The number in the registry, or the step of a run."""
+    checksum: str
+    """Of a version of the registry."""
+
+
+@dataclass(frozen=True)
 class ServiceState:
     """A service on a cluster at one moment."""
 
@@ -43,6 +60,10 @@ class ServiceState:
     url: str
     config: Document
     """The application as it was deployed."""
+    served: Sequence[Served] = ()
+    """By the replicas, which differ while they change over; only from `with_served`."""
+    unknown: str = ""
+    """Why that is not known."""
 
     @property
     def model(self) -> str:
@@ -67,6 +88,39 @@ def _state(name: str, found: Document, url: str) -> ServiceState:
         name, found["status"], len(running), deployment.get("target_num_replicas") or 0, message, url,
         found.get("deployed_app_config") or {},
     )  # fmt: skip
+
+
+def with_served(state: ServiceState, reached: Callable[[], AbstractContextManager[tuple[str, str]]]) -> ServiceState:
+    """The same with what its replicas serve: it is asked as often as it has replicas, which take turns.
+
+    Args:
+        state: of a service; one without replicas is not asked, as that would start one.
+        reached: opens a URL of the service, and has the token of its requests; what it may raise makes the answer unknown.
+    """
+    if not state.replicas:
+        return state
+    try:
+        with reached() as (url, token):
+            answers = [_served(state, url, token) for _ in range(state.replicas)]
+    except KubernetesError as error:
+        return replace(state, unknown=error.what)
+    except OSError as error:  # of the file with the token
+        return replace(state, unknown=str(error))
+    return replace(state, served=sorted(set(answers), key=lambda each: each.version))
+
+
+def _served(state: ServiceState, url: str, token: str) -> Served:
+    path, headers = f"/v2/models/{quote(state.name)}", {"Authorization": f"Bearer {token}"}
+    try:
+        response = urllib3.request("GET", f"{url}{path}", headers=headers, timeout=TIMEOUT, retries=False)
+    except urllib3.exceptions.HTTPError as error:
+        raise Unreachable(f"{state.name} does not answer: {error}", "give the command again") from None
+    if response.status != 200:
+        text = response.data.decode(errors="replace").strip()
+        raise Unreachable(f"{state.name} answered GET {path} with {response.status}: {text[:200]}", "give the command again")
+    answer = json.loads(response.data)
+    about = answer.get("parameters") or {"reference": state.model, "checksum": "unknown"}  # of an earlier version
+    return Served(about["reference"], answer["versions"][0], about["checksum"])
 
 
 def cause(message: str) -> str:

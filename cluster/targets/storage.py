@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
+from glob import has_magic
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 from urllib.parse import urlencode
@@ -108,7 +109,7 @@ class InPlace:
             yield below
             return
         folder = self._root / below if below else self._root
-        names = folder.names() if "*" in parts[0] and folder.is_folder else [parts[0]] * folder.exists(parts[0])
+        names = folder.names() if has_magic(parts[0]) and folder.is_folder else [parts[0]] * folder.exists(parts[0])
         for name in names:
             if fnmatch(name, parts[0]) and (parts[0].startswith(".") or not name.startswith(".")):
                 yield from self._matching(f"{below}/{name}" if below else name, parts[1:])

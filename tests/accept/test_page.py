@@ -24,8 +24,11 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     shutil.copytree(ROOT / "tests/fixtures/v0.1/storage", storage)
     shutil.copytree(storage / "breast-cancer", storage / "again")
     env = {**clean_environment(place / "home"), "PYTHONPATH": str(ROOT)}
-    for name in ("breast-cancer", "sweep"):
-        subprocess.run([programs / "python", "-m", "heliostat", "report", name, "--storage", storage], check=True, env=env)
+    for words in (
+        ["report", "breast-cancer"], ["report", "sweep"],
+        ["model", "add", "breast-cancer", "--name", "cancer", "--alias", "champion", "--why", "the first one: " + 20 * "why "],
+    ):  # fmt: skip
+        subprocess.run([programs / "python", "-m", "heliostat", *words, "--storage", storage], check=True, env=env)
     done = subprocess.run(
         [programs / "python", LOOK, storage, chromium()], env=env, capture_output=True, text=True, timeout=500, check=False
     )
@@ -35,7 +38,7 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 
 def test_every_view_fits_its_window_and_has_no_finding_of_axe(seen: list[dict[str, Any]]) -> None:
-    assert len(seen) == 24, "four views and two reports, at two widths, light and dark"
+    assert len(seen) == 32, "six views and two reports, at two widths, light and dark"
     for view in seen:
         where = f"{view['name']} at {view['width']} pixels, {view['scheme']}"
         assert view["needed"] <= view["width"], where

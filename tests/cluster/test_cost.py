@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -21,6 +22,7 @@ from heliostat.cluster.in_pod.recorder import line
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.record import Interval, Record, RecordedJob, parse
 from heliostat.cluster.static_fleets import cheapest_fleet, peak_fleet
+from heliostat.commands.train.then import named_by_data
 from heliostat.errors import UserError
 from heliostat.workloads.run.chunks import sealed
 from tests.conftest import Done
@@ -279,6 +281,16 @@ def test_nodes_without_a_price_are_divided_in_node_hours(mine: Here) -> None:
     assert "No node has a price, so the columns after cost $ are node-hours" in done.out
 
 
+def test_large_costs_are_grouped(mine: Here) -> None:
+    for path in mine.cwd.glob("store/.nodes/local/mine/*/*"):
+        lines = [json.loads(text.rpartition(b" ")[0]) for text in path.read_bytes().splitlines()]
+        path.write_bytes(b"".join(line(each | {"price": 432_000.0} if "price" in each else each) for each in lines))
+    done = mine("cost", "mine.yaml", *SINCE, "--until", "2026-11-25T12:01:41")
+    assert done.out.splitlines()[2].split() == ["gpu", "0.03", "0.06", "12,000.00", "2,400.00", "4,800.00", "4,800.00"]
+    assert "1 gpu, $12,120.00; this is" in done.out
+    assert "would have saved $4,200.00" in done.out
+
+
 def as_json(out: str) -> Any:
     found = json.loads(out)
     rows = {row["key"]: round(row["total"], 9) for row in found["rows"]}
@@ -303,16 +315,50 @@ def test_a_run_has_its_own_share(mine: Here) -> None:
     assert done.out.splitlines()[1:] == ["digits,0.0111,0.0222,0.4,0.2,0.2", "all,0.0111,0.0222,0.4,0.2,0.2"]
 
 
-def test_a_scheduled_job_is_divided_by_the_goodput_of_its_run_whose_name_has_the_time(mine: Here) -> None:
-    (mine.cwd / "store/runs/digits").rename(mine.cwd / "store/runs/nightly-20261125-1200")
+IF_NEW = "python -P -m heliostat train nightly.yaml --if-new"
+BY_DATA = named_by_data("nightly", "f6ea3b4dec833a4cc6debc3556451b3f")
+
+
+@pytest.mark.parametrize("before", [False, True])
+@pytest.mark.parametrize(
+    ("run", "cluster", "command"),
+    [
+        ("nightly-20261125-1200", "nightly-11251200-x", ""),
+        (BY_DATA, "nightly-11251200-x", IF_NEW[:20]),
+        (BY_DATA, "", IF_NEW),
+    ],
+)
+def test_a_job_is_divided_by_the_goodput_of_its_run_whose_name_has_the_time_or_the_data(
+    mine: Here, run: str, cluster: str, command: str, before: bool
+) -> None:
+    """Scheduled ones and those with ``--if-new``; also if there was a run of the very name before."""
+    runs = mine.cwd / "store/runs"
+    (runs / "digits").rename(runs / run)
+    if before:
+        shutil.copytree(runs / run, runs / "nightly")
+        for path in (runs / "nightly").iterdir():
+            records = [json.loads(text) for text in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps({**each, "time": each["time"] - HOUR}) + "\n" for each in records))
     (file,) = (mine.cwd / "store/.nodes/local/mine/2026-11").iterdir()
     lines, _ = parse(file.read_bytes())
-    lines[0] |= {"cluster": "nightly-11251200-x", "until": T0 + 7200}
-    file.write_bytes(b"".join(line({**each, "run": "nightly", "asked": T0} if "id" in each else each) for each in lines))
+    lines[0] |= {"cluster": cluster, "until": T0 + 7200} if cluster else {}
+    about = {"run": "nightly", "command": command, "asked": T0}
+    file.write_bytes(b"".join(line({**each, **about} if "id" in each else each) for each in lines))
     done = mine("cost", "nightly", "--on", "mine.yaml", *SINCE, "--by", "run", "--csv")
     header, row, _ = done.out.splitlines()
     assert header == "run,node-hours,GPU-hours,cost $,productive,starting"
     assert row == "nightly,0.0111,0.0222,0.4,0.2,0.2"
+
+
+def test_a_run_of_its_own_whose_name_looks_like_data_is_no_part_of_another(mine: Here) -> None:
+    (mine.cwd / "store/runs/digits").rename(mine.cwd / "store/runs/digits-20261125")
+    (file,) = (mine.cwd / "store/.nodes/local/mine/2026-11").iterdir()
+    lines, _ = parse(file.read_bytes())
+    other = [{**each, "id": "other-1", "run": "digits-20261125"} for each in lines if each.get("e") == "job"]
+    changed = [{**each, "command": IF_NEW} if each.get("e") == "job" else each for each in lines]
+    file.write_bytes(b"".join(map(line, [*changed, *other])))
+    row = json.loads(mine("cost", "digits", "--on", "mine.yaml", *SINCE, "--json").out)["rows"][0]
+    assert {key: round(money, 6) for key, money in row["money"].items() if money} == {"productive": 0.4}
 
 
 @pytest.mark.parametrize(("state", "kind"), [("finished", "productive"), ("failed", "lost")])

@@ -370,6 +370,8 @@ def test_a_service_on_a_cluster_answers_follows_its_alias_and_ends(
     assert served.code == 0, served.err
     (state,) = json.loads(command("serve", "status", "--on", "first.yaml", "--json").out)
     assert (state["name"], state["status"], state["replicas"]) == ("churn", "RUNNING", 1)
+    first, second = (listed.version.manifest.checksum for listed in registry.versions("churn"))
+    assert state["served"] == [{"reference": "churn@champion", "version": "1", "checksum": first}]
     host, token = state["url"].removeprefix("http://"), Path(env["HOME"], ".heliostat/services/churn.token").read_text().strip()
 
     def answer(given: str = token) -> tuple[int, Any]:
@@ -382,6 +384,8 @@ def test_a_service_on_a_cluster_answers_follows_its_alias_and_ends(
     assert (answer()[0], answer()[1]["version"]) == (200, "1")
     registry.promote("churn@2")
     wait_for(lambda: answer()[1]["version"] == "2", "the second version")
+    row = command("serve", "status", "churn", "--on", "first.yaml").out.splitlines()[1].split()
+    assert row[-4:-1] == ["churn@champion", "2", second[:12]]
     refused = command("serve", "churn@9", "--on", "first.yaml")
     assert (refused.code, "has no version '9'" in refused.err) == (2, True)
     assert answer()[0] == 200, "what was refused has not changed the service"

@@ -162,6 +162,7 @@ def test_files_come_from_a_claim_as_from_a_folder(served: str, tmp_path: Path) -
     storages: list[Storage] = [InPlace(str(tmp_path / "store")), ByJob(served)]
     expected = {
         ("runs/*/*.yaml",): {"runs/a/config.yaml", "runs/b/config.yaml"},
+        ("runs/[a-b]/config.yaml", "runs/[c]/config.yaml"): {"runs/a/config.yaml", "runs/b/config.yaml"},
         ("runs/a", "runs/absent"): {"runs/a/config.yaml", "runs/a/checkpoints/1/weights"},
         (".jobs/*/job.json",): {".jobs/j/job.json"},
     }

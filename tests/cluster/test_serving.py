@@ -3,8 +3,12 @@
 import base64
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -13,14 +17,16 @@ from ruamel.yaml import YAML
 from heliostat.cli import main
 from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.documents.serving import PORT, SETTINGS, Replicas, application, check_room, serve_config
-from heliostat.cluster.errors import NotFound, Unreachable
+from heliostat.cluster.errors import Forbidden, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import _refused as refused
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.names import Document
+from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets.code_maps import CODE, mounted
 from heliostat.cluster.targets.kubernetes_serving import documents
-from heliostat.cluster.targets.serving import ServiceState, _port, check_answers, wait
+from heliostat.cluster.targets.serving import ServiceState, _port, check_answers, wait, with_served
+from heliostat.commands.serve import status
 from heliostat.config import to_yaml, validate
 from heliostat.environment import SERVE_TOKEN
 from heliostat.errors import NotComing, UserError
@@ -184,6 +190,69 @@ def test_what_a_replica_has_refused_is_the_users_error_and_ends_the_wait_at_once
     with pytest.raises(NotComing, match="churn cannot be served:\n  \\| out of memory"):
         check_answers(state("DEPLOY_FAILED", "out of memory"))
     assert check_answers(state("RUNNING"))
+
+
+@contextmanager
+def answering(*answers: tuple[int, str]) -> Iterator[tuple[str, str]]:
+    """The URL and the token of a server that answers GET /v2/models/churn with these, one after the other."""
+    left = list(answers)
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert (self.path, self.headers["Authorization"]) == ("/v2/models/churn", f"Bearer {TOKEN}")
+            status, body = left.pop(0)
+            self.send_response(status)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", TOKEN
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def described(version: str) -> tuple[int, str]:
+    """What a replica answers."""
+    parameters = {"reference": "churn@champion", "checksum": version * 64}
+    return 200, json.dumps({"name": "churn", "versions": [version], "parameters": parameters})
+
+
+def test_what_is_served_is_what_each_replica_answers() -> None:
+    three = replace(state("RUNNING"), replicas=3)
+    found = with_served(three, lambda: answering(described("4"), described("3"), described("4")))
+    assert [(each.reference, each.version, each.checksum) for each in found.served] == [
+        ("churn@champion", "3", "3" * 64), ("churn@champion", "4", "4" * 64),
+    ]  # fmt: skip
+    assert status._served(found) == ("churn@champion", "3, 4", f"{'3' * 12}, {'4' * 12}")
+
+
+def test_a_version_that_is_not_told_is_unknown_and_no_replica_is_started_for_it() -> None:
+    running = replace(state("RUNNING"), replicas=1, config=applied())
+
+    def opened(error: Exception) -> Any:
+        raise error
+
+    free = free_ports(1)[0]
+    for reached, why in (
+        (lambda: answering((401, "no token")), "churn answered GET /v2/models/churn with 401: no token"),
+        (lambda: nullcontext((f"http://127.0.0.1:{free}", TOKEN)), "churn does not answer: "),
+        (lambda: opened(Forbidden("no right to forward ports", "ask for it")), "no right to forward ports"),
+        (lambda: opened(FileNotFoundError(2, "No such file", "churn.token")), "churn.token"),
+    ):
+        found = with_served(running, reached)
+        assert why in found.unknown
+        assert status._served(found) == ("churn", "unknown", "")
+    empty = replace(running, replicas=0)
+    assert with_served(empty, lambda: opened(AssertionError("a request starts a replica"))) == empty
+    before = with_served(running, lambda: answering((200, json.dumps({"versions": ["20"]}))))
+    assert status._served(before) == ("churn", "20", "unknown"), "the code of an earlier version"
 
 
 class Answers:

@@ -22,16 +22,22 @@ from heliostat.cli import main
 from heliostat.cluster.ports import free_ports
 from heliostat.cluster.targets.storage import InPlace
 from heliostat.commands.runs import row_of
-from heliostat.commands.runs.page import index, views
+from heliostat.commands.runs.page import index, models, views
 from heliostat.commands.runs.page.index import Index
 from heliostat.commands.runs.page.places import Copies, Here
 from heliostat.commands.runs.page.records import Records
 from heliostat.commands.runs.page.server import Page
+from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads.registry.log import Decision
+from heliostat.workloads.registry.registry import Registry
 from heliostat.workloads.run.charts import MOST, thinned
 from heliostat.workloads.run.chunks import sealed
+from heliostat.workloads.run.record import read_head
 from tests.browser import browse
 from tests.conftest import ROOT, wait_for
+from tests.store import Store
+from tests.workloads.finished.test_registry import exported, manifest, put
 
 T = TypeVar("T")
 NASTY = "<img src=x onerror=alert(1)>"
@@ -49,6 +55,21 @@ def storage(tmp_path: Path) -> Path:
     (place / NASTY / "output-0.jsonl").write_bytes(sealed({"time": 1.0, "rank": 0, "printed": "<b>mine</b>\x1b[2J"}))
     (place / NASTY / "report.html").write_text("<script>parent.document.title = 1</script>")
     return place
+
+
+@pytest.fixture
+def registry(storage: Path, tmp_path: Path) -> Registry:
+    """Three versions of ``cancer``: of the run, of one that is gone, and of another one that had the name of the run."""
+    found = Registry(storage, "ada")
+    created = read_head(Folder.at(storage / "breast-cancer"))[2]
+    for text, name, trained, alias in (
+        ("1", "breast-cancer", created, "champion"), ("2", "gone", created, "candidate"), ("3", "breast-cancer", 1.0, ""),
+    ):  # fmt: skip
+        export = exported(tmp_path / text, text)
+        about = {"run": f"/moved/{name}", "run_name": name, "trained": trained, "intervals": {"accuracy": [0.85, 0.95]}}
+        found.put("cancer", text * 16, manifest(export).model_copy(update=about), export, b"config: {}\n", alias, NASTY)
+    found.decide(found.resolve("cancer@2"), Decision(passed=False, against=1, terms={}), "not better")
+    return found
 
 
 def page(storage: Path) -> Page:
@@ -191,6 +212,82 @@ def test_a_sweep_has_its_figures_and_its_trials(storage: Path) -> None:
     assert found["trials"]["rows"][0]["run"], "a trial is a run of its own"
 
 
+def test_the_models_have_their_versions_and_their_log_and_are_linked_with_their_runs(registry: Registry, storage: Path) -> None:
+    ((_, all_of), (_, found), (_, run), (_, other), (status, gone)) = documents(
+        page(storage), "/api/models", "/api/model?name=cancer", "/api/run?name=breast-cancer", f"/api/run?name={NASTY}",
+        "/api/model?name=../breast-cancer",
+    )  # fmt: skip
+    (row,) = all_of["models"]
+    assert (row["name"], row["versions"], row["champion"]) == (
+        "cancer", 3, {"version": 1, "metric": "test accuracy 0.9000"},
+    )  # fmt: skip
+    assert "candidate" not in row, "the gate has stopped it"
+    assert (row["last"]["what"], row["last"]["version"], row["last"]["by"], all_of["pending"]) == ("gate", 2, "ada", 0)
+    assert [(each["version"], each["aliases"], each["run"], each["link"]) for each in found["rows"]] == [
+        (3, "", "breast-cancer", ""), (2, "", "gone", ""), (1, "champion", "breast-cancer", "breast-cancer"),
+    ]  # fmt: skip
+    assert found["rows"][0]["interval"] == "0.8500 to 0.9500 (95 %)"
+    assert found["rows"][2]["checksum"] == registry.resolve("cancer").checksum
+    assert [(each["what"], each["version"], each["before"], each["why"], each.get("passed")) for each in found["log"]] == [
+        ("gate", 2, 1, "not better", False), ("add", 3, 1, NASTY, None), ("add", 2, 1, NASTY, None),
+        ("add", 1, None, NASTY, None),
+    ]  # fmt: skip
+    assert run["models"] == [{"model": "cancer", "version": 1, "aliases": "champion"}]
+    assert other["models"] == []
+    assert (status, gone["error"]) == (400, "there is no model '../breast-cancer' in this storage")
+
+
+def test_a_change_of_a_model_arrives_also_on_the_page_of_its_run(
+    registry: Registry, storage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "AGAIN", 0.0)
+    shown = page(storage)
+    ((_, before),) = documents(shown, "/api/run?name=breast-cancer")
+    registry.promote("cancer@2", "by hand")
+    ((_, found), (_, run)) = documents(shown, "/api/model?name=cancer", f"/api/run?name=breast-cancer&mark={before['mark']}")
+    assert (found["champion"]["version"], found["log"][0]["why"]) == (2, "by hand")
+    assert run["models"] == [{"model": "cancer", "version": 1, "aliases": ""}]
+
+
+def test_a_model_that_cannot_be_read_says_so_and_hides_no_other(registry: Registry, storage: Path) -> None:
+    shutil.copytree(storage / "models/cancer", storage / "models/broken")
+    next((storage / "models/broken/versions").glob("2-*/version.json")).write_text("{")
+    ((_, all_of), (status, found)) = documents(page(storage), "/api/models", "/api/model?name=broken")
+    broken, whole = all_of["models"]
+    assert ("version.json cannot be used" in broken["problem"], whole["versions"]) == (True, 3)
+    assert (status, "model broken cannot be read" in found["error"]) == (400, True)
+    (storage / "models/config.yaml").write_text("")
+    ((_, none),) = documents(page(storage), "/api/models")
+    assert none["models"] == [], "a run is called models"
+
+
+def test_a_file_of_the_registry_is_read_once_and_a_look_reads_for_a_limited_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store()
+    folder = store.folder("runs")
+    for text in "12":
+        put(Registry(folder, "ada"), exported(tmp_path / text, text), "champion")
+    monkeypatch.setattr(models, "LONGEST", -1.0)  # one file a look
+    shown, seen = models.Models(), []
+    for _ in range(4):
+        store.reads.clear()
+        found = shown.look(folder)
+        seen.append((len(found), shown.pending, len(store.reads)))
+        if shown.pending:
+            with pytest.raises(UserError, match="1 models are still being read"):
+                models.shown(found, "m", folder, shown.pending)
+    assert seen == [(0, 1, 1), (0, 1, 1), (0, 1, 1), (1, 0, 1)], "two versions and two entries of the log"
+    monkeypatch.setattr(models, "LONGEST", 600.0)
+    Registry(folder, "bob").rollback("m")
+    store.reads.clear()
+    assert [each.log[0].by for each in shown.look(folder)] == ["ada"], "looked at a moment before"
+    assert store.reads == []
+    shown._next = 0.0
+    assert [(each.log[0].by, each.log[0].what) for each in shown.look(folder)] == [("bob", "rollback")]
+    assert len(store.reads) == 1, "the new entry"
+
+
 def test_what_workers_print_is_shown_as_it_can_be(storage: Path) -> None:
     ((_, found), (_, none)) = documents(page(storage), f"/api/log?name={NASTY}", "/api/log?name=sweep")
     assert found["lines"] == ["<b>mine</b>\\x1b[2J"]
@@ -222,11 +319,13 @@ def test_a_look_at_the_list_reads_no_more_than_its_budget_and_nothing_twice(
     assert states == {"breast-cancer": "interrupted", "counts": states["counts"], "sweep": "finished"}
 
 
-def test_a_clusters_storage_is_shown_from_copies(storage: Path, tmp_path: Path) -> None:
+def test_a_clusters_storage_is_shown_from_copies(registry: Registry, storage: Path, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     copies = Copies(InPlace(str(storage.parent)), "runs", "runs on gpu", tmp_path / "scratch")
     shown = Page(copies, TOKEN)
     ((_, listed), (_, run), (_, log)) = documents(shown, "/api/runs", f"/api/run?name={NASTY}", f"/api/log?name={NASTY}")
+    ((_, model),) = documents(shown, "/api/model?name=cancer")
+    assert [each["link"] for each in model["rows"]] == ["", "", "breast-cancer"]
     assert listed["total"] == 4
     assert run["figures"]
     assert (run["report"], run["logs"]) == (True, True)
@@ -274,16 +373,20 @@ def test_a_place_that_is_none_is_refused(storage: Path, capsys: pytest.CaptureFi
         assert message in capsys.readouterr().err
 
 
-def test_a_browser_shows_a_name_that_is_html_as_text(storage: Path, tmp_path: Path) -> None:
-    """On a phone: the page of the run has its curves, and that of one that does not exist says so."""
+def test_a_browser_shows_a_name_that_is_html_as_text(registry: Registry, storage: Path, tmp_path: Path) -> None:
+    """On a phone: the page of the run has its curves, that of a model its log, that of no run says so."""
 
     async def look() -> list[str]:
         async with TestServer(page(storage).application()) as server:
-            urls = [f"{server.make_url('/')}?token={TOKEN}#/run/{name}" for name in (quote(NASTY), "gone")]
+            views = (f"run/{quote(NASTY)}", "run/gone", "model/cancer")
+            urls = [f"{server.make_url('/')}?token={TOKEN}#/{view}" for view in views]
             options = ("--window-size=390,900", "--virtual-time-budget=3000", "--dump-dom")
             return [await asyncio.to_thread(browse, url, tmp_path / "profile", *options) for url in urls]
 
-    run, gone = asyncio.run(look())
+    run, gone, model = asyncio.run(look())
+    assert model.count(">&lt;img src=x onerror=alert(1)&gt;</td>") == 3, "why"
+    assert "<img" not in model
+    assert 'href="#/run/breast-cancer"' in model
     assert "there is no run 'gone' in this storage" in gone
     assert ">reading<" not in gone
     assert "<h1>&lt;img src=x onerror=alert(1)&gt;</h1>" in run

@@ -39,7 +39,10 @@ def metadata(model: Servable) -> Document:
             [_tensor(name, each["dtype"], each["shape"]) for name, each in model.signature[key].items()]
             for key in ("inputs", "outputs")
         )
-    return {"name": model.name, "versions": [model.version], "platform": "heliostat", "inputs": inputs, "outputs": outputs}
+    return {
+        "name": model.name, "versions": [model.version], "platform": "heliostat", "inputs": inputs, "outputs": outputs,
+        "parameters": {"reference": model.reference, "checksum": model.checksum},
+    }  # fmt: skip
 
 
 def _column(name: str, schema: Mapping[str, Any]) -> Document:

@@ -48,6 +48,10 @@ class Servable:
 
     answer: Mapping[str, Any] | None = None
     """The prediction for the example of its codec."""
+    reference: str = ""
+    """By what it is served: a run's name, or ``NAME@3`` or ``NAME@champion`` of the registry."""
+    checksum: str = ""
+    """Of a version of the registry."""
 
     def warmed_up(self) -> "Servable":
         """The same, after it has computed for one and for two rows: the first calls of a model allocate, and may compile.
@@ -87,7 +91,7 @@ def from_run(folder: Folder, name: str) -> Servable:
     signature = {**outputs_and_inputs(run.task, inputs, tensors), **of_data(run.index)}
     writes = hasattr(run.task, "text") and "tokens" in inputs and "logits" in outputs
     language = of_run(run.task, run.model) if writes else None
-    return Servable(name, str(run.step), str(folder), signature, compute, _codec(run, signature), language)
+    return Servable(name, str(run.step), str(folder), signature, compute, _codec(run, signature), language, reference=name)
 
 
 class _Predicted(Predictions):

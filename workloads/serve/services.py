@@ -31,6 +31,10 @@ class ServiceRecord(Config):
     source: str
     version: str
     token_file: str
+    reference: str = ""
+    """By what it is served, such as ``NAME@champion``."""
+    checksum: str = ""
+    """Of a version of the registry."""
     problem: str = ""
     """Why the version that an alias stands for is not served."""
 

@@ -60,8 +60,9 @@ class ModelSource:
     """
 
     def __init__(self, registry: Registry, reference: str) -> None:
-        self.registry, self.reference = registry, reference
+        self.registry = registry
         self.name, wanted = parsed(reference)
+        self.reference = f"{self.name}@{wanted or 'champion'}"
         self.follows = not wanted.isdigit()
         self._seen, self._number = -1, ""
 
@@ -78,7 +79,8 @@ class ModelSource:
         version = self.registry.resolve(self.reference)
         with tempfile.TemporaryDirectory(prefix="heliostat-model-") as scratch:
             model = from_export(version.fetch(Path(scratch)), self.name, str(version.number))
-            model = replace(model, source=str(version.folder)).warmed_up()
+            source, checksum = str(version.folder), version.manifest.checksum
+            model = replace(model, source=source, reference=self.reference, checksum=checksum).warmed_up()
         return str(version.number), model
 
 

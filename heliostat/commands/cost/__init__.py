@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,18 +130,29 @@ def _read(profile: Any, given: str, of: Period) -> tuple[Any, dict[str, Any], li
     from heliostat.commands.terminal.live import line
 
     with line() as shown, recorded(profile, given, of, shown.say) as (record, fetch):
-        names = sorted({job.run for job in record.jobs.values() if job.run})
-        folders = [*names, *sorted({f"{job.run}-[0-9]*-[0-9]*" for job in record.jobs.values() if job.run and job.cluster})]
+        names = {job.run for job in record.jobs.values() if job.run}
+        folders = {name: [name] for name in sorted(names)}
+        for job in record.jobs.values():
+            if job.run and (job.cluster or "--if-new" in job.command):
+                folders[job.run] = [job.run, *_named_after(job.run)]
         files = ("attempts*.jsonl", "events*.jsonl", "metrics*.jsonl", "journal/*.jsonl")
-        scratch = fetch([f"runs/{folder}/{file}" for folder in folders for file in files])
-        spans = {name: spans for name in names if (spans := _spans_of(name, scratch / "runs", of.now))}
+        scratch = fetch([f"runs/{folder}/{file}" for each in folders.values() for folder in each for file in files])
+        spans = {name: _spans_of(name, each, scratch / "runs", names, of.now) for name, each in folders.items()}
         return record, spans, not_in(record, profile, of, scratch)
 
 
-def _spans_of(name: str, runs: Path, now: float) -> list[Any]:
-    """The spans of a run or a sweep, or of all scheduled ones, whose jobs have their name without the time."""
-    scheduled = [each for each in runs.glob(f"{name}-*") if re.fullmatch(r"-\d{8}-\d{4}", each.name.removeprefix(name))]
-    return _spans(runs / name, now) or [span for folder in sorted(scheduled) for span in _spans(folder, now)]
+def _named_after(name: str) -> tuple[str, str]:
+    """Patterns of the names of runs whose jobs have their name without the end: the time of a scheduled one, or its data."""
+    return f"{name}-{8 * '[0-9]'}-{4 * '[0-9]'}", f"{name[:91]}-{8 * '[0-9a-f]'}"
+
+
+def _spans_of(name: str, folders: Sequence[str], runs: Path, names: set[str], now: float) -> list[Any]:
+    """The spans of a run or a sweep, and of those that match ``folders`` and are no other jobs' in ``names``.
+
+    Of all these a job has those in its own time.
+    """
+    found = {path for folder in folders for path in runs.glob(folder) if path.name == name or path.name not in names}
+    return [span for path in sorted(found) for span in _spans(path, now)]
 
 
 @dataclass(frozen=True)
@@ -205,7 +215,7 @@ def _show(found: Found, by: str) -> None:
     took = duration(record.end - record.begin)
     out.print(f"{found.name}, {clock(record.begin)} to {clock(record.end)} ({took})", highlight=False, markup=False)
     columns, rows = _table(found, by)
-    cells = [[row[0], *(f"{v:.2f}".rjust(len(name)) for v, name in zip(row[1:], columns[1:], strict=True))] for row in rows]
+    cells = [[row[0], *(f"{v:,.2f}".rjust(len(name)) for v, name in zip(row[1:], columns[1:], strict=True))] for row in rows]
     widths = [max(len(row[n]) for row in cells) for n in range(len(columns))]
     print_table(columns, [[row[0], *(text.rjust(w) for text, w in zip(row[1:], widths[1:], strict=True))] for row in cells])
     for text in remarks(found):
@@ -236,11 +246,13 @@ def remarks(found: Found) -> list[str]:
     return [*texts, *([] if found.of_run else [each.text[0].upper() + each.text[1:] + "." for each in found.advice])]
 
 
-def _compared(static: Any, money: float) -> str:
+def _compared(static: Any, cost: float) -> str:
+    from heliostat.console import money
+
     nodes = ", ".join(f"{count} {group}" for group, count in static.nodes.items())
-    change = 1 - money / static.money
+    change = 1 - cost / static.money
     less = f"{change:.0%} less" if change >= 0 else f"{-change:.0%} more"
-    return f"in the same time, at the same prices: {nodes}, ${static.money:.2f}; this is {less}"
+    return f"in the same time, at the same prices: {nodes}, ${money(static.money)}; this is {less}"
 
 
 def _print_csv(found: Found, by: str) -> None:

@@ -151,14 +151,15 @@ def _serve(
     url = f"http://{f'[{name}]' if ':' in name else name}:{port}"
     record = services.ServiceRecord(
         name=model.name, pid=os.getpid(), created=psutil.Process().create_time(), url=url, source=model.source,
-        version=model.version, token_file=str(file),
+        version=model.version, token_file=str(file), reference=model.reference, checksum=model.checksum,
     )  # fmt: skip
     service = Service(model, limits, keep)
 
     def write(problem: str = "") -> None:
         now = service.model
         try:
-            services.write(record.model_copy(update={"version": now.version, "source": now.source, "problem": problem}))
+            about = {"version": now.version, "source": now.source, "checksum": now.checksum, "problem": problem}
+            services.write(record.model_copy(update=about))
         except OSError as error:  # requests are still answered
             _say(f"the file of the service cannot be written: {error}")
 

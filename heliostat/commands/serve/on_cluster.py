@@ -1,8 +1,10 @@
 """heliostat serve with --on PROFILE: the same service in Ray Serve, on the cluster of a profile."""
 
 import argparse
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from heliostat.cluster.documents.serving import BEYOND, PORT, Replicas, application, check_room, serve_config
@@ -89,7 +91,6 @@ def _locally(args: argparse.Namespace, profile: Profile, keys: Keys, files: Cont
 
 def _on_kubernetes(args: argparse.Namespace, profile: Profile, keys: Keys, files: Contents) -> int:
     import secrets
-    from pathlib import Path
 
     from heliostat.cluster.documents.render import text
     from heliostat.cluster.targets.code_maps import mounted
@@ -191,12 +192,20 @@ def states(on: str, name: str | None) -> list[Any]:
     target = open_target(find(on))
     if target.profile.platform == "local":
         found = serving.services(target.dashboard())
-        return [serving.find(found, name, target.name)] if name else found
+        chosen = [serving.find(found, name, target.name)] if name else found
+        return [serving.with_served(each, partial(_reached, each)) for each in chosen]
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
     from heliostat.cluster.targets.kubernetes_serving import KubernetesService, names_of
 
     assert isinstance(target, KubernetesCluster)
-    return [KubernetesService(target, each).state() for each in ([name] if name else names_of(target))]
+    there = [KubernetesService(target, each) for each in ([name] if name else names_of(target))]
+    return [serving.with_served(each.state(), each.reached) for each in there]
+
+
+@contextmanager
+def _reached(state: Any) -> Iterator[tuple[str, str]]:
+    """The URL of a service on this machine, and the token that requests need."""
+    yield state.url, Path(state.config["args"]["token_file"]).read_text().strip()
 
 
 def stop_there(on: str, name: str) -> None:

@@ -1,6 +1,10 @@
 """heliostat serve status: the services that run on this machine, or on a cluster."""
 
 import argparse
+from typing import Any
+
+DIGITS = 12
+"""Of a checksum, in a table."""
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -24,8 +28,9 @@ def _here(args: argparse.Namespace) -> int:
     elif not found:
         out.print("no service runs; heliostat serve RUN starts one")
     else:
-        columns = ("service", "version", "URL", "process", "token", "of")
-        print_table(columns, [(r.name, r.version, r.url, str(r.pid), r.token_file, r.source) for r in found])
+        columns = ("service", "model", "version", "checksum", "URL", "process", "token", "of")
+        rows = [(r.name, r.reference, r.version, r.checksum[:DIGITS], r.url, str(r.pid), r.token_file, r.source) for r in found]
+        print_table(columns, rows)
         for record in found:
             if record.problem:
                 err.print(f"heliostat: {record.name}: the new version cannot be served: {record.problem}", markup=False)
@@ -44,9 +49,19 @@ def _there(args: argparse.Namespace) -> int:
     elif not found:
         out.print(f"{args.on} serves nothing; heliostat serve RUN --on {args.on} starts a service", highlight=False)
     else:
-        rows = [(s.name, s.status.lower(), f"{s.replicas} of {s.wanted}", s.url, s.model) for s in found]
-        print_table(("service", "status", "replicas", "URL", "model"), rows)
+        rows = [(s.name, s.status.lower(), f"{s.replicas} of {s.wanted}", *_served(s), s.url) for s in found]
+        print_table(("service", "status", "replicas", "model", "version", "checksum", "URL"), rows)
         for state in found:
-            if state.message:
-                err.print(f"heliostat: {state.name}: {state.message}", highlight=False, markup=False, soft_wrap=True)
+            unknown = f"its version is not known: {state.unknown}" if state.unknown else ""
+            for text in filter(None, (state.message, unknown)):
+                err.print(f"heliostat: {state.name}: {text}", highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _served(state: Any) -> tuple[str, str, str]:
+    """The cells of the model, the version and the checksum."""
+    if not state.served:
+        return state.model, "unknown" if state.unknown else "", ""
+    columns = zip(*((each.reference, each.version, each.checksum[:DIGITS]) for each in state.served), strict=True)
+    model, version, checksum = (", ".join(dict.fromkeys(column)) for column in columns)
+    return model, version, checksum

@@ -77,7 +77,7 @@ def with_new_data(config: Any, if_drift: bool, as_json: bool) -> tuple[Any, str]
     with building(plan.source, "looking for new data", as_json):
         fingerprint = plan.dataset().index.fingerprint
     then = config.then.model_copy(update={"model": name})
-    named = config.model_copy(update={"name": f"{config.name[:91]}-{fingerprint[:8]}", "then": then})
+    named = config.model_copy(update={"name": named_by_data(config.name, fingerprint), "then": then})
     known = next((each for each in reversed(versions) if each.manifest.data.fingerprint == fingerprint), None)
     if known is None:
         was = (
@@ -98,6 +98,11 @@ def with_new_data(config: Any, if_drift: bool, as_json: bool) -> tuple[Any, str]
         if known is not versions[-1]:
             say(f"  versions after it had other data; to return to it: heliostat model promote {known}")
     return None, ""
+
+
+def named_by_data(name: str, fingerprint: str) -> str:
+    """The name of the run of ``--if-new`` on the data with a fingerprint; `heliostat.commands.cost` finds it by that."""
+    return f"{name[:91]}-{fingerprint[:8]}"
 
 
 def with_start(config: Any) -> Any:

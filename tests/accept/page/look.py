@@ -10,7 +10,12 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Page, sync_playwright
 
 SIZES = [(width, scheme) for width in (390, 1400) for scheme in ("light", "dark")]
-VIEWS = {"list": "#/", "run": "#/run/breast-cancer", "sweep": "#/run/sweep", "compare": "#/compare/breast-cancer/again"}
+VIEWS = {
+    "list": "#/", "run": "#/run/breast-cancer", "sweep": "#/run/sweep", "compare": "#/compare/breast-cancer/again",
+    "models": "#/models", "model": "#/model/cancer",
+}  # fmt: skip
+SHOWN = {"list": ".list tbody tr", "models": ".models td", "model": ".models td"}
+"""What a view has when it is drawn; others have figures."""
 EXTENT = "(n) => { const c = [...drawn.values()][n].chart; return %s; }"
 
 CHARTS = "typeof drawn === 'undefined' ? [] : [...drawn.values()].map((each) => each.chart)"
@@ -54,7 +59,7 @@ def look(page: Page, name: str, place: str) -> dict[str, Any]:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
     page.goto(place)
-    page.wait_for_selector(".list tbody tr" if name == "list" else "canvas", timeout=60_000)
+    page.wait_for_selector(SHOWN.get(name, "canvas"), timeout=60_000)
     page.wait_for_load_state("networkidle") if name.startswith("report") else page.wait_for_timeout(500)
     violations = Axe().run(page).response["violations"]
     findings = [f"{each['impact']} {each['id']}: {each['nodes'][0]['html'][:200]}" for each in violations]

@@ -244,7 +244,9 @@ def test_a_second_service_of_the_name_is_refused_and_stop_leaves_nothing(served:
     assert (again.code, "is served already, by process" in again.err) == (2, True)
     taken = command("serve", "trees", "--port", str(served.port))
     assert (taken.code, "Address already in use\n  fix: give another --port" in taken.err) == (2, True)
-    assert json.loads(command("serve", "status", "--json").out)[0]["version"] == "1"
+    (state,) = json.loads(command("serve", "status", "--json").out)
+    checksum = served.registry.resolve("churn@1").manifest.checksum
+    assert (state["reference"], state["version"], state["checksum"]) == ("churn@champion", "1", checksum)
     done = command("serve", "stop", "churn")
     assert done.code == 0, done.err
     assert [each for each in processes_of(command.env) if each.pid == served.pid] == []

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +17,8 @@ PAUSE, SHARE = 10.0, 20
 """Seconds between two copies at least, and how often as long as one took: at most 5 % of the time."""
 BEAT = 20.0
 """Seconds between two requests to the storage at most: the job that reads a claim ends after a minute without one."""
+REGISTRY = ("models/*/log/*.json", "models/*/versions/*/version.json")
+"""What the page needs of the registry."""
 ON_DEMAND = ("report.html", "output-*.jsonl", "logs")
 """What is copied of a run when it is looked at."""
 
@@ -84,7 +87,7 @@ class Copies:
     def wanted(self, run: str) -> Folder:
         """A copy that has the output and the report of a run; the newest one may not, if it has been exchanged meanwhile."""
         current = self._current
-        self._storage.fetch([f"{self._place}/{run}/{name}" for name in ON_DEMAND], current)
+        self._storage.fetch([f"{self._place}/{escape(run)}/{name}" for name in ON_DEMAND], current)
         return Folder.at(current / self._place)
 
     def trouble(self) -> str:
@@ -119,7 +122,9 @@ class Copies:
         self._number += 1
         to = self._scratch / str(self._number)
         to.mkdir()
-        self._storage.fetch([f"{self._place}/*/{name}" for name in SUMMARIES], to)
+        self._storage.fetch(
+            [*(f"{self._place}/*/{name}" for name in SUMMARIES), *(f"{self._place}/{name}" for name in REGISTRY)], to
+        )
         self._next = time.monotonic() + max(PAUSE, SHARE * (time.monotonic() - began))
         return to
 

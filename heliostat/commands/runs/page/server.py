@@ -18,6 +18,7 @@ from aiohttp import web
 from heliostat.commands.runs import KEYS, STATES, chosen, ordered
 from heliostat.commands.runs.page import views
 from heliostat.commands.runs.page.index import Index, stamp_of
+from heliostat.commands.runs.page.models import Models, listed, of_run, shown
 from heliostat.commands.runs.page.places import Place
 from heliostat.commands.runs.page.records import Records
 from heliostat.errors import HeliostatError, UserError
@@ -57,7 +58,7 @@ class Page:
     def __init__(self, place: Place, token: str) -> None:
         self._place, self._token = place, token
         self._cookie = f"heliostat-{hashlib.sha256(token.encode()).hexdigest()[:8]}"  # two pages may have the same host
-        self._index, self._records = Index(place.copied), Records()
+        self._index, self._records, self._models = Index(place.copied), Records(), Models()
         self._worker = ThreadPoolExecutor(1, "page")
         self._views: dict[str, tuple[Any, float, views.Document]] = {}
 
@@ -66,8 +67,8 @@ class Page:
         app = web.Application(middlewares=[self._guard])
         for path in FILES:
             app.router.add_get(path, self._file)
-        for name in ("runs", "run", "compare", "log"):
-            app.router.add_get(f"/api/{name}", self._api(getattr(self, f"_{name}")))
+        for name in ("runs", "run", "compare", "log", "models", "model"):
+            app.router.add_get(f"/api/{name}", self._api(getattr(self, f"_answer_{name}")))
         app.router.add_get("/report", self._report)
         return app
 
@@ -116,7 +117,7 @@ class Page:
         took = round(time.monotonic() - began, 3)
         return 200, json.dumps({**common, "trouble": self._place.trouble(), "took": took, **document}, default=str)
 
-    def _runs(self, query: Mapping[str, Any]) -> views.Document:
+    def _answer_runs(self, query: Mapping[str, Any]) -> views.Document:
         """The rows that the filters leave, in their order, from ``offset`` on."""
         rows = self._index.rows(self._place.folder())
         metrics = sorted({name for row in rows for name in row["metrics"]})
@@ -132,27 +133,36 @@ class Page:
         choices = {"states": STATES, "keys": KEYS, "metrics": metrics}
         return {**choices, "pending": self._index.pending, "rows": shown, "offset": offset, **views.summary(kept)}
 
-    def _run(self, query: Mapping[str, Any]) -> views.Document:
+    def _answer_run(self, query: Mapping[str, Any]) -> views.Document:
         """A run, a sweep or a script; nothing but its stamp if that is the one that the browser has."""
-        name = _one(query, "name")
-        folder = views.found(self._place.folder(), name)
-        stamp, now = stamp_of(folder, self._place.copied), time.monotonic()
+        name, storage = _one(query, "name"), self._place.folder()
+        folder = views.found(storage, name)
+        versions = of_run(self._models.look(storage), storage, name)
+        stamp, now = (stamp_of(folder, self._place.copied), versions), time.monotonic()
         before, computed, document = self._views.get(name, (None, 0.0, {}))
         if before != stamp or (document["state"] != "finished" and now - computed > FRESH):
-            computed, document = now, views.view(folder, self._records)
+            computed, document = now, {**views.view(folder, self._records), "models": versions}
             if self._place.copied:  # when they are asked for
                 document |= {"report": True, "logs": True}
             self._views = {name: (stamp, computed, document)}  # those who look at others read them again
         mark = hashlib.sha256(f"{stamp} {computed}".encode()).hexdigest()[:16]
         return {"mark": mark, "same": True} if _one(query, "mark") == mark else {"mark": mark, **document}
 
-    def _compare(self, query: Mapping[str, Any]) -> views.Document:
+    def _answer_compare(self, query: Mapping[str, Any]) -> views.Document:
         names = list(dict.fromkeys(query.get("run", [])))[: views.MOST_COMPARED + 1]
         return views.compared([views.found(self._place.folder(), name) for name in names], names, self._records)
 
-    def _log(self, query: Mapping[str, Any]) -> views.Document:
+    def _answer_log(self, query: Mapping[str, Any]) -> views.Document:
         views.found(self._place.folder(), name := _one(query, "name"))
         return views.log(views.found(self._place.wanted(name), name))
+
+    def _answer_models(self, query: Mapping[str, Any]) -> views.Document:
+        found = self._models.look(self._place.folder())
+        return {"models": [listed(known) for known in found], "pending": self._models.pending}
+
+    def _answer_model(self, query: Mapping[str, Any]) -> views.Document:
+        storage = self._place.folder()
+        return shown(self._models.look(storage), _one(query, "name"), storage, self._models.pending)
 
     async def _report(self, request: web.Request) -> web.StreamResponse:
         read = asyncio.get_running_loop().run_in_executor(self._worker, self._read_report, request.query.get("name", ""))

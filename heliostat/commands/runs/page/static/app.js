@@ -1,4 +1,4 @@
-// The page of heliostat runs open: a list, a run or a sweep, and a comparison. Texts become text nodes, never HTML.
+// The page of heliostat runs open: a list, a run or a sweep, a comparison, and the models. Texts become text nodes, never HTML.
 "use strict";
 
 const PAUSE = 2000; // ms between two requests at least
@@ -61,6 +61,7 @@ function say(text) {
 }
 
 const link = (name) => `#/run/${encodeURIComponent(name)}`;
+const modelLink = (name) => `#/model/${encodeURIComponent(name)}`;
 const state = (text) => h("span", { class: `state ${/^[a-z]+$/.test(text) ? text : ""}` }, text);
 
 function time(seconds) {
@@ -210,7 +211,9 @@ function one(name) {
       found.headline ? h("p", {}, found.headline) : "", found.message ? h("p", { class: "error" }, found.message) : "",
       h("div", { class: "tiles" }, found.tiles.map(([label, value]) => h("div", { class: "tile" }, h("span", { class: "soft" }, label), h("b", {}, value)))),
       h("div", { class: "links" }, found.report && h("a", { class: "button", href: `/report?name=${encodeURIComponent(name)}`, target: "_blank", rel: "noopener" }, "report"),
-        found.kind !== "sweep" && h("button", { onclick: () => { chosen.add(name); location.hash = "#/"; } }, "compare with others")),
+        found.kind !== "sweep" && h("button", { onclick: () => { chosen.add(name); location.hash = "#/"; } }, "compare with others"),
+        found.models.map((each) => h("a", { class: "button", href: modelLink(each.model) },
+          `model ${each.model}@${each.version}${each.aliases ? `, ${each.aliases}` : ""}`))),
       h("h2", {}, found.kind === "sweep" ? "What the trials show" : "Curves"));
     figures(drawn, found.figures);
     logPanel.hidden = !found.logs;
@@ -273,12 +276,89 @@ function compare(names) {
   return follow(update);
 }
 
+// The models of the registry.
+function cards(label, names, rows) {
+  const cell = (value, n) => h("td", { "data-name": names[n], class: value && value.plain ? "plain" : undefined },
+    value && value.plain !== undefined ? value.plain : value);
+  return h("div", { class: "panel", tabindex: "0", role: "region", "aria-label": label }, h("table", { class: "cards models" }, h("tbody", {},
+    h("tr", {}, names.map((name) => h("th", { scope: "col" }, name))), rows.map((row) => h("tr", {}, row.map(cell))))));
+}
+
+function models() {
+  const rows = h("div");
+  const total = h("p", { class: "soft", role: "status" }, "reading");
+  const alias = (each) => each && h("span", {}, `version ${each.version}`, h("div", { class: "soft" }, each.metric));
+  const row = (each) => [h("a", { href: modelLink(each.name) }, each.name),
+    ...(each.problem ? [h("span", { class: "error" }, each.problem)]
+      : [alias(each.champion), alias(each.candidate), String(each.versions), { plain: time(each.last.at) }, `${each.last.what} ${each.last.version}`, each.last.by])];
+  async function update(current) {
+    const found = await ask("models", {});
+    if (!current()) return 0;
+    say(found.trouble);
+    total.textContent = found.models.length || found.pending ? `${found.models.length} models` : "no models in this storage; heliostat model add RUN adds that of a run";
+    if (found.pending) total.textContent += `; ${found.pending} are still being read`;
+    const text = JSON.stringify(found.models);
+    if (rows.dataset.text !== text) {
+      rows.dataset.text = text;
+      rows.replaceChildren(...(found.models.length
+        ? [cards("models", ["model", "champion", "candidate", "versions", "last change", "what", "by"], found.models.map(row))] : []));
+      localTimes(rows);
+    }
+    return found.took;
+  }
+  main.replaceChildren(h("h1", {}, "Models"), total, rows);
+  return follow(update);
+}
+
+function model(name) {
+  const head = h("div", {}, h("h1", {}, name), h("p", { class: "soft", role: "status" }, "reading"));
+  const below = h("div");
+  const version = (each) => [`${each.version}${each.aliases ? ` ${each.aliases}` : ""}`,
+    h("span", {}, each.metric, each.interval && h("div", { class: "soft" }, each.interval), each.others && h("div", { class: "soft" }, each.others)),
+    each.link ? h("a", { href: link(each.link) }, each.run) : h("span", {}, each.run, h("div", { class: "soft" }, "not in this storage")),
+    String(each.step), { plain: time(each.added) }, each.by, h("span", {}, each.data, " ", digits(each.fingerprint)),
+    { plain: `${each.format}, ${(each.bytes / 1e6).toLocaleString("en", { maximumSignificantDigits: 3 })} MB` }, digits(each.checksum)];
+  const digits = (text) => h("code", { title: text }, text.slice(0, 12));
+  const entry = (each) => [{ plain: time(each.at) },
+    each.passed === undefined ? each.what : `${each.what} ${each.passed ? "passed" : "not passed"}`,
+    String(each.version), each.before === null ? "none" : String(each.before), each.by, each.why];
+  const tile = (label, value, more) => h("div", { class: "tile" }, h("span", { class: "soft" }, label), h("b", {}, value), more && h("span", { class: "soft" }, more));
+  const part = (shown, all) => (shown < all ? h("span", { class: "soft" }, ` the newest ${shown} of ${all}`) : null);
+  let drawnOf = "";
+  async function update(current) {
+    const found = await ask("model", { name });
+    if (!current()) return 0;
+    say(found.trouble);
+    const text = JSON.stringify({ ...found, took: 0 });
+    if (text === drawnOf) return found.took;
+    drawnOf = text;
+    head.replaceChildren(h("h1", {}, name), h("div", { class: "tiles" },
+      ["champion", "candidate"].map((alias) => tile(alias, found[alias] ? `version ${found[alias].version}` : "none", found[alias] && found[alias].metric)),
+      tile("versions", String(found.versions))));
+    below.replaceChildren(
+      h("h2", {}, "Versions", part(found.rows.length, found.versions)),
+      cards("versions", ["version", "metric", "run", "step", "added", "by", "data", "format", "checksum"], found.rows.map(version)),
+      h("h2", {}, "Log", part(found.log.length, found.entries)),
+      cards("log", ["when", "what", "version", "champion before", "by", "why"], found.log.map(entry)));
+    localTimes(main);
+    return found.took;
+  }
+  main.replaceChildren(head, below);
+  return follow(update);
+}
+
 function route() {
   const [, view, ...names] = location.hash.split("/");
   const decoded = names.map(decodeURIComponent);
   scrollTo(0, 0);
-  document.title = view === "run" ? `${decoded[0]} – Heliostat` : "Heliostat";
+  document.title = ["run", "model"].includes(view) ? `${decoded[0]} – Heliostat` : "Heliostat";
+  for (const each of document.querySelectorAll("header nav a")) {
+    if (/^#\/model/.test(each.hash) === /^models?$/.test(view)) each.setAttribute("aria-current", "page");
+    else each.removeAttribute("aria-current");
+  }
   if (view === "run") one(decoded[0]);
+  else if (view === "model") model(decoded[0]);
+  else if (view === "models") models();
   else if (view === "compare") compare(decoded);
   else list();
 }
