@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -201,6 +202,19 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> 
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s, and there was no: {what}")
         time.sleep(0.1)
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run ``work`` in a thread while the block runs; its event is set when that is over, and it is waited for."""
+    over = threading.Event()
+    thread = threading.Thread(target=work, args=(over,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 def gone(env: Mapping[str, str]) -> None:

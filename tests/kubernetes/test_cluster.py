@@ -19,7 +19,7 @@ import pytest
 from heliostat.cluster.errors import KubernetesError
 from heliostat.cluster.kube.conditions import ready, suspended
 from heliostat.cluster.names import METRICS_PORT
-from tests.conftest import ROOT, Command, clean_environment, wait_for
+from tests.conftest import ROOT, Command, beside, clean_environment, wait_for
 from tests.kubernetes.conftest import ON_GPUS, SHORT, Place, status, whole_node, workers
 
 pytestmark = ON_GPUS
@@ -62,19 +62,13 @@ def scheduled(pod: dict[str, Any]) -> float:
 @contextmanager
 def looking(look: Callable[[], None]) -> Iterator[None]:
     """Look twice a second while the block runs."""
-    over = threading.Event()
 
-    def loop() -> None:
+    def loop(over: threading.Event) -> None:
         while not over.wait(0.5):
             look()
 
-    thread = threading.Thread(target=loop, daemon=True)
-    thread.start()
-    try:
+    with beside(loop):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @dataclass
