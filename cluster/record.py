@@ -15,8 +15,6 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import Any
 
-from heliostat.cluster.in_pod.ray_usage import SERVING
-
 ALLOWED = 90.0
 """Seconds between two lines of a recorder without a gap: it writes one each minute, and a look may take a while."""
 SHORT = 5.0
@@ -209,8 +207,8 @@ def _record(cluster: str, sessions: Sequence[_Session]) -> Record:
 def _deleted(last: _Session, jobs: Mapping[str, RecordedJob]) -> float:
     """By when a cluster is deleted whose recorder did not see that: never, unless a job has it to itself."""
     until = float(last.lines[0].get("until", inf))
-    ended = jobs and all(job.status not in (*UNFINISHED, SERVING) for job in jobs.values())
-    return min(until, last.end + DELETED) if ended and last.cluster and until < inf else until
+    ended = jobs and all(job.status not in UNFINISHED for job in jobs.values())
+    return min(until, last.end + DELETED) if ended and until < inf else until
 
 
 def parse(data: bytes) -> tuple[list[Line], bool]:

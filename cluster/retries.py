@@ -56,6 +56,27 @@ def send(
     raise AssertionError("the pauses have no end")
 
 
+class Silence:
+    """For how long a caller that polls has got no response.
+
+    It begins with the first question without one, not with the last response: in between, the caller may have been stopped
+    itself.
+    """
+
+    def __init__(self) -> None:
+        self._since: float | None = None
+
+    def ends(self) -> None:
+        """There was a response."""
+        self._since = None
+
+    def seconds(self, asked: float, now: float) -> float:
+        """Its length, including a question without a response; both are times of one clock."""
+        if self._since is None:
+            self._since = asked
+        return now - self._since
+
+
 def pauses() -> Iterator[float]:
     """Growing pauses in seconds, without end; random, so that many clients do not come back at the same moment."""
     for attempt in itertools.count():

@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,6 +207,19 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 300) -> 
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s, and there was no: {what}")
         time.sleep(0.1)
+
+
+@contextmanager
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """Run ``work`` in a thread while the block runs; its event is set when that is over, it is waited for, and raises."""
+    over = threading.Event()
+    with ThreadPoolExecutor(1) as pool:
+        working = pool.submit(work, over)
+        try:
+            yield
+        finally:
+            over.set()
+    working.result()
 
 
 def gone(env: Mapping[str, str]) -> None:

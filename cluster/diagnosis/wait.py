@@ -10,6 +10,7 @@ from heliostat.cluster.diagnosis.snapshot import Snapshot
 from heliostat.cluster.errors import Unreachable
 from heliostat.cluster.jobs.demand import RayState
 from heliostat.cluster.profile import Profile
+from heliostat.cluster.retries import Silence
 from heliostat.errors import NotComing
 
 POLL = 0.5
@@ -114,7 +115,7 @@ def poll(
         NotComing: the condition cannot be reached, or was not in time.
     """
     deadline = time.monotonic() + seconds
-    failing: float | None = None
+    silence = Silence()
     said = name
     while True:
         asked = time.monotonic()
@@ -122,11 +123,9 @@ def poll(
             if until():
                 return
             said = look()
-            failing = None
+            silence.ends()
         except Unreachable as error:  # a single missing response is not a reason to give up
-            # Not since the last response: until it asked again, this process may have been stopped itself.
-            failing = asked if failing is None else failing
-            if time.monotonic() - failing > SILENT_SECONDS:
+            if silence.seconds(asked, time.monotonic()) > SILENT_SECONDS:
                 raise
             said = error.what
         yield said

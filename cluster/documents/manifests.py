@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from heliostat.cluster.documents.pods import RESTRICTED, env, head_group, resources, start_limit, worker_group
+from heliostat.cluster.documents.pods import RESTRICTED, each_once, env, head_group, resources, start_limit, worker_group
 from heliostat.cluster.documents.serving import PORT, SETTINGS
 from heliostat.cluster.names import (
     API_VERSION,
@@ -128,16 +128,17 @@ def ray_job(
         runtime_env: Ray's runtime environment as YAML, with an entrypoint.
         files: the ConfigMap with `recorder_files`; without one the nodes are not recorded.
     """
+    lasts = profile.job_hours * 3600
     spec: Document = {
         "submissionMode": "HTTPMode" if entrypoint else "InteractiveMode",
         "backoffLimit": 0,
         "preRunningDeadlineSeconds": 600 + profile.slowest_start,
-        "activeDeadlineSeconds": int(profile.job_hours * 3600),
+        "activeDeadlineSeconds": int(lasts),
         # Not deletionRules: the webhook of Kueue (0.15), which every RayJob passes, makes the rule for a job that failed before
         # it ran invalid. Without that rule its cluster would never be deleted.
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 60,
-        "rayClusterSpec": _cluster_spec(profile, name, features, files, standing=False),
+        "rayClusterSpec": _cluster_spec(profile, name, features, files, standing=False, lasts=lasts),
     }
     if entrypoint:
         spec |= {"entrypoint": entrypoint, "runtimeEnvYAML": runtime_env or "{}"}
@@ -162,14 +163,10 @@ def ray_service(
         files: as of `ray_job`.
     """
     cluster = _cluster_spec(profile, name, features, files, standing=False)
-    for container in cluster["headGroupSpec"]["template"]["spec"]["containers"]:
-        if container["name"] == "recorder":
-            container["env"] = [each for each in container["env"] if each["name"] != "LASTS"]  # it has no time limit
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         ray = group["template"]["spec"]["containers"][0]
         ray.setdefault("ports", []).append({"containerPort": PORT, "name": "serve"})
-        given = {each["name"] for each in ray["env"]}
-        ray["env"] += env({name: value for name, value in SETTINGS.items() if name not in given})
+        ray["env"] = each_once(env(SETTINGS), ray["env"])
     spec = {"serveConfigV2": config, "rayClusterConfig": cluster}
     return {"apiVersion": API_VERSION, "kind": "RayService", "metadata": metadata(profile, name), "spec": spec}
 
@@ -221,13 +218,15 @@ def pod_monitor(profile: Profile) -> Document:
     return document
 
 
-def _cluster_spec(profile: Profile, name: str, features: frozenset[str], files: str, standing: bool) -> Document:
+def _cluster_spec(
+    profile: Profile, name: str, features: frozenset[str], files: str, standing: bool, lasts: float | None = None
+) -> Document:
     annotated = bool(profile.monitoring.namespace) and not (standing and POD_MONITOR in features)
     spec: Document = {
         "rayVersion": profile.ray_version,
         "authOptions": {"mode": "token"},
         **_autoscaling(profile),
-        "headGroupSpec": head_group(profile, name, files, standing, annotated),
+        "headGroupSpec": head_group(profile, name, files, standing, annotated, lasts),
         "workerGroupSpecs": [worker_group(profile, name, group, features, annotated) for group in profile.groups],
     }
     if profile.tls:
@@ -276,7 +275,10 @@ def config_map(profile: Profile, name: str, data: dict[str, str]) -> Document:
 
 def program(name: str) -> dict[str, str]:
     """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
-    needs = {"recorder": ("actions.py", "metrics.py", "ray_usage.py", "store.py"), "idle": ("actions.py", "store.py")}
+    needs = {
+        "recorder": ("actions.py", "metrics.py", "pods.py", "ray_usage.py", "store.py"),
+        "idle": ("actions.py", "store.py"),
+    }
     more = needs.get(name, ())
     return {file: (PROGRAMS / file).read_text() for file in (f"{name}.py", "api.py", *more)}
 

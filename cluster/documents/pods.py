@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
 from heliostat.cluster.names import CLUSTER_LABEL, METRICS_PORT, PORTS, TEMPLATE, TOKEN_KEY, Document
@@ -37,7 +38,9 @@ SETTINGS = {
 }
 
 
-def head_group(profile: Profile, name: str, files: str, standing: bool, annotated: bool = True) -> Document:
+def head_group(
+    profile: Profile, name: str, files: str, standing: bool, annotated: bool = True, lasts: float | None = None
+) -> Document:
     """The head group.
 
     Args:
@@ -46,6 +49,7 @@ def head_group(profile: Profile, name: str, files: str, standing: bool, annotate
         files: the ConfigMap with the recorder, see `heliostat.cluster.documents.manifests`; without one nothing is recorded.
         standing: whether it outlives a job; then it also has the list of possible nodes, and an idle watcher.
         annotated: whether the pod's annotations say where its metrics are.
+        lasts: the seconds after which it is deleted at the latest; None: it has no time limit.
     """
     head = profile.head
     ray = _ray_container(profile, "ray-head", head)
@@ -53,7 +57,7 @@ def head_group(profile: Profile, name: str, files: str, standing: bool, annotate
     containers, volumes = [ray], list[Document]()
     if files:
         volumes.append({"name": "files", "configMap": {"name": files}})
-        containers.append(_recorder(profile, ray, standing))
+        containers.append(_recorder(profile, ray, standing, lasts))
     if files and not standing:
         # The Secret with the token has the name that the operator gives the cluster; only Ray's container gets its value.
         volumes.append({"name": "token", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}})
@@ -61,7 +65,7 @@ def head_group(profile: Profile, name: str, files: str, standing: bool, annotate
         write = f'umask 077; printf %s "$RAY_AUTH_TOKEN" > {TOKEN_FILE}'
         ray["lifecycle"] = {"postStart": {"exec": {"command": ["/bin/sh", "-c", write]}}}
     if standing:
-        ray["env"] = _each_once(ray["env"], env({NODES_FILE: f"{FILES}/nodes.json"}))
+        ray["env"] = each_once(ray["env"], env({NODES_FILE: f"{FILES}/nodes.json"}))
         ray.setdefault("volumeMounts", []).append({"name": "files", "mountPath": FILES})
         if profile.idle_shutdown_seconds:
             containers.append(_watcher(profile))
@@ -79,7 +83,7 @@ def head_group(profile: Profile, name: str, files: str, standing: bool, annotate
 def worker_group(profile: Profile, name: str, group: WorkerGroup, features: frozenset[str], annotated: bool = True) -> Document:
     """The spec of a worker group; ``annotated`` as of the head."""
     container = _ray_container(profile, "ray-worker", group)
-    container["env"] = _each_once(container["env"], env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds}))
+    container["env"] = each_once(container["env"], env({"RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": group.drain_seconds}))
     if group.gpu:
         for kind in ("limits", "requests"):
             container["resources"][kind][group.gpu_resource] = str(group.gpu)
@@ -292,9 +296,9 @@ def _own_access(profile: Profile) -> list[Document]:
     ]
 
 
-def _each_once(given: list[Document], needed: list[Document]) -> list[Document]:
-    """The variables of a profile, and those that a program needs, which count: a list with a name twice is refused."""
-    return [*({each["name"]: each for each in (*given, *needed)}.values())]
+def each_once(*lists: list[Document]) -> list[Document]:
+    """The variables in lists, of one that is in several the last: the API server refuses a name twice."""
+    return [*({each["name"]: each for each in chain(*lists)}.values())]
 
 
 def _field(variable: str, path: str) -> Document:
@@ -302,7 +306,7 @@ def _field(variable: str, path: str) -> Document:
     return {"name": variable, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
-def _recorder(profile: Profile, ray: Document, standing: bool) -> Document:
+def _recorder(profile: Profile, ray: Document, standing: bool, lasts: float | None) -> Document:
     """The container that records the nodes on the storage, which it reaches as Ray does."""
     program = run_program("recorder")
     storage = [mount for mount in ray.get("volumeMounts", []) if mount["name"] == "storage"]
@@ -319,7 +323,8 @@ def _recorder(profile: Profile, ray: Document, standing: bool) -> Document:
         access = [*env({"CLUSTER": profile.name, **where}), *_own_access(profile)]
     else:
         storage.append({"name": "token", "mountPath": TOKEN_FOLDER, "readOnly": True})
-        where |= {"PROFILE": profile.name, "LASTS": str(int(profile.job_hours * 3600)), "TOKEN_FILE": TOKEN_FILE}
+        limit = {} if lasts is None else {"LASTS": str(int(lasts))}
+        where |= {"PROFILE": profile.name, **limit, "TOKEN_FILE": TOKEN_FILE}
         access = [
             *env(where),
             _field("CLUSTER", "metadata.labels['ray.io/cluster']"),
@@ -334,7 +339,7 @@ def _recorder(profile: Profile, ray: Document, standing: bool) -> Document:
         "ports": [{"containerPort": METRICS_PORT, "name": "heliostat"}],
         "volumeMounts": [*program["volumeMounts"], *storage],
         **({"envFrom": credentials} if credentials else {}),
-        "env": _each_once(own, access),
+        "env": each_once(own, access),
     }
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
+from http.client import HTTPException
 from typing import Any
 
 FINISHED = ("SUCCEEDED", "FAILED", "STOPPED")
@@ -27,6 +28,9 @@ USED = re.compile(
     r"(?: \((?P<inside>[\d.e+-]+)\w* used of (?P<reserved>[\d.e+-]+)\w* reserved in placement groups\))?"
 )
 """A line such as ``1.0/4.0 GPU (1.0 used of 2.0 reserved in placement groups)``; memory has units."""
+
+NOT_KNOWN = (OSError, ValueError, LookupError, TypeError, HTTPException)
+"""Errors of a request without an answer, or with an incomplete one."""
 
 Node = dict[str, Any]
 Get = Callable[[str], Any]

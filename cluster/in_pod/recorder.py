@@ -25,14 +25,13 @@ import zlib
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from http.client import HTTPException
 from typing import Any
-from urllib.error import HTTPError
 
 from . import ray_usage
 from .actions import Recorded
-from .api import kubernetes
-from .metrics import Groups, cause_of, serve
+from .metrics import Groups, serve
+from .pods import Pods, loaded
+from .ray_usage import NOT_KNOWN, Node
 from .store import Writer
 
 FOLDER = ".nodes"
@@ -46,10 +45,7 @@ CHUNK = 1 << 16
 LAST_SECONDS = 8.0
 """Seconds after SIGTERM in which it records how the nodes end; the head's pod is killed after ten."""
 PROGRAM = ("-u", "-m", "in_pod.recorder", "record")
-NOT_KNOWN = (OSError, ValueError, LookupError, TypeError, HTTPException)
-"""Errors of a request without an answer, or with an incomplete one."""
 
-Node = dict[str, Any]
 Look = Callable[[], tuple[dict[str, Node], dict[str, Node]]]
 """Returns the nodes and the jobs by id, see `Recorder`; raises one of `NOT_KNOWN` otherwise."""
 
@@ -183,130 +179,6 @@ def record(recorder: Recorder, going: Callable[[], bool], ended: threading.Event
     recorder.finish(off)
 
 
-class Pods:
-    """Looks at the pods of a cluster, and at their use in Ray until the event ``ended``."""
-
-    def __init__(self, get: ray_usage.Get, ended: threading.Event) -> None:
-        self._get, self._ended = get, ended
-        self._before: dict[str, Node] = {}
-        self.causes: dict[str, str] = {}
-        """Why pods are not ready, by their id."""
-
-    def __call__(self) -> tuple[dict[str, Node], dict[str, Node]]:
-        prices = _json(os.environ["PRICES"])  # `up` changes it, without a restart
-        pods = _pods()
-        jobs: dict[str, Node] = {}
-        used: dict[str, Node] | None = None
-        try:
-            if pods is None or not self._ended.is_set():
-                used, jobs = ray_usage.uses(self._get)
-        except NOT_KNOWN as error:
-            if pods is None:
-                raise
-            print(f"cannot ask Ray what its nodes do: {error!r}", flush=True)
-        if pods is None and self._before:
-            raise PermissionError("the right to list pods has gone with the cluster")  # Ray knows them by other ids
-        if pods is None:
-            return {about["id"]: _of_ray(name, about, prices) for name, about in (used or {}).items()}, jobs
-        nodes = {pod["metadata"]["uid"]: node_of(pod, prices) for pod in pods}
-        self.causes = {pod["metadata"]["uid"]: cause_of(pod) for pod in pods}
-        self._before = with_uses(nodes, used, self._before, self._ended.is_set())
-        return nodes, jobs
-
-    def going(self) -> bool:
-        """Whether the cluster is being suspended or deleted; Kubernetes takes the rights to ask away with it."""
-        path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
-        try:
-            cluster = kubernetes("GET", path)
-        except HTTPError as error:
-            if error.code == 404 or (error.code in (401, 403) and self._before):
-                return True
-            raise
-        return bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
-
-
-def _json(path: str) -> Any:
-    with open(path) as file:
-        return json.load(file)
-
-
-def _pods() -> Any:
-    """The pods of the cluster; None without the right to list them, which only the autoscaler's account has by itself."""
-    query = f"labelSelector=ray.io/cluster%3D{os.environ['CLUSTER']}"
-    try:
-        return kubernetes("GET", f"/api/v1/namespaces/{os.environ['NAMESPACE']}/pods?{query}")["items"]
-    except HTTPError as error:
-        if error.code == 403:
-            return None
-        raise
-
-
-def _of_ray(name: str, about: Node, prices: dict[str, Node]) -> Node:
-    """A node as Ray knows it: without the time in which it starts."""
-    known = {"market": "on-demand", "price": None, "gpus": 0, **prices.get(about["group"], {})}
-    return {
-        "name": name, "group": about["group"], **known, "asked": about["began"], "begin": about["began"], "until": None,
-        "state": "busy" if about["work"] else "idle", "work": about["work"],
-    }  # fmt: skip
-
-
-def with_uses(nodes: dict[str, Node], used: dict[str, Node] | None, before: dict[str, Node], ending: bool) -> dict[str, Node]:
-    """The nodes with their states and work; while the cluster is ``ending``, those of the look before."""
-    for key, node in nodes.items():
-        last = before.get(key, {})
-        with_use(node, used, last.get("state", ""))
-        if ending and last:
-            node["state"], node["work"] = last["state"], last["work"]
-    return nodes
-
-
-def with_use(node: Node, used: dict[str, Node] | None, before: str) -> str:
-    """Set the state and the work of a node that has a machine, and return the state.
-
-    Args:
-        node: as the API server or the process table knows it.
-        used: the nodes of Ray by name; None if it does not answer.
-        before: the state of the node at the last look.
-    """
-    state, work = node["state"], {}
-    if state == "starting":
-        if used is None:
-            state = "starting" if before in ("", "asked", "starting") and not node["ready"] else "unknown"
-        elif node["name"] in used:
-            work = used[node["name"]]["work"]
-            state = "busy" if work else "idle"
-        elif before in ("idle", "busy", "unknown") or node["until"]:
-            state = "idle"
-    del node["ready"]
-    node["state"], node["work"] = state, work
-    return str(state)
-
-
-def node_of(pod: Node, prices: dict[str, Node]) -> Node:
-    """A node from its pod, without its use."""
-    meta, status = pod["metadata"], pod.get("status", {})
-    labels = meta.get("labels", {})
-    group = "head" if labels.get("ray.io/node-type") == "head" else labels.get("ray.io/group", "?")
-    known = {"market": "on-demand", "price": None, "gpus": 0, **prices.get(group, {})}
-    since = {c["type"]: seconds(c["lastTransitionTime"]) for c in status.get("conditions", []) if c["status"] == "True"}
-    begin = since.get("PodScheduled")
-    node = {
-        "name": meta["name"], "group": group, **known, "asked": seconds(meta["creationTimestamp"]), "begin": begin,
-        "until": seconds(meta["deletionTimestamp"]) if "deletionTimestamp" in meta else None,
-        "grace": pod["spec"].get("terminationGracePeriodSeconds", 0),
-        "state": "asked" if begin is None else "starting", "ready": "Ready" in since,
-    }  # fmt: skip
-    if status.get("phase") in ("Succeeded", "Failed"):
-        ends = [c.get("state", {}).get("terminated", {}).get("finishedAt") for c in status.get("containerStatuses", [])]
-        node["end"] = max((seconds(end) for end in ends if end), default=time.time())
-    return node
-
-
-def seconds(text: str) -> float:
-    """A time of the API server in seconds since the epoch."""
-    return datetime.fromisoformat(text).timestamp()
-
-
 def _day(now: float) -> str:
     return f"{datetime.fromtimestamp(now, UTC):%Y-%m-%d}"
 
@@ -362,10 +234,12 @@ def main() -> None:
     if lasts := os.environ.get("LASTS"):
         own["until"] = time.time() + float(lasts)
     folder = f"{FOLDER}/{os.environ['NAMESPACE']}/{os.environ.get('PROFILE', cluster)}"
-    groups = Groups(partial(_json, os.environ["LIMITS"]))  # `up` changes it, without a restart
+    groups = Groups(partial(loaded, os.environ["LIMITS"]))  # `up` changes it, without a restart
     serve(groups, os.environ["METRICS_OF_RAY"], "", int(os.environ["METRICS_PORT"]))
     pods = Pods(_get, ended)
-    look = with_actions(shown(pods, groups, lambda: pods.causes), Recorded(writer, folder))
+    look = shown(pods, groups, lambda: pods.causes)
+    if not own:  # commands leave actions at the cluster of `heliostat up` alone
+        look = with_actions(look, Recorded(writer, folder))
     recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
     record(recorder, pods.going, ended, LAST_SECONDS)
     writer.close(1.0)

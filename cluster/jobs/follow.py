@@ -15,7 +15,7 @@ from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
 from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
 from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
-from heliostat.cluster.retries import SECONDS
+from heliostat.cluster.retries import SECONDS, Silence
 from heliostat.environment import JOB_ENVIRONMENT
 from heliostat.errors import ContactLost, JobFailed, Stopped
 from heliostat.job_environment import packed, uri
@@ -127,8 +127,7 @@ def follow(
         NotComing: what the job waits for will not come.
     """
     log = _Log(dashboard, job_id, write)
-    failing: float | None = None
-    within = SECONDS
+    silence, within = Silence(), SECONDS
     try:
         while True:
             asked = time.monotonic()
@@ -137,19 +136,17 @@ def follow(
                 if job.done:
                     return job
                 say("" if log.active() and not interrupted() else look())
-                failing = None
+                silence.ends()
             except KubernetesError as error:
                 if ended := _final_state(fallback):
                     return ended
-                # Not since the last response: until it asked again, this process may have been stopped itself.
-                failing = asked if failing is None else failing
-                silence = time.monotonic() - failing
-                if silence > LOST_SECONDS or interrupted():
+                lost = silence.seconds(asked, time.monotonic())
+                if lost > LOST_SECONDS or interrupted():
                     within = 0
                     raise ContactLost(
                         f"lost contact with job {job_id}, which may still run: {error.what}\n  follow it again: {again}"
                     ) from None
-                say(f"contact lost for {silence:.0f} s; retrying")
+                say(f"contact lost for {lost:.0f} s; retrying")
             time.sleep(POLL)
     finally:
         log.finish(within)

@@ -35,7 +35,7 @@ class Event:
     at: float
     """In seconds since the epoch, by the clock of who reports it."""
     who: str
-    """`UNKNOWN` if it is not known; empty where nobody did it, such as the end of a job."""
+    """`UNKNOWN` if it is not known; empty for what no user did, such as the end of a job."""
     what: str
     which: str
     origin: str

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heliostat.cluster.cost import charges
-from heliostat.cluster.in_pod import ray_usage
+from heliostat.cluster.in_pod import pods, ray_usage
 from heliostat.cluster.in_pod import recorder as program
-from heliostat.cluster.in_pod.recorder import Recorder, line, node_of, with_use
+from heliostat.cluster.in_pod.pods import node_of, with_use
+from heliostat.cluster.in_pod.recorder import Recorder, line
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.record import ALLOWED, Gap, Record, read
 from heliostat.cluster.targets.storage import InPlace
@@ -237,11 +238,11 @@ def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     (tmp_path / "prices.json").write_text("{}")
     for name, value in {"PRICES": str(tmp_path / "prices.json"), "NAMESPACE": "n", "CLUSTER": "c"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(program, "kubernetes", answer)
+    monkeypatch.setattr(pods, "kubernetes", answer)
     monkeypatch.setattr(
         ray_usage, "uses", lambda get: ({"ray-id": {"id": "b", "group": "gpu", "work": {}, "began": 0}}, dict[str, Any]())
     )
-    look = program.Pods(lambda path: None, ended)
+    look = pods.Pods(lambda path: None, ended)
     assert look()[0].keys() == {"a"}
     ended.set()
     rights = False
@@ -249,7 +250,7 @@ def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     with pytest.raises(PermissionError, match="gone with the cluster"):
         look()
     # Without the rights from the start, as in a queue, it is not known.
-    never = program.Pods(lambda path: None, ended)
+    never = pods.Pods(lambda path: None, ended)
     assert never()[0].keys() == {"b"}
     with pytest.raises(HTTPError):
         never.going()

@@ -86,7 +86,7 @@ def test_ctrl_c_ends_it_and_a_pipe_gets_blocks(terminal: bool, command: Command)
     seen = bytearray()
 
     def take() -> None:
-        with suppress(OSError):  # there is nothing yet; or of a terminal, nobody has the other end any more
+        with suppress(OSError):  # there is nothing yet; or of a terminal, the other end is closed
             seen.extend(os.read(reader, 1 << 16))
 
     def looked_twice() -> bool:

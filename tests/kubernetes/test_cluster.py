@@ -8,7 +8,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -20,7 +19,7 @@ import pytest
 from heliostat.cluster.errors import KubernetesError
 from heliostat.cluster.kube.conditions import ready, suspended
 from heliostat.cluster.names import METRICS_PORT
-from tests.conftest import ROOT, Command, clean_environment, wait_for
+from tests.conftest import ROOT, Command, beside, clean_environment, wait_for
 from tests.faults.conftest import Seen
 from tests.kubernetes.conftest import ON_GPUS, SHORT, Place, Running, first_document, status, whole_node, workers
 
@@ -64,19 +63,13 @@ def scheduled(pod: dict[str, Any]) -> float:
 @contextmanager
 def looking(look: Callable[[], object]) -> Iterator[None]:
     """Look twice a second while the block runs."""
-    over = threading.Event()
 
-    def loop() -> None:
+    def loop(over: threading.Event) -> None:
         while not over.wait(0.5):
             look()
 
-    with ThreadPoolExecutor(1) as pool:
-        looks = pool.submit(loop)
-        try:
-            yield
-        finally:
-            over.set()
-        looks.result()  # raises what a look has
+    with beside(loop):
+        yield
 
 
 @dataclass

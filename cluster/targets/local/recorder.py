@@ -15,7 +15,9 @@ import psutil
 
 from heliostat.cluster.in_pod import ray_usage
 from heliostat.cluster.in_pod.metrics import Groups, serve
-from heliostat.cluster.in_pod.recorder import FOLDER, NOT_KNOWN, Node, Recorder, record, shown, stopped, with_uses
+from heliostat.cluster.in_pod.pods import with_uses
+from heliostat.cluster.in_pod.ray_usage import NOT_KNOWN, Node
+from heliostat.cluster.in_pod.recorder import FOLDER, Recorder, record, shown, stopped
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.ports import HOST
 

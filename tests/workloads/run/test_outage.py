@@ -24,7 +24,7 @@ from heliostat.workloads.run.record import EVENTS, Result, read_result
 from heliostat.workloads.run.report import write_report
 from heliostat.workloads.training.distributed import Ranks
 from heliostat.workloads.training.loop import Loop
-from tests.conftest import wait_for
+from tests.conftest import beside, wait_for
 from tests.outage import Fault, Proxy
 from tests.workloads.run.test_checkpoint import fill
 from tests.workloads.training.test_loop import config, losses, train
@@ -44,19 +44,14 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def until_noticed(end: Callable[[], object]) -> Iterator[None]:
     """Call ``end`` as soon as an operation in the block has failed, or when the block is over."""
-    before, over = dict(retry._failed), threading.Event()
+    before = dict(retry._failed)
 
-    def wait() -> None:
+    def wait(over: threading.Event) -> None:
         wait_for(lambda: retry._failed != before or over.is_set(), "failure")
         end()
 
-    thread = threading.Thread(target=wait)
-    thread.start()
-    try:
+    with beside(wait):
         yield
-    finally:
-        over.set()
-        thread.join()
 
 
 @pytest.mark.parametrize("fault", [500, 503, 429, 0.9, "stop"])
