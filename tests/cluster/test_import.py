@@ -16,8 +16,8 @@ from heliostat.cluster.importer.cluster import imported
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import BUNDLED, Profile, find
 from heliostat.config import validate
-from tests.cluster.api_server import kubeconfig, serving
-from tests.cluster.test_manifests import PROFILES
+from tests.cluster.documents.test_manifests import PROFILES
+from tests.cluster.kube.api_server import kubeconfig, serving
 
 
 def container(name: str, **fields: Any) -> Document:

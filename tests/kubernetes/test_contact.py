@@ -17,7 +17,7 @@ import pytest
 from heliostat.cluster.names import TOKEN_KEY
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
-from tests.cluster.test_jobs import Line
+from tests.cluster.jobs.test_jobs import Line
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import IMAGE, Place, kubeconfig
 

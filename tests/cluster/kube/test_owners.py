@@ -14,7 +14,7 @@ from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, TOKEN_KEY
 from heliostat.cluster.targets.status import State
 from heliostat.commands.terminal.live import possible_jobs
-from tests.cluster.api_server import ApiServer, kubeconfig, serving
+from tests.cluster.kube.api_server import ApiServer, kubeconfig, serving
 from tests.conftest import Command
 
 CORE, TEAM = "/api/v1/namespaces/team", "namespaces/team"

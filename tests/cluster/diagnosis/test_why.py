@@ -16,8 +16,7 @@ from heliostat.cluster.jobs.usage import NodeUsage
 from heliostat.cluster.names import ELASTIC, QUEUE_LABEL, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets.observation import Observation, of_cluster, of_group, of_job, of_ray_job
-from tests.cluster.api_server import serving
-from tests.cluster.snapshots import (
+from tests.cluster.diagnosis.snapshots import (
     APPLIED,
     IMAGE,
     LATER,
@@ -35,6 +34,7 @@ from tests.cluster.snapshots import (
     unschedulable,
     waiting,
 )
+from tests.cluster.kube.api_server import serving
 
 READY = [{"type": "Ready", "status": "True"}]
 INSUFFICIENT = "couldn't assign flavors to pod set main: insufficient unused quota for cpu in flavor default, 400m more needed"

@@ -14,7 +14,7 @@ from heliostat.cluster.documents.pods import run_program
 from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.environment import NODES_FILE
-from tests.cluster.test_manifests import PROFILES, a_profile, cluster_spec, job_of, templates
+from tests.cluster.documents.test_manifests import PROFILES, a_profile, cluster_spec, job_of, templates
 
 DRAIN = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
 
@@ -33,7 +33,7 @@ def test_only_the_clusters_own_pods_reach_its_pods_but_for_the_dashboard(name: s
         own, others, watching = policy["ingress"]
         assert own == {"from": [{"podSelector": {"matchLabels": selected}}]}
         assert [port["port"] for port in others["ports"]] == [8265]
-        assert watching["from"], "see tests/cluster/test_metrics.py"
+        assert watching["from"], "see tests/cluster/in_pod/test_metrics.py"
 
 
 def test_two_clusters_are_closed_to_each_other() -> None:

@@ -13,7 +13,7 @@ from heliostat.cluster.documents.teams import team_documents
 from heliostat.cluster.team import Team, find
 from heliostat.config import to_yaml
 from heliostat.errors import UserError
-from tests.cluster.api_server import ApiServer, kubeconfig, serving
+from tests.cluster.kube.api_server import ApiServer, kubeconfig, serving
 from tests.conftest import Command
 
 VISION: dict[str, Any] = {

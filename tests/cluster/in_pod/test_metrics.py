@@ -17,8 +17,8 @@ from heliostat.cluster.kube.api import Api
 from heliostat.cluster.names import METRICS_PORT, POD_MONITOR, PORTS
 from heliostat.cluster.ports import HOST, free_ports
 from heliostat.cluster.profile import find
-from tests.cluster.api_server import answering, kubeconfig, serving, well
-from tests.cluster.test_owners import SCHEMA
+from tests.cluster.kube.api_server import answering, kubeconfig, serving, well
+from tests.cluster.kube.test_owners import SCHEMA
 
 LIMITS = {"groups": {"gpu": {"max": 4, "start_seconds": 300}}, "budget": 50.0}
 

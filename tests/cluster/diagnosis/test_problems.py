@@ -9,7 +9,7 @@ from heliostat.cluster.diagnosis.problems import problems
 from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, event_time, pod_state
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import find
-from tests.cluster.snapshots import (
+from tests.cluster.diagnosis.snapshots import (
     APPLIED,
     BEFORE,
     IMAGE,

@@ -12,7 +12,7 @@ from heliostat.cluster.diagnosis.snapshot import Snapshot
 from heliostat.cluster.diagnosis.wait import poll
 from heliostat.cluster.errors import NotFound, Unreachable
 from heliostat.cluster.names import TEMPLATE, Document
-from tests.cluster.snapshots import (
+from tests.cluster.diagnosis.snapshots import (
     APPLIED,
     BEFORE,
     IMAGE,

@@ -18,7 +18,7 @@ from heliostat.cluster.jobs.dashboard import Dashboard, Job, by_port
 from heliostat.cluster.jobs.follow import Work, check, follow, submit
 from heliostat.cluster.targets.run import new_job_id
 from heliostat.errors import ContactLost, JobFailed, Stopped
-from tests.cluster.test_clients import Clock
+from tests.cluster.kube.test_clients import Clock
 from tests.conftest import Head, wait_for
 
 

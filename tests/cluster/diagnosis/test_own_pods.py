@@ -11,8 +11,8 @@ from heliostat.cluster.diagnosis.snapshot import Snapshot
 from heliostat.cluster.diagnosis.wait import Watchdog
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.errors import NotComing
-from tests.cluster.api_server import ApiServer, serving
-from tests.cluster.snapshots import NO_GPU, Clock, cluster, fixed, node, pod, seen, unschedulable
+from tests.cluster.diagnosis.snapshots import NO_GPU, Clock, cluster, fixed, node, pod, seen, unschedulable
+from tests.cluster.kube.api_server import ApiServer, serving
 
 MINE, OTHER = (
     {"type": "SUBMISSION", "submission_id": id, "job_id": driver, "status": "RUNNING"}

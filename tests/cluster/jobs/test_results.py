@@ -21,8 +21,8 @@ from heliostat.cluster.targets.kept import kept_jobs
 from heliostat.cluster.targets.storage import ByJob, InPlace, Storage
 from heliostat.commands import pull_command
 from heliostat.environment import IN_A_JOB, STORAGE
-from tests.cluster.api_server import kubeconfig, serving
-from tests.cluster.test_owners import PROFILE, SCHEMA
+from tests.cluster.kube.api_server import kubeconfig, serving
+from tests.cluster.kube.test_owners import PROFILE, SCHEMA
 from tests.conftest import ROOT, Command
 
 OLD = ROOT / "tests/fixtures/v0.1/storage"

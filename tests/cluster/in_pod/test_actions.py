@@ -13,7 +13,7 @@ from heliostat.cluster.profile import Profile
 from heliostat.cluster.record import Record, RecordedJob
 from heliostat.cluster.targets.history import events, note, stored
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
-from tests.cluster.api_server import answering, kubeconfig, serving
+from tests.cluster.kube.api_server import answering, kubeconfig, serving
 from tests.conftest import wait_for
 
 CLUSTER = "/apis/ray.io/v1/namespaces/team/rayclusters/gpu"

@@ -10,7 +10,7 @@ from heliostat.cli import main
 from heliostat.cluster.documents import manifests, render
 from heliostat.cluster.documents.manifests import documents
 from heliostat.cluster.profile import find
-from tests.cluster.test_manifests import PROFILES
+from tests.cluster.documents.test_manifests import PROFILES
 
 
 @pytest.mark.parametrize("name", PROFILES)

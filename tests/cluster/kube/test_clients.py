@@ -14,7 +14,17 @@ from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
 from heliostat.cluster.ports import free_ports
 from heliostat.errors import NotComing
-from tests.cluster.api_server import ApiServer, Fault, answering, executed_and_lost, failing, kubeconfig, lost, serving, well
+from tests.cluster.kube.api_server import (
+    ApiServer,
+    Fault,
+    answering,
+    executed_and_lost,
+    failing,
+    kubeconfig,
+    lost,
+    serving,
+    well,
+)
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/team/rayclusters"
 JOBS = "/apis/ray.io/v1/namespaces/team/rayjobs"
