@@ -68,6 +68,8 @@ class Fleet:
     """The speed of an elastic job is its GPUs to the power of it."""
     resize_seconds: float = 10.0
     """In which a job that gets further GPUs computes nothing, as its workers start anew."""
+    first_fit: bool = False
+    """A job for which there is room starts before an earlier one that is not like it and waits."""
 
 
 @dataclass(frozen=True)

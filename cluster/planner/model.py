@@ -3,7 +3,8 @@
 The rules:
 
 - **Queue**: first in, first out. Jobs claim room in the order of their submission; one that finds none holds back all after it,
-  gangs included (no backfilling). A claimed job starts as soon as all of its nodes are up.
+  gangs included (no backfilling). A claimed job starts as soon as all of its nodes are up. With ``first_fit``, as on a Ray
+  cluster without a queue, it holds back only those like it: others for which there is room overtake it.
 - **Gangs**: a job gets all of its GPUs at once, from one group. Larger than a node, it takes whole nodes and a part of one
   more; with ``workers``, so many equal parts, each on any node with room. What does not run but is claimed counts as busy.
 - **Nodes**: of those with room, the one with the least of it (best fit), then the one that was idle for the shortest time, so
@@ -23,7 +24,7 @@ The rules:
 
 import heapq
 import random
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -67,8 +68,8 @@ class _Run:
     """A job from its submission, or its interruption, to its end or the next interruption."""
 
     __slots__ = (
-        "at", "claim", "ends", "extra", "grows_to", "missing", "over", "pause", "queued", "row", "running", "seconds", "since",
-        "sizes",
+        "at", "claim", "claimed", "ends", "extra", "grows_to", "missing", "over", "pause", "queued", "row", "running",
+        "seconds", "since", "sizes",
     )  # fmt: skip
 
     def __init__(self, row: int, seconds: float, sizes: tuple[Size, ...], queued: float) -> None:
@@ -83,11 +84,51 @@ class _Run:
         """Nodes of the claim, or of the extra one, that are not up yet."""
         self.since = self.ends = self.pause = 0.0
         """When it got its size, when it ends, and how long it computed nothing first."""
-        self.running = self.over = False
+        self.claimed = self.running = self.over = False
 
     @property
     def size(self) -> Size:
         return self.sizes[self.at]
+
+
+class _Lines:
+    """Jobs that wait, in one line, or with ``by_size`` those that are alike in a line of their own."""
+
+    def __init__(self, by_size: bool) -> None:
+        self.by_size = by_size
+        self.lines: dict[int, OrderedDict[_Run, int]] = {}
+        """With the place of each among all."""
+        self._first = self._last = 0
+
+    def _key(self, run: _Run) -> int:
+        return id(run.sizes) if self.by_size else 0  # equal jobs share them
+
+    def behind_others(self, run: _Run) -> bool:
+        """Whether a job would not be the first of its line."""
+        return self._key(run) in self.lines
+
+    def add(self, run: _Run) -> None:
+        self._last += 1
+        self.lines.setdefault(self._key(run), OrderedDict())[run] = self._last
+
+    def add_in_front(self, run: _Run) -> None:
+        self._first -= 1
+        line = self.lines.setdefault(self._key(run), OrderedDict())
+        line[run] = self._first
+        line.move_to_end(run, last=False)
+
+    def remove(self, run: _Run) -> None:
+        line = self.lines[self._key(run)]
+        del line[run]
+        if not line:
+            del self.lines[self._key(run)]
+
+    def heads(self) -> list[_Run]:
+        """The first of each line, in the order of their places."""
+        firsts = [next(iter(line.items())) for line in self.lines.values()]
+        if len(firsts) == 1:  # nearly always
+            return [firsts[0][0]]
+        return [run for run, _ in sorted(firsts, key=lambda pair: pair[1])]
 
 
 class _Simulation:
@@ -95,8 +136,8 @@ class _Simulation:
         self.jobs, self.fleet = jobs, fleet
         self.begin = self.now = float(jobs.submitted[0]) if len(jobs) else 0.0
         self.random = random.Random(fleet.seed)
-        self.queue: deque[_Run] = deque()
-        self.claimed: OrderedDict[_Run, None] = OrderedDict()
+        self.queue = _Lines(fleet.first_fit)
+        self.claimed = _Lines(fleet.first_fit)
         """Jobs that wait for nodes that start."""
         self.growing: OrderedDict[_Run, None] = OrderedDict()
         """Jobs that run with fewer GPUs than they could use."""
@@ -145,7 +186,8 @@ class _Simulation:
             self.now = until
 
     def _release(self, until: float) -> None:
-        waiting = [shape.group for size in self.queue[0].sizes for shape in size.shapes] if self.queue else ()
+        heads = self.queue.heads() if self.queue.lines else ()
+        waiting = [shape.group for run in heads for size in run.sizes for shape in size.shapes]
         for number, pool in enumerate(self.pools):
             if number not in waiting:
                 pool.release(until, self.now)
@@ -156,8 +198,8 @@ class _Simulation:
 
     def _submit(self, run: _Run) -> None:
         self.active += 1
-        if self.queue or not self._claim(run):
-            self.queue.append(run)
+        if self.queue.behind_others(run) or not self._claim(run):
+            self.queue.add(run)
 
     def _claim(self, run: _Run) -> bool:
         for reach in (RUNNING, STARTING, NEW):
@@ -186,15 +228,18 @@ class _Simulation:
         run.missing = len({node for node, _ in claim if not node.up})
         if not run.missing:
             self._go_on(run)
-        elif not run.running:
-            self.claimed[run] = None
+        elif not run.running and not run.claimed:
+            run.claimed = True
+            self.claimed.add(run)
 
     def _go_on(self, run: _Run) -> None:
         """Start a job, or let it grow: all nodes are up."""
         if run.running:
             self._resize(run)
             return
-        self.claimed.pop(run, None)
+        if run.claimed:
+            run.claimed = False
+            self.claimed.remove(run)
         run.running = True
         self.waits[run.row] += self.now - run.queued
         self._compute(run)
@@ -211,7 +256,7 @@ class _Simulation:
     def _grow(self, run: _Run) -> None:
         """If no job waits, claim what a running job could use beyond what it has: the largest size for which there is room."""
         pool = run.claim[0][0].pool
-        if self.queue or run.missing or run.over or pool.full:
+        if self.queue.lines or run.missing or run.over or pool.full:
             return
         number = self.pools.index(pool)
         for reach in (RUNNING, STARTING, NEW):
@@ -269,10 +314,10 @@ class _Simulation:
 
     def _serve(self) -> None:
         """Give free room to the jobs that wait, first in, first out, and then to those that grow."""
-        while self.claimed and self._move(next(iter(self.claimed))):
+        while self.claimed.lines and any(map(self._move, self.claimed.heads())):
             pass
-        while self.queue and self._claim(self.queue[0]):
-            self.queue.popleft()
+        while self.queue.lines and (run := next(filter(self._claim, self.queue.heads()), None)):
+            self.queue.remove(run)
         for run in list(self.growing):
             self._grow(run)
 
@@ -315,9 +360,9 @@ class _Simulation:
             left, queued = run.seconds - kept * run.size.speed, self.now
             self.recomputed += run.size.gpus * (ran - kept)
         else:
-            del self.claimed[run]
+            self.claimed.remove(run)
         self._leave(run)
-        self.queue.appendleft(_Run(run.row, left, run.sizes, queued))
+        self.queue.add_in_front(_Run(run.row, left, run.sizes, queued))
 
     def _plan_hour(self, pool: Pool) -> None:
         """Plan the next change of the nodes that are always up."""

@@ -1,13 +1,12 @@
 """Replays jobs with the autoscaler of Ray itself, to hold the fast model against it.
 
 When nodes are requested and removed is Ray's decision, as it is made every five seconds. When jobs start is that of the fast
-model's queue: first in, first out, all parts of a job at once, best fit. Jobs here claim nothing: any node with room serves the
-first job that waits. Interruptions are left out.
+model's queue: first in, first out or first fit, all parts of a job at once, best fit. Jobs here claim nothing: any node with
+room serves the first job that waits. Interruptions are left out.
 """
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -41,25 +40,29 @@ class _Spent:
         self.starts = self.peak = self.count = 0
 
 
-def replay(jobs: Jobs, profile: Profile, progress: Callable[[int], None] = lambda done: None) -> Outcome:
+def replay(
+    jobs: Jobs, profile: Profile, first_fit: bool = False, progress: Callable[[int], None] = lambda done: None
+) -> Outcome:
     """The outcome with Ray's decisions, 2 to 20 ms each, of which a job needs about four.
 
     Args:
         jobs: all of which fit.
         profile: of a Kubernetes cluster.
+        first_fit: as in a `heliostat.cluster.planner.fleet.Fleet`.
         progress: is called with the number of jobs that have ended.
     """
-    return _Replay(jobs, profile).run(progress)
+    return _Replay(jobs, profile, first_fit).run(progress)
 
 
 class _Replay:
-    def __init__(self, jobs: Jobs, profile: Profile) -> None:
+    def __init__(self, jobs: Jobs, profile: Profile, first_fit: bool) -> None:
+        self.first_fit = first_fit
         self.jobs, self.fleet, self.ray = jobs, fleet_of(profile), RayScheduler(profile)
         self.shapes = list(shapes_of(jobs, self.fleet))
         self.now = self.begin = float(jobs.submitted[0])
         self.nodes: dict[str, _Node] = {}
         self.spent = [_Spent() for _ in self.fleet.groups]
-        self.queue: deque[int] = deque()
+        self.queue: list[int] = []
         self.waits, self.ends = np.full(len(jobs), np.nan), np.full(len(jobs), np.nan)
         self.ended = self.made = 0
         self.decision_at = math.inf
@@ -163,14 +166,19 @@ class _Replay:
         node.since = self.now
 
     def _start_jobs(self) -> None:
-        while self.queue and (claim := self._room(self.shapes[self.queue[0]])):
-            row = self.queue.popleft()
+        left: list[int] = []
+        for row in self.queue:
+            claim = self._room(self.shapes[row]) if self.first_fit or not left else []
+            if not claim:
+                left.append(row)
+                continue
             self.waits[row] = self.now - self.jobs.submitted[row]
             for node, units in claim:
                 if self._is_idle(node):
                     self._account(node)
                 node.free -= units
             self._at(self.now + float(self.jobs.seconds[row]), partial(self._end, row, claim))
+        self.queue = left
 
     def _room(self, shapes: tuple[Shape, ...]) -> list[tuple[_Node, int]]:
         """Nodes for all parts of a job, the fullest that have room; empty if there is no room."""

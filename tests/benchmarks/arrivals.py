@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,17 @@ def compare(profile: Profile, data: Path, jobs: list[Arrival], until: float) -> 
     begin, end = min(job.begin or whole.begin for job in mine), float((data / "complete").read_text())
     record = whole.during(begin, min(end, begin + until))
     found, waits = recorded(record, data, jobs)
-    stated = fleet_of(profile)
+    in_order = fleet_of(profile)
+    stated = replace(in_order, first_fit=True)  # as Ray starts what fits
     real = measured(stated, record)
     print(*describe_times(stated, record), sep="\n")
     table = [summary("recorded", node_seconds(record), waits)]
-    for name, fleet in (("model, times of the record", real), ("model, times of the profile", stated)):
+    fleets = (
+        ("model, times of the record", real),
+        ("the same, first in, first out", measured(in_order, record)),
+        ("model, times of the profile", stated),
+    )
+    for name, fleet in fleets:
         outcome = simulate(found, fleet)
         (of_group,) = outcome.groups
         table.append(summary(name, (of_group.starting, of_group.busy, of_group.idle), outcome.waits))

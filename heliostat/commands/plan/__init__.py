@@ -57,6 +57,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "1:810,2:1540,4:2900 (default: 0.9)",
     )  # fmt: skip
     parser.add_argument(
+        "--first-fit", action="store_true",
+        help="jobs for which there is room overtake others, as on a Ray cluster and in Kueue's BestEffortFIFO queues "
+        "(default: first in, first out)",
+    )  # fmt: skip
+    parser.add_argument(
         "--reserved",
         type=float,
         default=0.5,
@@ -91,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     if args.replay and profile.platform != "kubernetes":
         raise UserError(f"--replay needs the autoscaler of a Kubernetes cluster, and {profile.name} is local", "leave it out")
     fleet = fleet_of(profile, args.interruptions, seconds("--checkpoints", args.checkpoints), scaling(args.scaling))
+    fleet = replace(fleet, first_fit=args.first_fit)
     with line() as shown:
         studies = [
             _study(name, _elastic(trace, args.elastic, name), own, wait, args, shown, real)
@@ -293,8 +299,11 @@ def _replay(profile: "Profile", study: "Study", count: int) -> dict[str, Any]:
     jobs = study.jobs.ranged("none")[:count]
     planned = applied(profile, study.found.fleet if study.found else study.fleet)
     with line() as shown:
-        ray = replay(jobs, planned, lambda done: shown.say(f"{study.name}: {done} of {len(jobs)} jobs replayed"))
-    fast = simulate(jobs, fleet_of(planned))  # with the times of the profile, as Ray has them
+        ray = replay(
+            jobs, planned, study.fleet.first_fit, lambda done: shown.say(f"{study.name}: {done} of {len(jobs)} jobs replayed")
+        )
+    # With the times of the profile, as Ray has them.
+    fast = simulate(jobs, replace(fleet_of(planned), first_fit=study.fleet.first_fit))
     hours, own = ray.node_seconds / 3600, fast.node_seconds / 3600
     text = (
         f"{study.name}: Ray's autoscaler on the first {len(jobs)} jobs: {hours:,.1f} node-hours, mean wait "

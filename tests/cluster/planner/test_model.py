@@ -56,6 +56,21 @@ def test_a_gang_waits_for_whole_nodes_and_holds_back_those_after_it() -> None:
     assert outcome.waits.tolist() == [0, 90, 130]
 
 
+def test_with_first_fit_smaller_jobs_overtake_a_gang_and_equal_ones_do_not_overtake_each_other() -> None:
+    fleet = replace(NODE, least=2, most=2)
+    arriving = jobs((0, 100, 1), (10, 50, 16), (20, 5, 1), (30, 50, 16), (40, 90, 7))
+    # The gangs start when the last of those that overtook them has ended, at 130 and 180.
+    assert run(arriving, fleet, first_fit=True).waits.tolist() == [0, 120, 0, 150, 0]
+    assert run(arriving, fleet).waits.tolist() == [0, 90, 130, 125, 165]
+
+
+def test_with_first_fit_an_interrupted_job_is_before_those_that_are_like_it() -> None:
+    fleet = replace(NODE, least=1, most=1, interruptions=20.0)
+    outcome = run(jobs(*((0, 300, 8) for _ in range(4))), fleet, first_fit=True, seed=1)
+    assert outcome.groups[0].interruptions
+    assert np.array_equal(np.argsort(outcome.times), range(4))
+
+
 def test_a_gang_takes_whole_nodes_and_a_part_of_one() -> None:
     outcome = run(jobs((0, 100, 12), (0, 100, 4)), replace(NODE, least=2, most=2))
     assert outcome.waits.tolist() == [0, 0]

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,9 +31,10 @@ def test_ray_decides_as_the_model_assumes() -> None:
     assert scheduler.decide([half], [("GPU", [5.0])]).launch == {"gpu": 1}
 
 
-def test_ray_and_the_model_need_the_same_node_hours() -> None:
+@pytest.mark.parametrize("first_fit", [False, True])
+def test_ray_and_the_model_need_the_same_node_hours(first_fit: bool) -> None:
     trace = read_trace(TRACE).jobs[:60]
-    ray, fast = replay(trace, PROFILE), simulate(trace, fleet_of(PROFILE))
+    ray, fast = replay(trace, PROFILE, first_fit), simulate(trace, replace(fleet_of(PROFILE), first_fit=first_fit))
     assert fast.node_seconds == pytest.approx(ray.node_seconds, rel=0.02)
     assert abs(fast.mean_wait - ray.mean_wait) < 10
 
