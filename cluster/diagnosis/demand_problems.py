@@ -16,6 +16,8 @@ UNLIMITED = 1_000_000
 """How many requests without a resource of the profile a node holds."""
 PARTS = 10_000
 """The parts of a resource that Ray counts."""
+SHOWN = 3
+"""Holders of a group's nodes that are named."""
 BEHIND_SECONDS = 30.0
 """Seconds after which an autoscaler that has not asked for a node is behind: it decides every few seconds."""
 
@@ -169,13 +171,11 @@ def _limit(
             "the operator makes the others as soon as it can",
         )
     if nodes.count >= nodes.most:
-        held = "; ".join(f"{node} {holders(ray, node)}" for node in nodes.ready)
-        jobs = dict.fromkeys(ray.job_of(h.driver) for h in ray.holdings if h.node in nodes.ready)
-        stop = (
-            f"stop what holds them ({', '.join(f'heliostat stop {profile.name} {job}' for job in jobs)}), or " if jobs else ""
-        )
+        jobs = list(dict.fromkeys(ray.job_of(h.driver) for h in ray.holdings if h.node in nodes.ready))
+        stops = _first([f"heliostat stop {profile.name} {job}" for job in jobs], ", ")
+        stop = f"stop what holds them ({stops}), or " if jobs else ""
         return (
-            f"{name} has its maximum of {_count(nodes.most, 'node')} (groups.{name}.max): {held}",
+            f"{name} has its maximum of {_count(nodes.most, 'node')} (groups.{name}.max): {_held(ray, nodes.ready)}",
             f"{stop}raise groups.{name}.max in the profile",
             "it gets a node as soon as one of them is free",
         )
@@ -191,6 +191,21 @@ def _limit(
         "",
         "the autoscaler asks for a node within seconds",
     )
+
+
+def _held(ray: RayState, nodes: Sequence[str]) -> str:
+    """What holds nodes, those that are held alike together."""
+    alike: dict[str, list[str]] = {}
+    for node in nodes:
+        alike.setdefault(holders(ray, node), []).append(node)
+    others = {text: f", as {_count(len(names) - 1, 'other node')}" if names[1:] else "" for text, names in alike.items()}
+    return _first([f"{names[0]} {text}{others[text]}" for text, names in alike.items()], "; ")
+
+
+def _first(texts: Sequence[str], separator: str) -> str:
+    """The first few of many texts, and how many others there are."""
+    shown = list(texts[:SHOWN])
+    return separator.join([*shown, f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else shown)
 
 
 def _count(number: int, what: str) -> str:

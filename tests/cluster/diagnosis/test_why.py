@@ -189,6 +189,18 @@ def test_why_ray_gives_a_job_no_node(state: RayState, pods: tuple[Document, ...]
     assert problem.job == "mine"
 
 
+def test_of_many_nodes_that_are_held_a_few_are_named() -> None:
+    names = [f"gpu-gpu-{letter}" for letter in "abcdefg"]
+    held = tuple(Holding(name, "02" if name < "gpu-gpu-c" else name, "actor Idle", {"GPU": 1.0}) for name in names)
+    live = cluster(workerGroupSpecs=[{"groupName": "gpu", "maxReplicas": 7, "replicas": 7}])
+    snapshot = seen(pod(conditions=READY), *(pod("gpu", name, READY) for name in names), cluster=live)
+    profile = find("gpu", ["groups.gpu.gpu=1", "groups.gpu.max=7", "node_autoscaling=false", "groups.gpu.cpu=8"])
+    (problem,) = [each for each in problems(snapshot, profile, ray(asks(ONE), holdings=held), NOW) if each.job]
+    assert "gpu-gpu-a is held by job other (actor Idle: 1 GPU), as 1 other node; gpu-gpu-c is held by" in problem.what
+    assert problem.what.endswith("; and 3 more")
+    assert "and 3 more)" in problem.fix
+
+
 def one_gpu() -> Profile:
     return find("gpu", ["groups.gpu.gpu=1", "groups.gpu.max=2", "node_autoscaling=false", "groups.gpu.cpu=8"])
 
