@@ -10,9 +10,9 @@ from contextlib import ExitStack, contextmanager
 from heliostat.errors import UserError
 
 HOST = "127.0.0.1"
-RANGE = range(20_000, 30_000)
+RANGE = range(24_000, 30_000)
 """Neither the ports that a kernel gives to connections (from 32768 on Linux), which one that begins meanwhile could take, nor
-those of Ray's workers (up to 19999), nor NodePorts of a Kubernetes (from 30000)."""
+those of Ray's workers (up to 19999) and Ray Client's servers (23000 to 23999), nor NodePorts of a Kubernetes (from 30000)."""
 
 
 @contextmanager
