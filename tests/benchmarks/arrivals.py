@@ -27,9 +27,10 @@ from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, about, submit
 from heliostat.cluster.jobs.packaging import packages
 from heliostat.cluster.measured import describe_times, measured
-from heliostat.cluster.planner.fleet import Fleet, fleet_of
+from heliostat.cluster.planner.fleet import Fleet, Outcome, fleet_of
 from heliostat.cluster.planner.jobs import Floats, Jobs
 from heliostat.cluster.planner.model import simulate
+from heliostat.cluster.planner.replay import replay
 from heliostat.cluster.planner.static import cheapest, peak
 from heliostat.cluster.planner.trace import read_trace
 from heliostat.cluster.profile import Profile, find
@@ -130,8 +131,8 @@ def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def compare(profile: Profile, data: Path, jobs: list[Arrival], until: float) -> None:
-    """Print what was recorded in the first seconds beside what the model says."""
+def compare(profile: Profile, on: str, data: Path, jobs: list[Arrival], until: float) -> None:
+    """Print what was recorded in the first seconds beside what the model says, and on a Kubernetes Ray's own autoscaler."""
     files = {str(path): path.read_bytes() for path in data.glob(f"{record_folder(profile)}/*/*.jsonl")}
     whole = read(files)
     assert whole, "the cluster has no record"
@@ -151,9 +152,13 @@ def compare(profile: Profile, data: Path, jobs: list[Arrival], until: float) -> 
         ("model, times of the profile", stated),
     )
     for name, fleet in fleets:
-        outcome = simulate(found, fleet)
-        (of_group,) = outcome.groups
-        table.append(summary(name, (of_group.starting, of_group.busy, of_group.idle), outcome.waits))
+        table.append(summary(name, *spent(simulate(found, fleet))))
+    if profile.platform == "kubernetes":
+        (group,) = real.groups
+        times = {"start_seconds": round(group.start_seconds), "idle_seconds": round(group.seconds_after)}
+        as_measured = find(on, [f"groups.{group.name}.{key}={value}" for key, value in times.items()])
+        outcome = replay(found, as_measured, first_fit=True)
+        table.append(summary("Ray's autoscaler, times of the record", *spent(outcome)))
     print_table(("", "starting", "busy", "idle", "node seconds", "mean wait", "p95", "longest"), table)
     show_savings(record, found, waits, real)
 
@@ -180,6 +185,12 @@ def node_seconds(record: Record) -> tuple[float, ...]:
     workers = [each for each in record.intervals if each.group != "head"]
     starting, busy = (sum(each.seconds for each in workers if each.state == state) for state in ("starting", "busy"))
     return starting, busy, sum(each.seconds for each in workers) - starting - busy
+
+
+def spent(outcome: Outcome) -> tuple[tuple[float, ...], Floats]:
+    """Of one group: starting, busy, idle; and the waits."""
+    (group,) = outcome.groups
+    return (group.starting, group.busy, group.idle), outcome.waits
 
 
 def summary(name: str, seconds: Sequence[float], waits: Floats) -> tuple[str, ...]:
@@ -218,7 +229,7 @@ def main() -> None:
         time.sleep(2 * FLUSH_SECONDS)
         fetch(profile, jobs, data)
         (data / "complete").write_text(f"{ended}\n")
-    compare(profile, data, jobs, args.until)
+    compare(profile, on, data, jobs, args.until)
 
 
 if __name__ == "__main__":
