@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
             confirm(f"this change replaces {len(old)} pods ({names}){stops}", args.yes)
         _show_up(target, target.up(steps, old, args.force))
     out.print(f"{target.name} is ready", highlight=False)
-    out.print(f"  heliostat train CONFIG --on {args.profile}     heliostat status {args.profile}", highlight=False)
+    for command in ("heliostat train CONFIG --on", "heliostat status"):
+        out.print(f"  {command} {args.profile}", highlight=False, soft_wrap=True)
     return 0
 
 
