@@ -78,51 +78,74 @@ def _of_namespace(target: KubernetesCluster, say: Say) -> Budget | None:
         raise NotComing(what, "heliostat team apply of its team's file writes it again") from None
 
 
-def check(target: Target, say: Say, over_budget: bool = False, work: str = "", head: KubernetesCluster | None = None) -> None:
-    """Refuse new work on a cluster if a budget is spent; mention one of which most is spent, or nothing is recorded.
+class Guard:
+    """Refuses new work if a budget is spent; mentions one of which most is spent, or of which nothing is recorded.
 
     Args:
-        target: the profile's cluster, which need not run: then a head of its own reads a claim.
+        target: the profile's cluster.
         say: called with what is waited for.
         over_budget: start it nevertheless, and add that to the history of the cluster.
         work: what is started, such as a job's id, for the history.
-        head: another cluster whose head may read a claim.
 
     Raises:
-        NotComing: a budget is spent, or what is spent of it is not known.
+        NotComing: from its methods: a budget is spent, or what is spent of it is not known.
     """
-    budgets = allowances(target, say)
-    if not budgets:
-        return
-    reasons, mentioned = _refused(budgets, lambda: _spent(target, budgets, say, head))
-    for line in mentioned:
-        _remark(line)
-    if not reasons:
-        return
-    refusal = _refusal(reasons)
-    if not over_budget:
-        raise refusal
-    _remark(f"over budget: {refusal.what}")
-    if missing := note(target, OVERRIDE, work):
-        _remark(f"not in the history of {target.name}: {OVERRIDE}; {missing}")
+
+    def __init__(self, target: Target, say: Say, over_budget: bool = False, work: str = "") -> None:
+        self._target, self._say, self._over_budget, self._work = target, say, over_budget, work
+        self._budgets = allowances(target, say)
+
+    def early(self) -> None:
+        """Check before anything is started, if the record can be read without that."""
+        target = self._target
+        if self._budgets and (target.profile.in_place or (isinstance(target, KubernetesCluster) and target.answers())):
+            self.check()
+
+    def check(self, head: KubernetesCluster | None = None) -> None:
+        """Check, unless that is done; ``head`` is another cluster whose head may read a claim.
+
+        Where no head runs, one of its own reads a claim, and is deleted afterwards.
+        """
+        budgets, self._budgets = self._budgets, []
+        if not budgets:
+            return
+        reasons, mentioned = _refused(budgets, lambda: _spent(self._target, budgets, self._say, head))
+        for line in mentioned:
+            _remark(line)
+        if not reasons:
+            return
+        refusal = _refusal(reasons)
+        if not self._over_budget:
+            raise refusal
+        _remark(f"over budget: {refusal.what}")
+        if missing := note(self._target, OVERRIDE, self._work):
+            _remark(f"not in the history of {self._target.name}: {OVERRIDE}; {missing}")
 
 
-def seen(target: Target, say: Say = lambda line: None) -> tuple[list[Spent], str]:
-    """What is spent of the budgets that hold on a cluster, and why that is not known; no head is started for it."""
+def seen(target: Target, by_head: bool = False) -> tuple[list[Spent], str]:
+    """What is spent of the budgets that hold on a cluster, and why that is not known.
+
+    Args:
+        target: the profile's cluster.
+        by_head: whether its head, if it runs, may read a claim: that is a job, after which its idle time begins again.
+    """
     try:
         budgets = allowances(target)
         if not budgets:
             return [], ""
-        if isinstance(target, KubernetesCluster) and not target.profile.in_place and not target.answers():
-            return [], f"{_unknown(budgets)} while {target.name} does not run, because its head reads the storage"
-        return _spent(target, budgets, say), ""
+        if isinstance(target, KubernetesCluster) and not target.profile.in_place:
+            if not by_head:
+                return [], f"{_unknown(budgets)}: it is on a claim, which heliostat why --on {target.name} has its head read"
+            if not target.answers():
+                return [], f"{_unknown(budgets)}: it is on a claim, and {target.name} does not run"
+        return _spent(target, budgets, lambda line: None), ""
     except WithFix as error:
         return [], f"what is spent of a budget is not known: {error.what}"
 
 
 def causes(target: Target) -> list[Cause]:
     """Why new work on a cluster is refused: its spent budgets."""
-    found, unknown = seen(target)
+    found, unknown = seen(target, by_head=True)
     refused = [
         Cause(f"no new work starts: {each.text}", _fix([each]), then=f"work starts again from {each.until} on")
         for each in found

@@ -140,16 +140,15 @@ def _connected(
     if ephemeral:
         if profile.platform == "local":
             raise UserError("--ephemeral needs Kubernetes, but this profile is local", "leave it out")
-        from heliostat.cluster.targets import budget
+        from heliostat.cluster.targets.budget import Guard
         from heliostat.cluster.targets.ephemeral import own_cluster
         from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
         assert isinstance(target, KubernetesCluster)
-        if profile.in_place:
-            budget.check(target, report, over_budget, work.job_id)
+        guard = Guard(target, report, over_budget, work.job_id)
+        guard.early()
         with own_cluster(target, work.job_id, report, work.secret_env) as own:
-            if not profile.in_place:
-                budget.check(target, report, over_budget, work.job_id, own.cluster())
+            guard.check(own.cluster())
             dashboard = own.cluster().dashboard()
             _check_ray(profile, dashboard)
             yield _Connection(dashboard, own.look, own.started, own.ended)
@@ -166,14 +165,13 @@ def woken(target: "KubernetesCluster | LocalCluster", say: Say, over_budget: boo
         UserError: the cluster does not exist.
         NotComing: it cannot start, or a budget is spent: what can be read from here is read before anything starts.
     """
-    from heliostat.cluster.targets import budget
+    from heliostat.cluster.targets.budget import Guard
 
-    if target.profile.in_place:
-        budget.check(target, say, over_budget, work)
+    guard = Guard(target, say, over_budget, work)
+    guard.early()
     for line in target.wake():
         say(line)
-    if not target.profile.in_place:
-        budget.check(target, say, over_budget, work)
+    guard.check()
     return target.dashboard()
 
 

@@ -21,7 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     if target.profile.platform == "local":
-        from heliostat.cluster.targets.budget import check
+        from heliostat.cluster.targets.budget import Guard
         from heliostat.cluster.targets.session import Session
         from heliostat.errors import UserError
 
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
                 f"leave them out; the dashboard is {target.dashboard().endpoint.url}",
             )
         with line() as shown:
-            check(target, shown.say, args.over_budget, "session")
+            Guard(target, shown.say, args.over_budget, "session").check()
         _show(Session(target.name, target.dashboard().endpoint.url, target.client_address, target.environment), args)
     else:
         _run(target, args)
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(target: Any, args: argparse.Namespace) -> None:
-    from heliostat.cluster.targets.budget import check
+    from heliostat.cluster.targets.budget import Guard
     from heliostat.cluster.targets.session import opened, watch
     from heliostat.console import err
     from heliostat.interrupts import interrupts
@@ -52,7 +52,11 @@ def _run(target: Any, args: argparse.Namespace) -> None:
         interrupts() as received,
         line() as shown,
         opened(
-            target, shown.say, args.port, args.client_port, lambda: check(target, shown.say, args.over_budget, "session")
+            target,
+            shown.say,
+            args.port,
+            args.client_port,
+            lambda: Guard(target, shown.say, args.over_budget, "session").check(),
         ) as parts,
     ):
         session, forward, mismatches = parts

@@ -156,26 +156,26 @@ def test_new_work_is_refused_once_a_budget_is_spent_and_started_with_the_overrid
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     target = LocalCluster(profile(tmp_path, {"day": 4}))
-    budget.check(target, print)
+    budget.Guard(target, print).early()
     assert "$0 of $4.00 spent today" in (said := capsys.readouterr().err)
     assert "nothing is recorded yet" in said
     spend(tmp_path)
     with pytest.raises(
         NotComing, match=r"^no new work starts: budget of paid: \$.* of \$4.00 spent today, .*; ann \$"
     ) as refused:
-        budget.check(target, print)
+        budget.Guard(target, print).early()
     assert refused.value.exit_code == 1
     assert refused.value.fix.startswith("wait until 20")
     assert refused.value.fix.endswith("raise budget.day of paid, or add --over-budget, which the history of the cluster notes")
-    budget.check(target, print, over_budget=True, work="job-1")
+    budget.Guard(target, print, over_budget=True, work="job-1").early()
     said = capsys.readouterr().err
     assert "over budget: no new work starts: budget of paid" in said
     assert "not in the history of paid: over budget; the cluster paid does not exist" in said
     (cause,) = budget.causes(target)
     assert cause.what.startswith("no new work starts: budget of paid")
     assert cause.then.startswith("work starts again from 20")
-    budget.check(LocalCluster(profile(tmp_path, {"day": 1e12})), print)
-    budget.check(LocalCluster(profile(tmp_path, None)), print)
+    budget.Guard(LocalCluster(profile(tmp_path, {"day": 1e12})), print).check()
+    budget.Guard(LocalCluster(profile(tmp_path, None)), print).check()
     assert capsys.readouterr().err == ""
 
 
@@ -190,9 +190,9 @@ def test_a_storage_that_cannot_be_read_refuses(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(
         NotComing, match=r"what is spent of the budget of paid is not known: the storage .* cannot be read"
     ) as refused:
-        budget.check(target, print)
+        budget.Guard(target, print).early()
     assert refused.value.fix.startswith("make the storage readable, or add --over-budget")
-    budget.check(target, print, over_budget=True)
+    budget.Guard(target, print, over_budget=True).check()
     (cause,) = budget.causes(target)
     assert not cause.known
 

@@ -58,11 +58,11 @@ def _applied(name: str, keys: Keys, args: Document) -> Callable[[Sequence[Packag
 
 def _allowed(args: argparse.Namespace, target: Any, name: str) -> Callable[[], None]:
     """Refuses a new service if a budget is spent."""
-    from heliostat.cluster.targets.budget import check
+    from heliostat.cluster.targets.budget import Guard
 
     def allowed() -> None:
         with line() as shown:
-            check(target, shown.say, args.over_budget, f"{SERVICE}{name}")
+            Guard(target, shown.say, args.over_budget, f"{SERVICE}{name}").check()
 
     return allowed
 
