@@ -11,6 +11,8 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 ELASTIC = "kueue.x-k8s.io/elastic-job"
 """The annotation of a cluster in a queue that grows and shrinks, and the gate of its pods until their quota is there."""
+BUDGETS = {period: f"heliostat.dev/budget-{period}" for period in ("day", "month")}
+"""The labels of a namespace with the budget of its team, by period."""
 ENFORCE = "pod-security.kubernetes.io/enforce"
 """The label of a namespace with the pod-security level."""
 MANAGER = "heliostat"

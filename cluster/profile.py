@@ -1,12 +1,14 @@
 """The profile: one short file that describes an autoscaling Ray cluster."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from heliostat import completion
+from heliostat.cluster.budget import Budgeted
 from heliostat.cluster.field_types import (
     Cpu,
     DnsLabel,
@@ -134,11 +136,14 @@ class Monitoring(Config):
     labels: dict[LabelKey, str] = Field(
         {}, description="labels by which a Prometheus selects PodMonitors, such as {release: prometheus}"
     )
-    budget_per_day: float | None = Field(None, gt=0, description="the money a day above which an alert fires; null: none")
 
 
 class Profile(PodKeys):
     """The description of one cluster."""
+
+    foreign: ClassVar[Mapping[str, str]] = {
+        "monitoring.budget_per_day": "write budget: {day: 50} beside monitoring, which also refuses new work above it"
+    }
 
     name: ClusterName = Field(description="the cluster's name")
     platform: Literal["kubernetes", "local"] = Field("kubernetes", description="kubernetes or local")
@@ -168,6 +173,9 @@ class Profile(PodKeys):
     job_hours: float = Field(24, gt=0, description="the time limit of a job with its own cluster")
     tls: bool = Field(False, description="encrypt the traffic in the cluster (KubeRay 1.7 with cert-manager)")
     monitoring: Monitoring = Monitoring()
+    budget: Budgeted = Field(
+        None, description="the money until new work is refused, such as {day: 50, month: 900}, or 50 USD/day; null: no limit"
+    )
     secrets: list[ObjectName] = Field([], description="a list of Secrets; all pods have their keys as environment variables")
 
     @model_validator(mode="after")
@@ -214,6 +222,11 @@ class Profile(PodKeys):
         return [*storage, *(("secrets", name, None) for name in self.secrets), *keys]
 
     @property
+    def in_place(self) -> bool:
+        """Whether its storage can be read where a command runs, without a pod."""
+        return self.platform == "local" or bool(self.storage.uri)
+
+    @property
     def autoscaled(self) -> bool:
         """Whether the number of pods follows the work: always, but in a queue where all groups have a fixed size."""
         return not self.queue or any(group.min != group.max for group in self.groups)
@@ -238,7 +251,7 @@ class Profile(PodKeys):
     def limits(self) -> dict[str, Any]:
         """What the metrics show beside the nodes: the ``budget`` a day, ``max`` and ``start_seconds`` of ``groups`` by name."""
         groups = {g.name: {"max": g.max, "start_seconds": g.start_seconds} for g in self.groups}
-        return {"groups": groups, "budget": self.monitoring.budget_per_day}
+        return {"groups": groups, "budget": self.budget.day if self.budget else None}
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:

@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from heliostat.cluster.budget import Budgeted
 from heliostat.cluster.field_types import Cpu, DnsLabel, LabelKey, Memory, ObjectName
 from heliostat.config import Config, load
 
@@ -50,6 +51,9 @@ class Team(Config):
     cpu: Cpu | None = Field(None, description="its share of CPUs, such as 64; null: no limit")
     memory: Memory | None = Field(None, description="its share of memory, such as 512Gi; null: no limit")
     queue: Queue | None = Field(None, description="a queue of Kueue; null: the share is a quota of the namespace")
+    budget: Budgeted = Field(
+        None, description="the money of all clusters of the namespace together, as in a profile; null: no limit"
+    )
     pod_security: Literal["restricted", "baseline", "privileged"] = Field(
         "restricted", description="the pod-security standard of the namespace, which pods of profiles pass; see pods.md"
     )

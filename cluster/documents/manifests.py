@@ -80,7 +80,7 @@ def _queued(document: Document, profile: Profile) -> None:
 def planning(profile: Profile) -> Document:
     """The keys of a profile that its RayCluster has in no field of its own, as far as they are not the defaults."""
     unread = ("start_seconds", "price_per_hour", *(() if profile.autoscaled else ("idle_seconds",)))
-    whole = ("node_autoscaling", "job_hours", "monitoring", *(() if profile.autoscaled else ("autoscaler",)))
+    whole = ("node_autoscaling", "job_hours", "monitoring", "budget", *(() if profile.autoscaled else ("autoscaler",)))
     slowest = start_limit(profile)
 
     def given(config: Config, keys: Iterable[str]) -> Document:

@@ -62,7 +62,7 @@ RIGHTS = tuple(
         ("kueue.x-k8s.io", "workloads", "list", "say what waits in a queue, for what, and behind what"),
         ("", "resourcequotas", "list", "check how many workers fit into the quota (doctor)"),
         # The right to get a namespace can be granted in it: no cluster-wide right is needed.
-        ("", "namespaces", "get", "check the namespace's pod-security level (doctor)"),
+        ("", "namespaces", "get", "check the namespace's pod-security level (doctor), and the budget of its team"),
     )
     for verb in verbs.split()
 )

@@ -4,7 +4,7 @@ from typing import Any
 
 from heliostat.cluster.documents.rbac import NAME, RBAC, RIGHTS, Right, granting
 from heliostat.cluster.field_types import UNITS, cpus, size
-from heliostat.cluster.names import ENFORCE, MANAGED_BY, MANAGER, TEAM_LABEL, Document
+from heliostat.cluster.names import BUDGETS, ENFORCE, MANAGED_BY, MANAGER, TEAM_LABEL, Document
 from heliostat.cluster.team import Member, Queue, Team
 
 VIEWER = "heliostat-viewer"
@@ -54,6 +54,8 @@ def _document(team: Team, kind: str, version: str, name: str, here: bool = True,
 def _namespace(team: Team) -> Document:
     document = _document(team, "Namespace", "v1", team.place, here=False)
     document["metadata"]["labels"][ENFORCE] = team.pod_security
+    for period, limit in (team.budget.limits if team.budget else {}).items():
+        document["metadata"]["labels"][BUDGETS[period]] = str(limit)
     return document
 
 

@@ -66,6 +66,11 @@ def keeping_output(command: str, module: str = "job_output") -> str:
     return shlex.join(["python", "-P", "-m", f"heliostat.{module}", command])
 
 
+def new_job_id(stem: str) -> str:
+    """A job id: the stem, the time and random digits."""
+    return f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
 def about(cluster: str, run: str = "", on: str = "") -> dict[str, str]:
     """What a job knows of itself.
 

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -97,7 +97,9 @@ class KubernetesService:
         live = self.kube.objects("Secret").find(secret_name(self.object))
         return base64.b64decode(live["data"][SERVE_TOKEN]).decode() if live else None
 
-    def start(self, wanted: Sequence[Document], application: Document) -> Iterator[str]:
+    def start(
+        self, wanted: Sequence[Document], application: Document, allowed: Callable[[], None] = lambda: None
+    ) -> Iterator[str]:
         """Create or change the service, and wait until it answers; yields status lines.
 
         One that is new and does not come to answer is deleted again.
@@ -105,6 +107,7 @@ class KubernetesService:
         Args:
             wanted: see `documents`.
             application: that of its configuration.
+            allowed: called before a new service is made; raises if it may not be.
 
         Raises:
             UserError: the profile does not fit this Kubernetes, objects of others have these names, or see `serving.wait`.
@@ -114,6 +117,8 @@ class KubernetesService:
         claims = self.target.claims()
         fix = "serve it under another name: heliostat model add RUN --name NAME"
         found = live_objects(self.kube, self.target.profile.name, [*claims, *wanted], fix)
+        if found[len(claims)] is None:
+            allowed()
         yield f"applies RayService {self.object}"
         for document in claims:
             self.kube.objects(document["kind"]).apply(document)

@@ -1,8 +1,6 @@
 """Runs jobs on the cluster of a profile, on Kubernetes or on this machine."""
 
 import json
-import secrets
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -53,22 +51,27 @@ def open_target(profile: Profile) -> "KubernetesCluster | LocalCluster":
     return KubernetesCluster(profile)
 
 
-def new_job_id(stem: str) -> str:
-    """A job id: the stem, the time and random digits."""
-    return f"{stem}-{time.strftime('%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-
-
 def run_there(
-    profile: Profile, work: Work, write: Callable[[str], Any], say: Say, ephemeral: bool = False, again: str = ""
-) -> Job:
+    profile: Profile, work: Work, write: Callable[[str], Any], say: Say, ephemeral: bool = False, again: str = "",
+    over_budget: bool = False,
+) -> Job:  # fmt: skip
     """Run a job on the cluster of a profile, or on its own one that is deleted afterwards, and follow it.
+
+    Args:
+        profile: the profile.
+        work: the job.
+        write: called with its output, in pieces.
+        say: called with what is waited for.
+        ephemeral: whether it gets its own cluster.
+        again: the command that follows it again.
+        over_budget: whether it runs although a budget is spent.
 
     Raises:
         UserError: the cluster does not exist.
         ContactLost: no response; the job may continue.
         JobFailed: it failed.
         Stopped: it was stopped.
-        NotComing: it waits for something that cannot come, and has been stopped.
+        NotComing: a budget is spent, or it waits for something that cannot come, and has been stopped.
     """
     check_ray()
     work = replace(work, env={NODES: json.dumps(profile.capacity), **work.env})
@@ -76,7 +79,7 @@ def run_there(
     code = packages(work.contents)
     if ephemeral:
         again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
-    with interrupts() as received, _connected(profile, work, say, ephemeral, received) as connection:
+    with interrupts() as received, _connected(profile, work, say, ephemeral, received, over_budget) as connection:
         # The pods of a cluster of its own have the variables from a Secret.
         submit(connection.dashboard, replace(work, secret_env={}) if ephemeral else work, code)
         connection.started(work.job_id)
@@ -123,7 +126,9 @@ def _follow(
 
 
 @contextmanager
-def _connected(profile: Profile, work: Work, say: Say, ephemeral: bool, received: list[int]) -> Iterator[_Connection]:
+def _connected(
+    profile: Profile, work: Work, say: Say, ephemeral: bool, received: list[int], over_budget: bool
+) -> Iterator[_Connection]:
     """Connect to a cluster with a matching Ray version."""
     target = open_target(profile)
 
@@ -135,20 +140,39 @@ def _connected(profile: Profile, work: Work, say: Say, ephemeral: bool, received
     if ephemeral:
         if profile.platform == "local":
             raise UserError("--ephemeral needs Kubernetes, but this profile is local", "leave it out")
+        from heliostat.cluster.targets.budget import Guard
         from heliostat.cluster.targets.ephemeral import own_cluster
         from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
         assert isinstance(target, KubernetesCluster)
+        guard = Guard(target, report, over_budget, work.job_id)
+        guard.early()
         with own_cluster(target, work.job_id, report, work.secret_env) as own:
+            guard.check(own.cluster())
             dashboard = own.cluster().dashboard()
             _check_ray(profile, dashboard)
             yield _Connection(dashboard, own.look, own.started, own.ended)
         return
-    for line in target.wake():
-        report(line)
-    dashboard = target.dashboard()
+    dashboard = woken(target, report, over_budget, work.job_id)
     _check_ray(profile, dashboard)
     yield _Connection(dashboard, look_for(target, dashboard, work.job_id))
+
+
+def woken(target: "KubernetesCluster | LocalCluster", say: Say, over_budget: bool, work: str) -> Dashboard:
+    """Wake a cluster for new work, and return its dashboard.
+
+    Raises:
+        UserError: the cluster does not exist.
+        NotComing: it cannot start, or a budget is spent: what can be read from here is read before anything starts.
+    """
+    from heliostat.cluster.targets.budget import Guard
+
+    guard = Guard(target, say, over_budget, work)
+    guard.early()
+    for line in target.wake():
+        say(line)
+    guard.check()
+    return target.dashboard()
 
 
 def look_for(target: "KubernetesCluster | LocalCluster", dashboard: Dashboard, job_id: str) -> Look:

@@ -185,6 +185,7 @@ def start_locally(
     code: Sequence[Package],
     config: Callable[[Sequence[Package], int], Document],
     port: int | None,
+    allowed: Callable[[], None] = lambda: None,
 ) -> Iterator[str]:
     """Serve on a cluster on this machine, which runs; yields status lines.
 
@@ -194,6 +195,7 @@ def start_locally(
         code: its packages.
         config: the configuration of Serve, by the packages with the URIs that the nodes find them by, and the port.
         port: that it listens on, or 0 for a free one; None: `PORT`, or that of the service which it changes.
+        allowed: called before a new service is made; raises if it may not be.
 
     Raises:
         UserError: the cluster serves something else, the port is not free, or see `wait`.
@@ -207,6 +209,8 @@ def start_locally(
             f"{cluster.name} serves {others[0]} already, and one cluster serves one model",
             f"heliostat serve stop {others[0]} --on {cluster.name}, or use another profile",
         )
+    if not live:
+        allowed()
     document = config([_kept(cluster.code, package) for package in code], _port(live, port))
     yield "starts Ray Serve"
     try:

@@ -63,8 +63,9 @@ class Session:
 
 @contextmanager
 def opened(
-    cluster: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0
-) -> Iterator[tuple[Session, Forward, list[str]]]:
+    cluster: KubernetesCluster, say: Callable[[str], Any], port: int = 0, client_port: int = 0,
+    allowed: Callable[[], None] = lambda: None,
+) -> Iterator[tuple[Session, Forward, list[str]]]:  # fmt: skip
     """Forward the dashboard and Ray Client of a cluster; yields the session, the port-forward, and versions that differ.
 
     Args:
@@ -72,6 +73,7 @@ def opened(
         say: called with status lines.
         port: the local port of the dashboard, 0 for any that is free.
         client_port: that of Ray Client.
+        allowed: called when the cluster answers; raises if no work may start there.
 
     Raises:
         UserError: the cluster does not exist, is suspended or rejects its token, or a local port is in use.
@@ -88,6 +90,7 @@ def opened(
         for error in dashboard.retry(ANSWER_SECONDS):
             say(error.what if error else "")
         dashboard.jobs()
+        allowed()
         client = f"ray://127.0.0.1:{forward.ports[PORTS['client']]}"
         environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
         yield (

@@ -23,13 +23,13 @@ from heliostat.cluster.errors import KubernetesError, Unreachable
 from heliostat.cluster.in_pod import files
 from heliostat.cluster.in_pod.ray_usage import READER
 from heliostat.cluster.jobs.dashboard import Dashboard
+from heliostat.cluster.jobs.follow import new_job_id
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.profile import Profile, WorkerGroup
 from heliostat.cluster.targets.ephemeral import own_cluster
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import LOCAL
-from heliostat.cluster.targets.run import new_job_id
 from heliostat.environment import NODES_RECORD
 from heliostat.errors import NotComing, UserError
 from heliostat.folder import Folder
@@ -50,16 +50,21 @@ class Storage(Protocol):
 
 
 @contextmanager
-def opened(profile: Profile, say: Say) -> Iterator[Storage]:
-    """Open the storage of a profile; ``say`` is called with what is waited for.
+def opened(profile: Profile, say: Say, target: KubernetesCluster | None = None) -> Iterator[Storage]:
+    """Open the storage of a profile.
+
+    Args:
+        profile: the profile.
+        say: called with what is waited for.
+        target: whose head reads a claim, if it runs; by default the profile's own cluster.
 
     Raises:
         NotComing: no pod can read it; with the reason.
     """
-    if profile.platform == "local" or profile.storage.uri:
+    if profile.in_place:
         yield InPlace(root_of(profile))
     else:
-        with _reader(KubernetesCluster(profile), say) as url:
+        with _reader(target or KubernetesCluster(profile), say) as url:
             yield ByJob(url)
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from typing import Any
 
+from heliostat.commands.job.options import add_over_budget
 from heliostat.commands.terminal.live import add_profile, line, target_of
 
 
@@ -12,6 +13,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_profile(parser)
     parser.add_argument("--port", type=int, default=0, help="the local port of the dashboard (default: any free one)")
     parser.add_argument("--client-port", type=int, default=0, help="the local port of Ray Client (default: any free one)")
+    add_over_budget(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON document, and keep the session open until Ctrl-C")
     parser.epilog = "example: heliostat session gpu --port 8265"
 
@@ -19,6 +21,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     if target.profile.platform == "local":
+        from heliostat.cluster.targets.budget import Guard
         from heliostat.cluster.targets.session import Session
         from heliostat.errors import UserError
 
@@ -27,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
                 "--port and --client-port are for Kubernetes: a cluster on this machine has ports of its own",
                 f"leave them out; the dashboard is {target.dashboard().endpoint.url}",
             )
+        with line() as shown:
+            Guard(target, shown.say, args.over_budget, "session").check()
         _show(Session(target.name, target.dashboard().endpoint.url, target.client_address, target.environment), args)
     else:
         _run(target, args)
@@ -34,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(target: Any, args: argparse.Namespace) -> None:
+    from heliostat.cluster.targets.budget import Guard
     from heliostat.cluster.targets.session import opened, watch
     from heliostat.console import err
     from heliostat.interrupts import interrupts
@@ -42,7 +48,17 @@ def _run(target: Any, args: argparse.Namespace) -> None:
         err.print(text, highlight=False, markup=False, soft_wrap=True)
 
     # Ctrl-C, or SIGTERM from a program, is the normal end of a session.
-    with interrupts() as received, line() as shown, opened(target, shown.say, args.port, args.client_port) as parts:
+    with (
+        interrupts() as received,
+        line() as shown,
+        opened(
+            target,
+            shown.say,
+            args.port,
+            args.client_port,
+            lambda: Guard(target, shown.say, args.over_budget, "session").check(),
+        ) as parts,
+    ):
         session, forward, mismatches = parts
         shown.say("")
         for mismatch in mismatches:

@@ -26,6 +26,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from heliostat.cluster.targets.budget import seen
     from heliostat.console import out, print_json
     from heliostat.errors import UserError
 
@@ -35,14 +36,17 @@ def run(args: argparse.Namespace) -> int:
     if args.history:
         _history(args, target)
     elif args.json:
-        state = target.state()
-        print_json(
-            {**dataclasses.asdict(state), "gpus_used": state.gpus_used, "gpus_paid": state.gpus_paid, "price": state.price}
-        )
+        state, (budgets, unknown) = target.state(), seen(target)
+        used = {"gpus_used": state.gpus_used, "gpus_paid": state.gpus_paid, "price": state.price}
+        spent = {"budgets": [dataclasses.asdict(each) for each in budgets], "budgets_unknown": unknown}
+        print_json({**dataclasses.asdict(state), **used, **spent})
     elif args.watch:
         _watch(target)
     else:
         out.print(_page(target.state()))
+        budgets, unknown = seen(target)
+        for text in [*(each.text for each in budgets), *filter(None, [unknown])]:
+            out.print(text, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

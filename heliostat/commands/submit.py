@@ -3,7 +3,7 @@
 import argparse
 import shlex
 
-from heliostat.commands.job.options import add_env, add_labels
+from heliostat.commands.job.options import add_env, add_labels, add_over_budget
 from heliostat.commands.terminal.live import add_profile, line
 
 
@@ -18,6 +18,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ephemeral", action="store_true", help="create a cluster for this job only, and delete it afterwards")
     parser.add_argument("--detach", action="store_true", help="print the job's id, and do not wait for the job")
     parser.add_argument("--dry-run", action="store_true", help="print the files that would be sent, and start nothing")
+    add_over_budget(parser)
     add_env(parser)
     add_labels(parser)
     parser.epilog = """examples: heliostat submit gpu -- python -m heliostat evaluate digits;
@@ -25,9 +26,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from heliostat.cluster.jobs.follow import Work, submit, to_stream
+    from heliostat.cluster.jobs.follow import Work, new_job_id, submit, to_stream
     from heliostat.cluster.profile import find
-    from heliostat.cluster.targets.run import new_job_id, open_target, run_there
+    from heliostat.cluster.targets.run import open_target, run_there, woken
     from heliostat.commands.job import sending
     from heliostat.commands.job.on_cluster import about_job
     from heliostat.console import out
@@ -48,11 +49,9 @@ def run(args: argparse.Namespace) -> int:
     work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values, metadata=job)
     with line() as shown:
         if args.detach:
-            target = open_target(profile)
-            for text in target.wake():
-                shown.say(text)
-            submit(target.dashboard(), work)
+            submit(woken(open_target(profile), shown.say, args.over_budget, work.job_id), work)
             out.print(work.job_id, highlight=False)
             return 0
-        run_there(profile, work, to_stream(), shown.say, args.ephemeral, f"heliostat logs {args.profile} {work.job_id} -f")
+        again = f"heliostat logs {args.profile} {work.job_id} -f"
+        run_there(profile, work, to_stream(), shown.say, args.ephemeral, again, args.over_budget)
     return 0

@@ -44,6 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _on_cluster(args: argparse.Namespace) -> "Why":
     from heliostat.cluster.profile import find
+    from heliostat.cluster.targets.budget import causes
     from heliostat.cluster.targets.observation import of_cluster, of_group, of_job
     from heliostat.cluster.targets.run import open_target
 
@@ -51,12 +52,13 @@ def _on_cluster(args: argparse.Namespace) -> "Why":
     target = open_target(profile)
     seen = target.observe()
     if args.name is None:
-        return of_cluster(seen)
+        answer = of_cluster(seen)
+        return dataclasses.replace(answer, causes=[*causes(target), *answer.causes])
     if args.name == "head" or any(group.name == args.name for group in seen.profile.groups):
         return of_group(seen, args.name)
     if job := seen.job(args.name):
         return _with_record(of_job(seen, job), args, target, job)
-    return target.why_own_cluster(args.name) or _kept(args, profile, seen)
+    return target.why_own_cluster(args.name) or _kept(args, target, seen)
 
 
 def _with_record(answer: "Why", args: argparse.Namespace, target: Any, job: Any) -> "Why":
@@ -67,7 +69,7 @@ def _with_record(answer: "Why", args: argparse.Namespace, target: Any, job: Any)
     from heliostat.workloads.run.causes import slow_in
 
     run, profile = job.metadata.get("run"), target.profile
-    if run and (profile.platform == "local" or profile.storage.uri):
+    if run and profile.in_place:
         folder = Folder.at(root_of(profile)) / on_storage(profile, args.storage) / run
         if any(map(folder.exists, KINDS)):
             return dataclasses.replace(answer, causes=[*answer.causes, *of_folder(folder).causes])
@@ -77,8 +79,8 @@ def _with_record(answer: "Why", args: argparse.Namespace, target: Any, job: Any)
     return answer
 
 
-def _kept(args: argparse.Namespace, profile: Any, seen: "Observation") -> "Why":
-    """What is kept of a job or a run that the cluster does not know any more.
+def _kept(args: argparse.Namespace, target: Any, seen: "Observation") -> "Why":
+    """What is kept of a job or a run that the cluster does not know any more, or why it is not started.
 
     Raises:
         UserError: nothing is kept of it.
@@ -86,6 +88,7 @@ def _kept(args: argparse.Namespace, profile: Any, seen: "Observation") -> "Why":
     import tempfile
     from pathlib import Path
 
+    from heliostat.cluster.targets.budget import causes as of_budgets
     from heliostat.cluster.targets.kept import RECORDS, chosen, kept_jobs
     from heliostat.cluster.targets.observation import Why
     from heliostat.cluster.targets.storage import opened
@@ -96,6 +99,7 @@ def _kept(args: argparse.Namespace, profile: Any, seen: "Observation") -> "Why":
     from heliostat.errors import UserError
     from heliostat.folder import Folder
 
+    profile = target.profile
     place = on_storage(profile, args.storage)
     with tempfile.TemporaryDirectory(prefix="heliostat-") as copy:
         with line() as shown, opened(profile, shown.say) as storage:
@@ -107,6 +111,8 @@ def _kept(args: argparse.Namespace, profile: Any, seen: "Observation") -> "Why":
         of_run = of_folder(runs / name) if any(map((runs / name).exists, KINDS)) else None
         names = runs.names()
     if job is None and of_run is None:
+        if refused := [cause for cause in of_budgets(target) if cause.known]:
+            return Why(args.name, "not started", refused)
         known = [*(group.name for group in seen.profile.groups), *names, *(each.id for each in jobs)]
         raise UserError(f"{profile.name} has no job, run, sweep or group {args.name}", nearest(args.name, known))
     causes = [*([_end_of(job, profile)] if job else []), *(of_run.causes if of_run else [])]

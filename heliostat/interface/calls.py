@@ -295,7 +295,7 @@ def _job(config: Any, settings: list[str], on: str, ephemeral: bool, env: list[s
     """The options of the command that does the same on a cluster; a config that is no file is written into the command."""
     text = str(config) if isinstance(config, str | Path) else inline(config)
     return Namespace(
-        config=text, set=settings, on=on, ephemeral=ephemeral, env=env, label=(),
+        config=text, set=settings, on=on, ephemeral=ephemeral, over_budget=False, env=env, label=(),
         cron=None, time_zone=None, dry_run=False, json=True, verbose=False,
     )  # fmt: skip
 

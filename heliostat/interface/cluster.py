@@ -145,6 +145,6 @@ def away(on: str, storage: str) -> Callable[[str], UserError | None]:
     from heliostat.cluster.profile import find
 
     profile = find(on)
-    if profile.platform == "local" or profile.storage.uri:
+    if profile.in_place:
         return lambda name: None
     return lambda name: _away(name, f"{storage}/{name}", on)

@@ -47,8 +47,8 @@ groups:
   - {name: gpu, cpu: 1, memory: 1Gi, gpu: 1, gpu_type: A100-80GB, max: 2, idle_seconds: 60, start_seconds: 1}
 storage: {uri: STORAGE}
 idle_shutdown_seconds: null
-monitoring: {budget_per_day: 0.001}
 """
+BUDGET = "budget: {day: 0.001}\n"
 RUN = ("steps=60", "log_every=5", "evaluate_every=10", "checkpoint_every=5", "model.seconds=0.2")
 SWEEP = """
 name: search
@@ -160,12 +160,14 @@ def queries() -> Iterator[tuple[str, str]]:
 def monitored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Breakable]:
     work, storage = tmp_path_factory.mktemp("work"), tmp_path_factory.mktemp("storage")
     env = clean_environment(tmp_path_factory.mktemp("home"))
-    (work / "profile.yaml").write_text(PROFILE.replace("STORAGE", str(storage)))
+    profile = PROFILE.replace("STORAGE", str(storage))
+    (work / "profile.yaml").write_text(profile + BUDGET)
     (work / "sweep.yaml").write_text(SWEEP)
     (work / "patient.py").write_text(PATIENT)
     write_project(work)
     found = Breakable(Command(work, env), storage)
     found.up()
+    (work / "profile.yaml").write_text(profile)  # the cluster goes on with its budget, which would refuse work
     try:
         yield found
     finally:

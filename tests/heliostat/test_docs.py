@@ -146,7 +146,14 @@ def test_each_command_in_the_pages_is_one_that_there_is() -> None:
 def test_each_config_in_the_pages_fits_its_schema(block: Block) -> None:
     """Of a part of a config, what is there."""
     data: dict[str, Any] = YAML(typ="safe", pure=True).load(block.text) or {}
-    of_kinds = {"members": "team", "groups": "profile", "monitoring": "profile", "pod": "profile", "space": "sweep"}
+    of_kinds = {
+        "members": "team",
+        "groups": "profile",
+        "monitoring": "profile",
+        "pod": "profile",
+        "space": "sweep",
+        "budget": "profile",
+    }
     kind = next((kind for key, kind in of_kinds.items() if key in data), "train")
     if not {*data} <= VALIDATORS[kind].schema["properties"].keys():
         assert "jobs" in data or block.file.startswith("."), f"{block} is no config"  # but of GitHub, or of GitLab

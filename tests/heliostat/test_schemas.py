@@ -73,6 +73,7 @@ FORMS: list[tuple[str, dict[str, Any]]] = [
     ("sweep", {"space": {"optimizer": {"lr": {"uniform": [0, 1]}}, "model.width": {"choice": [1]}}, "tracking": "mlflow"}),
     ("profile", {"head": {"cpu": 2, "memory": "8Gi", "node_selector": {"pool": 5}}}),
     ("profile", {"env": {"A": 1, "B": {"secret": "s", "key": "k"}}}),
+    ("profile", {"budget": "50 USD/day"}),
     ("profile", {"annotations": {"a": True}, "namespace": None, "idle_shutdown_seconds": None}),
 ]  # fmt: skip
 """Values as they may be written, over a config that is complete."""

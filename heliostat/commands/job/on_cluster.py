@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.cluster.jobs.contents import Contents
-from heliostat.cluster.jobs.follow import Work, about, keeping_output, to_stream
+from heliostat.cluster.jobs.follow import Work, about, keeping_output, new_job_id, to_stream
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.targets.run import new_job_id, run_there
+from heliostat.cluster.targets.run import run_there
 from heliostat.commands.job.sending import labels_to_send, show
 from heliostat.commands.terminal.live import line
 from heliostat.config import is_inline
-from heliostat.console import out, print_json
+from heliostat.console import err, out, print_json
 from heliostat.errors import JobFailed, UserError
 from heliostat.folder import absolute, expanded
 
@@ -119,7 +119,7 @@ def follow_command(
 
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
-        run_there(profile, work, keep, shown.say, args.ephemeral, again)
+        run_there(profile, work, keep, shown.say, args.ephemeral, again, args.over_budget)
     return "".join(printed)
 
 
@@ -151,12 +151,14 @@ def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> in
     """Create the documents that run this command on a schedule."""
     from heliostat.cluster.jobs.packaging import compact, isolated, packages
     from heliostat.cluster.targets import scheduled
+    from heliostat.cluster.targets.budget import allowances, guarded
     from heliostat.cluster.targets.kubernetes import KubernetesCluster
 
     profile, name = request.profile, request.name
     target = KubernetesCluster(profile)
     target.check()
-    command = isolated(keeping_output(scheduled_command(name, argv)))
+    budgets = [] if args.over_budget else allowances(target, lambda text: err.print(text, highlight=False, markup=False))
+    command = isolated(keeping_output(guarded(scheduled_command(name, argv), budgets)))
     code = [compact(package) for package in packages(request.files)]
     documents = scheduled.documents(
         profile, name, args.cron, command, code, target.api.features, args.time_zone,

@@ -9,6 +9,7 @@ def add_cluster_options(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument(
         "--ephemeral", action="store_true", help=f"with --on: make a cluster for this {what} alone, and delete it afterwards"
     )
+    add_over_budget(parser, "with --on: ")
     add_env(parser, "with --on: ")
     add_labels(parser, "with --on: ")
 
@@ -21,6 +22,13 @@ def add_preview(parser: argparse.ArgumentParser) -> None:
         help="with --on: print the command and the files that would be sent, and start nothing",
     )
     parser.set_defaults(needs_cluster=("dry_run",))
+
+
+def add_over_budget(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """Add the option that starts work although a budget is spent."""
+    parser.add_argument(
+        "--over-budget", action="store_true", help=f"{when}start it although a budget is spent; the history notes that"
+    )
 
 
 def add_env(parser: argparse.ArgumentParser, when: str = "") -> None:
@@ -43,7 +51,7 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     """Raise `UserError` for options that need ``--on``."""
     from heliostat.errors import UserError
 
-    names = ("cron", "time_zone", "ephemeral", "env", "label", *getattr(args, "needs_cluster", ()))
+    names = ("cron", "time_zone", "ephemeral", "over_budget", "env", "label", *getattr(args, "needs_cluster", ()))
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
     if not args.on and given:
         own = "; here, a run has all variables of your shell" if args.env else ""

@@ -5,6 +5,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from heliostat.commands import RUN_HELP
+from heliostat.commands.job.options import add_over_budget
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,6 +41,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detach", action="store_true", help="with --on Kubernetes: forward no port of this machine to the service"
     )
+    add_over_budget(parser, "with --on: ")
     parser.add_argument("--dry-run", action="store_true", help="with --on: print what would be created, and start nothing")
     parser.epilog = """examples: heliostat serve churn; heliostat serve churn@champion --port 8080 --set seconds=5;
         heliostat serve churn@champion --on gpu --set replicas=[1,4] --set gpus=1;
@@ -100,7 +102,7 @@ def _problems(args: argparse.Namespace) -> "Iterator[UserError]":
                 f"{option} is for a service on this machine, and --on {args.on} is a cluster", f"leave {option} out"
             )
     else:
-        for option in (option for option in ("detach", "dry_run") if getattr(args, option)):
+        for option in (option for option in ("detach", "over_budget", "dry_run") if getattr(args, option)):
             yield UserError(f"--{option.replace('_', '-')} needs a cluster", "add --on PROFILE, such as --on gpu")
 
 

@@ -9,12 +9,13 @@ from typing import Any
 
 from heliostat.cluster.documents.serving import BEYOND, PORT, Replicas, application, check_room, serve_config
 from heliostat.cluster.errors import NotFound, Unreachable
+from heliostat.cluster.in_pod.ray_usage import SERVICE
 from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.packaging import Package, compact, packages, runtime_env
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.cluster.targets.run import open_target
-from heliostat.commands.terminal.live import note, show
+from heliostat.commands.terminal.live import line, note, show
 from heliostat.config import assignments, validate
 from heliostat.console import err, out
 from heliostat.workloads.serve.refusal import Limits
@@ -55,6 +56,17 @@ def _applied(name: str, keys: Keys, args: Document) -> Callable[[Sequence[Packag
     return applied
 
 
+def _allowed(args: argparse.Namespace, target: Any, name: str) -> Callable[[], None]:
+    """Refuses a new service if a budget is spent."""
+    from heliostat.cluster.targets.budget import Guard
+
+    def allowed() -> None:
+        with line() as shown:
+            Guard(target, shown.say, args.over_budget, f"{SERVICE}{name}").check()
+
+    return allowed
+
+
 def _waiting(profile: Profile, keys: Keys) -> float:
     """Seconds that a request may wait for a replica: where there may be none, until a node has started."""
     return BEYOND if keys.least else float(profile.slowest_start)
@@ -82,7 +94,7 @@ def _locally(args: argparse.Namespace, profile: Profile, keys: Keys, files: Cont
         _show(config(packages(files), PORT if args.port is None else args.port), files)
         return 0
     token_in(file)
-    show(start_locally(cluster, name, packages(files), config, args.port))
+    show(start_locally(cluster, name, packages(files), config, args.port, _allowed(args, cluster, name)))
     note(cluster, "serve", name)
     state = next(each for each in services(cluster.dashboard()) if each.name == name)
     _started(args, state.url, str(file), name)
@@ -116,7 +128,13 @@ def _on_kubernetes(args: argparse.Namespace, profile: Profile, keys: Keys, files
         return 0
     service = KubernetesService(KubernetesCluster(profile), name)
     token = given or service.token() or secrets.token_hex(32)
-    show(service.start(documents(profile, name, code, config, token, service.target.api.features), applied))
+    show(
+        service.start(
+            documents(profile, name, code, config, token, service.target.api.features),
+            applied,
+            _allowed(args, service.target, name),
+        )
+    )
     note(service.target, "serve", name)
     file = write_token(service.target.api, service.object, token)
     out.print(f"{name} is served at {service.inside} for pods in the cluster", highlight=False, markup=False, soft_wrap=True)

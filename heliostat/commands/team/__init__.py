@@ -85,12 +85,16 @@ def _show(args: argparse.Namespace, team: Any, kube: Any) -> int:
                 "name": team.name,
                 "namespace": team.place,
                 "members": members,
+                "budget": team.budget.limits if team.budget else None,
                 **asdict(now),
             }
         )
         return 0
     print_table(("member", "may"), [[*each.values()] for each in members])
     print_table(("resource", "used", "at most"), [(use.resource, use.used, use.most) for use in now.uses])
+    if team.budget:
+        limits = " and ".join(f"${limit:g} a {period}" for period, limit in team.budget.limits.items())
+        out.print(f"budget {limits} for all its clusters; heliostat status PROFILE says what is spent", highlight=False)
     if team.queue:
         known = now.admitted is not None
         said = f"{now.admitted} admitted, {now.pending} waiting" if known else "what is in it is not known here"

@@ -216,9 +216,9 @@ def _show_plan(script: "Script", where: str) -> None:
 def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     """Submit the same command as a job on the profile's cluster, after all checks that can be made here."""
     from heliostat.cluster.jobs.contents import why_not_sent
-    from heliostat.cluster.jobs.follow import Work, to_stream
+    from heliostat.cluster.jobs.follow import Work, new_job_id, to_stream
     from heliostat.cluster.profile import find
-    from heliostat.cluster.targets.run import new_job_id, run_there
+    from heliostat.cluster.targets.run import run_there
     from heliostat.commands.job import needed, not_sent, sending
     from heliostat.commands.job.on_cluster import HELIOSTAT, about_job, check_storage, relative_path
     from heliostat.commands.terminal.live import line
@@ -257,7 +257,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     with line() as shown:
         again = f"heliostat logs {args.on} {work.job_id} -f"
         try:
-            run_there(profile, work, keep, shown.say, args.ephemeral, again)
+            run_there(profile, work, keep, shown.say, args.ephemeral, again, args.over_budget)
         except JobFailed as error:
             if names := not_sent.missed("".join(last), files):
                 error.add_note(f"{some(names)} is here, but was not sent, because {why_not_sent(files, names[0])}")

@@ -85,7 +85,8 @@ def test_without_a_queue_the_share_is_a_quota_of_what_is_given(tmp_path: Path) -
         ({"queue": {"borrow": 4}}, "queue.borrow is 4, but there is no cohort to borrow from\n  fix: set queue.cohort"),
         ({"gpus": 0}, "queue.borrow is 4, but gpus is 0"),
         ({"members": [{"service_account": "trainer"}]}, "a namespace and an account, such as ci/trainer"),
-        ({"budget": 3}, "budget is not a known key"),
+        ({"budgets": 3}, "budgets is not a known key"),
+        ({"budget": {"day": 9, "month": 8}}, "budget: day is 9, but month is 8"),
     ],
 )
 def test_a_file_that_cannot_be_a_team_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -120,6 +121,8 @@ def test_apply_makes_what_is_missing_asks_before_a_change_and_does_nothing_twice
     assert (refused.code, server.objects[QUOTA]["spec"]) == (2, before)
     assert "requests.nvidia.com/gpu: 12 -> 6" in refused.out
     assert "add --yes" in refused.err
+    limited = there("team", "diff", "vision", "--set", "budget.month=900", "--json")
+    assert json.loads(limited.out)["changes"] == ["Namespace vision: + labels.heliostat.dev/budget-month: 900.0"]
     assert there("team", "apply", "vision", "--set", "gpus=2", "--yes").code == 0
     assert server.objects[QUOTA]["spec"]["hard"]["requests.nvidia.com/gpu"] == "6"
     server.objects[QUOTA]["status"] = {"hard": {"requests.cpu": "192"}, "used": {"requests.cpu": "3"}}

@@ -15,8 +15,7 @@ import pytest
 from heliostat import job_environment
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.dashboard import Dashboard, by_port
-from heliostat.cluster.jobs.follow import Work, follow, submit
-from heliostat.cluster.targets.run import new_job_id
+from heliostat.cluster.jobs.follow import Work, follow, new_job_id, submit
 from heliostat.commands.job.sending import variables_to_send
 from heliostat.errors import UserError
 from tests.conftest import Command, Head, wait_for

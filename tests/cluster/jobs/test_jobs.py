@@ -15,8 +15,7 @@ from heliostat.cluster.errors import Unauthorized, Unreachable
 from heliostat.cluster.jobs import follow as following
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.dashboard import Dashboard, Job, by_port
-from heliostat.cluster.jobs.follow import Work, check, follow, submit
-from heliostat.cluster.targets.run import new_job_id
+from heliostat.cluster.jobs.follow import Work, check, follow, new_job_id, submit
 from heliostat.errors import ContactLost, JobFailed, Stopped
 from tests.cluster.kube.test_clients import Clock
 from tests.conftest import Head, wait_for

@@ -177,6 +177,24 @@ def test_up_of_a_cluster_that_runs_is_in_the_history(cluster: LocalCluster, env:
     assert command("status", "first.yaml", "--since", "1h").code == 2
 
 
+def test_a_spent_budget_refuses_work_but_not_that_which_is_started_over_it(
+    cluster: LocalCluster, env: dict[str, str], folder: Path
+) -> None:
+    profile, command = cluster.profile.model_dump(mode="json"), Command(folder, env)
+    (folder / "spent.yaml").write_text(to_yaml({**profile, "budget": {"month": 1e-9}}))
+    wait_for(lambda: any(each.seconds > 0 for each in recorded(cluster, "head")), "the head in the record")
+    refused = command("train", "digits", "--on", "spent.yaml")
+    assert refused.code == 1
+    assert "no new work starts: budget of first: $" in refused.err
+    assert "or add --over-budget" in refused.err
+    assert command("submit", "spent.yaml", "--over-budget", "--", "true").code == 0
+    events = json.loads(command("status", "spent.yaml", "--history", "--json").out)["events"]
+    assert [each["which"].partition("-")[0] for each in events if each["what"] == "over budget"] == ["job"]
+    assert "1. no new work starts: budget of first: $" in command("why", "digits", "--on", "spent.yaml").out
+    (budget,) = json.loads(command("status", "spent.yaml", "--json").out)["budgets"]
+    assert (budget["period"], budget["money"] > budget["limit"]) == ("month", True)
+
+
 @pytest.mark.accept
 def test_who_did_what_is_in_the_history_also_after_the_cluster_is_gone(env: dict[str, str], folder: Path) -> None:
     (folder / "audit.yaml").write_text(to_yaml(profile_of("audit").model_dump(mode="json")))
