@@ -5,7 +5,7 @@ import sys
 import time
 from typing import Any
 
-from heliostat.commands.terminal.live import add_profile, line, target_of
+from heliostat.commands.terminal.live import add_profile, line, note, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,7 @@ def run(args: argparse.Namespace) -> int:
                 "--port and --client-port are for Kubernetes: a cluster on this machine has ports of its own",
                 f"leave them out; the dashboard is {target.dashboard().endpoint.url}",
             )
+        note(target, "session")
         _show(Session(target.name, target.dashboard().endpoint.url, target.client_address, target.environment), args)
     else:
         _run(target, args)
@@ -44,6 +45,7 @@ def _run(target: Any, args: argparse.Namespace) -> None:
     # Ctrl-C, or SIGTERM from a program, is the normal end of a session.
     with interrupts() as received, line() as shown, opened(target, shown.say, args.port, args.client_port) as parts:
         session, forward, mismatches = parts
+        note(target, "session")
         shown.say("")
         for mismatch in mismatches:
             say(f"warning: {mismatch}")
