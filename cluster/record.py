@@ -91,6 +91,21 @@ class RecordedJob:
     end: float | None
     cluster: str = ""
     """The one that it had to itself."""
+    cron: str = ""
+    """The scheduled runs of which it is one."""
+
+
+@dataclass(frozen=True)
+class Drain:
+    """A node that was taken away before its end: drained, preempted, or lost with its machine."""
+
+    at: float
+    """In seconds since the epoch."""
+    name: str
+    """The pod."""
+    group: str
+    why: str
+    """The reason that Kubernetes gives, such as EvictionByEvictionAPI."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +121,7 @@ class Record:
     """Times after the record of a cluster that was neither suspended nor deleted at its end."""
     damaged: int = 0
     """Files with a damaged line; what follows it in the file is a gap."""
+    drains: Sequence[Drain] = ()
 
     def during(self, since: float, until: float) -> "Record":
         """The part of it between two times; a time after it in which the cluster may have had nodes is a gap."""
@@ -176,6 +192,7 @@ def read(files: Mapping[str, bytes]) -> Record | None:
         jobs={id: job for part in parts for id, job in part.jobs.items()},
         open=[gap for part in parts for gap in part.open],
         damaged=damaged,
+        drains=[drain for part in parts for drain in part.drains],
     )
 
 
@@ -201,7 +218,14 @@ def _record(cluster: str, sessions: Sequence[_Session]) -> Record:
         gaps=[replace(gap, cluster=cluster) for gap in gaps],
         jobs=jobs,
         open=[] if last.off else [Gap(last.end, _deleted(last, jobs), cluster)],
+        drains=[drain for lines in _by_node(sessions).values() for drain in _drained(lines)],
     )
+
+
+def _drained(lines: Sequence[Line]) -> Iterator[Drain]:
+    """That a node was taken away, which all of its lines say from then on."""
+    if found := next((line for line in lines if "drained" in line), None):
+        yield Drain(found["drained"]["t"], found["name"], found["group"], found["drained"]["why"])
 
 
 def _deleted(last: _Session, jobs: Mapping[str, RecordedJob]) -> float:
@@ -354,8 +378,9 @@ def _jobs(sessions: Sequence[_Session]) -> dict[str, RecordedJob]:
     found = {}
     for line in sorted((line for s in sessions for line in s.lines if line["e"] == "job"), key=lambda x: x["t"]):
         found[line["id"]] = RecordedJob(
-            line["id"], line["run"], line["command"], line["status"], line["labels"], line["begin"], line["end"]
-        )
+            line["id"], line["run"], line["command"], line["status"], line["labels"], line["begin"], line["end"],
+            cron=line.get("cron", ""),
+        )  # fmt: skip
     last = max(sessions, key=lambda session: session.end)
     there = set() if last.off else {line["id"] for line in last.lines if line["e"] == "job"}
     return {

@@ -1,9 +1,11 @@
 """Receives Ctrl-C and SIGTERM as values to poll instead of exceptions, and what else ends with a command that is stopped."""
 
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 USES_RAY: list[Callable[[], None]] = []
 """Each ends a thread that uses Ray, and returns when it has ended; called before the process disconnects from Ray."""
@@ -42,3 +44,12 @@ def terminal_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def handles_sigterm(pid: int) -> bool:
+    """Whether a process has a handler for SIGTERM; False also if it has exited, or this is not Linux."""
+    try:
+        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    except OSError:
+        return False
+    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)

@@ -8,7 +8,6 @@ keeps the command's output (`heliostat.job_output`).
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -59,12 +58,9 @@ def run(command: str) -> int:
         sys.exit(
             "heliostat: the variables of --env have expired, because this job waited too long for its start; submit it again"
         )
-    # Ray sends it to the command, too.
-    signal.signal(signal.SIGTERM, lambda number, frame: None)
     try:
-        # As Ray runs an entrypoint. The shell replaces itself by a simple command, which gets the signals then.
+        process = job_output.start(command, {**os.environ, **_unpacked(data)})
         with job_output.recorded(command) as note:
-            process = subprocess.Popen(command, shell=True, env={**os.environ, **_unpacked(data)})
             while True:
                 with suppress(RpcError):  # the next renewal is in time
                     client.pin_runtime_env_uri(place, KEPT)

@@ -7,6 +7,7 @@ a file as standard output; that is what is copied, so the command itself writes 
 
 import json
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from typing import BinaryIO
 
 from heliostat.environment import IN_A_JOB, JOBS, STORAGE
 from heliostat.errors import StorageUnavailable, UserError
+from heliostat.interrupts import handles_sigterm
 
 SECONDS = 5.0
 """Seconds between two copies: so much of the output is lost with a node."""
@@ -69,13 +71,34 @@ def wait(process: "subprocess.Popen[bytes]", timeout: float | None = None) -> in
     return code if code >= 0 else 128 - code
 
 
+def start(command: str, env: Mapping[str, str] | None = None) -> "subprocess.Popen[bytes]":
+    """Start a job's shell command as Ray does; from then on a SIGTERM does not end this process, which waits for its end.
+
+    To stop a job, Ray (2.60) looks for its processes in the process table, which takes tens of milliseconds, and then sends a
+    SIGTERM to each, once: the command has it from there. One that has started meanwhile was not seen, would go on until Ray
+    kills it, and gets it from here; one with a handler, for which a second SIGTERM would be another one, has run for longer.
+    The shell replaces itself by a simple command, which gets the signals then.
+    """
+    stops, new = list[int](), list[subprocess.Popen[bytes]]()
+
+    def heard(number: int, _: object) -> None:
+        stops.append(number)
+        if new and not handles_sigterm(new[0].pid):
+            new[0].terminate()
+
+    signal.signal(signal.SIGTERM, heard)
+    process = subprocess.Popen(command, shell=True, env=env)
+    new.append(process)
+    if stops:
+        process.terminate()
+    return process
+
+
 def run(command: str) -> int:
     """Run a job's shell command, and keep its output."""
-    import signal
-
-    signal.signal(signal.SIGTERM, lambda number, frame: None)  # Ray sends it to the command, too
+    process = start(command)
     with recorded(command) as note:
-        code = wait(subprocess.Popen(command, shell=True))
+        code = wait(process)
         note(code)
     return code
 

@@ -69,6 +69,31 @@ def on_nodes(pods: Iterable[Shape], nodes: list[Document], autoscaler: str) -> F
             yield problem(f"{pod.name}: no node could hold such a pod: {shown}", "; ".join(fixes) or "add nodes")
 
 
+_LOOK = "kubectl describe node shows it"
+CONDITIONS = {
+    f"node.kubernetes.io/{key}": found
+    for key, found in {
+        "disk-pressure": (
+            "are under disk pressure",
+            f"free disk space on them, which the kubelet also tries by itself: {_LOOK}",
+        ),
+        "memory-pressure": ("are under memory pressure", f"free memory on them: {_LOOK}"),
+        "pid-pressure": ("have too many processes", f"end processes on them: {_LOOK}"),
+        "network-unavailable": ("have no network", f"see what keeps their network plugin from starting: {_LOOK}"),
+        "not-ready": ("are not ready", f"see why their kubelets are not ready: {_LOOK}"),
+        "unreachable": ("are unreachable", "start their machines again, or remove those that are gone: kubectl delete node"),
+        "unschedulable": ("are cordoned", "kubectl uncordon them, if their maintenance is over"),
+    }.items()
+}
+"""Taints that Kubernetes sets by itself: what nodes are, and the fix."""
+
+
+def state_of(node: Document) -> tuple[str, str] | None:
+    """What keeps new pods from a node for a time, whatever they request, and the fix."""
+    taints = node["spec"].get("taints", [])
+    return next((found for taint in taints if (found := CONDITIONS.get(taint["key"]))), None)
+
+
 def obstacle(node: Document, pod: Shape) -> tuple[str, str] | None:
     """Why an empty node could not hold such a pod, and the fix; None if it could."""
     place = "head" if pod.name == "head" else f"groups.{pod.name}"
@@ -78,6 +103,8 @@ def obstacle(node: Document, pod: Shape) -> tuple[str, str] | None:
             return f"have no label {key}={value}", f"correct {place}.node_selector"
     for taint in node["spec"].get("taints", []):
         if taint["effect"] != "PreferNoSchedule" and not any(_tolerates(t, taint) for t in pod.spec.get("tolerations", [])):
+            if found := CONDITIONS.get(taint["key"]):
+                return found
             what = f"{taint['key']}={taint.get('value', '')}:{taint['effect']}"
             return f"have the taint {what}", f"if these are meant for it, add the taint to {place}.tolerations"
     for name, wanted in pod.requests.items():

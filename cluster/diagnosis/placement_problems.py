@@ -4,7 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from heliostat.cluster.diagnosis.fit import obstacle, shape
+from heliostat.cluster.diagnosis.fit import CONDITIONS, obstacle, shape, state_of
 from heliostat.cluster.diagnosis.problem import Problem, about, at, missing_fix, start_seconds
 from heliostat.cluster.diagnosis.snapshot import Snapshot, amount, created_at, group_of, statuses
 from heliostat.cluster.field_types import cpus
@@ -60,8 +60,8 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
             2 if not profile.node_autoscaling else start_seconds(profile, group),
         )
         return
-    what, possible = _shortage(pod, group, message, snapshot.nodes)
-    fix = _shortage_fix(message, group)
+    what, possible, fixes = _shortage(pod, group, message, snapshot.nodes)
+    fix = "; ".join([*fixes, _shortage_fix(message, group)])
     if "Insufficient" not in message and (refusals := _refusals(pod, group, snapshot.nodes or [])):
         what, fix = f"{group}: no node accepts its pod: {'; '.join(refusals)}", "; ".join(dict.fromkeys(refusals.values()))
     patience = SECONDS_TO_SCALE_UP if not possible else start_seconds(profile, group)
@@ -77,15 +77,15 @@ def of_node(pod: Document, snapshot: Snapshot, profile: Profile) -> Iterator[Pro
     yield Problem(f"unschedulable {group}", what, fix, patience, then=then)
 
 
-def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | None) -> tuple[str, bool]:
-    """The resources that no node has free, and whether some node has them at all."""
+def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | None) -> tuple[str, bool, list[str]]:
+    """The resources that no node has free, whether some node has them at all, and fixes of such nodes."""
     wanted = _requests(pod)
     short = sorted(set(re.findall(r"Insufficient ([\w./-]*\w)", message)))
     asks = ", ".join(f"{name} {_readable(name, wanted[name])}" for name in short if name in wanted)
     if nodes is None:
-        return f"{group}: no node accepts its pod: {message}", False
+        return f"{group}: no node accepts its pod: {message}", False, []
     if not asks:
-        return f"{group}: no node accepts its pod: {_plain(message)}", False
+        return f"{group}: no node accepts its pod: {_plain(message)}", False, []
     fitting = [node for node in nodes if all(amount(node["status"]["allocatable"].get(n, "0")) >= a for n, a in wanted.items())]
     for name in short:
         having = [amount(node["status"]["allocatable"].get(name, "0")) for node in nodes]
@@ -95,19 +95,27 @@ def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | N
                 f"{group}: no node is large enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
                 f"the largest {_readable(name, max(having, default=0))}",
                 False,
+                [],
             )
     if not fitting:
-        return f"{group}: no node has everything that its pod requests ({asks}): {_plain(message)}", False
-    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use", True
+        return f"{group}: no node has everything that its pod requests ({asks}): {_plain(message)}", False, []
+    states = Counter(found for node in fitting if (found := state_of(node)))
+    if not states:
+        return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use", True, []
+    used = [f"it is in use on {len(fitting) - states.total()}"] if states.total() < len(fitting) else []
+    parts = "; ".join([*used, *(f"{count} {what}" for (what, _), count in states.most_common())])
+    fixes = [fix for _, fix in states]
+    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it: {parts}", True, fixes
 
 
 def _refusals(pod: Document, group: str, nodes: list[Document]) -> dict[str, str]:
-    """Why nodes refuse a pod, with the fix of each; empty if that does not tell it of all nodes."""
+    """Why nodes refuse a pod, with the fix of each, first what may pass; empty if that does not tell it of all nodes."""
     wanted = shape(group, pod["spec"])
     obstacles = Counter(found for node in nodes if (found := obstacle(node, wanted)))
     if obstacles.total() < len(nodes):
         return {}
-    return {f"{count} of {len(nodes)} {what}": fix for (what, fix), count in obstacles.most_common()}
+    first = sorted(obstacles.most_common(), key=lambda each: each[0] not in CONDITIONS.values())
+    return {f"{count} of {len(nodes)} {what}": fix for (what, fix), count in first}
 
 
 def _shortage_fix(message: str, group: str) -> str:

@@ -51,14 +51,15 @@ def problems(snapshot: Snapshot, profile: Profile, ray: RayState | None = None, 
         ray: what Ray knows; None while it does not respond, or if no job is of interest.
         now: the time, in seconds since the epoch; by default that of this machine.
     """
+    now = time.time() if now is None else now
     faults = [*_faults(snapshot, profile)]
     waits = [*_queue(snapshot, profile)]
     found = {problem.group for problem in [*faults, *waits]}
     if not queued(snapshot, profile):
-        waits += [each for each in of_start(snapshot, profile) if not found or each.group not in {"", *found}]
+        waits += [each for each in of_start(snapshot, profile, now) if not found or each.group not in {"", *found}]
     if ray:
         fleet = fleet_of(snapshot, profile.groups)
-        waits += of_demand(ray, fleet, profile, time.time() if now is None else now)
+        waits += of_demand(ray, fleet, profile, now)
     return sorted([*faults, *waits], key=lambda problem: (problem.key != QUEUED, not problem.fault, _place(problem)))
 
 

@@ -113,6 +113,12 @@ def applied_at(document: Document) -> float:
     return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
 
 
+def changed_at(document: Document) -> float:
+    """When any client last wrote an object, but for its status, by the API server's clock."""
+    times = [f["time"] for f in document["metadata"].get("managedFields", []) if "time" in f and not f.get("subresource")]
+    return datetime.fromisoformat(max([*times, document["metadata"]["creationTimestamp"]])).timestamp()
+
+
 def decided_at(document: Document) -> float:
     """When a command of heliostat last wrote an object, by the API server's clock."""
     times = [f["time"] for f in document["metadata"].get("managedFields", []) if f.get("manager") == MANAGER and "time" in f]

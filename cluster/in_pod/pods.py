@@ -131,6 +131,9 @@ def node_of(pod: Node, prices: dict[str, Node]) -> Node:
     if status.get("phase") in ("Succeeded", "Failed"):
         ends = [c.get("state", {}).get("terminated", {}).get("finishedAt") for c in status.get("containerStatuses", [])]
         node["end"] = max((seconds(end) for end in ends if end), default=time.time())
+    for condition in status.get("conditions", []):
+        if condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            node["drained"] = {"t": seconds(condition["lastTransitionTime"]), "why": condition.get("reason", "")}
     return node
 
 

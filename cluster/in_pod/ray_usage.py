@@ -87,7 +87,7 @@ def _job(answer: Mapping[str, Any]) -> Node:
         "status": answer["status"], "driver": answer.get("job_id") or "", "run": about.get("run", ""),
         "command": (about.get("command") or answer.get("entrypoint") or "")[:LONGEST],
         "labels": {key.removeprefix(LABEL): value for key, value in about.items() if key.startswith(LABEL)},
-        "begin": begin, "end": end,
+        "begin": begin, "end": end, **({"cron": about["cron"]} if "cron" in about else {}),
     }  # fmt: skip
 
 

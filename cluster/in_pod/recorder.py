@@ -63,7 +63,8 @@ class Recorder:
         look: returns the nodes: ``name``, ``group``, ``market``, ``price`` an hour, ``gpus``, when it was ``asked`` for,
             ``begin`` (None until it has a machine), ``until`` when its deletion ends it at the latest, ``grace``, the seconds
             that it has from then on, ``state`` (asked, starting, idle, busy, unknown) and ``work``, or ``end`` once it has
-            ended; and the jobs as `ray_usage.uses` has them. Times are in seconds since the epoch.
+            ended, and ``drained`` with the time and the reason for which it is taken away; and the jobs as `ray_usage.uses` has
+            them. Times are in seconds since the epoch.
         write: gets the name of a file and its whole contents.
         clock: the time.
         own: what the first line of each file says of a cluster that a job has to itself.
@@ -93,7 +94,8 @@ class Recorder:
         for key, node in nodes.items():
             if "end" in node:
                 if self.nodes.pop(key, None):
-                    self._add({"t": now, "e": "gone", "id": key, "end": node["end"]})
+                    drained = {name: node[name] for name in ("name", "group", "drained")} if "drained" in node else {}
+                    self._add({"t": now, "e": "gone", "id": key, "end": node["end"], **drained})
             elif self.nodes.get(key) != node:
                 self.nodes[key] = node
                 self._add({"t": now, "e": "node", "id": key, **node})

@@ -28,12 +28,21 @@ Say = Callable[[str], Any]
 class _Connection:
     """A cluster that is ready for a job."""
 
+    target: "KubernetesCluster | LocalCluster"
     dashboard: Dashboard
     look: Look
     started: Callable[[str], None] = lambda job_id: None
     """Called with the job's id after its submission."""
     ended: Callable[[], Job | None] = lambda: None
     """The final state of the job from another source than the dashboard."""
+
+    def stop(self, job_id: str, say: Say) -> None:
+        """Stop a job, which is in the history then."""
+        from heliostat.cluster.targets import history
+
+        self.dashboard.stop(job_id)
+        if reason := history.note(self.target, "stop", job_id):
+            say(f"not in the history of {self.target.name}: stop; {reason}")
 
 
 def open_target(profile: Profile) -> "KubernetesCluster | LocalCluster":
@@ -113,14 +122,14 @@ def _follow(
         if len(received) > 1:
             raise Stopped(f"job {job_id} is stopping, and may still write its checkpoint")
         if received and not stopping:
-            dashboard.stop(job_id)
+            connection.stop(job_id, say)
             stopping = True
         return "stopping; a run writes its last checkpoint" if stopping else look()
 
     try:
         return follow(dashboard, job_id, write, say, look_or_stop, again, lambda: bool(received), connection.ended)
     except NotComing as error:
-        dashboard.stop(job_id)
+        connection.stop(job_id, say)
         error.add_note(f"job {job_id} was stopped")
         raise
 
@@ -151,11 +160,11 @@ def _connected(
             guard.check(own.cluster())
             dashboard = own.cluster().dashboard()
             _check_ray(profile, dashboard)
-            yield _Connection(dashboard, own.look, own.started, own.ended)
+            yield _Connection(target, dashboard, own.look, own.started, own.ended)
         return
     dashboard = woken(target, report, over_budget, work.job_id)
     _check_ray(profile, dashboard)
-    yield _Connection(dashboard, look_for(target, dashboard, work.job_id))
+    yield _Connection(target, dashboard, look_for(target, dashboard, work.job_id))
 
 
 def woken(target: "KubernetesCluster | LocalCluster", say: Say, over_budget: bool, work: str) -> Dashboard:

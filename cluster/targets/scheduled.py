@@ -78,13 +78,15 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     return [*secret, *maps, *({**part, "metadata": metadata(profile, name)} for part in parts)]
 
 
-def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Document]) -> None:
-    """Create or change scheduled runs; their Secret belongs to the CronJob, with which Kubernetes deletes it.
+def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Document]) -> bool:
+    """Create or change scheduled runs; returns whether they are new.
+
+    Their Secret belongs to the CronJob, with which Kubernetes deletes it.
 
     Raises:
         UserError: objects of other owners have their names.
     """
-    live_objects(kube, profile.name, documents, f"give the runs another name: --set name={name}-2")
+    found = live_objects(kube, profile.name, documents, f"give the runs another name: --set name={name}-2")
     applied = {document["kind"]: kube.objects(document["kind"]).apply(document) for document in documents}
     secrets, with_values = kube.objects("Secret"), [document for document in documents if document["kind"] == "Secret"]
     for document in with_values:
@@ -92,6 +94,7 @@ def create(kube: KubeRay, profile: Profile, name: str, documents: Sequence[Docum
     before = job_secret(profile, name, NO_VALUES)
     if not with_values and (live := secrets.find(secret_name(name))) and is_ours(live, before):
         secrets.delete(secret_name(name), seen=live)
+    return not any(live for document, live in zip(documents, found, strict=True) if document["kind"] == "CronJob")
 
 
 def find(kube: KubeRay, profile: Profile) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 import argparse
 
-from heliostat.commands.terminal.live import add_profile
+from heliostat.commands.terminal.live import add_profile, note
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def run(args: argparse.Namespace) -> int:
     from heliostat.cluster.kube.kuberay import KubeRay
     from heliostat.cluster.profile import find
     from heliostat.cluster.targets import scheduled
+    from heliostat.cluster.targets.kubernetes import KubernetesCluster
     from heliostat.console import err, out, print_json, print_table
 
     def say(text: str) -> None:
@@ -25,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     kube = KubeRay(namespace=profile.namespace)
     if args.delete:
         scheduled.delete(kube, profile, args.delete)
+        note(KubernetesCluster(profile, kube), "cron delete", args.delete)
         out.print(f"deleted {args.delete}", highlight=False)
         return 0
     rows = scheduled.find(kube, profile)

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from heliostat.commands.job.options import add_over_budget
-from heliostat.commands.terminal.live import add_profile, line, target_of
+from heliostat.commands.terminal.live import add_profile, line, note, target_of
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
             )
         with line() as shown:
             Guard(target, shown.say, args.over_budget, "session").check()
+        note(target, "session")
         _show(Session(target.name, target.dashboard().endpoint.url, target.client_address, target.environment), args)
     else:
         _run(target, args)
@@ -60,6 +61,7 @@ def _run(target: Any, args: argparse.Namespace) -> None:
         ) as parts,
     ):
         session, forward, mismatches = parts
+        note(target, "session")
         shown.say("")
         for mismatch in mismatches:
             say(f"warning: {mismatch}")

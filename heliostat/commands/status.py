@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     shape.add_argument("--watch", action="store_true", help="show one live screen, refreshed every two seconds, until Ctrl-C")
     shape.add_argument("--history", action="store_true", help="show who did what and when, from the cluster's own record")
     add_since(parser, "30d; only with --history")
-    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--json", action="store_true", help="print one JSON document; with --watch a line for each look")
     parser.epilog = "examples: heliostat status gpu --watch; heliostat status gpu --history --since 7d"
 
 
@@ -35,13 +36,12 @@ def run(args: argparse.Namespace) -> int:
     target = target_of(args)
     if args.history:
         _history(args, target)
-    elif args.json:
-        state, (budgets, unknown) = target.state(), seen(target)
-        used = {"gpus_used": state.gpus_used, "gpus_paid": state.gpus_paid, "price": state.price}
-        spent = {"budgets": [dataclasses.asdict(each) for each in budgets], "budgets_unknown": unknown}
-        print_json({**dataclasses.asdict(state), **used, **spent})
     elif args.watch:
-        _watch(target)
+        _watch(target, args.json)
+    elif args.json:
+        budgets, unknown = seen(target)
+        spent = {"budgets": [dataclasses.asdict(each) for each in budgets], "budgets_unknown": unknown}
+        print_json({**_document(target.state()), **spent})
     else:
         out.print(_page(target.state()))
         budgets, unknown = seen(target)
@@ -79,8 +79,12 @@ def _when(at: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(at))
 
 
-def _watch(target: Any) -> None:
-    """Show the screen until Ctrl-C: live on a terminal, else one block of lines after the other."""
+def _document(state: Any) -> dict[str, Any]:
+    return {**dataclasses.asdict(state), "gpus_used": state.gpus_used, "gpus_paid": state.gpus_paid, "price": state.price}
+
+
+def _watch(target: Any, as_json: bool) -> None:
+    """Show the screen until Ctrl-C: live on a terminal, else one block of lines after the other; or lines of JSON."""
     from heliostat.cluster.errors import Unreachable
     from heliostat.commands.terminal.screen import screen
     from heliostat.console import out
@@ -88,12 +92,14 @@ def _watch(target: Any) -> None:
     state, at, outdated = target.state(), time.time(), ""
     live = out.is_terminal and not out.is_dumb_terminal
     try:
-        with _shown(live) as show:
+        with _shown(live and not as_json) as show:
             while True:
-                # One line less than the terminal has: the cursor is below the last one.
-                show(
-                    screen(state, at, out.width, out.height - 1, outdated) if live else screen(state, at, WIDE, None, outdated)
-                )
+                if as_json:
+                    print(json.dumps({**_document(state), "at": at, "outdated": outdated}, default=str), flush=True)
+                else:
+                    # One line less than the terminal has: the cursor is below the last one.
+                    width, height = (out.width, out.height - 1) if live else (WIDE, None)
+                    show(screen(state, at, width, height, outdated))
                 time.sleep(EVERY)
                 try:
                     state, at, outdated = target.state(), time.time(), ""

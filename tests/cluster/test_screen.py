@@ -1,5 +1,6 @@
 """The live screen of a cluster fits the terminal, and says what it leaves out."""
 
+import json
 import os
 import pty
 import signal
@@ -74,11 +75,13 @@ def test_an_outdated_screen_says_so_and_an_absent_cluster_how_to_make_it() -> No
 PROFILE = "name: none\nplatform: local\nstorage: {uri: runs}\ngroups: [{name: cpu, max: 1}]\n"
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_ctrl_c_ends_it_and_a_pipe_gets_blocks(terminal: bool, command: Command) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "more", "look"), [(True, [], b"create it"), (False, [], b"create it"), (True, ["--json"], b'"outdated": ""')]
+)
+def test_ctrl_c_ends_it_and_a_pipe_gets_blocks(terminal: bool, more: list[str], look: bytes, command: Command) -> None:
     (command.cwd / "none.yaml").write_text(PROFILE)
     reader, writer = pty.openpty() if terminal else os.pipe()
-    watch = [sys.executable, "-m", "heliostat", "status", "none.yaml", "--watch"]
+    watch = [sys.executable, "-m", "heliostat", "status", "none.yaml", "--watch", *more]
     environment = {**command.env, "TERM": "xterm", "NO_COLOR": "1"}
     child = subprocess.Popen(watch, cwd=command.cwd, env=environment, stdout=writer)
     os.close(writer)
@@ -92,7 +95,7 @@ def test_ctrl_c_ends_it_and_a_pipe_gets_blocks(terminal: bool, command: Command)
     def looked_twice() -> bool:
         assert child.poll() is None, "it runs until Ctrl-C"
         take()
-        return seen.count(b"create it") >= 2
+        return seen.count(look) >= 2
 
     def ended() -> bool:
         take()  # else it would wait for room in the terminal
@@ -108,5 +111,7 @@ def test_ctrl_c_ends_it_and_a_pipe_gets_blocks(terminal: bool, command: Command)
         child.kill()
         child.wait()
         os.close(reader)
-    assert (b"\x1b[" in seen) == terminal
+    assert (b"\x1b[" in seen) == (terminal and not more)
+    if more:
+        assert {json.loads(line)["state"] for line in seen.splitlines()} == {"absent"}
     assert b"\x1b[31m" not in seen

@@ -5,7 +5,8 @@ They depend on nothing but KUBECONFIG, an image with Ray (``HELIOSTAT_TEST_IMAGE
 than the API: ``HELIOSTAT_TEST_NODES`` names a program with ``node kill NAME``, ``node drain NAME`` and
 ``node add NAME --gpus N``; `.ci/run` sets it. On a cluster that others use, ``HELIOSTAT_TEST_PODS`` keeps the pods on nodes of
 their own: keys of profiles in JSON, such as ``{"head": {"cpu": "1"}, "groups": {"node_selector": {"pool": "mine"}}}``, those of
-``groups`` for each group.
+``groups`` for each group. Where KubeRay's operator is a process of this machine, ``HELIOSTAT_TEST_OPERATOR`` is its id, and a
+test of `make accept` halts it for some seconds.
 """
 
 import json

@@ -6,13 +6,16 @@
 
 import base64
 import json
+import os
 import re
 import shutil
+import signal
 import ssl
 import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -25,14 +28,14 @@ from heliostat.cause import Cause
 from heliostat.cluster.diagnosis.placement_problems import ELSEWHERE
 from heliostat.cluster.diagnosis.snapshot import statuses
 from heliostat.cluster.documents.manifests import documents
-from heliostat.cluster.kube.conditions import condition
+from heliostat.cluster.kube.conditions import condition, observed
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import RETRY
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.observation import of_cluster, of_job
-from tests.conftest import Command
-from tests.kubernetes.conftest import IMAGE, ON_GPUS, PODS, Place, cpu_group, group, ray_pods, worker_pods
+from tests.conftest import Command, beside, wait_for
+from tests.kubernetes.conftest import GPU, IMAGE, ON_GPUS, PODS, Place, cpu_group, group, ray_pods, worker_pods
 from tests.kubernetes.test_queue import Queue, profile, queue
 
 pytestmark = [pytest.mark.accept, ON_GPUS]
@@ -173,6 +176,77 @@ def test_a_taint_without_a_toleration(place: Place, gone: None) -> None:
     workers = {"name": "cpu", "cpu": "100m", "memory": "1Gi", "min": 1, "max": 1, "node_selector": there}
     cluster = made(place, place.profile("tainted", **SMALL, groups=[workers]))
     named(cluster, "taint", no_node_for_a_worker, "cpu: no node accepts its pod: .*1 of .* have the taint ", of="cpu")
+
+
+@pytest.fixture
+def pressed(place: Place) -> Iterator[str]:
+    """The name, and the value of the label ``pool``, of a node under disk pressure.
+
+    It is a Node whose kubelet is this test: it sets the condition and renews them, and Kubernetes makes the taint of it.
+    """
+    api, name = place.kube.api, f"{place.namespace}-disk"
+    node, leases = api.path("Node", name), "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+
+    def beat(over: threading.Event) -> None:
+        while not over.wait(2):
+            now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            merge = "application/merge-patch+json"
+            api.request("PATCH", f"{leases}/{name}", {"spec": {"renewTime": now}}, content_type=merge)
+            is_so = {"Ready": "True", "DiskPressure": "True", "MemoryPressure": "False", "PIDPressure": "False"}
+            conditions = [
+                {"type": kind, "status": status, "reason": "Test", "message": "test", "lastHeartbeatTime": now[:19] + "Z"}
+                for kind, status in is_so.items()
+            ]
+            room = {"cpu": "64", "memory": "512Gi", "pods": "110", GPU: "8"}
+            status = {"conditions": conditions, "allocatable": room, "capacity": room}
+            api.request("PATCH", f"{node}/status", {"status": status}, content_type=merge)
+
+    def tainted() -> bool:
+        taints = [taint["key"] for taint in api.request("GET", node)["spec"].get("taints", [])]
+        return taints == ["node.kubernetes.io/disk-pressure"]
+
+    api.request("POST", api.path("Node"), {"metadata": {"name": name, "labels": {"pool": name}}})
+    try:
+        lease = {"holderIdentity": name, "leaseDurationSeconds": 40}
+        api.request("POST", leases, {"metadata": {"name": name}, "spec": lease})
+        with beside(beat):
+            wait_for(tainted, "the taint of the condition")
+            yield name
+    finally:
+        api.request("DELETE", node)
+
+
+def test_a_node_under_disk_pressure(place: Place, gone: None, pressed: str) -> None:
+    workers = {"name": "cpu", "cpu": "100m", "memory": "1Gi", "min": 1, "max": 1, "node_selector": {"pool": pressed}}
+    cluster = made(place, place.profile("pressed", **SMALL, groups=[workers]))
+    pattern = r"cpu: no node accepts its pod: .*1 of \d+ are under disk pressure"
+    causes = named(cluster, "disk pressure", no_node_for_a_worker, pattern, of="cpu")
+    assert "free disk space" in causes[0].fix
+
+
+@pytest.fixture
+def no_operator() -> Iterator[None]:
+    """KubeRay's operator, a process of this machine whose id is in HELIOSTAT_TEST_OPERATOR, is stopped for a minute at most."""
+    if not (number := os.environ.get("HELIOSTAT_TEST_OPERATOR")):
+        pytest.skip("HELIOSTAT_TEST_OPERATOR is not set")
+    go_on = threading.Timer(60, os.kill, (int(number), signal.SIGCONT))
+    os.kill(int(number), signal.SIGSTOP)
+    go_on.start()
+    try:
+        yield
+    finally:
+        go_on.cancel()
+        os.kill(int(number), signal.SIGCONT)
+
+
+def test_an_operator_that_is_stopped(place: Place, gone: None, no_operator: None) -> None:
+    def waits(cluster: KubernetesCluster) -> bool:
+        live = cluster.kube.clusters.find(cluster.name)
+        return live is not None and not observed(live)
+
+    pattern = "waits for the operator, which has not processed the change of .*: KubeRay's operator is down, or behind"
+    causes = named(made(place, place.profile("unmade", **SMALL)), "stopped operator", waits, pattern)
+    assert "heliostat doctor" in causes[0].fix
 
 
 def test_a_claim_in_another_zone(place: Place, gone: None) -> None:

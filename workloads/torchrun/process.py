@@ -2,7 +2,6 @@
 
 import os
 import queue
-import re
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from heliostat.interrupts import handles_sigterm
 from heliostat.workloads.torchrun.hub import SAVED_AND_STOPPED, Event
 
 CHILD = Path(__file__).with_name("child.py")
@@ -130,7 +130,7 @@ class ScriptProcess:
         if order != self._order:
             self._order = order
             if order in ("notice", "cancel"):
-                handled = _handles_sigterm(self._process.pid)
+                handled = handles_sigterm(self._process.pid)
                 # Without a handler a notice would only end it earlier, and a job's end would give it no time to save.
                 order = {"notice": "notice" if handled else "", "cancel": "stop" if handled else "interrupt"}[order]
                 self._drain_sent = order == "notice"
@@ -153,11 +153,3 @@ class ScriptProcess:
 
     def _thread(self, target: Any, *args: Any) -> None:
         threading.Thread(target=target, args=args, daemon=True).start()
-
-
-def _handles_sigterm(pid: int) -> bool:
-    try:
-        caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    except OSError:  # it has exited, or this is not Linux
-        return False
-    return bool(caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1)

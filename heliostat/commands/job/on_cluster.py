@@ -14,7 +14,7 @@ from heliostat.cluster.jobs.follow import Work, about, keeping_output, new_job_i
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.run import run_there
 from heliostat.commands.job.sending import labels_to_send, show
-from heliostat.commands.terminal.live import line
+from heliostat.commands.terminal.live import line, note
 from heliostat.config import is_inline
 from heliostat.console import err, out, print_json
 from heliostat.errors import JobFailed, UserError
@@ -162,9 +162,10 @@ def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> in
     code = [compact(package) for package in packages(request.files)]
     documents = scheduled.documents(
         profile, name, args.cron, command, code, target.api.features, args.time_zone,
-        secret_env=request.values, about=about_job(profile, args.on, name, args.label),
+        secret_env=request.values, about={**about_job(profile, args.on, name, args.label), "cron": name},
     )  # fmt: skip
-    scheduled.create(target.kube, profile, name, [*target.claims(), *documents])
+    new = scheduled.create(target.kube, profile, name, [*target.claims(), *documents])
+    note(target, "cron create" if new else "cron change", name)
     when = f"{args.cron}, next at {', '.join(request.times)}"
     out.print(f"{name} will run at {when}; list or delete it with heliostat cron {profile.name}", highlight=False)
     return 0

@@ -40,7 +40,7 @@ def _apply(args: argparse.Namespace, team: Any, kube: Any) -> int:
     from heliostat.cluster.documents.ownership import owner_of
     from heliostat.cluster.kube.steps import applied
     from heliostat.cluster.targets.team import plan
-    from heliostat.commands.terminal.live import confirm, show
+    from heliostat.commands.terminal.live import confirm, note, show
     from heliostat.console import out
 
     steps = plan(team, kube, args.adopt)
@@ -52,6 +52,8 @@ def _apply(args: argparse.Namespace, team: Any, kube: Any) -> int:
     elif changed:
         confirm(f"this changes what {team.name} has, as above", args.yes)
     show(applied(kube, steps, args.force))
+    if changed or any(step.live is None for step in steps):
+        note(kube, "team apply", team.name)
     out.print(f"{team.name} has the namespace {team.place}", highlight=False)
     return 0
 

@@ -71,7 +71,8 @@ def note(target: Any, what: str, which: str = "", last: bool = False) -> None:
     from heliostat.cluster.targets import history
 
     if reason := history.note(target, what, which, last):
-        err.print(f"not in the history of {target.name}: {what}; {reason}", highlight=False, markup=False, soft_wrap=True)
+        name = getattr(target, "name", None) or f"namespace {target.api.namespace}"
+        err.print(f"not in the history of {name}: {what}; {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 class Line:

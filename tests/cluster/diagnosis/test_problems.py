@@ -6,7 +6,7 @@ import pytest
 
 from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.problems import problems
-from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, event_time, pod_state
+from heliostat.cluster.diagnosis.snapshot import Snapshot, applied_at, changed_at, event_time, pod_state
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import find
 from tests.cluster.diagnosis.snapshots import (
@@ -173,6 +173,12 @@ def test_without_another_group_an_impossible_pod_gets_the_time_of_one_check_of_a
     assert after == 12
 
 
+def under_pressure(gpus: int) -> Document:
+    found = node(gpus)
+    taint = {"key": "node.kubernetes.io/disk-pressure", "effect": "NoSchedule"}
+    return {**found, "spec": {**found["spec"], "taints": [taint]}}
+
+
 @pytest.mark.parametrize(
     ("message", "nodes", "what", "fix"),
     [
@@ -201,6 +207,18 @@ def test_without_another_group_an_impossible_pod_gets_the_time_of_one_check_of_a
             [node(1)],
             "didn't match Pod's node affinity/selector",
             "correct groups.gpu.node_selector",
+        ),
+        (
+            "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) had untolerated taint(s).",
+            [node(4), under_pressure(4)],
+            "waits for nvidia.com/gpu 1: 2 of 2 nodes have it: it is in use on 1; 1 are under disk pressure",
+            "free disk space on them",
+        ),
+        (
+            "0/1 nodes are available: 1 node(s) had untolerated taint(s).",
+            [under_pressure(4)],
+            "gpu: no node accepts its pod: 1 of 1 are under disk pressure",
+            "free disk space on them",
         ),
     ],
 )
@@ -271,7 +289,10 @@ def unobserved() -> Document:
     ("snapshot", "said"),
     [
         (seen(cluster=None), "waits for the operator to create the cluster"),
-        (seen(cluster=unobserved()), "waits for the operator"),
+        (
+            seen(cluster=unobserved()),
+            "waits for the operator, which has not processed the change of 09:00:01 UTC: KubeRay's operator is down, or behind",
+        ),
         (seen(), "waits for the head's pod"),
         (seen(cluster=cluster(suspend=True)), "the cluster was suspended: by another client"),
         (seen(pod()), "waits for the head: starting"),
@@ -285,6 +306,24 @@ def unobserved() -> Document:
 )
 def test_the_status_line_of_a_wait(snapshot: Snapshot, said: str) -> None:
     assert watch(snapshot, 0)[2] == [said]
+
+
+@pytest.mark.parametrize(
+    "snapshot",
+    [
+        seen(cluster=unobserved()),
+        seen(pod(conditions=READY), cluster=unobserved()),  # as when the autoscaler asks for a node
+        seen(cluster=None, job=job()),
+    ],
+    ids=["new", "running", "job"],
+)
+def test_an_operator_that_does_not_work_is_named_after_ten_seconds(snapshot: Snapshot) -> None:
+    changed = changed_at(snapshot.cluster or snapshot.job or {})
+    assert not any("is down, or behind" in each.what for each in problems(snapshot, fixed("gpu"), now=changed + 9))
+    (problem, *_) = problems(snapshot, fixed("gpu"), now=changed + 11)
+    assert "KubeRay's operator is down, or behind" in problem.what
+    assert problem.since == changed
+    assert "heliostat doctor" in problem.fix
 
 
 STATES = [

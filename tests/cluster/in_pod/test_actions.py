@@ -11,7 +11,7 @@ from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.record import Record, RecordedJob
-from heliostat.cluster.targets.history import events, note, stored
+from heliostat.cluster.targets.history import KEPT, KEPT_IN, events, note, stored, waiting_at
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.cluster.kube.api_server import answering, kubeconfig, serving
 from tests.conftest import wait_for
@@ -108,8 +108,8 @@ def test_the_name_on_kubernetes_is_what_the_api_server_answers(tmp_path: Path) -
     with serving() as server:
         kube = KubeRay(str(kubeconfig(tmp_path / "kubeconfig", server)), namespace="team")
         target = KubernetesCluster(Profile.model_validate(PROFILE), kube)
-        assert note(target, "stop", "job") == "the cluster gpu does not exist"
         assert note(target, "down", last=True) == "", "there is nothing to delete"
+        assert waiting_at(target) == []
         server.put(CLUSTER, spec={})
         review = {"status": {"userInfo": {"username": "ada@example.com"}}}
         server.faults.extend([lambda handler: False, answering(201, review), keep])
@@ -117,18 +117,52 @@ def test_the_name_on_kubernetes_is_what_the_api_server_answers(tmp_path: Path) -
         ((_, made),) = waiting(sent[0]["metadata"]["annotations"])
         assert (made["who"], made["what"], made["which"]) == ("ada@example.com", "stop", "job")
         server.put(CLUSTER, metadata={"annotations": annotation(*action("a", "b", "up", "gpu"))}, spec={})
-        assert "no recorder of gpu runs" in note(target, "down", last=True), "what waits is deleted, too"
         full = dict(pair for _ in range(200) for pair in annotation(*action("a", "b", "up", "gpu")).items())
         server.put(CLUSTER, metadata={"annotations": full}, spec={})
         assert note(target, "stop", "job") == "200 actions wait for the recorder of gpu"
 
 
+def kept(sent: list[Any]) -> list[str]:
+    """What the last request gave the namespace to keep."""
+    return [each["what"] for _, each in waiting({k: v for k, v in sent[-1]["metadata"]["annotations"].items() if v})]
+
+
+def test_what_belongs_to_no_cluster_is_kept_in_the_namespace(tmp_path: Path) -> None:
+    sent: list[Any] = []
+
+    def keep(handler: Any) -> bool:
+        if handler.body and handler.command in ("POST", "PATCH"):
+            sent.append(handler.body)
+        return False
+
+    with serving() as server:
+        kube = KubeRay(str(kubeconfig(tmp_path / "kubeconfig", server)), namespace="team")
+        target = KubernetesCluster(Profile.model_validate(PROFILE), kube)
+        server.faults.extend([keep] * 100)
+        assert note(target, "cron create", "nightly") == "", "its cluster need not exist"
+        assert [(each["what"], each["which"]) for _, each in waiting_at(target)] == [("cron create", "nightly")]
+        assert note(kube, "team apply", "vision") == ""
+        assert kept(sent) == ["team apply"]
+        many = dict(pair for _ in range(KEPT) for pair in annotation(*action("a", "b", "cron change", "x")).items())
+        server.put(f"/api/v1/namespaces/team/configmaps/{KEPT_IN}", metadata={"annotations": many})
+        assert note(kube, "team apply", "vision") == ""
+        gone = [key for key, value in sent[-1]["metadata"]["annotations"].items() if value is None]
+        assert len(gone) == 1, "the oldest one makes room"
+        assert gone[0] in many
+        assert kept(sent) == ["team apply"]
+        server.put(CLUSTER, metadata={"annotations": annotation(*action("a", "b", "up", "gpu"))}, spec={})
+        assert note(target, "down", last=True) == ""
+        assert kept(sent) == ["up"], "no recorder of gpu runs that would take what waits, and which is deleted with it"
+
+
 def test_jobs_of_the_record_are_in_the_history_with_their_submitter() -> None:
     ended = RecordedJob("a", "a", "heliostat train a", "STOPPED", {"submitter": "ada"}, 10.0, 30.0)
     runs = RecordedJob("b", "b", "heliostat train b", "RUNNING", {}, 15.0, None)
-    record = Record(0.0, 40.0, [], [], {"a": ended, "b": runs})
+    nightly = RecordedJob("c", "c", "heliostat train c", "RUNNING", {"submitter": "ada"}, 35.0, None, cron="c")
+    record = Record(0.0, 40.0, [], [], {"a": ended, "b": runs, "c": nightly})
     stop = {"t": 20.0, "who": "eve", "from": "eve@laptop", "what": "stop", "which": "a"}
     assert [(event.at, event.who, event.what, event.which) for event in events([stop], record)] == [
         (10.0, "ada", "submit", "a"), (15.0, "unknown", "submit", "b"),
         (20.0, "eve", "stop", "a"), (30.0, "", "ended STOPPED", "a"),
+        (35.0, "ada", "cron start", "c"),
     ]  # fmt: skip

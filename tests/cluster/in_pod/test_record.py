@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from heliostat.cluster.cost import charges
 from heliostat.cluster.in_pod import pods, ray_usage
 from heliostat.cluster.in_pod import recorder as program
-from heliostat.cluster.in_pod.pods import node_of, with_use
+from heliostat.cluster.in_pod.pods import node_of, seconds, with_use
 from heliostat.cluster.in_pod.recorder import Recorder, line
 from heliostat.cluster.in_pod.store import Writer
-from heliostat.cluster.record import ALLOWED, Gap, Record, read
+from heliostat.cluster.record import ALLOWED, Drain, Gap, Record, read
+from heliostat.cluster.targets.history import events
 from heliostat.cluster.targets.storage import InPlace
 from tests.conftest import wait_for
 from tests.outage import KEYS
@@ -327,6 +328,30 @@ def test_after_an_outage_a_node_that_is_gone_ended_when_it_was_last_seen() -> No
     assert [(gap.begin - T0 >= 60, gap.end - T0) for gap in world.record().gaps] == [(True, 2000)]
 
 
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_node_that_is_drained_is_recorded_with_the_reason_also_if_it_has_ended_at_the_next_look(ended: bool) -> None:
+    before, after = pod(), pod("Failed" if ended else "Running")
+    evicted = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI"}
+    after["status"]["conditions"].append({**evicted, "lastTransitionTime": "2026-11-26T20:05:00Z"})
+    looks = iter([before, after, after])
+
+    def look() -> tuple[dict[str, Any], dict[str, Any]]:
+        node = node_of(next(looks), PRICES)
+        with_use(node, {}, "")
+        return {"a": node}, {}
+
+    files: dict[str, bytes] = {}
+    recorder = Recorder(look, files.__setitem__, lambda: T0)
+    for _ in range(3):
+        recorder.step()
+    recorder.finish(off=True)
+    found = read(files)
+    assert found
+    assert found.drains == [Drain(seconds("2026-11-26T20:05:00Z"), "gpu-1", "gpu", "EvictionByEvictionAPI")]
+    (event,) = events([], found)
+    assert (event.who, event.what, event.which, event.about) == ("unknown", "drain gpu", "gpu-1", "EvictionByEvictionAPI")
+
+
 def test_files_are_bounded_and_each_can_be_read_alone() -> None:
     world, count = World(), 200
     for number in range(count):
@@ -386,8 +411,8 @@ def test_any_restart_any_cut_and_any_order_of_files_count_no_node_twice_and_none
         whole[each.node] = whole.get(each.node, 0.0) + each.seconds
         if each.state != "unknown" and each.state != "starting":
             assert not any(gap.begin < each.end and gap.end > each.begin for gap in record.gaps)
-    for node, seconds in whole.items():
-        assert seconds == pytest.approx(ends[node] - world.lives[node][0]), "without a hole in between"
+    for node, length in whole.items():
+        assert length == pytest.approx(ends[node] - world.lives[node][0]), "without a hole in between"
     middle = (record.begin + record.end) / 2
     halves = [record.during(record.begin, middle), record.during(middle, record.end)]
     parts = sum(each.seconds for half in halves for each in half.intervals)

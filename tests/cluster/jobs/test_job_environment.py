@@ -6,6 +6,7 @@ import os
 import shlex
 import signal
 import urllib.request
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from unittest.mock import Mock
@@ -18,6 +19,8 @@ from heliostat.cluster.jobs.dashboard import Dashboard, by_port
 from heliostat.cluster.jobs.follow import Work, follow, new_job_id, submit
 from heliostat.commands.job.sending import variables_to_send
 from heliostat.errors import UserError
+from heliostat.interrupts import handles_sigterm
+from heliostat.job_output import start, wait
 from tests.conftest import Command, Head, wait_for
 
 VALUE = "correct-horse-battery-staple"
@@ -101,6 +104,31 @@ def test_a_job_with_variables_gets_one_sigterm_and_the_time_to_end(dashboard: Da
     dashboard.stop(work.job_id)
     wait_for(lambda: dashboard.job(work.job_id).done, "the job to end")
     assert "heard 1" in dashboard.logs(work.job_id)
+
+
+@pytest.fixture
+def own_sigterm() -> Iterator[None]:
+    """The handler of this process, which `start` replaces."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_stop_reaches_a_command_that_ray_did_not_see_and_no_other_one_twice(own_sigterm: None, tmp_path: Path) -> None:
+    new = start("sleep 1000")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert wait(new) == 128 + signal.SIGTERM
+    heard = tmp_path / "heard"
+    seen = start(f"trap 'echo once >> {heard}' TERM; while :; do sleep 0.05; done")
+    try:
+        wait_for(lambda: handles_sigterm(seen.pid), "its handler")
+        os.kill(os.getpid(), signal.SIGTERM)
+        seen.terminate()  # as Ray does
+        wait_for(heard.exists, "what it heard")
+    finally:
+        seen.kill()
+        seen.wait()
+    assert heard.read_text() == "once\n"
 
 
 @pytest.mark.parametrize(

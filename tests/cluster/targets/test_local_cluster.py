@@ -4,6 +4,7 @@ import getpass
 import json
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -174,6 +175,14 @@ def test_up_of_a_cluster_that_runs_is_in_the_history(cluster: LocalCluster, env:
     found = json.loads(command("status", "first.yaml", "--history", "--json").out)["events"]
     actions, known = [event["what"] for event in found if event["origin"]], [e["what"] for e in before if e["origin"]]
     assert actions == [*known, "up"]
+    following = command.start("submit", "first.yaml", "--", "echo runs; sleep 1000")
+    assert following.stdout is not None
+    assert any("runs" in line for line in following.stdout)
+    following.send_signal(signal.SIGINT)
+    assert following.wait(timeout=300) == 130
+    found = json.loads(command("status", "first.yaml", "--history", "--json").out)["events"]
+    stopped = [event for event in found if event["origin"]][-1]
+    assert (stopped["what"], stopped["who"], stopped["which"][:4]) == ("stop", getpass.getuser(), "job-")
     assert command("status", "first.yaml", "--since", "1h").code == 2
 
 
