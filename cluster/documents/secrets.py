@@ -39,6 +39,11 @@ def reading(profile: Profile, job: str, variables: Iterable[str]) -> Profile:
 
 def owned(document: Document, owner: Document) -> Document:
     """Set the owner of a document, with which Kubernetes deletes it."""
-    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
-    document["metadata"]["ownerReferences"] = [{**reference, "uid": owner["metadata"]["uid"]}]
+    document["metadata"]["ownerReferences"] = [owner_reference(owner)]
     return document
+
+
+def owner_reference(owner: Document) -> Document:
+    """What names an owner in the metadata of another object."""
+    reference = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
+    return {**reference, "uid": owner["metadata"]["uid"]}

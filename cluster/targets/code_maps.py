@@ -12,6 +12,7 @@ from heliostat.errors import UserError
 CODE = "/opt/heliostat-code"
 LARGEST = (1 << 20) - 2048
 """Bytes of the values in a ConfigMap, which holds at most 1 MiB with their names."""
+CODE_VOLUME = "code"
 OWN = "-heliostat"
 """What the name of the ConfigMap ends with that has Heliostat's own package; that of the given name is for the user's files."""
 
@@ -48,23 +49,24 @@ def code_maps(profile: Profile, name: str, code: Sequence[Package], what: str, f
             "metadata": metadata(profile, each),
             "binaryData": {_file(package): base64.b64encode(package.data).decode()},
         }
-        for each, package in zip(_names(name, len(code)), code, strict=True)
+        for each, package in zip(names_of_maps(name, len(code)), code, strict=True)
     ]
     if files:
         maps[0]["data"] = files
     return maps
 
 
-def mount_code(cluster: Document, name: str, packages: int) -> None:
-    """Mount the code in every pod of a cluster."""
-    code = {"name": "code", "projected": {"sources": [{"configMap": {"name": each}} for each in _names(name, packages)]}}
+def mount_code(cluster: Document, names: Sequence[str]) -> None:
+    """Mount the code in every pod of a cluster, from the ConfigMaps of these names."""
+    code = {"name": CODE_VOLUME, "projected": {"sources": [{"configMap": {"name": each}} for each in names]}}
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         spec = group["template"]["spec"]
         spec.setdefault("volumes", []).append(code)
-        spec["containers"][0].setdefault("volumeMounts", []).append({"name": "code", "mountPath": CODE})
+        spec["containers"][0].setdefault("volumeMounts", []).append({"name": CODE_VOLUME, "mountPath": CODE})
 
 
-def _names(name: str, packages: int) -> list[str]:
+def names_of_maps(name: str, packages: int) -> list[str]:
+    """The names of as many ConfigMaps as there are packages, of which the first has the given name."""
     return [name + OWN * number for number in range(packages)]
 
 

@@ -1,24 +1,25 @@
 """A service on Kubernetes: a RayService with a cluster of the profile's groups, and what belongs to it."""
 
 import base64
+import hashlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import metadata, network_policy, ray_service, recorder_files
-from heliostat.cluster.documents.ownership import is_ours
-from heliostat.cluster.documents.secrets import job_secret, owned, reading, secret_name
+from heliostat.cluster.documents.ownership import contains, is_ours
+from heliostat.cluster.documents.secrets import job_secret, owned, owner_reference, reading
 from heliostat.cluster.documents.serving import PORT
-from heliostat.cluster.errors import KubernetesError, NotFound
+from heliostat.cluster.errors import Conflict, KubernetesError, NotFound
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.conditions import condition, observed
 from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.names import CLUSTER_LABEL, Document
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.targets.code_maps import code_maps, mount_code
+from heliostat.cluster.targets.code_maps import CODE_VOLUME, code_maps, mount_code
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.serving import SECONDS, ServiceState, services, wait
 from heliostat.config import digest, nearest, to_yaml
@@ -28,8 +29,10 @@ from heliostat.errors import UserError
 PREFIX = "serve-"
 """What the names of a service's objects begin with: scheduled runs may have the name of their model."""
 LONGEST_NAME = 30
-STARTED_WITH = "heliostat.dev/started-with"
-"""Annotation of pods with the hash of their code and token: for others the operator makes a new cluster, then ends the old."""
+APPLIED = "heliostat.dev/applied"
+"""Annotation of a RayService with the hash of its spec, by which a command sees that another one has changed it."""
+SERVICE_LABEL = "ray.io/originated-from-cr-name"
+"""The operator's label of the clusters of a RayService."""
 STOP_SECONDS = 120.0
 ACTIVE, PENDING = "activeServiceStatus", "pendingServiceStatus"
 """Where the status of a RayService has the cluster that answers, and the one that will."""
@@ -66,17 +69,41 @@ def documents(
             f"queue is {profile.queue}, but a service has no place in a queue: it does not end", "--on a profile without queue"
         )
     own = f"{PREFIX}{name}"
-    service = ray_service(reading(profile, own, [SERVE_TOKEN]), own, to_yaml(config), features, files=own)
-    cluster = service["spec"]["rayClusterConfig"]
-    mount_code(cluster, own, len(code))
-    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
-        group["template"]["metadata"]["annotations"][STARTED_WITH] = digest([token, *(package.uri for package in code)])
-    return [
-        service,
-        job_secret(profile, own, {SERVE_TOKEN: token}),
-        *code_maps(profile, own, code, "services", recorder_files(profile)),
-        network_policy(profile, own, PORT),
+    maps = code_maps(profile, own, code, "services", recorder_files(profile))
+    for document in maps:
+        _name_by_content(document, digest([document["binaryData"], document.get("data")]))
+    names = [document["metadata"]["name"] for document in maps]
+    token_of = f"{own}-{_hidden(token, own)}"
+    service = ray_service(reading(profile, token_of, [SERVE_TOKEN]), own, to_yaml(config), features, files=names[0])
+    mount_code(service["spec"]["rayClusterConfig"], names)
+    service["metadata"]["annotations"] = {APPLIED: digest(service["spec"])}
+    secret = {**job_secret(profile, token_of, {SERVE_TOKEN: token}), "immutable": True}
+    return [service, secret, *maps, network_policy(profile, own, PORT)]
+
+
+def _name_by_content(document: Document, content: str) -> None:
+    """Name a ConfigMap by its content, so that the pods of a cluster that goes on keep what they were started with.
+
+    For other names in its pods the operator makes a new cluster, and then ends the old one.
+    """
+    document["metadata"]["name"] += f"-{content}"
+    document["immutable"] = True
+
+
+def _hidden(token: str, salt: str) -> str:
+    """A hash of a token by which it cannot be guessed: names are read by more people than Secrets are."""
+    return hashlib.scrypt(token.encode(), salt=salt.encode(), n=1 << 14, r=8, p=1, dklen=8).hex()
+
+
+def parts_of(cluster: Document) -> set[tuple[str, str]]:
+    """The kinds and names of the Secret and the ConfigMaps that the pods of a service need, from the spec of its cluster."""
+    pod = cluster["headGroupSpec"]["template"]["spec"]
+    references = [
+        entry["valueFrom"]["secretKeyRef"]["name"] for entry in pod["containers"][0]["env"] if entry["name"] == SERVE_TOKEN
     ]
+    volumes = [each for each in pod["volumes"] if each["name"] == CODE_VOLUME]
+    maps = [source["configMap"]["name"] for each in volumes for source in each["projected"]["sources"]]
+    return {*(("Secret", name) for name in references), *(("ConfigMap", name) for name in maps)}
 
 
 class KubernetesService:
@@ -93,9 +120,17 @@ class KubernetesService:
         return f"http://{self.object}-serve-svc.{self.target.api.namespace}.svc:{PORT}"
 
     def token(self) -> str | None:
-        """The token that requests need, if it exists."""
-        live = self.kube.objects("Secret").find(secret_name(self.object))
-        return base64.b64decode(live["data"][SERVE_TOKEN]).decode() if live else None
+        """The token that requests need, if the service exists: that of the cluster that answers, or else of the newest."""
+        try:
+            cluster = self.kube.clusters.get(self.cluster().name)["spec"]
+        except NotFound:
+            live = self.kube.services.find(self.object)
+            if live is None:
+                return None
+            cluster = live["spec"]["rayClusterConfig"]
+        (name,) = [name for kind, name in parts_of(cluster) if kind == "Secret"]
+        secret = self.kube.objects("Secret").find(name)
+        return base64.b64decode(secret["data"][SERVE_TOKEN]).decode() if secret else None
 
     def start(
         self, wanted: Sequence[Document], application: Document, allowed: Callable[[], None] = lambda: None
@@ -123,18 +158,53 @@ class KubernetesService:
         for document in claims:
             self.kube.objects(document["kind"]).apply(document)
         service, *parts = wanted
+        before = found[len(claims)]
         # With force, because the operator (1.6.2) writes into the list of groups, too, and owns all of it then.
         applied = self.kube.services.apply(service, force=True)
+
+        def look() -> str:
+            self._check_still(service)
+            return self._look()
+
         try:
             for part in parts:  # the pods wait for them
                 self.kube.objects(part["kind"]).apply(owned(part, applied))
             seconds = SECONDS + self.target.profile.slowest_start
-            yield from wait(self.name, application, lambda: self._newest().dashboard(), self._look, seconds)
+            yield from wait(self.name, application, lambda: self._newest().dashboard(), look, seconds)
             yield from poll(lambda: "waits until requests are sent there", self._is_open, seconds, self.name)
+            self._check_still(service)
         except BaseException:
-            if found[len(claims)] is None:
+            if before is None and self._is_still(service):
                 self.kube.services.delete(self.object, seen=applied)
             raise
+        self._let_go(service, before)
+
+    def _check_still(self, wanted: Document) -> None:
+        """Raise a `Conflict` if another command has changed or ended the service since it was applied."""
+        if not self._is_still(wanted):
+            raise Conflict(
+                f"another command has changed or ended {self.name} meanwhile",
+                f"heliostat serve status --on {self.target.name} shows what is served; the same command again changes that",
+            )
+
+    def _is_still(self, wanted: Document) -> bool:
+        """Whether the service is as a command has applied it."""
+        live = self.kube.services.find(self.object)
+        return live is not None and contains(live["metadata"].get("annotations"), wanted["metadata"]["annotations"])
+
+    def _let_go(self, wanted: Document, before: Document | None) -> None:
+        """Give what the service does not need any more to the clusters that do, with which Kubernetes deletes it."""
+        clusters = self.kube.clusters.list(f"{SERVICE_LABEL}={self.object}")
+        using = [(cluster, parts_of(cluster["spec"])) for cluster in clusters]
+        old = set().union(*(parts for _, parts in using), parts_of(before["spec"]["rayClusterConfig"]) if before else ())
+        for part in sorted(old - parts_of(wanted["spec"]["rayClusterConfig"])):
+            kind, name = part
+            objects, owners = self.kube.objects(kind), [owner_reference(cluster) for cluster, parts in using if part in parts]
+            with suppress(NotFound):  # the last of them has just ended
+                if owners:
+                    objects.patch(name, {"metadata": {"ownerReferences": owners}})
+                else:
+                    objects.delete(name)
 
     def state(self) -> ServiceState:
         """What Serve says of it, or why that is not known.

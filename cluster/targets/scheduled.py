@@ -19,7 +19,7 @@ from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.names import CLUSTER_LABEL, SCHEDULED_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.schedule import upcoming
-from heliostat.cluster.targets.code_maps import OWN, code_maps, mount_code, mounted
+from heliostat.cluster.targets.code_maps import OWN, code_maps, mount_code, mounted, names_of_maps
 from heliostat.config import nearest, to_yaml
 from heliostat.environment import NODES
 from heliostat.errors import UserError
@@ -55,7 +55,7 @@ def documents(profile: Profile, name: str, schedule: str, entrypoint: str, code:
     job["metadata"]["labels"][SCHEDULED_LABEL] = name
     if about:
         job["spec"]["metadata"] = dict(about)
-    mount_code(job["spec"]["rayClusterSpec"], name, len(code))
+    mount_code(job["spec"]["rayClusterSpec"], names_of_maps(name, len(code)))
     files = {**program("launch"), **recorder_files(profile), "job.json": json.dumps(job)}
     maps = code_maps(profile, name, code, "scheduled runs", files)
     parts = [

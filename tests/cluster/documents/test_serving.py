@@ -10,24 +10,27 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from ruamel.yaml import YAML
 
 from heliostat.cli import main
 from heliostat.cluster.documents.manifests import FEATURES
+from heliostat.cluster.documents.secrets import owner_reference
 from heliostat.cluster.documents.serving import PORT, SETTINGS, Replicas, application, check_room, serve_config
-from heliostat.cluster.errors import Forbidden, NotFound, Unreachable
+from heliostat.cluster.errors import Conflict, Forbidden, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import _refused as refused
 from heliostat.cluster.jobs.packaging import Package, runtime_env
 from heliostat.cluster.names import Document
 from heliostat.cluster.ports import free_ports
 from heliostat.cluster.profile import Profile, find
+from heliostat.cluster.targets import kubernetes_serving
 from heliostat.cluster.targets.code_maps import CODE, mounted
-from heliostat.cluster.targets.kubernetes_serving import documents
+from heliostat.cluster.targets.kubernetes_serving import KubernetesService, documents, parts_of
 from heliostat.cluster.targets.serving import ServiceState, _port, check_answers, wait, with_served
 from heliostat.commands.serve import status
-from heliostat.config import to_yaml, validate
+from heliostat.config import digest, to_yaml, validate
 from heliostat.environment import SERVE_TOKEN
 from heliostat.errors import NotComing, UserError
 
@@ -40,9 +43,11 @@ def applied(**keys: Any) -> Document:
     return application("churn", "module:function", {"model": "churn"}, environment, Replicas(**keys), 64, 30.0)
 
 
-def service(profile: Profile | None = None, name: str = "churn", own: Package = PACKAGES[0]) -> list[Document]:
+def service(
+    profile: Profile | None = None, name: str = "churn", own: Package = PACKAGES[0], token: str = TOKEN
+) -> list[Document]:
     config = serve_config(applied(), "0.0.0.0", PORT, 30.0)
-    return documents(profile or find("gpu"), name, [own, PACKAGES[1]], config, TOKEN, FEATURES["1.6"])
+    return documents(profile or find("gpu"), name, [own, PACKAGES[1]], config, token, FEATURES["1.6"])
 
 
 def test_a_number_of_replicas_is_fixed_and_a_range_is_scaled_by_the_requests() -> None:
@@ -129,14 +134,94 @@ def test_the_token_of_a_service_is_in_its_secret_alone() -> None:
     assert [base64.b64decode(value).decode() for value in secret["data"].values()] == [TOKEN]
 
 
-def test_other_code_makes_new_pods() -> None:
-    def hashes(made: list[Document]) -> set[str]:
-        cluster = made[0]["spec"]["rayClusterConfig"]
-        groups = (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
-        return {group["template"]["metadata"]["annotations"]["heliostat.dev/started-with"] for group in groups}
+def parts(made: list[Document]) -> set[tuple[str, str]]:
+    """What the pods of a service name, which is what is created."""
+    named = parts_of(made[0]["spec"]["rayClusterConfig"])
+    created = {(each["kind"], each["metadata"]["name"]) for each in made if each.get("immutable")}
+    assert named == created
+    return named
 
-    assert hashes(service()) == hashes(service())
-    assert hashes(service(own=Package("gcs://_ray_pkg_3.tar.xz", b"other"))).isdisjoint(hashes(service()))
+
+def test_pods_keep_the_code_and_the_token_that_they_were_started_with() -> None:
+    """Other ones have other names, for which the operator makes new pods."""
+    first = parts(service())
+    assert first == parts(service())
+    code, token = parts(service(own=Package("gcs://_ray_pkg_3.tar.xz", b"other"))), parts(service(token="other" * 8))
+    assert len(first) == 3
+    assert [len(first & other) for other in (code, token)] == [2, 2]
+    assert not any(TOKEN in name or digest(TOKEN) in name for _, name in first)
+
+
+class Live:
+    """Objects of Kubernetes by kind and name."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, dict[str, Document]] = {}
+        self.services, self.clusters = self.objects("RayService"), self.objects("RayCluster")
+        self.api = Mock(namespace="team")
+
+    def objects(self, kind: str) -> Any:
+        found = self.all.setdefault(kind, {})
+
+        def apply(document: Document, force: bool = False) -> Document:
+            name = document["metadata"]["name"]
+            found[name] = {**document, "metadata": {**document["metadata"], "uid": f"u-{name}"}}
+            return found[name]
+
+        def patch(name: str, changes: Document) -> None:
+            found[name]["metadata"].update(changes["metadata"])
+
+        def delete(name: str, seen: Document | None = None) -> None:
+            del found[name]
+
+        return Mock(find=found.get, apply=apply, patch=patch, delete=delete, list=lambda _: [*found.values()])
+
+
+def nothing() -> None:
+    """Nothing happens."""
+
+
+def started(kube: Live, made: list[Document], monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None] = nothing) -> None:
+    """Start a service, which answers when something else has happened."""
+    target = Mock(kube=kube, api=kube.api, profile=find("gpu"), claims=lambda: [])
+
+    def waits(*_: object) -> Iterator[str]:
+        meanwhile()
+        yield "waits"
+
+    monkeypatch.setattr(kubernetes_serving, "wait", waits)
+    monkeypatch.setattr(kubernetes_serving, "poll", lambda *_: iter([]))
+    for _ in KubernetesService(target, "churn").start(made, {}):
+        pass
+
+
+def test_what_a_service_needs_no_more_is_deleted_with_the_last_cluster_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube, (first, second, third) = Live(), (service(token=letter * 32) for letter in "abc")
+    (of_first,), (of_second,), (of_third,) = (
+        [name for kind, name in parts(each) if kind == "Secret"] for each in (first, second, third)
+    )
+    started(kube, first, monkeypatch)
+    cluster = kube.clusters.apply({
+        "apiVersion": "ray.io/v1", "kind": "RayCluster", "metadata": {"name": "serve-churn-x"},
+        "spec": first[0]["spec"]["rayClusterConfig"],
+    })  # fmt: skip
+    started(kube, second, monkeypatch)
+    assert kube.all["Secret"][of_first]["metadata"]["ownerReferences"] == [owner_reference(cluster)]
+    kube.all["RayCluster"].clear()
+    started(kube, third, monkeypatch)
+    assert of_second not in kube.all["Secret"]
+    assert of_third in kube.all["Secret"]
+
+
+def test_of_two_first_starts_at_once_one_is_told_so_and_ends_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    kube, mine, other = Live(), service(), service(token="other" * 8)
+
+    def meanwhile() -> None:
+        kube.services.apply(other[0])
+
+    with pytest.raises(Conflict, match="another command has changed or ended churn meanwhile"):
+        started(kube, mine, monkeypatch, meanwhile)
+    assert "serve-churn" in kube.all["RayService"]
 
 
 def test_a_service_with_an_unusable_name_or_in_a_queue_is_refused() -> None:
