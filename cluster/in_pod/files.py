@@ -1,16 +1,17 @@
 """Sends files of a cluster's storage to a port-forward, as tar archives over HTTP; runs as a job, with the root as argument.
 
-``GET /?p=PATTERN&p=...`` has the files and folders that match patterns relative to the root. Only processes in the head's pod
-reach it. The last member of an archive says that it is complete.
+``POST /`` with a JSON list of patterns has the files and folders that match them, relative to the root: in a URL there is no
+room for those of some hundred runs. Only processes in the head's pod reach it. The last member of an archive says that it is
+complete.
 """
 
 import glob
 import gzip
+import json
 import os
 import sys
 import tarfile
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from urllib.parse import parse_qs, urlsplit
 
 IDLE = 60.0
 """Seconds without a request until it ends by itself, after a command that was killed."""
@@ -33,13 +34,14 @@ class Files(BaseHTTPRequestHandler):
 
     server: Server
 
-    def do_GET(self) -> None:
+    def do_POST(self) -> None:
+        patterns = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
         self.end_headers()
         root = self.server.root
         packed = gzip.GzipFile(fileobj=self.wfile, mode="wb", compresslevel=1)
         with packed, tarfile.open(fileobj=packed, mode="w|") as archive:
-            for pattern in parse_qs(urlsplit(self.path).query).get("p", []):
+            for pattern in patterns:
                 for path in sorted(glob.glob(os.path.join(glob.escape(root), pattern))):
                     add(archive, path, root)
             archive.addfile(tarfile.TarInfo(COMPLETE))

@@ -14,7 +14,6 @@ from fnmatch import fnmatch
 from glob import has_magic
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
-from urllib.parse import urlencode
 
 import urllib3
 from pyarrow import fs
@@ -36,6 +35,8 @@ from heliostat.folder import Folder
 
 START_SECONDS = 60.0
 POLL = 0.2
+READS_ONLY = urllib3.Retry(3, allowed_methods=None)
+"""A request that is sent again if its connection is lost, although it is a POST."""
 NO_WORKER = WorkerGroup(name="none", cpu="100m", memory="128Mi", max=1)
 """The only group of a cluster that reads files; without work it has no pod."""
 
@@ -132,11 +133,12 @@ class ByJob:
         Raises:
             Unreachable: the connection was lost.
         """
-        query = urlencode([("p", pattern) for pattern in patterns])
         timeout = urllib3.Timeout(connect=10, read=120)
         complete = False
         try:
-            response = urllib3.request("GET", f"{self._url}/?{query}", preload_content=False, timeout=timeout)
+            response = urllib3.request(
+                "POST", self._url, json=[*patterns], preload_content=False, timeout=timeout, retries=READS_ONLY
+            )
             with response, tarfile.open(fileobj=cast(IO[bytes], response), mode="r|gz") as archive:
                 for member in archive:
                     complete = member.name == files.COMPLETE

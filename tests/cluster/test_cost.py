@@ -272,19 +272,29 @@ def test_a_cluster_that_is_gone_still_says_what_it_cost(mine: Here) -> None:
     assert "Not recorded" not in done.out
 
 
-def test_nodes_without_a_price_are_divided_in_node_hours(mine: Here) -> None:
+def at_price(mine: Here, price: float) -> None:
+    """Give the node of the record another price."""
     for path in mine.cwd.glob("store/.nodes/local/mine/*/*"):
         lines = [json.loads(text.rpartition(b" ")[0]) for text in path.read_bytes().splitlines()]
-        path.write_bytes(b"".join(line(each | {"price": 0.0} if "price" in each else each) for each in lines))
+        path.write_bytes(b"".join(line(each | {"price": price} if "price" in each else each) for each in lines))
+
+
+def test_costs_below_a_cent_are_compared_as_they_are(mine: Here) -> None:
+    at_price(mine, 0.1)
+    done = mine("cost", "mine.yaml", *SINCE, "--until", "2026-11-25T12:01:41")
+    assert done.out.splitlines()[2].split() == ["gpu", "0.03", "0.06", "0.00"]
+    assert "1 gpu, $0.00281; this is 1% less" in done.out
+
+
+def test_nodes_without_a_price_are_divided_in_node_hours(mine: Here) -> None:
+    at_price(mine, 0.0)
     done = mine("cost", "mine.yaml", *SINCE)
     assert done.out.splitlines()[2].split() == ["gpu", "0.03", "0.06", "0.00", "0.01", "0.01", "0.01"]
     assert "No node has a price, so the columns after cost $ are node-hours" in done.out
 
 
 def test_large_costs_are_grouped(mine: Here) -> None:
-    for path in mine.cwd.glob("store/.nodes/local/mine/*/*"):
-        lines = [json.loads(text.rpartition(b" ")[0]) for text in path.read_bytes().splitlines()]
-        path.write_bytes(b"".join(line(each | {"price": 432_000.0} if "price" in each else each) for each in lines))
+    at_price(mine, 432_000.0)
     done = mine("cost", "mine.yaml", *SINCE, "--until", "2026-11-25T12:01:41")
     assert done.out.splitlines()[2].split() == ["gpu", "0.03", "0.06", "12,000.00", "2,400.00", "4,800.00", "4,800.00"]
     assert "1 gpu, $12,120.00; this is" in done.out

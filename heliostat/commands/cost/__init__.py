@@ -52,13 +52,13 @@ class Found:
 
     @property
     def money(self) -> float:
-        """In whole cents."""
-        return round(float(sum(row.total for row in self.rows)), 2)
+        """The sum, which is not rounded."""
+        return float(sum(row.total for row in self.exact))
 
     @property
     def free(self) -> bool:
         """Whether no node has a price; then the table divides node-hours."""
-        return not any(row.total for row in self.exact)
+        return not self.money
 
 
 def run(args: argparse.Namespace) -> int:
@@ -251,8 +251,10 @@ def _compared(static: Any, cost: float) -> str:
 
     nodes = ", ".join(f"{count} {group}" for group, count in static.nodes.items())
     change = 1 - cost / static.money
-    less = f"{change:.0%} less" if change >= 0 else f"{-change:.0%} more"
-    return f"in the same time, at the same prices: {nodes}, ${money(static.money)}; this is {less}"
+    return (
+        f"in the same time, at the same prices: {nodes}, ${money(static.money)}; "
+        f"this is {abs(change):.0%} {'less' if change > -0.005 else 'more'}"
+    )
 
 
 def _print_csv(found: Found, by: str) -> None:
@@ -272,7 +274,7 @@ def _print_json(found: Found, by: str) -> None:
     record = found.record
     print_json({
         "name": found.name, "since": record.begin, "until": record.end, "by": by,
-        "cost": sum(row.total for row in found.exact),
+        "cost": found.money,
         "rows": [{**dataclasses.asdict(row), "total": row.total} for row in found.exact],
         "static": dataclasses.asdict(found.static),
         "cheapest_static": found.cheapest and dataclasses.asdict(found.cheapest),

@@ -174,6 +174,16 @@ def test_files_come_from_a_claim_as_from_a_folder(served: str, tmp_path: Path) -
             assert {path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()} == names
 
 
+def test_the_records_of_a_thousand_runs_come_in_one_request(served: str, tmp_path: Path) -> None:
+    names = [f"runs/{'a-long-name-of-a-run-' * 4}{number}" for number in range(1000)]
+    for name in names:
+        (tmp_path / "store" / name).mkdir(parents=True)
+        (tmp_path / "store" / name / "events.jsonl").write_text(name)
+    files_of_runs = [f"{name}/{file}" for name in names for file in ("attempts*.jsonl", "events*.jsonl", "journal/*.jsonl")]
+    ByJob(served).fetch(files_of_runs, tmp_path / "copy")
+    assert all((tmp_path / "copy" / name / "events.jsonl").read_text() == name for name in names)
+
+
 def test_files_that_arrive_in_part_are_not_taken_for_all(tmp_path: Path) -> None:
     with serving() as server:
 
