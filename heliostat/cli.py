@@ -88,6 +88,17 @@ EXAMPLE = "example: heliostat train workloads/configs/digits.yaml --set optimize
 def main(argv: list[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 bad input, 1 failed, 130 stopped, 75 contact lost."""
     argv = sys.argv[1:] if argv is None else argv
+    try:
+        return _run(argv)
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("heliostat."):
+            raise
+        own = f"heliostat {' '.join(argv[:1])} needs {error.name}, and jobs do not have what is for other machines only"
+        print(f"heliostat: {own}\n  fix: run it outside of a job", file=sys.stderr)
+        return 2
+
+
+def _run(argv: list[str]) -> int:
     if "_ARGCOMPLETE" in os.environ:
         from heliostat.completion import complete
 

@@ -26,9 +26,9 @@ from heliostat.modules import FOLDER, ROOT
 LARGEST = 99 << 20
 """Bytes of a package: Ray's dashboard (2.60) rejects requests of more than 100 MiB."""
 NOT_IN_JOBS = (
-    "heliostat/schemas", "heliostat/project", "heliostat/reference", "heliostat/commands/runs/page",
+    "heliostat/schemas", "heliostat/project", "heliostat/reference", "heliostat/commands/runs/page", "heliostat/commands/plan",
     "heliostat/cluster/manifests", "heliostat/cluster/image", "heliostat/cluster/dashboards", "heliostat/cluster/importer",
-    "heliostat/cluster/doctor",
+    "heliostat/cluster/doctor", "heliostat/cluster/planner",
 )  # fmt: skip
 """Folders that no command needs in a job: scheduled runs have the package in a ConfigMap, which holds a megabyte."""
 TEXT = {"id": lzma.FILTER_LZMA2, "preset": 9 | lzma.PRESET_EXTREME, "dict_size": 8 << 20, "lc": 4, "pb": 0}

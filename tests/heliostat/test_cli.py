@@ -129,6 +129,16 @@ def test_an_unknown_command_is_exit_2(command: Command) -> None:
     assert "Traceback" not in done.err
 
 
+def test_what_the_package_of_a_job_does_not_have_is_exit_2_with_where_to_run_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "heliostat.commands.plan", None)
+    assert main(["plan", "gpu"]) == 2
+    error = capsys.readouterr().err
+    assert "heliostat plan needs heliostat.commands.plan, and jobs do not have" in error
+    assert "fix: run it outside of a job" in error
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
