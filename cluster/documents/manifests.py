@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from heliostat.cluster.documents.pods import RESTRICTED, each_once, env, head_group, resources, start_limit, worker_group
-from heliostat.cluster.documents.serving import PORT, SETTINGS
+from heliostat.cluster.documents.serving import PORT, settings
 from heliostat.cluster.names import (
     API_VERSION,
     CLUSTER_LABEL,
@@ -22,7 +22,7 @@ from heliostat.cluster.names import (
     Document,
 )
 from heliostat.cluster.profile import Profile
-from heliostat.config import Config
+from heliostat.config import Config, to_yaml
 
 FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({"priority", "tlsOptions"})}
 """The fields of KubeRay versions beyond the oldest supported one; a live cluster has them in its API schema."""
@@ -151,14 +151,14 @@ def ray_job(
 
 
 def ray_service(
-    profile: Profile, name: str, config: str, features: frozenset[str] = FEATURES["1.7"], files: str = ""
+    profile: Profile, name: str, config: Document, features: frozenset[str] = FEATURES["1.7"], files: str = ""
 ) -> Document:
     """A service with its own cluster, which the operator keeps running.
 
     Args:
         profile: the cluster.
         name: the service's name, at most 47 characters.
-        config: what Serve runs, as YAML, see `heliostat.cluster.documents.serving.serve_config`.
+        config: what Serve runs, see `heliostat.cluster.documents.serving.serve_config`.
         features: of the operator.
         files: as of `ray_job`.
     """
@@ -166,8 +166,8 @@ def ray_service(
     for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
         ray = group["template"]["spec"]["containers"][0]
         ray.setdefault("ports", []).append({"containerPort": PORT, "name": "serve"})
-        ray["env"] = each_once(env(SETTINGS), ray["env"])
-    spec = {"serveConfigV2": config, "rayClusterConfig": cluster}
+        ray["env"] = each_once(env(settings(config)), ray["env"])
+    spec = {"serveConfigV2": to_yaml(config), "rayClusterConfig": cluster}
     return {"apiVersion": API_VERSION, "kind": "RayService", "metadata": metadata(profile, name), "spec": spec}
 
 

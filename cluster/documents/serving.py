@@ -1,5 +1,6 @@
 """Services in Ray Serve: how many replicas, and the configuration that Serve takes. Pure functions."""
 
+from math import ceil
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
@@ -26,12 +27,24 @@ SETTINGS = {
     # interfaces for its figures, which the network policy closes; on one machine nothing would.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
-    # A request has no effect but its answer: those that a killed replica has not answered are sent to another one, if they fit
-    # into the buffer. By default only those are that could not be sent.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    # A request has no effect but its answer: those that a replica has not answered, because it was killed or its node is
+    # lost, are sent to another one, if they fit into the buffer. By default only those are that could not be sent. HAProxy
+    # (2.8) keeps a request for that only if it is complete when it is sent on: it has to wait for the body, which clients
+    # send after the head. Serve has no variable for other lines of HAProxy's defaults, of which this is one.
+    "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join((
+        "conn-failure empty-response response-timeout", "option http-buffer-request", "timeout http-request 60s",
+    )),
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
-}
+}  # fmt: skip
 """Variables of the pods of a service, which Serve reads (Ray 2.60)."""
+
+
+def settings(config: Document) -> dict[str, str]:
+    """The variables of the pods of a service, by the configuration of Serve.
+
+    A lost node closes no connection. A replica that is there answers within Serve's limit, be it with 503.
+    """
+    return {**SETTINGS, "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(ceil(config["http_options"]["request_timeout_s"]) + BEYOND)}
 
 
 def _count(value: int | list[int]) -> int | list[int]:

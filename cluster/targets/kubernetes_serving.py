@@ -22,7 +22,7 @@ from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.code_maps import CODE_VOLUME, code_maps, mount_code
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.serving import SECONDS, ServiceState, services, wait
-from heliostat.config import digest, nearest, to_yaml
+from heliostat.config import digest, nearest
 from heliostat.environment import SERVE_TOKEN
 from heliostat.errors import UserError
 
@@ -74,7 +74,7 @@ def documents(
         _name_by_content(document, digest([document["binaryData"], document.get("data")]))
     names = [document["metadata"]["name"] for document in maps]
     token_of = f"{own}-{_hidden(token, own)}"
-    service = ray_service(reading(profile, token_of, [SERVE_TOKEN]), own, to_yaml(config), features, files=names[0])
+    service = ray_service(reading(profile, token_of, [SERVE_TOKEN]), own, config, features, files=names[0])
     mount_code(service["spec"]["rayClusterConfig"], names)
     service["metadata"]["annotations"] = {APPLIED: digest(service["spec"])}
     secret = {**job_secret(profile, token_of, {SERVE_TOKEN: token}), "immutable": True}

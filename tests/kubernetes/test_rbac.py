@@ -10,6 +10,7 @@ import urllib3
 
 from heliostat.cluster.documents.manifests import documents, ray_job, ray_service
 from heliostat.cluster.documents.rbac import NAME, RIGHTS, Right, granting, role
+from heliostat.cluster.documents.serving import serve_config
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work
@@ -183,7 +184,7 @@ def document_of(kind: str, profile: Profile) -> Document:
     everything = [
         *documents(profile, features),
         ray_job(profile, "new", features),
-        ray_service(profile, "new", "{}", features),
+        ray_service(profile, "new", serve_config({}, "0.0.0.0", 8000, 30.0), features),
         *nightly,
     ]
     document = next(document for document in everything if document["kind"] == kind)

@@ -11,6 +11,7 @@ import pytest
 from heliostat.cluster.documents import manifests, validation
 from heliostat.cluster.documents.manifests import documents, ray_cluster
 from heliostat.cluster.documents.pods import run_program
+from heliostat.cluster.documents.serving import serve_config
 from heliostat.cluster.names import CLUSTER_LABEL, TEMPLATE, Document
 from heliostat.cluster.profile import Profile, find
 from heliostat.environment import NODES_FILE
@@ -114,7 +115,9 @@ def test_the_nodes_of_a_job_with_its_own_cluster_are_recorded_with_those_of_its_
     folder = Path(values["TOKEN_FILE"]).parent
     assert all(str(folder) in [m["mountPath"] for m in each["volumeMounts"]] for each in (ray, recorder))
     assert {"name": "files", "configMap": {"name": "mine-1a2b"}} in head["volumes"]
-    service = manifests.ray_service(profile, "serve-mine", "{}", files="serve-mine")["spec"]["rayClusterConfig"]
+    service = manifests.ray_service(profile, "serve-mine", serve_config({}, "0.0.0.0", 8000, 30.0), files="serve-mine")["spec"][
+        "rayClusterConfig"
+    ]
     recorder = templates(service)["head"]["spec"]["containers"][1]
     assert {entry["name"] for entry in recorder["env"]} == values.keys() - {"LASTS"}, "a service has no time limit"
     reader = templates(cluster_spec(manifests.ray_job(profile, "mine-1a2b")))["head"]["spec"]
