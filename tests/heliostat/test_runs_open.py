@@ -10,7 +10,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -35,6 +35,7 @@ from heliostat.workloads.run.charts import MOST, thinned
 from heliostat.workloads.run.chunks import sealed
 from heliostat.workloads.run.record import read_head
 from tests.browser import browse
+from tests.cluster.jobs.test_results import sent_by_job
 from tests.conftest import ROOT, wait_for
 from tests.store import Store
 from tests.workloads.finished.test_registry import exported, manifest, put
@@ -319,9 +320,14 @@ def test_a_look_at_the_list_reads_no_more_than_its_budget_and_nothing_twice(
     assert states == {"breast-cancer": "interrupted", "counts": states["counts"], "sweep": "finished"}
 
 
-def test_a_clusters_storage_is_shown_from_copies(registry: Registry, storage: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("claim", [False, True])
+def test_a_clusters_storage_is_shown_from_copies(registry: Registry, storage: Path, tmp_path: Path, claim: bool) -> None:
     (tmp_path / "scratch").mkdir()
-    copies = Copies(InPlace(str(storage.parent)), "runs", "runs on gpu", tmp_path / "scratch")
+    with sent_by_job(storage.parent) if claim else nullcontext(InPlace(str(storage.parent))) as source:
+        check_copies(Copies(source, "runs", "runs on gpu", tmp_path / "scratch"))
+
+
+def check_copies(copies: Copies) -> None:
     shown = Page(copies, TOKEN)
     ((_, listed), (_, run), (_, log)) = documents(shown, "/api/runs", f"/api/run?name={NASTY}", f"/api/log?name={NASTY}")
     ((_, model),) = documents(shown, "/api/model?name=cancer")

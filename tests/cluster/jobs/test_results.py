@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -138,17 +139,26 @@ def test_runs_of_a_clusters_storage_are_listed_and_brought_here(here: Command) -
     assert elsewhere.code == 2
 
 
-@pytest.fixture
-def served(tmp_path: Path) -> Iterator[str]:
-    """The URL of the job that reads a storage."""
-    command = [sys.executable, "-u", "-c", Path(files.__file__).read_text(), str(tmp_path / "store")]
+@contextmanager
+def sent_by_job(store: Path) -> Iterator[ByJob]:
+    """A storage that the job's program reads, here without a cluster."""
+    command = [sys.executable, "-u", "-c", Path(files.__file__).read_text(), str(store)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout
-        yield f"http://127.0.0.1:{process.stdout.readline().split()[-1]}"
-        process.kill()
+        try:
+            assert process.stdout
+            yield ByJob(f"http://127.0.0.1:{process.stdout.readline().split()[-1]}")
+        finally:
+            process.kill()
 
 
-def test_files_come_from_a_claim_as_from_a_folder(served: str, tmp_path: Path) -> None:
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[ByJob]:
+    """A storage on a claim."""
+    with sent_by_job(tmp_path / "store") as storage:
+        yield storage
+
+
+def test_files_come_from_a_claim_as_from_a_folder(served: ByJob, tmp_path: Path) -> None:
     for name in (
         "runs/a/config.yaml",
         "runs/a/checkpoints/1/weights",
@@ -159,7 +169,7 @@ def test_files_come_from_a_claim_as_from_a_folder(served: str, tmp_path: Path) -
         path = tmp_path / "store" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    storages: list[Storage] = [InPlace(str(tmp_path / "store")), ByJob(served)]
+    storages: list[Storage] = [InPlace(str(tmp_path / "store")), served]
     expected = {
         ("runs/*/*.yaml",): {"runs/a/config.yaml", "runs/b/config.yaml"},
         ("runs/[a-b]/config.yaml", "runs/[c]/config.yaml"): {"runs/a/config.yaml", "runs/b/config.yaml"},
@@ -174,13 +184,13 @@ def test_files_come_from_a_claim_as_from_a_folder(served: str, tmp_path: Path) -
             assert {path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()} == names
 
 
-def test_the_records_of_a_thousand_runs_come_in_one_request(served: str, tmp_path: Path) -> None:
+def test_the_records_of_a_thousand_runs_come_in_one_request(served: ByJob, tmp_path: Path) -> None:
     names = [f"runs/{'a-long-name-of-a-run-' * 4}{number}" for number in range(1000)]
     for name in names:
         (tmp_path / "store" / name).mkdir(parents=True)
         (tmp_path / "store" / name / "events.jsonl").write_text(name)
     files_of_runs = [f"{name}/{file}" for name in names for file in ("attempts*.jsonl", "events*.jsonl", "journal/*.jsonl")]
-    ByJob(served).fetch(files_of_runs, tmp_path / "copy")
+    served.fetch(files_of_runs, tmp_path / "copy")
     assert all((tmp_path / "copy" / name / "events.jsonl").read_text() == name for name in names)
 
 
