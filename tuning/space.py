@@ -3,13 +3,14 @@
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import Annotated, Any, Self, overload
 
 from pydantic import Field, model_validator
 from typing_extensions import TypeAliasType
 
 from heliostat.config import Config, nearest
-from heliostat.errors import UserError
+from heliostat.errors import UserError, some
 
 Pair = Annotated[list[float], Field(min_length=2, max_length=2)]
 Params = dict[str, Any]
@@ -99,10 +100,10 @@ class Parameter(Config):
 
 
 class Steps(Sequence[float]):
-    """``low``, ``low + step`` and so on, computed when they are asked for."""
+    """``low``, ``low + step`` and so on, computed in decimals when they are asked for: 0.3 and not 0.30000000000000004."""
 
     def __init__(self, low: float, step: float, count: int) -> None:
-        self._low, self._step, self._count = low, step, count
+        self._low, self._step, self._count = Decimal(str(low)), Decimal(str(step)), count
 
     def __len__(self) -> int:
         return self._count
@@ -113,7 +114,7 @@ class Steps(Sequence[float]):
     def __getitem__(self, n: slice) -> list[float]: ...
     def __getitem__(self, n: int | slice) -> float | list[float]:
         found = range(self._count)[n]
-        return self._low + self._step * found if isinstance(found, int) else [self._low + self._step * each for each in found]
+        return float(self._low + self._step * found) if isinstance(found, int) else [self[each] for each in found]
 
 
 KINDS = ("choice", "uniform", "loguniform", "quniform", "integer", "logint")
@@ -213,11 +214,18 @@ def check_conditions(space: Space, base: Mapping[str, Any]) -> None:
         for key, wanted in parameter.when.items():
             if key not in space and get(base, key) is None:
                 raise UserError(f"space.{name}.when depends on {key}, which the config does not set", nearest(key, space))
-            possible = space[key].values if key in space else None
-            wanted = wanted if isinstance(wanted, list) else [wanted]
-            if possible is not None and not [value for value in wanted if value in possible]:
+            if key not in space:
+                continue
+            possible, wanted = space[key].values, wanted if isinstance(wanted, list) else [wanted]
+            if possible is None:
                 raise UserError(
-                    f"space.{name}.when needs {key} to be {wanted}, but it is one of {list(possible)}",
+                    f"space.{name}.when needs {key} to be {some(map(repr, wanted))}: a number of a range never is",
+                    f"search {key} by choice, or another key by its values",
+                )
+            if never := [value for value in wanted if value not in possible]:
+                raise UserError(
+                    f"space.{name}.when needs {key} to be {some(map(repr, never))}, but its values are those of "
+                    f"{space[key].kind}: {space[key].range}",
                     "use one of those values",
                 )
     ordered(space)

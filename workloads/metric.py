@@ -114,3 +114,12 @@ class OfAllSamples(Metric):
 
     def compute(self) -> Any:
         return self._function(*map(torch.cat, zip(*self.batches, strict=True)))
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The share of samples whose highest logit, of (samples, classes), is that of their class (samples,).
+
+    NaN if a logit is: argmax would return its place, as if that class were predicted.
+    """
+    share = (logits.argmax(1) == labels).float().mean()
+    return share.masked_fill(logits.isnan().any(), torch.nan)

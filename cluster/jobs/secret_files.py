@@ -17,7 +17,11 @@ SECRET_NAMES = """
     id_rsa  id_dsa  id_ecdsa  id_ecdsa_sk  id_ed25519  id_ed25519_sk  *.key  *.p12  *.pfx  *.p8  *.jks  *.keystore  *.ppk
     *.kdbx  **/huggingface/token  **/huggingface/stored_tokens  kaggle.json  *[-_]credentials.json  rclone.conf
     client_secret*.json  *service[-_]account*.json  secret.y*ml  secrets.y*ml  secret.json  secrets.json  secrets.toml
-    .secrets.y*ml  .secrets.json  .secrets.toml  *.tfstate  *.tfstate.backup  terraform.tfvars  terraform.tfvars.json
+    .secrets  .secrets.y*ml  .secrets.json  .secrets.toml  *.tfstate  *.tfstate.backup  *.tfvars  *.tfvars.json
+    .terraformrc  terraform.rc  .oci/  .snowflake/  .snowsql/  .modal.toml  .runpod/  .lambda_cloud/
+    **/.config/op/  **/.config/doctl/  **/.config/hub  **/.config/wandb/settings  **/.m2/settings.xml
+    **/.gradle/gradle.properties  **/.composer/auth.json  **/.jupyter/jupyter_server_config.json  pip.ini  [Nn]u[Gg]et.[Cc]onfig
+    .clearml.conf  clearml.conf  .yarnrc  .wgetrc  .curlrc  .mylogin.cnf  *.ovpn  .*_history
 """
 """The patterns of an ignore file for files and folders with passwords, tokens and private keys."""
 SECRET_FILES = """
@@ -27,7 +31,7 @@ SECRET_FILES = """
 CODE = (
     "c", "cc", "cpp", "cs", "go", "h", "ipynb", "java", "js", "jsx", "kt", "md", "py", "pyi", "rb", "rs", "rst", "ts", "tsx",
 )  # fmt: skip
-"""The suffixes of code and texts about `SECRET_FILES`, which are none."""
+"""The suffixes of code and of texts about it: those named as `SECRET_FILES` are none, and may mention keys."""
 NAMED_BY = (
     "KUBECONFIG", "GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_CONFIG", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE",
     "NETRC", "PGPASSFILE", "HF_TOKEN_PATH", "PIP_CONFIG_FILE", "NPM_CONFIG_USERCONFIG", "npm_config_userconfig",
@@ -40,9 +44,21 @@ PRIVATE_KEY = re.compile(rb"^[ \t]*(-----BEGIN [A-Z0-9 ]*PRIVATE KEY|PuTTY-User-
 PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]*)-----")
 LARGEST_PEM = 1 << 20
 """Bytes of a ``.pem`` that is searched for other blocks than certificates."""
-JSON_KEY = re.compile(rb'"(private_key|client_secret|refresh_token|client-key-data)"\s*:\s*"')
-YAML_KEY = re.compile(rb"^[ \t]*(- )?client-key-data\s*:", re.MULTILINE)
+JSON_KEY = re.compile(
+    rb'"(private_key|client_?secret|refresh_?token|access_?token|secret_?access_?key|client-key-data|terraform_version)"\s*:\s*"'
+    rb'|"auths"\s*:\s*\{\s*"[^"]*"\s*:\s*\{\s*"auth"|"kind"\s*:\s*"Secret"',
+    re.IGNORECASE,
+)
+YAML_KEY = re.compile(rb"^[ \t]*(- )?client-key-data\s*:|^current-context\s*:|^kind\s*:\s*[\"']?Secret\b", re.MULTILINE)
 """What a file with credentials has in it: the keys of a cloud's service account may have any name."""
+TOKEN = re.compile(
+    rb"-----BEGIN [A-Z0-9 ]*PRIVATE KEY|\bAGE-SECRET-KEY-1[A-Z0-9]"
+    rb"|\b(gh[opsur]_[A-Za-z0-9]{36}|github_pat_\w{22,}|glpat-[\w-]{20}|hf_[A-Za-z0-9]{34}|sk-[\w-]{32,}|xox[abp]-[\w-]{20,})"
+    rb"|aws_secret_access_key[\"' \t]*[=:][\"' \t]*[A-Za-z0-9/+]{40}\b",
+    re.IGNORECASE,
+)
+"""A key or a token that is known by its own form, in a file that is no code."""
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 LARGEST_KEY = 64 << 10
 """Bytes of a file that is searched for keys."""
 SECRETS = PathSpec.from_lines("gitwildmatch", SECRET_NAMES.split())
@@ -88,7 +104,10 @@ def _has_key(path: Path) -> bool:
     """Whether a small file is a private key, or has the keys of a cloud or a Kubernetes cluster in it."""
     if not os.access(path, os.R_OK) or path.stat().st_size > LARGEST_KEY:
         return False
-    text = path.read_bytes()
-    is_json = path.suffix.lower() == ".json" or text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{")
-    is_yaml = path.suffix.lower() in (".yaml", ".yml")
-    return bool(PRIVATE_KEY.search(text) or (is_json and JSON_KEY.search(text)) or (is_yaml and YAML_KEY.search(text)))
+    text, suffix = path.read_bytes().removeprefix(BYTE_ORDER_MARK), path.suffix.lower()
+    if suffix.removeprefix(".") in CODE:
+        return bool(PRIVATE_KEY.search(text))
+    is_json = suffix == ".json" or text.lstrip().startswith(b"{")
+    is_yaml = suffix in (".yaml", ".yml")
+    known = PRIVATE_KEY.search(text) or TOKEN.search(text)
+    return bool(known or (is_json and JSON_KEY.search(text)) or (is_yaml and YAML_KEY.search(text)))

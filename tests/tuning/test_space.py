@@ -110,13 +110,21 @@ def test_a_wrong_parameter_is_named_with_its_fix(parameter: dict[str, Any], says
 
 def test_a_range_of_many_steps_is_drawn_from_as_its_list_of_values_is() -> None:
     values = Parameter(quniform=[0.5, 0.9, 0.1]).values or []
-    assert list(values) == [0.5 + 0.1 * n for n in range(5)]
-    assert (values[-1], values[1:3], values.index(0.6)) == (0.5 + 0.1 * 4, [0.6, 0.7], 1)
+    assert list(values) == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert (values[-1], values[1:3], values.index(0.6)) == (0.9, [0.6, 0.7], 1)
     few, many = Parameter(quniform=[0, 1, 0.01]), Parameter(quniform=[0, 0.9, 1e-9])
     assert [draw(few, random.Random(seed)) for seed in range(20)] == [
-        random.Random(seed).choice([0.01 * n for n in range(101)]) for seed in range(20)
+        random.Random(seed).choice([n / 100 for n in range(101)]) for seed in range(20)
     ]
     assert all(0 <= draw(many, random.Random(seed)) <= 0.9 for seed in range(200))
+
+
+@pytest.mark.parametrize("algorithm", ["random", "tpe", "cmaes"])
+@pytest.mark.filterwarnings("error")
+def test_steps_that_do_not_divide_a_range_are_those_of_a_decimal_ruler(algorithm: str) -> None:
+    settings = config(space={"optimizer.weight_decay": {"quniform": [0.1, 1, 0.2]}}, algorithm=algorithm, scheduler="none")
+    search = Random(settings, {}) if algorithm == "random" else Optuna(settings, {}, {"loss": "min"}, None, [])
+    assert {search.ask(number)["optimizer.weight_decay"] for number in range(60)} <= {0.1, 0.3, 0.5, 0.7, 0.9}
 
 
 @pytest.mark.parametrize("algorithm", ["random", "tpe", "cmaes"])
@@ -206,8 +214,14 @@ def test_contradictory_settings_are_refused(changes: dict[str, Any], says: str) 
 
 def test_conditions_are_checked() -> None:
     space = {"a": Parameter(choice=[1, 2]), "b": Parameter(choice=[1], when={"a": 3})}
-    with pytest.raises(UserError, match=r"needs a to be \[3\], but it is one of \[1, 2\]"):
+    with pytest.raises(UserError, match=r"needs a to be 3, but its values are those of choice: \[1, 2\]"):
         check_conditions(space, {})
+    typed = {"a": space["a"], "b": Parameter(choice=[1], when={"a": [1, "2"]})}
+    with pytest.raises(UserError, match="needs a to be '2', but its values"):
+        check_conditions(typed, {})
+    between = {"a": Parameter(loguniform=[1e-4, 1e-1]), "b": Parameter(choice=[1], when={"a": 0.01})}
+    with pytest.raises(UserError, match=r"needs a to be 0\.01: a number of a range never is"):
+        check_conditions(between, {})
     with pytest.raises(UserError, match=r"depends on aa, which the config does not set\n  fix: did you mean a\?"):
         check_conditions({"a": space["a"], "b": Parameter(choice=[1], when={"aa": 1})}, {})
     circle = {"a": Parameter(choice=[1], when={"b": 1}), "b": Parameter(choice=[1], when={"a": 1})}

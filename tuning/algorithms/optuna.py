@@ -109,8 +109,11 @@ def suggest(trial: optuna.Trial, name: str, parameter: Parameter) -> Any:
     values, log = parameter.values, parameter.logarithmic
     if isinstance(values, range):
         return trial.suggest_int(name, values[0], values[-1], step=values.step, log=log)
-    low, high, *step = parameter.range
-    return trial.suggest_float(name, low, high, step=step[0] if step else None, log=log)
+    if values is None:
+        return trial.suggest_float(name, *parameter.range, log=log)
+    # Optuna warns of an end that is no step, and adds up in binary.
+    found = trial.suggest_float(name, values[0], values[-1], step=parameter.range[2])
+    return values[round((found - values[0]) / parameter.range[2])]
 
 
 class StudyFile(BaseJournalBackend):

@@ -1,6 +1,7 @@
 """Metrics of classes and of numbers as formulas of weighted samples: the same for a split and for its resamples.
 
-Each takes weights (resamples, samples) and gives (resamples,) in float64, NaN where it is not defined.
+Each takes weights (resamples, samples) and gives (resamples,) in float64, NaN where it is not defined. What a prediction that
+is NaN makes of a metric is decided in `of_predictions`.
 """
 
 from collections.abc import Callable
@@ -13,6 +14,12 @@ BINS = 15
 LEAST = torch.finfo(torch.float32).eps
 """The probability that a smaller one counts as in the log loss, as in scikit-learn."""
 Formula = Callable[..., Tensor]
+
+
+def of_predictions(formula: Formula, *values: Tensor) -> Tensor:
+    """A formula of some values; NaN if one of these is: a class, a rank and a bin of NaN would look like those of a number."""
+    found = formula(*values)
+    return torch.full_like(found, torch.nan) if any(value.isnan().any() for value in values) else found
 
 
 def grouped(weights: Tensor, group: Tensor, count: int) -> Tensor:
@@ -45,8 +52,9 @@ def balanced_accuracy(counted: Tensor) -> Tensor:
 
 def f1(counted: Tensor, positive: int | None) -> Tensor:
     """Of the class ``positive``, or the mean over the classes that occur or are predicted."""
-    scores = 2 * counted[:, 2] / (counted[:, 0] + counted[:, 1])
-    return scores.nanmean(1) if positive is None else scores[:, positive].nan_to_num()
+    total = counted[:, 0] + counted[:, 1]
+    scores = 2 * counted[:, 2] / total
+    return scores.nanmean(1) if positive is None else scores[:, positive].masked_fill(total[:, positive] == 0, 0)
 
 
 def log_losses(probabilities: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -69,7 +77,7 @@ def confidences(probabilities: Tensor, labels: Tensor, positive: int | None) -> 
 def calibration(probabilities: Tensor, labels: Tensor, weights: Tensor, positive: int | None) -> Tensor:
     """(resamples, 3, `BINS`): by bin of the probability, the sums of the weights, the probabilities, and what is true."""
     confidence, true = confidences(probabilities, labels, positive)
-    bins = (confidence * BINS).long().clamp(max=BINS - 1)
+    bins = (confidence.nan_to_num() * BINS).long().clamp(max=BINS - 1)
     return torch.stack([grouped(weights * part, bins, BINS) for part in (torch.ones_like(true), confidence, true)], 1)
 
 

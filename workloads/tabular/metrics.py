@@ -35,7 +35,7 @@ class Summed(Metric):
 
     def update(self, *values: Tensor) -> None:
         # One a worker: those of all are a list, too.
-        self.parts = [reduce(self._merge, [*self.parts, self._part(*values, _ones(values[0])).cpu()])]
+        self.parts = [reduce(self._merge, [*self.parts, formulas.of_predictions(self._part, *values, _ones(values[0])).cpu()])]
 
     def compute(self) -> Tensor:
         return self._whole(reduce(self._merge, self.parts))
@@ -125,7 +125,7 @@ def _accumulator(formula: Formula, whole: Callable[[Tensor], Tensor] | None) -> 
 
 
 def _at_once(formula: Formula, *values: Tensor) -> Tensor:
-    return formula(*values, _ones(values[0]))[0]
+    return formulas.of_predictions(formula, *values, _ones(values[0]))[0]
 
 
 def _ones(values: Tensor) -> Tensor:

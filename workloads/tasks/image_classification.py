@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from heliostat.config import Config
 from heliostat.datasets.sources.images import read_image
 from heliostat.errors import UserError
+from heliostat.workloads.metric import accuracy
 from heliostat.workloads.pretrained.backbone import Backbone, create_backbone, load_backbone
 from heliostat.workloads.task import Batch, Task, spread
 
@@ -75,7 +76,7 @@ class ImageClassification(Task):
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits, labels = model(batch["image"]), batch["label"]
-        return {"loss": F.cross_entropy(logits, labels), "accuracy": (logits.argmax(1) == labels).float().mean()}
+        return {"loss": F.cross_entropy(logits, labels), "accuracy": accuracy(logits, labels)}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": model(batch["image"]).float().softmax(1)}

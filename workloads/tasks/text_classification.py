@@ -5,6 +5,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from heliostat.workloads.metric import accuracy
 from heliostat.workloads.pretrained.text import PretrainedText
 from heliostat.workloads.task import Batch
 
@@ -26,8 +27,7 @@ class TextClassification(PretrainedText):
 
     def metrics(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         logits = self.logits(model, batch)
-        accuracy = (logits.argmax(1) == batch["label"]).float().mean()
-        return {"loss": F.cross_entropy(logits, batch["label"]), "accuracy": accuracy}
+        return {"loss": F.cross_entropy(logits, batch["label"]), "accuracy": accuracy(logits, batch["label"])}
 
     def predict(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {"probabilities": self.logits(model, batch).float().softmax(1)}

@@ -26,7 +26,8 @@ SECRETS = (
     "keys/server.pem", "keys/server.key", "keys/store.p12", "credentials.json", "credentials/deploy.pem",
     "gcp-credentials.json", "my-service-account.json", "client_secret_1.json", "hub/huggingface/token",
     ".streamlit/secrets.toml", "infra/terraform.tfstate", ".env_prod", ".env-prod", ".env~", ".flaskenv", ".secrets.toml",
-    ".secrets.yaml", "secret.json", ".vault_pass", "terraform.tfvars",
+    ".secrets.yaml", "secret.json", ".vault_pass", "terraform.tfvars", "prod.tfvars", ".secrets", ".terraformrc",
+    ".config/wandb/settings", ".m2/settings.xml", ".bash_history", "office.ovpn", "clearml.conf", "pip.ini",
 )  # fmt: skip
 FOLDERS = (".aws/credentials", ".ssh/config", ".kube/config", ".config/gcloud/access_tokens.db", ".huggingface/token")
 CODE = (
@@ -61,6 +62,16 @@ def test_code_is_sent_and_what_looks_like_a_secret_is_named_once(tmp_path: Path)
         ("KEY.JSON", SERVICE_ACCOUNT),
         ("key.json.bak", SERVICE_ACCOUNT),
         ("notes.txt", f"the key of the server:\n\n{PRIVATE_KEY}"),
+        ("marked", f"\ufeff{PRIVATE_KEY}"),
+        ("quoted.yaml", 'private_key: "-----BEGIN PRIVATE KEY-----\\nx"'),
+        ("prod.yaml", "current-context: prod\nusers:\n- user: {token: x}\n"),
+        ("db.yaml", "apiVersion: v1\nkind: Secret\nstringData: {password: x}\n"),
+        ("registry.json", '{"auths": {"ghcr.io": {"auth": "eDp5"}}}'),
+        ("principal.json", '{"clientId": "x", "clientSecret": "y"}'),
+        ("state.json", '{"version": 4, "terraform_version": "1.9.0"}'),
+        ("access.txt", f"aws_secret_access_key = {'x' * 40}"),
+        ("hub", f"hf_{'x' * 34}"),
+        ("age.txt", "AGE-SECRET-KEY-1QQ"),
         ("server.pem", f"-----BEGIN CERTIFICATE-----\nx\n{PRIVATE_KEY}"),
     ],
 )
@@ -71,6 +82,12 @@ def test_a_key_is_recognized_under_any_name(tmp_path: Path, name: str, text: str
 
 def test_code_that_only_mentions_keys_is_sent(tmp_path: Path) -> None:
     written(tmp_path, "crypto.py", text=f"HEADER = '''{PRIVATE_KEY}'''")
+    written(
+        tmp_path,
+        "profile.yaml",
+        text="env: {AWS_SECRET_ACCESS_KEY: {secret: aws, key: AWS_SECRET_ACCESS_KEY}}\nkind: SecretStore",
+    )
+    written(tmp_path, "login.py", text=f"login('hf_{'x' * 34}')")
     written(tmp_path, "tokenizer_config.json", text='{"bos_token": "<s>", "private_key_path": "/x"}')
     assert not contents(tmp_path).secrets
 

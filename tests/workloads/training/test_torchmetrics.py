@@ -17,6 +17,7 @@ from torchmetrics.image import PeakSignalNoiseRatio
 from heliostat.datasets import Dataset, build
 from heliostat.datasets.loader import tensors
 from heliostat.datasets.sources import open_source
+from heliostat.workloads.metric import accuracy
 from heliostat.workloads.tabular import metrics as ours
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.distributed import Ranks
@@ -178,3 +179,15 @@ def test_what_one_class_and_a_constant_target_leave_undefined_is_nan() -> None:
     assert {name for name, value in found.items() if value != value} == {"auc", "average_precision", "r2"}
     assert [found[name] for name in ("accuracy", "balanced_accuracy", "f1")] == pytest.approx([2 / 3, 2 / 3, 0.0])
     assert ours.of_classes(ours.CURVES + 1).keys() == ours.of_classes(3).keys() - {"auc", "average_precision"}
+
+
+def test_metrics_of_a_prediction_that_is_nan_are_nan() -> None:
+    """Its place among the others, its class and its bin would look like those of a number."""
+    nan, labels = torch.tensor([[torch.nan, torch.nan], [0.2, 0.8], [0.6, 0.4]]), torch.tensor([0, 1, 0])
+    for name, metric in {**ours.of_classes(2), **ours.of_numbers()}.items():
+        values = (nan, labels) if name in ours.of_classes(2) else (nan[:, 0], torch.tensor([0.1, 0.2, 0.3]))
+        if isinstance(metric, ours.Summed):
+            metric.update(*values)
+        assert torch.isnan(metric.compute() if isinstance(metric, ours.Summed) else metric(*values)), name
+    assert accuracy(nan, labels).isnan()
+    assert accuracy(nan[1:], labels[1:]) == 1.0
