@@ -24,6 +24,12 @@ DEFAULTS: dict[str, tuple[Any, ...]] = {
     "terminationMessagePolicy": ("File",),
 }
 """What an API server fills in."""
+BY_DEFAULT = {
+    8000: "Ray Serve's; heliostat serve --on gives each service a Service of its own",
+    44217: "the autoscaler's metrics; scrape the pod itself",
+    44227: "the dashboard's metrics; scrape the pod itself",
+}
+"""Ports on which a head of Ray listens anyway, and how they are reached without the head's Service."""
 
 
 @dataclass
@@ -116,11 +122,13 @@ def _environment(fields: Fields, made: Container) -> None:
 
 
 def _ports(fields: Fields, head: bool) -> None:
-    """The ports of a head become those of its Service; elsewhere they are only information."""
+    """The ports of a head become those of its Service, which has four by Heliostat; elsewhere they are only information."""
     for port in fields.items("ports"):
         number = port.take("containerPort")
         port.data = {key: value for key, value in port.data.items() if key not in ("name", "protocol")}
-        if head and number not in PORTS.values():
+        if head and number in BY_DEFAULT:
+            fields.changed(f"ports[{number}]", number, f"the Service of the head does not have it: it is {BY_DEFAULT[number]}")
+        elif head and number not in PORTS.values():
             note = "the Service of the head has Ray's own ports; make a Service of your own that selects the head"
             fields.lost(f"ports[{number}]", number, note)
         port.rest()

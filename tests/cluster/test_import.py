@@ -147,7 +147,7 @@ def test_a_variable_that_not_all_pods_have_is_one_of_the_head_or_of_a_group() ->
         (GROUP + "rayStartParams", {"num-cpus": "7"}, "[small].resources.CPU is 7"),
         (GROUP + "template.spec.containers.0.command", ["sh"], "containers[ray-worker].command is ['sh']: KubeRay starts Ray"),
         (GROUP + "template.spec.containers.0.image", "other:2.52.0", "workerGroupSpecs[small].image is other:2.52.0"),
-        (HEAD + "template.spec.containers.0.ports", [{"containerPort": 8000}], "ports[8000] is 8000"),
+        (HEAD + "template.spec.containers.0.ports", [{"containerPort": 9000}], "ports[9000] is 9000"),
         ("metadata.labels", {"ray.io/scheduler-name": "volcano"}, "metadata.labels.ray.io/scheduler-name is volcano"),
         ("spec.autoscalerOptions.image", "x", "spec.autoscalerOptions.image is x"),
         (GROUP + "maxReplicas", 2**31 - 1, "[small].maxReplicas is absent: the cost must have a limit"),
@@ -157,6 +157,14 @@ def test_a_variable_that_not_all_pods_have_is_one_of_the_head_or_of_a_group() ->
 def test_a_field_without_a_key_is_named_with_what_to_do(path: str, value: Any, named: str) -> None:
     _, found = imported(at(a_cluster(), path, value))
     assert [str(each) for each in found.lost if named in str(each)], [*map(str, found.lost)]
+
+
+def test_ports_on_which_a_head_listens_anyway_are_told_and_refuse_nothing() -> None:
+    ports = [{"name": "serve", "containerPort": 8000}, {"containerPort": 6379}, {"containerPort": 44217}]
+    _, found = imported(a_cluster({"ports": ports}))
+    assert found.lost == []
+    told = [each.note for each in found.changed if "ports[" in each.path]
+    assert ["Ray Serve's" in told[0], "autoscaler's" in told[1], len(told)] == [True, True, 2]
 
 
 @pytest.fixture
