@@ -137,6 +137,12 @@ class Monitoring(Config):
         {}, description="labels by which a Prometheus selects PodMonitors, such as {release: prometheus}"
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_version(cls, data: Any) -> Any:
+        """The records of clusters that run may have a budget here: none is none."""
+        return {k: v for k, v in data.items() if (k, v) != ("budget_per_day", None)} if isinstance(data, dict) else data
+
 
 class Profile(PodKeys):
     """The description of one cluster."""

@@ -3,6 +3,7 @@
 import base64
 import secrets
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 
@@ -26,7 +27,7 @@ from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Socket
 from heliostat.cluster.jobs.demand import RayState, ray_state
 from heliostat.cluster.kube.api import Api
-from heliostat.cluster.kube.conditions import condition, ready
+from heliostat.cluster.kube.conditions import condition, observed, ready
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.kube.steps import Step, applied, step_of
@@ -35,10 +36,12 @@ from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.observation import Observation, Why, of_ray_job
 from heliostat.cluster.targets.status import State
-from heliostat.errors import UserError
+from heliostat.errors import NotComing, UserError
 
 UP_SECONDS = 600
 """Timeout of the start of a cluster, plus the start time of its slowest group."""
+SEEN_SECONDS = 30
+"""In which the operator has seen a change; it takes less than one."""
 WORKLOAD = ("RayCluster", "NetworkPolicy", "ConfigMap", POD_MONITOR)
 """The kinds that `down` deletes; the claim with the runs is kept."""
 
@@ -100,6 +103,11 @@ class KubernetesCluster:
             raise UserError(what, f"heliostat down {self.name}, then up: it waits in the queue again")
         yield from applied(self.kube, steps, force)
         yield from self._resume_or_retry(self.kube.clusters.get(self.name))
+        if old:
+            # Until it has seen the change, the operator replaces a pod by one with the old template. If it does not see it at
+            # all, the wait for the new pods says why.
+            with suppress(NotComing):
+                yield from poll(lambda: "waits for the operator", self._is_observed, SEEN_SECONDS, self.name)
         for pod in old:
             yield f"replaces {pod['metadata']['name']}"
             self.kube.objects("Pod").delete(pod["metadata"]["name"], seen=pod)
@@ -285,6 +293,9 @@ class KubernetesCluster:
         head = f"{self.name}-head-" in pod
         query = {"tailLines": str(lines), "container": container or ("ray-head" if head else "ray-worker")}
         return self.api.raw("GET", f"{self.api.path('Pod', pod)}/log", query=query).data.decode(errors="replace")
+
+    def _is_observed(self) -> bool:
+        return observed(self.kube.clusters.get(self.name))
 
     def _is_up(self, snapshot: Snapshot, old: set[str]) -> bool:
         cluster = snapshot.cluster

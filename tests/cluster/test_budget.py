@@ -128,6 +128,8 @@ def test_what_is_no_budget_is_refused(written: Any, message: str) -> None:
 def test_the_earlier_key_says_what_to_write() -> None:
     with pytest.raises(UserError, match=r"monitoring.budget_per_day is not a known key .*\n  fix: write budget: \{day: 50\}"):
         profile(Path("runs"), None, monitoring={"budget_per_day": 50})
+    # What an earlier version wrote of a cluster that runs on this machine.
+    assert profile(Path("runs"), None, monitoring={"budget_per_day": None}).monitoring.labels == {}
 
 
 def profile(storage: Path, budget: Any, **keys: Any) -> Profile:
