@@ -1,5 +1,6 @@
 """A model that is served: the best checkpoint of a run, or an exported model."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -52,6 +53,8 @@ class Servable:
     """By what it is served: a run's name, or ``NAME@3`` or ``NAME@champion`` of the registry."""
     checksum: str = ""
     """Of a version of the registry."""
+    warm_up_seconds: float = 0.0
+    """How long its first computations took."""
 
     def warmed_up(self) -> "Servable":
         """The same, after it has computed for one and for two rows: the first calls of a model allocate, and may compile.
@@ -59,13 +62,13 @@ class Servable:
         Raises:
             UserError: it fails on an example.
         """
-        codec = self.codec
+        codec, began, answer = self.codec, time.perf_counter(), None
         for count in (1, 2):
             if codec:
-                answers = codec.name(codec.compute(codec.encode([codec.example] * count)))
+                answer = codec.name(codec.compute(codec.encode([codec.example] * count)))[0]
             else:
                 self.compute({name: np.concatenate([values] * count) for name, values in self._zeros().items()})
-        return replace(self, answer=answers[0]) if codec else self
+        return replace(self, answer=answer, warm_up_seconds=time.perf_counter() - began)
 
     def _zeros(self) -> Arrays:
         """One row of zeros for each input."""

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
     host.check_installed()
     limits = validate(assignments(args.set), Limits, "--set")
-    from heliostat.commands.serve.source import source_of
+    from heliostat.commands.serve.source import loaded, source_of
     from heliostat.commands.terminal.phases import phase
     from heliostat.workloads.serve import services
 
@@ -81,10 +81,10 @@ def run(args: argparse.Namespace) -> int:
             from heliostat.workloads.serve.token import token_in
 
             token = token_in(token_file)
-            served, model = source.load()
+            served, model, took = loaded(source)
             if args.sample and model.codec is None:
                 raise UserError(f"--sample keeps rows of a table, and {model.name} takes none", "leave it out")
-        return _serve(args, source, served, model, limits, listening, token, token_file, keep)
+        return _serve(args, source, served, model, limits, listening, token, token_file, keep, took)
 
 
 def _problems(args: argparse.Namespace) -> "Iterator[UserError]":
@@ -135,7 +135,7 @@ def _keep(name: str, share: float) -> "Keep":
 
 def _serve(
     args: argparse.Namespace, source: "Source", served: str, model: Any, limits: Any, listening: Any, token: str, file: "Path",
-    keep: "Keep",
+    keep: "Keep", took: str,
 ) -> int:  # fmt: skip
     """Answer until it is stopped."""
     import os
@@ -188,7 +188,7 @@ def _serve(
             services.write(record)
             if follower:
                 follower.start()
-            _started(service, url, file)
+            _started(service, url, file, took)
             if args.sample:
                 _say(f"  {args.sample * 100:.3g}% of the rows are kept in {folder_of(model.name)}")
 
@@ -203,7 +203,7 @@ def _serve(
     return 0
 
 
-def _started(service: Any, url: str, file: "Path") -> None:
+def _started(service: Any, url: str, file: "Path", took: str) -> None:
     model = service.model
     if model.codec:
         path, body = "v1/predict", '{"rows": [{...}]}'
@@ -211,7 +211,7 @@ def _started(service: Any, url: str, file: "Path") -> None:
         path, body = "v1/completions", f'{{"model": "{model.name}", "prompt": "def ", "max_tokens": 32}}'
     else:
         path, body = f"v2/models/{model.name}/infer", '{"inputs": [...]}'
-    _say(f"{model.name}, version {model.version} of {model.source}, is served at {url}")
+    _say(f"{model.name}, version {model.version} of {model.source}, is served at {url} ({took})")
     _say(f"  try it: {url}/ in a browser, with the token in {file}")
     _say(f"  curl -H \"Authorization: Bearer $(cat {file})\" {url}/{path} -d '{body}'")
     _say(f"  Ctrl-C or heliostat serve stop {model.name} ends it")

@@ -12,7 +12,7 @@ from typing import Any
 from ray import serve
 
 from heliostat.cluster.documents.serving import REPLICA
-from heliostat.commands.serve.source import source_of
+from heliostat.commands.serve.source import loaded, source_of
 from heliostat.environment import SERVE_TOKEN
 from heliostat.modules import FOLDER, enter_working_dir
 from heliostat.workloads.serve.app import Service
@@ -37,8 +37,9 @@ class Replica:
         enter_working_dir(str(Path.cwd() / FOLDER))
         self.token = token_in(Path(token_file)) if token_file else os.environ[SERVE_TOKEN]
         source = source_of(model, storage)
-        served, loaded = source.load()
-        self.service = Service(loaded, Limits.model_validate(limits))
+        served, servable, took = loaded(source)
+        self.service = Service(servable, Limits.model_validate(limits))
+        _say(f"{servable.name}, version {servable.version}, is {took}")
         if source.follows:
             Follower(source, served, self.change, _say).start()  # until the process of this replica ends
 

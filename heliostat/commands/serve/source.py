@@ -1,8 +1,11 @@
 """What a service serves, by what a command names: a run, or a model of the registry."""
 
+import time
+
 from heliostat.commands import run_folder, storage_at
 from heliostat.errors import UserError
 from heliostat.workloads.registry.registry import Registry
+from heliostat.workloads.serve.servable import Servable
 from heliostat.workloads.serve.sources import ModelSource, RunSource, Source
 
 
@@ -23,3 +26,11 @@ def source_of(model: str, storage: str) -> Source:
             raise
         registry.resolve(model)
         return ModelSource(registry, model)
+
+
+def loaded(source: Source) -> tuple[str, Servable, str]:
+    """What `Source.load` returns, and how long that took, as text."""
+    began = time.perf_counter()
+    served, model = source.load()
+    seconds = time.perf_counter() - began - model.warm_up_seconds
+    return served, model, f"loaded in {seconds:.2f} s, warmed up in {model.warm_up_seconds:.2f} s"
