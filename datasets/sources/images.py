@@ -94,7 +94,7 @@ class Images(Source):
                 if self.options.skip_broken or not self._skipped:
                     yield self._chunk(read, start + most >= last)
         if not self.options.skip_broken:
-            broken.refuse("leave them out with skip_broken: true")
+            broken.refuse("leave them out with dataset.options.skip_broken: true")
         if empty := [name for label, name in enumerate(self._classes) if label not in found]:
             raise UserError(
                 f"{self.options.path}: classes without an image that can be read: {some(empty, SHOWN)}", "add images"

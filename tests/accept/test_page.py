@@ -10,6 +10,7 @@ import pytest
 
 from tests.accept.conftest import overlay
 from tests.browser import chromium
+from tests.cluster.test_cost import write_record
 from tests.conftest import ROOT, clean_environment
 
 LOOK = Path(__file__).with_name("page") / "look.py"
@@ -29,16 +30,22 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         ["model", "add", "breast-cancer", "--name", "cancer", "--alias", "champion", "--why", "the first one: " + 20 * "why "],
     ):  # fmt: skip
         subprocess.run([programs / "python", "-m", "heliostat", *words, "--storage", storage], check=True, env=env)
-    done = subprocess.run(
-        [programs / "python", LOOK, storage, chromium()], env=env, capture_output=True, text=True, timeout=500, check=False
-    )
+    write_record(place)
+    since = ("--since", "2026-11-25T00:00")
+    for words in (
+        ["cost", "mine.yaml", "--report", "cost.html"],
+        ["plan", "mine.yaml", "--from-record", "--report", "plan.html"],
+    ):
+        subprocess.run([programs / "python", "-m", "heliostat", *words, *since], check=True, env=env, cwd=place)
+    command: list[str | Path] = [programs / "python", LOOK, storage, chromium(), place / "cost.html", place / "plan.html"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
 
 def test_every_view_fits_its_window_and_has_no_finding_of_axe(seen: list[dict[str, Any]]) -> None:
-    assert len(seen) == 32, "six views and two reports, at two widths, light and dark"
+    assert len(seen) == 40, "six views, two reports and the pages of cost and plan, at two widths, light and dark"
     for view in seen:
         where = f"{view['name']} at {view['width']} pixels, {view['scheme']}"
         assert view["needed"] <= view["width"], where

@@ -227,21 +227,20 @@ class Here:
         return Done(code, found.out, found.err)
 
 
-@pytest.fixture
-def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
-    """A profile, and the record of a cluster that is gone: 100 s at 36 $/h, of which 40 s are a run's."""
+def write_record(folder: Path) -> None:
+    """``mine.yaml``, a profile, and the record of its cluster, which is gone: 100 s at 36 $/h, of which 40 s are a run's."""
     group = "{name: gpu, gpu: 2, gpu_type: T4, max: 1, idle_seconds: 120}"
-    (tmp_path / "mine.yaml").write_text(f"name: mine\nplatform: local\ngroups: [{group}]\nstorage: {{uri: store}}\n")
+    (folder / "mine.yaml").write_text(f"name: mine\nplatform: local\ngroups: [{group}]\nstorage: {{uri: store}}\n")
     lines: list[dict[str, Any]] = [
         {"t": T0, "e": "start"}, {"t": T0, "id": "a", **NODE, "state": "starting", "work": {}},
         {"t": T0 + 20, "id": "a", **NODE, "state": "busy", "work": {"digits-1": 1.0}}, {"t": T0 + 20, **JOB},
         {"t": T0 + 60, "id": "a", **NODE, "state": "idle", "work": {}}, {"t": T0 + 60, **JOB, "status": "SUCCEEDED"},
         {"t": T0 + 100, "e": "gone", "id": "a", "end": T0 + 100}, {"t": T0 + 101, "e": "off"},
     ]  # fmt: skip
-    folder = tmp_path / "store/.nodes/local/mine/2026-11"
-    folder.mkdir(parents=True)
-    (folder / "25T120000-ab12cd34-0001.jsonl").write_bytes(b"".join(map(line, lines)))
-    run = tmp_path / "store/runs/digits"
+    nodes = folder / "store/.nodes/local/mine/2026-11"
+    nodes.mkdir(parents=True)
+    (nodes / "25T120000-ab12cd34-0001.jsonl").write_bytes(b"".join(map(line, lines)))
+    run = folder / "store/runs/digits"
     run.mkdir(parents=True)
     events: dict[str, list[dict[str, Any]]] = {
         "attempts": [{"event": e, "time": T0 + t, "workers": 1} for e, t in (("launched", 20), ("running", 30), ("ended", 60))],
@@ -250,6 +249,11 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     }
     for name, records in events.items():
         (run / f"{name}.jsonl").write_text("".join(json.dumps(each) + "\n" for each in records))
+
+
+@pytest.fixture
+def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Here:
+    write_record(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     return Here(tmp_path, capsys)
@@ -391,7 +395,7 @@ def test_a_page_shows_it(mine: Here) -> None:
     done = mine("cost", "mine.yaml", *SINCE, "--report", "cost.html")
     assert (done.code, done.out) == (0, "cost.html\n"), done.err
     page = (mine.cwd / "cost.html").read_text()
-    for text in ("Cost of mine", "$1.00", "nodes by what they did", "dollars an hour", "<td>digits</td>", "idle_seconds: 5"):
+    for text in ("Cost of mine", "$1.00", "nodes by what they did", "dollars an hour", ">digits</td>", "idle_seconds: 5"):
         assert text in page
     assert page.count("<svg") == 2
 

@@ -322,7 +322,7 @@ def test_broken_images_are_left_out_and_counted_if_that_is_wanted(tmp_path: Path
     (tmp_path / "photos/cat/00.png").write_bytes(whole[:40])
     (tmp_path / "photos/dog/labels.txt").write_text("no image")
     options = {"path": str(tmp_path / "photos"), "size": 4}
-    with pytest.raises(UserError, match=r"has 2 problems[\s\S]*leave them out with skip_broken: true"):
+    with pytest.raises(UserError, match=r"has 2 problems[\s\S]*leave them out with dataset.options.skip_broken: true"):
         build(open_source("images", options), str(tmp_path / "out"))
     index = build(open_source("images", {**options, "skip_broken": True}), str(tmp_path / "out")).index
     assert (index.meta["skipped"], sum(index.rows(split) for split in index.splits)) == (2, 39)

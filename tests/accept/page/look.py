@@ -1,4 +1,4 @@
-"""Opens each view of a storage in Chromium, and prints what it found: ``look.py STORAGE CHROMIUM``."""
+"""Opens each view of a storage, and pages, in Chromium, and prints what it found: ``look.py STORAGE CHROMIUM PAGE ...``."""
 
 import json
 import subprocess
@@ -14,7 +14,7 @@ VIEWS = {
     "list": "#/", "run": "#/run/breast-cancer", "sweep": "#/run/sweep", "compare": "#/compare/breast-cancer/again",
     "models": "#/models", "model": "#/model/cancer",
 }  # fmt: skip
-SHOWN = {"list": ".list tbody tr", "models": ".models td", "model": ".models td"}
+SHOWN = {"list": ".list tbody tr", "models": ".models td", "model": ".models td", "cost": "svg", "plan": "svg"}
 """What a view has when it is drawn; others have figures."""
 EXTENT = "(n) => { const c = [...drawn.values()][n].chart; return %s; }"
 
@@ -29,12 +29,13 @@ LEGENDS = f"""({CHARTS}).filter((c) => c.getOption().legend?.[0]?.show).map((c) 
 
 
 def main() -> None:
-    storage, program = sys.argv[1:]
+    storage, program, *pages = sys.argv[1:]
     server = subprocess.Popen([sys.executable, "-m", "heliostat", "runs", "open", storage], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout
         url = server.stdout.readline().strip()
         reports = {f"report of {name}": Path(storage, name, "report.html").as_uri() for name in ("breast-cancer", "sweep")}
+        reports |= {Path(page).stem: Path(page).as_uri() for page in pages}
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
             found = []
