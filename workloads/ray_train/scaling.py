@@ -123,6 +123,6 @@ def _work(spec: dict[str, Any]) -> dict[str, Any]:
         prices = ranks.all_gather_object(price_here(spec["nodes"], config.resources.cpu, float(config.resources.gpu)))
     except HeliostatError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise worker_failed(error, rank, 0, time.time(), None) from None
     return {**found, "price": None if None in prices else sum(prices)}
