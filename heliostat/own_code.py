@@ -65,7 +65,7 @@ def load(key: str, name: str, module: str) -> ModuleType:
         raise UserError(f"{key} {name!r}: there is no module {module}", f"create {module}.py in {Path.cwd()}") from None
     except UserError:  # an extra is not installed
         raise
-    except Exception as error:  # a user's module can raise anything, and the message must show it
+    except (Exception, SystemExit) as error:  # a user's module can raise anything, and the message must show it
         raise _import_failed(key, name, error) from None
 
 
@@ -178,7 +178,7 @@ def _imports(source: bytes, package: list[str]) -> Iterator[str]:
             yield from (".".join([*base, alias.name]) for alias in node.names)
 
 
-def _import_failed(key: str, name: str, error: Exception) -> UserError:
+def _import_failed(key: str, name: str, error: BaseException) -> UserError:
     if error.__traceback__:
         error = error.with_traceback(error.__traceback__.tb_next)  # without our own frame
     return UserError(f"{key} {name!r} fails to import:\n  {short_traceback(error)}", "correct the file that is named last")

@@ -29,6 +29,7 @@ from heliostat.workloads.run import lease
 from heliostat.workloads.run.cost import cost
 from heliostat.workloads.run.record import RESULT, Result, RunRecord, keep_index, read_result, write_record
 from heliostat.workloads.run.signals import STOP as STOP_FILE
+from heliostat.workloads.run.so_far import result_of
 
 Decide = Callable[[Event], Decision]
 """Called with each report of a trial."""
@@ -164,7 +165,9 @@ class TrainExecutor:
         except Stopped:
             if last != Decision.STOP:
                 return {"event": "pause"}
-            result = Result(name=record.config.name, run=str(plan.folder), state="stopped", step=0, epoch=0)
+            seen = result_of(folder, running=False)
+            place = {"name": record.config.name, "run": str(plan.folder)}
+            result = Result.model_validate({**place, "state": "stopped", "step": seen.step, "epoch": seen.epoch})
         except Diverged as error:
             place, end = {"name": record.config.name, "run": str(plan.folder)}, {"step": error.step, "epoch": error.epoch}
             result = Result.model_validate({**place, **end, "state": "diverged", "message": error.what})

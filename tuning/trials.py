@@ -75,6 +75,8 @@ class Trial:
     """GPUs of all its workers."""
     price: float | None = None
     """Of all its workers, per hour."""
+    spent: float | None = 0.0
+    """What the workers cost that it has released, each at the price of its node; None where one was not known."""
     actual_cost: float | None = None
     """The cost from the timeline of its nodes, which takes precedence over the price."""
     generation: int = 0
@@ -109,7 +111,9 @@ class Trial:
         """Its cost so far, or None where prices are not known."""
         if self.actual_cost is not None:
             return self.actual_cost
-        return None if self.price is None else self.elapsed(now or (self.started or 0.0)) * self.price / 3600
+        if self.spent is None or self.price is None:
+            return None
+        return self.spent + (0.0 if self.started is None else ((now or self.started) - self.started) * self.price / 3600)
 
 
 class Trials:
@@ -177,6 +181,7 @@ class Trials:
     def _release(self, trial: Trial, state: str, time: float) -> None:
         trial.state = state
         if trial.started is not None:
+            trial.spent = trial.cost(time)
             trial.spans.append((trial.started, time))
             trial.seconds += time - trial.started
             trial.started = None

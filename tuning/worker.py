@@ -84,7 +84,9 @@ class Worker:
             return {"event": "fail", "message": str(error), "final": True}
         except HeliostatError as error:
             return {"event": "fail", "message": str(error), "final": False}
-        except Exception as error:  # any failure of the user's task goes into the table, and the other trials continue
+        # Any failure of the user's task goes into the table, and the other trials continue; sys.exit in it would end only this
+        # thread, without a word, and the sweep would wait for its event for ever.
+        except (Exception, SystemExit) as error:
             return {"event": "fail", "message": short_traceback(error), "final": False}
         finally:
             self._collect_garbage()

@@ -181,6 +181,8 @@ def test_a_table_of_pandas_with_a_label_needs_no_target(own: Callable[[str], Non
         ("f = 3", ("mine has no class or function f", "use one of: Pictures, Stream")),
         ("def f(path): return Pictures()", ("dataset.options.path is missing, an argument of mine:f",)),
         ("import nothing_there", ("'mine:f' fails to import", "import nothing_there")),
+        ("import sys\nsys.exit(0)", ("'mine:f' fails to import", "SystemExit: 0")),
+        ("import sys\ndef f(): sys.exit(0)", ("'mine:f' fails", "SystemExit: 0")),
     ],
 )  # fmt: skip
 def test_what_cannot_be_learnt_from_is_refused_with_its_sample(

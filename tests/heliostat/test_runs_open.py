@@ -27,7 +27,7 @@ from heliostat.commands.runs.page.index import Index
 from heliostat.commands.runs.page.places import Copies, Here
 from heliostat.commands.runs.page.records import Records
 from heliostat.commands.runs.page.server import Page
-from heliostat.errors import UserError
+from heliostat.errors import JobFailed, UserError
 from heliostat.folder import Folder
 from heliostat.workloads.registry.log import Decision
 from heliostat.workloads.registry.registry import Registry
@@ -336,6 +336,28 @@ def check_copies(copies: Copies) -> None:
     assert run["figures"]
     assert (run["report"], run["logs"]) == (True, True)
     assert log["lines"], "it is copied when it is asked for"
+
+
+def test_a_copy_that_fails_leaves_no_files_and_the_one_before_is_shown(storage: Path, tmp_path: Path) -> None:
+    class Breaks(InPlace):
+        broken = False
+
+        def fetch(self, patterns: Any, to: Path) -> None:
+            super().fetch(patterns, to)
+            if self.broken:
+                raise JobFailed("the connection was lost")
+
+    (tmp_path / "scratch").mkdir()
+    source = Breaks(str(storage.parent))
+    copies = Copies(source, "runs", "runs on gpu", tmp_path / "scratch")
+    before = [*(tmp_path / "scratch").iterdir()]
+    source.broken = True
+    copies._next = 0.0
+    shown = copies.folder()
+    wait_for(lambda: bool(copies.trouble()), "trouble")
+    assert "the connection was lost" in copies.trouble()
+    assert [*(tmp_path / "scratch").iterdir()] == before
+    assert shown.names()
 
 
 def test_the_command_prints_its_url_and_serves_until_ctrl_c(

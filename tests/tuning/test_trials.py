@@ -139,6 +139,23 @@ def test_an_interrupted_trial_waits_and_its_time_counts_until_its_last_report() 
     assert trials.seconds(110) == 8 + 10
 
 
+@pytest.mark.parametrize(("first", "second", "cost"), [(36.0, 360.0, 0.11), (36.0, None, None), (None, 36.0, None)])
+def test_a_trial_that_went_on_at_another_price_costs_each_part_at_its_own(
+    first: float | None, second: float | None, cost: float | None
+) -> None:
+    start = {"event": "start", "trial": 0, "where": "n", "workers": 1, "gpus": 0}
+    trials = Trials([
+        at(0, event="session", slots=1),
+        at(0, event="trial", trial=0, params={}, key="k", twin=None),
+        at(0, price=first, **start),
+        at(1, event="fail", trial=0, message="its node was lost", lost=True),
+        at(10, price=second, **start),
+    ])  # fmt: skip
+    assert trials.cost(11) == (None if cost is None else pytest.approx(cost))
+    trials.apply(at(11, event="end", trial=0, state="finished", step=1, values={}, metrics={}, message=""))
+    assert trials.cost(11) == (None if cost is None else pytest.approx(cost))
+
+
 @pytest.mark.parametrize(
     ("prices", "shown"),
     [

@@ -39,7 +39,7 @@ def best_so_far(trials: list[Trial], all_trials: Trials, metric: str, mode: str,
     ended = sorted((trial for trial in trials if trial.spans), key=lambda trial: trial.spans[-1][1])
     if not any(trial.state == "finished" for trial in ended):
         return None
-    priced = all(trial.price is not None for trial in ended)
+    priced = all(trial.cost() is not None for trial in ended)
     if over == "time":
         x = [_worked(all_trials, trial.spans[-1][1]) for trial in ended]
     else:

@@ -15,7 +15,7 @@ MAX_BACKOFF = 60.0
 MISTAKES = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, NameError, NotImplementedError, SyntaxError,
     TypeError, ValueError, pickle.UnpicklingError,
-    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError,
+    FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, SystemExit,
 )  # fmt: skip
 """Errors of code and of what it reads, not of machines: a retry does not help."""
 
@@ -137,7 +137,7 @@ def first_failure(ends: Mapping[int, BaseException]) -> tuple[int, BaseException
     return min(ends.items(), key=order)
 
 
-def worker_failed(error: Exception, rank: int, step: int, at: float, missing: list[int] | None = None) -> WorkerFailed:
+def worker_failed(error: BaseException, rank: int, step: int, at: float, missing: list[int] | None = None) -> WorkerFailed:
     """Wraps an exception of a worker for the driver: Ray would send it without its traceback.
 
     Args:
@@ -176,8 +176,7 @@ def kind_of(error: BaseException) -> str:
 def _summary(rank: int, error: BaseException) -> tuple[str, str, str]:
     """Describes a failure in one line, in full, and in a word."""
     if isinstance(error, WorkerFailed):
-        lines = error.text.splitlines()
-        line = lines[0] if error.kind in ("memory", "timeout") else lines[-1]
+        line = error.text.splitlines()[0] if error.kind in ("memory", "timeout") else _first_line(error.text)
         if error.kind == "peer_lost":
             line = f"lost its connection to another worker ({line})"
         return (
@@ -206,6 +205,12 @@ def _summary(rank: int, error: BaseException) -> tuple[str, str, str]:
             return line, line, cause
     line = f"worker {rank} failed: {text[:300]}"
     return line, line, "unknown"
+
+
+def _first_line(text: str) -> str:
+    """The line of a `short_traceback` that names the exception; more of its message, or notes, may follow."""
+    lines = text.splitlines()
+    return next((line for line in lines if line.strip() and not line.startswith((" ", 'File "'))), lines[-1])
 
 
 def _peak() -> str:

@@ -46,7 +46,7 @@ def fit_here(plan: Plan, spec: dict[str, Any], owner: Lease, watch: Watch) -> di
         raise Stopped(f"stopped after step {step}; the same command resumes from the last checkpoint") from None
     except HeliostatError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # else the command would end with the code of a sys.exit in the task
         raise JobFailed(f"failed after step {step}:\n{traceback.format_exc()}") from error
     finally:
         attempts.record("ended", state=state)

@@ -3,7 +3,6 @@
 import os
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from heliostat.modules import enter_working_dir
 from heliostat.requirements import provide
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.plan import Plan
-from heliostat.workloads.ray_train.failures import worker_failed
+from heliostat.workloads.ray_train.failures import Failures, worker_failed
 from heliostat.workloads.ray_train.joining import joined
 from heliostat.workloads.ray_train.policies import ENVIRONMENT, unwrap
 from heliostat.workloads.ray_train.trainer import Fixed, Trainer, scaling_of
@@ -97,16 +96,12 @@ def _fit(config: TrainConfig, spec: dict[str, Any]) -> dict[str, Any]:
             if received:
                 raise Stopped("stopped while it measured; no run is left")
     if isinstance(fit.error, WorkerGroupError):
-        raise _first(unwrap(each) for each in fit.error.worker_failures.values())
+        ends = {rank: unwrap(each) for rank, each in fit.error.worker_failures.items()}
+        raise Failures(most=0).decide(ends, saved=0).error or fit.error
     if fit.error:
         raise unwrap(fit.error)
     found: dict[str, Any] = fit.value
     return found
-
-
-def _first(failures: Iterable[BaseException]) -> BaseException:
-    """The failure of a group that says most: that of a worker which has not only lost another one."""
-    return min(failures, key=lambda each: (getattr(each, "kind", "") == "peer_lost", not isinstance(each, HeliostatError)))
 
 
 def _work(spec: dict[str, Any]) -> dict[str, Any]:
@@ -123,6 +118,6 @@ def _work(spec: dict[str, Any]) -> dict[str, Any]:
         prices = ranks.all_gather_object(price_here(spec["nodes"], config.resources.cpu, float(config.resources.gpu)))
     except HeliostatError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise worker_failed(error, rank, 0, time.time(), None) from None
     return {**found, "price": None if None in prices else sum(prices)}

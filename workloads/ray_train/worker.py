@@ -44,7 +44,7 @@ def work(spec: dict[str, Any]) -> dict[str, Any]:
                 step = loop.progress.step
     except HeliostatError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         kind = kind_of(error)
         if kind == "peer_lost":
             report_timeout()

@@ -255,7 +255,7 @@ def _explained(config: TrainConfig, part: str) -> Iterator[None]:
         if error.__cause__ and config.resources.gpu and any(word in str(error.__cause__).lower() for word in DEVICES):
             raise Undecided(f"its optimizer needs a GPU ({str(error.__cause__).splitlines()[0]})") from None
         raise
-    except Exception as error:  # the user's code can raise anything, and the message must show it
+    except (Exception, SystemExit) as error:  # the user's code can raise anything, and the message must show it
         text = str(error).lower()
         if isinstance(error, MemoryError) or "can't allocate memory" in text or "not enough memory" in text:
             raise Undecided("it needs more memory than this machine has free") from None

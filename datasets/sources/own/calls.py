@@ -25,7 +25,7 @@ def calling(name: str, where: str = "") -> Iterator[None]:
         yield
     except HeliostatError:
         raise
-    except Exception as error:  # it can raise anything, and the message must show it
+    except (Exception, SystemExit) as error:  # it can raise anything, and the message must show it
         at = f" at {where}" if where else ""
         what = f"{KEY} {name!r} fails{at}:\n  {short_traceback(error)}"
         raise UserError(what, "correct the file that is named last") from None

@@ -17,10 +17,10 @@ from heliostat.workloads.ray_train.failures import (
 )
 
 
-def raised(error: Exception) -> Exception:
+def raised(error: BaseException) -> BaseException:
     try:
         raise error
-    except Exception as caught:
+    except BaseException as caught:
         return caught
 
 
@@ -103,10 +103,11 @@ def test_a_user_error_takes_precedence() -> None:
         (RuntimeError("Connection reset by peer"), "peer_lost"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),
         (KeyError("pixels"), "mistake"),
+        (SystemExit(0), "mistake"),
         (FileNotFoundError(2, "No such file or directory", "weights.pt"), "mistake"),
     ],
 )
-def test_kinds(error: Exception, kind: str) -> None:
+def test_kinds(error: BaseException, kind: str) -> None:
     assert kind_of(error) == kind
 
 
@@ -120,6 +121,14 @@ def test_an_error_deep_in_a_library_shows_the_frame_of_the_users_code() -> None:
     assert "in users_loss" in text
     assert "torch/nn/modules/linear.py" in text
     assert "cannot be multiplied (1x7 and 3x2)" in text
+
+
+def test_the_reason_of_a_long_message_is_its_first_line() -> None:
+    text = "CUDA error: device-side assert triggered\nCompile with `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
+    noted = raised(RuntimeError(text))
+    noted.add_note("a note")
+    decision = Failures(most=9).decide({2: worker_failed(noted, 2, 3, 1.0)}, saved=0)
+    assert decision.reason == "worker 2: RuntimeError: CUDA error: device-side assert triggered"
 
 
 def test_out_of_memory_names_the_peak_and_what_to_set() -> None:

@@ -45,6 +45,11 @@ class NoFile(Good):
         return model
 
 
+class Exits(Good):
+    def model(self) -> nn.Module:
+        sys.exit(0)
+
+
 class NoModel(Good):
     def model(self) -> Any:
         return "resnet"
@@ -179,6 +184,7 @@ def config(task: str, **changes: Any) -> TrainConfig:
     ("task", "says"),
     [
         ("NoFile", ("model of task", "in model", "test_preflight.py", "no-weights.pt")),
+        ("Exits", ("model of task", "in model", "SystemExit: 0")),
         ("NoModel", ("model returns a str", "torch.nn.Module")),
         ("NoLoss", ("has no method loss",)),
         ("Shapes", ("loss of task", "in loss", "test_preflight.py", "32x7 and 30x8")),

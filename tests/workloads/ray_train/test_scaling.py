@@ -5,13 +5,17 @@ import signal
 from pathlib import Path
 
 import pytest
+from ray.train.v2.api.exceptions import WorkerGroupError
 
 from heliostat.cli import main, parser_of
 from heliostat.commands.train import request_for
 from heliostat.config import config_path, load
 from heliostat.datasets import Dataset
 from heliostat.environment import DATASETS
+from heliostat.errors import JobFailed
 from heliostat.workloads.config import TrainConfig
+from heliostat.workloads.ray_train import scaling
+from heliostat.workloads.ray_train.trainer import Fit, Trainer
 from tests.conftest import Command, end_group, wait_for
 
 WIDE = """
@@ -63,6 +67,20 @@ def test_the_speed_and_the_cost_of_each_number_of_workers(on_ray: Command) -> No
     assert one["communication"] is None, "there is no other worker"
     assert two["communication"] > 0.1
     assert not (on_ray.cwd / "runs" / "digits").exists(), "no run is left"
+
+
+def test_a_worker_that_dies_while_it_is_measured_is_named_in_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(trainer: Trainer) -> Fit:
+        died = RuntimeError("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR")
+        fit = Fit(error=WorkerGroupError("many lines", {1: died}))
+        fit.done.set()
+        return fit
+
+    monkeypatch.setattr(Trainer, "start", start)
+    keys = {"name": "run", "task": "image_classification", "dataset": {"source": "digits"}, "steps": 5, "workers": 2}
+    config = TrainConfig.model_validate({**keys, "resources": {"gpu": 0}})
+    with pytest.raises(JobFailed, match=r"^worker 1 was killed, by a signal"):
+        scaling._fit(config, {})
 
 
 def test_ctrl_c_ends_it_with_what_was_measured_before(on_ray: Command) -> None:

@@ -122,9 +122,13 @@ class Copies:
         self._number += 1
         to = self._scratch / str(self._number)
         to.mkdir()
-        self._storage.fetch(
-            [*(f"{self._place}/*/{name}" for name in SUMMARIES), *(f"{self._place}/{name}" for name in REGISTRY)], to
-        )
+        try:
+            self._storage.fetch(
+                [*(f"{self._place}/*/{name}" for name in SUMMARIES), *(f"{self._place}/{name}" for name in REGISTRY)], to
+            )
+        except BaseException:  # a part of the files may be there, and the next copy is begun soon
+            shutil.rmtree(to, ignore_errors=True)
+            raise
         self._next = time.monotonic() + max(PAUSE, SHARE * (time.monotonic() - began))
         return to
 
