@@ -9,7 +9,7 @@ FEW = 20
 """So many classes are never too many for the rows of a table, and so many rows too few to tell names from categories."""
 COUNTER = re.compile(
     r"(.*[_\s.-]|row|serial|record|line|seq|s|sr|sl)(index|idx|row|no|nr|num|number|seq|serial)\.?"
-    r"|index|idx|level_0|row|row_?(id|names?)|serial|instant|#",
+    r"|index|idx|level_0|row|row_?(id|names?)|serial|instant|#|(?-i:X)",  # X is R's name for the index that it has written
     re.IGNORECASE,
 )
 """Names of columns that number the rows, if their values do."""

@@ -376,6 +376,12 @@ def test_columns_that_count_the_rows_are_left_out(tmp_path: Path) -> None:
     assert built(tmp_path / "again", quantities).index.meta["feature_names"][1:] == names
 
 
+def test_the_index_that_r_has_written_is_left_out(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"X": range(1, ROWS + 1), "size": [row / 7 for row in range(ROWS)], "arm": LABELS})
+    frame.to_csv(tmp_path / "r.csv", index=False)
+    assert built(tmp_path, str(tmp_path / "r.csv")).index.signature.left_out == {"X": "counts the rows"}  # type: ignore[union-attr]
+
+
 TIMES = [1_700_000_000 + row for row in range(857)]
 
 
