@@ -97,6 +97,14 @@ def _size(resources: Fields, made: Container, keys: str) -> None:
                 made.override.setdefault("resources", {}).setdefault(kind, {})[key] = amount
 
 
+def _seconds(text: Any) -> int | None:
+    """The whole seconds in a variable; None if there is no number in it."""
+    try:
+        return int(float(text))
+    except (TypeError, ValueError):
+        return None
+
+
 def _environment(fields: Fields, made: Container) -> None:
     for entry in fields.items("env"):
         name, value = entry.take("name"), entry.take("value")
@@ -108,10 +116,10 @@ def _environment(fields: Fields, made: Container) -> None:
             source.rest(dict.fromkeys(source.data, "a profile's env takes texts and keys of Secrets"))
         elif name == STORAGE:
             made.storage = value
-        elif name == START_TIMEOUT:
-            made.start = int(value) - 300
-        elif name == DRAIN:
-            made.keys["drain_seconds"] = int(value)
+        elif name == START_TIMEOUT and (seconds := _seconds(value)) is not None:
+            made.start = seconds - 300
+        elif name == DRAIN and (seconds := _seconds(value)) is not None:
+            made.keys["drain_seconds"] = seconds
         elif name != NODES_FILE and SETTINGS.get(name) != value:
             made.env[name] = value or ""
     for entry in fields.items("envFrom"):

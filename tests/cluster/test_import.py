@@ -137,6 +137,15 @@ def test_a_variable_that_not_all_pods_have_is_one_of_the_head_or_of_a_group() ->
     assert (profile.env, profile.head.env, profile.groups[0].env) == ({"A": "1"}, {"B": "2"}, {"B": "3"})
 
 
+@pytest.mark.parametrize(("written", "seconds"), [("600.0", 300), ("600", 300), ("10m", None)])
+def test_seconds_in_a_variable_of_ray_are_a_number_or_the_variable_stays(written: str, seconds: int | None) -> None:
+    name = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+    keys, found = imported(a_cluster({"env": [{"name": name, "value": written}]}))
+    assert keys["groups"][0].get("start_seconds") == seconds
+    assert keys["head"].get("env", {}) == ({} if seconds else {name: written})
+    assert found.lost == []
+
+
 @pytest.mark.parametrize(
     ("path", "value", "named"),
     [

@@ -21,6 +21,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 import heliostat
 from heliostat.cluster.diagnosis.demand_problems import of_demand
 from heliostat.cluster.diagnosis.group_nodes import Fleet, GroupNodes
@@ -102,7 +104,7 @@ class LocalCluster:
         """What differs between the profile of the cluster and this one; every key if there is no cluster."""
         record = self._read()
         # A record of an earlier version lacks the keys that have been added since.
-        running = Profile.model_validate(record.profile).model_dump(mode="json") if record else {}
+        running = self._profile_of(record).model_dump(mode="json") if record else {}
         return list(difference(running, self.profile.model_dump(mode="json")))
 
     def up(self, replace: bool = False) -> Iterator[str]:
@@ -151,7 +153,7 @@ class LocalCluster:
     def look(self, job_id: str | None, ray: Callable[[], RayState]) -> Callable[[], str]:
         """A function that returns what a job, or any, waits for, in a line, and raises `NotComing` if the head has exited."""
         record = self._running()
-        profile = Profile.model_validate(record.profile)
+        profile = self._profile_of(record)
 
         def look() -> str:
             self._check(record)
@@ -169,7 +171,7 @@ class LocalCluster:
             what = f"its head has exited, with its log in {self.folder}/head.log"
             fix = f"heliostat up {self.name} restarts it"
             return Observation(self.profile, "failed", [Problem("head", what, fix, group=HEAD)])
-        profile, started = Profile.model_validate(record.profile), nodes(record)
+        profile, started = self._profile_of(record), nodes(record)
         try:
             ray = ray_state(self.dashboard())
         except KubernetesError as error:
@@ -251,7 +253,7 @@ class LocalCluster:
         """Start the process that records the nodes, unless it runs; it is one of the cluster's, and stops with them."""
         if not record.alive or runs(record, RECORDER):
             return
-        profile = Profile.model_validate(record.profile)
+        profile = self._profile_of(record)
         options = {
             "namespace": LOCAL, "name": self.name, "scratch": record.scratch, "marks": CLUSTER_FOLDER, "head": record.pid,
             "port": record.ports["dashboard"], "storage": record.storage, "token": str(own_token()),
@@ -273,8 +275,19 @@ class LocalCluster:
             )
         _identifiable(recorder, lambda: runs(record, RECORDER))  # else the next command would start a second one
 
+    def _profile_of(self, record: ClusterRecord) -> Profile:
+        """The profile with which it was started."""
+        try:
+            return Profile.model_validate(record.profile)
+        except ValidationError as error:
+            keys = ", ".join(".".join(map(str, each["loc"])) for each in error.errors())
+            raise UserError(
+                f"the cluster {self.name} was started by another version of Heliostat, by a profile with other keys: {keys}",
+                f"heliostat down {self.name}, then up",
+            ) from None
+
     def _wait(self, record: ClusterRecord) -> Iterator[str]:
-        profile = Profile.model_validate(record.profile)
+        profile = self._profile_of(record)
         seconds = UP_SECONDS + NODE_SECONDS * sum(group.min for group in profile.groups)
         deadline = time.monotonic() + seconds
         while missing := self._missing(record, profile):
