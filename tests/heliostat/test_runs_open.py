@@ -338,14 +338,15 @@ def check_copies(copies: Copies) -> None:
     assert log["lines"], "it is copied when it is asked for"
 
 
-def test_a_copy_that_fails_leaves_no_files_and_the_one_before_is_shown(storage: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [JobFailed("the connection was lost"), OSError(28, "No space left on device")])
+def test_a_copy_that_fails_leaves_no_files_and_the_one_before_is_shown(storage: Path, tmp_path: Path, error: Exception) -> None:
     class Breaks(InPlace):
         broken = False
 
         def fetch(self, patterns: Any, to: Path) -> None:
             super().fetch(patterns, to)
             if self.broken:
-                raise JobFailed("the connection was lost")
+                raise error
 
     (tmp_path / "scratch").mkdir()
     source = Breaks(str(storage.parent))
@@ -355,7 +356,7 @@ def test_a_copy_that_fails_leaves_no_files_and_the_one_before_is_shown(storage: 
     copies._next = 0.0
     shown = copies.folder()
     wait_for(lambda: bool(copies.trouble()), "trouble")
-    assert "the connection was lost" in copies.trouble()
+    assert str(error) in copies.trouble()
     assert [*(tmp_path / "scratch").iterdir()] == before
     assert shown.names()
 

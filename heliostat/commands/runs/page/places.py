@@ -99,7 +99,7 @@ class Copies:
         while not ended.wait(BEAT):
             try:
                 self._storage.fetch([], self._scratch)
-            except HeliostatError as error:
+            except (HeliostatError, OSError) as error:
                 self._trouble = str(error)
 
     def _again(self) -> None:
@@ -109,7 +109,7 @@ class Copies:
                 shutil.rmtree(self._before, ignore_errors=True)
             self._before, self._current = self._current, copied  # an answer may still read the one before
             self._trouble = ""
-        except HeliostatError as error:  # shown on the page, which has the copy before
+        except (HeliostatError, OSError) as error:  # shown on the page, which has the copy before; a full disk, too
             self._trouble = str(error)
             self._next = time.monotonic() + PAUSE
         finally:

@@ -112,7 +112,7 @@ class Page:
             document = answer(query)
         except FileNotFoundError as error:
             return 400, json.dumps({**common, "error": f"{error.filename or error} was deleted meanwhile", "fix": ""})
-        except HeliostatError as error:  # what cannot be read is shown in its place
+        except (HeliostatError, OSError) as error:  # what cannot be read is shown in its place
             return 400, json.dumps({**common, "error": getattr(error, "what", str(error)), "fix": getattr(error, "fix", "")})
         took = round(time.monotonic() - began, 3)
         return 200, json.dumps({**common, "trouble": self._place.trouble(), "took": took, **document}, default=str)
