@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -83,7 +84,9 @@ def test_ctrl_c_ends_it_and_a_pipe_gets_blocks(terminal: bool, more: list[str], 
     reader, writer = pty.openpty() if terminal else os.pipe()
     watch = [sys.executable, "-m", "heliostat", "status", "none.yaml", "--watch", *more]
     environment = {**command.env, "TERM": "xterm", "NO_COLOR": "1"}
-    child = subprocess.Popen(watch, cwd=command.cwd, env=environment, stdout=writer)
+    # What is started in the background of a shell ignores Ctrl-C, and so would what it starts.
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    child = subprocess.Popen(watch, cwd=command.cwd, env=environment, stdout=writer, preexec_fn=default)
     os.close(writer)
     os.set_blocking(reader, False)
     seen = bytearray()

@@ -110,7 +110,7 @@ def test_the_table_of_a_sweep_on_a_cluster_is_that_of_the_lines_of_its_job(
     with trials.Display(plan) as display:
         first.state, first.started = "running", 1.0
         display.update(found)
-        first.state, first.step, first.seconds, first.price = "finished", 40, 8.25, 3600.0
+        first.state, first.step, first.seconds, first.price, first.spent = "finished", 40, 8.25, 3600.0, 8.25
         first.started, first.values = None, {"log loss": 0.25}
         second.state = "failed"
         display.update(found)  # sooner than the next line: shown at the end
