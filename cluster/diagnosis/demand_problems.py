@@ -9,6 +9,7 @@ from heliostat.cluster.diagnosis.problem import Problem, at
 from heliostat.cluster.documents.pods import ray_labels
 from heliostat.cluster.jobs.demand import Demand, RayState, Request
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
+from heliostat.errors import some
 
 DRIVER = "driver"
 """The resource that only heads have, for what drives a trial of a sweep."""
@@ -172,7 +173,7 @@ def _limit(
         )
     if nodes.count >= nodes.most:
         jobs = list(dict.fromkeys(ray.job_of(h.driver) for h in ray.holdings if h.node in nodes.ready))
-        stops = _first([f"heliostat stop {profile.name} {job}" for job in jobs], ", ")
+        stops = some([f"heliostat stop {profile.name} {job}" for job in jobs], SHOWN)
         stop = f"stop what holds them ({stops}), or " if jobs else ""
         return (
             f"{name} has its maximum of {_count(nodes.most, 'node')} (groups.{name}.max): {_held(ray, nodes.ready)}",
@@ -194,18 +195,14 @@ def _limit(
 
 
 def _held(ray: RayState, nodes: Sequence[str]) -> str:
-    """What holds nodes, those that are held alike together."""
+    """What holds nodes, those that are held alike together; of many the first few, and how many others there are."""
     alike: dict[str, list[str]] = {}
     for node in nodes:
         alike.setdefault(holders(ray, node), []).append(node)
     others = {text: f", as {_count(len(names) - 1, 'other node')}" if names[1:] else "" for text, names in alike.items()}
-    return _first([f"{names[0]} {text}{others[text]}" for text, names in alike.items()], "; ")
-
-
-def _first(texts: Sequence[str], separator: str) -> str:
-    """The first few of many texts, and how many others there are."""
-    shown = list(texts[:SHOWN])
-    return separator.join([*shown, f"and {len(texts) - SHOWN} more"] if len(texts) > SHOWN else shown)
+    clauses = [f"{names[0]} {text}{others[text]}" for text, names in alike.items()]
+    more = [f"and {len(clauses) - SHOWN} more"] if len(clauses) > SHOWN else []
+    return "; ".join([*clauses[:SHOWN], *more])
 
 
 def _count(number: int, what: str) -> str:

@@ -19,7 +19,7 @@ from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.names import BUDGETS
 from heliostat.cluster.record import Record, read
 from heliostat.cluster.spending import Spent, spent
-from heliostat.cluster.targets.history import note
+from heliostat.cluster.targets.history import noted
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import LOCAL
@@ -118,8 +118,7 @@ class Guard:
         if not self._over_budget:
             raise refusal
         _remark(f"over budget: {refusal.what}")
-        if missing := note(self._target, OVERRIDE, self._work):
-            _remark(f"not in the history of {self._target.name}: {OVERRIDE}; {missing}")
+        noted(self._target, _remark, OVERRIDE, self._work)
 
 
 def seen(target: Target, by_head: bool = False) -> tuple[list[Spent], str]:

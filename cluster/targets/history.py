@@ -7,8 +7,9 @@ answers to the credentials of the command; that of a job's submitter, and everyt
 import getpass
 import platform
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from heliostat.cluster.errors import Conflict, KubernetesError
 from heliostat.cluster.in_pod.actions import PREFIX, Action, action, annotation, file_of, waiting, written
@@ -88,6 +89,19 @@ def note(target: KubernetesCluster | LocalCluster | KubeRay, what: str, which: s
         return ""
     except KubernetesError as error:
         return error.what
+
+
+def noted(
+    target: KubernetesCluster | LocalCluster | KubeRay,
+    say: Callable[[str], Any],
+    what: str,
+    which: str = "",
+    last: bool = False,
+) -> None:
+    """Add an action to the history as `note` does; ``say`` is called with a remark if it is not in it."""
+    if reason := note(target, what, which, last):
+        name = f"namespace {target.api.namespace}" if isinstance(target, KubeRay) else target.name
+        say(f"not in the history of {name}: {what}; {reason}")
 
 
 def _keep(kube: KubeRay, made: Mapping[str, str]) -> None:

@@ -41,8 +41,7 @@ class _Connection:
         from heliostat.cluster.targets import history
 
         self.dashboard.stop(job_id)
-        if reason := history.note(self.target, "stop", job_id):
-            say(f"not in the history of {self.target.name}: stop; {reason}")
+        history.noted(self.target, say, "stop", job_id)
 
 
 def open_target(profile: Profile) -> "KubernetesCluster | LocalCluster":

@@ -67,12 +67,10 @@ def target_of(args: argparse.Namespace) -> Any:
 
 
 def note(target: Any, what: str, which: str = "", last: bool = False) -> None:
-    """Add an action to the history of a cluster, see `heliostat.cluster.targets.history.note`; a remark if that fails."""
+    """Add an action to the history of a cluster, see `heliostat.cluster.targets.history.noted`; a remark if that fails."""
     from heliostat.cluster.targets import history
 
-    if reason := history.note(target, what, which, last):
-        name = getattr(target, "name", None) or f"namespace {target.api.namespace}"
-        err.print(f"not in the history of {name}: {what}; {reason}", highlight=False, markup=False, soft_wrap=True)
+    history.noted(target, lambda text: err.print(text, highlight=False, markup=False, soft_wrap=True), what, which, last)
 
 
 class Line:
