@@ -4,6 +4,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -39,12 +40,27 @@ def join(rank: int, world: int, node: str, alone: bool, broadcast: Callable[[Any
         RuntimeError: some workers did not join in time.
     """
     timeout = timedelta(seconds=seconds)
+    if not torch.cuda.is_available():
+        _compute_in_batches()
     rendezvous.choose_interface(os.environ, node, alone)
     address = rendezvous.address_for(node, alone)
     listener = rendezvous.listen(address) if rank == 0 else None
     host, port = broadcast((address, listener.getsockname()[1]) if listener else None)
     store = rendezvous.serve(listener, world, timeout) if listener else TCPStore(host, port, world, timeout=timeout)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=timeout)
+
+
+def _compute_in_batches() -> None:
+    """Gives this thread, and those that it starts from now on, Linux's policy for computing: a wake-up interrupts no other.
+
+    Under the default policy each piece of a gradient that arrives lets gloo's thread interrupt the backward pass of a worker on
+    the same core: with two workers on two cores it then needs four times the CPU time, and training is a quarter slower. The
+    worker's share of the CPU, its weight, stays as it is.
+    """
+    if sys.platform == "linux" and os.sched_getscheduler(0) == os.SCHED_OTHER:
+        # A sandbox may refuse the call; the training is then slower, and otherwise the same.
+        with suppress(PermissionError):
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def check_gpu() -> None:
