@@ -255,9 +255,10 @@ class Profile(PodKeys):
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What the metrics show beside the nodes: the ``budget`` a day, ``max`` and ``start_seconds`` of ``groups`` by name."""
+        """What the metrics show beside the nodes: ``max`` and ``start_seconds`` of ``groups`` by name, and the budgets."""
         groups = {g.name: {"max": g.max, "start_seconds": g.start_seconds} for g in self.groups}
-        return {"groups": groups, "budget": self.budget.day if self.budget else None}
+        day, month = (self.budget.day, self.budget.month) if self.budget else (None, None)
+        return {"groups": groups, "budget": day, "budget_per_month": month}
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:

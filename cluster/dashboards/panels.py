@@ -125,6 +125,8 @@ DASHBOARDS = (
         (
             Panel("Spent in this time", "currencyUSD", spent("ray_io_cluster", "$__range"), "stat"),
             Panel("Budget a day", "currencyUSD", by("ray_io_cluster", "budget_per_day", "max"), "stat"),
+            Panel("Spent in the last 30 days", "currencyUSD", spent("ray_io_cluster", "30d"), "stat"),
+            Panel("Budget a month", "currencyUSD", by("ray_io_cluster", "budget_per_month", "max"), "stat"),
             MONEY,
             Panel("Spent in the last 24 hours", "currencyUSD", spent("group", "1d"), stacked=True),
             GPUS,

@@ -25,6 +25,7 @@ GROUPS = {
     "group_wait_seconds": ("gauge", ("group", "cause"), "The longest wait of a node that is not ready yet, by its cause now."),
     "group_start_seconds": ("gauge", ("group",), "The longest start of a node according to the profile."),
     "budget_per_day": ("gauge", (), "What the profile allows a day; none without that key."),
+    "budget_per_month": ("gauge", (), "What the profile allows a month; none without that key."),
     "nodes_seen_timestamp_seconds": ("gauge", (), "When the recorder last saw the nodes."),
 }  # fmt: skip
 """The metrics of a cluster without the prefix: their type, labels and meaning."""
@@ -92,8 +93,10 @@ class Groups:
         for group, limits in given["groups"].items():
             yield "group_nodes_max", {"group": group}, limits["max"]
             yield "group_start_seconds", {"group": group}, limits["start_seconds"]
-        if given["budget"] is not None:
-            yield "budget_per_day", {}, given["budget"]
+        # Earlier versions wrote no limit of a month.
+        for name, money in (("budget_per_day", given["budget"]), ("budget_per_month", given.get("budget_per_month"))):
+            if money is not None:
+                yield name, {}, money
         for group, money in self._cost.items():
             yield "group_cost_total", {"group": group}, money
         if self._seen:

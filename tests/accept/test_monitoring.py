@@ -48,7 +48,7 @@ groups:
 storage: {uri: STORAGE}
 idle_shutdown_seconds: null
 """
-BUDGET = "budget: {day: 0.001}\n"
+BUDGET = "budget: {day: 0.001, month: 0.001}\n"
 RUN = ("steps=60", "log_every=5", "evaluate_every=10", "checkpoint_every=5", "model.seconds=0.2")
 SWEEP = """
 name: search
@@ -234,6 +234,10 @@ FIRING: dict[str, tuple[list[dict[str, str]], str, str]] = {
     "HeliostatIdleGpus": ([steady("ray_heliostat_group_gpus", "8x60", group="g", state="idle")], "29m", "31m"),
     "HeliostatSpendingAboveBudget": (
         [steady("ray_heliostat_group_cost_total", "0+1x90", group="g"), steady("ray_heliostat_budget_per_day", "50x90")],
+        "40m", "60m",
+    ),
+    "HeliostatSpendingAboveMonthlyBudget": (
+        [steady("ray_heliostat_group_cost_total", "0+1x90", group="g"), steady("ray_heliostat_budget_per_month", "50x90")],
         "40m", "60m",
     ),
     "HeliostatHeadNearlyOutOfMemory": (

@@ -20,7 +20,7 @@ from heliostat.cluster.profile import find
 from tests.cluster.kube.api_server import answering, kubeconfig, serving, well
 from tests.cluster.kube.test_owners import SCHEMA
 
-LIMITS = {"groups": {"gpu": {"max": 4, "start_seconds": 300}}, "budget": 50.0}
+LIMITS = {"groups": {"gpu": {"max": 4, "start_seconds": 300}}, "budget": 50.0, "budget_per_month": 900.0}
 
 
 def node(state: str, asked: float = 0.0, begin: float | None = 0.0, **keys: Any) -> dict[str, Any]:
@@ -40,7 +40,12 @@ def values(groups: Groups, now: float) -> dict[str, float]:
 
 def test_nodes_gpus_money_and_waits_of_a_group() -> None:
     groups = Groups(lambda: LIMITS)
-    assert values(groups, 60.0) == {"group_nodes_max/gpu": 4, "group_start_seconds/gpu": 300, "budget_per_day": 50.0}
+    assert values(groups, 60.0) == {
+        "group_nodes_max/gpu": 4, "group_start_seconds/gpu": 300, "budget_per_day": 50.0, "budget_per_month": 900.0,
+    }  # fmt: skip
+    earlier = {**LIMITS, "budget": None}
+    del earlier["budget_per_month"]
+    assert values(Groups(lambda: earlier), 60.0) == {"group_nodes_max/gpu": 4, "group_start_seconds/gpu": 300}
     nodes = {
         "a": node("asked", 10.0, None), "b": node("asked", 40.0, None), "c": node("starting", 95.0, 95.0),
         "d": node("busy", work={"job": 0.5}), "e": node("idle"), "f": node("idle", end=50.0),
