@@ -4,6 +4,7 @@ import hashlib
 import importlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -196,6 +197,9 @@ def find_source(name: str, options: Mapping[str, Any]) -> tuple[type[Source], An
         UserError: the source does not exist, or an option is wrong.
     """
     name = ROWS.get(name, name)
+    if name not in SOURCES and ("://" in name or Path(name).exists()):
+        fix = f"write table, text or images as the source, and its option path: {name}"
+        raise UserError(f"dataset.source is {name!r}, which is data and not the kind of it", fix)
     if ":" in name:
         return _imported("own.source:Own"), importlib.import_module("heliostat.datasets.sources.own").find(name, options)
     if name not in SOURCES:

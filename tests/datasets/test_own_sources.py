@@ -209,6 +209,10 @@ def test_options_are_arguments_or_those_of_tables(own: Callable[[str], None]) ->
         open_source("mine:f", {"path": "p", "drop": ["x"]}).preview()
     with pytest.raises(UserError, match=r"dataset.source is 'mine', which is not a source\n.*or write module:Name"):
         open_source("mine", {})
+    Path("rows.csv").touch()
+    for data in ("rows.csv", "s3://bucket/rows.csv"):
+        with pytest.raises(UserError, match=f"'{data}', which is data .*\n.*its option path: {data}"):
+            open_source(data, {})
 
 
 STORIES = """
