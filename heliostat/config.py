@@ -77,13 +77,27 @@ def is_inline(config: str | Path) -> bool:
 
 
 def config_path(config: str, folder: str) -> str:
-    """The path of a config: as given, or of the one in the package that is called so, such as ``digits``."""
+    """The path of a config: as given, or of the one in the package that is called so, such as ``digits``.
+
+    Raises:
+        UserError: it is a name alone, and neither a file nor such a config.
+    """
     if is_inline(config):
         return config
-    name = Path(config).stem
-    place = Path(__file__).parent / folder / f"{name}.yaml"
-    is_bundled = config in (name, f"{folder}/{name}.yaml") and not Path(config).exists() and place.is_file()
-    return str(place) if is_bundled else config
+    if Path(config).is_file():
+        return config
+    places = Path(__file__).parent / folder
+    bundled = [place.stem for place in places.glob("*.yaml")]
+    if (name := Path(config).stem) in bundled and config in (
+        name,
+        f"{folder}/{name}.yaml",
+    ):  # also beside a folder of that name
+        return str(places / f"{name}.yaml")
+    if Path(config).name == config == name and not Path(config).exists():
+        own = _yaml_files(Path())
+        hint = f"did you mean {name}.yaml?" if f"{name}.yaml" in own else nearest(name, [*bundled, *own])
+        raise UserError(f"there is no config {config}", f"{hint} Or give the path of a YAML file")
+    return config
 
 
 def read_mapping(path: str | Path) -> dict[str, Any]:

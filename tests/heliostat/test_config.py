@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 from pydantic import Field
 
-from heliostat.config import Config, load, nearest, validate
+from heliostat.config import Config, config_path, load, nearest, validate
 from heliostat.errors import UserError
 
 
@@ -103,6 +103,21 @@ def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "digits.yaml").write_text("name: a")
     with pytest.raises(UserError, match=r"digit\.yaml does not exist\n  fix: did you mean .*digits\.yaml"):
         load(tmp_path / "digit.yaml", Outer)
+
+
+def test_a_name_is_that_of_a_config_in_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = "workloads/configs"
+    (tmp_path / "digits").mkdir()  # a dataset, for instance
+    (tmp_path / "wine.yaml").touch()
+    found = config_path("digits", folder)
+    assert Path(found).is_file()
+    assert config_path(f"{folder}/digits.yaml", folder) == found
+    for name, hint in {"breast_cancer": "breast-cancer", "digit": "digits", "wine": "wine.yaml"}.items():
+        with pytest.raises(UserError, match=rf"there is no config {name}\n  fix: did you mean {hint}\? Or give the path"):
+            config_path(name, folder)
+    (tmp_path / "digits.yaml").touch()
+    assert config_path("digits.yaml", folder) == "digits.yaml"
 
 
 def test_a_folder_and_a_binary_file_are_refused(tmp_path: Path) -> None:
