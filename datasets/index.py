@@ -153,6 +153,8 @@ class Index(Config):
         classes = self.meta.get("classes", [])
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             yield f"meta.classes is {_shown(classes)}, but must be a list of names"
+        elif self.signature and classes != (named := list(self.signature.target.classes)):
+            yield f"meta.classes has {len(classes)} names, but must have the {len(named)} of signature.target.classes"
 
     def _table_problems(self) -> Iterator[str]:
         """Where the signature and the statistics of a table are not of the arrays that there are."""

@@ -16,6 +16,7 @@ from pyarrow import fs
 from heliostat.cli import main
 from heliostat.datasets import Dataset, Shard, build
 from heliostat.datasets.index import Index
+from heliostat.datasets.inspection import inspect
 from heliostat.datasets.sources import open_source
 from heliostat.environment import CACHE
 from heliostat.errors import UserError
@@ -43,6 +44,7 @@ def read_all(dataset: Dataset) -> None:
         taken = dataset.take(split, np.arange(rows))
         wanted = {name: (field.dtype, (rows, *field.shape)) for name, field in dataset.index.fields.items()}
         assert {name: (str(values.dtype), values.shape) for name, values in taken.items()} == wanted
+    inspect(dataset)
 
 
 @pytest.fixture
@@ -99,6 +101,12 @@ def test_what_cannot_fit_together_is_listed(table: Path) -> None:
         "stats.features has {'mean': 1, 'std': 1} values", "meta.classes is 7",
     ):  # fmt: skip
         assert problem in str(caught.value)
+
+
+def test_the_classes_are_those_of_the_signature(table: Path) -> None:
+    change(table, lambda index: index["meta"]["classes"].pop())
+    with pytest.raises(UserError, match=r"meta.classes has 1 names, but must have the 2 of signature.target.classes"):
+        Dataset.open(str(table))
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["xxh3", "sha256"])
