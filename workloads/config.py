@@ -127,6 +127,14 @@ def _optimizer(value: Any) -> Any:
     return value
 
 
+def _dataset(value: Any) -> Any:
+    if isinstance(value, str):
+        kept = f"{{path: {value}}}" if "/" in value or Path(value).is_dir() else f"{{source: {value}}}"
+        written = f"{{source: table, options: {{path: {value}}}}}" if Path(value).is_file() else kept
+        raise ValueError(f"{value!r} is not a mapping; write dataset: {written}")
+    return value
+
+
 class Keep(Config):
     """Which checkpoints of a run are kept."""
 
@@ -158,7 +166,7 @@ class TrainConfig(Config):
     name: Name = Field(description="a folder's name, such as digits-2")
     task: TaskName = Field(description="a task in workloads/tasks, or module:Class of your own")
     model: dict[str, Any] = Field({}, description="the task's own options")
-    dataset: DatasetConfig = Field(description="a mapping such as {source: digits}")
+    dataset: Annotated[DatasetConfig, BeforeValidator(_dataset)] = Field(description="a mapping such as {source: digits}")
     global_batch: int = Field(64, ge=1, description="samples a step over all workers, at least 1")
     micro_batch: int | None = Field(None, ge=1, description="samples that a worker computes at once, at least 1")
     epochs: int | None = Field(None, ge=1, description="a whole number of passes over the data, at least 1")

@@ -307,6 +307,9 @@ def test_runs_lists_what_it_can_and_names_what_it_cannot_read(folder: Path, caps
         ({"optimizer": {"schedule": "CosineAnnealingLR"}}, ("did you mean cosine?",)),
         ({"precision": "bf16-mixed"}, ("'bf16-mixed' is another tool's name", "write bf16")),
         ({"precision": 16}, ("write fp16",)),
+        ({"dataset": "data/a"}, ("dataset: 'data/a' is not a mapping", "write dataset: {path: data/a}")),
+        ({"dataset": "digits"}, ("write dataset: {source: digits}",)),
+        ({"dataset": __file__}, (f"write dataset: {{source: table, options: {{path: {__file__}}}}}",)),
     ],
 )
 def test_the_keys_of_other_tools_are_refused_with_ours(keys: dict[str, Any], words: tuple[str, ...]) -> None:
