@@ -33,7 +33,8 @@ import numpy as np
 from heliostat.cluster.planner.fleet import Fleet, Outcome
 from heliostat.cluster.planner.jobs import Jobs
 from heliostat.cluster.planner.pool import NEW, RUNNING, STARTING, Claim, Node, Pool, hour_of
-from heliostat.cluster.planner.shapes import Size, sizes_of
+from heliostat.cluster.planner.shapes import sizes_of
+from heliostat.cluster.planner.waiting import Lines, Run
 
 HOUR = 3600.0
 CHUNK = 65_536
@@ -64,82 +65,15 @@ def never_fit(jobs: Jobs, fleet: Fleet) -> list[int]:
     return list(rows)
 
 
-class _Run:
-    """A job from its submission, or its interruption, to its end or the next interruption."""
-
-    __slots__ = (
-        "at", "claim", "claimed", "ends", "extra", "grows_to", "missing", "over", "pause", "queued", "row", "running",
-        "seconds", "since", "sizes",
-    )  # fmt: skip
-
-    def __init__(self, row: int, seconds: float, sizes: tuple[Size, ...], queued: float) -> None:
-        self.row, self.seconds, self.sizes, self.queued = row, seconds, sizes, queued
-        """``seconds`` are left, with the GPUs of the trace."""
-        self.at = self.grows_to = 0
-        """The numbers of its size, and of that with the extra claim."""
-        self.claim: Claim = []
-        self.extra: Claim = []
-        """With which it grows once all of its nodes are up."""
-        self.missing = 0
-        """Nodes of the claim, or of the extra one, that are not up yet."""
-        self.since = self.ends = self.pause = 0.0
-        """When it got its size, when it ends, and how long it computed nothing first."""
-        self.claimed = self.running = self.over = False
-
-    @property
-    def size(self) -> Size:
-        return self.sizes[self.at]
-
-
-class _Lines:
-    """Jobs that wait, in one line, or with ``by_size`` those that are alike in a line of their own."""
-
-    def __init__(self, by_size: bool) -> None:
-        self.by_size = by_size
-        self.lines: dict[int, OrderedDict[_Run, int]] = {}
-        """With the place of each among all."""
-        self._first = self._last = 0
-
-    def _key(self, run: _Run) -> int:
-        return id(run.sizes) if self.by_size else 0  # equal jobs share them
-
-    def behind_others(self, run: _Run) -> bool:
-        """Whether a job would not be the first of its line."""
-        return self._key(run) in self.lines
-
-    def add(self, run: _Run) -> None:
-        self._last += 1
-        self.lines.setdefault(self._key(run), OrderedDict())[run] = self._last
-
-    def add_in_front(self, run: _Run) -> None:
-        self._first -= 1
-        line = self.lines.setdefault(self._key(run), OrderedDict())
-        line[run] = self._first
-        line.move_to_end(run, last=False)
-
-    def remove(self, run: _Run) -> None:
-        line = self.lines[self._key(run)]
-        del line[run]
-        if not line:
-            del self.lines[self._key(run)]
-
-    def heads(self) -> list[_Run]:
-        """The first of each line, in the order of their places."""
-        firsts = [next(iter(line.items())) for line in self.lines.values()]
-        if len(firsts) == 1:  # nearly always
-            return [firsts[0][0]]
-        return [run for run, _ in sorted(firsts, key=lambda pair: pair[1])]
-
-
 class _Simulation:
     def __init__(self, jobs: Jobs, fleet: Fleet) -> None:
         self.jobs, self.fleet = jobs, fleet
         self.begin = self.now = float(jobs.submitted[0]) if len(jobs) else 0.0
         self.random = random.Random(fleet.seed)
-        self.queue = _Lines(fleet.first_fit)
-        self.claimed = _Lines(fleet.first_fit)
+        self.queue = Lines(fleet.first_fit)
+        self.claimed = Lines(fleet.first_fit)
         """Jobs that wait for nodes that start."""
-        self.growing: OrderedDict[_Run, None] = OrderedDict()
+        self.growing: OrderedDict[Run, None] = OrderedDict()
         """Jobs that run with fewer GPUs than they could use."""
         self.active = self.events_made = 0
         self.events: list[tuple[float, int, Callable[..., None], Any]] = []
@@ -171,7 +105,7 @@ class _Simulation:
                 self.waits[row] = np.nan
                 continue
             self._advance(submitted)
-            self._submit(_Run(row, seconds, found, submitted))
+            self._submit(Run(row, seconds, found, submitted))
 
     def _advance(self, until: float) -> None:
         """Everything that happens up to a moment; to infinity, until no job is left."""
@@ -196,12 +130,12 @@ class _Simulation:
         self.events_made += 1
         heapq.heappush(self.events, (when, self.events_made, handle, what))
 
-    def _submit(self, run: _Run) -> None:
+    def _submit(self, run: Run) -> None:
         self.active += 1
         if self.queue.behind_others(run) or not self._claim(run):
             self.queue.add(run)
 
-    def _claim(self, run: _Run) -> bool:
+    def _claim(self, run: Run) -> bool:
         for reach in (RUNNING, STARTING, NEW):
             for at, size in enumerate(run.sizes):
                 for shape in size.shapes:
@@ -221,7 +155,7 @@ class _Simulation:
             self._at(self.now + pool.group.start_seconds, self._arrive, node)
         pool.requested.clear()
 
-    def _hold(self, run: _Run, claim: Claim) -> None:
+    def _hold(self, run: Run, claim: Claim) -> None:
         """Wait for the nodes of a claim, or go on."""
         for node, _ in claim:
             node.jobs[run] = None
@@ -232,7 +166,7 @@ class _Simulation:
             run.claimed = True
             self.claimed.add(run)
 
-    def _go_on(self, run: _Run) -> None:
+    def _go_on(self, run: Run) -> None:
         """Start a job, or let it grow: all nodes are up."""
         if run.running:
             self._resize(run)
@@ -244,7 +178,7 @@ class _Simulation:
         self.waits[run.row] += self.now - run.queued
         self._compute(run)
 
-    def _compute(self, run: _Run) -> None:
+    def _compute(self, run: Run) -> None:
         """Plan the end of a job that has its size from now on."""
         run.since = self.now
         run.ends = self.now + run.pause + run.seconds / run.size.speed
@@ -253,7 +187,7 @@ class _Simulation:
             self.growing[run] = None
             self._grow(run)
 
-    def _grow(self, run: _Run) -> None:
+    def _grow(self, run: Run) -> None:
         """If no job waits, claim what a running job could use beyond what it has: the largest size for which there is room."""
         pool = run.claim[0][0].pool
         if self.queue.lines or run.missing or run.over or pool.full:
@@ -267,7 +201,7 @@ class _Simulation:
                     self._hold(run, claim)
                     return
 
-    def _resize(self, run: _Run) -> None:
+    def _resize(self, run: Run) -> None:
         """A running job has all nodes with which it grows."""
         if self.now > run.since:
             run.seconds = max(0.0, run.seconds - self._account(run) * run.size.speed)
@@ -277,19 +211,19 @@ class _Simulation:
         self.growing.pop(run, None)
         self._compute(run)
 
-    def _account(self, run: _Run) -> float:
+    def _account(self, run: Run) -> float:
         """Count the GPU time of a size that ends; returns the seconds in which it computed."""
         held = self.now - run.since
         run.claim[0][0].pool.gpu_seconds += run.size.gpus * held
         return max(0.0, held - run.pause)
 
-    def _give_back(self, run: _Run, claim: Claim) -> None:
+    def _give_back(self, run: Run, claim: Claim) -> None:
         for node, units in claim:
             node.jobs.pop(run, None)
             if not node.gone:
                 node.pool.give(node, units, self.now)
 
-    def _end(self, run: _Run) -> None:
+    def _end(self, run: Run) -> None:
         if run.over or self.now < run.ends:  # it was interrupted, or has another size since that was planned
             return
         self.active -= 1
@@ -298,7 +232,7 @@ class _Simulation:
         self._leave(run)
         self._serve()
 
-    def _leave(self, run: _Run) -> None:
+    def _leave(self, run: Run) -> None:
         run.over = True
         self.growing.pop(run, None)
         self._give_back(run, run.claim + run.extra if run.extra else run.claim)
@@ -321,7 +255,7 @@ class _Simulation:
         for run in list(self.growing):
             self._grow(run)
 
-    def _move(self, run: _Run) -> bool:
+    def _move(self, run: Run) -> bool:
         """Start a job that waits for nodes on others that are up, if there is room."""
         pool = run.claim[0][0].pool
         late = [(node, units) for node, units in run.claim if not node.up]
@@ -351,7 +285,7 @@ class _Simulation:
             self._request(pool)
         self._serve()
 
-    def _stop(self, run: _Run) -> None:
+    def _stop(self, run: Run) -> None:
         """Interrupt a job: what it did since its last checkpoint is lost, and it waits again."""
         left, queued = run.seconds, run.queued
         if run.running:
@@ -362,7 +296,7 @@ class _Simulation:
         else:
             self.claimed.remove(run)
         self._leave(run)
-        self.queue.add_in_front(_Run(run.row, left, run.sizes, queued))
+        self.queue.add_in_front(Run(run.row, left, run.sizes, queued))
 
     def _plan_hour(self, pool: Pool) -> None:
         """Plan the next change of the nodes that are always up."""
