@@ -29,7 +29,9 @@ TIMES = (
         "write them like 2024-01-31 12:30",
     ),
     (
-        r"^[-+]?\d+ days?,?(?: [-+]?\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)?$|^-?P(?:\d+[YMWD])*T(?:[\d.]+[HMS])+$",
+        r"^[-+]?\d+ days?,?(?: [-+]?\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?)?$|^-?P(?:\d+[YMWD])*T(?:[\d.]+[HMS])+$"
+        r"|^[-+]?\d{1,4}(?::[0-5]\d){1,2}(?:[.,]\d+)?$"  # those of a day were read as times
+        r"|^(?:\d+(?:\.\d+)? ?(?:d|h|hrs?|m|mins?|s|secs?) ?){2,}$",
         "durations",
         "write them as numbers, such as hours",
     ),

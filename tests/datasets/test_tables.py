@@ -81,6 +81,8 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "months in German": (repeated("31. Januar 2024", "28. Mai 2024"), "looks like dates, but cannot be read"),
     "digits": (repeated(20240131, 20240228, 20230301), "look like dates, such as 20240131"),
     "durations": (repeated("0 days 02:17:00", "1 days 03:00:00"), "has durations, such as '0 days 02:17:00'"),
+    "durations of a clock": (repeated("75:10", "3:05", "104:53"), "has durations, such as '75:10'"),
+    "durations with units": (repeated("2h 30m", "45m 10s", "1h 5m"), "has durations, such as '2h 30m'"),
     "the target": (LABELS, "is equal to the target in every row"),
     "infinity": (repeated(1.0, float("inf"), 2.0), "100 values that are infinite or above 3.4e38"),
     "beyond 32 bits": (repeated(1e39, 2e39), "300 values that are infinite or above 3.4e38"),
