@@ -49,6 +49,11 @@ JSON_KEY = re.compile(
     rb'|"auths"\s*:\s*\{\s*"[^"]*"\s*:\s*\{\s*"auth"|"kind"\s*:\s*"Secret"',
     re.IGNORECASE,
 )
+JSON_PAIRS = tuple(
+    (re.compile(rb'"%s"\s*:' % beside, re.IGNORECASE), re.compile(rb'"%s"\s*:\s*"[^"$<{]' % key, re.IGNORECASE))
+    for beside, key in ((b"kty", b"[dk]"), (b"app_?id", b"password"), (b"user(?:name)?", b"password"))
+)
+"""Keys that are secret beside another one: a JSON Web Key's, a service principal's of Azure, a login's."""
 YAML_KEY = re.compile(rb"^[ \t]*(- )?client-key-data\s*:|^current-context\s*:|^kind\s*:\s*[\"']?Secret\b", re.MULTILINE)
 """What a file with credentials has in it: the keys of a cloud's service account may have any name."""
 TOKEN = re.compile(
@@ -59,6 +64,7 @@ TOKEN = re.compile(
 )
 """A key or a token that is known by its own form, in a file that is no code."""
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 LARGEST_KEY = 64 << 10
 """Bytes of a file that is searched for keys."""
 SECRETS = PathSpec.from_lines("gitwildmatch", SECRET_NAMES.split())
@@ -105,9 +111,13 @@ def _has_key(path: Path) -> bool:
     if not os.access(path, os.R_OK) or path.stat().st_size > LARGEST_KEY:
         return False
     text, suffix = path.read_bytes().removeprefix(BYTE_ORDER_MARK), path.suffix.lower()
+    if text.startswith(UTF_16):  # as Windows' shell writes what a command printed
+        text = text.decode("utf-16", "ignore").encode()
     if suffix.removeprefix(".") in CODE:
         return bool(PRIVATE_KEY.search(text))
     is_json = suffix == ".json" or text.lstrip().startswith(b"{")
     is_yaml = suffix in (".yaml", ".yml")
     known = PRIVATE_KEY.search(text) or TOKEN.search(text)
-    return bool(known or (is_json and JSON_KEY.search(text)) or (is_yaml and YAML_KEY.search(text)))
+    if is_json and (JSON_KEY.search(text) or any(beside.search(text) and key.search(text) for beside, key in JSON_PAIRS)):
+        return True
+    return bool(known or (is_yaml and YAML_KEY.search(text)))

@@ -72,12 +72,20 @@ def test_code_is_sent_and_what_looks_like_a_secret_is_named_once(tmp_path: Path)
         ("access.txt", f"aws_secret_access_key = {'x' * 40}"),
         ("hub", f"hf_{'x' * 34}"),
         ("age.txt", "AGE-SECRET-KEY-1QQ"),
+        ("jwk.json", '{"kty": "EC", "crv": "P-256", "x": "f83OJ3D2", "d": "jpsQnnGQ"}'),
+        ("sp.json", '{"appId": "x", "displayName": "ci", "password": "y", "tenant": "z"}'),
+        ("db.json", '{"host": "db", "username": "me", "password": "y"}'),
         ("server.pem", f"-----BEGIN CERTIFICATE-----\nx\n{PRIVATE_KEY}"),
     ],
 )
 def test_a_key_is_recognized_under_any_name(tmp_path: Path, name: str, text: str) -> None:
     assert contents(written(tmp_path, name, text=text)).secrets == (name,)
     assert name in contents(tmp_path).notice
+
+
+def test_a_key_is_recognized_in_utf_16(tmp_path: Path) -> None:
+    (tmp_path / "key.txt").write_text(PRIVATE_KEY, encoding="utf-16")
+    assert contents(tmp_path).secrets == ("key.txt",)
 
 
 def test_code_that_only_mentions_keys_is_sent(tmp_path: Path) -> None:
@@ -89,6 +97,8 @@ def test_code_that_only_mentions_keys_is_sent(tmp_path: Path) -> None:
     )
     written(tmp_path, "login.py", text=f"login('hf_{'x' * 34}')")
     written(tmp_path, "tokenizer_config.json", text='{"bos_token": "<s>", "private_key_path": "/x"}')
+    written(tmp_path, "public.json", text='{"kty": "EC", "crv": "P-256", "x": "f83OJ3D2"}')
+    written(tmp_path, "db.json", text='{"username": "me", "password": "${DB_PASSWORD}"}')
     assert not contents(tmp_path).secrets
 
 
