@@ -11,7 +11,7 @@ from typing import Any
 
 import websocket
 
-from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound
+from heliostat.cluster.errors import Forbidden, KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.contents import Contents
 from heliostat.cluster.jobs.dashboard import Dashboard, Job
 from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
@@ -82,12 +82,13 @@ def about(cluster: str, run: str = "", on: str = "") -> dict[str, str]:
     return {key: value for key, value in {"cluster": cluster, "run": run, "on": on}.items() if value}
 
 
-def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) -> None:
-    """Upload the code and start the job; ``code`` are the `packages` of its files.
+def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None, again: str = "heliostat logs") -> None:
+    """Upload the code and start the job; ``code`` are the `packages` of its files, ``again`` as for `follow`.
 
     Raises:
         UserError: the working directory is too big.
-        KubernetesError: the cluster refuses it.
+        KubernetesError: the cluster refuses it, or does not respond before the job was submitted.
+        ContactLost: it did not respond to the submission; the job may run.
     """
     code = code or packages(work.contents)
     upload(dashboard, code)
@@ -99,7 +100,12 @@ def submit(dashboard: Dashboard, work: Work, code: list[Package] | None = None) 
         dashboard.has_package(uri(key))  # from this question on, Ray (2.60) deletes it after ten minutes
         env[JOB_ENVIRONMENT] = key
         environment = {**runtime_env(code, env), "worker_process_setup_hook": "heliostat.job_environment.apply_in_worker"}
-    dashboard.submit(work.job_id, work.entrypoint, environment, {"heliostat": "1", "command": work.command, **work.metadata})
+    about = {"heliostat": "1", "command": work.command, **work.metadata}
+    try:
+        dashboard.submit(work.job_id, work.entrypoint, environment, about)
+    except Unreachable as error:
+        what = f"job {work.job_id} was submitted without an answer, and may run: {error.what}"
+        raise ContactLost(f"{what}\n  follow it: {again}") from None
 
 
 def follow(

@@ -27,25 +27,41 @@ class Clusters(Objects):
         Raises:
             UserError: the group does not exist, or the number is outside its limits.
         """
-        live = self.get(name)
-        groups = live["spec"].get("workerGroupSpecs", [])
-        names = [g["groupName"] for g in groups]
-        if group not in names:
-            raise UserError(f"{name} has no worker group {group}", f"use one of: {', '.join(names)}")
-        index = names.index(group)
-        least, most = groups[index].get("minReplicas", 0), groups[index].get("maxReplicas", 2**31 - 1)
+        index, live = self._group(name, group)
+        least, most = live.get("minReplicas", 0), live.get("maxReplicas", 2**31 - 1)
         if not least <= replicas <= most:
             raise UserError(
                 f"replicas is {replicas}, but {group} has {least} to {most}", "change min or max in the profile first"
             )
+        return self._set(name, index, group, "replicas", replicas)
+
+    def keep(self, name: str, group: str, least: int) -> Document:
+        """Set the least replicas of a worker group, which the operator then creates.
+
+        Raises:
+            UserError: the group does not exist.
+        """
+        index, _ = self._group(name, group)
+        return self._set(name, index, group, "minReplicas", least)
+
+    def _group(self, name: str, group: str) -> tuple[int, Document]:
+        """A worker group, and its place in the list."""
+        groups = self.get(name)["spec"].get("workerGroupSpecs", [])
+        for index, live in enumerate(groups):
+            if live["groupName"] == group:
+                return index, live
+        names = ", ".join(live["groupName"] for live in groups)
+        raise UserError(f"{name} has no worker group {group}", f"use one of: {names}")
+
+    def _set(self, name: str, index: int, group: str, key: str, value: int) -> Document:
         place = f"/spec/workerGroupSpecs/{index}"
         # The test operation fails if the list has changed since it was read.
         patch = [
             {"op": "test", "path": f"{place}/groupName", "value": group},
-            {"op": "add", "path": f"{place}/replicas", "value": replicas},
+            {"op": "add", "path": f"{place}/{key}", "value": value},
         ]
-        scaled: Document = self.api.request("PATCH", self._path(name), patch, STRICT, JSON_PATCH)
-        return scaled
+        changed: Document = self.api.request("PATCH", self._path(name), patch, STRICT, JSON_PATCH)
+        return changed
 
     def suspend(self, name: str, why: str = "by hand") -> Document:
         """Delete the pods of a cluster, including the head, and keep the object."""

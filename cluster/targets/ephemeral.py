@@ -13,6 +13,7 @@ from heliostat.cluster.jobs.dashboard import DONE, Job
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.names import Document
+from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.errors import ContactLost, JobFailed
 
@@ -29,7 +30,7 @@ class Ephemeral:
         self.watchdog = Watchdog(target.profile, lambda pod: self.cluster().log(pod))
         self._cluster: KubernetesCluster | None = None
         self.job_id = ""
-        """Empty until the job was submitted."""
+        """Empty until the job was submitted, and its RayJob knows of it."""
 
     def cluster(self) -> KubernetesCluster:
         """The RayCluster.
@@ -43,6 +44,12 @@ class Ephemeral:
         if self._cluster is None or self._cluster.name != chosen:
             self._cluster = KubernetesCluster(self.target.profile, self.target.kube, chosen)
         return self._cluster
+
+    def keep_least(self) -> None:
+        """Request the ``min`` pods of each group, as the head answers: before, they would hold GPUs and wait for it."""
+        for group in self.target.profile.groups:
+            if group.min and not self.target.profile.queue:
+                self.target.kube.clusters.keep(self.cluster().name, group.name, group.min)
 
     def look(self) -> str:
         """A status line; raises `NotComing` if the cluster cannot start."""
@@ -60,8 +67,15 @@ class Ephemeral:
         return self.target.kube.jobs.get(self.name)
 
     def started(self, job_id: str) -> None:
-        """Set the id of the submitted job, so that the RayJob finishes with it."""
-        self.target.kube.jobs.patch(self.name, {"spec": {"jobId": job_id}})
+        """Set the id of the submitted job, so that the RayJob finishes with it.
+
+        Raises:
+            ContactLost: no response.
+        """
+        try:
+            self.target.kube.jobs.patch(self.name, {"spec": {"jobId": job_id}})
+        except Unreachable as error:
+            raise ContactLost(f"job {job_id} was submitted, and {self.name} does not know it: {error.what}") from None
         self.job_id = job_id
 
     def ended(self) -> Job | None:
@@ -103,7 +117,7 @@ def own_cluster(
     live_objects(target.kube, target.profile.name, claims, "set another claim")
     name = f"{target.profile.name}-{job_id.rpartition('-')[2]}"
     kube = target.kube
-    profile, files = reading(target.profile, name, secret_env), name if recorded else ""
+    profile, files = reading(_without_workers(target.profile), name, secret_env), name if recorded else ""
     created = kube.jobs.create(ray_job(profile, name, target.api.features, files=files))
     cluster, keep = Ephemeral(target, name), False
     try:
@@ -119,18 +133,32 @@ def own_cluster(
         for line in poll(cluster.look, cluster.answers, START_SECONDS, name, cluster.watchdog.in_queue):
             say(line)
         yield cluster
-    except (ContactLost, KubernetesError):
-        keep = bool(cluster.job_id)  # it may still run: its time limits delete it
+    except ContactLost as error:
+        keep = True  # it may still run: its time limits delete it
+        if not cluster.job_id and _delete(kube, created, say):
+            raise JobFailed(f"{error}\n  {name} was deleted, and with it the job if it ran") from None
+        raise
+    except KubernetesError:
+        keep = bool(cluster.job_id)
         raise
     finally:
         if not keep:
             _delete(kube, created, say)
 
 
-def _delete(kube: KubeRay, created: Document, say: Callable[[str], Any]) -> None:
-    """Delete the RayJob; a failure must not hide the result of the job."""
+def _without_workers(profile: Profile) -> Profile:
+    """The profile with ``min: 0``, see `Ephemeral.keep_least`; not in a queue, which admits a cluster with its ``min``."""
+    if profile.queue:
+        return profile
+    return profile.model_copy(update={"groups": [group.model_copy(update={"min": 0}) for group in profile.groups]})
+
+
+def _delete(kube: KubeRay, created: Document, say: Callable[[str], Any]) -> bool:
+    """Delete the RayJob; returns whether that succeeded: a failure must not hide the result of the job."""
     name = created["metadata"]["name"]
     try:
         kube.jobs.delete(name, seen=created)
     except KubernetesError as error:
         say(f"{name} could not be deleted, and is deleted by its own time limits: {error.what}")
+        return False
+    return True

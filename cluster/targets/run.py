@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from heliostat.cluster.names import CLUSTER_LABEL
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.ray_version import check_ray, installed_ray
 from heliostat.environment import NODES
-from heliostat.errors import NotComing, Stopped, UserError
+from heliostat.errors import JobFailed, NoAnswer, NotComing, Stopped, UserError
 from heliostat.interrupts import interrupts
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def run_there(
 
     Raises:
         UserError: the cluster does not exist.
+        NoAnswer: no response before the job was submitted; its exit code is 1.
         ContactLost: no response; the job may continue.
         JobFailed: it failed.
         Stopped: it was stopped.
@@ -87,13 +88,26 @@ def run_there(
     code = packages(work.contents)
     if ephemeral:
         again = f"kubectl get rayjobs -l {CLUSTER_LABEL}={profile.name}"
-    with interrupts() as received, _connected(profile, work, say, ephemeral, received, over_budget) as connection:
-        # The pods of a cluster of its own have the variables from a Secret.
-        submit(connection.dashboard, replace(work, secret_env={}) if ephemeral else work, code)
+    with interrupts() as received, ExitStack() as stack:
+        with before_submission(work.job_id):
+            connection = stack.enter_context(_connected(profile, work, say, ephemeral, received, over_budget))
+            # The pods of a cluster of its own have the variables from a Secret.
+            submit(connection.dashboard, replace(work, secret_env={}) if ephemeral else work, code, again)
         connection.started(work.job_id)
         job = _follow(connection, work.job_id, write, say, again, received)
     check(job, work.job_id, work.stopped)
     return job
+
+
+@contextmanager
+def before_submission(job_id: str) -> Iterator[None]:
+    """Give the error of a server that does not answer the exit code 1: its own, 75, says that the job may run."""
+    try:
+        yield
+    except NoAnswer as error:
+        error.exit_code = JobFailed.exit_code
+        error.add_note(f"job {job_id} was not submitted")
+        raise
 
 
 def unless_busy(dashboard: Dashboard, look: Look) -> Look:
@@ -159,6 +173,7 @@ def _connected(
             guard.check(own.cluster())
             dashboard = own.cluster().dashboard()
             _check_ray(profile, dashboard)
+            own.keep_least()
             yield _Connection(target, dashboard, own.look, own.started, own.ended)
         return
     dashboard = woken(target, report, over_budget, work.job_id)

@@ -28,7 +28,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from heliostat.cluster.jobs.follow import Work, new_job_id, submit, to_stream
     from heliostat.cluster.profile import find
-    from heliostat.cluster.targets.run import open_target, run_there, woken
+    from heliostat.cluster.targets.run import before_submission, open_target, run_there, woken
     from heliostat.commands.job import sending
     from heliostat.commands.job.on_cluster import about_job
     from heliostat.console import out
@@ -47,11 +47,13 @@ def run(args: argparse.Namespace) -> int:
         return 0
     job = about_job(profile, args.profile, labels=args.label)
     work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values, metadata=job)
+    again = f"heliostat logs {args.profile} {work.job_id} -f"
     with line() as shown:
         if args.detach:
-            submit(woken(open_target(profile), shown.say, args.over_budget, work.job_id), work)
+            with before_submission(work.job_id):
+                dashboard = woken(open_target(profile), shown.say, args.over_budget, work.job_id)
+                submit(dashboard, work, again=again)
             out.print(work.job_id, highlight=False)
             return 0
-        again = f"heliostat logs {args.profile} {work.job_id} -f"
         run_there(profile, work, to_stream(), shown.say, args.ephemeral, again, args.over_budget)
     return 0

@@ -52,10 +52,13 @@ def test_spot_that_does_not_come_is_replaced_by_on_demand(place: Place) -> None:
 
 
 def test_an_ephemeral_cluster_is_there_for_one_job_and_gone_afterwards(place: Place) -> None:
-    """Its pods have volumes and metadata of the profile's, and its run a package that the image lacks; its cost is recorded."""
+    """Its pods have volumes and metadata of the profile's, and its run a package that the image lacks; its cost is recorded.
+
+    Its least worker is requested when its head answers.
+    """
     path = place.profile(
         "brief",
-        groups=[cpu_group()],
+        groups=[cpu_group(min=1)],
         annotations={"team": "vision"},
         shared_memory="512Mi",
         run_as_user=1000,

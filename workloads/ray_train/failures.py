@@ -3,7 +3,7 @@
 import pickle
 import re
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from heliostat.errors import HeliostatError, JobFailed, UserError, short_traceback
@@ -18,6 +18,9 @@ MISTAKES = (
     FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError, PermissionError, SystemExit,
 )  # fmt: skip
 """Errors of code and of what it reads, not of machines: a retry does not help."""
+BETWEEN_WORKERS = ("torch.distributed", "torch.nn.parallel", "heliostat")
+"""Packages whose code waits for other workers. The rest of torch passes their errors on, such as its backward pass; what any
+other module raises, the user's or a library's, is no failure of another worker, whatever it says."""
 
 
 class RestartRequested(HeliostatError):
@@ -164,13 +167,28 @@ def kind_of(error: BaseException) -> str:
     text = str(error)
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in text:
         return "memory"
-    if isinstance(error, RuntimeError) and re.search(r"[Tt]imed out|[Tt]imeout", text):
-        return "timeout"
-    if isinstance(error, RuntimeError | ConnectionError) and re.search(
-        r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe", text
-    ):
-        return "peer_lost"
+    # Gloo and the store of the process group raise RuntimeErrors, which only their texts tell apart.
+    if isinstance(error, torch.distributed.DistError) or (isinstance(error, RuntimeError) and _is_between_workers(error)):
+        if re.search(r"[Tt]imed out|[Tt]imeout", text):
+            return "timeout"
+        if re.search(r"[Cc]onnection (closed|reset|refused)|[Bb]roken pipe", text):
+            return "peer_lost"
     return "mistake" if isinstance(error, MISTAKES) else "error"
+
+
+def _is_between_workers(error: BaseException) -> bool:
+    """Whether an exception was raised where workers wait for one another, by the module of the code that raised it."""
+    for frame, _ in reversed([*traceback.walk_tb(error.__traceback__)]):
+        module = frame.f_globals.get("__name__", "")
+        if _is_in(module, BETWEEN_WORKERS):
+            return True
+        if not _is_in(module, ("torch",)):
+            return False
+    return False
+
+
+def _is_in(module: str, packages: Sequence[str]) -> bool:
+    return any(f"{module}.".startswith(f"{package}.") for package in packages)
 
 
 def _summary(rank: int, error: BaseException) -> tuple[str, str, str]:

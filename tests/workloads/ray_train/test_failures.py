@@ -1,9 +1,13 @@
 """What follows a worker's failure: the decision alone, on the errors that real workers raise."""
 
 import pickle
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from heliostat.errors import JobFailed, UserError
@@ -16,12 +20,39 @@ from heliostat.workloads.ray_train.failures import (
     worker_failed,
 )
 
+GROUP = ("heliostat.workloads.training.distributed", "torch.distributed.distributed_c10d")
+"""The modules of a collective."""
+
 
 def raised(error: BaseException) -> BaseException:
     try:
         raise error
     except BaseException as caught:
         return caught
+
+
+def raised_in(error: BaseException, *modules: str) -> BaseException:
+    """An exception that code of the last module has raised, which that of the one before it has called, and so on."""
+    line = "raise error"
+    call: Callable[[], None] | None = None
+    for module in reversed(modules):
+        there: dict[str, Any] = {"__name__": module, "error": error, "call": call}
+        exec(f"def function():\n    {line}", there)
+        line, call = "call()", there["function"]
+    assert call
+    try:
+        call()
+    except BaseException as caught:
+        return caught
+    raise AssertionError
+
+
+def lost_peer() -> BaseException:
+    return raised_in(RuntimeError("Connection closed by peer [10.0.0.2]:1234"), *GROUP)
+
+
+def timeout() -> BaseException:
+    return raised_in(RuntimeError("Timed out waiting 5000ms for recv"), *GROUP)
 
 
 def error_at(step: int, text: str = "cuda error 719", rank: int = 0, at: float = 1.0) -> WorkerFailed:
@@ -76,7 +107,7 @@ def test_a_mistake_in_the_code_is_not_retried() -> None:
 def test_the_worker_that_failed_first_is_the_one_that_is_reported() -> None:
     """The others lose their connection to it, and may report that earlier."""
     ends = {
-        0: worker_failed(raised(RuntimeError("Connection closed by peer [10.0.0.2]:1234")), 0, 8, 1.0),
+        0: worker_failed(lost_peer(), 0, 8, 1.0),
         1: error_at(9, "second", rank=1, at=5.0),
         2: error_at(9, "first", rank=2, at=4.0),
     }
@@ -97,10 +128,6 @@ def test_a_user_error_takes_precedence() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"), "memory"),
-        (RuntimeError("Timed out waiting 1000ms for recv operation to complete"), "timeout"),
-        (RuntimeError("timed out after 5 s: rank 0 did not join"), "timeout"),
-        (RuntimeError("Connection closed by peer [127.0.0.1]:3"), "peer_lost"),
-        (RuntimeError("Connection reset by peer"), "peer_lost"),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), "error"),
         (KeyError("pixels"), "mistake"),
         (SystemExit(0), "mistake"),
@@ -108,7 +135,55 @@ def test_a_user_error_takes_precedence() -> None:
     ],
 )
 def test_kinds(error: BaseException, kind: str) -> None:
-    assert kind_of(error) == kind
+    assert kind_of(raised(error)) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Timed out waiting 1000ms for recv operation to complete", "timeout"),
+        ("timed out after 5 s: rank 0 did not join", "timeout"),
+        ("Connection closed by peer [127.0.0.1]:3", "peer_lost"),
+        ("Connection reset by peer", "peer_lost"),
+    ],
+)
+def test_only_what_waits_for_other_workers_reports_a_lost_one(text: str, kind: str) -> None:
+    """The user's own database, or a library that asks it, may say the same."""
+    step, user = "heliostat.workloads.training.step", "tasks"
+    waits: Sequence[Sequence[str]] = (
+        GROUP,
+        (step, "torch._tensor", "torch.autograd.graph"),
+        (step, user, "torch.distributed.nn"),
+    )
+    others: Sequence[Sequence[str]] = (
+        (user,),
+        (step, user, "database"),
+        (step, "torch.nn.modules.module", user),
+        (step, "torch_of_others"),
+    )
+    for modules in waits:
+        assert kind_of(raised_in(RuntimeError(text), *modules)) == kind
+    for modules in others:
+        assert kind_of(raised_in(RuntimeError(text), *modules)) == "error"
+        assert kind_of(raised_in(ConnectionRefusedError(111, "Connection refused"), *modules)) == "error"
+
+
+def test_a_connection_that_the_users_code_is_refused_ends_the_run_with_its_traceback() -> None:
+    failures = Failures(most=9)
+    error = raised_in(ConnectionRefusedError(111, "Connection refused"), "tasks", "socket")
+    decisions = [
+        failures.decide({0: worker_failed(error, 0, 3, 1.0), 1: worker_failed(lost_peer(), 1, 3, 0.5)}, 0) for _ in "123"
+    ]
+    assert [decision.retry for decision in decisions] == [True, True, False]
+    assert "the same step failed 3 times" in (said := str(decisions[-1].error))
+    assert "ConnectionRefusedError: [Errno 111] Connection refused" in said
+    assert decisions[-1].cause == "error"
+
+
+def test_what_torch_says_of_a_store_that_others_do_not_reach_is_a_timeout() -> None:
+    with pytest.raises(dist.DistError) as late:
+        dist.TCPStore("127.0.0.1", 0, 2, True, timeout=timedelta(milliseconds=10))  # type: ignore[attr-defined]
+    assert kind_of(late.value) == "timeout"
 
 
 def test_an_error_deep_in_a_library_shows_the_frame_of_the_users_code() -> None:
@@ -141,12 +216,12 @@ def test_out_of_memory_names_the_peak_and_what_to_set() -> None:
 
 def test_two_timeouts_at_the_same_step_end_the_run() -> None:
     failures = Failures(most=9)
-    ends = [worker_failed(raised(RuntimeError("Timed out waiting 5000ms for recv")), 1, 3, 1.0, missing=[2]) for _ in range(2)]
+    ends = [worker_failed(timeout(), 1, 3, 1.0, missing=[2]) for _ in range(2)]
     assert [failures.decide({1: end}, saved=0).retry for end in ends] == [True, False]
 
 
 def test_a_timeout_names_the_ranks_that_did_not_reach_the_collective() -> None:
-    failure = worker_failed(raised(RuntimeError("Timed out waiting 5000ms for recv")), 1, 3, 1.0, missing=[2, 5])
+    failure = worker_failed(timeout(), 1, 3, 1.0, missing=[2, 5])
     assert "a collective timed out after step 3; ranks that did not reach it: 2, 5" in str(failure)
 
 
