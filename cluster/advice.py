@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from heliostat.cluster.profile import Profile, WorkerGroup
 from heliostat.cluster.record import Interval, Record
 from heliostat.console import money
+from heliostat.wording import counted
 
 CANDIDATES = (5, 10, 15, 30, 60, 120, 300)
 """Seconds of idleness that are tried."""
@@ -34,7 +35,7 @@ class Advice:
     def text(self) -> str:
         """The advice in a sentence."""
         times = "once" if self.idle_nodes == 1 else f"{self.idle_nodes} times"
-        waits = f", with {self.starts} more starts of about {self.start_seconds:.0f} s" if self.starts else ""
+        waits = f", with {counted(self.starts, 'more start')} of about {self.start_seconds:.0f} s" if self.starts else ""
         return (
             f"group {self.group} was idle for more than {self.instead} s {times}: idle_seconds: {self.instead} "
             f"instead of {self.now} would have saved ${money(self.saved)} ({self.share:.0%}){waits}"

@@ -17,6 +17,7 @@ from heliostat.cluster.planner.jobs import Floats, Jobs
 from heliostat.cluster.planner.trace import Trace
 from heliostat.cluster.profile import Profile, ray_resources
 from heliostat.cluster.record import UNFINISHED, Gap, Interval, Record, mean_price, most_at_once
+from heliostat.wording import counted
 
 CHANGES = 0.05
 """The share of a job's GPU-seconds from which on its GPUs count as changing."""
@@ -92,7 +93,7 @@ def history(record: Record, profile: Profile, since: float = 0.0, until: float =
     rows.sort(key=lambda row: row[0])
     begun, lengths, sizes, cpus = (np.array([row[n] for row in rows], float) for n in range(4))
     jobs = Jobs(begun, lengths, sizes.astype(np.int64), cpus=cpus, ids=pa.array([row[4] for row in rows], pa.string()))
-    texts = [f"{count} {what}" for what, count in notes.items()]
+    texts = [f"{counted(count, 'job')} {what}" for what, count in notes.items()]
     begins, ends = (np.array([getattr(row[5], name) for row in rows], float) for name in ("begin", "end"))
     trace = Trace(jobs, dict(left_out), (*texts, *_unknown(record, since, until)))
     return History(trace, np.maximum(begins - begun, 0.0), np.maximum(ends - begun, 0.0))
@@ -157,14 +158,14 @@ def _size(mine: _Held) -> tuple[int, float]:
 
 def _notes(mine: _Held, gpus: int, gaps: Sequence[Gap]) -> Iterator[str]:
     if gpus and mine.cpu_seconds:
-        yield "jobs also held nodes without GPUs, which are in no figure"
+        yield "also held nodes without GPUs, which are in no figure"
     mean = mine.gpu_seconds / mine.seconds
     if gpus and mean < 1 - CHANGES:
-        yield "jobs held a part of a GPU, and count as jobs of one"
+        yield "held a part of a GPU, counted as one"
     elif gpus and abs(gpus - mean) > CHANGES * mean:
-        yield "jobs held a changing number of GPUs, and count with its mean"
+        yield "held a changing number of GPUs, of which the mean counts"
     if any(gap.begin < mine.end and gap.end > mine.begin for gap in gaps):
-        yield "jobs ran while nothing was recorded; that time is not in their duration"
+        yield "ran while nothing was recorded; that time is in no duration"
 
 
 def _unknown(record: Record, since: float, until: float) -> Sequence[str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from heliostat.errors import UserError
+from heliostat.wording import agreeing, counted
 
 HOST = "127.0.0.1"
 RANGE = range(24_000, 30_000)
@@ -40,7 +41,10 @@ def reserved(count: int) -> Iterator[list[int]]:
             held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             found.append(port)
         if len(found) < count:
-            raise OSError(f"only {len(found)} of {count} ports from {RANGE.start} to {RANGE.stop - 1} are free")
+            raise OSError(
+                f"only {len(found)} of {counted(count, 'port')} from {RANGE.start} to {RANGE.stop - 1} "
+                f"{agreeing(len(found), 'are')} free"
+            )
         if sys.platform != "linux":
             stack.close()  # other systems would not let the server in
         yield found

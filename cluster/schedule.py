@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from heliostat.config import nearest
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
 WEEKDAYS = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"]
@@ -75,7 +76,7 @@ def parse(text: str) -> Schedule:
         fix = 'write an interval such as --cron "*/30 * * * *"' if text.startswith("@every") else nearest(text, SHORT)
         raise UserError(f"--cron is {text!r}, which is not a schedule", fix)
     if len(fields) != len(FIELDS):
-        raise UserError(f"--cron is {text!r}, which has {len(fields)} fields, but a schedule has 5", EXAMPLE)
+        raise UserError(f"--cron is {text!r}, which has {counted(len(fields), 'field')}, but a schedule has 5", EXAMPLE)
     numbers, wrong = list[list[int]](), list[str]()
     for field, part in zip(FIELDS, fields, strict=True):
         try:

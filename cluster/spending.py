@@ -9,6 +9,7 @@ from heliostat.cluster.cost import NONE, Row, charges, keys, rows
 from heliostat.cluster.record import Record
 from heliostat.console import duration, money
 from heliostat.errors import some
+from heliostat.wording import agreeing, counted
 
 WARN = 0.8
 """The share of a budget from which on it is mentioned with each new work."""
@@ -99,4 +100,4 @@ def _left_out(parts: Sequence[Record]) -> Iterator[str]:
     if unpriced := sum(each.seconds for part in parts for each in part.intervals if each.price is None):
         yield f"without {duration(unpriced)} of nodes whose price is not known"
     if damaged := sum(part.damaged for part in parts):
-        yield f"{damaged} files of the record are damaged"
+        yield f"{counted(damaged, 'file')} of the record {agreeing(damaged, 'are')} damaged"

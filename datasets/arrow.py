@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from heliostat.datasets.index import Field
+from heliostat.wording import counted
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -42,9 +43,9 @@ def decode(data: pa.Buffer, fields: Mapping[str, Field], rows: int) -> Columns:
         batch = reader.get_batch(0)
     batch.validate()
     if batch.num_rows != rows:
-        raise pa.ArrowInvalid(f"it has {batch.num_rows} rows, but must have {rows}")
+        raise pa.ArrowInvalid(f"it has {counted(batch.num_rows, 'row')}, but must have {rows:,}")
     if batch.num_columns != len(fields):
-        raise pa.ArrowInvalid(f"it has {batch.num_columns} columns, but must have {len(fields)}")
+        raise pa.ArrowInvalid(f"it has {counted(batch.num_columns, 'column')}, but must have {len(fields)}")
     return {name: _column(batch, name, field) for name, field in fields.items()}
 
 

@@ -17,6 +17,7 @@ from heliostat.datasets.sources import Chunk, Source, hashes_of
 from heliostat.datasets.sources.spool import temporary_space
 from heliostat.datasets.splits import By, Shares, Split
 from heliostat.errors import UserError, combined
+from heliostat.wording import counted
 
 Codes = npt.NDArray[np.uint8]
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
@@ -123,7 +124,8 @@ def _by_time(source: Source, notes: _Notes) -> Iterator[Codes]:
         least = _least(file, len(SPLITS))
         if len(least) < len(SPLITS):
             notes.add(
-                f"column {source.split.column!r} has {len(least)} different times, but equal times stay in one split",
+                f"column {source.split.column!r} has {counted(len(least), 'different time')}, "
+                "but equal times stay in one split",
                 "choose a column with at least 3 different times, or another mode, such as by: content",
             )
             return
@@ -204,7 +206,7 @@ def _check_classes(names: list[str], sizes: Whole, bounds: Whole, notes: _Notes)
         rows = {"train": size - upto, "validation": upto - test, "test": test}
         if empty := [split for split, count in rows.items() if not count]:
             notes.add(
-                f"class {name!r} has {size} rows, of which {' and '.join(empty)} would have none",
+                f"class {name!r} has {counted(size, 'row')}, of which {' and '.join(empty)} would have none",
                 "add rows of it, merge it with another class, or choose by: content",
             )
 

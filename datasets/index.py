@@ -14,6 +14,7 @@ import xxhash
 from heliostat.config import Config
 from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, QUANTILES, TARGET, Signature, TrainStatistics
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 INDEX = "index.json"
 SplitName = Literal["train", "validation", "test"]
@@ -139,7 +140,7 @@ class Index(Config):
         for split, shards in self.splits.items():
             for number, shard in enumerate(shards):
                 if shard.rows * size > shard.bytes:
-                    least = f"{shard.rows} rows of {size} bytes"
+                    least = f"{counted(shard.rows, 'row')} of {counted(size, 'byte')}"
                     yield f"splits.{split}.{number}.bytes is {shard.bytes}, but must be at least that of {least}"
         files = Counter(shard.file for shards in self.splits.values() for shard in shards)
         for file in (file for file, times in files.items() if times > 1):
@@ -168,12 +169,12 @@ class Index(Config):
             if shape != (wanted,):
                 yield f"signature has {wanted} {name}, but fields.{name} has the shape {list(shape)}"
         if len(self.signature.feature_names) != width:
-            yield f"signature has names of {len(self.signature.feature_names)} features, but {width} features"
+            yield f"signature has names of {counted(len(self.signature.feature_names), 'feature')}, but must have {width}"
         if not len(self.train.missing) == len(self.train.quantiles) == width or len(self.train.counts) != count:
-            yield f"train must have statistics of {width} features and {count} categories"
+            yield f"train must have statistics of {counted(width, 'feature')} and {counted(count, 'category')}"
         for column, counts in zip(self.signature.categorical, self.train.counts, strict=False):
             if len(counts) != column.codes + 1:
-                yield f"train.counts of {column.name!r} has {len(counts)} numbers, but must have {column.codes + 1}"
+                yield f"train.counts of {column.name!r} has {counted(len(counts), 'number')}, but must have {column.codes + 1}"
         if any(len(each) != QUANTILES for each in self.train.quantiles):
             yield f"train.quantiles must have {QUANTILES} numbers of each feature"
         learnt = LABEL if self.signature.target.kind == "class" else TARGET
@@ -181,7 +182,7 @@ class Index(Config):
             yield f"signature has a target of the kind {self.signature.target.kind}, but fields has no {learnt}"
         length = len(self.signature.target.classes) if learnt == LABEL else 2 + QUANTILES
         if len(self.train.target) != length:
-            yield f"train.target has {len(self.train.target)} numbers, but must have {length}"
+            yield f"train.target has {counted(len(self.train.target), 'number')}, but must have {length}"
 
 
 def _describe(error: Any) -> list[str]:

@@ -12,6 +12,7 @@ from heliostat.datasets.arrow import Columns
 from heliostat.datasets.format import Dataset
 from heliostat.datasets.index import SPLITS, Index, SplitName
 from heliostat.datasets.permutation import mixed
+from heliostat.wording import agreeing, counted
 
 Floats = npt.NDArray[np.float64]
 SAMPLE, CELLS = 50_000, 20_000_000
@@ -88,7 +89,7 @@ def _uneven(index: Index) -> Iterator[Finding]:
         )
     rare = [f"{classes[at]!r} has {counts[at]}" for at in np.flatnonzero(counts < RARE)] if share < 1 else []
     if rare:
-        more = f" and {len(rare) - 5} more classes have few" if len(rare) > 5 else ""
+        more = f" and {counted(len(rare) - 5, 'more class')} {agreeing(len(rare) - 5, 'have')} few" if len(rare) > 5 else ""
         yield Finding("imbalance", f"few rows to learn from: class {', '.join(rare[:5])}{more}")
 
 
@@ -200,13 +201,15 @@ def _copies(dataset: Dataset) -> Iterator[Finding]:
     if not copies:
         return
     between = [
-        f"{count:,} of {split} are in {other}"
+        f"{count:,} of {split} {agreeing(count, 'are')} in {other}"
         for split, other in pairs
         if (count := int(np.isin(hashes[split], distinct[other]).sum()))
     ]
     shared = f", and {', '.join(between)}: their metrics are too good" if between else ", none in another split"
     yield Finding(
-        "duplicates", f"{copies:,} of {total:,} rows ({copies / total:.1%}) are copies of others{shared}", value=copies
+        "duplicates",
+        f"{copies:,} of {counted(total, 'row')} ({copies / total:.1%}) {agreeing(copies, 'repeat')} others{shared}",
+        value=copies,
     )
 
 

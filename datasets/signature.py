@@ -20,6 +20,7 @@ from heliostat.datasets.encoding import Values, encode_column
 from heliostat.datasets.values.dates import Format
 from heliostat.datasets.values.numbers import Decimal
 from heliostat.errors import UserError, combined
+from heliostat.wording import agreeing, counted
 
 Columns = dict[str, npt.NDArray[Any]]
 FEATURES, CATEGORIES, LABEL, TARGET = "features", "categories", "label", "target"
@@ -88,7 +89,9 @@ class Column(Config):
     @property
     def wanted(self) -> str:
         """What a value must be."""
-        detail = {"list": f" of {self.width} numbers", "number": f" in {self.unit}" if self.unit else ""}.get(self.kind, "")
+        detail = {"list": f" of {counted(self.width or 0, 'number')}", "number": f" in {self.unit}" if self.unit else ""}.get(
+            self.kind, ""
+        )
         return NOUNS[self.kind] + (f", {FORMATS.get(self.format, self.format)}" if self.format else detail)
 
 
@@ -201,9 +204,10 @@ def problem(column: Column, values: Values) -> str:
 
 
 def _present(target: Target, array: npt.NDArray[Any], good: npt.NDArray[np.bool_], wanted: str) -> npt.NDArray[Any]:
-    if not good.all():
+    if bad := int((~good).sum()):
         raise UserError(
-            f"target {target.name!r}: {int((~good).sum())} values are missing or not {wanted}", "correct or drop their rows"
+            f"target {target.name!r}: {counted(bad, 'value')} {agreeing(bad, 'are')} missing or not {wanted}",
+            "correct or drop their rows",
         )
     return array
 

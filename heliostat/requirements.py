@@ -27,6 +27,7 @@ from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from heliostat.environment import IN_A_JOB, STORAGE
 from heliostat.errors import UserError
+from heliostat.wording import agreeing
 
 FIXED = ("ray", "torch")
 """Packages that only the image can have: all processes of a cluster share them, and a second torch would not see its GPUs."""
@@ -160,10 +161,10 @@ def provide(requirements: str | Sequence[str], install: bool | None = None) -> P
     if not requirements or not (lacking := missing(requirements)):
         return None
     if not (install if install is not None else STORAGE in os.environ or IN_A_JOB in os.environ):
-        verb = "is" if len(lacking) == 1 else "are"
         quoted = " ".join(f"'{text}'" for text in lacking)
         raise UserError(
-            f"requirements has {', '.join(lacking)}, which {verb} not installed here; only a cluster installs them by itself",
+            f"requirements has {', '.join(lacking)}, which {agreeing(len(lacking), 'are')} not installed here; only a "
+            "cluster installs them by itself",
             f"{sys.executable} -m pip install {quoted}",
         )
     check_fixed(requirements, _versions(), "the image")

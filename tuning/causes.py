@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from heliostat.cause import Cause
 from heliostat.tuning.trials import Trials
+from heliostat.wording import agreeing, counted
 
 
 def causes_of(trials: Trials, state: str, wanted: int | None) -> list[Cause]:
@@ -21,7 +22,9 @@ def causes_of(trials: Trials, state: str, wanted: int | None) -> list[Cause]:
 def _state(trials: Trials, state: str, wanted: int | None) -> Iterator[Cause]:
     counts = Counter(trial.state for trial in trials.all)
     shown = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    of = f"{sum(trial.done for trial in trials.all)}{f' of {wanted}' if wanted else ''} trials are done ({shown or 'none yet'})"
+    done = sum(trial.done for trial in trials.all)
+    ended = f"{done} of {counted(wanted, 'trial')}" if wanted else counted(done, "trial")
+    of = f"{ended} {agreeing(done, 'are')} done ({shown or 'none yet'})"
     since, last = trials.sessions[-1] if trials.sessions else (None, None)
     if state == "finished":
         yield Cause(f"it has finished: {of}", since=last)
@@ -29,7 +32,7 @@ def _state(trials: Trials, state: str, wanted: int | None) -> Iterator[Cause]:
         what = f"its driver has ended before the sweep: it was stopped or killed, or its machine is gone; {of}"
         yield Cause(what, "the same command continues it", last)
     elif counts["running"]:
-        yield Cause(f"it runs {counts['running']} of {trials.slots} trials at once; {of}", since=since)
+        yield Cause(f"it runs {counts['running']} of {counted(trials.slots, 'trial')} at once; {of}", since=since)
     else:
         fix = "heliostat why --on PROFILE says what limits the groups"
         yield Cause(f"no trial runs, of {trials.slots} at once: they wait for nodes, or start; {of}", fix, last)
@@ -41,6 +44,4 @@ def _failures(trials: Trials) -> Iterator[Cause]:
     reasons = Counter(trial.message.strip().splitlines()[-1][:300] for trial in failed)
     for reason, count in reasons.most_common(3):
         first = next(trial for trial in failed if reason in trial.message)
-        yield Cause(
-            f"{count} trial{'' if count == 1 else 's'} failed, first {first.name}: {reason}", "heliostat sweep show NAME"
-        )
+        yield Cause(f"{counted(count, 'trial')} failed, first {first.name}: {reason}", "heliostat sweep show NAME")

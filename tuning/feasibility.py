@@ -10,6 +10,7 @@ from heliostat.config import validate
 from heliostat.errors import UserError
 from heliostat.tuning.config import SweepConfig
 from heliostat.tuning.space import Parameter, Params, assign, draw, get, sample
+from heliostat.wording import counted
 from heliostat.workloads import task
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.nodes import Nodes, resolve_resources
@@ -33,10 +34,10 @@ class Feasibility:
 
     def __str__(self) -> str:
         if not self.impossible:
-            return f"none of {self.tried} points tried"
+            return f"none of {counted(self.tried, 'point')} tried"
         params, error = self.impossible[0]
         shown = ", ".join(f"{name} {value}" for name, value in params.items())
-        return f"{len(self.impossible)} of {self.tried} points tried, such as {shown}: {error.what}"
+        return f"{len(self.impossible)} of {counted(self.tried, 'point')} tried, such as {shown}: {error.what}"
 
 
 def explore(config: SweepConfig, base: Mapping[str, Any], nodes: Nodes | None) -> Feasibility:

@@ -12,6 +12,7 @@ from heliostat.tuning.journal import read_journal
 from heliostat.tuning.plan import SweepPlan
 from heliostat.tuning.space import Params
 from heliostat.tuning.trials import Trials
+from heliostat.wording import counted
 
 FIRST = 5
 
@@ -29,9 +30,9 @@ def preview(plan: SweepPlan) -> dict[str, Any]:
     says = {
         "objective": ", ".join(f"{metric} ({mode})" for metric, mode in plan.objectives.items()),
         "search": f"{config.algorithm}, scheduler {config.scheduler.kind}, until {_limits(plan)}",
-        "impossible": f"{len(unusable)} of these {len(first)} trials, and {space}"
+        "impossible": f"{len(unusable)} of {counted(len(first), 'trial')} shown, and {space}"
         + (f"; {fix_of(config, plan.base, plan.nodes)}" if space.impossible else ""),
-        "each trial": f"{plan.workers} worker{'s' * (plan.workers > 1)}, {cpu} CPU and {gpu} GPU",
+        "each trial": f"{counted(plan.workers, 'worker')}, {cpu} CPU and {gpu} GPU",
         "at once": f"at most {plan.slots}" + (f", concurrency is {config.concurrency}" if config.concurrency else ""),
         "cost": ("no prices are known" if hour is None else f"at most {money(hour)} an hour")
         + (f", about {money(cost)} in all" if cost is not None else ""),
@@ -58,7 +59,7 @@ def preview(plan: SweepPlan) -> dict[str, Any]:
 
 def _limits(plan: SweepPlan) -> str:
     config = plan.config
-    limits = [f"{config.trials} trials"] * bool(config.trials) + [f"{config.seconds} s"] * bool(config.seconds)
+    limits = [counted(config.trials or 0, "trial")] * bool(config.trials) + [f"{config.seconds} s"] * bool(config.seconds)
     return " or ".join(limits + [f"{config.budget} spent"] * bool(config.budget)) or "all combinations"
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from heliostat.config import Config, digest
+from heliostat.wording import counted
 from heliostat.workloads.foreign_keys import FOREIGN, PRECISIONS
 from heliostat.workloads.optimization.config import OptimizerConfig
 from heliostat.workloads.then_config import THEN, Following
@@ -263,7 +264,7 @@ class TrainConfig(Config):
             )
         if micro and batch // workers % micro:
             raise ValueError(
-                f"global_batch is {batch}, so each of {workers} workers has {batch // workers} samples a step, "
+                f"global_batch is {batch}, so each of {workers} workers has {counted(batch // workers, 'sample')} a step, "
                 f"which micro_batch {micro} does not divide; "
                 f"set global_batch to {_multiple(batch, workers * micro)}, or change micro_batch"
             )

@@ -10,6 +10,7 @@ from heliostat.cluster.documents.pods import ray_labels
 from heliostat.cluster.jobs.demand import Demand, RayState, Request
 from heliostat.cluster.profile import Profile, WorkerGroup, ray_resources
 from heliostat.errors import some
+from heliostat.wording import counted
 
 DRIVER = "driver"
 """The resource that only heads have, for what drives a trial of a sweep."""
@@ -74,7 +75,7 @@ def _asked(demand: Demand, count: int) -> str:
         how = {"STRICT_SPREAD": ", each on another node", "STRICT_PACK": ", all on one node"}.get(demand.strategy, "")
         text = f"{text} at once{how}" if len(demand.requests) > 1 else text
     name = f" {demand.name}" if demand.name else ""
-    return f"{text} for {f'{count} {demand.kind}s' if count > 1 else f'its {demand.kind}'}{name}"
+    return f"{text} for {counted(count, demand.kind) if count > 1 else f'its {demand.kind}'}{name}"
 
 
 def _shown(resources: Mapping[str, float]) -> str:
@@ -105,7 +106,7 @@ def _impossible(demand: Demand, fleet: Fleet, profile: Profile) -> tuple[str, st
     limits = ", ".join(
         f"groups.{g.name}.max is {_most(g, fleet)}" for g in profile.groups if _room(requests[0], g, fleet, True)
     )
-    these = _count(room, "node") if demand.strategy == "STRICT_SPREAD" else f"{room} of these"
+    these = counted(room, "node") if demand.strategy == "STRICT_SPREAD" else f"{room} of these"
     return (
         f"all groups at their maximum have room for {these} ({limits})",
         f"raise max of a group, or ask for at most {room} at once",
@@ -161,13 +162,13 @@ def _limit(
         asked = min((each for each in nodes.starting.values() if each), default=None)
         until = f", until {at(asked + group.start_seconds)}" if asked else ""
         return (
-            f"{name} starts {_count(len(nodes.starting), 'node')}: {', '.join(sorted(nodes.starting))}",
+            f"{name} starts {counted(len(nodes.starting), 'node')}: {', '.join(sorted(nodes.starting))}",
             "",
             f"a node may take {group.start_seconds} s to start (groups.{name}.start_seconds){until}",
         )
     if nodes.asked > nodes.count:
         return (
-            f"the autoscaler wants {_count(nodes.asked, 'node')} of {name}, and {nodes.count} exist",
+            f"the autoscaler wants {counted(nodes.asked, 'node')} of {name}, and {nodes.count} exist",
             "see whether KubeRay's operator runs: heliostat doctor",
             "the operator makes the others as soon as it can",
         )
@@ -176,19 +177,19 @@ def _limit(
         stops = some([f"heliostat stop {profile.name} {job}" for job in jobs], SHOWN)
         stop = f"stop what holds them ({stops}), or " if jobs else ""
         return (
-            f"{name} has its maximum of {_count(nodes.most, 'node')} (groups.{name}.max): {_held(ray, nodes.ready)}",
+            f"{name} has its maximum of {counted(nodes.most, 'node')} (groups.{name}.max): {_held(ray, nodes.ready)}",
             f"{stop}raise groups.{name}.max in the profile",
             "it gets a node as soon as one of them is free",
         )
     passed = now - since if since else None
     if passed is not None and passed > BEHIND_SECONDS:
         return (
-            f"{name} has {_count(nodes.count, 'node')} of {nodes.most}, and the autoscaler asked for none in {passed:.0f} s",
+            f"{name} has {counted(nodes.count, 'node')} of {nodes.most}, and the autoscaler asked for none in {passed:.0f} s",
             "see the autoscaler's log (kubectl logs of the head's pod, container autoscaler): it is down, or behind",
             "",
         )
     return (
-        f"{name} has {_count(nodes.count, 'node')} of {nodes.most}, none that is free",
+        f"{name} has {counted(nodes.count, 'node')} of {nodes.most}, none that is free",
         "",
         "the autoscaler asks for a node within seconds",
     )
@@ -199,14 +200,10 @@ def _held(ray: RayState, nodes: Sequence[str]) -> str:
     alike: dict[str, list[str]] = {}
     for node in nodes:
         alike.setdefault(holders(ray, node), []).append(node)
-    others = {text: f", as {_count(len(names) - 1, 'other node')}" if names[1:] else "" for text, names in alike.items()}
+    others = {text: f", as {counted(len(names) - 1, 'other node')}" if names[1:] else "" for text, names in alike.items()}
     clauses = [f"{names[0]} {text}{others[text]}" for text, names in alike.items()]
     more = [f"and {len(clauses) - SHOWN} more"] if len(clauses) > SHOWN else []
     return "; ".join([*clauses[:SHOWN], *more])
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def holders(ray: RayState, node: str) -> str:

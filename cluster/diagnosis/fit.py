@@ -9,6 +9,7 @@ from heliostat.cluster.diagnosis.snapshot import amount
 from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile
+from heliostat.wording import agreeing, counted
 
 Amounts = Mapping[str, float]
 ROUNDING = 1e-9
@@ -56,10 +57,12 @@ def on_nodes(pods: Iterable[Shape], nodes: list[Document], autoscaler: str) -> F
         obstacles = [obstacle(node, pod) for node in nodes]
         if fitting := obstacles.count(None):
             together = f", and together {sum(holds(node, pod) for node in nodes)} of {pod.most}" if pod.most > 1 else ""
-            yield ok(f"{pod.name}: {fitting} of {len(nodes)} nodes could hold such a pod{together}")
+            yield ok(f"{pod.name}: {fitting} of {counted(len(nodes), 'node')} could hold such a pod{together}")
             continue
         reasons = Counter(each for each in obstacles if each).most_common()
-        shown = "; ".join(f"{count} of {len(nodes)} {what}" for (what, _), count in reasons) or "there is no node"
+        shown = (
+            "; ".join(f"{count} of {len(nodes)} {agreeing(count, what)}" for (what, _), count in reasons) or "there is no node"
+        )
         if autoscaler:
             yield unknown(
                 f"{pod.name}: no node could hold such a pod now: {shown}", f"{autoscaler} may add one: heliostat up reports it"

@@ -11,6 +11,7 @@ from heliostat.cluster.field_types import cpus
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, WorkerGroup, volumes
+from heliostat.wording import agreeing, counted
 
 SCALES_UP = ("TriggeredScaleUp", "Nominated", "NodeClaimCreated")
 """Events of cluster autoscalers (upstream, Karpenter): a node for this pod is being added."""
@@ -92,20 +93,21 @@ def _shortage(pod: Document, group: str, message: str, nodes: list[Document] | N
         if max(having, default=0) < wanted.get(name, 0):
             many = sum(1 for most in having if most)
             return (
-                f"{group}: no node is large enough for its pod ({asks}): of {len(nodes)} nodes {many} have {name}, "
-                f"the largest {_readable(name, max(having, default=0))}",
+                f"{group}: no node is large enough for its pod ({asks}): of {counted(len(nodes), 'node')} {many} "
+                f"{agreeing(many, 'have')} {name}, the largest {_readable(name, max(having, default=0))}",
                 False,
                 [],
             )
     if not fitting:
         return f"{group}: no node has everything that its pod requests ({asks}): {_plain(message)}", False, []
+    having_it = f"{len(fitting)} of {counted(len(nodes), 'node')} {agreeing(len(fitting), 'have')} it"
     states = Counter(found for node in fitting if (found := state_of(node)))
     if not states:
-        return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it, and it is in use", True, []
+        return f"{group}: waits for {asks}: {having_it}, and it is in use", True, []
     used = [f"it is in use on {len(fitting) - states.total()}"] if states.total() < len(fitting) else []
-    parts = "; ".join([*used, *(f"{count} {what}" for (what, _), count in states.most_common())])
+    parts = "; ".join([*used, *(f"{count} {agreeing(count, what)}" for (what, _), count in states.most_common())])
     fixes = [fix for _, fix in states]
-    return f"{group}: waits for {asks}: {len(fitting)} of {len(nodes)} nodes have it: {parts}", True, fixes
+    return f"{group}: waits for {asks}: {having_it}: {parts}", True, fixes
 
 
 def _refusals(pod: Document, group: str, nodes: list[Document]) -> dict[str, str]:
@@ -115,7 +117,7 @@ def _refusals(pod: Document, group: str, nodes: list[Document]) -> dict[str, str
     if obstacles.total() < len(nodes):
         return {}
     first = sorted(obstacles.most_common(), key=lambda each: each[0] not in CONDITIONS.values())
-    return {f"{count} of {len(nodes)} {what}": fix for (what, fix), count in first}
+    return {f"{count} of {len(nodes)} {agreeing(count, what)}": fix for (what, fix), count in first}
 
 
 def _shortage_fix(message: str, group: str) -> str:

@@ -20,6 +20,7 @@ from heliostat.cluster.errors import Forbidden, Invalid, NotAdmitted, NotFound, 
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import keys_of_pods, volumes
 from heliostat.cluster.ray_version import differing, installed_ray
+from heliostat.wording import agreeing, counted
 
 PROGRESS_SECONDS = 60.0
 """A problem that may last longer than this is work in progress, such as a node that starts."""
@@ -120,7 +121,7 @@ def _image(site: Site) -> Found:
     with suppress(Forbidden):
         known = [[name for each in node["status"].get("images", []) for name in each.get("names", [])] for node in site.nodes]
         if having := sum(any(name == image or name.endswith(f"/{image}") for name in names) for names in known):
-            yield ok(f"{having} of {len(known)} nodes have {image}")
+            yield ok(f"{having} of {counted(len(known), 'node')} {agreeing(having, 'have')} {image}")
             return
     yield unknown(f"no pod and no node has {image} yet", "heliostat up reports within seconds if it cannot be pulled")
 

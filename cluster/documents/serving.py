@@ -9,6 +9,7 @@ from heliostat.cluster.names import Document
 from heliostat.cluster.profile import Profile, ray_resources
 from heliostat.config import Config
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 REPLICA = "replica"
 """The name of the deployment, of which Serve starts replicas."""
@@ -83,9 +84,12 @@ def check_room(profile: Profile, wanted: Replicas) -> None:
     sizes = [(group, ray_resources(group)) for group in profile.groups]
     held = {group.name: group.max * _times(size, wanted) for group, size in sizes}
     if not any(held.values()):
-        shown = "; ".join(f"{group.name} has {size['CPU']:g} CPUs and {size['GPU']:g} GPUs" for group, size in sizes)
+        shown = "; ".join(
+            f"{group.name} has {counted(size['CPU'], 'CPU')} and {counted(size['GPU'], 'GPU')}" for group, size in sizes
+        )
         raise UserError(
-            f"a replica needs {wanted.cpus:g} CPUs and {wanted.gpus:g} GPUs, and no node of {profile.name} has them: {shown}",
+            f"a replica needs {counted(wanted.cpus, 'CPU')} and {counted(wanted.gpus, 'GPU')}, and no node of "
+            f"{profile.name} has them: {shown}",
             "lower cpus or gpus (--set), or enlarge a group of the profile",
         )
     if wanted.most > (room := sum(held.values())):

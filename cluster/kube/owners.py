@@ -6,6 +6,7 @@ from heliostat.cluster.documents.ownership import is_ours, is_unclaimed, owner_o
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import Document
 from heliostat.errors import UserError
+from heliostat.wording import agreeing
 
 
 def live_objects(
@@ -29,7 +30,7 @@ def live_objects(
     others = [(kind, live) for kind, live in others if not (adopt and is_unclaimed(live))]
     if others:
         names = ", ".join(f"{kind} {_described(live)}" for kind, live in others)
-        exist, are = ("exists", "is") if len(others) == 1 else ("exist", "are")
+        exist, are = (agreeing(len(others), verb) for verb in ("exist", "are"))
         raise UserError(f"{names} {exist}, and {are} not of {owner}; nothing was changed", _fix(kube, others, fix))
     return found
 

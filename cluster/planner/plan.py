@@ -11,6 +11,7 @@ from heliostat.cluster.planner.jobs import Jobs
 from heliostat.cluster.planner.model import never_fit, simulate
 from heliostat.cluster.planner.static import cheapest, kinds, one_at_a_time, peak, static
 from heliostat.errors import UserError, some
+from heliostat.wording import agreeing, counted
 
 RESERVED = 0.5
 """The price of a node that is reserved for years, as a share of its price on demand."""
@@ -41,6 +42,7 @@ class Plan:
     never: int
     """Jobs that fit into no group; they are in no other figure."""
     seconds: float
+    """From the first submission until the last end."""
     gpu_hours: float
     """What the jobs themselves use."""
     bound: float
@@ -71,8 +73,8 @@ def fitting(jobs: Jobs, fleet: Fleet) -> tuple[Jobs, list[int]]:
         largest = max(group.gpus * group.most for group in fleet.groups)
         row = never[0]
         raise UserError(
-            f"none of the {len(jobs)} jobs fits: {jobs.name(row)} needs {jobs.gpus[row]} GPUs, and the largest group has "
-            f"{largest} at its max",
+            f"none of {counted(len(jobs), 'job')} fits: {jobs.name(row)} needs {counted(int(jobs.gpus[row]), 'GPU')}, and "
+            f"the largest group has {largest} at its max",
             "raise max or gpu of a group, such as --set groups.NAME.max=100",
         )
     return (jobs[np.delete(np.arange(len(jobs)), never)] if never else jobs), never
@@ -102,7 +104,7 @@ def plan(
     ranged, never = fitting(jobs, fleet)
     fits = ranged.ranged("none")
     check_interruptions(fits, fleet)
-    own = simulate(fits, fleet, lambda done: progress(f"the profile, {done:,} of {len(fits):,} jobs"))
+    own = simulate(fits, fleet, lambda done: progress(f"the profile, {done:,} of {counted(len(fits), 'job')}"))
     target = own.wait(percentile) if wait is None else wait
     progress("the static fleets")
     most = peak(fits, fleet)
@@ -120,7 +122,7 @@ def plan(
         Row("peak static", sum(most), at_peak, at_peak.cost),
         Row("cheapest static", sum(nodes), least, least.cost),
         Row("reserved static", sum(nodes), least, least.head_cost + (least.cost - least.head_cost) * reserved),
-        Row(f"{base} nodes reserved, others as {next(iter(others), 'profile')}", _peak(mixed), mixed, mixed_cost),
+        Row(f"{counted(base, 'node')} reserved, others as {next(iter(others), 'profile')}", _peak(mixed), mixed, mixed_cost),
     )
     price = min((kind.price / kind.gpus for kind in kinds(fleet) if kind.gpus), default=0.0)
     hours = fits.gpu_seconds / 3600
@@ -143,8 +145,8 @@ def check_interruptions(jobs: Jobs, fleet: Fleet) -> None:
         if len(jobs) and expected.max() > OFTEN:
             row = int(expected.argmax())
             raise UserError(
-                f"{jobs.name(row)}, on {nodes[row]:.0f} nodes of group {group.name}, would be interrupted {expected.max():.0f} "
-                f"times on average between two checkpoints, and hardly ever end",
+                f"{jobs.name(row)}, on {counted(round(nodes[row]), 'node')} of group {group.name}, would be interrupted "
+                f"{expected.max():.0f} times on average between two checkpoints, and hardly ever end",
                 "checkpoint more often, such as --checkpoints 5m, or lower --interruptions",
             )
 
@@ -187,5 +189,8 @@ def _peak(outcome: Outcome) -> int:
 
 def describe_never(jobs: Jobs, never: list[int]) -> str:
     """A sentence about jobs that fit into no group."""
-    names = some((f"{jobs.name(row)} ({jobs.gpus[row]} GPUs)" for row in never), 5)
-    return f"{len(never)} of {len(jobs)} jobs never fit and are in no figure: {names}"
+    names = some((f"{jobs.name(row)} ({counted(int(jobs.gpus[row]), 'GPU')})" for row in never), 5)
+    return (
+        f"{len(never):,} of {counted(len(jobs), 'job')} never {agreeing(len(never), 'fit')}, and "
+        f"{agreeing(len(never), 'are')} in no figure: {names}"
+    )

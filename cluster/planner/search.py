@@ -21,6 +21,7 @@ from heliostat.cluster.planner.jobs import Jobs
 from heliostat.cluster.planner.model import never_fit, simulate
 from heliostat.cluster.planner.static import cheapest, kinds, peak
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 SHORTEST_IDLE, LONGEST_IDLE = 10, 1800
 """Seconds; Ray's autoscaler looks every five."""
@@ -64,8 +65,8 @@ def split(jobs: Jobs, share: float) -> tuple[Jobs, Jobs]:
     at = int(np.searchsorted(jobs.submitted, first + (last - first) * share, side="right"))
     if not 0 < at < len(jobs):
         raise UserError(
-            f"of the {len(jobs)} jobs, all were submitted in the same part of the trace, so a profile cannot be searched with "
-            "one part and judged with the other",
+            f"the trace has {counted(len(jobs), 'job')}, submitted in the same part of it, so a profile cannot be searched "
+            "with one part and judged with the other",
             "give a longer trace, or plan without --wait-p95",
         )
     return jobs[:at], jobs[at:]

@@ -10,6 +10,7 @@ from heliostat.cluster.planner.jobs import Jobs
 from heliostat.cluster.planner.plan import Plan, Progress, Recorded, check_interruptions, describe_never, fitting, plan
 from heliostat.cluster.planner.search import Candidate, beyond_helps, front, search, split
 from heliostat.cluster.planner.trace import Trace, remarks_of
+from heliostat.wording import counted
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,11 +34,6 @@ class Study:
     """Those that are reported."""
     fleet: Fleet
     """Of the profile."""
-
-    @property
-    def days(self) -> float:
-        """Of the part that is reported, from the first submission until the last end."""
-        return self.plan.seconds / 86400
 
     @property
     def kept(self) -> bool:
@@ -84,13 +80,15 @@ def study(
         of = plan(jobs, fleet, reserved=reserved, progress=progress, recorded=recorded)
         return Study(name, tuple(remarks), of, None, None, None, (), jobs, fleet)
     first, rest = split(jobs, share)
-    tried, found = search(first, fleet, wait, trials, jobs, lambda done: progress(f"{done} of {trials} profiles tried"))
+    tried, found = search(
+        first, fleet, wait, trials, jobs, lambda done: progress(f"{done} of {counted(trials, 'profile')} tried")
+    )
     others = {"planned": (found.fleet, "none")} if found else {}
     beyond = None
     if beyond_helps(first, fleet, wait):
         more, best = search(
             first, found.fleet if found else fleet, wait, trials, jobs, beyond=True,
-            progress=lambda done: progress(f"{done} of {trials} profiles tried with min by the hour and elastic jobs"),
+            progress=lambda done: progress(f"{done} of {counted(trials, 'profile')} tried with hourly min and elastic jobs"),
         )  # fmt: skip
         tried += more
         if best and best.beyond and (found is None or best.cost < found.cost):

@@ -57,7 +57,7 @@ class Trace:
 
 def remarks_of(trace: Trace) -> list[str]:
     """What is not in a trace, and what else is to be known, in sentences."""
-    return [*(f"{count} {what} are left out" for what, count in trace.left_out.items()), *trace.notes]
+    return [*(f"{what} are left out: {count:,}" for what, count in trace.left_out.items()), *trace.notes]
 
 
 def read_trace(path: str | Path, zone: str | None = None, progress: Callable[[int], None] = lambda rows: None) -> Trace:

@@ -25,6 +25,7 @@ from heliostat.cluster.targets.serving import SECONDS, ServiceState, services, w
 from heliostat.config import digest, nearest
 from heliostat.environment import SERVE_TOKEN
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 PREFIX = "serve-"
 """What the names of a service's objects begin with: scheduled runs may have the name of their model."""
@@ -243,7 +244,7 @@ class KubernetesService:
         """
         self.kube.services.delete(self.object, STOP_SECONDS, self._live())
         pods, label = self.kube.objects("Pod"), f"{CLUSTER_LABEL}={self.object}"
-        yield from poll(lambda: f"waits for {len(pods.list(label))} pods to end", lambda: not pods.list(label),
+        yield from poll(lambda: f"waits for {counted(len(pods.list(label)), 'pod')} to end", lambda: not pods.list(label),
                         STOP_SECONDS + self._slowest_end, self.name)  # fmt: skip
 
     @property

@@ -21,6 +21,7 @@ from heliostat.cluster.names import Document
 from heliostat.cluster.ports import chosen
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.errors import NotComing, UserError
+from heliostat.wording import agreeing, counted
 
 SECONDS = 600.0
 """Seconds until a service must answer, beside the start of the slowest node."""
@@ -170,7 +171,11 @@ def wait(
         if found is None or not contains(found.config, application):
             said = "waits for Ray Serve"
             return False
-        said = f"{found.replicas} of {found.wanted} replicas answer" if found.wanted else "waits for Ray Serve"
+        said = (
+            f"{found.replicas} of {counted(found.wanted, 'replica')} {agreeing(found.replicas, 'answer')}"
+            if found.wanted
+            else "waits for Ray Serve"
+        )
         return check_answers(found)
 
     def looked() -> str:

@@ -17,6 +17,7 @@ from heliostat.datasets.sources.reader import PART
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.splits import Split
 from heliostat.errors import some
+from heliostat.wording import counted
 
 LEFT_OUT = "is what the table is split by"
 
@@ -61,7 +62,9 @@ def divided(name: str, split: Split, survey: Survey, options: ColumnOptions) -> 
         Doubt: some values are missing, no splits, or no times.
     """
     if survey.missing:
-        raise Doubt(f"has {survey.missing} empty values, but the table is split by it", "fill them, or drop their rows")
+        raise Doubt(
+            f"has {counted(survey.missing, 'empty value')}, but the table is split by it", "fill them, or drop their rows"
+        )
     column = _time(name, survey, options) if split.by == "time" else MAKERS["category"](name, survey, "category")
     if split.by == "column":
         texts = column.categories or tuple(pc.cast(survey.values, pa.string()).to_pylist())

@@ -22,6 +22,7 @@ from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.sources.targets import decide_target
 from heliostat.datasets.sources.work import Encode, Range, Work
 from heliostat.errors import UserError
+from heliostat.wording import agreeing, counted
 
 CHUNK = 8 << 20
 """Bytes of the arrays of a chunk, at most."""
@@ -196,7 +197,9 @@ class Encoder:
             fix = "fill them, or leave these rows out with without_label: drop"
             if written:
                 fix += "; if they are a class, write it otherwise, such as none"
-            self.problems.add(f"target {self.target!r} has no value in {survey.missing} of {survey.rows} rows{also}", fix)
+            self.problems.add(
+                f"target {self.target!r} has no value in {survey.missing:,} of {counted(survey.rows, 'row')}{also}", fix
+            )
         if not survey.present:
             return None
         try:
@@ -227,13 +230,17 @@ class Encoder:
             if found := ranges[column.name].bad:
                 shown = ", ".join(map(repr, ranges[column.name].examples))
                 self._refuse_column(
-                    column.name, f"has {found} values that are not {column.wanted}, such as {shown}", "correct them"
+                    column.name,
+                    f"has {counted(found, 'value')} that {agreeing(found, 'are')} not {column.wanted}, such as {shown}",
+                    "correct them",
                 )
         for name, range_of in by.items():
             if range_of.bad:  # dropped or not, the table is split by it
                 shown = ", ".join(map(repr, range_of.examples))
                 self.problems.add(
-                    f"column {name!r} has {range_of.bad} values that are no times, such as {shown}", "correct them"
+                    f"column {name!r} has {counted(range_of.bad, 'value')} that {agreeing(range_of.bad, 'are')} no time, "
+                    f"such as {shown}",
+                    "correct them",
                 )
         self.problems.refuse(self._without())
         total = arrays[HASH].rows

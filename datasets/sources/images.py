@@ -17,6 +17,7 @@ from heliostat.datasets.sources.files import File, local_folder, table_files
 from heliostat.datasets.sources.image_groups import FOLDER, check_split, places
 from heliostat.datasets.splits import CONTENT, WORDS, Split
 from heliostat.errors import UserError, some
+from heliostat.wording import counted
 
 CHUNK, CHUNK_BYTES = 1024, 8 << 20
 """Images after which a shard may end, and bytes of images that are held at once."""
@@ -221,7 +222,7 @@ def _check_classes(path: str, folders: dict[str, list[Path]]) -> None:
     if len(folders) < 2:
         inner = [name for name, inside in folders.items() if sum(each.is_dir() for each in inside) > 1]
         fix = f"set path to {Path(path) / inner[0]}" if inner else "add the classes"
-        raise UserError(f"{path} has {len(folders)} folders, but needs one per class", fix)
+        raise UserError(f"{path} has {counted(len(folders), 'folder')}, but needs one per class, of at least two", fix)
 
 
 def _classes(root: Path, by_folder: bool) -> dict[str, list[Path]]:

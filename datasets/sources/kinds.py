@@ -18,6 +18,7 @@ from heliostat.datasets.sources.checks import COUNTER, FEW, IDENTIFIER, MAX_CATE
 from heliostat.datasets.sources.survey import LARGE, Survey
 from heliostat.datasets.values import dates, narrow, words
 from heliostat.datasets.values.missing import is_text
+from heliostat.wording import counted
 
 Type = Literal["number", "boolean", "category", "date", "day-month-year", "month-day-year", "list", "text"]
 SENTENCE = 3
@@ -92,7 +93,10 @@ def number_of(
         raise Doubt(*wrong)
     if not is_given and (marks := narrow.marks(found)):
         fix = f"write columns: {{{name}: {{missing: [{', '.join(map(str, marks))}]}}}}, or {{type: number}} if it is one"
-        raise Doubt(" and ".join(f"has {n} values of {mark}, which stands for a missing one" for mark, n in marks.items()), fix)
+        raise Doubt(
+            " and ".join(f"has {counted(n, 'value')} of {mark}, which stands for a missing one" for mark, n in marks.items()),
+            fix,
+        )
     offset = narrow.offset_of(sample, found)
     if wrong := narrow.loss(sample, offset):
         raise Doubt(*wrong)

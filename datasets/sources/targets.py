@@ -12,6 +12,7 @@ from heliostat.datasets.sources.checks import FEW, MAX_CLASSES
 from heliostat.datasets.sources.survey import Survey
 from heliostat.datasets.values.missing import is_text
 from heliostat.datasets.values.narrow import marks, trouble
+from heliostat.wording import counted
 
 TargetType = Literal["auto", "class", "number"]
 
@@ -34,7 +35,7 @@ def decide_target(name: str, survey: Survey, wanted: TargetType) -> Target:
         if survey.numbers and (missing := marks(survey.numbers)):
             shown = ", ".join(map(str, missing))
             fix = f"write columns: {{{name}: {{missing: [{shown}]}}}} and without_label: drop, or correct these rows"
-            raise Doubt(f"has {sum(missing.values())} values of {shown}, which stands for a missing one", fix)
+            raise Doubt(f"has {counted(sum(missing.values()), 'value')} of {shown}, which stands for a missing one", fix)
         if survey.numbers and (wrong := trouble(survey.numbers)):
             raise Doubt(*wrong)
         return Target(name=name, kind="number", type=survey.number_type, unit=style[1], decimal=style[0])
@@ -63,9 +64,9 @@ def _classes(name: str, survey: Survey) -> Target:
         raise Doubt(f"has texts that differ only in case or blanks: {twice}", "write each in one way")
     count = len(texts)
     if not 2 <= count <= MAX_CLASSES:
-        shown = f"{count}" if survey.all_listed else f"more than {count}"
-        raise Doubt(f"has {shown} classes, but must have from 2 to {MAX_CLASSES}", "choose another target")
+        shown = ("" if survey.all_listed else "more than ") + counted(count, "class")
+        raise Doubt(f"has {shown}, but must have from 2 to {MAX_CLASSES}", "choose another target")
     if count > FEW and 2 * count > survey.present:
-        raise Doubt(f"has {count} classes in {survey.present} rows", "choose another target")
+        raise Doubt(f"has {counted(count, 'class')} in {counted(survey.present, 'row')}", "choose another target")
     ordered = sorted(texts, key=float) if survey.is_number and kind != "string" else texts
     return Target(name=name, kind="class", type=kind, classes=tuple(ordered))

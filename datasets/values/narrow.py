@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from heliostat.wording import agreeing, counted
+
 Numbers = npt.NDArray[Any]
 TOLERANCE = 1e-3
 """The rounding error that is no loss, as a share of the typical distance of the values from their median."""
@@ -105,7 +107,10 @@ def offset_of(sample: Numbers, found: Summary) -> float:
 def trouble(found: Summary) -> tuple[str, str] | None:
     """Why numbers cannot be narrowed, and what to do about it; None if they can."""
     if found.too_large:
-        return f"has {found.too_large} values that are infinite or above 3.4e38", "replace them or drop their rows"
+        return (
+            f"has {counted(found.too_large, 'value')} that {agreeing(found.too_large, 'are')} infinite or above 3.4e38",
+            "replace them or drop their rows",
+        )
     if 0 < found.deviation < SMALLEST:
         return f"has values that differ by {found.deviation:.1e} only", "write them in a smaller unit"
     return None
@@ -121,7 +126,7 @@ def loss(sample: Numbers, offset: float) -> tuple[str, str] | None:
     there = len(np.unique(sample if is_whole(sample) else _rounded(sample)))
     left = len(np.unique(narrowed(sample, offset)))
     if 2 * left < there:
-        return f"has {there} different numbers, of which 32 bits hold {left}", "drop it, or split it into columns"
+        return f"has {counted(there, 'different number')}, of which 32 bits hold {left:,}", "drop it, or split it into columns"
     return None
 
 

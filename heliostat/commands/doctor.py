@@ -4,6 +4,8 @@ import argparse
 import dataclasses
 from typing import Any
 
+from heliostat.wording import counted
+
 STYLES = {"ok": "green", "problem": "bold red", "unknown": "yellow"}
 
 
@@ -58,4 +60,4 @@ def _show(findings: list[Any], problems: int) -> None:
     out.print(table)
     unknown = sum(finding.state == "unknown" for finding in findings)
     hidden = f", and {unknown} unknown: cannot be checked from here" if unknown else ""
-    out.print(f"\n{problems or 'no'} problem{'s' * (problems > 1)}{hidden}", highlight=False)
+    out.print(f"\n{counted(problems, 'problem') if problems else 'no problem'}{hidden}", highlight=False)

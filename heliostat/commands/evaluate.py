@@ -5,6 +5,7 @@ from typing import Any
 
 from heliostat.commands import RUN_HELP, run_folder
 from heliostat.commands.job.options import add_cluster_options, add_preview, refuse_cluster_options
+from heliostat.wording import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result)
     else:
-        out.print(f"{args.run_name} at step {result['step']}, {result['samples']} {args.split} samples", highlight=False)
+        out.print(
+            f"{args.run_name} at step {result['step']}, {counted(result['samples'], f'{args.split} sample')}", highlight=False
+        )
         out.print(f"  {numbers(result['metrics'])}", highlight=False, markup=False, soft_wrap=True)
         if result["intervals"]:
             _print_intervals(result)

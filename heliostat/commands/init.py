@@ -5,6 +5,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from heliostat.wording import agreeing
+
 PROJECT = Path(__file__).parents[1] / "project"
 PLACES = {"ci.yaml": ".github/workflows/test.yaml", "gitignore": ".gitignore"}
 """Where a file of `PROJECT` goes, if not by its own name."""
@@ -73,8 +75,9 @@ def _write_project(folder: Path) -> int:
     files[folder / f"{PROFILE}.yaml"] = new_profile(PROFILE, f"{SCHEMAS}/profile.json")
     files |= _schemas(folder / SCHEMAS)
     if there := [str(path) for path in files if path.exists()]:
-        exist = "exists" if len(there) == 1 else "exist"
-        raise UserError(f"{', '.join(there)} {exist} already; nothing was written", "give the NAME of a new folder")
+        raise UserError(
+            f"{', '.join(there)} {agreeing(len(there), 'exist')} already; nothing was written", "give the NAME of a new folder"
+        )
     _write(files)
     enter = "" if folder.resolve() == Path.cwd() else f"cd {shlex.quote(str(folder))} && "
     out.print(f"wrote {folder}/ ({len(files)} files, see README.md); it trains as it is:\n  {enter}heliostat train", **PLAIN)

@@ -9,6 +9,7 @@ from typing import Any
 
 from heliostat.commands import RUN_HELP, run_folder
 from heliostat.commands.job.options import add_cluster_options, add_preview, refuse_cluster_options
+from heliostat.wording import counted
 
 INPUTS = "image files or texts, as the task reads them; of a table JSON rows, a file or folder of rows, or - for standard input"
 
@@ -168,12 +169,12 @@ def _predict_parts(trained: Any, place: str, carried: list[str] | None, args: ar
     job, tables = plan_job(trained, place, out, carried, read)
     with line() as shown, connection(address) if address else nullcontext():
         summary = predict_parts(
-            job, tables, trained, bool(address), lambda done, total: shown.say(f"predicted {done} of {total} parts")
+            job, tables, trained, bool(address), lambda done, total: shown.say(f"predicted {done} of {counted(total, 'part')}")
         )
     if args.json:
         print_json({"out": out, "parts": job.parts, **summary.document()})
     else:
-        _say(f"{out}: {job.parts} part{'s' * (job.parts != 1)}, {summary}")
+        _say(f"{out}: {counted(job.parts, 'part')}, {summary}")
     return 0
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from heliostat.commands.cost.nodes_record import add_since, copied, period
 from heliostat.commands.terminal.live import add_profile, line, target_of
+from heliostat.wording import counted
 
 EVERY = 2.0
 WIDE = 1000
@@ -71,8 +72,9 @@ def _history(args: argparse.Namespace, target: Any) -> None:
     else:
         err.print(f"the record of {target.name} has nothing in that time", highlight=False)
     if damaged or (record and record.damaged):
-        files_of = f"{damaged} actions and {record.damaged if record else 0} files of the record"
-        err.print(f"{files_of} are damaged, and not in it", highlight=False)
+        damaged_files = record.damaged if record else 0
+        what = f"{counted(damaged, 'damaged action')} and {counted(damaged_files, 'damaged file')} of the record"
+        err.print(f"not in it: {what}", highlight=False)
 
 
 def _when(at: float) -> str:

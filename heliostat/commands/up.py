@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from heliostat.commands.terminal.live import add_profile, confirm, note, possible_jobs, show, target_of
+from heliostat.wording import counted
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
             jobs = possible_jobs(target.state())
             stops = f", which stops its jobs: {jobs}" if jobs else ""
             names = ", ".join(pod["metadata"]["name"] for pod in old)
-            confirm(f"this change replaces {len(old)} pods ({names}){stops}", args.yes)
+            confirm(f"this change replaces {counted(len(old), 'pod')} ({names}){stops}", args.yes)
         _show_up(target, target.up(steps, old, args.force))
     out.print(f"{target.name} is ready", highlight=False)
     for command in ("heliostat train CONFIG --on", "heliostat status"):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from heliostat.errors import UserError
 from heliostat.folder import join
 from heliostat.interface.run import Run, Stored, link
+from heliostat.wording import counted
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -116,7 +117,7 @@ class Sweep(Stored["SweepResult"]):
         number = self.best if number is None else number
         if not isinstance(number, Integral) or not 0 <= number < len(self._trials.all):
             what = "no trial has a result yet" if number is None else f"there is no trial {number!r}"
-            raise UserError(f"sweep {self.name}: {what}", f"its {len(self._trials.all)} trials are numbered from 0")
+            raise UserError(f"sweep {self.name}: {what}", f"it has {counted(len(self._trials.all), 'trial')}, numbered from 0")
         same = self._trials.all[number].duplicate_of
         return Run(join(self.sweep, f"{TRIALS}/{trial_name(int(number) if same is None else same)}"))
 

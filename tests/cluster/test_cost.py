@@ -271,7 +271,7 @@ def test_a_cluster_that_is_gone_still_says_what_it_cost(mine: Here) -> None:
     assert table[2] == ["all", *table[1][1:]]
     static = "in the same time, at the same prices: 1 gpu, $1.01; this is 1% less."
     assert f"A static fleet of the peak size {static}" in done.out
-    assert f"The cheapest static fleet with the same wait (95 % of the 1 jobs waited at most 20 s) {static}" in done.out
+    assert f"The cheapest static fleet with the same wait (95 % of 1 job waited at most 20 s) {static}" in done.out
     assert "idle_seconds: 5 instead of 120 would have saved $0.35 (35%)" in done.out
     assert "Not recorded" not in done.out
 

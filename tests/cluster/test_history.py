@@ -48,7 +48,7 @@ def test_a_job_has_the_gpus_that_it_held_and_waited_until_it_held_any() -> None:
     assert rows(history(found, PROFILE)) == [("early", 10, 640 / 6, 6, 30), ("late", 20, 500, 1, 20)]
     assert history(found, PROFILE).times.tolist() == [140, 430]
     (note,) = history(found, PROFILE).trace.notes
-    assert note == "1 jobs held a changing number of GPUs, and count with its mean"
+    assert note == "1 job held a changing number of GPUs, of which the mean counts"
 
 
 def test_a_job_that_was_interrupted_is_as_long_as_it_held_nodes() -> None:
@@ -74,8 +74,8 @@ def test_what_is_not_known_is_counted() -> None:
         "jobs on groups that the profile does not have": 1, "jobs that held no worker node": 2, "unfinished jobs": 1,
     }  # fmt: skip
     assert trace.notes == (
-        "1 jobs held a part of a GPU, and count as jobs of one",
-        "1 jobs ran while nothing was recorded; that time is not in their duration",
+        "1 job held a part of a GPU, counted as one",
+        "1 job ran while nothing was recorded; that time is in no duration",
         "2.0 GPU-hours of work whose job is not known are in no figure",
     )
 

@@ -162,7 +162,7 @@ def test_the_folder_inside_is_proposed_where_there_is_one_folder_only(photos: Pa
     (photos.parent / "unpacked").mkdir()
     (photos.parent / "flowers").rename(photos.parent / "unpacked" / "flowers")
     message = refusal(photos.parent / "unpacked")
-    assert "has 1 folders, but needs one per class" in message
+    assert "has 1 folder, but needs one per class" in message
     assert f"set path to {photos.parent}/unpacked/flowers" in message
 
 

@@ -72,7 +72,7 @@ def test_copies_of_rows_a_rare_class_and_a_target_with_one_value_are_said(tmp_pa
     uneven, copies = findings(tmp_path / "rare", {"a": a + a[:40], "b": b + b[:40], "y": y + y[:40]})
     assert uneven.kind == "imbalance"
     assert "of the train split is of class 'no'" in uneven.text
-    assert copies.text == "40 of 640 rows (6.2%) are copies of others, none in another split"
+    assert copies.text == "40 of 640 rows (6.2%) repeat others, none in another split"
     row = 2  # which the content puts into another split
     (one,) = findings(tmp_path, {"a": a, "b": b, "y": [7.5] * row + [8.25] + [7.5] * (599 - row)}, target_type="number")[:1]
     assert one.text == "target 'y' is always 7.5 in the train split: there is nothing to learn"

@@ -116,7 +116,7 @@ def test_a_few_values_of_another_kind_late_in_a_long_column_are_refused(
     dates = [f"2024-{row // 28 % 12 + 1:02}-{row % 28 + 1:02}" for row in range(ROWS)]
     path = written(tmp_path, {"day": [*dates[:-9], "soon", *dates[-8:]], "ok": dates})
     message = refusal(tmp_path, path)
-    assert "column 'day' has 1 values that are not a date, year-month-day, such as 'soon'" in message
+    assert "column 'day' has 1 value that is not a date, year-month-day, such as 'soon'" in message
     assert "'ok'" not in message
 
 
@@ -456,7 +456,7 @@ def test_whole_numbers_that_differ_little_are_standardized(tmp_path: Path) -> No
         (repeated("Yes", "yes", "no"), "target 'y' has texts that differ only in case or blanks: 'Yes' and 'yes'"),
         (repeated("2024-01-31", "2024-02-28"), "target 'y' has dates"),
         ([f"name {row}" for row in range(ROWS)], "target 'y' has 300 classes in 300 rows"),
-        (repeated("one"), "target 'y' has 1 classes"),
+        (repeated("one"), "target 'y' has 1 class,"),
         (repeated(1.5, float("inf")), "target 'y' has 150 values that are infinite"),
     ],
 )
@@ -616,7 +616,7 @@ def test_the_types_of_arrow_are_read_or_refused_by_name(tmp_path: Path) -> None:
     message = refusal(tmp_path / "again", str(tmp_path / "all.parquet"))
     assert [name for name, (_, says) in refused.items() if says not in message] == []
     pq.write_table(pa.table({"infinite": repeated([1.0], [math.inf]), "arm": LABELS}), tmp_path / "infinite.parquet")
-    assert "has 150 values that are not a list of 1 numbers, such as '[inf]'" in refusal(
+    assert "has 150 values that are not a list of 1 number, such as '[inf]'" in refusal(
         tmp_path / "again", str(tmp_path / "infinite.parquet")
     )
 

@@ -108,7 +108,7 @@ def test_the_trials_of_a_sweep_are_a_table_and_each_is_a_run(here: Path) -> None
     assert found.trials.index[found.trials[metric] == found.values[metric]][0] == found.best
     assert found.trial().run == f"{here}/runs/sweep/trials/{found.best:04d}"
     assert "report" in found._repr_html_()
-    with pytest.raises(UserError, match="there is no trial 7\n  fix: its 3 trials are numbered from 0"):
+    with pytest.raises(UserError, match="there is no trial 7\n  fix: it has 3 trials, numbered from 0"):
         found.trial(7)
 
 

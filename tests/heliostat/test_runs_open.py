@@ -276,7 +276,7 @@ def test_a_file_of_the_registry_is_read_once_and_a_look_reads_for_a_limited_time
         found = shown.look(folder)
         seen.append((len(found), shown.pending, len(store.reads)))
         if shown.pending:
-            with pytest.raises(UserError, match="1 models are still being read"):
+            with pytest.raises(UserError, match="1 model is still being read"):
                 models.shown(found, "m", folder, shown.pending)
     assert seen == [(0, 1, 1), (0, 1, 1), (0, 1, 1), (1, 0, 1)], "two versions and two entries of the log"
     monkeypatch.setattr(models, "LONGEST", 600.0)

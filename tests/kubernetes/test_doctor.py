@@ -145,7 +145,7 @@ def test_a_taint_that_is_not_tolerated_is_named(place: Place) -> None:
         pytest.skip("no node has a taint")
     cpu = group(gpu=0, gpu_type=None, node_selector={"kubernetes.io/hostname": labels["kubernetes.io/hostname"]})
     output = examined(place, place.profile(groups=[cpu])).only_problem("nodes")
-    assert "have the taint" in output
+    assert "has the taint" in output
     assert "groups.gpu.tolerations" in output
 
 

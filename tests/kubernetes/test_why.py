@@ -175,7 +175,7 @@ def test_a_taint_without_a_toleration(place: Place, gone: None) -> None:
     there = {"kubernetes.io/hostname": tainted[0]["metadata"]["labels"]["kubernetes.io/hostname"]}
     workers = {"name": "cpu", "cpu": "100m", "memory": "1Gi", "min": 1, "max": 1, "node_selector": there}
     cluster = made(place, place.profile("tainted", **SMALL, groups=[workers]))
-    named(cluster, "taint", no_node_for_a_worker, "cpu: no node accepts its pod: .*1 of .* have the taint ", of="cpu")
+    named(cluster, "taint", no_node_for_a_worker, "cpu: no node accepts its pod: .*1 of .* has the taint ", of="cpu")
 
 
 @pytest.fixture

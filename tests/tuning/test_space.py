@@ -189,7 +189,7 @@ def test_the_preview_counts_the_impossible_trials_of_a_space(tmp_path: Path) -> 
     assert 60 < found["impossible"] <= 100
     assert f"{found['impossible']} of 200 points tried" in line
     assert "must be a multiple of 8; set space.model.width to {integer: [8, 64, 8]}" in line
-    assert line.startswith(f"{sum(params['model.width'] % 8 > 0 for params in shown['first_trials'])} of these 5 trials")
+    assert line.startswith(f"{sum(params['model.width'] % 8 > 0 for params in shown['first_trials'])} of 5 trials shown")
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from heliostat.errors import UserError
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.task import Batch
 
 SIZES = (1, 7, 256)
@@ -97,7 +98,9 @@ def largest_difference(wanted: Mapping[str, Tensor], found: Mapping[str, npt.NDA
         elif not values.is_floating_point():
             differing = int((other != values).sum())
             problems += (
-                [f"{differing} of {values.numel()} values of {name} differ"] if differing * 1000 > values.numel() else []
+                [f"{differing:,} of {counted(values.numel(), 'value')} of {name} {agreeing(differing, 'differ')}"]
+                if differing * 1000 > values.numel()
+                else []
             )
         else:
             share = _share(values.double(), other.double())

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from heliostat.errors import UserError
 from heliostat.folder import Folder, absolute, default_base, expanded
+from heliostat.wording import counted
 from heliostat.workloads.export import SUMS, compare, huggingface
 from heliostat.workloads.export.card import card, config_of
 from heliostat.workloads.export.formats import FORMATS, Exportable, check
@@ -178,7 +179,8 @@ def _compare_transformers(source: Exportable, samples: Samples, wanted: dict[str
     found = compare.run_alone(compare.HF, folder, given)
     difference = compare.largest_difference({"output": output.float()}, found)
     return difference, (
-        f"Loaded by transformers in a new process and compared with the run on {len(output)} samples, one at a time: "
+        f"Loaded by transformers in a new process and compared with the run on {counted(len(output), 'sample')}, one at a "
+        "time: "
         f"the largest difference is {difference:.1e} of the largest output."
     )
 

@@ -9,6 +9,7 @@ import torch
 from torch.export import ExportedProgram
 
 from heliostat.errors import UserError
+from heliostat.wording import agreeing
 from heliostat.workloads.export.graph import cannot, quiet
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
@@ -18,8 +19,10 @@ FIX = "compute it with operators that ONNX has, or --to torch"
 def check_installed() -> None:
     """Raises a UserError if a package of the extra is missing."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
-        verb = "is" if len(missing) == 1 else "are"
-        raise UserError(f"--to onnx needs {', '.join(missing)}, which {verb} not installed", "pip install 'heliostat[onnx]'")
+        raise UserError(
+            f"--to onnx needs {', '.join(missing)}, which {agreeing(len(missing), 'are')} not installed",
+            "pip install 'heliostat[onnx]'",
+        )
 
 
 def write(program: ExportedProgram, inputs: Sequence[str], outputs: Sequence[str], path: Path) -> None:

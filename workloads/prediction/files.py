@@ -15,6 +15,7 @@ from heliostat.config import nearest
 from heliostat.datasets.signature import Oddities
 from heliostat.errors import UserError
 from heliostat.folder import Folder, split
+from heliostat.wording import counted
 from heliostat.workloads.prediction.model import Predictor
 
 
@@ -52,9 +53,7 @@ class Summary:
             for what, counts in odd.items()
             if +counts
         ]
-        return "; ".join(
-            [f"{self.rows:,} row{'s' * (self.rows != 1)}", *(parts or ["nothing missing, unknown or out of range"])]
-        )
+        return "; ".join([f"{counted(self.rows, 'row')}", *(parts or ["nothing missing, unknown or out of range"])])
 
 
 def predict_tables(

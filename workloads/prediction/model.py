@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from heliostat.datasets.signature import Oddities
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.task import Task
 
 BATCH = 1024
@@ -82,7 +83,8 @@ def check_outputs(task: Task, outputs: Mapping[str, Tensor]) -> None:
         wrong = (~values.isfinite()).reshape(len(values), -1).any(1) if values.is_floating_point() else torch.zeros(1).bool()
         if wrong.any():
             raise UserError(
-                f"the {name} of {int(wrong.sum())} of {len(values)} rows, first of row {int(wrong.int().argmax()) + 1}, "
+                f"the {name} of {int(wrong.sum()):,} of {counted(len(values), 'row')}, first of row "
+                f"{int(wrong.int().argmax()) + 1}, "
                 "is NaN or infinite",
                 "give the values that these rows lack, or train a task that can take missing ones, such as those for tables",
             )

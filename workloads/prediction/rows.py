@@ -12,6 +12,7 @@ from heliostat.datasets.signature import Column, Signature
 from heliostat.datasets.sources.formats.numbers import Plain
 from heliostat.datasets.values.missing import is_text, trimmed
 from heliostat.errors import UserError, collected, combined
+from heliostat.wording import counted
 
 EXACT = 2**53
 """Up to which whole numbers are the same as floating-point numbers."""
@@ -35,9 +36,10 @@ def parse_row(text: str, signature: Signature) -> dict[str, Any]:
     if isinstance(row, list) and len(row) == len(names):
         return dict(zip(names, row, strict=True))
     if not isinstance(row, dict):
-        what = f"a list of {len(row)} values" if isinstance(row, list) else f"a {type(row).__name__}"
+        what = f"a list of {counted(len(row), 'value')}" if isinstance(row, list) else f"a {type(row).__name__}"
         raise UserError(
-            f"input {_short(text)} is {what}, but a row has {len(names)} columns", f"give an object such as {_example(names)}"
+            f"input {_short(text)} is {what}, but a row has {counted(len(names), 'column')}",
+            f"give an object such as {_example(names)}",
         )
     return row
 

@@ -14,6 +14,7 @@ from heliostat.config import Config, nearest
 from heliostat.datasets.signature import Oddities
 from heliostat.datasets.sources.tokenized import padded, padding_of, tokenizer_of, tokens_of
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.task import Batch, Task
 
 
@@ -112,7 +113,9 @@ class PretrainedText(Task):
 
     def _batch(self, texts: list[Any]) -> Batch:
         if empty := [number for number, text in enumerate(texts, 1) if not isinstance(text, str) or not text]:
-            raise UserError(f"there is no text in {len(empty)} of {len(texts)} rows, first in row {empty[0]}", "give one")
+            raise UserError(
+                f"there is no text in {len(empty):,} of {counted(len(texts), 'row')}, first in row {empty[0]}", "give one"
+            )
         tokenizer, length = self.tokenizer, self.kept["length"]
         pieces = [tokens_of(tokenizer, text, length) for text in texts]
         return {name: torch.from_numpy(values) for name, values in padded(tokenizer, pieces, length).items()}

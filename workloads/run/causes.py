@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from heliostat.cause import Cause
 from heliostat.folder import Folder
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.journal import read_journal
@@ -46,12 +47,20 @@ def _phase(attempts: Sequence[Record], events: Sequence[Record], metrics: Sequen
     last: Record = attempts[-1] if attempts else {"event": ""}
     since = last.get("time")
     if last["event"] == "waiting" and "room" in last:
-        what = f"waits for nodes: it needs room for at least {_workers(last['workers'])}, and there is room for {last['room']}"
+        what = (
+            f"waits for nodes: it needs room for at least {counted(last['workers'], 'worker')}, and there is room for "
+            f"{last['room']}"
+        )
         yield Cause(what, "heliostat why --on PROFILE says what limits the groups", since, "it starts once they fit")
     elif last["event"] == "waiting":
         yield Cause(f"its workers could not be started: {last.get('reason', '')}", "", since, "it tries again by itself")
     elif last["event"] == "starting":
-        yield Cause(f"{_workers(last['workers'])} start", "", since, "they load Python, the data and the model")
+        yield Cause(
+            f"{counted(last['workers'], 'worker')} {agreeing(last['workers'], 'start')}",
+            "",
+            since,
+            "they load Python, the data and the model",
+        )
     elif last["event"] in ("failed", "left"):
         pause = f"after a pause of {last['wait']:.0f} s" if last.get("wait") else "at once"
         yield Cause(f"its workers are started again: {last.get('reason', '')}", "", since, f"it resumes {pause}")
@@ -69,7 +78,7 @@ def _progress(running: Record, events: Sequence[Record], metrics: Sequence[Recor
     recorded = [record for record in [*events, *metrics] if "step" in record]
     newest = max(recorded, key=lambda record: record["time"], default=None)
     at = f" at step {newest['step']}" if newest else ""
-    return Cause(f"it trains with {_workers(running.get('workers', 0))}{at}", "", began)
+    return Cause(f"it trains with {counted(running.get('workers', 0), 'worker')}{at}", "", began)
 
 
 def _slow(events: Sequence[Record], metrics: Sequence[Record], running: Record) -> Iterator[Cause]:
@@ -157,7 +166,3 @@ def _earlier(attempts: Sequence[Record]) -> Iterator[Cause]:
     # The last one is what the run does now.
     for each in [a for a in reversed(retried) if a is not attempts[-1]][:3]:
         yield Cause(f"before, its workers were started again: {each.get('reason', '')}", "", each["time"])
-
-
-def _workers(count: int) -> str:
-    return f"{count} worker{'' if count == 1 else 's'}"

@@ -2,6 +2,7 @@
 
 from heliostat.datasets import Dataset, Order, Order1
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.optimization.schedule import learning_rate
 from heliostat.workloads.run.record import NEWEST_ORDER, Result
@@ -31,7 +32,8 @@ def check_dataset(config: TrainConfig, order: Order) -> None:
     """Raise `UserError` if an epoch has no step."""
     if order.epoch_steps == 0:
         raise UserError(
-            f"global_batch is {config.global_batch}, but the train split has {order.total} samples and drop_last is set",
+            f"global_batch is {config.global_batch}, but the train split has {counted(order.total, 'sample')} and "
+            "drop_last is set",
             f"set global_batch to at most {order.total}",
         )
 
@@ -41,20 +43,22 @@ def small(config: TrainConfig, order: Order) -> list[str]:
     if config.global_batch <= order.total or config.by_rounds:
         return []
     return [
-        f"global_batch is {config.global_batch}, but the train split has {order.total} samples: each step is a whole epoch, "
-        f"of {order.total}"
+        f"global_batch is {config.global_batch}, but the train split has {counted(order.total, 'sample')}: each step is a "
+        "whole epoch, "
+        f"of {order.total:,}"
     ]
 
 
 def longer(config: TrainConfig, old: TrainConfig, before: int, total: int, step: int) -> str:
     """The note of a run that becomes longer: its learning rate is from now on that of a run of the new length."""
     if config.by_rounds:
-        return f"the run is trained for longer: {total} rounds instead of {before}"
+        return f"the run is trained for longer: {counted(total, 'round')} instead of {before:,}"
     was = learning_rate(min(step, before - 1), before, old.optimizer)  # a schedule has no rate after the last step
     now = learning_rate(step, total, config.optimizer)
     there = f"{now:.3g} instead of {was:.3g}" if now != was else f"{now:.3g} with both"
     return (
-        f"the run is trained for longer: {total} steps instead of {before}; the learning rate follows the schedule of {total} "
+        f"the run is trained for longer: {counted(total, 'step')} instead of {before:,}; the learning rate follows the "
+        f"schedule of {total:,} "
         f"steps from step {step} on, where it is {there}"
     )
 
@@ -68,7 +72,7 @@ def result_of(config: TrainConfig, old: TrainConfig, total: int, before: int, re
     name = config.name
     if total < before:
         raise UserError(
-            f"run {name!r} has {before} steps, and cannot be made shorter: {_length(config)} gives {total}",
+            f"run {name!r} has {counted(before, 'step')}, and cannot be made shorter: {_length(config)} gives {total}",
             f"set {_length(old)} or more, or give this run another name (--set name=...)",
         )
     if result is None:

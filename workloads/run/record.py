@@ -23,6 +23,7 @@ from heliostat.config import Config, differences, to_yaml
 from heliostat.environment import DATASETS
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.wording import counted
 from heliostat.workloads.config import CHANGEABLE, LENGTH, TrainConfig, current_task
 from heliostat.workloads.run.signals import STOP
 
@@ -144,7 +145,8 @@ def open_record(config: TrainConfig, folder: Folder, dataset: DatasetRecord, lan
         )
     if found.order == 1 and config.most_workers > found.lanes:
         raise UserError(
-            f"workers is {config.workers}, but run {config.name!r}, which an earlier version started, has {found.lanes} lanes",
+            f"workers is {config.workers}, but run {config.name!r}, which an earlier version started, has "
+            f"{counted(found.lanes, 'lane')}",
             f"set workers to at most {found.lanes}, or give this run another name (--set name=...)",
         )
     return found.model_copy(update={"config": config, "hash": config.hash, "dataset": dataset})

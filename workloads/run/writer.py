@@ -7,6 +7,7 @@ from typing import Any
 
 from heliostat.folder import Folder
 from heliostat.retry import UNAVAILABLE
+from heliostat.wording import counted
 from heliostat.workloads.run.attempts import ATTEMPTS
 from heliostat.workloads.run.goodput import Running, account
 from heliostat.workloads.run.journal import Journal, read_journal
@@ -47,7 +48,7 @@ class RunWriter:
         self._journals[0].rewind(step)
         for journal, there in zip(self._journals, lengths, strict=True):
             if (lost := max(there - len(journal), journal.damaged)) > 0:
-                message = f"{self._folder}/{journal.name} is damaged: {lost} of its records are lost"
+                message = f"{self._folder}/{journal.name} is damaged: it has lost {counted(lost, 'record')}"
                 self.event("journal_damaged", step, told=message)
 
     def metrics(self, kind: str, step: int, **values: Any) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from heliostat.errors import UserError
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.export.loader import encode, named
 from heliostat.workloads.export.loader.rows import BadValues, encode_column
 from heliostat.workloads.serve.engine import Arrays, Compute
@@ -180,7 +181,8 @@ def finite(outputs: Arrays) -> Arrays:
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             bad = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1)) + 1
             raise ValueError(
-                f"the {name} of {len(bad)} of {len(values)} rows, first of row {bad[0]}, are NaN or infinite: "
+                f"the {name} of {len(bad):,} of {counted(len(values), 'row')}, first of row {bad[0]}, "
+                f"{agreeing(len(bad), 'are')} NaN or infinite: "
                 "give the values that these rows lack"
             )
     return outputs

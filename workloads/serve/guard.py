@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.serve.refusal import Limits, Refusal
 
 WORDS = {404: "there is no such path: GET / has a page with those that there are", 405: "this path has no such method"}
@@ -67,7 +68,11 @@ class Guard:
             raise Refusal(401, "the header Authorization: Bearer TOKEN is missing, or has another token",
                           {"WWW-Authenticate": "Bearer"})  # fmt: skip
         if self._requests >= self._limits.requests:
-            raise Refusal(429, f"{self._requests} requests are worked on or wait already: try again later")
+            raise Refusal(
+                429,
+                f"{counted(self._requests, 'request')} {agreeing(self._requests, 'are')} waiting or worked on already: try "
+                "again later",
+            )
 
     async def _admitted(self, scope: Scope, receive: Receive, answer: "_Answer") -> None:
         self._requests += 1

@@ -11,6 +11,7 @@ import numpy as np
 
 from heliostat import __version__
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.serve.body import parse_object
 from heliostat.workloads.serve.codecs import Codec, finite
 from heliostat.workloads.serve.engine import Arrays, Engine
@@ -77,7 +78,7 @@ async def infer(
     """
     size = len(body) if json_length is None else int(json_length) if json_length.isdecimal() and len(json_length) < 20 else -1
     if not 0 <= size <= len(body):
-        raise Refusal(400, f"Inference-Header-Content-Length is {json_length!r}, but the body has {len(body)} bytes")
+        raise Refusal(400, f"Inference-Header-Content-Length is {json_length!r}, but the body has {counted(len(body), 'byte')}")
     request = parse_object(body[:size])
     if unknown := request.keys() - KEYS:
         raise Refusal(400, f"the request has unknown keys: {', '.join(sorted(map(repr, unknown)))}")

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from heliostat.errors import UserError
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.serve.codecs import Codec
 from heliostat.workloads.serve.engine import Arrays, Engine
 from heliostat.workloads.serve.refusal import Limits, Refusal
@@ -93,7 +94,7 @@ def _tried(function: Callable[[Any], Any], given: Any) -> Any:
 def _summary(bad: Mapping[int, str], rows: int) -> str:
     shown = "; ".join(f"row {number}: {each}" for number, each in [*bad.items()][:SHOWN])
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-    return f"{len(bad)} of {rows} rows cannot be predicted: {shown}{more}"
+    return f"{len(bad):,} of {counted(rows, 'row')} cannot be predicted: {shown}{more}"
 
 
 def _checked(body: Mapping[str, Any], limits: Limits) -> tuple[list[Any], bool]:
@@ -110,7 +111,11 @@ def _checked(body: Mapping[str, Any], limits: Limits) -> tuple[list[Any], bool]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise Refusal(400, '"rows" must be a list of at least one object: {"rows": [{...}]}')
     if len(rows) > limits.rows:
-        raise Refusal(413, f"there are {len(rows)} rows, and at most {limits.rows} are taken: send them in parts")
+        raise Refusal(
+            413,
+            f"there are {counted(len(rows), 'row')}, and at most {limits.rows:,} {agreeing(limits.rows, 'are')} taken: "
+            "send them in parts",
+        )
     return rows, partial
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.serve.refusal import Refusal
 
 Array = npt.NDArray[Any]
@@ -49,10 +50,14 @@ def read_tensors(inputs: Any, binary: memoryview, rows: int) -> dict[str, Array]
             found[name] = _from_json(name, described, shape)
             continue
         if type(size) is not int or not 0 <= size <= len(binary) or "data" in described:
-            raise Refusal(400, f"input {name}: binary_data_size is {size!r}, and {len(binary)} bytes are left; without data")
+            raise Refusal(
+                400,
+                f"input {name}: binary_data_size is {size!r}, and {counted(len(binary), 'byte')} "
+                f"{agreeing(len(binary), 'are')} left; without data",
+            )
         found[name], binary = _from_bytes(name, described["datatype"], shape, binary[:size]), binary[size:]
     if len(binary):
-        raise Refusal(400, f"{len(binary)} bytes follow the last input")
+        raise Refusal(400, f"{counted(len(binary), 'byte')} {agreeing(len(binary), 'follow')} the last input")
     return found
 
 
@@ -77,7 +82,11 @@ def _shape(name: str, shape: Any, rows: int) -> list[int]:
     ):
         raise Refusal(400, f"input {name}: shape must be a list of 1 to {AXES} whole numbers above 0, the first the rows")
     if shape[0] > rows:
-        raise Refusal(413, f"input {name} has {shape[0]} rows, and at most {rows} are taken: send them in parts")
+        raise Refusal(
+            413,
+            f"input {name} has {counted(shape[0], 'row')}, and at most {rows:,} {agreeing(rows, 'are')} taken: send them "
+            "in parts",
+        )
     return shape
 
 
@@ -91,7 +100,7 @@ def _from_json(name: str, described: Mapping[str, Any], shape: list[int]) -> Arr
             break
         data, axes = list(chain.from_iterable(data)), axes + 1
     if len(data) != math.prod(shape):
-        raise Refusal(400, f"input {name}: data has {len(data)} values, but shape {shape} has {math.prod(shape)}")
+        raise Refusal(400, f"input {name}: data has {counted(len(data), 'value')}, but shape {shape} has {math.prod(shape)}")
     dtype = DTYPES.get(kind)
     allowed = JSON_TYPES[np.dtype(dtype).kind] if dtype else {str}
     if strange := {*map(type, data)} - allowed:
@@ -108,7 +117,8 @@ def _from_bytes(name: str, kind: str, shape: list[int], data: memoryview) -> Arr
     dtype = np.dtype(DTYPES[kind]).newbyteorder("<")
     if len(data) != math.prod(shape) * dtype.itemsize:
         raise Refusal(
-            400, f"input {name}: {len(data)} bytes, but {kind} of shape {shape} has {math.prod(shape) * dtype.itemsize}"
+            400,
+            f"input {name}: {counted(len(data), 'byte')}, but {kind} of shape {shape} has {math.prod(shape) * dtype.itemsize}",
         )
     return np.frombuffer(data, dtype).reshape(shape)
 
@@ -126,7 +136,7 @@ def _texts(name: str, data: memoryview, count: int) -> list[str]:
         except UnicodeDecodeError:
             raise Refusal(400, f"input {name}: a text is not UTF-8") from None
     if len(found) != count or len(data):
-        raise Refusal(400, f"input {name}: the bytes are not {count} texts, each after its length in 4 bytes")
+        raise Refusal(400, f"input {name}: the bytes are not {counted(count, 'text')}, each after its length in 4 bytes")
     return found
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from heliostat.datasets import Index
 from heliostat.datasets.signature import FEATURES
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 
 def read_row(index: Index, value: str) -> dict[str, Tensor]:
@@ -21,7 +22,7 @@ def read_row(index: Index, value: str) -> dict[str, Tensor]:
     """
     width, known = index.fields[FEATURES].shape[0], index.meta.get("feature_names")
     names: list[str] = known or [str(at) for at in range(width)]
-    wanted = f"a JSON object with {', '.join(names)}" if known else f"a JSON list of {width} numbers"
+    wanted = f"a JSON object with {', '.join(names)}" if known else f"a JSON list of {counted(width, 'number')}"
     offsets: dict[str, float] = index.meta.get("offsets", {})
     try:
         data: Any = json.loads(value)
@@ -35,7 +36,9 @@ def read_row(index: Index, value: str) -> dict[str, Tensor]:
     except (ValueError, TypeError, KeyError, OverflowError, RuntimeError) as error:
         raise UserError(f"input {value[:60]!r} is not a row: {error}", f"give {wanted}") from None
     if features.shape != (1, len(names)):
-        raise UserError(f"the input has {features.shape[-1]} values, but must have {len(names)}", "give one per feature")
+        raise UserError(
+            f"the input has {counted(features.shape[-1], 'value')}, but must have {len(names)}", "give one per feature"
+        )
     if not features.isfinite().all():
         raise UserError(f"input {value[:60]!r} has a value that is not a finite number", "give finite numbers")
     return {FEATURES: features}

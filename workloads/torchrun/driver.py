@@ -23,6 +23,7 @@ from heliostat.errors import JobFailed, Stopped, StorageUnavailable, UserError, 
 from heliostat.folder import Folder
 from heliostat.interrupts import interrupts
 from heliostat.requirements import parse
+from heliostat.wording import counted
 from heliostat.workloads.nodes import available, draining
 from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fit, Fixed, Trainer, scaling_of
 from heliostat.workloads.run.cost import worker_cost
@@ -196,7 +197,7 @@ class _Watch:
             self.ask(self.hub.order.remote("notice"))
         if not self._reported and not nodes and now - self._started > START_NOTICE_SECONDS:
             self._reported = True
-            _say(self.write, f"waiting for {self.script.workers} workers to start")
+            _say(self.write, f"waiting for {counted(self.script.workers, 'worker')} to start")
 
     def note_running(self) -> None:
         """Records once that all workers have joined."""
@@ -276,8 +277,11 @@ def _report_kept(write: Write, place: str, sizes: dict[str, int]) -> None:
     if not sizes:
         return
     names = some(sorted(sizes, key=lambda name: -sizes[name]), KEPT_SHOWN)
-    files = f"{len(sizes)} file" + "s" * (len(sizes) > 1)
-    _say(write, f"keeps {files} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: {names}")
+    _say(
+        write,
+        f"keeps {counted(len(sizes), 'file')} ({sum(sizes.values()) / 1e6:.1f} MB) of the working directory in {place}: "
+        f"{names}",
+    )
 
 
 def _fit(script: Script, spec: dict[str, Any], scratch: str) -> Fit:

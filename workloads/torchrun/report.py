@@ -5,6 +5,7 @@ from typing import Any
 
 from heliostat.console import money
 from heliostat.folder import Folder
+from heliostat.wording import counted
 from heliostat.workloads.run.charts import Points, curve
 from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.goodput import goodput
@@ -22,7 +23,7 @@ def write_report(folder: Folder) -> None:
     """Writes the report of a script, whether it runs or has ended."""
     record, result, metrics = read_script(folder), script_result(folder), read_journal(folder, METRICS)
     attempts = attempts_of(read_journal(folder, EVENTS), result.state == "running")
-    workers = f"{record.workers} worker{'s' * (record.workers != 1)}" if record.workers else "workers"
+    workers = counted(record.workers, "worker") if record.workers else "workers"
     html = render(
         TEMPLATE,
         result=result,

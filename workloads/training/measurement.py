@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from heliostat.config import nearest
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.metric import Mean, Metric, OfAllSamples
 from heliostat.workloads.task import Task
 from heliostat.workloads.training.distributed import Ranks
@@ -107,7 +108,9 @@ class Measurement:
             elif isinstance(self._accumulators.get(name), OfAllSamples):
                 for part in value if isinstance(value, tuple) else (value,):
                     if not isinstance(part, Tensor) or part.shape[:1] != (rows,):
-                        yield f"{name} has {_kind(part)}, but must have tensors (samples, ...), here of {rows} samples"
+                        yield (
+                            f"{name} has {_kind(part)}, but must have tensors (samples, ...), here of {counted(rows, 'sample')}"
+                        )
         for name in self._accumulators.keys() - measured.keys():
             yield f"{name} is in accumulators, but metrics does not return it"
         if self._task.metric not in measured:

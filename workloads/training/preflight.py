@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from heliostat.datasets import Dataset
 from heliostat.errors import HeliostatError, UserError, short_traceback, some
+from heliostat.wording import counted
 from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.run.length import order_of, steps_of
 from heliostat.workloads.task import Batch, Task, by_rounds, create, loads_weights
@@ -119,7 +120,9 @@ def try_pretrained(config: TrainConfig, task: Task, model: nn.Module) -> list[st
     with _explained(config, "pretrained"):
         task.pretrained(model)
     loaded = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    return [f"pretrained of the task has loaded {len(loaded)} of the model's {len(before)} tensors"] if loaded else []
+    return (
+        [f"pretrained of the task has loaded {len(loaded)} of the model's {counted(len(before), 'tensor')}"] if loaded else []
+    )
 
 
 ALONE = Ranks(0, 1, torch.device("cpu"))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from heliostat.errors import UserError, some
 from heliostat.folder import Folder, absolute, expanded
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.config import StartFrom
 from heliostat.workloads.pretrained.weight_files import read_tensors
 from heliostat.workloads.run import checkpoint
@@ -86,14 +87,21 @@ def load_weights(model: nn.Module, weights: Weights, strict: bool) -> list[str]:
         lines = "".join(f"\n    {line}" for line in others)
         fix = "give weights of the same model"
         if fitting:
-            fix = f"{fix}, or load the {len(fitting)} tensors that fit: start_from: {{path: ..., strict: false}}"
+            fix = (
+                f"{fix}, or load the {counted(len(fitting), 'tensor')} that {agreeing(len(fitting), 'fit')}: start_from: "
+                f"{{path: ..., strict: false}}"
+            )
         raise UserError(f"the weights in {weights.origin} do not fit the model:{lines}", fix)
     new = checkpoint.not_finite({"model": own, "optimizer": {}})
     buffers = {name for name, _ in model.named_buffers()}
     if bad := checkpoint.not_finite({"model": fitting, "optimizer": {}}, new, buffers):
         raise UserError(f"{bad[0].removeprefix('model/')} in {weights.origin} is NaN or infinite", "give other weights")
     model.load_state_dict({**own, **fitting})
-    return [f"starts from {weights.origin}: {len(fitting)} of the model's {len(own)} tensors are loaded", *others]
+    return [
+        f"starts from {weights.origin}: {len(fitting)} of the model's {counted(len(own), 'tensor')} "
+        f"{agreeing(len(fitting), 'are')} loaded",
+        *others,
+    ]
 
 
 def write_first(run: Folder, model: nn.Module) -> None:

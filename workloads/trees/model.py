@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from heliostat.datasets.signature import CATEGORIES, FEATURES
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.trees.library import Booster
 
 BETWEEN = "\0"
@@ -103,9 +104,9 @@ class Trees(nn.Module):
             found = each.num_feature(), len(boosters) * each.num_model_per_iteration()
             if found != wanted:
                 raise UserError(
-                    "the trees have {} columns and {} outputs, but those of this dataset have {} and {}".format(
-                        *found, *wanted
-                    ),
+                    f"the trees have {counted(found[0], 'column')} and {counted(found[1], 'output')}, but those of this "
+                    "dataset "
+                    f"have {wanted[0]} and {wanted[1]}",
                     "use trees of a dataset with the same columns and classes, and with as many quantiles",
                 )
         self.boosters = boosters

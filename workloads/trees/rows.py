@@ -12,6 +12,7 @@ import numpy.typing as npt
 from heliostat.datasets import Dataset
 from heliostat.datasets.signature import CATEGORIES
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.trees.library import lightgbm
 from heliostat.workloads.trees.model import Matrix, Trees, matrix
 
@@ -34,7 +35,9 @@ class Rows(lightgbm.Sequence):
     def __init__(self, dataset: Dataset, ranks: "Ranks", columns: int) -> None:
         total = dataset.index.rows("train")
         if ranks.world > total:
-            raise UserError(f"workers is {ranks.world}, but the train split has {total} samples", f"set workers to {total}")
+            raise UserError(
+                f"workers is {ranks.world}, but the train split has {counted(total, 'sample')}", f"set workers to {total}"
+            )
         self._dataset, self._ranks = dataset, ranks
         self.total, self.columns = total, columns
         self.first, self.last = ranks.share(total)

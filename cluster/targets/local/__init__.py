@@ -54,6 +54,7 @@ from heliostat.cluster.targets.status import Group, Node, State, waits_of
 from heliostat.difference import Change, difference
 from heliostat.errors import NotComing, UserError
 from heliostat.home import own_folder
+from heliostat.wording import agreeing, counted
 
 CLUSTERS = Path("~/.heliostat/clusters")
 UP_SECONDS = 300.0
@@ -316,7 +317,9 @@ class LocalCluster:
             return "the head, whose port for Ray Client does not respond yet"
         counts = Counter(node.group for node in alive.values())
         short = [group for group in profile.groups if counts[group.name] < group.min]
-        return ", ".join(f"group {group.name}, which has {counts[group.name]} of {group.min} nodes" for group in short)
+        return ", ".join(
+            f"group {group.name}, which has {counts[group.name]} of {counted(group.min, 'node')}" for group in short
+        )
 
     def _check(self, record: ClusterRecord) -> None:
         if not record.alive:
@@ -334,7 +337,10 @@ class LocalCluster:
             return
         if left := stop(record, seconds):
             pids = " ".join(str(process.pid) for process in left)
-            raise NotComing(f"{len(left)} processes of {self.name} do not exit", f"find out what they wait for: ps -fp {pids}")
+            raise NotComing(
+                f"{counted(len(left), 'process')} of {self.name} {agreeing(len(left), 'do')} not exit",
+                f"find out what they wait for: ps -fp {pids}",
+            )
         shutil.rmtree(record.scratch, ignore_errors=True)
         for name in ("autoscaling.json", "cluster.json", "prometheus.json"):
             (self.folder / name).unlink(missing_ok=True)

@@ -18,6 +18,7 @@ from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.formats.refusal import Refusal
 from heliostat.datasets.sources.formats.sections import sections_of_rows
 from heliostat.datasets.sources.formats.streams import Bytes, Doubts, Section, Text
+from heliostat.wording import agreeing, counted
 
 SAMPLE, LARGEST_SAMPLE = 1 << 18, 1 << 24
 """Bytes from which the dialect is found: more of them if the rows are long."""
@@ -217,9 +218,8 @@ class CsvFile:
             return what, f"double quotes within cells, or set {KEY}.quote: none if they mean nothing"
         if len(cells) != width:
             also = f", or set {KEY}.comment" if cells[0].startswith(("#", "//", "%")) else ""
-            count = "1 cell" if len(cells) == 1 else f"{len(cells)} cells"
             return (
-                f"has {count}, but there {'is 1 column' if width == 1 else f'are {width} columns'}",
+                f"has {counted(len(cells), 'cell')}, but there {agreeing(width, 'are')} {counted(width, 'column')}",
                 f"correct or remove it{also}",
             )
         if width > 1 and tuple(cells) == self.dialect.header:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from heliostat.datasets.sources.formats.numbers import decimals
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.formats.refusal import Refusal
+from heliostat.wording import counted
 
 SEPARATORS = (",", ";", "\t", "|")
 EXCEL = re.compile(r'"?sep=(.)"?\s*')
@@ -253,15 +254,20 @@ def _may_be_columns(cell: str) -> bool:
 
 def _uneven(names: tuple[str, ...], width: int, first: int, found: list[tuple[int, list[str]]], read: Read) -> tuple[str, str]:
     if read.names:
-        return f"has {width} columns, but {KEY}.names has {len(names)}", f"set {KEY}.names to {width} names"
+        return (
+            f"has {counted(width, 'column')}, but {KEY}.names has {len(names)}",
+            f"set {KEY}.names to {counted(width, 'name')}",
+        )
     line = next(line for line, each in found if len(each) == width)
     fix = f"correct it, or set {KEY}.header to the line of the names"
     if 1 < len(names) == width - 1 and not any(each[-1] for _, each in found[1:] if len(each) == width):
         fix = "remove the separator at the end of the lines, or write one at the end of the names, too"
     elif 1 < len(names) == width - 1:
         fix = f"write a name for the first column, or set {KEY}: {{header: {first}, names: [...]}} with {width} names"
-    cells = "1 cell" if len(names) == 1 else f"{len(names)} cells"
-    return f"has {cells} in line {first}, that of the names, but {width} in line {line} and most others", fix
+    return (
+        f"has {counted(len(names), 'cell')} in line {first}, that of the names, but {width} in line {line} and most others",
+        fix,
+    )
 
 
 def _numeric(rows: list[list[str]]) -> list[str]:

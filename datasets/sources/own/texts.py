@@ -19,6 +19,7 @@ from heliostat.datasets.sources.spool import temporary_space
 from heliostat.datasets.sources.text import key_of
 from heliostat.datasets.sources.tokens import TokenOptions, Tokens
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 HEAD = struct.Struct("<qb")
 """The bytes of a text, and the place of its split, -1 if the source says none."""
@@ -135,7 +136,7 @@ class Texts:
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise UserError(f"has {self._column!r} of type {column.type}", "choose a column of texts with dataset.options.text")
         if column.null_count:
-            raise UserError(f"has {column.null_count} empty values of {self._column!r}", "leave these rows out")
+            raise UserError(f"has {counted(column.null_count, 'empty value')} of {self._column!r}", "leave these rows out")
         found: list[str] = pc.cast(column, pa.string()).to_pylist()
         return found
 

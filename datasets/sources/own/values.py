@@ -15,6 +15,7 @@ from heliostat.datasets.signature import CATEGORIES, FEATURES, LABEL, TARGET
 from heliostat.datasets.sources import Problems
 from heliostat.datasets.sources.images import eight_bits
 from heliostat.errors import UserError
+from heliostat.wording import counted
 
 IMAGE, TOKENS, TEXT = "image", "tokens", "text"
 DTYPES = {
@@ -104,7 +105,10 @@ class Labels:
         if label in self._codes:
             return self._codes[label]
         if self._given:
-            raise UserError(f"has the label {label!r}, but there are {len(self._given)} classes", "correct it, or the classes")
+            raise UserError(
+                f"has the label {label!r}, which is not among the {counted(len(self._given), 'class')}",
+                "correct it, or the classes",
+            )
         if self._codes and not isinstance(label, type(next(iter(self._codes)))):
             raise UserError(f"has the label {label!r}, and others have numbers or texts", "give all labels as texts")
         if len(self._codes) == MAX_CLASSES:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.commands.cost.nodes_record import Period, about_jobs_not_in, add_period, not_in, period, recorded
+from heliostat.wording import counted
 
 BY = ("run", "sweep", "group", "submitter", "label", "day")
 
@@ -232,7 +233,7 @@ def remarks(found: Found) -> list[str]:
     if not found.of_run and found.static.money:
         texts.append(f"A static fleet of the peak size {_compared(found.static, found.money)}.")
     if not found.of_run and found.cheapest and found.cheapest.money:
-        waited = f"95 % of the {found.cheapest.jobs} jobs waited at most {duration(found.cheapest.wait)}"
+        waited = f"95 % of {counted(found.cheapest.jobs, 'job')} waited at most {duration(found.cheapest.wait)}"
         texts.append(f"The cheapest static fleet with the same wait ({waited}) {_compared(found.cheapest, found.money)}.")
         if found.left_out:
             texts.append(f"For that fleet the planner replays the jobs of the record; {'; '.join(found.left_out)}.")
@@ -240,7 +241,7 @@ def remarks(found: Found) -> list[str]:
         of = f" of {gap.cluster}" * bool(gap.cluster)
         texts.append(f"Not recorded{of}: {clock(gap.begin)} to {clock(gap.end)} ({duration(gap.end - gap.begin)}).")
     if record.damaged:
-        texts.append(f"{record.damaged} files of the record are damaged; what they lack is not recorded.")
+        texts.append(f"{counted(record.damaged, 'damaged file')} of the record; what is missing for it is not in any figure.")
     if not found.of_run:
         texts += [f"{text[0].upper()}{text[1:]}." for text in about_jobs_not_in(found.apart)]
     return [*texts, *([] if found.of_run else [each.text[0].upper() + each.text[1:] + "." for each in found.advice])]

@@ -4,6 +4,8 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from heliostat.wording import counted
+
 if TYPE_CHECKING:
     from heliostat.datasets import Dataset, Index
     from heliostat.datasets.signature import Column
@@ -14,8 +16,8 @@ DONE = {
     "number": "a number",
     "boolean": "0 or 1",
     "date": "{parts}",
-    "list": "{width} numbers",
-    "text": "its words hashed into {width} numbers",
+    "list": "{numbers}",
+    "text": "its words hashed into {numbers}",
 }
 """What becomes of the values of each kind of column."""
 
@@ -55,7 +57,7 @@ def _facts(uri: str, index: "Index") -> dict[str, Any]:
         "fields": ", ".join(f"{name}: {field}" for name, field in index.fields.items()),
         "samples": rows,
         "split": described(index.meta.get("split", {})),
-        "size": f"{size / 1e6:.1f} MB in {sum(map(len, index.splits.values()))} shards",
+        "size": f"{size / 1e6:.1f} MB in {counted(sum(map(len, index.splits.values())), 'shard')}",
         **({"target": _target(index)} if index.signature else {}),
         "classes": ", ".join(index.classes) or "none",
         **({"skipped": f"{index.meta['skipped']} files that are no images"} if "skipped" in index.meta else {}),
@@ -83,7 +85,7 @@ def _row(column: "Column", feature_names: list[str]) -> tuple[str, ...]:
     if column.kind == "category":
         learnt = f"hashed into {column.buckets} codes" if column.buckets else f"one of {column.codes} codes"
     else:
-        learnt = DONE[column.kind].format(width=column.width, parts=parts)
+        learnt = DONE[column.kind].format(numbers=counted(column.width or 0, "number"), parts=parts)
     fill = f"; missing: {column.fill}" if column.missing and column.kind != "category" else ""
     return column.name, column.kind, column.type, "; ".join(_values(column)), missing, learnt + fill
 

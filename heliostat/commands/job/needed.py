@@ -16,6 +16,7 @@ from heliostat.cluster.jobs.contents import Contents, why_not_sent
 from heliostat.cluster.profile import Profile
 from heliostat.errors import UserError
 from heliostat.folder import expanded
+from heliostat.wording import agreeing, counted
 
 DATA = ("dataset.path", "dataset.options.path")
 """The keys of a train config that may have the path of its data."""
@@ -66,8 +67,8 @@ def check_sent(files: Contents, needed: Mapping[str, Iterable[str | Path]]) -> N
         names = [os.path.relpath(path, files.directory) for path in paths]
         missing = [name for name in names if name not in files.sizes]
         if missing:
-            more = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
-            what = f"{key} needs {missing[0]}{more}, which {'do' if more else 'does'} not go along with the job"
+            more = f" and {counted(len(missing) - 1, 'more file')}" if len(missing) > 1 else ""
+            what = f"{key} needs {missing[0]}{more}, which {agreeing(len(missing), 'do')} not go along with the job"
             whole = os.path.dirname(missing[0]) if more else ""
             chosen = f"{whole}/" if whole else missing[0]
             fix = f"to send it, add the line !{chosen} to .rayignore"

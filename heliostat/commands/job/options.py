@@ -2,6 +2,8 @@
 
 import argparse
 
+from heliostat.wording import agreeing
+
 
 def add_cluster_options(parser: argparse.ArgumentParser, what: str) -> None:
     """Add the options of a command that can run as a job on a cluster; ``what`` is a run or a sweep."""
@@ -55,8 +57,9 @@ def refuse_cluster_options(args: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(args, name, None)]
     if not args.on and given:
         own = "; here, a run has all variables of your shell" if args.env else ""
-        verb = "needs" if len(given) == 1 else "need"
-        raise UserError(f"{' and '.join(given)} {verb} a cluster{own}", "add --on PROFILE, such as --on gpu")
+        raise UserError(
+            f"{' and '.join(given)} {agreeing(len(given), 'need')} a cluster{own}", "add --on PROFILE, such as --on gpu"
+        )
     if getattr(args, "time_zone", None) and not args.cron:
         raise UserError(f"--time-zone is {args.time_zone}, but there is no schedule", 'add --cron "0 2 * * *"')
     if args.label:

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from heliostat.wording import counted
+
 if TYPE_CHECKING:
     from heliostat.cluster.jobs.contents import Contents
 
@@ -124,10 +126,10 @@ def show(files: "Contents", variables: Iterable[str]) -> None:
     from heliostat.console import out
 
     sizes = files.biggest_first
-    lines = [f"sent: {len(sizes)} files, {megabytes(sum(sizes.values()))}"]
+    lines = [f"sent: {counted(len(sizes), 'file')}, {megabytes(sum(sizes.values()))}"]
     lines += [f"  {megabytes(size):>9}  {name}" for name, size in list(sizes.items())[:SHOWN]]
     if len(sizes) > SHOWN:
-        lines.append(f"  and {len(sizes) - SHOWN} smaller files; --json lists all")
+        lines.append(f"  and {counted(len(sizes) - SHOWN, 'smaller file')}; --json lists all")
     if names := ", ".join(variables):
         lines.append(f"variables, whose values nothing shows: {names}")
     for line in lines:

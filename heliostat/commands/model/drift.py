@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from heliostat.commands.model.registry import registry_at, say
+from heliostat.wording import counted
 
 ROWS = 10_000
 
@@ -67,4 +68,7 @@ def heading(found: dict[str, Any]) -> str:
         return f"{found['version']} has answered no row that was kept: nothing can be said yet"
     drifted = [each["column"] for kind in ("inputs", "predictions") for each in found[kind] if each["drifted"]]
     said = f"has drifted: {', '.join(drifted)}" if drifted else "has not drifted"
-    return f"{found['version']} {said} ({found['rows']:,} rows, PSI of {found['threshold']:g} or more, and more than chance)"
+    return (
+        f"{found['version']} {said} ({counted(found['rows'], 'row')}, PSI of {found['threshold']:g} or more, "
+        "and more than chance)"
+    )

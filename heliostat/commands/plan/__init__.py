@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from heliostat.commands.cost.nodes_record import Period, add_period, period, recorded
 from heliostat.commands.terminal.live import add_profile
+from heliostat.wording import counted
 
 if TYPE_CHECKING:
     from heliostat.cluster.planner.fleet import Fleet
@@ -150,7 +151,7 @@ def _elastic(trace: "Trace", gpus: int | None, name: str) -> "Trace":
 
 
 def _read_rows(shown: "Line", name: str, rows: int) -> None:
-    shown.say(f"{name}: {rows:,} rows read")
+    shown.say(f"{name}: {counted(rows, 'row')} read")
 
 
 def _recorded(
@@ -167,7 +168,7 @@ def _recorded(
         found = history(record, profile, of.begin, of.until)
     trace = found.trace
     if not len(trace.jobs):
-        others = ", ".join(f"{count} {what}" for what, count in trace.left_out.items()) or "no job"
+        others = ", ".join(f"{what} ({count:,})" for what, count in trace.left_out.items()) or "no job"
         raise UserError(
             f"the record of {profile.name} has no job of that time that can be planned, but {others}",
             "give an earlier --since, or a --trace",
@@ -300,13 +301,16 @@ def _replay(profile: "Profile", study: "Study", count: int) -> dict[str, Any]:
     planned = applied(profile, study.found.fleet if study.found else study.fleet)
     with line() as shown:
         ray = replay(
-            jobs, planned, study.fleet.first_fit, lambda done: shown.say(f"{study.name}: {done} of {len(jobs)} jobs replayed")
+            jobs,
+            planned,
+            study.fleet.first_fit,
+            lambda done: shown.say(f"{study.name}: {done:,} of {counted(len(jobs), 'job')} replayed"),
         )
     # With the times of the profile, as Ray has them.
     fast = simulate(jobs, replace(fleet_of(planned), first_fit=study.fleet.first_fit))
     hours, own = ray.node_seconds / 3600, fast.node_seconds / 3600
     text = (
-        f"{study.name}: Ray's autoscaler on the first {len(jobs)} jobs: {hours:,.1f} node-hours, mean wait "
+        f"{study.name}: Ray's autoscaler on the first {counted(len(jobs), 'job')}: {hours:,.1f} node-hours, mean wait "
         f"{ray.mean_wait:.0f} s; the model: {own:,.1f} ({own / hours - 1:+.2%}), {fast.mean_wait:.0f} s"
     )
     return {

@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from heliostat.cluster.planner.fleet import mean_of, percentile_of
-from heliostat.commands.plan.show import beyond, missed
+from heliostat.commands.plan.show import amount, beyond, length, missed
 from heliostat.console import duration
+from heliostat.wording import counted
 
 if TYPE_CHECKING:
     from heliostat.cluster.planner.curves import Point
@@ -36,8 +37,9 @@ def _trace(study: "Study") -> dict[str, Any]:
     plan = study.plan
     rows = [
         {
-            "fleet": row.name, "nodes": row.nodes, "hours": f"{row.outcome.node_seconds / 3600:,.0f}",
-            "cost": f"{row.cost:,.0f}", "saving": f"{plan.saving(row.cost):.1%}", "mean": duration(row.outcome.mean_wait),
+            "fleet": row.name, "nodes": row.nodes, "size": counted(row.nodes, "node"),
+            "hours": amount(row.outcome.node_seconds / 3600), "cost": amount(row.cost),
+            "saving": f"{plan.saving(row.cost):.1%}", "mean": duration(row.outcome.mean_wait),
             "p95": duration(row.outcome.wait()), "longest": duration(row.outcome.wait(100)),
             "mean_time": duration(mean_of(row.outcome.times)), "p95_time": duration(percentile_of(row.outcome.times)),
             "used": f"{row.outcome.utilisation:.0%}",
@@ -46,8 +48,8 @@ def _trace(study: "Study") -> dict[str, Any]:
     ]  # fmt: skip
     shown = _before_and_after(study)
     return {
-        "name": study.name, "rows": rows, "jobs": f"{plan.jobs:,}", "days": f"{study.days:.1f}",
-        "gpu_hours": f"{plan.gpu_hours:,.0f}", "bound": f"{plan.bound:,.0f}", "target": duration(plan.target),
+        "name": study.name, "rows": rows, "jobs": counted(plan.jobs, "job"), "time": length(plan.seconds),
+        "gpu_hours": amount(plan.gpu_hours), "bound": amount(plan.bound), "target": duration(plan.target),
         "searched": bool(study.tried), "remarks": study.remarks, "svg": _figure(study),
         "found": study.found and study.found.fleet.groups, "beyond": beyond(study),
         "compared": [(text, next(row for row in rows if row["fleet"] == of.name)) for text, of in shown],
@@ -98,8 +100,7 @@ def _bars(rows: "Sequence[tuple[str, Row]]") -> str:
             axes.set_xscale("log")
             axes.set_xlim(min(numbers) / 3, max(numbers) * 5)
         for at, number in enumerate(numbers):
-            text = f"{number:,.0f}" if number >= 10 else f"{number:,.1f}"
-            axes.annotate(text, (number, at), textcoords="offset points", xytext=(4, 0), va="center", fontsize=9)
+            axes.annotate(amount(number), (number, at), textcoords="offset points", xytext=(4, 0), va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), [text for text, _ in rows])
         axes.tick_params(left=False)
         axes.xaxis.set_visible(False)
@@ -129,7 +130,7 @@ def _figure(study: "Study") -> str:
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_formatter(lambda value, _: amount(value))
     axes.set_xlabel("minutes that 95 % of the jobs wait at most", color=GREY)
     axes.set_ylabel("cost", color=GREY)
     axes.legend(frameon=False, fontsize=9)

@@ -2,11 +2,14 @@
 
 from typing import TYPE_CHECKING, Any
 
+from heliostat.wording import counted
+
 if TYPE_CHECKING:
     from heliostat.cluster.planner.fleet import Outcome
     from heliostat.cluster.planner.study import Study
 
 BASE = "cheapest static"
+DAY = 86_400.0
 NAMES = ("profile", "profile, elastic jobs", "planned")
 """The rows of which a line has columns."""
 
@@ -71,9 +74,9 @@ def _show_fleets(study: "Study", name: str) -> None:
 
     plan = study.plan
     part = "the part that was not searched with, " if study.tried else ""
-    days = f"{study.days:.1f} days" if study.days >= 1 else duration(plan.seconds)
     out.print(
-        f"{study.name}: {part}{plan.jobs} jobs in {days}, {_number(plan.gpu_hours)} GPU-hours of their own",
+        f"{study.name}: {part}{counted(plan.jobs, 'job')} in {length(plan.seconds)}, "
+        f"{amount(plan.gpu_hours)} GPU-hours of their own",
         soft_wrap=True,
     )
     rows = []
@@ -88,7 +91,7 @@ def _show_fleets(study: "Study", name: str) -> None:
     columns = (
         "fleet", "nodes", "cost $", "saving", "used", "mean wait", "95 % wait", "longest", "mean time", "95 % time",
     )  # fmt: skip
-    print_table(columns, [[_number(value) if isinstance(value, float) else value for value in row] for row in rows])
+    print_table(columns, [[amount(value) if isinstance(value, float) else value for value in row] for row in rows])
     target = f"95 % of the jobs wait at most {duration(plan.target)}"
     out.print(
         f"saving: against the cheapest static fleet with which {target}; used: of the GPUs that are paid for; time: from the "
@@ -97,9 +100,18 @@ def _show_fleets(study: "Study", name: str) -> None:
     )
 
 
-def _number(value: float) -> str:
-    """An amount, with cents if it is small."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+def amount(value: float) -> str:
+    """Money or hours: whole ones of a hundred and more, else with as many decimals as show what it is."""
+    from heliostat.console import money
+
+    return f"{value:,.0f}" if value >= 100 else money(value)
+
+
+def length(seconds: float) -> str:
+    """The time that a trace covers."""
+    from heliostat.console import duration
+
+    return f"{seconds / DAY:.1f} days" if seconds >= DAY else duration(seconds)
 
 
 def _show_all(studies: "list[Study]") -> None:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from heliostat.commands import KINDS, storage_at
+from heliostat.wording import counted
 
 if TYPE_CHECKING:
     from heliostat.folder import Folder
@@ -259,7 +260,7 @@ def _sweep_row(folder: Any) -> Row:
         "task": str(record.config.train.get("task", "sweep")),
         "state": "running" if Observer(folder).is_driven() else "finished" if over else "interrupted",
         "step": done,
-        "progress": f"{done}/{wanted} trials" if wanted else f"{done} trials",
+        "progress": f"{done}/{counted(wanted, 'trial')}" if wanted else counted(done, "trial"),
         "time": trials.seconds(now),
         "cost": trials.cost(now),
         "split": "best",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from heliostat.commands.terminal.live import line
+from heliostat.wording import counted
 
 if TYPE_CHECKING:
     from heliostat.cluster.targets.kept import KeptJob
@@ -99,7 +100,7 @@ def _fetch(storage: Any, profile: Any, args: argparse.Namespace, scratch: Path, 
     storage.fetch([*parts, *(job.pattern for job in logs)], scratch)
     _write_logs(run, logs, scratch)
     files = [path for path in run.rglob("*") if path.is_file()]
-    return run, f"{len(files)} files, {megabytes(sum(path.stat().st_size for path in files))}"
+    return run, f"{counted(len(files), 'file')}, {megabytes(sum(path.stat().st_size for path in files))}"
 
 
 def _write_logs(run: Path, jobs: "Sequence[KeptJob]", scratch: Path) -> None:

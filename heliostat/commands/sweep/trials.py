@@ -14,6 +14,7 @@ from rich.text import Text
 
 from heliostat.commands.terminal.phases import Phases
 from heliostat.console import cell, duration, err, money, printable
+from heliostat.wording import counted
 
 LINE_SECONDS = 5.0
 """Seconds between two lines of progress in a job, at least."""
@@ -108,7 +109,10 @@ def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None
     now = now or time.time()
     states = trials.states()
     done = sum(trial.done for trial in trials.all)
-    parts = [f"{done} of {wanted} trials done" if wanted else f"{done} trials done", f"{states.get('running', 0)} running"]
+    parts = [
+        f"{done} of {counted(wanted, 'trial')} done" if wanted else f"{counted(done, 'trial')} done",
+        f"{states.get('running', 0)} running",
+    ]
     parts += [f"{states[state]} {state}" for state in ("stopped", "failed", "diverged") if state in states]
     metric, mode = next(iter(objectives.items()))
     if top := best(trials.all, metric, mode):

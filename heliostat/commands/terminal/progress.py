@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 from heliostat.commands.terminal.phases import Phases
 from heliostat.console import duration, err, numbers
+from heliostat.wording import agreeing, counted
 
 GOODPUT_SECONDS = 30.0
 """Seconds between two computations of the goodput, which read all journals of the run."""
@@ -164,7 +165,8 @@ class Display:
         return self._goodput
 
     def _room(self, record: dict[str, Any]) -> str:
-        return f"there is room for {record['room']} workers, and at least {record['workers']} are needed"
+        room, least = record["room"], record["workers"]
+        return f"there is room for {counted(room, 'worker')}, and at least {least} {agreeing(least, 'are needed')}"
 
 
 def evaluations(records: list[dict[str, Any]]) -> None:

@@ -23,6 +23,7 @@ from heliostat.commands.train.then import (
     with_new_data,
     with_start,
 )
+from heliostat.wording import counted
 
 IMPORTED = "heliostat.workloads.ray_train.driver,heliostat.workloads.training.loop"
 BY_OPTIMIZERS = ",torch._dynamo"
@@ -291,8 +292,9 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
     workers = str(most) if least == most else f"{least} to {most}"
     for name, text in {
         "workers": f"{workers}, each with {config.resources.cpu} CPU and {config.resources.gpu} GPU",
-        "batch": f"{'all' if config.by_rounds else config.global_batch} samples a step"
-        + (f", {standing.total} steps" if standing else ""),
+        "batch": ("all samples" if config.by_rounds else counted(config.global_batch, "sample"))
+        + " a step"
+        + (f", {counted(standing.total, 'step')}" if standing else ""),
         "dataset": f"{'in ' * plan.dataset_uri.endswith(DATASETS)}{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({_known(config.name, standing)})",
         **{f"note {number}": note for number, note in enumerate(found.notes, 1)},

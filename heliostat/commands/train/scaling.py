@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import redirect_stdout
 from typing import Any
 
+from heliostat.wording import counted
+
 SECONDS = 3.0
 """For which each number of workers trains, at least."""
 EXCLUDED = {
@@ -106,7 +108,7 @@ def _measured(plans: list[Any], quiet: bool) -> Iterator[Any]:
         preview(plans[0])
     for plan in plans:
         workers = plan.config.most_workers
-        with phase(f"measuring {workers} worker{'s' * (workers > 1)}", quiet):
+        with phase(f"measuring {counted(workers, 'worker')}", quiet):
             yield measured(plan, SECONDS)
 
 

@@ -186,7 +186,7 @@ def under_pressure(gpus: int) -> Document:
         (
             NO_GPU,
             [node(4)],
-            "gpu: waits for nvidia.com/gpu 1: 1 of 1 nodes have it, and it is in use",
+            "gpu: waits for nvidia.com/gpu 1: 1 of 1 node has it, and it is in use",
             "free resources of others",
         ),
         (NO_GPU, [node(4, cpu="4"), node(0)], "no node has everything that its pod requests (nvidia.com/gpu 1)", "smaller"),
@@ -211,13 +211,13 @@ def under_pressure(gpus: int) -> Document:
         (
             "0/2 nodes are available: 1 Insufficient nvidia.com/gpu, 1 node(s) had untolerated taint(s).",
             [node(4), under_pressure(4)],
-            "waits for nvidia.com/gpu 1: 2 of 2 nodes have it: it is in use on 1; 1 are under disk pressure",
+            "waits for nvidia.com/gpu 1: 2 of 2 nodes have it: it is in use on 1; 1 is under disk pressure",
             "free disk space on them",
         ),
         (
             "0/1 nodes are available: 1 node(s) had untolerated taint(s).",
             [under_pressure(4)],
-            "gpu: no node accepts its pod: 1 of 1 are under disk pressure",
+            "gpu: no node accepts its pod: 1 of 1 is under disk pressure",
             "free disk space on them",
         ),
     ],

@@ -279,7 +279,7 @@ def test_a_taint_is_named_although_the_scheduler_does_not_name_it() -> None:
     tainted["metadata"]["labels"] = {"pool": "gpu"}
     (problem,) = problems(seen(pod(conditions=READY), stuck, nodes=[tainted, plain]), fixed("gpu"))
     assert problem.what == (
-        "cpu: no node accepts its pod: 1 of 2 have the taint team=vision:NoSchedule; 1 of 2 have no label pool=gpu"
+        "cpu: no node accepts its pod: 1 of 2 has the taint team=vision:NoSchedule; 1 of 2 has no label pool=gpu"
     )
     assert "groups.cpu.tolerations" in problem.fix
     assert "groups.cpu.node_selector" in problem.fix

@@ -365,7 +365,7 @@ def test_a_wait_ends_when_the_new_configuration_answers_not_the_one_before() -> 
         away, lambda: deployed(before, "RUNNING"), lambda: deployed(new, "DEPLOYING"), lambda: deployed(new, "RUNNING")
     )
     lines = list(wait("churn", new, lambda: dashboard, lambda: "the cluster", 60))
-    assert lines == ["the cluster", "waits for Ray Serve, the cluster", "0 of 1 replicas answer, the cluster"]
+    assert lines == ["the cluster", "waits for Ray Serve, the cluster", "0 of 1 replica answer, the cluster"]
 
 
 def test_a_ray_without_serve_and_one_that_is_busy_are_told_apart() -> None:

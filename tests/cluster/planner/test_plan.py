@@ -166,6 +166,17 @@ def test_a_page_shows_cost_against_waiting(tmp_path: Path) -> None:
     assert "with the same wait target" not in text
 
 
+def test_the_page_of_a_plan_of_cents_shows_cents_and_one_job_is_one_job(tmp_path: Path) -> None:
+    trace, page = tmp_path / "one.csv", tmp_path / "plan.html"
+    trace.write_text("job_id,submission_time,duration,num_gpu\na,0,36,1\n")
+    options = ["--set", "groups.gpu.gpu=1", "--set", "groups.gpu.price_per_hour=1"]
+    assert main(["plan", PROFILE, "--trace", str(trace), *options, "--report", str(page)]) == 0
+    text = " ".join(page.read_text().split())
+    assert "1 job in 4 min 36 s, 0.01 GPU-hours" in text
+    assert "(profile, 1 node)" in text
+    assert 'jobs\' GPU-hours</td><td></td><td></td><td class="number" data-name="cost">0.01</td>' in text
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -174,7 +185,7 @@ def test_a_page_shows_cost_against_waiting(tmp_path: Path) -> None:
         (["--write", "x.yaml"], ["--write needs a search"]),
         (["--report", "/no/such/folder/x.html"], ["/no/such/folder is not a folder"]),
         (["--elastic", "1", "--scaling", "1:100"], ["--elastic is 1, but", "--scaling is 1:100, which gives no exponent"]),
-        (["--set", "groups.gpu.gpu=0"], ["none of the 260 jobs fits"]),
+        (["--set", "groups.gpu.gpu=0"], ["none of 260 jobs fits"]),
         (["--set", "groups.gpu.price_per_hour=0"], ["the nodes of gpu cost nothing"]),
         (
             ["--set", "groups.gpu.market=spot", "--checkpoints", "10h", "--interruptions", "5"],

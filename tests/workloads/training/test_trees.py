@@ -172,7 +172,7 @@ def test_a_run_can_start_from_the_trees_of_another(tmp_path: Path) -> None:
         Loop(plan.folder, record, Ranks.of_this_process(), time.time()).run()
     assert lightgbm.Booster(model_str=trees(plan.config).decode()).num_trees() == (first.best_step or 0) + 5
     others = prepare(config(table(tmp_path / "others" / "data", 3), "third", start_from=start))
-    with pytest.raises(UserError, match="7 columns and 1 outputs, but those of this dataset have 7 and 3"):
+    with pytest.raises(UserError, match="7 columns and 1 output, but those of this dataset have 7 and 3"):
         preview(others)
 
 

@@ -10,6 +10,7 @@ from heliostat.datasets import Index
 from heliostat.datasets.signature import LABEL, TARGET
 from heliostat.errors import UserError, combined, nearest
 from heliostat.folder import Folder
+from heliostat.wording import counted
 from heliostat.workloads.config import BETTER
 from heliostat.workloads.export.export import export
 from heliostat.workloads.inference import Trained, load_run
@@ -96,7 +97,9 @@ def gate(registry: Registry, run: Folder | str | Path, reference: str, terms: Te
         found = predicted(learnt, candidate, champion, terms.by)
         compared = found.sides.compared(metric, BETTER[metric] == "higher", terms.margin)
         if compared is None:
-            raise UserError(f"{metric} is not defined on the {found.sides.rows} rows that are left", "give another --metric")
+            raise UserError(
+                f"{metric} is not defined on what is left, {counted(found.sides.rows, 'row')}", "give another --metric"
+            )
         latency = _latency(found, candidate, champion, terms.slower)
     checks = [
         *_no_harm(found, metric, terms.margin),

@@ -13,6 +13,7 @@ from torch import Tensor
 from heliostat.datasets import Index
 from heliostat.datasets.signature import LABEL, TARGET
 from heliostat.errors import UserError
+from heliostat.wording import counted
 from heliostat.workloads.export.loader import Model
 from heliostat.workloads.registry.gate.rows import Arrays
 from heliostat.workloads.registry.gate.statistics import Resampled
@@ -88,7 +89,7 @@ class Exported:
         values = found["prediction" if self.kind == "numbers" else "probabilities"]
         if bad := int((~values.isfinite()).reshape(len(values), -1).any(1).sum()):
             raise UserError(
-                f"{self.what} predicts NaN or infinity for {bad} of {len(values)} test rows",
+                f"{self.what} predicts NaN or infinity for {bad:,} of {counted(len(values), 'test row')}",
                 "look at these rows: a column may lack values that the model needs",
             )
         if self.kind == "numbers":

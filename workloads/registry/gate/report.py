@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from heliostat.wording import counted
 from heliostat.workloads.registry.gate.statistics import ALPHA, POWER
 
 Document = dict[str, Any]
@@ -24,7 +25,7 @@ def sentences(found: Document) -> list[str]:
     rows = found["rows"]
     unsure = [check["check"] for check in found["checks"] if "p_worse" in check and check["p_worse"] is None]
     return [
-        f"{rows['used']:,} of {rows['test']:,} test rows{_left_out(rows)}.",
+        f"{rows['used']:,} of {counted(rows['test'], 'test row')}{_left_out(rows)}.",
         *reasons(found),
         *[f"Too few rows to say whether it is worse: {', '.join(unsure)}."] * bool(unsure),
         *(f"Note: {note}." for note in found["notes"]),
@@ -84,7 +85,8 @@ def _undecided(metric: Document, used: int) -> str:
     if not metric["rows_needed"]:
         return "The candidate is not ahead on these rows: at this difference no number of rows would show that it is better."
     return (
-        f"These {used:,} rows cannot decide: about {metric['rows_needed']:,} would, in {POWER:.0%} of all cases at the level "
+        f"{counted(used, 'row')} cannot decide: about {metric['rows_needed']:,} would, in {POWER:.0%} of all cases at the "
+        "level "
         f"of {ALPHA:.1%}, if the difference is what it is here."
     )
 

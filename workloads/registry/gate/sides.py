@@ -10,6 +10,7 @@ from torch import Tensor
 
 from heliostat.datasets import Index
 from heliostat.errors import UserError
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.registry.gate import statistics
 from heliostat.workloads.registry.gate.learnt import Learnt
 from heliostat.workloads.registry.gate.predictions import Exported, Outputs, resampled, single, truth_of
@@ -117,8 +118,9 @@ def predicted(learnt: Learnt, candidate: Exported, champion: Exported, by: Seque
     counts = {"test": total, "used": used, "learnt_from": total - len(left), "not_kept": len(left) - used}
     if not used:
         raise UserError(
-            f"of the {total} test rows, {counts['learnt_from']} were trained or selected on, and {counts['not_kept']} have a "
-            "category that the champion may know and this dataset does not list: none is left",
+            f"of {counted(total, 'test row')}, models have learnt from or selected on {counts['learnt_from']:,}, and "
+            f"{counts['not_kept']:,} {agreeing(counts['not_kept'], 'have')} a category that the "
+            "champion may know and this dataset does not list: none is left",
             "keep rows for the test that no model learns from; a split by content, the default, always keeps the same",
         )
     sides = Sides(index, classes, torch.cat(parts.truth), _joined(parts.candidate), _joined(parts.champion))

@@ -9,6 +9,7 @@ from heliostat.commands.runs.page.views import NAME, Document
 from heliostat.console import numbers, printable
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.registry.log import LOG, Entry
 from heliostat.workloads.registry.registry import Listed, Registry
 from heliostat.workloads.registry.version import Manifest
@@ -125,7 +126,7 @@ def shown(models: Sequence[Known], name: str, storage: Folder, pending: int = 0)
     """
     known = next((each for each in models if each.name == name), None)
     if known is None and pending:
-        raise UserError(f"{pending} models are still being read", "wait")
+        raise UserError(f"{counted(pending, 'model')} {agreeing(pending, 'are still being read')}", "wait")
     if known is None:
         raise UserError(f"there is no model {printable(name)!r} in this storage", "choose another one")
     if known.problem:

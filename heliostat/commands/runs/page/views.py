@@ -10,6 +10,7 @@ from heliostat.commands.runs.page.records import Records, end_of
 from heliostat.console import cell, duration, money, numbers, printable
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.wording import agreeing, counted
 from heliostat.workloads.run.charts import Figure, Points, curves, line, thinned
 
 MOST_COMPARED = 12
@@ -105,8 +106,8 @@ def _band(folder: Folder, records: Records) -> list[Figure]:
     from heliostat.workloads.run.goodput import account
     from heliostat.workloads.run.record import EVENTS, METRICS
 
-    counted = account(*(records.read(folder, name) for name in (ATTEMPTS, EVENTS, METRICS)))
-    return [band(counted)] if counted.spans else []
+    found = account(*(records.read(folder, name) for name in (ATTEMPTS, EVENTS, METRICS)))
+    return [band(found)] if found.spans else []
 
 
 def _sweep_view(folder: Folder, records: Records) -> Document:
@@ -167,7 +168,9 @@ def compared(folders: Sequence[Folder], names: Sequence[str], records: Records) 
         UserError: there are too few or too many, or one is a sweep.
     """
     if not 2 <= len(folders) <= MOST_COMPARED:
-        raise UserError(f"{len(folders)} runs are chosen", f"choose 2 to {MOST_COMPARED}")
+        raise UserError(
+            f"{counted(len(folders), 'run')} {agreeing(len(folders), 'are chosen')}", f"choose 2 to {MOST_COMPARED}"
+        )
     for folder in folders:
         if folder.exists(IDENTITY[1]):
             raise UserError(f"{folder.name} is a sweep, which has no settings of its own", "choose trials of it, or runs")

@@ -62,6 +62,7 @@ function say(text) {
 
 const link = (name) => `#/run/${encodeURIComponent(name)}`;
 const modelLink = (name) => `#/model/${encodeURIComponent(name)}`;
+const counted = (number, noun) => `${number} ${noun}${number === 1 ? "" : "s"}`;
 const state = (text) => h("span", { class: `state ${/^[a-z]+$/.test(text) ? text : ""}` }, text);
 
 function time(seconds) {
@@ -157,7 +158,7 @@ function list() {
     }
     const last = found.offset + found.rows.length;
     total.textContent = found.total ? `${found.offset + 1} to ${last} of ${found.total}` + (found.cost ? `, cost ${found.cost}` : "") : "no such runs";
-    if (found.pending) total.textContent += `; ${found.pending} are still being read`;
+    if (found.pending) total.textContent += `; still being read: ${found.pending}`;
     pages.replaceChildren(...[
       found.offset > 0 && h("button", { onclick: () => change("offset", Math.max(0, found.offset - 100)) }, "previous"),
       last < found.total && h("button", { onclick: () => change("offset", last) }, "next"),
@@ -295,8 +296,8 @@ function models() {
     const found = await ask("models", {});
     if (!current()) return 0;
     say(found.trouble);
-    total.textContent = found.models.length || found.pending ? `${found.models.length} models` : "no models in this storage; heliostat model add RUN adds that of a run";
-    if (found.pending) total.textContent += `; ${found.pending} are still being read`;
+    total.textContent = found.models.length || found.pending ? counted(found.models.length, "model") : "no models in this storage; heliostat model add RUN adds that of a run";
+    if (found.pending) total.textContent += `; still being read: ${found.pending}`;
     const text = JSON.stringify(found.models);
     if (rows.dataset.text !== text) {
       rows.dataset.text = text;
