@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from heliostat.cluster.in_pod.record import Interval, Record
 from heliostat.cluster.profile import Profile, WorkerGroup
-from heliostat.cluster.record import Interval, Record
 from heliostat.console import money
 from heliostat.wording import counted
 

@@ -12,8 +12,8 @@ from itertools import pairwise
 from math import floor, inf
 from typing import Protocol
 
+from heliostat.cluster.in_pod.record import Interval, Record, RecordedJob
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Interval, Record, RecordedJob
 from heliostat.errors import UserError
 
 KINDS = ("productive", "overhead", "starting", "idle", "recomputed", "lost", "unrecorded")

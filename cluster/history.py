@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from heliostat.cluster.in_pod.ray_usage import SERVING
+from heliostat.cluster.in_pod.record import UNFINISHED, Gap, Interval, Record, mean_price, most_at_once
 from heliostat.cluster.planner.fleet import GroupOutcome, Outcome
 from heliostat.cluster.planner.jobs import Floats, Jobs
 from heliostat.cluster.planner.trace import Trace
 from heliostat.cluster.profile import Profile, ray_resources
-from heliostat.cluster.record import UNFINISHED, Gap, Interval, Record, mean_price, most_at_once
 from heliostat.wording import counted
 
 CHANGES = 0.05

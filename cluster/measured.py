@@ -5,8 +5,8 @@ from dataclasses import replace
 from itertools import takewhile
 from statistics import fmean
 
+from heliostat.cluster.in_pod.record import Interval, Record
 from heliostat.cluster.planner.fleet import Fleet, NodeGroup
-from heliostat.cluster.record import Interval, Record
 
 LOOK, KEPT = 5.0, 30.0
 """Seconds by which a node's idle time may differ from its time-out: the recorder sees late that it is idle; and one that stays

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from heliostat.cluster.budget import Budget, period_of
 from heliostat.cluster.cost import NONE, Row, charges, keys, rows
-from heliostat.cluster.record import Record
+from heliostat.cluster.in_pod.record import Record
 from heliostat.console import duration, money
 from heliostat.errors import some
 from heliostat.wording import agreeing, counted

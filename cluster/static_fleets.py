@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from heliostat.cluster.history import History
+from heliostat.cluster.in_pod.record import Record, mean_price, most_at_once
 from heliostat.cluster.planner.fleet import Fleet, fleet_of
 from heliostat.cluster.planner.model import never_fit
 from heliostat.cluster.planner.static import cheapest, kinds, peak
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Record, mean_price, most_at_once
 
 HOUR = 3600.0
 

@@ -10,7 +10,7 @@ and about 64 KB. A line is JSON, a blank, and the CRC-32 of the JSON, with a tim
 
 Beside them is a file for each action of a user (`in_pod.actions`).
 
-The time between two lines that are further apart than `heliostat.cluster.record` allows is not recorded.
+The time between two lines that are further apart than `heliostat.cluster.in_pod.record` allows is not recorded.
 """
 
 import json

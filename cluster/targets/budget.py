@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from heliostat.cause import Cause
 from heliostat.cluster.budget import Budget
 from heliostat.cluster.errors import Forbidden
+from heliostat.cluster.in_pod.record import Record, read
 from heliostat.cluster.names import BUDGETS
-from heliostat.cluster.record import Record, read
 from heliostat.cluster.spending import Spent, spent
 from heliostat.cluster.targets.history import noted
 from heliostat.cluster.targets.kubernetes import KubernetesCluster

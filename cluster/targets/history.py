@@ -13,11 +13,11 @@ from typing import Any
 
 from heliostat.cluster.errors import Conflict, KubernetesError
 from heliostat.cluster.in_pod.actions import PREFIX, Action, action, annotation, file_of, waiting, written
+from heliostat.cluster.in_pod.record import UNFINISHED, Record
 from heliostat.cluster.in_pod.store import opened
 from heliostat.cluster.kube.api import Api
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.names import MANAGED_BY, MANAGER
-from heliostat.cluster.record import UNFINISHED, Record
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import LOCAL

@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _history(args: argparse.Namespace, target: Any) -> None:
-    from heliostat.cluster.record import read
+    from heliostat.cluster.in_pod.record import read
     from heliostat.cluster.targets import history
     from heliostat.console import err, print_json, print_table
 

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from heliostat.cluster.in_pod.record import Record, read
 from heliostat.cluster.in_pod.recorder import FLUSH_SECONDS
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, about, submit
@@ -34,7 +35,6 @@ from heliostat.cluster.planner.replay import replay
 from heliostat.cluster.planner.static import cheapest, peak
 from heliostat.cluster.planner.trace import read_trace
 from heliostat.cluster.profile import Profile, find
-from heliostat.cluster.record import Record, read
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.run import open_target

@@ -12,9 +12,9 @@ import pytest
 
 from heliostat.cluster.budget import Budget, period_of
 from heliostat.cluster.documents.teams import team_documents
+from heliostat.cluster.in_pod.record import Gap, Interval, Record, RecordedJob
 from heliostat.cluster.in_pod.recorder import line
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Gap, Interval, Record, RecordedJob
 from heliostat.cluster.spending import Spent, spent
 from heliostat.cluster.targets import budget
 from heliostat.cluster.targets.kubernetes import KubernetesCluster

@@ -18,9 +18,9 @@ from heliostat.cli import main
 from heliostat.cluster.advice import advice
 from heliostat.cluster.cost import KINDS, NONE, charges, in_cents, keys, priced, rows
 from heliostat.cluster.history import history
+from heliostat.cluster.in_pod.record import Interval, Record, RecordedJob, parse
 from heliostat.cluster.in_pod.recorder import line
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Interval, Record, RecordedJob, parse
 from heliostat.cluster.static_fleets import cheapest_fleet, peak_fleet
 from heliostat.commands.train.then import named_by_data
 from heliostat.errors import UserError

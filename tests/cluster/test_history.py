@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 from heliostat.cluster.history import History, history
+from heliostat.cluster.in_pod.record import Gap, Interval, Record, RecordedJob
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Gap, Interval, Record, RecordedJob
 
 PROFILE = Profile.model_validate(
     {

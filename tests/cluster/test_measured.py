@@ -1,6 +1,6 @@
+from heliostat.cluster.in_pod.record import Interval, Record
 from heliostat.cluster.measured import describe_times, measured, with_times
 from heliostat.cluster.planner.fleet import Fleet, NodeGroup
-from heliostat.cluster.record import Interval, Record
 
 STATED = Fleet((NodeGroup("gpu", 1, start_seconds=300, idle_seconds=15), NodeGroup("spot", 1, start_seconds=300)))
 

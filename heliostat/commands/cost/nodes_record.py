@@ -11,8 +11,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from heliostat.cluster.in_pod.record import Record
     from heliostat.cluster.profile import Profile
-    from heliostat.cluster.record import Record
 
 UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 DEFAULT_DAYS = 30
@@ -94,7 +94,7 @@ def recorded(
     Raises:
         UserError: there is no record of that time.
     """
-    from heliostat.cluster.record import read
+    from heliostat.cluster.in_pod.record import read
     from heliostat.cluster.targets.kept import RECORDS
     from heliostat.errors import UserError
 

@@ -7,10 +7,10 @@ import pytest
 
 from heliostat.cluster.in_pod import actions
 from heliostat.cluster.in_pod.actions import PREFIX, Recorded, action, annotation, waiting
+from heliostat.cluster.in_pod.record import Record, RecordedJob
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.profile import Profile
-from heliostat.cluster.record import Record, RecordedJob
 from heliostat.cluster.targets.history import KEPT, KEPT_IN, events, note, stored, waiting_at
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from tests.cluster.kube.api_server import answering, kubeconfig, serving

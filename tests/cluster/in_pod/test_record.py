@@ -15,9 +15,9 @@ from heliostat.cluster.cost import charges
 from heliostat.cluster.in_pod import pods, ray_usage
 from heliostat.cluster.in_pod import recorder as program
 from heliostat.cluster.in_pod.pods import node_of, seconds, with_use
+from heliostat.cluster.in_pod.record import ALLOWED, Drain, Gap, Record, read
 from heliostat.cluster.in_pod.recorder import Recorder, line
 from heliostat.cluster.in_pod.store import Writer
-from heliostat.cluster.record import ALLOWED, Drain, Gap, Record, read
 from heliostat.cluster.targets.history import events
 from heliostat.cluster.targets.storage import InPlace
 from tests.conftest import wait_for

@@ -21,13 +21,13 @@ import pytest
 
 from heliostat.cluster.errors import NotFound
 from heliostat.cluster.in_pod.ray_usage import held
+from heliostat.cluster.in_pod.record import Interval, read
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.demand import Request, ray_state
 from heliostat.cluster.jobs.follow import Work, submit
 from heliostat.cluster.jobs.usage import usage
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.ray_version import differing
-from heliostat.cluster.record import Interval, read
 from heliostat.cluster.targets.local import RECORDER, LocalCluster
 from heliostat.cluster.targets.local.emulation import autoscaling
 from heliostat.cluster.targets.local.processes import ClusterRecord, processes
