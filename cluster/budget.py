@@ -1,7 +1,6 @@
-"""A budget: the money that may be spent in a day and in a month until new work is refused."""
+"""A budget: the money that may be spent in a day and in a month until new work is refused, and what runs is stopped."""
 
 import re
-from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -16,6 +15,7 @@ class Budget(Config):
 
     day: float | None = Field(None, gt=0, description="the money a day from which on new work is refused; null: no limit")
     month: float | None = Field(None, gt=0, description="the money a calendar month; null: no limit")
+    stop: bool = Field(False, description="true: what runs is stopped then, too; of a profile, not of a team")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -29,15 +29,6 @@ class Budget(Config):
     def limits(self) -> dict[str, float]:
         """The money by period, ``day`` or ``month``."""
         return {period: money for period, money in (("day", self.day), ("month", self.month)) if money is not None}
-
-
-def period_of(period: str, now: float) -> tuple[float, float]:
-    """When the ``day`` or the ``month`` of a time began, and when it ends; all in seconds since the epoch."""
-    day = datetime.fromtimestamp(now, UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-    if period == "day":
-        return day.timestamp(), (day + timedelta(days=1)).timestamp()
-    month = day.replace(day=1)
-    return month.timestamp(), (month + timedelta(days=32)).replace(day=1).timestamp()
 
 
 def _written(value: Any) -> Any:

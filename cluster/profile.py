@@ -255,10 +255,11 @@ class Profile(PodKeys):
 
     @property
     def limits(self) -> dict[str, Any]:
-        """What the metrics show beside the nodes: ``max`` and ``start_seconds`` of ``groups`` by name, and the budgets."""
+        """What the recorder compares the nodes with: ``max`` and ``start_seconds`` of ``groups`` by name, and the budgets."""
         groups = {g.name: {"max": g.max, "start_seconds": g.start_seconds} for g in self.groups}
-        day, month = (self.budget.day, self.budget.month) if self.budget else (None, None)
-        return {"groups": groups, "budget": day, "budget_per_month": month}
+        budget = self.budget
+        limits = {"budget": budget.day, "budget_per_month": budget.month, "stop": budget.stop} if budget else {"budget": None}
+        return {"groups": groups, **limits}
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:

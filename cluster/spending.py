@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from heliostat.cluster.budget import Budget, period_of
+from heliostat.cluster.budget import Budget
 from heliostat.cluster.cost import NONE, Row, charges, keys, rows
+from heliostat.cluster.in_pod.budget import period_of
 from heliostat.cluster.in_pod.record import Record
 from heliostat.console import duration, money
 from heliostat.errors import some

@@ -65,7 +65,7 @@ class Groups:
     """The metrics of the groups, from one look at the nodes after the other.
 
     Args:
-        limits: returns ``groups`` by name with ``max`` and ``start_seconds``, and the ``budget`` a day or None.
+        limits: returns ``groups`` by name with ``max`` and ``start_seconds``, and the budgets a day and a month.
     """
 
     def __init__(self, limits: Callable[[], Node]) -> None:
@@ -93,7 +93,7 @@ class Groups:
         for group, limits in given["groups"].items():
             yield "group_nodes_max", {"group": group}, limits["max"]
             yield "group_start_seconds", {"group": group}, limits["start_seconds"]
-        # Earlier versions wrote no limit of a month.
+        # Earlier versions, and profiles without a budget, have no limit of a month.
         for name, money in (("budget_per_day", given["budget"]), ("budget_per_month", given.get("budget_per_month"))):
             if money is not None:
                 yield name, {}, money

@@ -47,6 +47,18 @@ def dashboard(url: str, token: str, seconds: float = 5.0) -> Get:
     return get
 
 
+def stopping(url: str, token: str, seconds: float = 5.0) -> Callable[[str], None]:
+    """A function that has a dashboard stop a job: its driver gets SIGTERM, and may write its last checkpoint."""
+
+    def stop(id: str) -> None:
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{url}/api/jobs/{id}/stop", headers=headers, method="POST")
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            response.read()
+
+    return stop
+
+
 def held(text: str) -> dict[str, float]:
     """The amount of each resource in use, including reservations of placement groups.
 
@@ -88,6 +100,7 @@ def _job(answer: Mapping[str, Any]) -> Node:
         "command": (about.get("command") or answer.get("entrypoint") or "")[:LONGEST],
         "labels": {key.removeprefix(LABEL): value for key, value in about.items() if key.startswith(LABEL)},
         "begin": begin, "end": end, **({"cron": about["cron"]} if "cron" in about else {}),
+        **({"over_budget": True} if "over_budget" in about else {}),
     }  # fmt: skip
 
 

@@ -28,11 +28,12 @@ from functools import partial
 from typing import Any
 
 from . import ray_usage
-from .actions import Recorded
+from .actions import Recorded, action, file_of, written
+from .budget import Enforcement
 from .metrics import Groups, serve
 from .pods import Pods, loaded
 from .ray_usage import NOT_KNOWN, Node
-from .store import Writer
+from .store import Writer, read_all
 
 FOLDER = ".nodes"
 POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 0.5
@@ -44,6 +45,7 @@ FLUSH_SECONDS = 5.0
 CHUNK = 1 << 16
 LAST_SECONDS = 8.0
 """Seconds after SIGTERM in which it records how the nodes end; the head's pod is killed after ten."""
+DASHBOARD = "http://127.0.0.1:8265"
 PROGRAM = ("-u", "-m", "in_pod.recorder", "record")
 
 Look = Callable[[], tuple[dict[str, Node], dict[str, Node]]]
@@ -193,13 +195,47 @@ def stopped() -> threading.Event:
     return ended
 
 
+def _token() -> str:
+    """The dashboard's; of a cluster that a job has to itself it is in a file of Ray's container."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", ""):
+        return token
+    with open(os.environ["TOKEN_FILE"]) as file:
+        return file.read()
+
+
 def _get(path: str) -> Any:
-    """Get a document from the dashboard; of a cluster that a job has to itself the token is in a file of Ray's container."""
-    token = os.environ.get("RAY_AUTH_TOKEN", "")
-    if not token:
-        with open(os.environ["TOKEN_FILE"]) as file:
-            token = file.read()
-    return ray_usage.dashboard("http://127.0.0.1:8265", token)(path)
+    return ray_usage.dashboard(DASHBOARD, _token())(path)
+
+
+def _stop(id: str) -> None:
+    ray_usage.stopping(DASHBOARD, _token())(id)
+
+
+def enforce(
+    limits: Callable[[], Node], root: str, folder: str, writer: Writer, get: ray_usage.Get, stop: Callable[[str], None],
+    ended: threading.Event,
+) -> None:  # fmt: skip
+    """Stop jobs in a thread when the budget is spent, and add that to the history.
+
+    Args:
+        limits: as of `Enforcement`.
+        root: the storage.
+        folder: of the record there.
+        writer: of the storage.
+        get, stop: of the dashboard.
+        ended: ends the thread.
+    """
+
+    def note(id: str, why: str) -> None:
+        print(f"stopping job {id}: {why}", flush=True)
+        name, of = action("budget", why, "stop", id)
+        writer.write(f"{folder}/{file_of(name, of)}", written(of))
+
+    def files(month: str) -> dict[str, bytes]:
+        return read_all(root, f"{folder}/{month}", ".jsonl")
+
+    watching = Enforcement(limits, files, lambda: ray_usage.jobs(get), stop, note)
+    threading.Thread(target=watching.watch, args=(ended,), daemon=True).start()
 
 
 def shown(look: Look, groups: Groups, causes: Callable[[], Mapping[str, str]], clock: Callable[[], float] = time.time) -> Look:
@@ -236,13 +272,15 @@ def main() -> None:
     if lasts := os.environ.get("LASTS"):
         own["until"] = time.time() + float(lasts)
     folder = f"{FOLDER}/{os.environ['NAMESPACE']}/{os.environ.get('PROFILE', cluster)}"
-    groups = Groups(partial(loaded, os.environ["LIMITS"]))  # `up` changes it, without a restart
+    limits = partial(loaded, os.environ["LIMITS"])  # `up` changes it, without a restart
+    groups = Groups(limits)
     serve(groups, os.environ["METRICS_OF_RAY"], "", int(os.environ["METRICS_PORT"]))
     pods = Pods(_get, ended)
     look = shown(pods, groups, lambda: pods.causes)
     if not own:  # commands leave actions at the cluster of `heliostat up` alone
         look = with_actions(look, Recorded(writer, folder))
     recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
+    enforce(limits, os.environ["STORAGE"], folder, writer, _get, _stop, ended)
     record(recorder, pods.going, ended, LAST_SECONDS)
     writer.close(1.0)
 

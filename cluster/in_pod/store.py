@@ -1,4 +1,4 @@
-"""Writes files to a cluster's storage in a thread, so that a slow storage delays nothing."""
+"""Writes files to a cluster's storage in a thread, so that a slow storage delays nothing; reads those of a folder."""
 
 import os
 import threading
@@ -73,6 +73,37 @@ def opened(root: str) -> Write:
 
     filesystem, path = fs.FileSystem.from_uri(root)
     return lambda name, data: _put(filesystem, f"{path.rstrip('/')}/{name}", data)
+
+
+def read_all(root: str, folder: str, suffix: str) -> dict[str, bytes]:
+    """The files with a suffix in a folder below a root, by their paths from there; none if there is no such folder.
+
+    Raises:
+        OSError: the storage cannot be read.
+    """
+    if "://" not in root:
+        place = os.path.join(root, folder)
+        names = [name for name in os.listdir(place) if name.endswith(suffix)] if os.path.isdir(place) else []
+        return {f"{folder}/{name}": data for name in names if (data := _read(os.path.join(place, name))) is not None}
+    from pyarrow import fs
+
+    filesystem, path = fs.FileSystem.from_uri(root)
+    infos = filesystem.get_file_info(fs.FileSelector(f"{path.rstrip('/')}/{folder}", allow_not_found=True))
+    found = {}
+    for info in infos:
+        if info.base_name.endswith(suffix):
+            with filesystem.open_input_stream(info.path) as stream:
+                found[f"{folder}/{info.base_name}"] = stream.read()
+    return found
+
+
+def _read(path: str) -> bytes | None:
+    """The contents of a file, unless it was deleted meanwhile."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return None
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         out.print(f"# command: {command}", highlight=False, markup=False, soft_wrap=True)
         sending.show(files, values)
         return 0
-    job = about_job(profile, args.profile, labels=args.label)
+    job = about_job(profile, args.profile, labels=args.label, over_budget=args.over_budget)
     work = Work(new_job_id("job"), args.entrypoint, files, secret_env=values, metadata=job)
     again = f"heliostat logs {args.profile} {work.job_id} -f"
     with line() as shown:

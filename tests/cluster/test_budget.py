@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster.budget import Budget, period_of
+from heliostat.cluster.budget import Budget
 from heliostat.cluster.documents.teams import team_documents
-from heliostat.cluster.in_pod.record import Gap, Interval, Record, RecordedJob
+from heliostat.cluster.in_pod.budget import Enforcement, period_of
+from heliostat.cluster.in_pod.record import Gap, Interval, Record, RecordedJob, read
 from heliostat.cluster.in_pod.recorder import line
+from heliostat.cluster.in_pod.store import read_all
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.spending import Spent, spent
 from heliostat.cluster.targets import budget
@@ -137,9 +139,9 @@ def profile(storage: Path, budget: Any, **keys: Any) -> Profile:
     return validate(given, Profile)
 
 
-def spend(storage: Path, owner: str = "local/paid") -> None:
+def spend(storage: Path, owner: str = "local/paid", now: float = 0.0) -> None:
     """A record of a node that a job of ann's holds for the next minute."""
-    now = time.time()
+    now = now or time.time()
     about = {"name": "n", "group": "cpu", "market": "on-demand", "price": 1e9, "gpus": 0, "asked": now, "begin": now}
     lines = [
         {"t": now, "e": "start"},
@@ -179,6 +181,38 @@ def test_new_work_is_refused_once_a_budget_is_spent_and_started_with_the_overrid
     budget.Guard(LocalCluster(profile(tmp_path, {"day": 1e12})), print).check()
     budget.Guard(LocalCluster(profile(tmp_path, None)), print).check()
     assert capsys.readouterr().err == ""
+
+
+def test_a_spent_budget_stops_what_was_submitted_where_the_profile_says_so(tmp_path: Path) -> None:
+    spend(tmp_path, now=NOW)
+    limits = profile(tmp_path, {"day": 4, "stop": True}).limits
+    job: dict[str, Any] = {"status": "RUNNING", "driver": "01000000"}
+    jobs: dict[str, dict[str, Any]] = {
+        "job-1": job, "job-2": {**job, "status": "PENDING", "driver": ""}, "job-3": {**job, "over_budget": True},
+        "job-4": {**job, "status": "FAILED"}, "01000000": job,
+    }  # fmt: skip
+    stopped, noted = list[str](), list[tuple[str, str]]()
+
+    def files(month: str) -> dict[str, bytes]:
+        return read_all(str(tmp_path), f"{NODES_RECORD}/local/paid/{month}", ".jsonl")
+
+    def enforced(limits: dict[str, Any], now: float) -> Enforcement:
+        return Enforcement(lambda: limits, files, lambda: jobs, stopped.append, lambda *pair: noted.append(pair), lambda: now)
+
+    enforced({**limits, "stop": False}, NOW + 30).step()
+    enforced(profile(tmp_path, None).limits, NOW + 30).step()
+    enforced(limits, NOW + 24 * HOUR).step()
+    enforced({**limits, "budget": 1e12}, NOW + 30).step()
+    assert stopped == []
+    enforcement = enforced(limits, NOW + 30)
+    enforcement.step()
+    enforcement.step()  # they have not ended yet
+    assert stopped == ["job-1", "job-2"] * 2
+    (found,) = spent("paid", Budget(day=4), [known for known in [read(files("2026-03"))] if known], NOW + 30)
+    why = f"the budget is spent: ${found.money:.2f} of $4.00 today"
+    assert noted == [("job-1", why), ("job-2", why)]
+    with pytest.raises(UserError, match=r"budget.stop is true, but belongs to a profile"):
+        validate({"name": "a", "members": [{"user": "ann"}], "gpus": 1, "budget": {"day": 1, "stop": True}}, Team)
 
 
 def denied(*args: Any) -> bytes:

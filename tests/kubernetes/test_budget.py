@@ -79,6 +79,26 @@ def test_the_budget_of_a_team_refuses_work_of_all_profiles_of_its_namespace(plac
     assert place.command("submit", paid, "--", "echo", "runs").code == 0
 
 
+def test_a_budget_that_stops_ends_a_job_on_the_standing_cluster(place: Place, paid: Path, spent: Path) -> None:
+    (place.command.cwd / "stops").mkdir()
+    path = place.profile("stops/paid", groups=[cpu_group()], budget={"month": 1e-9, "stop": True})
+    jobs = [
+        place.command("submit", paid, "--detach", *more, "--", "sleep", "900").out.strip() for more in ([], ["--over-budget"])
+    ]
+    assert place.command("up", path, "--yes").code == 0, "the head goes on: only the limits change"
+
+    def states() -> list[str]:
+        found = {job["id"]: job["status"] for job in status(place.command, path)["jobs"]}
+        return [found.get(job, "") for job in jobs]
+
+    # The kubelet brings a changed ConfigMap within two minutes.
+    wait_for(lambda: states() == ["STOPPED", "RUNNING"], "the job to be stopped", 400)
+    events = json.loads(place.command("status", path, "--history", "--json").out)["events"]
+    assert [each["which"] for each in events if (each["what"], each["who"]) == ("stop", "budget")] == [jobs[0]]
+    assert place.command("stop", path, jobs[1]).code == 0
+    assert place.command("up", spent, "--yes").code == 0
+
+
 def test_status_has_no_claim_read_and_why_starts_no_head_for_it(place: Place, spent: Path) -> None:
     before = place.command("submit", spent, "--over-budget", "--detach", "--", "true")
     assert before.code == 0, before.err

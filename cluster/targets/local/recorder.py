@@ -17,7 +17,7 @@ from heliostat.cluster.in_pod import ray_usage
 from heliostat.cluster.in_pod.metrics import Groups, serve
 from heliostat.cluster.in_pod.pods import with_uses
 from heliostat.cluster.in_pod.ray_usage import NOT_KNOWN, Node
-from heliostat.cluster.in_pod.recorder import FOLDER, Recorder, record, shown, stopped
+from heliostat.cluster.in_pod.recorder import FOLDER, Recorder, enforce, record, shown, stopped
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.ports import HOST
 
@@ -76,7 +76,8 @@ def main() -> None:
     """Record until SIGTERM, or until the head and all nodes have exited."""
     options, ended = json.loads(sys.argv[1]), stopped()
     token = Path(options["token"]).read_text().strip()
-    get = ray_usage.dashboard(f"http://127.0.0.1:{options['port']}", token, ASK_SECONDS)
+    dashboard = f"http://127.0.0.1:{options['port']}"
+    get = ray_usage.dashboard(dashboard, token, ASK_SECONDS)
     writer = Writer(options["storage"])
     folder = f"{FOLDER}/{options['namespace']}/{options['name']}"
     groups = Groups(lambda: options["limits"])
@@ -84,6 +85,8 @@ def main() -> None:
         serve(groups, options["ray_metrics"], HOST, options["metrics"])
     look = shown(Processes(options, get, ended), groups, dict)
     recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data))
+    stop = ray_usage.stopping(dashboard, token)
+    enforce(lambda: options["limits"], options["storage"], folder, writer, get, stop, ended)
     record(recorder, lambda: True, ended, LAST_SECONDS)
     writer.close(1.0)
 

@@ -109,7 +109,7 @@ def follow_command(
     write: Callable[[str], Any], stopped: str = Work.stopped,
 ) -> str:  # fmt: skip
     """Submit a command as a job that is called ``name``, and ``write`` what it prints until its end; returns all of it."""
-    job = about_job(profile, args.on, name, args.label)
+    job = about_job(profile, args.on, name, args.label, args.over_budget)
     work = Work(new_job_id(name.lower()), argv, files, secret_env=values, stopped=stopped, metadata=job)
     printed: list[str] = []
 
@@ -142,9 +142,15 @@ def show_times(times: list[str]) -> None:
         out.print(f"# next times: {', '.join(times)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def about_job(profile: Profile, on: str, run: str = "", labels: Sequence[str] = ()) -> dict[str, str]:
-    """The metadata of a job of this profile, which ``on`` names; see `heliostat.cluster.jobs.follow.about`."""
-    return {**about(profile.name, run, "" if profile.platform == "local" else on), **labels_to_send(labels)}
+def about_job(
+    profile: Profile, on: str, run: str = "", labels: Sequence[str] = (), over_budget: bool = False
+) -> dict[str, str]:
+    """The metadata of a job of this profile, which ``on`` names; see `heliostat.cluster.jobs.follow.about`.
+
+    With ``over_budget``, no spent budget stops it.
+    """
+    own = about(profile.name, run, "" if profile.platform == "local" else on)
+    return {**own, **({"over_budget": "yes"} if over_budget else {}), **labels_to_send(labels)}
 
 
 def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> int:
@@ -162,7 +168,7 @@ def _schedule(request: Request, args: argparse.Namespace, argv: list[str]) -> in
     code = [compact(package) for package in packages(request.files)]
     documents = scheduled.documents(
         profile, name, args.cron, command, code, target.api.features, args.time_zone,
-        secret_env=request.values, about={**about_job(profile, args.on, name, args.label), "cron": name},
+        secret_env=request.values, about={**about_job(profile, args.on, name, args.label, args.over_budget), "cron": name},
     )  # fmt: skip
     new = scheduled.create(target.kube, profile, name, [*target.claims(), *documents])
     note(target, "cron create" if new else "cron change", name)

@@ -246,7 +246,7 @@ def _run_on_cluster(script: "Script", args: argparse.Namespace) -> int:
     argv = [*HELIOSTAT, "torchrun", *(f"--{name}={value}" for name, value in options.items())]
     argv += [*(["-m"] if script.module else []), path, *script.args]
     stem = re.sub(r"[^a-z0-9_.-]+", "-", script.name.lower()).strip("-") or "script"
-    job, stopped = about_job(profile, args.on, script.name, args.label), "its output says what it has saved"
+    job, stopped = about_job(profile, args.on, script.name, args.label, args.over_budget), "its output says what it has saved"
     work = Work(new_job_id(stem), argv, files, secret_env=values, metadata=job, stopped=stopped)
     write, last = to_stream(), deque[str](maxlen=PIECES)
 

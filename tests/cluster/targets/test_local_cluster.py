@@ -205,6 +205,32 @@ def test_a_spent_budget_refuses_work_but_not_that_which_is_started_over_it(
 
 
 @pytest.mark.accept
+def test_a_budget_that_stops_ends_a_run_with_a_checkpoint_and_not_what_was_started_over_it(
+    env: dict[str, str], folder: Path
+) -> None:
+    group = {**profile_of("stops").model_dump(mode="json")["groups"][0], "price_per_hour": 3600}
+    paid = profile_of("stops", groups=[group], budget={"day": 2, "stop": True})
+    (folder / "stops.yaml").write_text(to_yaml(paid.model_dump(mode="json")))
+    command = Command(folder, env)
+    try:
+        assert command("up", "stops.yaml").code == 0
+        over = command("submit", "stops.yaml", "--over-budget", "--detach", "--", "sleep", "600").out.strip()
+        sets = ["--set", "steps=1000000", "--set", "epochs=null", "--set", "workers=1", "--set", "name=paid"]
+        ended = command("train", "digits", "--on", "stops.yaml", *sets, timeout=600)
+        assert (ended.code, "the same command resumes from the last checkpoint" in ended.err) == (130, True), ended.err
+        assert "stopped" in command("runs", "show", "runs/paid").out
+        events = json.loads(command("status", "stops.yaml", "--history", "--json").out)["events"]
+        (stop,) = [event for event in events if event["what"] == "stop"]
+        assert stop["who"] == "budget"
+        assert re.fullmatch(r"the budget is spent: \$[\d.]+ of \$2.00 today", stop["origin"])
+        jobs = {job["id"]: job["status"] for job in json.loads(command("status", "stops.yaml", "--json").out)["jobs"]}
+        assert (jobs[over], jobs[stop["which"]]) == ("RUNNING", "STOPPED")
+        assert "no new work starts: budget of stops: $" in command("train", "digits", "--on", "stops.yaml", *sets).err
+    finally:
+        assert command("down", "stops.yaml", "--yes").code == 0
+
+
+@pytest.mark.accept
 def test_who_did_what_is_in_the_history_also_after_the_cluster_is_gone(env: dict[str, str], folder: Path) -> None:
     (folder / "audit.yaml").write_text(to_yaml(profile_of("audit").model_dump(mode="json")))
     command = Command(folder, env)
