@@ -116,5 +116,8 @@ def _end(job: Job) -> Cause:
     code = f" with exit code {job.exit_code}" if job.exit_code is not None else ""
     what = {"SUCCEEDED": "it has finished", "STOPPED": "it was stopped"}.get(job.status, f"it failed{code}")
     last = " ".join(job.message.strip().splitlines()[-1:]) if job.status == "FAILED" else ""
-    fix = f"heliostat logs PROFILE {job.id} shows its output" if job.status == "FAILED" else ""
-    return Cause(": ".join(filter(None, (what, last))), fix, job.ended, job=job.id)
+    fixes = {
+        "FAILED": f"heliostat logs PROFILE {job.id} shows its output",
+        "STOPPED": "heliostat status PROFILE --history says by whom; a spent budget may stop jobs, too",
+    }
+    return Cause(": ".join(filter(None, (what, last))), fixes.get(job.status, ""), job.ended, job=job.id)

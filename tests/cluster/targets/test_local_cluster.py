@@ -81,6 +81,17 @@ print(ray.get(ray.remote(num_cpus=0)(lambda: 6 * 7).remote()))
 """
 
 
+HOLDS_A_NODE = """
+import ray, signal, sys, time
+def save(*_):
+    print("saved", flush=True)
+    sys.exit()
+ray.init()
+signal.signal(signal.SIGTERM, save)
+ray.get(ray.remote(num_gpus=1)(lambda: time.sleep(600)).remote())
+"""
+
+
 def profile_of(name: str, **changes: Any) -> Profile:
     group = {
         "name": "gpu", "cpu": "1", "memory": "1Gi", "gpu": 1, "gpu_type": "A100-80GB", "market": "spot",
@@ -205,27 +216,25 @@ def test_a_spent_budget_refuses_work_but_not_that_which_is_started_over_it(
 
 
 @pytest.mark.accept
-def test_a_budget_that_stops_ends_a_run_with_a_checkpoint_and_not_what_was_started_over_it(
-    env: dict[str, str], folder: Path
-) -> None:
+def test_a_budget_that_stops_ends_jobs_as_stop_does_and_not_what_was_started_over_it(env: dict[str, str], folder: Path) -> None:
     group = {**profile_of("stops").model_dump(mode="json")["groups"][0], "price_per_hour": 3600}
     paid = profile_of("stops", groups=[group], budget={"day": 2, "stop": True})
     (folder / "stops.yaml").write_text(to_yaml(paid.model_dump(mode="json")))
-    command = Command(folder, env)
+    (folder / "holds.py").write_text(HOLDS_A_NODE)
+    command, work = Command(folder, env), ("--", "python", "holds.py")
     try:
         assert command("up", "stops.yaml").code == 0
         over = command("submit", "stops.yaml", "--over-budget", "--detach", "--", "sleep", "600").out.strip()
-        sets = ["--set", "steps=1000000", "--set", "epochs=null", "--set", "workers=1", "--set", "name=paid"]
-        ended = command("train", "digits", "--on", "stops.yaml", *sets, timeout=600)
-        assert (ended.code, "the same command resumes from the last checkpoint" in ended.err) == (130, True), ended.err
-        assert "stopped" in command("runs", "show", "runs/paid").out
+        ended = command("submit", "stops.yaml", *work, timeout=600)
+        assert (ended.code, "saved" in ended.out) == (130, True), ended.err
         events = json.loads(command("status", "stops.yaml", "--history", "--json").out)["events"]
         (stop,) = [event for event in events if event["what"] == "stop"]
         assert stop["who"] == "budget"
         assert re.fullmatch(r"the budget is spent: \$[\d.]+ of \$2.00 today", stop["origin"])
         jobs = {job["id"]: job["status"] for job in json.loads(command("status", "stops.yaml", "--json").out)["jobs"]}
         assert (jobs[over], jobs[stop["which"]]) == ("RUNNING", "STOPPED")
-        assert "no new work starts: budget of stops: $" in command("train", "digits", "--on", "stops.yaml", *sets).err
+        assert "--history says by whom" in command("why", stop["which"], "--on", "stops.yaml").out
+        assert "no new work starts: budget of stops: $" in command("submit", "stops.yaml", *work).err
     finally:
         assert command("down", "stops.yaml", "--yes").code == 0
 
