@@ -121,6 +121,18 @@ def money(cost: float) -> str:
     return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
 
 
+def at_least(cost: float | None, known: float) -> str:
+    """A cost as text; if it is not known, the part of it that is; empty if that is next to nothing.
+
+    Args:
+        cost: None if a part of it is not known.
+        known: what is known of it.
+    """
+    if cost is not None:
+        return money(cost)
+    return f"at least {money(known)}" if known >= 1e-4 else ""
+
+
 def duration(seconds: float) -> str:
     """Seconds as readable text: 42 s, 3 min 20 s, 2 h 5 min."""
     if seconds < 60:

@@ -75,8 +75,10 @@ class Trial:
     """GPUs of all its workers."""
     price: float | None = None
     """Of all its workers, per hour."""
-    spent: float | None = 0.0
-    """What the workers cost that it has released, each at the price of its node; None where one was not known."""
+    spent: float = 0.0
+    """What the workers cost that it has released, each at the price of its node, as far as that was known."""
+    unpriced: bool = False
+    """Whether it has held workers whose price was not known."""
     actual_cost: float | None = None
     """The cost from the timeline of its nodes, which takes precedence over the price."""
     generation: int = 0
@@ -111,9 +113,15 @@ class Trial:
         """Its cost so far, or None where prices are not known."""
         if self.actual_cost is not None:
             return self.actual_cost
-        if self.spent is None or self.price is None:
-            return None
-        return self.spent + (0.0 if self.started is None else ((now or self.started) - self.started) * self.price / 3600)
+        return None if self.unpriced or self.price is None else self.known_cost(now)
+
+    def known_cost(self, now: float = 0.0) -> float:
+        """What is known of its cost so far, see `cost`."""
+        if self.actual_cost is not None:
+            return self.actual_cost
+        if self.started is None or self.price is None:
+            return self.spent
+        return self.spent + ((now or self.started) - self.started) * self.price / 3600
 
 
 class Trials:
@@ -181,7 +189,7 @@ class Trials:
     def _release(self, trial: Trial, state: str, time: float) -> None:
         trial.state = state
         if trial.started is not None:
-            trial.spent = trial.cost(time)
+            trial.spent, trial.unpriced = trial.known_cost(time), trial.unpriced or trial.price is None
             trial.spans.append((trial.started, time))
             trial.seconds += time - trial.started
             trial.started = None
@@ -204,8 +212,8 @@ class Trials:
         return self.known_cost(now) if costs and None not in costs else None
 
     def known_cost(self, now: float) -> float:
-        """The cost so far of the trials whose price is known."""
-        return sum(trial.cost(now) or 0.0 for trial in self.all)
+        """What is known of the cost so far; it is `cost` if all prices are known."""
+        return sum(trial.known_cost(now) for trial in self.all)
 
     def remaining_seconds(self, wanted: int | None, now: float) -> float | None:
         """An estimate of the seconds until all wanted trials are done; None if there is no basis for one."""

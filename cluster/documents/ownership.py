@@ -98,7 +98,7 @@ def _keep_admission(template: Document, live: Document) -> None:
 
 
 def decided(document: Document) -> Any:
-    """An object without its status, the autoscaler's fields and the metadata of the API server."""
+    """An object without its status, the autoscaler's fields and its metadata but the labels: programs change annotations."""
     spec = copy.deepcopy({key: value for key, value in document.items() if key not in ("status", "metadata")})
     for group in (spec.get("spec") or {}).get("workerGroupSpecs", []):
         for key in OWNED:

@@ -37,7 +37,12 @@ def step_of(kube: KubeRay, document: Document, live: Document | None, adopt: boo
     would = kube.objects(document["kind"]).apply(document, dry_run=True, force=True, adopt=adopt)
     if live is None:
         return creation(document)
-    return Step(document, live, list(difference(decided(live), decided(would))))
+    return Step(document, live, list(difference(_compared(live), _compared(would))))
+
+
+def _compared(document: Document) -> Document:
+    """What a document decides of an object, with its annotations: the dry run keeps those of other programs."""
+    return {**decided(document), "annotations": document["metadata"].get("annotations")}
 
 
 def creation(document: Document) -> Step:

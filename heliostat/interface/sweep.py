@@ -199,11 +199,11 @@ class Sweep(Stored["SweepResult"]):
         return f"<Sweep {self._headline()}, in {self.sweep}>"
 
     def _headline(self) -> str:
-        from heliostat.console import money, numbers
+        from heliostat.console import at_least, numbers
 
         parts = [f"{self.name}: {', '.join(f'{count} {state}' for state, count in self.states.items())}"]
         parts += [] if self.best is None else [f"best trial {self.best} with {numbers(self.values)}"]
-        parts += [] if self.cost is None else [f"cost {money(self.cost)}"]
+        parts += [f"cost {cost}"] if (cost := at_least(self.cost, self.result.known_cost or 0.0)) else []
         return ", ".join(parts)
 
     def _repr_html_(self) -> str:

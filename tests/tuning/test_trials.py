@@ -151,16 +151,19 @@ def test_a_trial_that_went_on_at_another_price_costs_each_part_at_its_own(
         at(1, event="fail", trial=0, message="its node was lost", lost=True),
         at(10, price=second, **start),
     ])  # fmt: skip
+    known = sum(seconds * (price or 0.0) / 3600 for seconds, price in ((1, first), (1, second)))
     assert trials.cost(11) == (None if cost is None else pytest.approx(cost))
+    assert trials.known_cost(11) == pytest.approx(known)
     trials.apply(at(11, event="end", trial=0, state="finished", step=1, values={}, metrics={}, message=""))
     assert trials.cost(11) == (None if cost is None else pytest.approx(cost))
+    assert trials.known_cost(11) == pytest.approx(known)
 
 
 @pytest.mark.parametrize(
     ("prices", "shown"),
     [
         ((None, None), ""),
-        ((36.0, None), ""),
+        ((36.0, None), " · cost at least 0.01"),
         ((36.0, 36.0), " · cost 0.02"),
         ((3600.0, 3600.0), " · cost 2.00"),
         ((0.001, 0.0), " · cost less than 0.0001"),

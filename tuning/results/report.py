@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from heliostat.config import to_yaml
-from heliostat.console import cell, duration, money
+from heliostat.console import at_least, cell, duration
 from heliostat.folder import Folder
 from heliostat.tuning.config import Mode
 from heliostat.tuning.plan import SweepPlan
@@ -54,7 +54,7 @@ def _tiles(plan: SweepPlan, trials: Trials, result: SweepResult) -> list[tuple[s
     tiles += [("duplicates", str(duplicates))] * bool(duplicates)
     tiles += [("time", duration(result.seconds)), ("workers' time", duration(result.worker_seconds))]
     tiles += [("GPUs' time", duration(result.gpu_seconds))] * bool(result.gpu_seconds)
-    tiles += [] if result.cost is None else [("cost", money(result.cost))]
+    tiles += [("cost", cost)] if (cost := at_least(result.cost, result.known_cost or 0.0)) else []
     if saved := _saved(trials.all):
         tiles.append(("saved by stopping", f"{saved:.0%}"))
     return tiles

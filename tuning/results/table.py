@@ -43,6 +43,8 @@ class SweepResult(Config):
     gpu_seconds: float
     cost: float | None
     """The cost of all trials, or None where prices are not known."""
+    known_cost: float | None = None
+    """What is known of it, at least; None in a result of an earlier version."""
     ended: str
     """Why it ended: done, time or budget; running or interrupted in a report that was drawn before the end."""
     limits: dict[str, Any]
@@ -85,6 +87,7 @@ def result_of(config: SweepConfig, uri: str, objectives: Mapping[str, Mode], tri
         worker_seconds=round(sum(trial.seconds for trial in trials.all), 3),
         gpu_seconds=round(sum(trial.seconds * trial.gpus for trial in trials.all), 3),
         cost=trials.cost(now),
+        known_cost=trials.known_cost(now),
         ended=ended or "done",
         limits=config.limits,
     )

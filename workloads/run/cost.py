@@ -31,7 +31,7 @@ def price_here(nodes: Nodes | None, cpu: float, gpu: float) -> float | None:
 
 
 def cost(run: Folder) -> float | None:
-    """What a run has cost so far; None where no price is known."""
+    """What a run has cost so far; None where the price of a worker is not known."""
     return cost_of(*(read_journal(run, name) for name in (ATTEMPTS, EVENTS, METRICS)))
 
 
@@ -44,7 +44,7 @@ def cost_of(
     its attempt; if that has not ended, or its driver was killed, to its last record. Workers that failed before they opened the
     run are not counted: no record names them.
     """
-    spent = None
+    spent: list[float | None] = []
     for start in (event for event in events if event["event"] == "start"):
         requested = max((a["time"] for a in attempts if a["event"] == "starting" and a["time"] <= start["time"]), default=0.0)
         ended: dict[str, Any] = next(
@@ -54,9 +54,14 @@ def cost_of(
         if ended["event"] == "launched":
             end = max(record["time"] for record in [*events, *metrics] if start["time"] <= record["time"] < end)
         for worker in start["workers"]:
-            if worker.get("price") is not None:
-                spent = (spent or 0.0) + worker_cost(worker, requested, end)
-    return spent
+            spent.append(None if worker.get("price") is None else worker_cost(worker, requested, end))
+    return total(spent)
+
+
+def total(costs: Sequence[float | None]) -> float | None:
+    """The sum of costs; None if there are none, or one is not known: a part of it would pass for the whole."""
+    known = [each for each in costs if each is not None]
+    return sum(known) if known and len(known) == len(costs) else None
 
 
 def worker_cost(worker: Mapping[str, Any], requested: float, ended: float) -> float:

@@ -17,7 +17,7 @@ import ray
 import ray.train
 from ray.train.backend import Backend, BackendConfig
 
-from heliostat.console import money
+from heliostat.console import at_least
 from heliostat.environment import IN_A_JOB, ON_HEAD
 from heliostat.errors import JobFailed, Stopped, StorageUnavailable, UserError, some
 from heliostat.folder import Folder
@@ -26,7 +26,7 @@ from heliostat.requirements import parse
 from heliostat.wording import counted
 from heliostat.workloads.nodes import available, draining
 from heliostat.workloads.ray_train.trainer import PREEMPTION_WATCHER, Fit, Fixed, Trainer, scaling_of
-from heliostat.workloads.run.cost import worker_cost
+from heliostat.workloads.run.cost import total, worker_cost
 from heliostat.workloads.torchrun.arguments import last_number
 from heliostat.workloads.torchrun.attempts import Attempts, room_for
 from heliostat.workloads.torchrun.config import Script
@@ -97,7 +97,7 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", str(max(1, int(script.resources.cpu)))),
         "stdin": (ray.get_runtime_context().get_node_id(), stdin),
     }
-    costs, attempts = list[float](), Attempts(run, str(spec["id"]))
+    costs, attempts = list[float | None](), Attempts(run, str(spec["id"]))
     attempts.record("launched", launched=spec["launched"], least=script.workers, most=script.workers)
     state = "failed"
     with interrupts(*TERMINAL) as received:
@@ -108,15 +108,15 @@ def execute(script: Script, run: str, write: Write, terminal: Mapping[str, bool]
             state = "stopped"
             raise
         finally:
-            if costs:
-                _say(write, f"cost {money(sum(costs))}")
+            if cost := at_least(total(costs), sum(each or 0.0 for each in costs)):
+                _say(write, f"cost {cost}")
             attempts.close(state)
             if attempts.recorded:
                 _report(run, write)
 
 
 def _run_attempts(
-    script: Script, spec: dict[str, Any], received: list[int], costs: list[float], attempts: Attempts, write: Write,
+    script: Script, spec: dict[str, Any], received: list[int], costs: list[float | None], attempts: Attempts, write: Write,
     terminal: Mapping[str, bool],
 ) -> None:  # fmt: skip
     """Runs the script until it succeeds, or must not be restarted."""
@@ -223,7 +223,7 @@ def _order(number: int) -> str:
 
 
 def _attempt(
-    script: Script, spec: dict[str, Any], output: Output, received: list[int], costs: list[float], attempts: Attempts
+    script: Script, spec: dict[str, Any], output: Output, received: list[int], costs: list[float | None], attempts: Attempts
 ) -> Outcome:
     """Starts the workers and follows them until they exit; adds what they cost to ``costs``."""
     watch, ended = _Watch(script, spec["hub"], output.write, received, attempts), list[Record]()
@@ -236,7 +236,7 @@ def _attempt(
         watch.note_running()
     finally:
         done = time.time()
-        costs += [worker_cost(worker, requested, done) for worker in watch.workers if worker["price"] is not None]
+        costs += [None if w["price"] is None else worker_cost(w, requested, done) for w in watch.workers]
     if watch.stopping:
         saved = list[str]()
         with suppress(OSError, UserError, StorageUnavailable):  # it is only for the message

@@ -172,7 +172,7 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
 
 
 def _show_result(result: Any, as_json: bool) -> None:
-    from heliostat.console import duration, money, out, print_json
+    from heliostat.console import at_least, duration, out, print_json
     from heliostat.job_output import job_metadata
 
     if as_json:
@@ -191,7 +191,8 @@ def _show_result(result: Any, as_json: bool) -> None:
         say(f"{result.name} finished after {duration(result.seconds)}{why}: {counts}")
     spent = f"{duration(result.worker_seconds)} of workers"
     spent += f", {duration(result.gpu_seconds)} of GPUs" if result.gpu_seconds else ""
-    say(f"  spent      {spent}" + ("" if result.cost is None else f", cost {money(result.cost)}"))
+    cost = at_least(result.cost, result.known_cost or 0.0)
+    say(f"  spent      {spent}" + (f", cost {cost}" if cost else ""))
     if result.best is not None:
         say(f"  best       trial {result.best}: " + "  ".join(f"{name} {value:.4f}" for name, value in result.values.items()))
         for name, value in result.params.items():

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from heliostat.commands.terminal.phases import Phases
-from heliostat.console import cell, duration, err, money, printable
+from heliostat.console import at_least, cell, duration, err, money, printable
 from heliostat.wording import counted
 
 LINE_SECONDS = 5.0
@@ -120,8 +120,8 @@ def headline(trials: Any, objectives: Any, wanted: int | None, now: float | None
     left = trials.remaining_seconds(wanted, now) if driven and done < (wanted or 0) else None
     if left is not None:
         parts.append(f"about {duration(left)} left")
-    if (cost := trials.cost(now)) is not None:
-        parts.append(f"cost {money(cost)}")
+    if cost := at_least(trials.cost(now), trials.known_cost(now)):
+        parts.append(f"cost {cost}")
     return " · ".join(parts)
 
 

@@ -52,3 +52,4 @@ def test_clocks_that_differ_make_no_negative_cost() -> None:
 def test_without_prices_the_cost_is_unknown() -> None:
     assert cost_of([at(1, "starting"), at(9, "ended")], [start(5, (2, None))], []) is None
     assert cost_of([], [], []) is None
+    assert cost_of([at(1, "starting"), at(9, "ended")], [start(5, (2, DEAR), (2, None))], []) is None, "not that of a part"

@@ -7,7 +7,7 @@ from typing import Any
 from heliostat.commands import SCRIPT
 from heliostat.commands.runs.compare import described, differing, side_by_side
 from heliostat.commands.runs.page.records import Records, end_of
-from heliostat.console import cell, duration, money, numbers, printable
+from heliostat.console import at_least, cell, duration, money, numbers, printable
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.wording import agreeing, counted
@@ -125,14 +125,14 @@ def _sweep_view(folder: Folder, records: Records) -> Document:
     if not driven:
         trials.interrupted()
     now = trials.sessions[-1][1] if trials.sessions else 0.0
-    done, wanted, cost = sum(trial.done for trial in trials.all), record.config.trials, trials.cost(now)
+    done, wanted = sum(trial.done for trial in trials.all), record.config.trials
     tiles = [("trials", f"{done} of {wanted}" if wanted else str(done)), ("time", duration(trials.seconds(now)))]
-    kept = set((folder / TRIALS).names())
+    cost, kept = at_least(trials.cost(now), trials.known_cost(now)), set((folder / TRIALS).names())
     return {
         "kind": "sweep",
         "state": "running" if driven else "finished" if SweepResult.read(folder) else "interrupted",
         "headline": headline(trials, record.objectives, wanted, driven=driven),
-        "tiles": tiles + ([] if cost is None else [("cost", money(cost))]),
+        "tiles": tiles + ([("cost", cost)] if cost else []),
         "figures": figures_of(trials, record.config.space, record.objectives),
         "facts": [("algorithm", record.config.algorithm), ("scheduler", record.config.scheduler.kind)],
         "created": record.created,
@@ -249,7 +249,9 @@ def _logs(folder: Folder) -> list[str]:
 def summary(rows: Sequence[Mapping[str, Any]]) -> Document:
     """What the list has over its rows."""
     costs = [row["cost"] for row in rows if row["cost"] is not None]
-    return {"total": len(rows), "cost": money(sum(costs)) if costs else None}
+    known = sum(costs)
+    cost = at_least(known if costs and len(costs) == len(rows) else None, known)
+    return {"total": len(rows), "cost": cost or None}
 
 
 def listed(row: Mapping[str, Any]) -> Document:
