@@ -74,12 +74,11 @@ def unreadable(profile: Profile) -> str:
         return "it is on a claim"
     if profile.platform == "local" or not profile.secrets_named:
         return ""
-    uri = profile.storage.root
     try:
-        Folder.at(uri, 0).names()  # in one attempt: what is away for this machine may be there for the pods
+        Folder.at(profile.storage.root, 0).names()  # in one attempt: what is away for this machine may be there for the pods
     except (OSError, UserError, StorageUnavailable) as error:
         what = error.what if isinstance(error, WithFix) else " ".join(str(error).split())
-        return f"it is on {uri}, for which the pods have credentials from a Secret, and this machine has none ({what})"
+        return f"it is in an object store that this machine cannot read, and for which pods have a Secret ({what})"
     return ""
 
 
