@@ -70,7 +70,7 @@ class Controller:
         """The plans of the trials that have not run yet."""
         self._first_with_key = {trial.key: trial.number for trial in reversed(self.trials.all) if trial.key}
         self._duplicates = [trial for trial in self.trials.all if trial.duplicate_of is not None and not trial.done]
-        self._retention = Retention(plan)
+        self._retention = Retention(plan, self._note)
         self._exhausted = False
         self._stopping = ""
         self._stop_requested: set[int] = set()

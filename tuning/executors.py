@@ -134,7 +134,7 @@ class TrainExecutor:
         """Nothing to release: it holds no resources between trials."""
 
     def _drive(self, plan: Plan, record: RunRecord, decide: Decide) -> Event:
-        from heliostat.workloads.ray_train.driver import execute
+        from heliostat.workloads.ray_train.driver import execute, measured
 
         folder = plan.folder.for_work(plan.patience)
         if result := read_result(folder):
@@ -161,7 +161,7 @@ class TrainExecutor:
             with lease.hold(plan.folder) as owner:
                 # The sweep's driver tracks its trials, and says when it ends.
                 alone = plan.config.model_copy(update={"tracking": [], "notify": []})
-                result = execute(replace(plan, config=alone), record, time.time(), owner, watch, trial=True)
+                return _end(execute(replace(plan, config=alone), record, start, owner, watch, trial=True), folder)
         except Stopped:
             if last != Decision.STOP:
                 return {"event": "pause"}
@@ -177,7 +177,7 @@ class TrainExecutor:
             return {"event": "fail", "message": str(error), "final": False}
         except Exception as error:  # whatever Ray Train raises goes into the table, and the other trials continue
             return {"event": "fail", "message": short_traceback(error), "final": False}
-        result = result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": round(time.time() - start, 3)}}})
+        result = measured(result, start)
         folder.write(RESULT, result.model_dump_json(indent=2).encode())
         return _end(result, folder)
 

@@ -87,6 +87,8 @@ class Trial:
     """The trial whose weights it copied last."""
     started: float | None = None
     """When it was started; None if it is not running."""
+    dropped: bool = False
+    """Whether its checkpoints were deleted, because it is not among the best."""
 
     @property
     def name(self) -> str:
@@ -184,7 +186,13 @@ class Trials:
 
     def _exchange(self, trial: Trial, record: dict[str, Any]) -> None:
         trial.params, trial.donor = record["params"], record["donor"]
+        # An exchange that was interrupted is repeated, with the same outcome.
+        again = (record["generation"], record["trial"])
+        self.exchanges = [each for each in self.exchanges if (each["generation"], each["trial"]) != again]
         self.exchanges.append(record)
+
+    def _dropped(self, trial: Trial, record: dict[str, Any]) -> None:
+        trial.dropped = True
 
     def _release(self, trial: Trial, state: str, time: float) -> None:
         trial.state = state

@@ -12,6 +12,12 @@ SECONDS = 600
 MOST = 3
 """Crashes in a row that end the wait, also if each has another reason."""
 TAIL = 12
+TOO_SLOW = "The current node timed out during startup"
+"""What Ray says where its programs did not start within the time that it gives them."""
+TOO_SLOW_FIX = (
+    "give the head or the group more cpu, or its node less other work: Ray 2.60 gives a node's agent 15 s and the node 30 s to "
+    "start, and has no setting for that"
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +40,11 @@ class Seen:
     def final(self) -> bool:
         """Whether the next pod is expected to crash, too."""
         return self.repeats or self.number >= MOST
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether its node was too busy: the next pod may find it less so."""
+        return TOO_SLOW in self.log
 
     @property
     def last_line(self) -> str:
@@ -94,7 +105,7 @@ class Crashes:
         row = [seen for (name, _), seen in group.items() if now - seen.at < SECONDS and (name == pod or pod not in seen.pods)]
         crash = Seen(now, why, self.tail(problem.pod), pods)
         number = 1 + max((seen.number for seen in row), default=0)
-        return replace(crash, number=number, repeats=any(map(crash.same_reason, row)))
+        return replace(crash, number=number, repeats=not crash.too_slow and any(map(crash.same_reason, row)))
 
 
 def shown(crash: Seen) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 
-from heliostat.cluster.diagnosis.crashes import Crashes, Seen, quoted
+from heliostat.cluster.diagnosis.crashes import TOO_SLOW_FIX, Crashes, Seen, quoted
 from heliostat.cluster.diagnosis.problem import Problem
 from heliostat.cluster.diagnosis.problems import problems, queued, unseen
 from heliostat.cluster.diagnosis.snapshot import Snapshot
@@ -61,7 +61,8 @@ class Watchdog:
             since = now - self.first_seen.setdefault(problem.key, now)
             crash = self.crashes.note(problem, pods, now) if problem.crash else None
             if (since >= problem.patience or (crash and crash.final)) and self.counts(problem, snapshot):
-                raise NotComing(problem.what + self._more(problem, crash), problem.fix)
+                fix = TOO_SLOW_FIX if crash and crash.too_slow else problem.fix
+                raise NotComing(problem.what + self._more(problem, crash), fix)
         return self._line(found, snapshot, pods, now)
 
     def in_queue(self) -> bool:

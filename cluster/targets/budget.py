@@ -98,13 +98,13 @@ class Guard:
     def early(self) -> None:
         """Check before anything is started, if the record can be read without that."""
         target = self._target
-        if self._budgets and (target.profile.in_place or (isinstance(target, KubernetesCluster) and target.answers())):
+        if self._budgets and (not _unreadable(target) or (isinstance(target, KubernetesCluster) and target.answers())):
             self.check()
 
     def check(self, head: KubernetesCluster | None = None) -> None:
-        """Check, unless that is done; ``head`` is another cluster whose head may read a claim.
+        """Check, unless that is done; ``head`` is another cluster whose head may read what this machine cannot.
 
-        Where no head runs, one of its own reads a claim, and is deleted afterwards.
+        Where no head runs, one of its own reads it, and is deleted afterwards.
         """
         budgets, self._budgets = self._budgets, []
         if not budgets:
@@ -126,17 +126,18 @@ def seen(target: Target, by_head: bool = False) -> tuple[list[Spent], str]:
 
     Args:
         target: the profile's cluster.
-        by_head: whether its head, if it runs, may read a claim: that is a job, after which its idle time begins again.
+        by_head: whether its head, if it runs, may read what this machine cannot: that is a job, after which its idle time
+            begins again.
     """
     try:
         budgets = allowances(target)
         if not budgets:
             return [], ""
-        if isinstance(target, KubernetesCluster) and not target.profile.in_place:
+        if isinstance(target, KubernetesCluster) and (why := _unreadable(target)):
             if not by_head:
-                return [], f"{_unknown(budgets)}: it is on a claim, which heliostat why --on {target.name} has its head read"
+                return [], f"{_unknown(budgets)}: {why}, which heliostat why --on {target.name} has its head read"
             if not target.answers():
-                return [], f"{_unknown(budgets)}: it is on a claim, and {target.name} does not run"
+                return [], f"{_unknown(budgets)}: {why}, and {target.name} does not run"
         return _spent(target, budgets, lambda line: None), ""
     except WithFix as error:
         return [], f"what is spent of a budget is not known: {error.what}"
@@ -190,9 +191,17 @@ def _unknown(budgets: Sequence[Allowance]) -> str:
     return f"what is spent of the budget of {' and '.join(each.owner for each in budgets)} is not known"
 
 
+def _unreadable(target: Target) -> str:
+    from heliostat.cluster.targets.storage import (
+        unreadable,
+    )  # here: it takes 0.3 s, which work without a budget need not wait for
+
+    return unreadable(target.profile)
+
+
 def _spent(target: Target, budgets: Sequence[Allowance], say: Say, head: KubernetesCluster | None = None) -> list[Spent]:
     reads = head or (target if isinstance(target, KubernetesCluster) else None)
-    from heliostat.cluster.targets.storage import opened  # here: it takes 0.3 s, which work without a budget need not wait for
+    from heliostat.cluster.targets.storage import opened
 
     with opened(target.profile, say, reads) as storage:
         return spent_of(storage, budgets, time.time())

@@ -1,7 +1,8 @@
 """Brings files of a cluster's storage to this machine.
 
-An object store and a folder of this machine are read directly. A claim can only be read in pods: a job on the cluster serves
-its files to a port-forward. While the cluster does not run, that is a job with a head of its own, which is deleted afterwards.
+An object store and a folder of this machine are read directly. A claim can only be read in pods, and so can an object store
+whose credentials only a Secret has: a job on the cluster serves their files to a port-forward. While the cluster does not run,
+that is a job with a head of its own, which is deleted afterwards.
 """
 
 import re
@@ -10,8 +11,6 @@ import tarfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from fnmatch import fnmatch
-from glob import has_magic
 from pathlib import Path
 from typing import IO, Any, Protocol, cast
 
@@ -30,7 +29,7 @@ from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.cluster.targets.local import LocalCluster
 from heliostat.cluster.targets.local.emulation import LOCAL
 from heliostat.environment import NODES_RECORD
-from heliostat.errors import NotComing, UserError
+from heliostat.errors import NotComing, StorageUnavailable, UserError, WithFix
 from heliostat.folder import Folder
 
 START_SECONDS = 60.0
@@ -57,16 +56,30 @@ def opened(profile: Profile, say: Say, target: KubernetesCluster | None = None) 
     Args:
         profile: the profile.
         say: called with what is waited for.
-        target: whose head reads a claim, if it runs; by default the profile's own cluster.
+        target: whose head reads what this machine cannot, if it runs; by default the profile's own cluster.
 
     Raises:
         NotComing: no pod can read it; with the reason.
     """
-    if profile.in_place:
-        yield InPlace(root_of(profile))
-    else:
+    if unreadable(profile):
         with _reader(target or KubernetesCluster(profile), say) as url:
             yield ByJob(url)
+    else:
+        yield InPlace(root_of(profile))
+
+
+def unreadable(profile: Profile) -> str:
+    """Why only pods can read the storage of a profile; empty if this machine does, or is to say why it cannot."""
+    if not profile.in_place:
+        return "it is on a claim"
+    if profile.platform == "local" or not profile.secrets_named:
+        return ""
+    try:
+        Folder.at(profile.storage.root, 0).names()  # in one attempt: what is away for this machine may be there for the pods
+    except (OSError, UserError, StorageUnavailable) as error:
+        what = error.what if isinstance(error, WithFix) else " ".join(str(error).split())
+        return f"it is in an object store that this machine cannot read, and for which pods have a Secret ({what})"
+    return ""
 
 
 def root_of(profile: Profile) -> str:
@@ -100,7 +113,7 @@ class InPlace:
 
     def _fetch(self, patterns: Sequence[str], to: Path) -> None:
         for pattern in patterns:
-            for name in self._matching("", pattern.split("/")):
+            for name in files.matching(self._names, self._root.exists, pattern.split("/")):
                 target = to / name
                 if (self._root / name).is_folder:
                     target.mkdir(parents=True, exist_ok=True)
@@ -110,15 +123,9 @@ class InPlace:
                     target.parent.mkdir(parents=True, exist_ok=True)
                     target.write_bytes(self._root.read(name))
 
-    def _matching(self, below: str, parts: list[str]) -> Iterator[str]:
-        if not parts:
-            yield below
-            return
+    def _names(self, below: str) -> list[str]:
         folder = self._root / below if below else self._root
-        names = folder.names() if has_magic(parts[0]) and folder.is_folder else [parts[0]] * folder.exists(parts[0])
-        for name in names:
-            if fnmatch(name, parts[0]) and (parts[0].startswith(".") or not name.startswith(".")):
-                yield from self._matching(f"{below}/{name}" if below else name, parts[1:])
+        return folder.names() if folder.is_folder else []
 
 
 class ByJob:

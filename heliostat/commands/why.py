@@ -63,13 +63,13 @@ def _on_cluster(args: argparse.Namespace) -> "Why":
 
 def _with_record(answer: "Why", args: argparse.Namespace, target: Any, job: Any) -> "Why":
     """The causes of a job with those of its run: from its record where that can be read from here, else from its output."""
-    from heliostat.cluster.targets.storage import root_of
+    from heliostat.cluster.targets.storage import root_of, unreadable
     from heliostat.commands.runs.pull import on_storage
     from heliostat.folder import Folder
     from heliostat.workloads.run.causes import slow_in
 
     run, profile = job.metadata.get("run"), target.profile
-    if run and profile.in_place:
+    if run and not unreadable(profile):
         folder = Folder.at(root_of(profile)) / on_storage(profile, args.storage) / run
         if any(map(folder.exists, KINDS)):
             return dataclasses.replace(answer, causes=[*answer.causes, *of_folder(folder).causes])

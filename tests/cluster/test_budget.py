@@ -280,3 +280,26 @@ def test_the_budget_of_a_team_is_that_of_all_clusters_of_its_namespace(server: A
     server.put("/api/v1/namespaces/vision", **namespace)
     with pytest.raises(NotComing, match=r"its labels have {'month': 'much'}"):
         budget.allowances(target, said.append)
+
+
+def test_an_object_store_whose_credentials_only_a_secret_has_is_read_in_a_pod(
+    server: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No cluster runs: nothing is refused before its head, which has them, can read the record."""
+    monkeypatch.setattr(Folder, "names", denied)
+    monkeypatch.setattr(Folder, "exists", denied)
+    uri = "s3://bucket/team?scheme=http&endpoint_override=127.0.0.1:1&region=here"
+    keys = {"platform": "kubernetes", "namespace": "vision", "budget": {"day": 4}}
+
+    def target(**storage: str) -> KubernetesCluster:
+        return KubernetesCluster(validate({"name": "paid", "groups": GROUPS, "storage": storage, **keys}, Profile))
+
+    away = target(uri=uri, secret="keys")
+    budget.Guard(away, print).early()
+    for by_head, then in ((False, "which heliostat why --on paid has its head read"), (True, "and paid does not run")):
+        found, unknown = budget.seen(away, by_head)
+        assert found == []
+        assert "it is in an object store that this machine cannot read, and for which pods have a Secret (" in unknown
+        assert unknown.endswith(then)
+    with pytest.raises(NotComing, match="is not known: the storage s3://bucket/team cannot be read on this machine"):
+        budget.Guard(target(uri=uri), print).early()

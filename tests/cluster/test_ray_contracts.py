@@ -25,6 +25,7 @@ from ray.scripts.scripts import start
 
 from heliostat import job_environment
 from heliostat.cluster import head, in_process, ray_node, ray_version
+from heliostat.cluster.diagnosis import crashes
 from heliostat.cluster.documents import pods
 from heliostat.cluster.documents.manifests import FEATURES
 from heliostat.cluster.jobs.contents import contents
@@ -134,6 +135,14 @@ def test_a_node_needs_no_agent_to_start_and_gets_the_ports_of_one_later() -> Non
     minimal = inspect.getsource(agent.DashboardAgent.__init__)
     assert minimal.count("persist_port(") == 2
     assert minimal.count("-1,") == 2, "how an agent says that it has no port"
+
+
+def test_no_setting_gives_a_pod_more_time_to_start() -> None:
+    """The raylet's 15 s for its agent are no setting either; see `heliostat.cluster.diagnosis.crashes`."""
+    source = inspect.getsource(ray._private.node.Node.__init__)
+    assert source.count("raylet_start_wait_time_s = 30\n") == 1
+    assert source.count("raylet_start_wait_time_s") == 2
+    assert crashes.TOO_SLOW in source
 
 
 def test_ray_reads_the_token_mode_again_when_it_is_asked_to() -> None:

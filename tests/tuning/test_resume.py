@@ -1,6 +1,7 @@
 """A sweep that was killed after any record of its journal: the journal is cut there, and the sweep is resumed from the rest."""
 
 import asyncio
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,14 +9,16 @@ from typing import Any
 import pytest
 
 from heliostat.cli import main
+from heliostat.folder import Folder
 from heliostat.tuning.controller import Controller
-from heliostat.tuning.executors import Decide, Placement
+from heliostat.tuning.executors import Decide, Placement, TrainExecutor
 from heliostat.tuning.journal import open_journal, read_journal
 from heliostat.tuning.plan import RecordMaker, SweepPlan, plan_sweep
 from heliostat.tuning.trials import Decision, Trials, best
 from heliostat.tuning.worker import Event
 from heliostat.workloads.plan import Plan
-from heliostat.workloads.run.record import RunRecord
+from heliostat.workloads.ray_train import driver
+from heliostat.workloads.run.record import RESULT, RunRecord
 from tests.tuning.conftest import Make, rows
 
 STEPS = (25, 50, 75, 100)
@@ -131,3 +134,44 @@ def test_a_killed_sweep_has_a_table_a_report_and_the_best_config_so_far_from_its
     shown = capsys.readouterr().out
     assert "0 running" in shown
     assert "left" not in shown
+
+
+def test_a_resumed_sweep_deletes_no_checkpoints_again(folder: Path, config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    deleted: list[str] = []
+    monkeypatch.setattr(Folder, "delete", lambda self, name="": deleted.append(f"{self.name}/{name}"))
+    plan = plan_sweep(config(0.5, 0.9, 0.7, trials=3, algorithm="grid"), [{"CPU": 8.0, "GPU": 0.0}])
+    maker = plan.commit()
+    resume(plan, maker)
+    checkpoints = [name for name in deleted if name.endswith("/checkpoints")]
+    assert sorted(checkpoints) == ["0000/checkpoints", "0002/checkpoints"]
+    deleted.clear()
+    resume(plan, maker)
+    assert deleted == []
+
+
+def test_the_result_of_a_trial_with_several_workers_has_its_time_from_the_first_write_on(
+    folder: Path, config: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its driver may be killed after any write, and takes the result that it finds as it is."""
+    sweep = plan_sweep(config(0.5, train={"workers": 2}), [{"CPU": 8.0, "GPU": 0.0}])
+    plan = sweep.trial(0, {"model.level": 0.5})
+    record = sweep.commit().record(plan)
+    written: list[Any] = []
+    write = Folder.write
+
+    def noted(self: Folder, name: str, data: bytes) -> None:
+        if name == RESULT:
+            written.append(json.loads(data))
+        write(self, name, data)
+
+    monkeypatch.setattr(Folder, "write", noted)
+    outcome = {"state": "finished", "step": 100, "epoch": 1, "metrics": {"validation": {"accuracy": 0.5}}}
+    monkeypatch.setattr(driver, "fit_on_ray", lambda *_, **more: outcome)
+
+    async def work() -> list[Event]:
+        slot = TrainExecutor()
+        return [await slot.run(plan, record, lambda event: Decision.CONTINUE) for _ in "12"]
+
+    first, again = asyncio.run(work())
+    assert [result["metrics"]["trial"]["seconds"] > 0 for result in written] == [True]
+    assert first["metrics"] == again["metrics"] == written[0]["metrics"]

@@ -184,6 +184,15 @@ def test_the_headline_says_what_a_sweep_costs_if_that_is_known_of_each_trial_tha
     assert trials.known_cost(3) == pytest.approx(sum(price or 0 for price in prices) / 3600)
 
 
+def test_an_exchange_that_was_repeated_after_a_kill_is_listed_once() -> None:
+    exchange = {"event": "exchange", "trial": 0, "donor": 1, "params": {"a": 2}, "step": 10}
+    records = [at(0, event="session", slots=1)]
+    records += [at(1, event="trial", trial=number, params={"a": number}, key=str(number), twin=None) for number in range(2)]
+    records += [at(2, generation=1, **exchange), at(3, event="session", slots=1), at(4, generation=1, **exchange)]
+    records += [at(4, event="exchanged", generation=1), at(5, generation=2, **exchange)]
+    assert [(each["generation"], each["time"]) for each in Trials(records).exchanges] == [(1, 4), (2, 5)]
+
+
 def test_a_duplicate_is_over_too_when_the_driver_was_killed_right_after_its_first_trial(folder: Path, config: Make) -> None:
     records = [
         at(0, event="session", slots=1),

@@ -44,7 +44,7 @@ def execute(
         owner: this driver's lease on the run folder, see `Plan.claim`.
         watch: called with new records.
         here: in this process, with one worker and without Ray.
-        trial: whether it belongs to a sweep.
+        trial: whether it belongs to a sweep, whose trials measure their ``seconds``.
 
     Raises:
         UserError: storage cannot be written or is not shared.
@@ -54,7 +54,7 @@ def execute(
     """
     config = plan.config
     with tracked(plan.uri, config.name, config.tracking, config.notify, owner, partial(_summary, plan)):
-        return _execute(plan, record, launched, owner, watch, fit_here if here else partial(fit_on_ray, trial=trial))
+        return _execute(plan, record, launched, owner, watch, fit_here if here else partial(fit_on_ray, trial=trial), trial)
 
 
 def _summary(plan: Plan) -> dict[str, Any]:
@@ -64,7 +64,9 @@ def _summary(plan: Plan) -> dict[str, Any]:
     return {**result.model_dump(include={"metrics", "step", "cost", "seconds"}), "report": report}
 
 
-def _execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch, fit: Fitting) -> Result:
+def _execute(
+    plan: Plan, record: RunRecord, launched: float, owner: lease.Lease, watch: Watch, fit: Fitting, trial: bool
+) -> Result:
     spec = {
         "run": plan.uri,
         "record": record.model_dump(mode="json"),
@@ -91,6 +93,8 @@ def _execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease,
         went = {kind: round(value, 2) for kind, value in goodput(folder).worker_seconds.items() if value}
         seconds = {k: round(v, 2) for k, v in {**result.seconds, "total": time.time() - launched}.items()}
         result = result.model_copy(update={"cost": cost(folder), "seconds": seconds, "goodput": went})
+        # With the result, as whoever is killed after it does not measure again.
+        result = measured(result, launched) if trial else result
         folder.write(RESULT, result.model_dump_json(indent=2).encode())
     draw(report, plan.uri)
     if result.state == "diverged":
@@ -99,6 +103,12 @@ def _execute(plan: Plan, record: RunRecord, launched: float, owner: lease.Lease,
         saved = f"with a checkpoint in {result.run}" if result.step else "before the first step"
         raise Stopped(f"stopped at step {result.step} {saved}\n  the same command resumes from there")
     return result
+
+
+def measured(result: Result, launched: float) -> Result:
+    """The result of a sweep's trial with its ``seconds`` since it was launched, by which trials can be compared."""
+    seconds = round(time.time() - launched, 3)
+    return result.model_copy(update={"metrics": {**result.metrics, "trial": {"seconds": seconds}}})
 
 
 @contextmanager

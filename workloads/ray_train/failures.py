@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -238,7 +239,8 @@ def _peak() -> str:
         return f"the peak was {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB of {torch.cuda.mem_get_info()[1] / 2**30:.1f}"
     import resource
 
-    return f"the peak was {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB"
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return f"the peak was {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30:.1f} GiB"
 
 
 def _last_line(error: BaseException) -> str:

@@ -23,6 +23,7 @@ import psutil
 
 from heliostat.errors import JobFailed, StorageUnavailable, UserError
 from heliostat.folder import Folder
+from heliostat.running import process_of
 from heliostat.workloads.run.claims import EXPIRY, LEASE, Owner, owners, place_of
 
 __all__ = ["EXPIRY", "LEASE", "Held", "Lease", "Observer", "hold", "read_lease", "taken_over", "user"]
@@ -191,11 +192,7 @@ def _is_here(owner: Owner) -> bool:
 
 
 def _is_alive(owner: Owner) -> bool:
-    try:
-        # Another process may have the same PID by now.
-        return bool(abs(psutil.Process(owner["pid"]).create_time() - owner["started"]) < 1.0)
-    except psutil.NoSuchProcess:
-        return False
+    return process_of(owner["pid"], owner["started"]) is not None
 
 
 def user() -> str:

@@ -13,6 +13,7 @@ import pydantic
 from heliostat.config import Config, nearest
 from heliostat.errors import NotComing, UserError
 from heliostat.home import own_folder
+from heliostat.running import process_of
 
 SECONDS = 60.0
 """Within which a service must have ended that is stopped; it lets requests end for half of it at most."""
@@ -41,12 +42,7 @@ class ServiceRecord(Config):
     @property
     def process(self) -> psutil.Process | None:
         """Its process, if it runs."""
-        try:
-            process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.created) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        except psutil.NoSuchProcess:
-            return None
-        return process if same else None
+        return process_of(self.pid, self.created)
 
 
 def path_of(name: str, ending: str = "json") -> Path:

@@ -20,6 +20,7 @@ from heliostat.cluster.in_pod.ray_usage import NOT_KNOWN, Node
 from heliostat.cluster.in_pod.recorder import FOLDER, Recorder, enforce, record, shown, stopped
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.ports import HOST
+from heliostat.running import process_of
 
 LAST_SECONDS = 1.5
 """Seconds in which it records how the nodes end; `heliostat.cluster.targets.local.processes.stop` kills it after two."""
@@ -38,11 +39,13 @@ class Processes:
 
     def __init__(self, options: dict[str, Any], get: ray_usage.Get, ended: threading.Event) -> None:
         self._options, self._get, self._ended = options, get, ended
+        head = process_of(options["head"])
+        self._head_began = head.create_time() if head else None
         self._before: dict[str, Node] = {}
 
     def __call__(self) -> tuple[dict[str, Node], dict[str, Node]]:
         nodes = self._nodes()
-        if not nodes and not psutil.pid_exists(self._options["head"]):
+        if not nodes and not self._head_runs():
             self._ended.set()
         jobs: dict[str, Node] = {}
         used: dict[str, Node] | None = None
@@ -51,6 +54,9 @@ class Processes:
                 used, jobs = ray_usage.uses(self._get)
         self._before = with_uses(nodes, used, self._before, self._ended.is_set())
         return nodes, jobs
+
+    def _head_runs(self) -> bool:
+        return self._head_began is not None and process_of(self._options["head"], self._head_began) is not None
 
     def _nodes(self) -> dict[str, Node]:
         found = {}

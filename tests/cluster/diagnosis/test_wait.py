@@ -8,6 +8,7 @@ from unittest.mock import Mock
 import pytest
 
 from heliostat.cluster.diagnosis import wait
+from heliostat.cluster.diagnosis.crashes import TOO_SLOW
 from heliostat.cluster.diagnosis.snapshot import Snapshot
 from heliostat.cluster.diagnosis.wait import poll
 from heliostat.cluster.errors import NotFound, Unreachable
@@ -185,6 +186,15 @@ def test_which_crashes_of_a_head_are_the_same_in_a_row(
 
     error, after, _ = watch(heads(*ends, last="ready"), 900, log=log)
     assert (after if error else None) == seconds
+
+
+def test_a_head_whose_node_was_too_busy_for_it_is_tried_three_times_and_the_fix_is_more_cpu() -> None:
+    logs = {f"gpu-head-{number}": f"Exception: {TOO_SLOW}. This could happen because" for number in range(3)}
+    assert watch(heads((10, 1), (40, 1), last="ready"), 900, log=logs.__getitem__)[0] is None
+    error, after, _ = watch(heads((10, 1), (40, 1), (70, 1)), 900, log=logs.__getitem__)
+    assert error is not None
+    assert after == 70
+    assert error.fix.startswith("give the head or the group more cpu")
 
 
 def restarted(restarts: int, state: Document, code: int = 1) -> Document:

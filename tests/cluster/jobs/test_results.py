@@ -140,7 +140,7 @@ def test_runs_of_a_clusters_storage_are_listed_and_brought_here(here: Command) -
 
 
 @contextmanager
-def sent_by_job(store: Path) -> Iterator[ByJob]:
+def sent_by_job(store: Path | str) -> Iterator[ByJob]:
     """A storage that the job's program reads, here without a cluster."""
     command = [sys.executable, "-u", "-c", Path(files.__file__).read_text(), str(store)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -158,7 +158,7 @@ def served(tmp_path: Path) -> Iterator[ByJob]:
         yield storage
 
 
-def test_files_come_from_a_claim_as_from_a_folder(served: ByJob, tmp_path: Path) -> None:
+def test_files_come_from_a_claim_and_from_an_object_store_in_a_pod_as_from_a_folder(served: ByJob, tmp_path: Path) -> None:
     for name in (
         "runs/a/config.yaml",
         "runs/a/checkpoints/1/weights",
@@ -169,19 +169,21 @@ def test_files_come_from_a_claim_as_from_a_folder(served: ByJob, tmp_path: Path)
         path = tmp_path / "store" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(name)
-    storages: list[Storage] = [InPlace(str(tmp_path / "store")), served]
     expected = {
         ("runs/*/*.yaml",): {"runs/a/config.yaml", "runs/b/config.yaml"},
         ("runs/[a-b]/config.yaml", "runs/[c]/config.yaml"): {"runs/a/config.yaml", "runs/b/config.yaml"},
         ("runs/a", "runs/absent"): {"runs/a/config.yaml", "runs/a/checkpoints/1/weights"},
         (".jobs/*/job.json",): {".jobs/j/job.json"},
     }
-    for number, storage in enumerate(storages):
-        for case, (patterns, names) in enumerate(expected.items()):
-            to = tmp_path / f"{number}-{case}"
-            to.mkdir()
-            storage.fetch(patterns, to)
-            assert {path.relative_to(to).as_posix() for path in to.rglob("*") if path.is_file()} == names
+    with sent_by_job((tmp_path / "store").as_uri()) as of_store:
+        storages: list[Storage] = [InPlace(str(tmp_path / "store")), served, of_store]
+        for number, storage in enumerate(storages):
+            for case, (patterns, names) in enumerate(expected.items()):
+                to = tmp_path / f"{number}-{case}"
+                to.mkdir()
+                storage.fetch(patterns, to)
+                found = {path.relative_to(to).as_posix(): path.read_text() for path in to.rglob("*") if path.is_file()}
+                assert found == {name: name for name in names}
 
 
 def test_the_records_of_a_thousand_runs_come_in_one_request(served: ByJob, tmp_path: Path) -> None:
