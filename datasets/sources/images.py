@@ -247,7 +247,8 @@ def read_image(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         with Image.open(path) as opened:
             return fitted(ImageOps.exif_transpose(opened), shape)
     except (FileNotFoundError, IsADirectoryError) as error:
-        raise UserError(f"{path} cannot be read as an image: {error.strerror}", "give the path of an image file") from None
+        fix = f"give its files: {path}/*" if isinstance(error, IsADirectoryError) else "give the path of an image file"
+        raise UserError(f"{path} cannot be read as an image: {error.strerror}", fix) from None
     except (
         UnidentifiedImageError,
         Image.DecompressionBombError,

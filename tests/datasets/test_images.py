@@ -192,3 +192,8 @@ def test_all_files_that_are_no_images_are_listed_at_once(
     for number in range(20):
         (photos / "dog" / f"{number}.xml").write_text("annotation")
     assert "and 13 more" in refusal(photos, shard_bytes)
+
+
+def test_a_folder_in_place_of_an_image_is_refused_with_its_files(photos: Path) -> None:
+    with pytest.raises(UserError, match=rf"fix: give its files: {photos}/cat/\*"):
+        read_image(photos / "cat", (3, 8, 8))

@@ -48,8 +48,18 @@ def _shares(counts: Any, classes: Sequence[str]) -> str:
 def beside(evaluation: Evaluation, metric: str) -> list[str]:
     """The lines below a test metric: its interval and its baseline."""
     interval, baseline = evaluation.get("intervals", {}).get(metric), evaluation.get("baseline", {}).get(metric)
-    lines = [f"95 %: {interval[0]:.4f} to {interval[1]:.4f}"] if interval else []
-    return lines + ([f"baseline {baseline:.4f}"] if baseline is not None else [])
+    lines = [f"95 %: {shown(metric, interval[0])} to {shown(metric, interval[1])}"] if interval else []
+    return lines + ([f"baseline {shown(metric, baseline)}"] if baseline is not None else [])
+
+
+def shown(metric: str, value: float | None) -> str:
+    """A metric's value on a page: of large ones fewer decimals."""
+    if value is None:
+        return "NaN"
+    if metric == "accuracy":
+        return f"{value:.2%}"
+    text = f"{value:,.1f}" if abs(value) >= 1000 else f"{value:.4f}"
+    return text.removeprefix("-") if not text.strip("-0.") else text
 
 
 def table_of_classes(evaluation: Evaluation, classes: Sequence[str]) -> list[list[str]]:
@@ -134,12 +144,12 @@ DIAGONAL = _reference((0, 0), (1, 1))
 
 
 def _roc(curves: Sequence[Evaluation]) -> Figure:
-    return _unit_figure("ROC", [DIAGONAL, *_lines(curves, "roc")], "false positive rate", "true positive rate")
+    return _unit_figure("ROC", [*_lines(curves, "roc"), DIAGONAL], "false positive rate", "true positive rate")
 
 
 def _recall(curves: Sequence[Evaluation]) -> Figure:
     shares = [_reference((0, curves[0]["share"]), (1, curves[0]["share"]))] if len(curves) == 1 else []
-    return _unit_figure("precision and recall", [*shares, *_lines(curves, "recall")], "recall", "precision")
+    return _unit_figure("precision and recall", [*_lines(curves, "recall"), *shares], "recall", "precision")
 
 
 def _calibration(evaluation: Evaluation) -> Figure:

@@ -20,7 +20,7 @@ from heliostat.workloads.run.chunks import Record
 from heliostat.workloads.run.goodput import KINDS, Goodput, goodput
 from heliostat.workloads.run.journal import read_journal
 from heliostat.workloads.run.page import render
-from heliostat.workloads.run.predictions import beside, figures, remarks, table_of_classes, tables_by_value, worst_rows
+from heliostat.workloads.run.predictions import beside, figures, remarks, shown, table_of_classes, tables_by_value, worst_rows
 from heliostat.workloads.run.record import EVALUATION, EVENTS, METRICS, REPORT, Result, RunRecord, open_dataset
 from heliostat.workloads.tabular.bootstrap import MOST
 
@@ -78,7 +78,7 @@ def _tiles(result: Result, metrics: list[Record], dataset: Dataset, evaluation: 
     """The metrics, first that which decides, then what the run took."""
     split = "test" if "test" in result.metrics else "validation"
     tiles: list[dict[str, Any]] = [
-        {"name": f"{split} {name}", "value": _value(name, value), "below": beside(evaluation, name) if split == "test" else []}
+        {"name": f"{split} {name}", "value": shown(name, value), "below": beside(evaluation, name) if split == "test" else []}
         for name, value in result.metrics.get(split, {}).items()
     ]
     if "unigram_entropy" in dataset.index.meta:
@@ -89,12 +89,6 @@ def _tiles(result: Result, metrics: list[Record], dataset: Dataset, evaluation: 
     tiles += [] if result.best_step is None else [{"name": "best step", "value": str(result.best_step)}]
     tiles += [] if result.cost is None else [{"name": "cost", "value": money(result.cost)}]
     return tiles
-
-
-def _value(name: str, value: float | None) -> str:
-    if value is None:
-        return "NaN"
-    return f"{value:.2%}" if name == "accuracy" else f"{value:.4f}"
 
 
 def panels(metrics: list[Record]) -> list[tuple[str, Points, Points, bool]]:
@@ -153,27 +147,41 @@ def _mistakes(mistakes: list[Record] | None, dataset: Dataset) -> list[Record] |
     classes = dataset.index.classes
     ids = np.array([m["id"] for m in mistakes], np.int64)
     images = dataset.take("test", ids).get("image") if len(ids) else None
+    shown_as = pictures(images, dataset.index.meta.get("white")) if images is not None else None
     return [
         {
             "id": m["id"],
             "label": classes[m["label"]],
             "guess": classes[m["guess"]],
             "confidence": f"{m['confidence']:.0%}",
-            "image": _picture(images[n], dataset.index.meta.get("white", 255)) if images is not None else None,
+            "image": shown_as[n] if shown_as else None,
         }
         for n, m in enumerate(mistakes)
     ]
 
 
-def _picture(pixels: npt.NDArray[Any], white: int) -> str:
-    """Encodes an image (channels, height, width) with values up to ``white`` as a data URI."""
+def pictures(images: npt.NDArray[Any], white: float | None) -> list[str]:
+    """Images (samples, channels, height, width) as data URIs; of other channels than grey or colour the mean is shown.
+
+    Args:
+        images: bytes, or numbers of any size, such as spectrograms.
+        white: the value that is shown white; None: 255 of bytes, of others the largest, and black is the least.
+    """
     from PIL import Image
 
-    scaled = (np.clip(pixels.astype(np.float32) / white, 0, 1) * 255).astype(np.uint8)
-    image = Image.fromarray(scaled[0] if len(scaled) == 1 else scaled.transpose(1, 2, 0))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    if white is None and images.dtype != np.uint8:
+        low, high = float(images.min()), float(images.max())
+    else:
+        low, high = 0.0, white or 255.0
+    if images.shape[1] not in (1, 3):
+        images = images.mean(1, keepdims=True)
+    scaled = (np.clip((images.astype(np.float32) - low) / ((high - low) or 1.0), 0, 1) * 255).astype(np.uint8)
+    found = []
+    for pixels in scaled:
+        buffer = io.BytesIO()
+        Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0)).save(buffer, "PNG")
+        found.append(f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}")
+    return found
 
 
 def _importance(shares: dict[str, float] | None) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from torch import nn
 from heliostat.config import digest
 from heliostat.console import err
 from heliostat.datasets import Dataset, build
+from heliostat.datasets.signature import Signature
 from heliostat.datasets.sources import Source, TooLarge
 from heliostat.errors import HeliostatError, UserError
 from heliostat.folder import default_base
@@ -67,6 +68,8 @@ class Preview:
     standing: Standing | None
     """None where it cannot be known here."""
     notes: tuple[str, ...]
+    signature: Signature | None = None
+    """Of a table that has been read, what its columns are."""
 
 
 def preview(plan: Plan) -> Preview:
@@ -80,10 +83,10 @@ def preview(plan: Plan) -> Preview:
         if dataset is None:
             return Preview(None, (f"the task has not been tried: {why}",))
         if plan.elsewhere:
-            return Preview(None, _try(plan, dataset, new=False))
+            return Preview(None, _try(plan, dataset, new=False), dataset.index.signature)
         standing = plan.standing(dataset)
         notes = () if standing.finished else _try(plan, dataset, new=standing.step is None)
-        return Preview(standing, (*standing.notes, *notes))
+        return Preview(standing, (*standing.notes, *notes), dataset.index.signature)
 
 
 def _dataset(plan: Plan, scratch: str) -> tuple[Dataset | None, str]:

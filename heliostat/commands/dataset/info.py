@@ -8,10 +8,14 @@ from heliostat.wording import counted
 
 if TYPE_CHECKING:
     from heliostat.datasets import Dataset, Index
-    from heliostat.datasets.signature import Column
+    from heliostat.datasets.signature import Column, Signature
 
 LISTED = 4
 """Categories that a line lists."""
+NAMELESS = "(no name)"
+"""The row index of pandas, in what is shown."""
+MOST_COLUMNS = 100
+"""Columns that a dry run lists."""
 DONE = {
     "number": "a number",
     "boolean": "0 or 1",
@@ -41,9 +45,22 @@ def show(uri: str, dataset: "Dataset", as_json: bool, inspects: bool = True) -> 
         names = ("column", "kind", "type", "values", "missing", "what is learnt")
         print_table(names, [_row(column, signature.feature_names) for column in signature.columns])
         for name, why in signature.left_out.items():
-            out.print(f"left out    {name}: {why}", highlight=False, markup=False, soft_wrap=True)
+            out.print(f"left out    {name or NAMELESS}: {why}", highlight=False, markup=False, soft_wrap=True)
     for finding in findings:
         out.print(f"warning     {finding.text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def columns(signature: "Signature") -> Iterator[tuple[str, str]]:
+    """What the columns of a table are read as and why others are left out, each as a title and a text: for a dry run."""
+    for column in signature.columns[:MOST_COLUMNS]:
+        fill = f" (missing: {column.fill})" if _is_filled(column) else ""
+        facts = [column.kind, _values(column), "" if not column.missing else f"{_missing(column)} missing"]
+        text = f"{', '.join(filter(None, facts))}; learnt as {_learnt(column, signature.feature_names)}{fill}"
+        yield f"column {column.name}", text
+    if (more := len(signature.columns) - MOST_COLUMNS) > 0:
+        yield "columns", f"and {counted(more, 'more column')}: heliostat dataset info has all, when it is built"
+    for name, why in signature.left_out.items():
+        yield f"left out {name or NAMELESS}", why
 
 
 def _facts(uri: str, index: "Index") -> dict[str, Any]:
@@ -80,29 +97,39 @@ def _target(index: "Index") -> str:
 
 
 def _row(column: "Column", feature_names: list[str]) -> tuple[str, ...]:
-    missing = "none" if not column.missing else f"{column.missing:.1%}" if column.missing >= 0.001 else "below 0.1%"
+    fill = f"; missing: {column.fill}" if _is_filled(column) else ""
+    return column.name, column.kind, column.type, _values(column), _missing(column), _learnt(column, feature_names) + fill
+
+
+def _missing(column: "Column") -> str:
+    return "none" if not column.missing else f"{column.missing:.1%}" if column.missing >= 0.001 else "below 0.1%"
+
+
+def _is_filled(column: "Column") -> bool:
+    return bool(column.missing) and column.kind != "category"
+
+
+def _learnt(column: "Column", feature_names: list[str]) -> str:
     parts = ", ".join(name.removeprefix(f"{column.name}.") for name in feature_names if name.startswith(f"{column.name}."))
     if column.kind == "category":
-        learnt = f"hashed into {column.buckets} codes" if column.buckets else f"one of {column.codes} codes"
-    else:
-        learnt = DONE[column.kind].format(numbers=counted(column.width or 0, "number"), parts=parts)
-    fill = f"; missing: {column.fill}" if column.missing and column.kind != "category" else ""
-    return column.name, column.kind, column.type, "; ".join(_values(column)), missing, learnt + fill
+        return f"hashed into {column.buckets} codes" if column.buckets else f"one of {counted(column.codes, 'code')}"
+    return DONE[column.kind].format(numbers=counted(column.width or 0, "number"), parts=parts)
 
 
-def _values(column: "Column") -> Iterator[str]:
+def _values(column: "Column") -> str:
     if column.kind == "category":
         shown = ", ".join(column.categories[:LISTED])
         more = column.codes - LISTED
-        yield f"{column.buckets} buckets" if column.buckets else f"{shown}{f' and {more} more' if more > 0 else ''}"
-    elif column.kind == "boolean":
-        yield "false, true"
-    elif column.least is not None and column.most is not None:
-        least, most = (
-            _moment(each, column.parts == ("hour",)) if column.kind == "date" else _number(each)
-            for each in (column.least, column.most)
-        )
-        yield f"{least} to {most}{f' {column.unit}' if column.unit else ''}"
+        return f"{column.buckets} buckets" if column.buckets else f"{shown}{f' and {more} more' if more > 0 else ''}"
+    if column.kind == "boolean":
+        return "false, true"
+    if column.least is None or column.most is None:
+        return ""
+    least, most = (
+        _moment(each, column.parts == ("hour",)) if column.kind == "date" else _number(each)
+        for each in (column.least, column.most)
+    )
+    return f"{least} to {most}{f' {column.unit}' if column.unit else ''}"
 
 
 def _number(value: float) -> str:

@@ -258,9 +258,10 @@ def _run(
 
 def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[str] = ()) -> None:
     """Show what a run would do, after a try of its task, and with a cluster the ``files`` that it gets."""
+    from heliostat.commands.dataset.info import columns
     from heliostat.commands.job import sending
     from heliostat.config import dump
-    from heliostat.console import out, print_json
+    from heliostat.console import out, print_json, printable
     from heliostat.environment import DATASETS
     from heliostat.workloads.training.start import preview
 
@@ -278,6 +279,8 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         "finished": bool(standing.finished) if standing else None,
         "steps": standing.total if standing else config.steps,
         "notes": found.notes,
+        "columns": {column.name: column.kind for column in found.signature.columns} if found.signature else None,
+        "left_out": dict(found.signature.left_out) if found.signature else None,
     }
     if as_json:
         print_json(document | ({"sent": sending.document(files, variables)} if files else {}))
@@ -298,8 +301,9 @@ def _show_plan(plan: Any, as_json: bool, files: Any = None, variables: Iterable[
         "dataset": f"{'in ' * plan.dataset_uri.endswith(DATASETS)}{plan.dataset_uri} ({built})",
         "run folder": f"{plan.uri} ({_known(config.name, standing)})",
         **{f"note {number}": note for number, note in enumerate(found.notes, 1)},
+        **dict(columns(found.signature) if found.signature else ()),
     }.items():
-        out.print(f"# {name}: {text}", highlight=False, markup=False, soft_wrap=True)
+        out.print(f"# {printable(name)}: {printable(text)}", highlight=False, markup=False, soft_wrap=True)
     sending.show_requirements(config.requirements)
     if files:
         sending.show(files, variables)

@@ -275,6 +275,20 @@ def test_dry_run_prints_the_plan_and_starts_nothing(folder: Path, capsys: pytest
     assert [path.name for path in folder.iterdir()] == ["c.yaml"]
 
 
+def test_dry_run_says_what_the_columns_of_a_table_are_read_as(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{2000 + n % 20},{'' if n % 4 else n},{'no' if n % 3 else 'yes'},Main St" for n in range(60)]
+    (folder / "cars.csv").write_text("\n".join([",year,price,sold,dealer", *rows]))
+    (folder / "cars.yaml").write_text(
+        "{task: tabular-classification, steps: 1, dataset: {source: table, options: {path: cars.csv, target: sold}}}"
+    )
+    assert main(["train", "cars.yaml", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "# column year: number, 2000 to 2019; learnt as a number\n" in said
+    assert "# column price: number, 0 to 56, 75.0% missing; learnt as a number (missing: mean)\n" in said
+    assert "# left out (no name): " in said
+    assert "# left out dealer: is Main St in all rows\n" in said
+
+
 def test_runs_lists_what_it_can_and_names_what_it_cannot_read(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 

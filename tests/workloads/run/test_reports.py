@@ -1,22 +1,27 @@
 """Reports: of runs that have finished and of those that have not, with any names, and the failure to draw one."""
 
+import base64
+import io
 import json
 import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from heliostat.cli import main
 from heliostat.console import printable
 from heliostat.tuning.results import figures
 from heliostat.tuning.space import Parameter
 from heliostat.tuning.trials import Report, Trial, Trials
+from heliostat.workloads.run.predictions import shown
 from heliostat.workloads.run.record import REPORT
 from heliostat.workloads.run.redraw import draw
-from heliostat.workloads.run.report import write_report
+from heliostat.workloads.run.report import pictures, write_report
 from heliostat.workloads.run.so_far import result_of
 from tests.workloads.training.test_loop import config, record_of, train
 
@@ -61,8 +66,8 @@ def test_any_name_of_a_class_and_a_metric_is_in_the_report_as_it_is(odd: Path) -
         write_report(folder, record, result_of(folder, running=False))
     html = folder.read(REPORT).decode()
     assert "<script>x" not in html
-    for shown in ("a$b$c", "&lt;script&gt;x&lt;/script&gt;", "%s {0} {{ x }}", "two\\nlines\\ttab", "🦊 \\u202eright"):
-        assert html.count(shown) >= 1, shown
+    for text in ("a$b$c", "&lt;script&gt;x&lt;/script&gt;", "%s {0} {{ x }}", "two\\nlines\\ttab", "🦊 \\u202eright"):
+        assert html.count(text) >= 1, text
     assert html.count("a$b$c") >= 2, "a class and a metric"
 
 
@@ -135,3 +140,23 @@ def test_the_report_of_a_run_that_was_killed_shows_what_it_had_reached(
 def test_what_cannot_be_printed_is_an_escape() -> None:
     assert printable("a\x1b[2Jb\ud800\u202e\n👩‍💻 é") == "a\\x1b[2Jb\\ud800\\u202e\\n👩‍💻 é"
     assert printable("a\n\tb", keep="\n\t") == "a\n\tb"
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3])
+def test_arrays_that_are_no_pictures_are_shown_from_their_least_to_their_largest_value(channels: int) -> None:
+    spectrograms = np.linspace(-11.5, -2.0, 2 * channels * 6, dtype=np.float32).reshape(2, channels, 2, 3)
+    found = [Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))) for uri in pictures(spectrograms, None)]
+    values = np.stack([np.asarray(image) for image in found])
+    assert values.shape[:3] == (2, 2, 3)
+    assert values.min() < 60 < 200 < values.max(), "none is all black"
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "text"),
+    [
+        ("accuracy", 0.9057, "90.57%"), ("rmse", 2234.9784, "2,235.0"), ("r2", -0.00003, "0.0000"), ("r2", -0.5, "-0.5000"),
+        ("loss", None, "NaN"),
+    ],
+)  # fmt: skip
+def test_a_metric_has_the_decimals_that_its_size_needs(metric: str, value: float | None, text: str) -> None:
+    assert shown(metric, value) == text

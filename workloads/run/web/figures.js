@@ -15,6 +15,7 @@ const SEQUENCE = ["ink", "accent", "green", "purple", "yellow", "steel", "red", 
 const FONT = { fontFamily: 'system-ui, "Segoe UI", Roboto, sans-serif' };
 // A legend has as many lines as its names need, and pages if these would take the place of the figure.
 const LEGEND = { size: 12, symbol: 14, gap: 10, line: 24, most: 4 };
+const LABEL = 11; // the size of the labels of an axis
 const drawn = new Map(); // by element
 
 function colour(name) {
@@ -36,12 +37,25 @@ function number(value) {
   return Number.isInteger(value) ? value.toLocaleString("en") : String(Number(value.toPrecision(5)));
 }
 
+function widthOf(text, size) {
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = `${size}px ${FONT.fontFamily}`;
+  return Math.ceil(pen.measureText(text).width);
+}
+
+// From an upright axis to its name, beside the labels, of which the largest value has the longest.
+function besideLabels(given) {
+  const values = given.flatMap((each) => each.data.map((at) => (at?.value ?? at)?.[1])).filter(Number.isFinite);
+  const sign = values.some((value) => value < 0) ? "-" : "";
+  return Math.max(40, 16 + widthOf(sign + Math.round(Math.max(0, ...values.map(Math.abs))).toLocaleString("en"), LABEL));
+}
+
 function axis(given, vertical) {
   const { ticks, ...own } = given;
-  const text = { color: colour("grey"), fontSize: 11, hideOverlap: true, ...FONT };
+  const text = { color: colour("grey"), fontSize: LABEL, hideOverlap: true, ...FONT };
   const at = ticks ? { customValues: ticks } : {};
   return {
-    nameLocation: "middle", nameGap: vertical ? 40 : 24, nameTextStyle: { color: colour("grey"), ...FONT },
+    nameLocation: "middle", nameGap: 24, nameTextStyle: { color: colour("grey"), ...FONT },
     splitLine: { show: vertical || own.grid === true, lineStyle: { color: colour("line") } },
     axisLine: { show: !vertical, lineStyle: { color: colour("grey") } }, ...coloured(own),
     axisLabel: { ...text, ...at, ...(own.axisLabel || {}), ...(ticks ? { formatter: (value) => String(Number(value.toPrecision(3))) } : {}) },
@@ -67,11 +81,9 @@ function series(given, index) {
 
 // The lines that the names of a legend need: its items are a symbol, a gap and a name each, and have gaps between them.
 function linesOf(names, width) {
-  const pen = document.createElement("canvas").getContext("2d");
-  pen.font = `${LEGEND.size}px ${FONT.fontFamily}`;
   let [lines, used] = [1, 0];
   for (const name of names) {
-    const needed = LEGEND.symbol + LEGEND.gap + Math.ceil(pen.measureText(name).width);
+    const needed = LEGEND.symbol + LEGEND.gap + widthOf(name, LEGEND.size);
     if (used && used + needed > width - 2 * LEGEND.gap) [lines, used] = [lines + 1, 0];
     used += needed + LEGEND.gap;
   }
@@ -105,7 +117,7 @@ function complete(figure) {
       ...(figure.points ? { formatter: (at) => described(at, figure) } : {}) },
     toolbox: { show: true, showTitle: false, itemSize: 0, feature: { dataZoom: { yAxisIndex: figure.points ? 0 : "none" } } },
     dataZoom: TOUCH ? [{ type: "inside", zoomOnMouseWheel: "ctrl", moveOnMouseMove: false, preventDefaultMouseMove: false }] : [],
-    xAxis: axis(xAxis, false), yAxis: axis(yAxis, true),
+    xAxis: axis(xAxis, false), yAxis: axis({ nameGap: besideLabels(given), ...yAxis }, true),
   };
 }
 
