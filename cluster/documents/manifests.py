@@ -8,7 +8,16 @@ import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from heliostat.cluster.documents.pods import RESTRICTED, each_once, env, head_group, resources, start_limit, worker_group
+from heliostat.cluster.documents.pods import (
+    RESTRICTED,
+    each_once,
+    env,
+    head_group,
+    keep_state,
+    resources,
+    start_limit,
+    worker_group,
+)
 from heliostat.cluster.documents.serving import PORT, settings
 from heliostat.cluster.names import (
     API_VERSION,
@@ -29,6 +38,22 @@ FEATURES: Mapping[str, frozenset[str]] = {"1.6": frozenset(), "1.7": frozenset({
 
 PLANNING = "heliostat.dev/planning"
 """Annotation of a cluster: the keys of its profile that no other field has, as JSON, so that it can be imported as a whole."""
+_ANSWERS = f"""answers() {{ timeout 2 bash -c "exec 3<>/dev/tcp/$1/{PORT} &&
+printf 'GET /-/healthz HTTP/1.0\\r\\n\\r\\n' >&3 && grep -q ' 200 ' <&3"; }}
+! answers $FQ_RAY_IP && answers localhost"""
+STANDS_IN: Document = {
+    "exec": {"command": ["bash", "-c", _ANSWERS]},
+    "periodSeconds": 2,
+    "timeoutSeconds": 5,
+    "failureThreshold": 1,
+}
+"""The readiness of a worker of a service, in place of the operator's: its proxy answers, and that of the head does not.
+
+So requests go to the head, of whose proxy a lost node with a replica loses none, and to those of the workers while there is no
+head. Nothing else tells a Service that a node is lost before Kubernetes does, after 40 seconds.
+"""
+STATES = ".gcs"
+"""The folder of a claim with the state of Ray of services, by their names and those of their clusters."""
 PROGRAMS = Path(__file__).parents[1] / "in_pod"
 
 
@@ -167,6 +192,13 @@ def ray_service(
         ray = group["template"]["spec"]["containers"][0]
         ray.setdefault("ports", []).append({"containerPort": PORT, "name": "serve"})
         ray["env"] = each_once(env(settings(config)), ray["env"])
+    for group in cluster["workerGroupSpecs"]:
+        pod = group["template"]["spec"]
+        pod["containers"][0].setdefault("readinessProbe", STANDS_IN)
+        for spread in pod.get("topologySpreadConstraints", ()):  # the cluster before has the same labels until it is deleted
+            spread.setdefault("matchLabelKeys", ["ray.io/cluster"])
+    if profile.storage.claim:
+        keep_state(cluster, f"{profile.storage.mount}/{STATES}/{name}")
     spec = {"serveConfigV2": to_yaml(config), "rayClusterConfig": cluster}
     return {"apiVersion": API_VERSION, "kind": "RayService", "metadata": metadata(profile, name), "spec": spec}
 

@@ -25,6 +25,11 @@ RESTRICTED = {
     "seccompProfile": {"type": "RuntimeDefault"},
 }
 """What the pod-security standard "restricted" requires of every container."""
+CLUSTER = "HELIOSTAT_CLUSTER"
+"""The variable of a head with the name of its RayCluster."""
+RECORDER = "recorder"
+HEADLESS_SECONDS = 600
+"""For so long nodes wait for a new head, if that has the state of the one before; 60 by default."""
 QUEUE_SECONDS = 7 * 86400
 """The longest time in a queue for a growing cluster's pods."""
 SETTINGS = {
@@ -296,6 +301,26 @@ def _own_access(profile: Profile) -> list[Document]:
     ]
 
 
+def keep_state(cluster: Document, folder: str) -> None:
+    """Keep the state of Ray in a folder of the claim: a new head goes on with the nodes and the replicas that there are.
+
+    Tested with Ray 2.60, which has this in place of Redis since then; KubeRay (1.7) does the same behind a gate, of which Ray
+    knows nothing. The recorder deletes the state of clusters that are gone.
+    """
+    own, *others = (
+        group["template"]["spec"]["containers"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])
+    )
+    state = env({"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": f"{folder}/$({CLUSTER})"})
+    own[0]["env"] = each_once([_field(CLUSTER, "metadata.labels['ray.io/cluster']"), *state], own[0]["env"])
+    for container in own[1:]:
+        if container["name"] == RECORDER:
+            container["env"] = each_once(container["env"], env({"STATES": folder}))
+    for containers in others:
+        containers[0]["env"] = each_once(
+            env({"RAY_gcs_rpc_server_reconnect_timeout_s": HEADLESS_SECONDS}), containers[0]["env"]
+        )
+
+
 def each_once(*lists: list[Document]) -> list[Document]:
     """The variables in lists, of one that is in several the last: the API server refuses a name twice."""
     return [*({each["name"]: each for each in chain(*lists)}.values())]
@@ -331,7 +356,7 @@ def _recorder(profile: Profile, ray: Document, standing: bool, lasts: float | No
             _field("NAMESPACE", "metadata.namespace"),
         ]
     return {
-        "name": "recorder",
+        "name": RECORDER,
         **image(profile),
         **program,
         # With an object store it imports pyarrow.

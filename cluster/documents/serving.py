@@ -1,5 +1,6 @@
 """Services in Ray Serve: how many replicas, and the configuration that Serve takes. Pure functions."""
 
+import sys
 from math import ceil
 from typing import Annotated, Any
 
@@ -31,9 +32,12 @@ SETTINGS = {
     # A request has no effect but its answer: those that a replica has not answered, because it was killed or its node is
     # lost, are sent to another one, if they fit into the buffer. By default only those are that could not be sent. HAProxy
     # (2.8) keeps a request for that only if it is complete when it is sent on: it has to wait for the body, which clients
-    # send after the head. Serve has no variable for other lines of HAProxy's defaults, of which this is one.
+    # send after the head. A lost node closes no connection, but acknowledges nothing any more, neither a request (tcp-ut) nor
+    # that the connection is there (srvtcpka), while one with a slow replica does. Serve has no variable for other lines of
+    # HAProxy's defaults, of which this is one.
     "RAY_SERVE_HAPROXY_RETRY_ON": "\n    ".join((
         "conn-failure empty-response response-timeout", "option http-buffer-request", "timeout http-request 60s",
+        "default-server tcp-ut 5s", "option srvtcpka", "srvtcpka-idle 5s", "srvtcpka-intvl 1s", "srvtcpka-cnt 3",
     )),
     "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": str(64 << 10),
 }  # fmt: skip
@@ -64,6 +68,7 @@ class Replicas(Config):
     )
     cpus: float = Field(1.0, gt=0, description="CPUs of a replica, above 0")
     gpus: float = Field(0.0, ge=0, description="GPUs of a replica, such as 1 or 0.5")
+    per_node: int | None = Field(None, ge=1, le=100, description="replicas on a node at most, 1 to 100; null: what fits")
     in_flight: float = Field(
         8.0, gt=0, description="with [least, most]: the requests at once a replica by which their number is chosen"
     )
@@ -102,7 +107,7 @@ def check_room(profile: Profile, wanted: Replicas) -> None:
 def _times(size: dict[str, float], wanted: Replicas) -> int:
     """How many replicas a node holds."""
     amounts = ((size["CPU"], wanted.cpus), (size["GPU"], wanted.gpus))
-    return min(int(has / needs + 1e-9) for has, needs in amounts if needs)
+    return min(wanted.per_node or sys.maxsize, *(int(has / needs + 1e-9) for has, needs in amounts if needs))
 
 
 def application(
@@ -140,6 +145,7 @@ def application(
         "graceful_shutdown_timeout_s": seconds + BEYOND,
         # The new replicas of an update answer before the old ones end, so that no request is lost, and none if they fail.
         "max_surge_percent": 100,
+        **({"max_replicas_per_node": wanted.per_node} if wanted.per_node else {}),
         "ray_actor_options": {"num_cpus": wanted.cpus, **({"num_gpus": wanted.gpus} if wanted.gpus else {})},
     }
     return {

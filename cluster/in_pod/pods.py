@@ -46,14 +46,29 @@ class Pods:
 
     def going(self) -> bool:
         """Whether the cluster is being suspended or deleted; Kubernetes takes the rights to ask away with it."""
-        path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
         try:
-            cluster = kubernetes("GET", path)
+            cluster = _cluster(os.environ["CLUSTER"])
         except HTTPError as error:
-            if error.code == 404 or (error.code in (401, 403) and self._before):
+            if error.code in (401, 403) and self._before:
                 return True
             raise
-        return bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
+        return cluster is None or bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
+
+
+def is_gone(name: str) -> bool:
+    """Whether there is no RayCluster of that name, or it is being deleted."""
+    cluster = _cluster(name)
+    return cluster is None or "deletionTimestamp" in cluster["metadata"]
+
+
+def _cluster(name: str) -> Any:
+    """The RayCluster of that name; None if there is none."""
+    try:
+        return kubernetes("GET", f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{name}")
+    except HTTPError as error:
+        if error.code == 404:
+            return None
+        raise
 
 
 def loaded(path: str) -> Any:

@@ -15,6 +15,8 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import Any
 
+from heliostat.cluster.in_pod.ray_usage import SERVING
+
 ALLOWED = 90.0
 """Seconds between two lines of a recorder without a gap: it writes one each minute, and a look may take a while."""
 SHORT = 5.0
@@ -22,7 +24,10 @@ SHORT = 5.0
 ANSWER = 10.0
 """Seconds that Ray may not answer without a gap, if a node did the same before and after; a look takes as long at most."""
 DELETED = 180.0
-"""Seconds after the end of its job until a cluster that a job had to itself is deleted: a minute, and the end of its pods."""
+"""Seconds until a cluster that a job had to itself is deleted after its end, and that of a service after the next one answers:
+a minute, and the end of its pods."""
+OF_SERVICE = re.compile(r"(?P<service>serve-.+)-[a-z0-9]{5}")
+"""The name of a service's cluster: the operator adds five characters to that of the service's object."""
 UNFINISHED = ("PENDING", "RUNNING")
 STATES = ("starting", "idle", "busy", "unknown")
 NAME = re.compile(r"(?:.*/)?(?P<begin>\d{4}-\d{2}/\d{2}T\d{6})-(?P<recorder>[0-9a-f]+)-(?P<number>\d+)\.jsonl")
@@ -190,7 +195,7 @@ def read(files: Mapping[str, bytes]) -> Record | None:
         intervals=sorted((each for part in parts for each in part.intervals), key=lambda each: (each.begin, each.node)),
         gaps=sorted((gap for part in parts for gap in part.gaps), key=lambda gap: gap.begin),
         jobs={id: job for part in parts for id, job in part.jobs.items()},
-        open=[gap for part in parts for gap in part.open],
+        open=[replace(gap, end=min(gap.end, _replaced(gap, clusters))) for part in parts for gap in part.open],
         damaged=damaged,
         drains=[drain for part in parts for drain in part.drains],
     )
@@ -233,6 +238,22 @@ def _deleted(last: _Session, jobs: Mapping[str, RecordedJob]) -> float:
     until = float(last.lines[0].get("until", inf))
     ended = jobs and all(job.status not in UNFINISHED for job in jobs.values())
     return min(until, last.end + DELETED) if ended and until < inf else until
+
+
+def _replaced(gap: Gap, clusters: Mapping[str, Sequence[_Session]]) -> float:
+    """By when the operator has deleted a service's cluster whose recorder did not see that, because its head was lost.
+
+    It does after a later cluster of the service answers; if the service was ended in between, that was earlier.
+    """
+    if not (own := OF_SERVICE.fullmatch(gap.cluster)):
+        return inf
+    begin = clusters[gap.cluster][0].begin
+    answered = [
+        next((line["t"] for session in sessions for line in session.lines if line.get("status") == SERVING), inf)
+        for name, sessions in clusters.items()
+        if (other := OF_SERVICE.fullmatch(name)) and other["service"] == own["service"] and sessions[0].begin > begin
+    ]
+    return max(gap.begin, min(answered, default=inf)) + DELETED
 
 
 def parse(data: bytes) -> tuple[list[Line], bool]:

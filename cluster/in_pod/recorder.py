@@ -16,6 +16,7 @@ The time between two lines that are further apart than `heliostat.cluster.in_pod
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from . import ray_usage
 from .actions import Recorded, action, file_of, written
 from .budget import Enforcement
 from .metrics import Groups, serve
-from .pods import Pods, loaded
+from .pods import Pods, is_gone, loaded
 from .ray_usage import NOT_KNOWN, Node
 from .store import Writer, read_all
 
@@ -117,17 +118,18 @@ class Recorder:
             self._flush(now)
 
     def finish(self, off: bool) -> None:
-        """Write the last line, which says whether the cluster has ended as well.
+        """Write the last line, which says whether the cluster has ended as well; a later one replaces it.
 
         Then its nodes ended between the last look and now, but for the head, in which this runs, and those that still work.
         """
         now = self._clock()
-        for key, node in self.nodes.items() if off else ():
-            if node["group"] != "head" and node["state"] != "busy" and not node["until"]:
-                self._add({"t": now, "e": "gone", "id": key, "end": (self._looked + now) / 2})
+        last = [
+            {"t": now, "e": "gone", "id": key, "end": (self._looked + now) / 2}
+            for key, node in self.nodes.items()
+            if off and node["group"] != "head" and node["state"] != "busy" and not node["until"]
+        ]
         if self._lines:
-            self._add({"t": now, "e": "off" if off else "beat"})
-            self._flush(now)
+            self._flush(now, *last, {"t": now, "e": "off" if off else "beat"})
 
     def _begin(self, now: float) -> None:
         """Begin another file, with everything that is so already."""
@@ -144,18 +146,20 @@ class Recorder:
                 self._add({"t": now, "e": "job", "id": key, **job})
 
     def _add(self, record: Node) -> None:
-        written = line({**record, "t": round(record["t"], 3)})
+        written = _written(record)
         self._lines.append(written)
         self._size += len(written)
         self._last, self._dirty = record["t"], True
 
-    def _flush(self, now: float) -> None:
-        self._write(self._name, b"".join(self._lines))
+    def _flush(self, now: float, *last: Node) -> None:
+        self._write(self._name, b"".join([*self._lines, *map(_written, last)]))
         self._flushed, self._dirty = now, False
 
 
-def record(recorder: Recorder, going: Callable[[], bool], ended: threading.Event, last_seconds: float) -> None:
+def record(recorder: Recorder, going: Callable[[], bool], ended: threading.Event, last_seconds: float) -> bool:
     """Record until the event, and then for some seconds how the nodes end, without asking Ray, which ends as well.
+
+    Returns whether the cluster has ended.
 
     Args:
         recorder: what records.
@@ -179,8 +183,15 @@ def record(recorder: Recorder, going: Callable[[], bool], ended: threading.Event
             recorder.step()
         except NOT_KNOWN as error:
             print(f"cannot record the end of the nodes: {error!r}", flush=True)
+        if off:  # already now, because on a busy machine it may be killed before it gets here again
+            recorder.finish(off)
         time.sleep(LAST_POLL_SECONDS)
     recorder.finish(off)
+    return off
+
+
+def _written(record: Node) -> bytes:
+    return line({**record, "t": round(record["t"], 3)})
 
 
 def _day(now: float) -> str:
@@ -249,6 +260,21 @@ def shown(look: Look, groups: Groups, causes: Callable[[], Mapping[str, str]], c
     return seen
 
 
+def delete_states(folder: str, gone: Callable[[str], bool]) -> None:
+    """Delete the state of Ray of clusters that are gone; what cannot be deleted now, the next recorder of the service deletes.
+
+    Args:
+        folder: has a folder with the state of each cluster, by its name.
+        gone: returns whether the cluster of a name has ended, or ends.
+    """
+    for cluster in os.listdir(folder) if os.path.isdir(folder) else ():
+        try:
+            if gone(cluster):
+                shutil.rmtree(f"{folder}/{cluster}")
+        except NOT_KNOWN as error:
+            print(f"cannot delete the state of {cluster}: {error!r}", flush=True)
+
+
 def with_actions(look: Look, actions: Recorded) -> Look:
     """A look before which the actions of users are recorded; the nodes are, too, where those cannot be read."""
 
@@ -281,8 +307,12 @@ def main() -> None:
         look = with_actions(look, Recorded(writer, folder))
     recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
     enforce(limits, os.environ["STORAGE"], folder, writer, _get, _stop, ended)
-    record(recorder, pods.going, ended, LAST_SECONDS)
+    if states := os.environ.get("STATES", ""):
+        delete_states(states, is_gone)
+    off = record(recorder, pods.going, ended, LAST_SECONDS)
     writer.close(1.0)
+    if off and states:  # perhaps without the right to ask any more
+        delete_states(states, lambda name: name == cluster)
 
 
 def supervise() -> None:

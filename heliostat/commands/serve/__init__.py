@@ -30,7 +30,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE",
         help="a limit: megabytes of a body (8), rows (10000) and seconds (30) of a request, requests at once (64); with --on "
-        "also replicas (1, or [least,most]), cpus (1) and gpus (0) of each, in_flight (8) requests a replica",
+        "also replicas (1, or [least,most]), cpus (1) and gpus (0) of each, per_node of them, in_flight (8) requests a replica",
     )  # fmt: skip
     parser.add_argument(
         "--sample", type=float, default=0.0, metavar="SHARE",

@@ -6,9 +6,12 @@ Serve's processes, which have Ray's extra ``serve``.
 
 import os
 import sys
+import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import psutil
 from ray import serve
 
 from heliostat.cluster.documents.serving import REPLICA
@@ -37,9 +40,11 @@ class Replica:
         enter_working_dir(str(Path.cwd() / FOLDER))
         self.token = token_in(Path(token_file)) if token_file else os.environ[SERVE_TOKEN]
         source = source_of(model, storage)
+        started = time.time() - psutil.Process().create_time()
         served, servable, took = loaded(source)
         self.service = Service(servable, Limits.model_validate(limits))
-        _say(f"{servable.name}, version {servable.version}, is {took}")
+        now = datetime.now(UTC)
+        _say(f"{servable.name}, version {servable.version}, is ready at {now:%T.%f} UTC: started in {started:.2f} s, {took}")
         if source.follows:
             Follower(source, served, self.change, _say).start()  # until the process of this replica ends
 

@@ -119,7 +119,7 @@ def test_the_nodes_of_a_job_with_its_own_cluster_are_recorded_with_those_of_its_
         "rayClusterConfig"
     ]
     recorder = templates(service)["head"]["spec"]["containers"][1]
-    assert {entry["name"] for entry in recorder["env"]} == values.keys() - {"LASTS"}, "a service has no time limit"
+    assert {entry["name"] for entry in recorder["env"]} == values.keys() - {"LASTS"} | {"STATES"}, "a service has no time limit"
     reader = templates(cluster_spec(manifests.ray_job(profile, "mine-1a2b")))["head"]["spec"]
     assert [each["name"] for each in reader["containers"]] == ["ray-head"], "a head that only reads the storage is not recorded"
 

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import os
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -60,7 +62,7 @@ def test_a_number_of_replicas_is_fixed_and_a_range_is_scaled_by_the_requests() -
     assert scaled["ray_actor_options"] == {"num_cpus": 1.0, "num_gpus": 0.5}
 
 
-@pytest.mark.parametrize("keys", [{"replicas": 2}, {"replicas": [0, 4], "gpus": 1.0}])
+@pytest.mark.parametrize("keys", [{"replicas": 2, "per_node": 1}, {"replicas": [0, 4], "gpus": 1.0}])
 def test_ray_takes_the_configuration_and_keeps_it_as_it_is(keys: dict[str, Any]) -> None:
     """`wait` compares what is deployed with it."""
     pytest.importorskip("fastapi", reason="ray[serve] is not installed")
@@ -91,6 +93,8 @@ def test_replicas_must_fit_into_the_groups_of_the_profile() -> None:
     with pytest.raises(UserError, match="replicas is 3, but the groups of local at their maximum hold 2") as refused:
         check_room(local, Replicas(replicas=3))
     assert refused.value.fix.startswith("--set replicas=2")
+    with pytest.raises(UserError, match="at their maximum hold 2"):
+        check_room(local, Replicas(replicas=3, cpus=0.5, per_node=1))
     with pytest.raises(UserError, match="a replica needs 2 CPUs and 0 GPUs, and no node of local has them"):
         check_room(local, Replicas(cpus=2.0))
 
@@ -125,6 +129,62 @@ def test_a_variable_of_the_head_that_serving_sets_too_is_the_heads() -> None:
     assert [(each["name"], each["value"]) for each in head["env"] if each["name"] in SETTINGS] == [
         (name, "mine") for name in SETTINGS
     ]
+
+
+def test_a_new_head_finds_the_state_of_the_one_before_on_the_claim_and_the_nodes_wait_for_it() -> None:
+    cluster = service()[0]["spec"]["rayClusterConfig"]
+    ray, recorder = cluster["headGroupSpec"]["template"]["spec"]["containers"]
+    values = {each["name"]: each.get("value") for each in ray["env"]}
+    names = [*values]
+    assert values["RAY_gcs_storage"] == "rocksdb"
+    assert values["RAY_gcs_storage_path"] == "/mnt/heliostat/.gcs/serve-churn/$(HELIOSTAT_CLUSTER)"
+    assert names.index("HELIOSTAT_CLUSTER") < names.index("RAY_gcs_storage_path"), "Kubernetes takes those before"
+    assert {"name": "STATES", "value": "/mnt/heliostat/.gcs/serve-churn"} in recorder["env"]
+    for group in cluster["workerGroupSpecs"]:
+        environment = group["template"]["spec"]["containers"][0]["env"]
+        assert {"name": "RAY_gcs_rpc_server_reconnect_timeout_s", "value": "600"} in environment
+    assert "RAY_gcs_" not in to_yaml(service(find("gpu", ["storage.claim=null", "storage.size=null", "storage.uri=s3://b"]))[0])
+
+
+def test_a_worker_is_ready_while_its_proxy_answers_and_that_of_the_head_does_not() -> None:
+    made = service(find("gpu", ["groups.gpu.topology_spread=[{key: kubernetes.io/hostname}]"]))
+    _, pod = (group["template"]["spec"] for group in made[0]["spec"]["rayClusterConfig"]["workerGroupSpecs"])
+    assert pod["topologySpreadConstraints"][0]["matchLabelKeys"] == ["ray.io/cluster"], "the cluster before is there as well"
+    (port,) = free_ports(1)
+    *shell, script = pod["containers"][0]["readinessProbe"]["exec"]["command"]
+
+    def is_ready() -> bool:
+        words = [*shell, script.replace(f"/{PORT} ", f"/{port} ")]
+        env = {**os.environ, "FQ_RAY_IP": "127.0.0.2"}
+        return subprocess.run(words, env=env, stderr=subprocess.DEVNULL, check=False).returncode == 0
+
+    head, own = ("127.0.0.2", port), ("127.0.0.1", port)
+    assert not is_ready()
+    with health(own, 200):
+        assert is_ready()
+        with health(head, 503):
+            assert is_ready()
+        with health(head, 200):
+            assert not is_ready()
+    with health(own, 503):
+        assert not is_ready()
+
+
+@contextmanager
+def health(address: tuple[str, int], status: int) -> Iterator[None]:
+    """A proxy whose health is so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            assert self.path == "/-/healthz"
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Nothing."""
+
+    with running(HTTPServer(address, Handler)):
+        yield
 
 
 def test_the_token_of_a_service_is_in_its_secret_alone() -> None:
@@ -293,11 +353,18 @@ def answering(*answers: tuple[int, str]) -> Iterator[tuple[str, str]]:
         def log_message(self, *_: object) -> None:
             """Nothing."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with running(HTTPServer(("127.0.0.1", 0), Handler)) as server:
+        yield f"http://127.0.0.1:{server.server_port}", TOKEN
+
+
+@contextmanager
+def running(made: HTTPServer) -> Iterator[HTTPServer]:
+    """A server that answers while the block runs."""
+    with made as server:
         thread = Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_port}", TOKEN
+            yield server
         finally:
             server.shutdown()
             thread.join()

@@ -3,6 +3,7 @@
 import random
 import threading
 from email.message import Message
+from math import inf
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -15,7 +16,7 @@ from heliostat.cluster.cost import charges
 from heliostat.cluster.in_pod import pods, ray_usage
 from heliostat.cluster.in_pod import recorder as program
 from heliostat.cluster.in_pod.pods import node_of, seconds, with_use
-from heliostat.cluster.in_pod.record import ALLOWED, Drain, Gap, Record, read
+from heliostat.cluster.in_pod.record import ALLOWED, DELETED, Drain, Gap, Record, read
 from heliostat.cluster.in_pod.recorder import Recorder, line
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.targets.history import events
@@ -157,6 +158,27 @@ def test_a_node_of_which_nobody_may_ask_any_more_ended_since_the_last_look_and_t
     found = world.record()
     assert summary(found) == [("b", "busy", 0, 10), ("h", "idle", 0, 10), ("i", "idle", 0, 6)]
     assert found.gaps == [Gap(T0 + 10, T0 + 10 + 45)], "one that works may still drain"
+
+
+def test_the_end_of_a_cluster_is_written_as_soon_as_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its recorder may be killed before it has seen all nodes end."""
+    world, ended, recorded = World(), threading.Event(), list[Record]()
+    world.lives["a"], world.lives["b"] = (T0, T0, T0 + 52), (T0, T0, T0 + 60)
+    world.run(50)
+    assert world.recorder
+
+    def written(name: str, data: bytes) -> None:
+        world.files[name] = data
+        recorded.append(world.record())
+        world.now += 2
+
+    world.recorder._write = written
+    monkeypatch.setattr(program, "LAST_POLL_SECONDS", 0)
+    ended.set()
+    assert program.record(world.recorder, lambda: True, ended, 3600)  # until there is no node any more
+    assert [each.open for each in recorded] == [[]] * len(recorded)
+    assert [node for node, *_ in summary(recorded[0])] == ["a", "b"]
+    assert {node: 50 < end <= 62 for node, _, _, end in summary(recorded[-1])} == {"a": True, "b": True}
 
 
 def test_workers_that_drain_when_the_head_is_gone_are_a_gap() -> None:
@@ -306,6 +328,35 @@ def test_what_replicas_hold_belongs_to_their_service_which_is_not_lost_with_its_
     assert not {kind for kind, _ in parts} & {"lost"}
 
 
+def test_a_services_cluster_whose_head_was_lost_has_a_gap_until_the_next_one_has_answered_and_it_is_deleted() -> None:
+    serves: dict[str, Any] = {
+        "e": "job", "id": "serve:churn", "run": "serve:churn", "command": "", "status": ray_usage.SERVING, "labels": {},
+        "begin": None, "end": None,
+    }  # fmt: skip
+
+    def recorded(letter: str, service: str, begin: float, answers: float) -> dict[str, bytes]:
+        """Of a cluster whose recorder is lost ten seconds after it answers."""
+        head: dict[str, Any] = {
+            "id": letter, "name": letter, "group": "head", "market": "spot", "price": 2.0, "gpus": 0, "asked": begin,
+            "begin": begin, "until": None, "state": "idle", "work": {},
+        }  # fmt: skip
+        lines: list[dict[str, Any]] = [
+            {"t": T0 + begin, "e": "start", "cluster": f"serve-{service}-{letter * 5}"},
+            {"t": T0 + begin, "e": "node", **head},
+            {"t": T0 + answers, **serves},
+            {"t": T0 + answers + 10, "e": "beat"},
+        ]
+        return {f"2026-11/26T00000{letter}-{letter}-0001.jsonl": b"".join(map(line, lines))}
+
+    lost = recorded("1", "churn", 0, 50)
+    others = recorded("2", "churn-b", 100, 200)
+    for next_one, end in ((recorded("3", "churn", 300, 400), 400), (recorded("3", "churn", 20, 40), 60)):
+        found = read(lost | others | next_one)
+        assert found
+        ends = {gap.cluster: gap.end - T0 for gap in found.open}
+        assert ends == {"serve-churn-11111": end + DELETED, "serve-churn-b-22222": inf, "serve-churn-33333": inf}
+
+
 def test_a_job_that_ran_when_its_head_was_lost_is_lost() -> None:
     job = {"e": "job", "run": "", "command": "", "status": "RUNNING", "labels": {}, "begin": 0.0, "end": None}
     lost, stays = (
@@ -316,6 +367,21 @@ def test_a_job_that_ran_when_its_head_was_lost_is_lost() -> None:
     found = read({name: b"".join(map(line, lines)) for name, lines in zip(names, (lost, stays), strict=True)})
     assert found
     assert {id: job.status for id, job in found.jobs.items()} == {"a": "LOST", "b": "RUNNING"}
+
+
+def test_the_state_of_ray_of_clusters_that_are_gone_is_deleted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def gone(name: str) -> bool:
+        if name == "asks":
+            raise HTTPError(name, 403, "Forbidden", Message(), None)
+        return name == "gone"
+
+    program.delete_states(str(tmp_path / "none"), gone)
+    for name in ("gone", "runs", "asks"):
+        (tmp_path / name / "db").mkdir(parents=True)
+        (tmp_path / name / "db/1.sst").write_bytes(b"x")
+    program.delete_states(str(tmp_path), gone)
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["asks", "runs"]
+    assert "cannot delete the state of asks" in capsys.readouterr().out
 
 
 def test_after_an_outage_a_node_that_is_gone_ended_when_it_was_last_seen() -> None:
