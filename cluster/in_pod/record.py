@@ -15,7 +15,7 @@ from itertools import accumulate, pairwise
 from math import inf
 from typing import Any
 
-from heliostat.cluster.in_pod.ray_usage import SERVING
+from .ray_usage import SERVING
 
 ALLOWED = 90.0
 """Seconds between two lines of a recorder without a gap: it writes one each minute, and a look may take a while."""

@@ -1,12 +1,15 @@
 """The safe defaults, each a promise over all bundled profiles, as a standing cluster and as the cluster of a job."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from heliostat.cluster.documents import validation
-from heliostat.cluster.documents.manifests import FEATURES, documents, ray_cluster, ray_job
+from heliostat.cluster.documents.manifests import FEATURES, documents, program, ray_cluster, ray_job
 from heliostat.cluster.field_types import size
 from heliostat.cluster.names import Document
 from heliostat.cluster.profile import BUNDLED, Profile, find
@@ -244,3 +247,14 @@ def test_with_kuberay_1_7_spot_groups_are_filled_first() -> None:
     assert spot["priority"] > on_demand.get("priority", 0)
     chosen = find("spot", ["groups.gpu.priority=50"])
     assert ray_cluster(chosen)["spec"]["workerGroupSpecs"][1]["priority"] == 50
+
+
+@pytest.mark.parametrize("name", ["recorder", "idle", "launch"])
+def test_a_program_beside_the_head_needs_only_its_files_and_python(tmp_path: Path, name: str) -> None:
+    """An image need not have Heliostat, nor its dependencies."""
+    (tmp_path / "in_pod").mkdir()
+    for file, text in program(name).items():
+        (tmp_path / "in_pod" / file).write_text(text)
+    alone = [sys.executable, "-S", "-c", f"import sys; sys.path.append({str(tmp_path)!r}); import in_pod.{name}"]
+    done = subprocess.run(alone, cwd=tmp_path, env={}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
