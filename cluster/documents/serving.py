@@ -29,6 +29,12 @@ SETTINGS = {
     # interfaces for its figures, which the network policy closes; on one machine nothing would.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+    # Of that all but that a replica writes its log after a thousand lines: what it says of its model would come hours later.
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
+    # A line for each request, which a process of Serve's in Python parses for metrics; and threads that wake each other up:
+    # one answers some thousand requests a second.
+    "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
+    "RAY_SERVE_HAPROXY_NBTHREAD": "1",
     # A request has no effect but its answer: those that a replica has not answered, because it was killed or its node is
     # lost, are sent to another one, if they fit into the buffer. By default only those are that could not be sent. HAProxy
     # (2.8) keeps a request for that only if it is complete when it is sent on: it has to wait for the body, which clients

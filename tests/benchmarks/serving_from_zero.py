@@ -36,7 +36,7 @@ from tests.conftest import wait_for
 HELIOSTAT = (sys.executable, "-m", "heliostat")
 TOOK = re.compile(r"loaded in ([\d.]+) s, warmed up in ([\d.]+) s")
 READY = re.compile(r"is ready at ([\d:.]+) UTC: started in ([\d.]+) s")
-LOG = "grep -h 'is ready at' /tmp/ray/session_latest/logs/worker-*.err | tail -n 1"
+LOG = "grep -h 'is ready at' /tmp/ray/session_latest/logs/serve/replica_*.log | tail -n 1"
 PROCESS, MODEL, WARM_UP, ANSWER = "the process", "the model loaded", "warm-up", "the first answer"
 Parts = dict[str, float]
 
