@@ -56,4 +56,4 @@ class Unauthorized(KubernetesError, UserError):
 
 
 class Unreachable(KubernetesError, NoAnswer):
-    """No response, or a server error. Exit code 75: a retry may help."""
+    """No response, or a server error. Exit code 75: a retry may help; 1 if it ends a submission before the job was sent."""

@@ -293,7 +293,10 @@ def plan_sweep(
         plan.try_task()
     if config.budget and most_expensive(nodes, float(each.cpu), float(each.gpu)) is None:
         raise UserError(f"budget is {config.budget:g}, but the nodes here have no prices", "set seconds, or use --on PROFILE")
-    _ = plan.objectives
+    objectives = plan.objectives
+    if workers > 1 and "parameters" in objectives:
+        what = f"workers is {workers}, but parameters, an objective, is measured by trials with one worker only"
+        raise UserError(what, "set train.workers to 1, or choose another metric")
     if elsewhere or not plan.folder.exists(SWEEP):  # one that is resumed may have started before this was checked
         check_free_name(plan.folder)
         check_mostly_possible(config, base, nodes)

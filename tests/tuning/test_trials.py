@@ -193,6 +193,14 @@ def test_an_exchange_that_was_repeated_after_a_kill_is_listed_once() -> None:
     assert [(each["generation"], each["time"]) for each in Trials(records).exchanges] == [(1, 4), (2, 5)]
 
 
+def test_what_trials_with_several_workers_do_not_measure_is_no_objective(folder: Path, config: Make) -> None:
+    sweep = config(0.5, train={"workers": 2}, metric={"accuracy": "max", "parameters": "min"})
+    with pytest.raises(
+        UserError, match="workers is 2, but parameters, an objective, is measured by trials with one worker only"
+    ):
+        plan_sweep(sweep, [{"CPU": 8.0, "GPU": 0.0}])
+
+
 def test_a_duplicate_is_over_too_when_the_driver_was_killed_right_after_its_first_trial(folder: Path, config: Make) -> None:
     records = [
         at(0, event="session", slots=1),
