@@ -100,7 +100,8 @@ def _bars(rows: "Sequence[tuple[str, Row]]") -> str:
             axes.set_xscale("log")
             axes.set_xlim(min(numbers) / 3, max(numbers) * 5)
         for at, number in enumerate(numbers):
-            axes.annotate(amount(number), (number, at), textcoords="offset points", xytext=(4, 0), va="center", fontsize=9)
+            text = f"{number:.0f}" if "%" in title else amount(number)
+            axes.annotate(text, (number, at), textcoords="offset points", xytext=(4, 0), va="center", fontsize=9)
         axes.set_yticks(range(len(rows)), [text for text, _ in rows])
         axes.tick_params(left=False)
         axes.xaxis.set_visible(False)
