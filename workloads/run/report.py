@@ -173,7 +173,7 @@ def pictures(images: npt.NDArray[Any], white: float | None) -> list[str]:
         low, high = float(images.min()), float(images.max())
     else:
         low, high = 0.0, white or 255.0
-    if images.shape[1] not in (1, 3) and (images.shape[1], images.dtype) != (4, np.uint8):  # RGBA
+    if images.shape[1] not in ((1, 3, 4) if images.dtype == np.uint8 else (1, 3)):  # 4 of bytes: RGBA
         images = images.mean(1, keepdims=True)
     scaled = (np.clip((images.astype(np.float32) - low) / ((high - low) or 1.0), 0, 1) * 255).astype(np.uint8)
     found = []
