@@ -161,7 +161,7 @@ def _mistakes(mistakes: list[Record] | None, dataset: Dataset) -> list[Record] |
 
 
 def pictures(images: npt.NDArray[Any], white: float | None) -> list[str]:
-    """Images (samples, channels, height, width) as data URIs; of other channels than grey or colour the mean is shown.
+    """Images (samples, channels, height, width) as data URIs; of channels that are no colours the mean is shown.
 
     Args:
         images: bytes, or numbers of any size, such as spectrograms.
@@ -173,7 +173,7 @@ def pictures(images: npt.NDArray[Any], white: float | None) -> list[str]:
         low, high = float(images.min()), float(images.max())
     else:
         low, high = 0.0, white or 255.0
-    if images.shape[1] not in (1, 3):
+    if images.shape[1] not in ((1, 3, 4) if images.dtype == np.uint8 else (1, 3)):  # 4 of bytes: RGBA
         images = images.mean(1, keepdims=True)
     scaled = (np.clip((images.astype(np.float32) - low) / ((high - low) or 1.0), 0, 1) * 255).astype(np.uint8)
     found = []
