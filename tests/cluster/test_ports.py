@@ -12,7 +12,7 @@ def test_ports_are_free_and_different_and_none_that_the_kernel_gives_to_connecti
     assert all(port in ports.RANGE for port in found)
     with socket.create_server((ports.HOST, found[0])):
         monkeypatch.setattr(ports, "RANGE", range(found[0], found[0] + 1))
-        with pytest.raises(OSError, match="only 0 of 1 ports"):
+        with pytest.raises(OSError, match="only 0 of 1 port "):
             ports.free_ports(1)
 
 
@@ -20,7 +20,7 @@ def test_ports_are_free_and_different_and_none_that_the_kernel_gives_to_connecti
 def test_a_reserved_port_is_nobody_elses_until_its_server_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     with ports.reserved(1) as (port,):
         monkeypatch.setattr(ports, "RANGE", range(port, port + 1))
-        with pytest.raises(OSError, match="only 0 of 1 ports"):
+        with pytest.raises(OSError, match="only 0 of 1 port "):
             ports.free_ports(1)
         assert not ports.listens(port)
         with socket.create_server((ports.HOST, port)):

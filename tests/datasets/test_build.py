@@ -207,8 +207,8 @@ def write(path: Path, text: str) -> str:
         ("table", {"path": "t.parquet", "target": "y"}, ("t.parquet", "is not a Parquet file")),
         ("table", {"path": "twice.csv", "target": "y"}, ("2 columns", "'x'", "rename")),
         ("table", {"path": "clash.csv", "target": "y"}, ("two features", "'a.year'", "rename")),
-        ("table", {"path": "huge.csv", "target": "y"}, ("'x'", "1 values", "infinite", "replace")),
-        ("table", {"path": "one.csv", "target": "y"}, ("target 'y' has 1 classes",)),
+        ("table", {"path": "huge.csv", "target": "y"}, ("'x'", "1 value", "infinite", "replace")),
+        ("table", {"path": "one.csv", "target": "y"}, ("target 'y' has 1 class,",)),
         ("text", {"path": ".", "pattern": "/abs/*"}, ("dataset.options.pattern", "/abs/*")),
         (
             "text",

@@ -99,7 +99,7 @@ def test_labels_keep_their_samples(own: Callable[[str], None]) -> None:
     assert dataset.index.classes == ["3", "5", "7"]
     task = create("tabular-classification", {}, dataset.index)
     assert task.read("[2]")["features"].tolist() == task.read('{"features": [2]}')["features"].tolist() == [[2]]
-    with pytest.raises(UserError, match="give a JSON list of 1 numbers"):
+    with pytest.raises(UserError, match="give a JSON list of 1 number"):
         task.read('{"x": 2}')
     for split in dataset.index.splits:
         columns = dataset.columns(split, 0)
@@ -153,7 +153,7 @@ def test_a_table_of_pandas_with_a_label_needs_no_target(own: Callable[[str], Non
         ("def f(): return [([1.0], 1), ([1.0], 0.5)]", ("sample 1 has features, target, but sample 0 has features, label",)),
         ("def f(): return [([1.0], 'a'), ([1.0], 2)]", ("has the label 2, and others have numbers or texts",)),
         ("def f():\n    return [(np.zeros(2), 7)]\nf.classes = []\nclass G(Pictures):\n    def __getitem__(self, at):"
-         " return torch.ones(3), at", ("has 11 problems", "sample 2 has the label 2, but there are 2 classes")),
+         " return torch.ones(3), at", ("has 11 problems", "sample 2 has the label 2, which is not among the 2 classes")),
         ("def f(): return [{'image': np.zeros((1, 2, 2), np.uint8), 'text': 'a'}]", ("'text' of type str beside arrays",)),
         ("def f(): return [(np.zeros(1), 1, 2)]", ("sample 0 has 3 values without names",)),
         ("def f(): return [(np.array([1j]), 1)]", ("'features' of type complex128",)),

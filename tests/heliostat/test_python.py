@@ -127,7 +127,7 @@ def test_what_is_wrong_is_one_message_with_all_of_it_and_nothing_is_started(here
         train("breast-cancer", optimizer={"lrr": 1}, epochz=3, in_process=True)
     assert error.value._render_traceback_() == [f"UserError: {error.value}"], "a notebook shows the message, and no frames"
     calls: list[tuple[Any, str]] = [
-        (lambda: train("breast-cancre"), "breast-cancre does not exist"),
+        (lambda: train("breast-cancre"), "there is no config breast-cancre"),
         (lambda: train("digits", "name=a"), r"overrides is 'name=a', but must be a list"),
         (lambda: train("digits", seed=here.stat), "seed is .*, but must be a number, a text"),
         (lambda: train(3), "config is int, but must be a path, a dictionary or a TrainConfig"),  # type: ignore[arg-type]

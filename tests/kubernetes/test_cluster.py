@@ -245,7 +245,7 @@ def test_a_changed_maximum_needs_no_restart_and_another_image_asks_first(place: 
     assert status(place.command, grown)["groups"][0]["max"] == 3
     refused = place.command("up", grown, "--set", "head.memory=3500Mi")
     assert refused.code == 2
-    assert "this change replaces 1 pods" in refused.err
+    assert "this change replaces 1 pod (" in refused.err
     assert "--yes" in refused.err
     assert [node["name"] for node in status(place.command, grown)["nodes"]] == [node["name"] for node in before]
     gpu_profile(place)

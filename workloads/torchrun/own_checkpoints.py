@@ -92,9 +92,7 @@ def incomplete(path: Path, sizes: Collection[int]) -> str:
     names = [file.name for file in path.iterdir()]
     ranks = {int(match[1]) for name in names if (match := OF_RANK.fullmatch(name))}
     if ranks and not any(ranks == set(range(size)) for size in sizes):
-        return (
-            f"it has the random states of the ranks {sorted(ranks)}, of so many workers: {' or '.join(map(str, sorted(sizes)))}"
-        )
+        return f"it has the random states of the ranks {sorted(ranks)}, of {' or '.join(map(str, sorted(sizes)))} in all"
     of_accelerate = any(name.startswith(ACCELERATE) for name in names)
     if not of_accelerate and not LAST & {*names}:
         return f"it has no {' and no '.join(sorted(LAST))}, one of which is written last"

@@ -124,7 +124,7 @@ def cut(file: Path) -> None:
     ("damage", "problem"),
     [
         (lambda place: (place / "trainer_state.json").unlink(), "no trainer_state.json"),
-        (lambda place: (place / "rng_state_1.pth").unlink(), "the ranks [0], of 2 workers"),
+        (lambda place: (place / "rng_state_1.pth").unlink(), "the ranks [0], of 2 in all"),
         (lambda place: cut(place / "model.safetensors"), "model.safetensors is cut"),
         (lambda place: cut(place / "optimizer.pt"), "optimizer.pt is cut"),
         (lambda place: cut(place / "trainer_state.json"), "trainer_state.json is damaged"),
