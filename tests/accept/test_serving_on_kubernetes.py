@@ -194,8 +194,9 @@ def test_what_is_lost_with_a_node_and_with_a_head(
     options = ("--set", "replicas=2", "--set", "per_node=1", "--set", "requests=256")
 
     def heads() -> list[str]:
-        """The heads that are ready."""
-        return [pod["metadata"]["name"] for pod in ray_pods(place, "head") if condition(pod, "Ready").get("status") == "True"]
+        """The heads of the service that are ready; the standing cluster has one, too."""
+        ready = (pod for pod in ray_pods(place, "head") if condition(pod, "Ready").get("status") == "True")
+        return [name for pod in ready if (name := pod["metadata"]["name"]).startswith("serve-")]
 
     try:
         for name in names:
