@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from heliostat.cluster.budget import Budget
 from heliostat.cluster.cost import NONE, Row, charges, keys, rows
-from heliostat.cluster.in_pod.budget import period_of
+from heliostat.cluster.in_pod.budget import CALLED, period_of
 from heliostat.cluster.in_pod.record import Record
 from heliostat.console import duration, money
 from heliostat.errors import some
@@ -53,7 +53,7 @@ class Spent:
     @property
     def text(self) -> str:
         """The figures, who spent the money, and what is not in it."""
-        this = {"day": "today", "month": "this month"}[self.period]
+        this = CALLED[self.period]
         figures = f"budget of {self.owner}: ${money(self.money)} of ${money(self.limit)} spent {this}, until {self.until}"
         who = some((f"{who} ${money(part)}" for who, part in self.by.items()), NAMED)
         unrecorded = [] if self.recorded else ["nothing is recorded yet"]

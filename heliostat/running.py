@@ -6,7 +6,7 @@ import psutil
 def process_of(pid: int, created: float | None = None) -> psutil.Process | None:
     """The process with a pid, if it runs.
 
-    One that has exited keeps its pid until its parent has waited for it, in a container without an init for ever: such a
+    One that has exited keeps its pid until its parent has waited for it, in a container without an init until that ends: such a
     zombie does not run.
 
     Args:

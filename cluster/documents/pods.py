@@ -302,7 +302,7 @@ def _own_access(profile: Profile) -> list[Document]:
 
 
 def keep_state(cluster: Document, folder: str) -> None:
-    """Keep the state of Ray in a folder of the claim: a new head goes on with the nodes and the replicas that there are.
+    """Keep the state of Ray in a folder of the claim: a new head continues with the nodes and the replicas that there are.
 
     Tested with Ray 2.60, which has this in place of Redis since then; KubeRay (1.7) does the same behind a gate, of which Ray
     knows nothing. The recorder deletes the state of clusters that are gone.

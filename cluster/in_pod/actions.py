@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.error import HTTPError
 
-from .api import kubernetes
+from .api import kubernetes, ray_cluster
 from .store import Writer
 
 PREFIX = "heliostat.dev/action-"
@@ -74,7 +74,7 @@ class Recorded:
 
     def step(self) -> None:
         """Give new ones to the writer, and remove those that it has written; does nothing without the right to ask."""
-        path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
+        path = ray_cluster(os.environ["CLUSTER"])
         try:
             annotations = kubernetes("GET", path)["metadata"].get("annotations", {})
             for id, each in waiting(annotations):

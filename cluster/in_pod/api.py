@@ -9,6 +9,11 @@ from typing import Any
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
 
+def ray_cluster(name: str) -> str:
+    """The path of a RayCluster in the namespace of the pod."""
+    return f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{name}"
+
+
 def kubernetes(method: str, path: str, body: object = None) -> Any:
     """Send a request, and return the JSON of the response."""
     url = f"https://{os.environ['KUBERNETES_SERVICE_HOST']}:{os.environ['KUBERNETES_SERVICE_PORT']}{path}"

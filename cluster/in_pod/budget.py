@@ -12,8 +12,10 @@ from .ray_usage import FINISHED, NOT_KNOWN, Node
 from .record import read
 
 CHECK_SECONDS = 30.0
-PERIODS = {"day": ("budget", "today"), "month": ("budget_per_month", "this month")}
-"""The key of each limit, and what a message calls its period."""
+KEYS = {"day": "budget", "month": "budget_per_month"}
+"""Of the limits, by their periods."""
+CALLED = {"day": "today", "month": "this month"}
+"""What a message calls the current period."""
 
 
 def period_of(period: str, now: float) -> tuple[float, float]:
@@ -74,14 +76,14 @@ class Enforcement:
         """The limits that are reached, with the figures."""
         now, limits = self._clock(), self._limits()
         record = read(self._files(f"{datetime.fromtimestamp(now, UTC):%Y-%m}"))
-        for period, (key, called) in PERIODS.items():
+        for period, key in KEYS.items():
             limit = limits.get(key)
             if record is None or limit is None:
                 continue
             intervals = record.during(period_of(period, now)[0], now).intervals
             money = sum(each.seconds * each.price / 3600 for each in intervals if each.price is not None)
             if money >= limit:
-                yield f"the budget is spent: ${money:.2f} of ${limit:.2f} {called}"
+                yield f"the budget is spent: ${money:.2f} of ${limit:.2f} {CALLED[period]}"
 
 
 def _stoppable(id: str, job: Node) -> bool:

@@ -12,7 +12,7 @@ import urllib.request
 from datetime import UTC, datetime
 
 from .actions import action, annotation
-from .api import kubernetes
+from .api import kubernetes, ray_cluster
 
 POLL_SECONDS = 5.0
 
@@ -54,7 +54,7 @@ def suspend(why: str) -> None:
     """Suspend this cluster: its pods are deleted, the object stays and has the reason as an annotation."""
     now = datetime.now(UTC).isoformat(timespec="seconds")
     print(f"{now} suspending: {why}", flush=True)
-    path = f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{os.environ['CLUSTER']}"
+    path = ray_cluster(os.environ["CLUSTER"])
     noted = annotation(*action("idle watcher", os.environ["CLUSTER"], "suspend", os.environ["CLUSTER"]))
     patch = {"metadata": {"annotations": {"heliostat.dev/suspended": f"{why}, at {now}", **noted}}, "spec": {"suspend": True}}
     kubernetes("PATCH", path, patch)

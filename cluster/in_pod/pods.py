@@ -9,7 +9,7 @@ from typing import Any
 from urllib.error import HTTPError
 
 from . import ray_usage
-from .api import kubernetes
+from .api import kubernetes, ray_cluster
 from .metrics import cause_of
 from .ray_usage import NOT_KNOWN, Node
 
@@ -64,7 +64,7 @@ def is_gone(name: str) -> bool:
 def _cluster(name: str) -> Any:
     """The RayCluster of that name; None if there is none."""
     try:
-        return kubernetes("GET", f"/apis/ray.io/v1/namespaces/{os.environ['NAMESPACE']}/rayclusters/{name}")
+        return kubernetes("GET", ray_cluster(name))
     except HTTPError as error:
         if error.code == 404:
             return None

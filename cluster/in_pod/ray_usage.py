@@ -40,9 +40,7 @@ def dashboard(url: str, token: str, seconds: float = 5.0) -> Get:
     """A function that gets the JSON document at a path of a dashboard."""
 
     def get(path: str) -> Any:
-        request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=seconds) as response:
-            return json.load(response)
+        return json.loads(_answer(url + path, token, seconds))
 
     return get
 
@@ -51,12 +49,16 @@ def stopping(url: str, token: str, seconds: float = 5.0) -> Callable[[str], None
     """A function that has a dashboard stop a job: its driver gets SIGTERM, and may write its last checkpoint."""
 
     def stop(id: str) -> None:
-        headers = {"Authorization": f"Bearer {token}"}
-        request = urllib.request.Request(f"{url}/api/jobs/{id}/stop", headers=headers, method="POST")
-        with urllib.request.urlopen(request, timeout=seconds) as response:
-            response.read()
+        _answer(f"{url}/api/jobs/{id}/stop", token, seconds, "POST")
 
     return stop
+
+
+def _answer(url: str, token: str, seconds: float, method: str = "GET") -> bytes:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"}, method=method)
+    with urllib.request.urlopen(request, timeout=seconds) as response:
+        data: bytes = response.read()
+    return data
 
 
 def held(text: str) -> dict[str, float]:

@@ -146,13 +146,13 @@ class Recorder:
                 self._add({"t": now, "e": "job", "id": key, **job})
 
     def _add(self, record: Node) -> None:
-        written = _written(record)
+        written = _as_line(record)
         self._lines.append(written)
         self._size += len(written)
         self._last, self._dirty = record["t"], True
 
     def _flush(self, now: float, *last: Node) -> None:
-        self._write(self._name, b"".join([*self._lines, *map(_written, last)]))
+        self._write(self._name, b"".join([*self._lines, *map(_as_line, last)]))
         self._flushed, self._dirty = now, False
 
 
@@ -190,7 +190,7 @@ def record(recorder: Recorder, going: Callable[[], bool], ended: threading.Event
     return off
 
 
-def _written(record: Node) -> bytes:
+def _as_line(record: Node) -> bytes:
     return line({**record, "t": round(record["t"], 3)})
 
 

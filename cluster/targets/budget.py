@@ -192,9 +192,7 @@ def _unknown(budgets: Sequence[Allowance]) -> str:
 
 
 def _unreadable(target: Target) -> str:
-    from heliostat.cluster.targets.storage import (
-        unreadable,
-    )  # here: it takes 0.3 s, which work without a budget need not wait for
+    from heliostat.cluster.targets.storage import unreadable  # it takes 0.3 s, which work without a budget need not wait for
 
     return unreadable(target.profile)
 
