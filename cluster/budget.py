@@ -15,7 +15,7 @@ class Budget(Config):
 
     day: float | None = Field(None, gt=0, description="the money a day from which on new work is refused; null: no limit")
     month: float | None = Field(None, gt=0, description="the money a calendar month; null: no limit")
-    stop: bool = Field(False, description="true: what runs is stopped then, too; of a profile, not of a team")
+    stop: bool = Field(False, description="true: what runs is stopped then, too")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -24,6 +24,11 @@ class Budget(Config):
         if self.day and self.month and self.day > self.month:
             raise ValueError(f"day is {self.day:g}, but month is {self.month:g}; set day to at most month")
         return self
+
+    @property
+    def enforced(self) -> dict[str, Any]:
+        """What the recorder beside a head compares what is spent with, see `heliostat.cluster.in_pod.budget`."""
+        return {"budget": self.day, "budget_per_month": self.month, "stop": self.stop}
 
     @property
     def limits(self) -> dict[str, float]:

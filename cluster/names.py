@@ -13,6 +13,8 @@ ELASTIC = "kueue.x-k8s.io/elastic-job"
 """The annotation of a cluster in a queue that grows and shrinks, and the gate of its pods until their quota is there."""
 BUDGETS = {period: f"heliostat.dev/budget-{period}" for period in ("day", "month")}
 """The labels of a namespace with the budget of its team, by period."""
+TEAM_BUDGET, TEAM_LIMITS = "budget.heliostat.dev", "limits.json"
+"""The ConfigMap of a namespace, and the file in it, by which recorders stop what runs when the budget of its team is spent."""
 ENFORCE = "pod-security.kubernetes.io/enforce"
 """The label of a namespace with the pod-security level."""
 MANAGER = "heliostat"

@@ -65,7 +65,7 @@ SCALARS: dict[str, tuple[str, tuple[type, ...]]] = {
 """Types of the Kubernetes API without fields: in words, and in Python."""
 OWN_MOUNTS = ("/opt/heliostat", "/opt/heliostat-code", "/tmp/ray", "/dev/shm", "/data/gcs", "/etc/ray/tls")
 """Where Heliostat and KubeRay mount volumes of their own."""
-OWN_VOLUMES = ("storage", "files", "code", "shared-memory", "shared-mem", "ray-logs")
+OWN_VOLUMES = ("storage", "files", "team-budget", "code", "shared-memory", "shared-mem", "ray-logs")
 OWN_CONTAINERS = ("autoscaler", "idle-watcher", "recorder")
 OWN_LABELS = ("heliostat.dev/", "ray.io/")
 

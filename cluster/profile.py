@@ -257,9 +257,7 @@ class Profile(PodKeys):
     def limits(self) -> dict[str, Any]:
         """What the recorder compares the nodes with: ``max`` and ``start_seconds`` of ``groups`` by name, and the budgets."""
         groups = {g.name: {"max": g.max, "start_seconds": g.start_seconds} for g in self.groups}
-        budget = self.budget
-        limits = {"budget": budget.day, "budget_per_month": budget.month, "stop": budget.stop} if budget else {"budget": None}
-        return {"groups": groups, **limits}
+        return {"groups": groups, **(self.budget.enforced if self.budget else {"budget": None})}
 
 
 def ray_resources(group: WorkerGroup) -> dict[str, float]:

@@ -60,8 +60,6 @@ class Team(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.budget and self.budget.stop:
-            raise ValueError("budget.stop is true, but belongs to a profile: set it in the profiles of the team")
         if not self.queue:
             return self
         if lacking := [key for key in ("cpu", "memory") if getattr(self, key) is None]:

@@ -5,7 +5,16 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from heliostat.cluster.names import CLUSTER_LABEL, METRICS_PORT, PORTS, TEMPLATE, TOKEN_KEY, Document
+from heliostat.cluster.names import (
+    CLUSTER_LABEL,
+    METRICS_PORT,
+    PORTS,
+    TEAM_BUDGET,
+    TEAM_LIMITS,
+    TEMPLATE,
+    TOKEN_KEY,
+    Document,
+)
 from heliostat.cluster.pod import Placement, PodKeys, SecretKey, Spread, Volume, merged
 from heliostat.cluster.pod_override import merge, of_container
 from heliostat.cluster.profile import Head, Profile, WorkerGroup
@@ -15,6 +24,7 @@ from heliostat.environment import NODES_FILE, STORAGE
 HEAD_GRACE = 10
 """The head does not exit on SIGTERM, so a longer grace period only delays its deletion (KubeRay 1.6.1, Ray 2.60)."""
 FILES = "/opt/heliostat"
+TEAM = f"{FILES}/team"
 TOKEN_FOLDER = "/run/heliostat"
 TOKEN_FILE = f"{TOKEN_FOLDER}/token"
 SHARED_MEMORY = "shared-memory"
@@ -62,6 +72,7 @@ def head_group(
     containers, volumes = [ray], list[Document]()
     if files:
         volumes.append({"name": "files", "configMap": {"name": files}})
+        volumes.append({"name": "team-budget", "configMap": {"name": TEAM_BUDGET, "optional": True}})
         containers.append(_recorder(profile, ray, standing, lasts))
     if files and not standing:
         # The Secret with the token has the name that the operator gives the cluster; only Ray's container gets its value.
@@ -341,6 +352,7 @@ def _recorder(profile: Profile, ray: Document, standing: bool, lasts: float | No
         "STORAGE": profile.storage.root,
         "PRICES": f"{FILES}/in_pod/prices.json",
         "LIMITS": f"{FILES}/in_pod/limits.json",
+        "TEAM_LIMITS": f"{TEAM}/{TEAM_LIMITS}",
         "METRICS_PORT": str(METRICS_PORT),
         "METRICS_OF_RAY": f"http://127.0.0.1:{PORTS['metrics']}/metrics",
     }
@@ -362,7 +374,7 @@ def _recorder(profile: Profile, ray: Document, standing: bool, lasts: float | No
         # With an object store it imports pyarrow.
         "resources": resources("50m", "384Mi" if profile.storage.uri else "128Mi"),
         "ports": [{"containerPort": METRICS_PORT, "name": "heliostat"}],
-        "volumeMounts": [*program["volumeMounts"], *storage],
+        "volumeMounts": [*program["volumeMounts"], {"name": "team-budget", "mountPath": TEAM}, *storage],
         **({"envFrom": credentials} if credentials else {}),
         "env": each_once(own, access),
     }

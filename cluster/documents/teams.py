@@ -1,10 +1,11 @@
 """The Kubernetes documents of a team: namespace, roles, isolation, quota, and its queue of Kueue."""
 
+import json
 from typing import Any
 
 from heliostat.cluster.documents.rbac import NAME, RBAC, RIGHTS, Right, granting
 from heliostat.cluster.field_types import UNITS, cpus, size
-from heliostat.cluster.names import BUDGETS, ENFORCE, MANAGED_BY, MANAGER, TEAM_LABEL, Document
+from heliostat.cluster.names import BUDGETS, ENFORCE, MANAGED_BY, MANAGER, TEAM_BUDGET, TEAM_LABEL, TEAM_LIMITS, Document
 from heliostat.cluster.team import Member, Queue, Team
 
 VIEWER = "heliostat-viewer"
@@ -21,7 +22,7 @@ ROLES: dict[str, tuple[str, tuple[Right, ...]]] = {"work": (NAME, RIGHTS), "look
 
 def team_documents(team: Team) -> list[Document]:
     """All documents, in the order in which they are applied: the namespace first."""
-    parts = [_namespace(team), *_roles(team), _isolation(team), _quota(team)]
+    parts = [_namespace(team), *_roles(team), _isolation(team), _quota(team), _limits(team)]
     return parts if team.queue is None else [*parts, *_queues(team, team.queue)]
 
 
@@ -88,6 +89,12 @@ def _quota(team: Team) -> Document:
     """The most that all pods may request, those beside the queue included: the share, and what may be borrowed."""
     hard = {f"requests.{name}": _quantity(name, share + borrowed) for name, (share, borrowed) in amounts(team).items()}
     return _document(team, "ResourceQuota", "v1", "team", spec={"hard": hard})
+
+
+def _limits(team: Team) -> Document:
+    """The budget for the recorder beside each head, also where there is none: what it stopped before may run then."""
+    limits = team.budget.enforced if team.budget else {}
+    return _document(team, "ConfigMap", "v1", TEAM_BUDGET, data={TEAM_LIMITS: json.dumps(limits)})
 
 
 def _queues(team: Team, queue: Queue) -> list[Document]:

@@ -173,7 +173,7 @@ def _own_mount(spec: Fields, pod: Pod, volume: dict[str, Any], path: str) -> Non
     if path == "/dev/shm" and empty is not None and set(empty) <= {"medium", "sizeLimit"}:
         if limit := empty.get("sizeLimit"):
             pod.keys["shared_memory"] = str(limit)
-    elif empty is None and volume.get("name") != "files":
+    elif empty is None and volume.get("name") not in ("files", "team-budget"):
         spec.lost(
             f"volumes[{volume.get('name')}]", path, "Heliostat or KubeRay mounts a volume of its own there; use another path"
         )

@@ -1,17 +1,21 @@
-"""Stops the jobs of a cluster when the budget of its profile is spent, where that says so (``budget.stop``).
+"""Stops the jobs of a cluster when a budget is spent, that of its profile or of its team, where it says so (``budget.stop``).
 
-What is spent is read from the record, as `heliostat cost` does: that of all clusters of the profile, and of earlier ones.
+What is spent is read from the record, as `heliostat cost` does: that of all clusters of the profile or the namespace, and of
+earlier ones.
 """
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from .ray_usage import FINISHED, NOT_KNOWN, Node
 from .record import read
 
 CHECK_SECONDS = 30.0
+BUSY = 20
+"""The time between two looks is at least so many times that which the last one took: the record of a team may be long."""
 KEYS = {"day": "budget", "month": "budget_per_month"}
 """Of the limits, by their periods."""
 CALLED = {"day": "today", "month": "this month"}
@@ -27,12 +31,23 @@ def period_of(period: str, now: float) -> tuple[float, float]:
     return month.timestamp(), (month + timedelta(days=32)).replace(day=1).timestamp()
 
 
+@dataclass(frozen=True)
+class Holding:
+    """A budget, and what is spent of it."""
+
+    called: str
+    """What a message calls it, such as ``the budget of the namespace vision``."""
+    limits: Callable[[], Node]
+    """Returns the ``budget`` a day, that ``budget_per_month``, and whether they ``stop`` what runs; empty without one."""
+    files: Callable[[str], Iterable[Mapping[str, bytes]]]
+    """Returns the files of the record of a month, such as ``2026-03``, by the profiles that it is for."""
+
+
 class Enforcement:
-    """Compares what is spent with the budget, and stops what runs.
+    """Compares what is spent with the budgets, and stops what runs.
 
     Args:
-        limits: returns the ``budget`` a day, that ``budget_per_month``, and whether they ``stop`` what runs.
-        files: returns the files of the record of a month, such as ``2026-03``.
+        budgets: those that hold for the jobs.
         jobs: returns the jobs by id, as `ray_usage.jobs` does.
         stop: stops a job.
         note: gets the id of a stopped job, and why.
@@ -41,22 +56,22 @@ class Enforcement:
 
     def __init__(
         self,
-        limits: Callable[[], Node],
-        files: Callable[[str], Mapping[str, bytes]],
+        budgets: Sequence[Holding],
         jobs: Callable[[], Mapping[str, Node]],
         stop: Callable[[str], None],
         note: Callable[[str, str], None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._limits, self._files, self._jobs, self._stop, self._note, self._clock = limits, files, jobs, stop, note, clock
+        self._budgets, self._jobs, self._stop, self._note, self._clock = budgets, jobs, stop, note, clock
         self._stopped = set[str]()
 
     def step(self) -> None:
         """Look once. Services, sessions and what was started with ``--over-budget`` go on."""
-        if not self._limits().get("stop"):  # earlier versions did not write it
-            return
-        jobs = {id: job for id, job in self._jobs().items() if _stoppable(id, job)}
-        if not jobs or not (why := next(self._spent(), "")):
+        budgets = [
+            (each, limits) for each in self._budgets if (limits := each.limits()).get("stop")
+        ]  # earlier versions have none
+        jobs = {id: job for id, job in self._jobs().items() if _stoppable(id, job)} if budgets else {}
+        if not jobs or not (why := next((why for each in budgets for why in self._spent(*each)), "")):
             return
         for id in jobs:
             self._stop(id)
@@ -66,24 +81,27 @@ class Enforcement:
 
     def watch(self, ended: threading.Event) -> None:
         """Look until the event, every half a minute; runs in a thread, so that a slow storage does not delay the record."""
-        while not ended.wait(CHECK_SECONDS):
+        wait = CHECK_SECONDS
+        while not ended.wait(wait):
+            began = time.monotonic()
             try:
                 self.step()
             except NOT_KNOWN as error:
                 print(f"cannot compare what is spent with the budget: {error!r}", flush=True)
+            wait = max(CHECK_SECONDS, BUSY * (time.monotonic() - began))
 
-    def _spent(self) -> Iterator[str]:
+    def _spent(self, budget: Holding, limits: Node) -> Iterator[str]:
         """The limits that are reached, with the figures."""
-        now, limits = self._clock(), self._limits()
-        record = read(self._files(f"{datetime.fromtimestamp(now, UTC):%Y-%m}"))
+        now = self._clock()
+        records = [record for files in budget.files(f"{datetime.fromtimestamp(now, UTC):%Y-%m}") if (record := read(files))]
         for period, key in KEYS.items():
             limit = limits.get(key)
-            if record is None or limit is None:
+            if limit is None:
                 continue
-            intervals = record.during(period_of(period, now)[0], now).intervals
+            intervals = (each for record in records for each in record.during(period_of(period, now)[0], now).intervals)
             money = sum(each.seconds * each.price / 3600 for each in intervals if each.price is not None)
             if money >= limit:
-                yield f"the budget is spent: ${money:.2f} of ${limit:.2f} {CALLED[period]}"
+                yield f"{budget.called} is spent: ${money:.2f} of ${limit:.2f} {CALLED[period]}"
 
 
 def _stoppable(id: str, job: Node) -> bool:

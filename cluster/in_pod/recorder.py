@@ -23,18 +23,18 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
 from . import ray_usage
 from .actions import Recorded, action, file_of, written
-from .budget import Enforcement
+from .budget import Enforcement, Holding
 from .metrics import Groups, serve
 from .pods import Pods, is_gone, loaded
 from .ray_usage import NOT_KNOWN, Node
-from .store import Writer, read_all
+from .store import Writer, folders, read_all
 
 FOLDER = ".nodes"
 POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 0.5
@@ -222,30 +222,42 @@ def _stop(id: str) -> None:
     ray_usage.stopping(DASHBOARD, _token())(id)
 
 
+def _of_team() -> Node:
+    """The limits of all clusters of the namespace, which `team apply` changes; none without a team."""
+    path = os.environ.get("TEAM_LIMITS", "")  # a pod of an earlier version has none
+    return dict(loaded(path)) if os.path.exists(path) else {}
+
+
 def enforce(
     limits: Callable[[], Node], root: str, folder: str, writer: Writer, get: ray_usage.Get, stop: Callable[[str], None],
-    ended: threading.Event,
+    ended: threading.Event, team: Callable[[], Node] = dict,
 ) -> None:  # fmt: skip
-    """Stop jobs in a thread when the budget is spent, and add that to the history.
+    """Stop jobs in a thread when a budget is spent, and add that to the history.
 
     Args:
-        limits: as of `Enforcement`.
+        limits: those of the profile, as of `Holding`.
         root: the storage.
         folder: of the record there.
         writer: of the storage.
         get, stop: of the dashboard.
         ended: ends the thread.
+        team: the limits of all clusters of the namespace together.
     """
+    namespace = os.path.dirname(folder)
 
     def note(id: str, why: str) -> None:
         print(f"stopping job {id}: {why}", flush=True)
         name, of = action("budget", why, "stop", id)
         writer.write(f"{folder}/{file_of(name, of)}", written(of))
 
-    def files(month: str) -> dict[str, bytes]:
-        return read_all(root, f"{folder}/{month}", ".jsonl")
+    def files(of: Callable[[], list[str]]) -> Callable[[str], Iterator[dict[str, bytes]]]:
+        return lambda month: (read_all(root, f"{each}/{month}", ".jsonl") for each in of())
 
-    watching = Enforcement(limits, files, lambda: ray_usage.jobs(get), stop, note)
+    budgets = [
+        Holding("the budget", limits, files(lambda: [folder])),
+        Holding(f"the budget of the namespace {os.path.basename(namespace)}", team, files(lambda: folders(root, namespace))),
+    ]
+    watching = Enforcement(budgets, lambda: ray_usage.jobs(get), stop, note)
     threading.Thread(target=watching.watch, args=(ended,), daemon=True).start()
 
 
@@ -306,7 +318,7 @@ def main() -> None:
     if not own:  # commands leave actions at the cluster of `heliostat up` alone
         look = with_actions(look, Recorded(writer, folder))
     recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
-    enforce(limits, os.environ["STORAGE"], folder, writer, _get, _stop, ended)
+    enforce(limits, os.environ["STORAGE"], folder, writer, _get, _stop, ended, _of_team)
     if states := os.environ.get("STATES", ""):
         delete_states(states, is_gone)
     off = record(recorder, pods.going, ended, LAST_SECONDS)

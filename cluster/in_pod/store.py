@@ -75,6 +75,22 @@ def opened(root: str) -> Write:
     return lambda name, data: _put(filesystem, f"{path.rstrip('/')}/{name}", data)
 
 
+def folders(root: str, folder: str) -> list[str]:
+    """The paths of the folders in a folder below a root, from there; none if there is no such folder.
+
+    Raises:
+        OSError: the storage cannot be read.
+    """
+    if "://" not in root:
+        place = os.path.join(root, folder)
+        return [f"{folder}/{each.name}" for each in os.scandir(place) if each.is_dir()] if os.path.isdir(place) else []
+    from pyarrow import fs
+
+    filesystem, path = fs.FileSystem.from_uri(root)
+    infos = filesystem.get_file_info(fs.FileSelector(f"{path.rstrip('/')}/{folder}", allow_not_found=True))
+    return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.Directory]
+
+
 def read_all(root: str, folder: str, suffix: str) -> dict[str, bytes]:
     """The files with a suffix in a folder below a root, by their paths from there; none if there is no such folder.
 

@@ -1,5 +1,6 @@
 """A budget: what is spent of it in the day and the month of UTC, and by whom; once it is spent, new work is refused."""
 
+import json
 import subprocess
 import sys
 import time
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from heliostat.cluster.budget import Budget
+from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.documents.teams import team_documents
-from heliostat.cluster.in_pod.budget import Enforcement, period_of
+from heliostat.cluster.in_pod.budget import Enforcement, Holding, period_of
 from heliostat.cluster.in_pod.record import Gap, Interval, Record, RecordedJob, read
 from heliostat.cluster.in_pod.recorder import line
 from heliostat.cluster.in_pod.store import read_all
@@ -193,11 +195,15 @@ def test_a_spent_budget_stops_what_was_submitted_where_the_profile_says_so(tmp_p
     }  # fmt: skip
     stopped, noted = list[str](), list[tuple[str, str]]()
 
-    def files(month: str) -> dict[str, bytes]:
-        return read_all(str(tmp_path), f"{NODES_RECORD}/local/paid/{month}", ".jsonl")
+    def files(month: str, owner: str = "paid") -> dict[str, bytes]:
+        return read_all(str(tmp_path), f"{NODES_RECORD}/local/{owner}/{month}", ".jsonl")
 
-    def enforced(limits: dict[str, Any], now: float) -> Enforcement:
-        return Enforcement(lambda: limits, files, lambda: jobs, stopped.append, lambda *pair: noted.append(pair), lambda: now)
+    def enforced(limits: dict[str, Any], now: float, team: dict[str, Any] | None = None) -> Enforcement:
+        budgets = [
+            Holding("the budget", lambda: limits, lambda month: [files(month)]),
+            Holding("the team's", lambda: team or {}, lambda month: [files(month), files(month, "other")]),
+        ]
+        return Enforcement(budgets, lambda: jobs, stopped.append, lambda *pair: noted.append(pair), lambda: now)
 
     enforced({**limits, "stop": False}, NOW + 30).step()
     enforced(profile(tmp_path, None).limits, NOW + 30).step()
@@ -211,8 +217,26 @@ def test_a_spent_budget_stops_what_was_submitted_where_the_profile_says_so(tmp_p
     (found,) = spent("paid", Budget(day=4), [known for known in [read(files("2026-03"))] if known], NOW + 30)
     why = f"the budget is spent: ${found.money:.2f} of $4.00 today"
     assert noted == [("job-1", why), ("job-2", why)]
-    with pytest.raises(UserError, match=r"budget.stop is true, but belongs to a profile"):
-        validate({"name": "a", "members": [{"user": "ann"}], "gpus": 1, "budget": {"day": 1, "stop": True}}, Team)
+    spend(tmp_path, "local/other", NOW)
+    between = {"day": 1.5 * found.money}
+    for stop, then in ((False, []), (True, ["job-1", "job-2"])):
+        stopped.clear()
+        enforced(profile(tmp_path, {**between, "stop": True}).limits, NOW + 30, Budget(**between, stop=stop).enforced).step()
+        assert stopped == then
+    assert noted[-1][1] == f"the team's is spent: ${2 * found.money:.2f} of ${1.5 * found.money:.2f} today"
+
+
+def test_the_recorder_of_each_head_has_the_budget_of_the_team() -> None:
+    team = {"name": "vision", "members": [{"user": "ann"}], "gpus": 8, "budget": {"month": 900, "stop": True}}
+    (given,) = [each for each in team_documents(validate(team, Team)) if each["kind"] == "ConfigMap"]
+    keys = {"name": "paid", "namespace": "vision", "groups": GROUPS, "storage": {"claim": "runs"}}
+    head = ray_cluster(validate(keys, Profile))["spec"]["headGroupSpec"]
+    (recorder,) = [each for each in head["template"]["spec"]["containers"] if each["name"] == "recorder"]
+    (path,) = [Path(each["value"]) for each in recorder["env"] if each["name"] == "TEAM_LIMITS"]
+    (mount,) = [each["name"] for each in recorder["volumeMounts"] if each["mountPath"] == str(path.parent)]
+    (volume,) = [each["configMap"] for each in head["template"]["spec"]["volumes"] if each["name"] == mount]
+    assert volume == {"name": given["metadata"]["name"], "optional": True}, "a namespace without a team has no such ConfigMap"
+    assert json.loads(given["data"][path.name]) == {"budget": None, "budget_per_month": 900, "stop": True}
 
 
 def denied(*args: Any) -> bytes:

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster.documents.teams import team_documents
 from heliostat.cluster.kube.conditions import suspended
 from heliostat.cluster.names import BUDGETS
+from heliostat.cluster.team import Team
+from heliostat.config import validate
 from tests.conftest import wait_for
 from tests.kubernetes.conftest import Place, cpu_group, status
 
@@ -31,6 +34,10 @@ def spent(place: Place, paid: Path) -> Path:
     path = place.profile("spent/paid", groups=[cpu_group()], budget={"month": 1e-9})
     wait_for(lambda: REFUSED in place.command("why", "--on", path).out, "the head in the record")
     return path
+
+
+def states_of_jobs(place: Place, path: Path) -> dict[str, str]:
+    return {job["id"]: job["status"] for job in status(place.command, path)["jobs"]}
 
 
 def test_work_is_refused_and_what_is_started_over_the_budget_is_in_the_history(place: Place, spent: Path) -> None:
@@ -79,6 +86,19 @@ def test_the_budget_of_a_team_refuses_work_of_all_profiles_of_its_namespace(plac
     assert place.command("submit", paid, "--", "echo", "runs").code == 0
 
 
+def test_the_budget_of_a_team_that_stops_ends_a_job_of_a_profile_without_one(place: Place, paid: Path) -> None:
+    keys = {"name": "any", "namespace": place.namespace, "members": [{"user": "ann"}], "gpus": 0}
+    job = place.command("submit", paid, "--detach", "--", "sleep", "900").out.strip()
+    for budget in ({"month": 1e-9, "stop": True}, None):
+        team = validate({**keys, "budget": budget}, Team)
+        place.kube.objects("ConfigMap").apply(next(each for each in team_documents(team) if each["kind"] == "ConfigMap"))
+        if budget:
+            # The kubelet brings a new ConfigMap within two minutes.
+            wait_for(lambda: states_of_jobs(place, paid)[job] == "STOPPED", "the job to be stopped", 400)
+    events = json.loads(place.command("status", paid, "--history", "--json").out)["events"]
+    assert [each["which"] for each in events if (each["what"], each["who"]) == ("stop", "budget")] == [job]
+
+
 def test_a_budget_that_stops_ends_a_job_on_the_standing_cluster(place: Place, paid: Path, spent: Path) -> None:
     (place.command.cwd / "stops").mkdir()
     path = place.profile("stops/paid", groups=[cpu_group()], budget={"month": 1e-9, "stop": True})
@@ -88,13 +108,13 @@ def test_a_budget_that_stops_ends_a_job_on_the_standing_cluster(place: Place, pa
     assert place.command("up", path, "--yes").code == 0, "the head goes on: only the limits change"
 
     def states() -> list[str]:
-        found = {job["id"]: job["status"] for job in status(place.command, path)["jobs"]}
+        found = states_of_jobs(place, path)
         return [found.get(job, "") for job in jobs]
 
     # The kubelet brings a changed ConfigMap within two minutes.
     wait_for(lambda: states() == ["STOPPED", "RUNNING"], "the job to be stopped", 400)
     events = json.loads(place.command("status", path, "--history", "--json").out)["events"]
-    assert [each["which"] for each in events if (each["what"], each["who"]) == ("stop", "budget")] == [jobs[0]]
+    assert jobs[0] in [each["which"] for each in events if (each["what"], each["who"]) == ("stop", "budget")]
     assert place.command("stop", path, jobs[1]).code == 0
     assert place.command("up", spent, "--yes").code == 0
 

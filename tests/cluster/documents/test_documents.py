@@ -83,8 +83,8 @@ def test_a_cluster_without_work_is_suspended_after_the_time_that_the_profile_say
 @pytest.mark.parametrize(
     ("storage", "place", "mounts", "sources"),
     [
-        ({"claim": "runs", "size": "1Gi"}, "/mnt/heliostat", ["/opt/heliostat/in_pod", "/mnt/heliostat"], []),
-        ({"uri": "s3://bucket/team", "secret": "keys"}, "s3://bucket/team", ["/opt/heliostat/in_pod"], ["keys"]),
+        ({"claim": "runs", "size": "1Gi"}, "/mnt/heliostat", ["/mnt/heliostat"], []),
+        ({"uri": "s3://bucket/team", "secret": "keys"}, "s3://bucket/team", [], ["keys"]),
     ],
 )
 def test_the_recorder_reaches_the_storage_as_ray_does(
@@ -93,7 +93,11 @@ def test_the_recorder_reaches_the_storage_as_ray_does(
     profile = a_profile(storage=storage)
     (recorder,) = [c for c in _head(profile)["containers"] if c["name"] == "recorder"]
     assert {"name": "STORAGE", "value": place} in recorder["env"]
-    assert [mount["mountPath"] for mount in recorder["volumeMounts"]] == mounts
+    assert [mount["mountPath"] for mount in recorder["volumeMounts"]] == [
+        "/opt/heliostat/in_pod",
+        "/opt/heliostat/team",
+        *mounts,
+    ]
     assert [source["secretRef"]["name"] for source in recorder.get("envFrom", [])] == sources
     prices = json.loads(manifests.head_files(profile)["data"]["prices.json"])
     assert prices.keys() == {"head", *(group.name for group in profile.groups)}

@@ -25,6 +25,7 @@ KINDS = [
     *["Role", "RoleBinding"] * 2,
     "NetworkPolicy",
     "ResourceQuota",
+    "ConfigMap",
     "ResourceFlavor",
     "ClusterQueue",
     "LocalQueue",
@@ -122,7 +123,9 @@ def test_apply_makes_what_is_missing_asks_before_a_change_and_does_nothing_twice
     assert "requests.nvidia.com/gpu: 12 -> 6" in refused.out
     assert "add --yes" in refused.err
     limited = there("team", "diff", "vision", "--set", "budget.month=900", "--json")
-    assert json.loads(limited.out)["changes"] == ["Namespace vision: + labels.heliostat.dev/budget-month: 900.0"]
+    namespace, limits = json.loads(limited.out)["changes"]
+    assert namespace == "Namespace vision: + labels.heliostat.dev/budget-month: 900.0"
+    assert limits.startswith("ConfigMap budget.heliostat.dev: ")
     assert there("team", "apply", "vision", "--set", "gpus=2", "--yes").code == 0
     assert server.objects[QUOTA]["spec"]["hard"]["requests.nvidia.com/gpu"] == "6"
     server.objects[QUOTA]["status"] = {"hard": {"requests.cpu": "192"}, "used": {"requests.cpu": "3"}}
