@@ -98,7 +98,7 @@ class Guard:
     def early(self) -> None:
         """Check before anything is started, if the record can be read without that."""
         target = self._target
-        if self._budgets and (not _unreadable(target) or (isinstance(target, KubernetesCluster) and target.answers())):
+        if self._budgets and (not _unreadable(target) or (isinstance(target, KubernetesCluster) and target.reading())):
             self.check()
 
     def check(self, head: KubernetesCluster | None = None) -> None:
@@ -136,7 +136,7 @@ def seen(target: Target, by_head: bool = False) -> tuple[list[Spent], str]:
         if isinstance(target, KubernetesCluster) and (why := _unreadable(target)):
             if not by_head:
                 return [], f"{_unknown(budgets)}: {why}, which heliostat why --on {target.name} has its head read"
-            if not target.answers():
+            if not target.reading():
                 return [], f"{_unknown(budgets)}: {why}, and {target.name} does not run"
         return _spent(target, budgets, lambda line: None), ""
     except WithFix as error:

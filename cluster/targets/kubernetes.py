@@ -31,7 +31,7 @@ from heliostat.cluster.kube.conditions import condition, observed, ready
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.kube.steps import Step, applied, step_of
-from heliostat.cluster.names import POD_MONITOR, RETRY, TOKEN_KEY, Document
+from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, MANAGER, POD_MONITOR, RETRY, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.observation import Observation, Why, of_ray_job
@@ -313,6 +313,21 @@ class KubernetesCluster:
         except (Unreachable, NotFound):
             return False
         return True
+
+    def reading(self) -> "KubernetesCluster | None":
+        """A cluster whose head runs and has the storage: this one, or another of the namespace with the same claim."""
+        if self.answers():
+            return self
+        claim, place = self.profile.storage.claim, self.profile.storage.mount
+        for live in self.kube.clusters.list(f"{MANAGED_BY}={MANAGER}") if claim else ():
+            name, pod = live["metadata"]["name"], live["spec"]["headGroupSpec"]["template"]["spec"]
+            mounts = [(each["name"], each["mountPath"]) for each in pod["containers"][0].get("volumeMounts", ())]
+            claims = [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod.get("volumes", ())]
+            stands = live["metadata"]["labels"].get(CLUSTER_LABEL) == name != self.name and not live["spec"].get("suspend")
+            other = KubernetesCluster(self.profile, self.kube, name)
+            if stands and claim in claims and ("storage", place) in mounts and other.answers():
+                return other
+        return None
 
     def _ray(self, snapshot: Snapshot) -> tuple[RayState | None, str]:
         """What Ray knows, and why that is not known; without the head, the pods are still listed."""

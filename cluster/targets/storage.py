@@ -1,8 +1,8 @@
 """Brings files of a cluster's storage to this machine.
 
 An object store and a folder of this machine are read directly. A claim can only be read in pods, and so can an object store
-whose credentials only a Secret has: a job on the cluster serves their files to a port-forward. While the cluster does not run,
-that is a job with a head of its own, which is deleted afterwards.
+whose credentials only a Secret has: a job on the cluster serves their files to a port-forward, or on another one of the
+namespace with the same claim. While none runs, that is a job with a head of its own, which is deleted afterwards.
 """
 
 import re
@@ -56,7 +56,8 @@ def opened(profile: Profile, say: Say, target: KubernetesCluster | None = None) 
     Args:
         profile: the profile.
         say: called with what is waited for.
-        target: whose head reads what this machine cannot, if it runs; by default the profile's own cluster.
+        target: whose head reads what this machine cannot, if it runs; by default the profile's own cluster, or another one of
+            the namespace that has the same claim.
 
     Raises:
         NotComing: no pod can read it; with the reason.
@@ -164,11 +165,11 @@ def _incomplete(reason: object) -> Unreachable:
 @contextmanager
 def _reader(target: KubernetesCluster, say: Say) -> Iterator[str]:
     """Run the job that sends files, on the cluster or on one of its own; yields its URL on this machine."""
-    if target.answers():
-        with _served(target, new_job_id("files"), say) as url:
+    if running := target.reading():
+        with _served(running, new_job_id("files"), say) as url:
             yield url
         return
-    say(f"{target.name} does not run: a head of its own reads the storage, and is deleted afterwards")
+    say("no cluster with this storage runs: a head of its own reads the storage, and is deleted afterwards")
     alone = target.profile.model_copy(update={"groups": [NO_WORKER], "idle_shutdown_seconds": None})
     job_id = new_job_id("files")
     cluster = KubernetesCluster(alone, target.kube)

@@ -327,3 +327,28 @@ def test_an_object_store_whose_credentials_only_a_secret_has_is_read_in_a_pod(
         assert unknown.endswith(then)
     with pytest.raises(NotComing, match="is not known: the storage s3://bucket/team cannot be read on this machine"):
         budget.Guard(target(uri=uri), print).early()
+
+
+def test_a_claim_is_read_by_the_head_of_another_cluster_that_has_it(server: ApiServer) -> None:
+    def cluster(name: str, claim: str, mount: str = "/mnt/heliostat") -> KubernetesCluster:
+        storage = {"claim": claim, "mount": mount}
+        return KubernetesCluster(validate({"name": name, "namespace": "vision", "groups": GROUPS, "storage": storage}, Profile))
+
+    def run(target: KubernetesCluster, suspend: bool = False) -> None:
+        there = ray_cluster(target.profile)
+        there["spec"]["suspend"] = suspend
+        server.put(f"/apis/ray.io/v1/namespaces/vision/rayclusters/{target.name}", **there)
+        server.put(f"/api/v1/namespaces/vision/secrets/{target.name}", kind="Secret", data={"auth_token": "YQ=="})
+        proxy = f"/api/v1/namespaces/vision/services/{target.name}-head-svc:dashboard/proxy"
+        server.objects[f"{proxy}/api/version"] = {"ray_version": "2.60.0"}
+
+    paid = cluster("paid", "runs")
+    run(cluster("other", "theirs"))
+    run(cluster("moved", "runs", "/data"))
+    run(cluster("asleep", "runs"), suspend=True)
+    assert paid.reading() is None
+    run(cluster("stands", "runs"))
+    assert (found := paid.reading())
+    assert (found.name, found.profile.name) == ("stands", "paid")
+    run(paid)
+    assert paid.reading() is paid
