@@ -1,12 +1,15 @@
 """Two teams on one Kubernetes that both want all of its GPUs: the GPU-seconds of each, against its share.
 
-python -m tests.benchmarks.shares [--minutes 30] [--alone 3] [--shares 16 8]
+python -m tests.benchmarks.shares [--minutes 30] [--alone 3] [--shares 16 8] [--budget 1.5]
 
 It needs what the tests on Kubernetes need (tests/kubernetes/conftest.py), Kueue, and HELIOSTAT_TEST_NODES, by which it brings
 three nodes of its own and takes them away again. Each team has its file, a constant backlog of plain Jobs in its queue that is
 as large as the cluster, and Heliostat's own work as a member of it: a cluster that grows in the queue, and jobs with clusters
 of their own. First one team is alone, and borrows. Then the other comes. GPU-seconds are from the pods' own times: from the
 second in which a node was given to a pod until its containers ended.
+
+Each team has a budget for its own work, which is spent before the end, at a price of GPUs alone: from then on what it starts is
+refused, and what runs is stopped. What is spent of it is compared with the price of one of its jobs.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -33,6 +37,9 @@ from heliostat.cluster.diagnosis.snapshot import statuses, time_of
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.kube.kuberay import KubeRay
+from heliostat.cluster.profile import find
+from heliostat.cluster.targets.budget import seen
+from heliostat.cluster.targets.kubernetes import KubernetesCluster
 from heliostat.config import to_yaml
 from heliostat.console import print_table
 from tests.conftest import Command, clean_environment, end_group
@@ -51,6 +58,11 @@ READ = (
     "Pod", "Secret", "ConfigMap", "PersistentVolumeClaim", "RayCluster", "RayJob", "RayService", "Event", "Service",
     "ServiceAccount", "Role", "RoleBinding", "ResourceQuota", "NetworkPolicy", "Job", "CronJob", "LocalQueue",
 )  # fmt: skip
+PRICE = 3.6
+"""Of a GPU an hour, which is 0.001 a second."""
+OWN_SECONDS, OWN_GPUS = 120, 2
+"""Of a job with a cluster of its own."""
+REFUSED, STOPPED = "no new work starts", "was stopped"
 ON_GPU = "import ray, time; ray.init(); ray.get(ray.remote(num_gpus=1, num_cpus=0)(lambda: time.sleep(60)).remote())"
 
 
@@ -79,8 +91,8 @@ class Team:
     admin: Place
     member: Place
     held: dict[str, Held] = field(default_factory=dict)
-    runs: dict[str, list[int]] = field(default_factory=dict)
-    """The exit codes of Heliostat's commands, by what they did."""
+    runs: dict[str, Counter[str]] = field(default_factory=dict)
+    """How Heliostat's commands ended, by what they did."""
 
     @property
     def letter(self) -> str:
@@ -162,7 +174,7 @@ def nodes(gpus: int) -> Iterator[None]:
 
 
 @contextmanager
-def team(folder: Path, cohort: str, letter: str, gpus: int, of_all: int) -> Iterator[Team]:
+def team(folder: Path, cohort: str, letter: str, gpus: int, of_all: int, budget: float) -> Iterator[Team]:
     """A team that may borrow all that it has not, made by its file."""
     name = f"{cohort}-{letter}"
     (folder / letter).mkdir()
@@ -170,7 +182,8 @@ def team(folder: Path, cohort: str, letter: str, gpus: int, of_all: int) -> Iter
     queue = {"cohort": cohort, "borrow": of_all - gpus, "flavor": cohort}
     of_gpu = {"cpu": 2 * gpus, "memory": f"{8 * gpus}Gi"}  # more than there is: the GPUs decide
     members = [{"service_account": f"{name}/worker"}]
-    document = {"members": members, "gpus": gpus, "gpu_resource": GPU, **of_gpu, "queue": queue}
+    money = {"month": budget, "stop": True}
+    document = {"members": members, "gpus": gpus, "gpu_resource": GPU, **of_gpu, "queue": queue, "budget": money}
     (folder / letter / f"{name}.yaml").write_text(to_yaml(document))
     admin = Place(KubeRay(namespace=name), command)
     try:
@@ -188,7 +201,7 @@ def team(folder: Path, cohort: str, letter: str, gpus: int, of_all: int) -> Iter
 def profile(of: Team, name: str, namespace: str = "", **changes: object) -> Path:
     """A profile in the queue of a team, on the nodes of this comparison."""
     there = {"node_selector": {POOL: "yes"}, "tolerations": [{"key": POOL}]}
-    head = {"cpu": "600m", "memory": "3Gi", **there, **PODS["head"]}
+    head = {"cpu": "600m", "memory": "3Gi", "price_per_hour": 0, **there, **PODS["head"]}
     workers = group(**{**there, "cpu": "300m", **changes})
     return of.member.profile(
         name, namespace=namespace or of.name, queue="team", head=head, groups=[workers], idle_shutdown_seconds=None
@@ -206,16 +219,17 @@ def ran(of: Team, what: str, over: threading.Event, *arguments: str | Path) -> b
             end_group(process)
     if over.is_set():
         return False
-    of.runs.setdefault(what, []).append(process.returncode)
+    how = next((how for text, how in ((REFUSED, "refused"), (STOPPED, "stopped")) if text in said), "failed")
+    of.runs.setdefault(what, Counter())[how if process.returncode else "succeeded"] += 1
     if process.returncode:  # as when it was preempted
         print(f"{of.name}: {what} ended with {process.returncode}: {' | '.join(said.strip().splitlines()[-3:])}", flush=True)
-        over.wait(5)
+        over.wait(30 if how == "refused" else 5)
     return process.returncode == 0
 
 
 def standing(of: Team, over: threading.Event) -> None:
     """A cluster that grows in the queue, with a job after the other."""
-    path = profile(of, "standing", min=0, max=2)
+    path = profile(of, "standing", min=0, max=2, price_per_hour=PRICE)
     while not over.is_set() and not ran(of, "up", over, "up", path, "--yes"):
         pass
     while not over.is_set():
@@ -224,9 +238,9 @@ def standing(of: Team, over: threading.Event) -> None:
 
 def ephemeral(of: Team, over: threading.Event) -> None:
     """A job with a cluster of its own after the other."""
-    path = profile(of, "own", min=1, max=1, gpu=2)
+    path = profile(of, "own", min=1, max=1, gpu=OWN_GPUS, price_per_hour=OWN_GPUS * PRICE)
     while not over.is_set():
-        ran(of, "submit --ephemeral", over, "submit", path, "--ephemeral", "--", "sleep", "60")
+        ran(of, "submit --ephemeral", over, "submit", path, "--ephemeral", "--", "sleep", str(OWN_SECONDS))
 
 
 # --- what a member of one team has of the other ---------------------------------------------------------------------------
@@ -318,12 +332,24 @@ def check(of: Team, other: Team) -> None:
     print(f"{said}; NOT REFUSED: {', '.join(allowed)}" if allowed else said, flush=True)
 
 
+def check_budget(of: Team) -> None:
+    """Print what is spent of a team's budget, and how far it is exceeded."""
+    found, unknown = seen(KubernetesCluster(find(str(of.member.command.cwd / "standing.yaml")), of.admin.kube), by_head=True)
+    job = OWN_SECONDS * OWN_GPUS * PRICE / 3600
+    for each in found:
+        above = (each.money - each.limit) / job
+        print(f"{each.text}; {above:+.2f} of a job of {OWN_GPUS} GPUs for {OWN_SECONDS} s, without its start", flush=True)
+    if unknown:
+        print(unknown, flush=True)
+
+
 def main() -> None:
     """Print the GPU-seconds of both teams against their shares, what was lent and taken back, and what was refused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=30, help="with both teams (default: 30)")
     parser.add_argument("--alone", type=float, default=3, help="minutes with the first team alone (default: 3)")
     parser.add_argument("--shares", type=int, nargs=2, default=[16, 8], help="GPUs of each team (default: 16 8)")
+    parser.add_argument("--budget", type=float, default=1.5, help="the money for the own work of each team (default: 1.5)")
     args = parser.parse_args()
     folder, cohort, over = Path(tempfile.mkdtemp()), f"teams-shares-{secrets.token_hex(2)}", threading.Event()
     with ExitStack() as stack:
@@ -332,7 +358,9 @@ def main() -> None:
         stack.enter_context(nodes(sum(args.shares)))
         stack.callback(KubeRay().objects("ResourceFlavor").delete, cohort)
         pairs = zip("ab", args.shares, strict=True)
-        teams = [stack.enter_context(team(folder, cohort, letter, gpus, sum(args.shares))) for letter, gpus in pairs]
+        teams = [
+            stack.enter_context(team(folder, cohort, letter, gpus, sum(args.shares), args.budget)) for letter, gpus in pairs
+        ]
         pool = stack.enter_context(ThreadPoolExecutor(8))
         stack.callback(over.set)
         compare(teams, pool, over, 60 * args.alone, 60 * args.minutes)
@@ -375,8 +403,9 @@ def compare(teams: list[Team], pool: ThreadPoolExecutor, over: threading.Event, 
     show(teams, begin, end)
     for each in teams:
         kinds = ", ".join(f"{kind} {each.used(begin, end, kind):,.0f}" for kind in ("plain Jobs", "Heliostat"))
-        codes = "; ".join(f"{what}: {codes.count(0)} of {len(codes)} succeeded" for what, codes in each.runs.items())
-        print(f"{each.letter}: GPU-seconds of {kinds}; {each.taken(begin, end)} pods of plain Jobs preempted; {codes}")
+        ended = "; ".join(f"{what}: {', '.join(f'{n} {how}' for how, n in hows.items())}" for what, hows in each.runs.items())
+        print(f"{each.letter}: GPU-seconds of {kinds}; {each.taken(begin, end)} pods of plain Jobs preempted; {ended}")
+        check_budget(each)
 
 
 if __name__ == "__main__":
