@@ -43,6 +43,7 @@ def fit_here(plan: Plan, spec: dict[str, Any], owner: Lease, watch: Watch) -> di
         state = "finished"
         return outcome.model_dump()
     except KeyboardInterrupt:
+        state = "stopped"
         raise Stopped(f"stopped after step {step}; the same command resumes from the last checkpoint") from None
     except HeliostatError:
         raise

@@ -103,6 +103,7 @@ class ElasticScaling(ScalingPolicy):  # type: ignore[misc]  # Ray Train has no t
         self._maybe_send_resource_request()
         with suppress(*NO_ANSWER):  # checked again before the next start
             if Folder.at(self._run, 0).exists(STOP):
+                attempts.of(self._run).record("ended", state="stopped")  # no worker will say so
                 raise Stopped("stopped while waiting to start its workers; the same command resumes it")
         if time.monotonic() < attempts.of(self._run).not_before:
             return _ask_again()

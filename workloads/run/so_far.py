@@ -49,5 +49,7 @@ def _ended(attempts: list[Record], events: list[Record]) -> str:
     last = events[-1]["event"] if events else ""
     if last in ("stopped", "diverged"):
         return last
+    if attempts and attempts[-1].get("state") == "stopped":
+        return "stopped"
     outcome = [record for record in attempts if record["event"] in ("launched", "failed", "running")]
     return "failed" if outcome and outcome[-1]["event"] == "failed" and not outcome[-1]["again"] else "interrupted"

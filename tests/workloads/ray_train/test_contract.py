@@ -21,7 +21,7 @@ from ray.train.v2._internal.execution.scaling_policy import (
 from ray.train.v2._internal.execution.worker_group import ActorMetadata, RayTrainWorker, WorkerGroup, WorkerGroupState
 from ray.train.v2.api.config import ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
-from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.train.v2.api.exceptions import ControllerError, WorkerGroupError
 
 from heliostat.errors import JobFailed, Stopped
 from heliostat.folder import Folder
@@ -29,6 +29,7 @@ from heliostat.workloads.ray_train.policies import ELASTIC, ENVIRONMENT, Elastic
 from heliostat.workloads.ray_train.trainer import CONTROLLER_VARIABLES, Fixed, Group, NoBarrier, Trainer
 from heliostat.workloads.run.attempts import Attempts, of
 from heliostat.workloads.run.signals import STOP
+from heliostat.workloads.run.so_far import result_of
 
 
 def test_the_controller_takes_our_policies_from_the_method_that_we_extend() -> None:
@@ -99,9 +100,15 @@ def test_a_request_to_stop_is_seen_during_a_back_off(tmp_path: Path) -> None:
     policy = ElasticScaling(ScalingConfig(num_workers=1), str(tmp_path), 1, 1, 0.0, 60.0)
     of(str(tmp_path)).not_before = time.monotonic() + 1000
     assert isinstance(policy.make_decision_for_non_running_worker_group(), NoopDecision)
-    Folder.at(str(tmp_path)).write(STOP, b"")
-    with pytest.raises(Stopped):
+    run = Folder.at(str(tmp_path))
+    run.write(STOP, b"")
+    assert result_of(run).state == "interrupted"
+    with pytest.raises(Stopped) as stopped:
         policy.make_decision_for_non_running_worker_group()
+    policy.after_controller_state_update(None, controller.ErroredState(ControllerError(stopped.value)))
+    assert result_of(run).state == "stopped"
+    policy.after_controller_start(None)
+    assert result_of(run).state == "interrupted", "the command of the next attempt was killed"
 
 
 def test_a_run_that_starts_again_in_a_process_knows_what_another_has_recorded(tmp_path: Path) -> None:
