@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from heliostat.cluster.in_pod.record import Interval, Record
 from heliostat.cluster.profile import Profile, WorkerGroup
-from heliostat.console import money
+from heliostat.console import dollars
 from heliostat.wording import counted
 
 CANDIDATES = (5, 10, 15, 30, 60, 120, 300)
@@ -38,7 +38,7 @@ class Advice:
         waits = f", with {counted(self.starts, 'more start')} of about {self.start_seconds:.0f} s" if self.starts else ""
         return (
             f"group {self.group} was idle for more than {self.instead} s {times}: idle_seconds: {self.instead} "
-            f"instead of {self.now} would have saved ${money(self.saved)} ({self.share:.0%}){waits}"
+            f"instead of {self.now} would have saved {dollars(self.saved)} ({self.share:.0%}){waits}"
         )
 
 

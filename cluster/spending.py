@@ -8,7 +8,7 @@ from heliostat.cluster.budget import Budget
 from heliostat.cluster.cost import NONE, Row, charges, keys, rows
 from heliostat.cluster.in_pod.budget import CALLED, period_of
 from heliostat.cluster.in_pod.record import Record
-from heliostat.console import duration, money
+from heliostat.console import dollars, duration
 from heliostat.errors import some
 from heliostat.wording import agreeing, counted
 
@@ -54,8 +54,8 @@ class Spent:
     def text(self) -> str:
         """The figures, who spent the money, and what is not in it."""
         this = CALLED[self.period]
-        figures = f"budget of {self.owner}: ${money(self.money)} of ${money(self.limit)} spent {this}, until {self.until}"
-        who = some((f"{who} ${money(part)}" for who, part in self.by.items()), NAMED)
+        figures = f"budget of {self.owner}: {dollars(self.money)} of {dollars(self.limit)} spent {this}, until {self.until}"
+        who = some((f"{who} {dollars(part)}" for who, part in self.by.items()), NAMED)
         unrecorded = [] if self.recorded else ["nothing is recorded yet"]
         return "; ".join([figures, *([who] if who else []), *self.left_out, *unrecorded])
 

@@ -121,6 +121,11 @@ def money(cost: float) -> str:
     return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
 
 
+def dollars(cost: float) -> str:
+    """A cost with its currency: $12,345.60, or less than $0.0001."""
+    return "less than $0.0001" if 0 < cost < 1e-4 else f"${money(cost)}"
+
+
 def at_least(cost: float | None, known: float) -> str:
     """A cost as text; if it is not known, the part of it that is; empty if that is next to nothing.
 

@@ -135,3 +135,5 @@ def test_runs_are_compared_side_by_side(storage: Path, capsys: pytest.CaptureFix
 )
 def test_a_cost_is_shown_in_one_form(cost: float, text: str) -> None:
     assert console.money(cost) == text
+    assert console.dollars(cost).replace("$", "") == text
+    assert console.dollars(cost).count("$") == 1

@@ -248,12 +248,12 @@ def remarks(found: Found) -> list[str]:
 
 
 def _compared(static: Any, cost: float) -> str:
-    from heliostat.console import money
+    from heliostat.console import dollars
 
     nodes = ", ".join(f"{count} {group}" for group, count in static.nodes.items())
     change = 1 - cost / static.money
     return (
-        f"in the same time, at the same prices: {nodes}, ${money(static.money)}; "
+        f"in the same time, at the same prices: {nodes}, {dollars(static.money)}; "
         f"this is {abs(change):.0%} {'less' if change > -0.005 else 'more'}"
     )
 
