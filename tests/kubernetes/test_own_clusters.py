@@ -33,6 +33,7 @@ def test_an_idle_cluster_suspends_itself_head_included_and_the_next_job_wakes_it
     assert place.command("down", path, "--yes", "--no-wait").code == 0
 
 
+@pytest.mark.accept  # Ray's choice of another group; make test has ours of when it must: tests/cluster/diagnosis/test_wait.py
 def test_spot_that_does_not_come_is_replaced_by_on_demand(place: Place) -> None:
     """The gang needs two nodes, and of the two equal groups one can never be scheduled."""
     spot = cpu_group(name="spot", market="spot", start_seconds=10, node_selector={"market": "none-such"})
