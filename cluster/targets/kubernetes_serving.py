@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 
+import urllib3
+
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import metadata, network_policy, ray_service, recorder_files
 from heliostat.cluster.documents.ownership import contains, is_ours
 from heliostat.cluster.documents.secrets import job_secret, owned, owner_reference, reading
 from heliostat.cluster.documents.serving import PORT
-from heliostat.cluster.errors import Conflict, KubernetesError, NotFound
+from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound
+from heliostat.cluster.jobs.dashboard import TIMEOUT
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.conditions import condition, observed
 from heliostat.cluster.kube.owners import live_objects
@@ -21,7 +24,7 @@ from heliostat.cluster.names import CLUSTER_LABEL, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.code_maps import CODE_VOLUME, code_maps, mount_code
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
-from heliostat.cluster.targets.serving import SECONDS, ServiceState, services, wait
+from heliostat.cluster.targets.serving import SECONDS, ServiceState, served, services, wait
 from heliostat.config import digest, nearest
 from heliostat.environment import SERVE_TOKEN
 from heliostat.errors import UserError
@@ -173,6 +176,7 @@ class KubernetesService:
             seconds = SECONDS + self.target.profile.slowest_start
             yield from wait(self.name, application, lambda: self._newest().dashboard(), look, seconds)
             yield from poll(lambda: "waits until requests are sent there", self._is_open, seconds, self.name)
+            yield from poll(lambda: "waits for its first answer", self._answers, seconds, self.name)
             self._check_still(service)
         except BaseException:
             if before is None and self._is_still(service):
@@ -275,6 +279,23 @@ class KubernetesService:
         live = self.kube.services.get(self.object)
         waiting = live["status"].get(PENDING, {}).get("rayClusterName")
         return observed(live) and condition(live, "Ready").get("status") == "True" and not waiting
+
+    def _answers(self) -> bool:
+        """Whether it answers through the head, whose proxy may start after those of the workers, which stand in for it.
+
+        One without a replica is not asked, only the proxy. Who may forward no port cannot ask.
+        """
+        state = self.state()
+        try:
+            with self.reached() as (url, token):
+                if state.replicas:
+                    served(state, url, token)
+                    return True
+                return urllib3.request("GET", f"{url}/-/healthz", timeout=TIMEOUT, retries=False).status == 200
+        except Forbidden:
+            return True
+        except (KubernetesError, urllib3.exceptions.HTTPError):
+            return False
 
     def _look(self) -> str:
         try:

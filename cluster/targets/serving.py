@@ -102,7 +102,7 @@ def with_served(state: ServiceState, reached: Callable[[], AbstractContextManage
         return state
     try:
         with reached() as (url, token):
-            answers = [_served(state, url, token) for _ in range(state.replicas)]
+            answers = [served(state, url, token) for _ in range(state.replicas)]
     except KubernetesError as error:
         return replace(state, unknown=error.what)
     except OSError as error:  # of the file with the token
@@ -110,7 +110,12 @@ def with_served(state: ServiceState, reached: Callable[[], AbstractContextManage
     return replace(state, served=sorted(set(answers), key=lambda each: each.version))
 
 
-def _served(state: ServiceState, url: str, token: str) -> Served:
+def served(state: ServiceState, url: str, token: str) -> Served:
+    """What a replica of a service says that it serves.
+
+    Raises:
+        Unreachable: none answers.
+    """
     path, headers = f"/v2/models/{quote(state.name)}", {"Authorization": f"Bearer {token}"}
     try:
         response = urllib3.request("GET", f"{url}{path}", headers=headers, timeout=TIMEOUT, retries=False)
