@@ -192,7 +192,7 @@ def test_what_is_lost_with_a_node_and_with_a_head(
     place: Place, there: Command, machines: Machines, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With a node that has a replica no request, and with a head those until the workers' proxies stand in for its own."""
-    names, path = ("served-1", "served-2", "served-3"), there.cwd / "cpu.yaml"
+    names, path, nodes = ("served-1", "served-2", "served-3", "head-2"), there.cwd / "cpu.yaml", place.kube.objects("Node")
     before = path.read_text()
     spread = {"node_selector": {"heliostat.dev/pool": "served"}, "topology_spread": [{"key": "kubernetes.io/hostname"}]}
     profile = YAML(typ="safe").load(before)
@@ -208,15 +208,19 @@ def test_what_is_lost_with_a_node_and_with_a_head(
     try:
         for name in names:
             subprocess.run([machines.program, "node", "add", name], check=True)
+        nodes.patch("head-1", {"spec": {"unschedulable": True}})  # its head is to be on a node that may be lost
         with served(place, "cancer", *options) as (_, token):
+            nodes.patch("head-1", {"spec": {"unschedulable": None}})
             with requests_of_a_pod(place, "cancer", token) as node:
                 machines.lose(next(pod["spec"]["nodeName"] for pod in worker_pods(place)))
                 wait_for(lambda: states(there, "cancer")["replicas"] == 2, "the replica's successor", 900)
             found = {"node": node}
-            for how in ("deleted", "killed"):
+            for how in ("node lost", "deleted", "killed"):
                 (head,) = heads()
                 with requests_of_a_pod(place, "cancer", token) as found[how]:
-                    if how == "deleted":
+                    if how == "node lost":
+                        machines.lose("head-2")
+                    elif how == "deleted":
                         place.kube.objects("Pod").delete(head)
                     else:
                         execute(place, head, "ray-head", f"python -c '{KILL}'")
@@ -229,7 +233,8 @@ def test_what_is_lost_with_a_node_and_with_a_head(
         path.write_text(before)
         for name in names:
             subprocess.run([machines.program, "node", "kill", name], check=False)
-            place.kube.objects("Node").delete(name)
+            nodes.delete(name)
+        nodes.patch("head-1", {"spec": {"unschedulable": None}})
 
 
 def test_replicas_follow_the_requests_in_flight_and_go_to_none_and_back(place: Place, there: Command) -> None:
