@@ -7,7 +7,6 @@ import json
 import re
 import secrets
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from heliostat.cluster.kube.conditions import condition
 from heliostat.config import to_yaml
 from heliostat.workloads.inference import load_run, predict
 from tests.accept.test_serving import OPENAI, output_of, programs, text_files
-from tests.accept.test_serving_on_clusters import CANCER, LEAST, RATE, ROW, Load
+from tests.accept.test_serving_on_clusters import CANCER, LEAST, RATE, ROW
 from tests.conftest import Command, end_group, wait_for
 from tests.kubernetes.conftest import (
     GPU,
@@ -237,16 +236,21 @@ def test_what_is_lost_with_a_node_and_with_a_head(
         nodes.patch("head-1", {"spec": {"unschedulable": None}})
 
 
-def test_replicas_follow_the_requests_in_flight_and_go_to_none_and_back(place: Place, there: Command) -> None:
+def test_replicas_follow_the_requests_in_flight_and_go_to_none_and_back(
+    place: Place, there: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
     options = ("--set", "replicas=[0,3]", "--set", "in_flight=2", "--set", "requests=256")
     with served(place, "slow", *options) as (url, token):
 
         def replicas() -> int:
             return int(states(there, "slow")["replicas"])
 
-        with Load(url, token) as load:  # each answer takes half a second to a second, so there are 20 and more at once
+        # Each answer takes half a second to a second, so there are 20 and more at once.
+        with requests_of_a_pod(place, "slow", token) as found:
             wait_for(lambda: replicas() == 3, "three replicas", 900)
-        assert load.lost == Counter()
+        with capsys.disabled():
+            print(json.dumps(found))
+        assert found["lost"] == 0
         wait_for(lambda: replicas() == 0, "no replica", 900)
         wait_for(lambda: not ray_pods(place, "worker"), "the end of the idle nodes", 900)
         body, headers = json.dumps({"rows": [ROW]}), {"Authorization": f"Bearer {token}"}
