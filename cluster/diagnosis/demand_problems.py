@@ -252,9 +252,9 @@ _GOES = "it goes when nothing holds it any more"
 
 def _stays(group: WorkerGroup, nodes: GroupNodes, seconds: float, profile: Profile) -> tuple[str, str, str]:
     name = group.name
-    if profile.queue or nodes.count <= group.min:
-        why = "clusters in a queue have a fixed size" if profile.queue else f"groups.{name}.min is {group.min}"
-        return f"is free, and stays: {why}", f"lower groups.{name}.min, or heliostat down {profile.name}", ""
+    if nodes.count <= group.min:
+        fix = f"lower groups.{name}.min, or heliostat down {profile.name}"
+        return f"is free, and stays: groups.{name}.min is {group.min}", fix, ""
     limit = f"groups.{name}.idle_seconds is {group.idle_seconds}"
     if seconds > 2 * group.idle_seconds + BEHIND_SECONDS:
         return (

@@ -4,6 +4,7 @@ Faults appear in five places, each kind in another one: conditions of the RayClu
 containers and of containers. Which fault appears where, and when, was found by provoking each of them.
 """
 
+import math
 import re
 import time
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from heliostat.cluster.diagnosis.refusals import UNKNOWN, fix_of_refusal
 from heliostat.cluster.diagnosis.snapshot import (
     Queue,
     Snapshot,
+    amount,
     applied_at,
     created_at,
     decided_at,
@@ -95,7 +97,7 @@ def _faults(snapshot: Snapshot, profile: Profile) -> Iterator[Problem]:
     if snapshot.cluster:
         yield from _suspended(snapshot.cluster)
         yield from _refused(snapshot.cluster, snapshot.events or [])
-        yield from _replica_failure(snapshot.cluster, snapshot.events or [])
+        yield from _replica_failure(snapshot.cluster, snapshot.events or [], profile)
     for pod in [*([snapshot.head] if snapshot.head else []), *snapshot.workers(), *filter(terminating, snapshot.pods)]:
         since = _since(pod)
         for problem in _of_pod(pod, snapshot, profile):
@@ -141,7 +143,7 @@ def _suspended(cluster: Document) -> Iterator[Problem]:
         yield Problem("suspended", f"the cluster was suspended: {why}", "raise idle_shutdown_seconds, or heliostat up again", 3)
 
 
-def _replica_failure(cluster: Document, events: list[Document]) -> Iterator[Problem]:
+def _replica_failure(cluster: Document, events: list[Document], profile: Profile) -> Iterator[Problem]:
     """The condition stays during the operator's backoff of up to minutes; the event has the time of the last try."""
     failure = condition(cluster, "ReplicaFailure")
     if failure.get("status") != "True":
@@ -150,11 +152,11 @@ def _replica_failure(cluster: Document, events: list[Document]) -> Iterator[Prob
     failed = [e for e in events if e["involvedObject"].get("uid") == uid and e["reason"].startswith("FailedToCreate")]
     tried = max(map(event_time, failed), default=None)
     group = _group_of_failure(failure, cluster["metadata"]["name"])
-    for found in _no_pod(failure.get("message", "").removeprefix(f"{failure.get('reason')}\n")):
+    for found in _no_pod(failure.get("message", "").removeprefix(f"{failure.get('reason')}\n"), bool(profile.queue)):
         problem, at_last = replace(found, group=group, since=since, then=_AGAIN), f" (tried at {at(tried)})" if tried else ""
         if tried and tried < decided_at(cluster):
             what = f"waiting for KubeRay to retry; before{at_last}: {problem.what}"
-            yield replace(problem, key="again", what=what, patience=SECONDS_TO_TRY_AGAIN)
+            yield replace(problem, key="again", what=what, patience=max(problem.patience, SECONDS_TO_TRY_AGAIN))
         else:
             yield replace(problem, what=problem.what + at_last)
 
@@ -170,7 +172,7 @@ def _group_of_failure(failure: Mapping[str, Any], cluster: str) -> str:
     return found[1] if found else ""
 
 
-def _no_pod(message: str) -> Iterator[Problem]:
+def _no_pod(message: str, in_queue: bool) -> Iterator[Problem]:
     what = f"no pod can be created: {message}"
     if "failed quota" in message:
         fix = "ask for a LimitRange with a default limits.cpu: heliostat sets no CPU limit, because it would throttle pods"
@@ -180,11 +182,21 @@ def _no_pod(message: str) -> Iterator[Problem]:
             "quota",
             f"the quota of the namespace is used up: {message}",
             "free resources (heliostat status, heliostat down), or raise it",
-            2,
+            # Kueue gives the place to others meanwhile, whose pods count until they have ended.
+            math.inf if in_queue and _fits_alone(message) else 2,
         )
     else:
         fix = fix_of_refusal(message)
         yield Problem("refused", what, fix, 2 if fix != UNKNOWN else 5)
+
+
+def _fits_alone(message: str) -> bool:
+    """Whether a pod that a quota refuses would fit into it without the others, as far as the message tells."""
+    found = re.search(r"requested: (.+), used: .+, limited: (.+?)$", message.strip())
+    if not found:
+        return False
+    requested, limited = (dict(each.split("=", 1) for each in part.split(",")) for part in found.groups())
+    return all(name in limited and amount(needs) <= amount(limited[name]) for name, needs in requested.items())
 
 
 def _submitter(job: Document, events: list[Document]) -> Iterator[Problem]:

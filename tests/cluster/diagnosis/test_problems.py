@@ -167,6 +167,22 @@ def test_a_problem_is_explained_with_its_fix(snapshot: Snapshot, seconds: float,
     assert all(what in line for line in said)
 
 
+FULL = (
+    'pods "gpu-gpu-worker-x" is forbidden: exceeded quota: team, requested: nvidia.com/gpu={},requests.cpu=300m, '
+    "used: nvidia.com/gpu=24,requests.cpu=9, limited: nvidia.com/gpu=24,requests.cpu=48"
+)
+
+
+@pytest.mark.parametrize(("queue", "gpus", "ends"), [(None, 1, 2), ("team", 1, None), ("team", 25, 2)])
+def test_in_a_queue_a_full_quota_is_waited_for_unless_it_can_never_be_enough(
+    queue: str | None, gpus: int, ends: float | None
+) -> None:
+    snapshot = seen(cluster=failure("FailedCreateWorkerPod", FULL.format(gpus)))
+    error, after, said = watch(snapshot, 600, find("spot").model_copy(update={"queue": queue}))
+    assert (after if error else None) == ends
+    assert all("the quota of the namespace is used up" in line for line in said)
+
+
 def test_without_another_group_an_impossible_pod_gets_the_time_of_one_check_of_a_cluster_autoscaler() -> None:
     error, after, _ = watch(seen(WORKER_OF_5, nodes=[node(2)]), 900, fixed("gpu"))
     assert error is not None
