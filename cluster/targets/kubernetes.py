@@ -31,12 +31,12 @@ from heliostat.cluster.kube.conditions import condition, observed, ready
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.kube.owners import live_objects
 from heliostat.cluster.kube.steps import Step, applied, step_of
-from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, MANAGER, POD_MONITOR, RETRY, TOKEN_KEY, Document
+from heliostat.cluster.names import CLUSTER_LABEL, MANAGED_BY, MANAGER, POD_MONITOR, RETRY, SUSPENDED, TOKEN_KEY, Document
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.observation import Observation, Why, of_ray_job
 from heliostat.cluster.targets.status import State
-from heliostat.errors import NotComing, UserError
+from heliostat.errors import JobFailed, NotComing, UserError
 
 UP_SECONDS = 600
 """Timeout of the start of a cluster, plus the start time of its slowest group."""
@@ -313,6 +313,22 @@ class KubernetesCluster:
         except (Unreachable, NotFound):
             return False
         return True
+
+    def ended(self) -> None:
+        """Raise an exception if its jobs have ended with it; for a wait in which its dashboard does not respond.
+
+        Raises:
+            JobFailed: it was suspended, for example by Kueue in favour of others, or deleted.
+        """
+        live = self.kube.clusters.find(self.name)
+        if live is not None and not live["spec"].get("suspend"):
+            return
+        what = "was deleted"
+        if live:
+            other = f"in favour of others in the queue {self.profile.queue}" if self.profile.queue else "by another client"
+            what = f"was suspended, {live['metadata'].get('annotations', {}).get(SUSPENDED, other)}"
+        hint = "the same command resumes from the last checkpoint"
+        raise JobFailed(f"{self.name} {what}, and its jobs have ended with it\n  {hint}")
 
     def reading(self) -> "KubernetesCluster | None":
         """A cluster whose head runs and has the storage: this one, or another of the namespace with the same claim."""

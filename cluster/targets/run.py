@@ -178,7 +178,10 @@ def _connected(
         return
     dashboard = woken(target, report, over_budget, work.job_id)
     _check_ray(profile, dashboard)
-    yield _Connection(target, dashboard, look_for(target, dashboard, work.job_id))
+    from heliostat.cluster.targets.local import LocalCluster
+
+    look = look_for(target, dashboard, work.job_id)
+    yield _Connection(target, dashboard, look, ended=(lambda: None) if isinstance(target, LocalCluster) else target.ended)
 
 
 def woken(target: "KubernetesCluster | LocalCluster", say: Say, over_budget: bool, work: str) -> Dashboard:

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from heliostat.cluster import retries
+from heliostat.cluster import jobs, retries
 from heliostat.cluster.diagnosis import wait
 from heliostat.cluster.errors import Unreachable
 from heliostat.cluster.jobs.contents import contents
-from heliostat.cluster.jobs.follow import Work
+from heliostat.cluster.jobs.follow import Work, follow
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.ephemeral import Ephemeral, own_cluster
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
@@ -95,6 +95,28 @@ def test_a_job_that_its_own_cluster_could_not_be_told_of_may_run(server: ApiServ
     with pytest.raises(ContactLost, match="job job-1 was submitted, and gpu-1 does not know it"):
         own.started("job-1")
     assert own.job_id == ""
+
+
+def test_a_job_has_ended_with_a_cluster_that_was_suspended_or_deleted(
+    server: ApiServer, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.follow, "time", Clock())
+    target = KubernetesCluster(profile.model_copy(update={"queue": "team"}))
+
+    def followed() -> None:
+        follow(target.dashboard(), "job-1", print, fallback=target.ended)
+
+    server.put("/api/v1/namespaces/team/secrets/gpu", kind="Secret", data={"auth_token": "YQ=="})
+    server.put(f"{CLUSTERS}/gpu", spec={})
+    where(server, lambda handler: "/proxy/" in handler.path)
+    with pytest.raises(ContactLost):
+        followed()
+    server.put(f"{CLUSTERS}/gpu", spec={"suspend": True})
+    with pytest.raises(JobFailed, match="gpu was suspended, in favour of others in the queue team, and its jobs"):
+        followed()
+    del server.objects[f"{CLUSTERS}/gpu"]
+    with pytest.raises(JobFailed, match="gpu was deleted, and its jobs have ended with it\n  the same command resumes"):
+        followed()
 
 
 def test_the_least_workers_of_a_job_are_requested_when_its_head_answers(
