@@ -11,6 +11,8 @@ MANAGED_BY = "app.kubernetes.io/managed-by"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 ELASTIC = "kueue.x-k8s.io/elastic-job"
 """The annotation of a cluster in a queue that grows and shrinks, and the gate of its pods until their quota is there."""
+OF_WORKLOAD = "kueue.x-k8s.io/workload"
+"""The annotation of a pod with the Workload that Kueue has admitted it with, and the beginning of another one's name."""
 BUDGETS = {period: f"heliostat.dev/budget-{period}" for period in ("day", "month")}
 """The labels of a namespace with the budget of its team, by period."""
 TEAM_BUDGET, TEAM_LIMITS = "budget.heliostat.dev", "limits.json"

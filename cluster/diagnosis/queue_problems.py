@@ -23,7 +23,7 @@ def of_queue(waiting: Document, queue: Queue) -> Iterator[Problem]:
     """
     of_it = [w for w in queue.workloads or [] if _is_of(w, waiting)]
     # Each growth is a workload of its own, which replaces the one before.
-    own = next((w for w in of_it if not _holds(w) and not _is(w, FINISHED)), of_it[0] if of_it else None)
+    own = next((w for w in of_it if not _holds(w) and not _is(w, FINISHED)), max(of_it, key=_created, default=None))
     before = _before(own, queue) if own else []
     why, fix, then = _reason(own, before, queue)
     what = f"waits in the queue {queue.name}" + (f": {why}" if why else "")
@@ -41,6 +41,13 @@ def _reason(own: Document | None, before: list[Document], queue: Queue) -> tuple
         why = "why is not known, without the right to list workloads" if unseen else "Kueue has not made a workload of it yet"
         fix = "heliostat render --rbac prints the rights to ask for" if unseen else "see whether Kueue runs, if that lasts"
         return why, fix, "" if unseen else "Kueue does so within seconds"
+    if _holds(own):
+        then = "the recorder beside a head reminds Kueue of a pod after half a minute"
+        return "it is admitted, and Kueue has not started it yet", "see whether Kueue runs, if that lasts", then
+    if condition(own, FINISHED).get("reason") == "FailedToStart":
+        why = f"Kueue could not start it: {condition(own, FINISHED).get('message', '')}"[:400]
+        fix = f"heliostat up {_subject(own).split()[-1]} puts it into the queue again"
+        return why, fix, "Kueue does not try again by itself"
     if not own["spec"].get("active", True):
         why = f"its workload {_name(own)} is deactivated{_evicted(own)}"
         fix = f"set spec.active of it to true (kubectl edit workload {_name(own)} -n {own['metadata']['namespace']})"
@@ -117,6 +124,10 @@ def _evicted(workload: Document) -> str:
     evicted = condition(workload, "Evicted")
     at = time_of(evicted.get("lastTransitionTime")) if evicted.get("status") == "True" else None
     return f" ({evicted.get('message', '')})" if at else ""
+
+
+def _created(workload: Document) -> str:
+    return str(workload["metadata"].get("creationTimestamp", ""))
 
 
 def _is_of(workload: Document, waiting: Document) -> bool:

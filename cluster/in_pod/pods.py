@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import threading
 import time
 from datetime import datetime
@@ -22,6 +23,8 @@ class Pods:
         self._before: dict[str, Node] = {}
         self.causes: dict[str, str] = {}
         """Why pods are not ready, by their id."""
+        self.gated = 0.0
+        """When the oldest pod was asked for that Kueue has not let go yet; 0 without one."""
 
     def __call__(self) -> tuple[dict[str, Node], dict[str, Node]]:
         prices = loaded(os.environ["PRICES"])  # `up` changes it, without a restart
@@ -41,6 +44,8 @@ class Pods:
             return {about["id"]: _of_ray(name, about, prices) for name, about in (used or {}).items()}, jobs
         nodes = {pod["metadata"]["uid"]: node_of(pod, prices) for pod in pods}
         self.causes = {pod["metadata"]["uid"]: cause_of(pod) for pod in pods}
+        gated = [seconds(pod["metadata"]["creationTimestamp"]) for pod in pods if pod["spec"].get("schedulingGates")]
+        self.gated = min(gated, default=0.0)
         self._before = with_uses(nodes, used, self._before, self._ended.is_set())
         return nodes, jobs
 
@@ -53,6 +58,15 @@ class Pods:
                 return True
             raise
         return cluster is None or bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]
+
+
+def remind() -> None:
+    """Have Kueue (0.17) look at the cluster once more: it may have overlooked a pod that came just after it had admitted it.
+
+    It lets pods go when the cluster changes, which it does not do by itself while it waits for that pod.
+    """
+    annotations = {"heliostat.dev/again": secrets.token_hex(4)}
+    kubernetes("PATCH", ray_cluster(os.environ["CLUSTER"]), {"metadata": {"annotations": annotations}})
 
 
 def is_gone(name: str) -> bool:

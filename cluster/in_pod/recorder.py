@@ -32,7 +32,7 @@ from . import ray_usage
 from .actions import Recorded, action, file_of, written
 from .budget import Enforcement, Holding
 from .metrics import Groups, serve
-from .pods import Pods, is_gone, loaded
+from .pods import Pods, is_gone, loaded, remind
 from .ray_usage import NOT_KNOWN, Node
 from .store import Writer, folders, read_all
 
@@ -41,6 +41,7 @@ POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 0.5
 BEAT_SECONDS = 60.0
 SEEN_SECONDS = 10.0
 """A look this long after the one before is the first one after an outage."""
+GATED_SECONDS = 30.0
 FLUSH_SECONDS = 5.0
 """Seconds between two writes of a file that grows."""
 CHUNK = 1 << 16
@@ -287,6 +288,24 @@ def delete_states(folder: str, gone: Callable[[str], bool]) -> None:
             print(f"cannot delete the state of {cluster}: {error!r}", flush=True)
 
 
+def with_reminders(look: Look, pods: Pods, clock: Callable[[], float] = time.time) -> Look:
+    """A look after which Kueue is reminded of a pod that it has not let go for a while."""
+    last = 0.0
+
+    def seen() -> tuple[dict[str, Node], dict[str, Node]]:
+        nonlocal last
+        found, now = look(), clock()
+        if pods.gated and now - max(pods.gated, last) > GATED_SECONDS:
+            last = now
+            try:
+                remind()
+            except NOT_KNOWN as error:
+                print(f"cannot remind Kueue of a pod: {error!r}", flush=True)
+        return found
+
+    return seen
+
+
 def with_actions(look: Look, actions: Recorded) -> Look:
     """A look before which the actions of users are recorded; the nodes are, too, where those cannot be read."""
 
@@ -314,7 +333,7 @@ def main() -> None:
     groups = Groups(limits)
     serve(groups, os.environ["METRICS_OF_RAY"], "", int(os.environ["METRICS_PORT"]))
     pods = Pods(_get, ended)
-    look = shown(pods, groups, lambda: pods.causes)
+    look = with_reminders(shown(pods, groups, lambda: pods.causes), pods)
     if not own:  # commands leave actions at the cluster of `heliostat up` alone
         look = with_actions(look, Recorded(writer, folder))
     recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)

@@ -14,7 +14,7 @@ from heliostat.cluster.documents import validation
 from heliostat.cluster.kube.api import KINDS, Api
 from heliostat.cluster.kube.conditions import finished, ready, suspended
 from heliostat.cluster.kube.objects import JSON_PATCH, STRICT, Objects
-from heliostat.cluster.names import SUSPENDED, Document
+from heliostat.cluster.names import OF_WORKLOAD, SUSPENDED, Document
 from heliostat.errors import NotComing, UserError
 
 
@@ -66,6 +66,28 @@ class Clusters(Objects):
     def suspend(self, name: str, why: str = "by hand") -> Document:
         """Delete the pods of a cluster, including the head, and keep the object."""
         return self.patch(name, {"metadata": {"annotations": {SUSPENDED: why}}, "spec": {"suspend": True}})
+
+    def requeue(self, live: Document) -> bool:
+        """Take away what Kueue (0.17) has left in the pod templates of a growing cluster that it has suspended.
+
+        It would keep the cluster from starting again: Kueue admits it, and finds that the templates are of another workload.
+        Returns whether there was something.
+
+        Raises:
+            Invalid: Kueue starts it at this moment.
+        """
+        workers = enumerate(live["spec"].get("workerGroupSpecs", ()))
+        groups = {"headGroupSpec": live["spec"]["headGroupSpec"], **{f"workerGroupSpecs/{n}": group for n, group in workers}}
+        left = [
+            {"op": "remove", "path": f"/spec/{place}/template/metadata/annotations/{key.replace('/', '~1')}"}
+            for place, group in groups.items()
+            for key in group["template"].get("metadata", {}).get("annotations", {})
+            if key.startswith(OF_WORKLOAD)
+        ]
+        if left:
+            patch = [{"op": "test", "path": "/spec/suspend", "value": True}, *left]
+            self.api.request("PATCH", self._path(live["metadata"]["name"]), patch, STRICT, JSON_PATCH)
+        return bool(left)
 
     def resume(self, name: str, seen: Document | None = None) -> Document:
         """Resume a suspended cluster; the new head has no jobs or history from before.

@@ -157,7 +157,11 @@ class KubernetesCluster:
         Raises:
             UserError: it would have to be changed, and is of another owner.
         """
-        suspended = live["spec"].get("suspend") and not self.profile.queue
+        if self.profile.queue and live["spec"].get("suspend"):
+            if self.kube.clusters.requeue(live):
+                yield "puts the cluster into the queue again"
+            return
+        suspended = live["spec"].get("suspend")
         if not suspended and condition(live, "ReplicaFailure").get("status") != "True":
             return
         if not is_ours(live, {"metadata": metadata(self.profile, self.name)}):

@@ -68,6 +68,16 @@ FIRST, BIG = workload("first", "2026-11-24T08:00:00Z", ADMITTED), workload("big"
 MINE = workload("gpu", "2026-11-24T08:20:00Z")
 
 
+def ended(reason: str, message: str) -> Document:
+    over = {"type": "Finished", "status": "True", "reason": reason, "message": message}
+    return {"conditions": [*ADMITTED["conditions"], over]}
+
+
+REPLACED = workload("gpu", "2026-11-24T08:00:00Z", ended("WorkloadSliceReplaced", "Replaced to accommodate a workload"))
+OVERLOOKED = workload("gpu", LATER, ADMITTED)
+NOT_STARTED = ended("FailedToStart", "conflict for annotations: conflict for key=kueue.x-k8s.io/workload")
+
+
 @pytest.mark.parametrize(
     ("workloads", "local", "what", "fix"),
     [
@@ -93,11 +103,19 @@ MINE = workload("gpu", "2026-11-24T08:20:00Z")
             [MINE], local_queue("ClusterQueueIsInactive", "Can't submit new workloads to clusterQueue"),
             "all is stopped, or incomplete", "spec.stopPolicy of clusterqueue all",
         ),
+        ([REPLACED, OVERLOOKED], local_queue(), "it is admitted, and Kueue has not started it yet", "see whether Kueue runs"),
+        (
+            [REPLACED, workload("gpu", LATER, NOT_STARTED)], local_queue(),
+            "Kueue could not start it: conflict for annotations", "heliostat up gpu puts it into the queue again",
+        ),
         ([workload("gpu", LATER, active=False)], local_queue(), "is deactivated", "set spec.active of it to true"),
         ([], local_queue(), "Kueue has not made a workload of it yet", "see whether Kueue runs"),
         (None, None, "why is not known, without the right to list workloads", "heliostat render --rbac"),
     ],
-    ids=["quota", "behind a bigger one", "before it", "stopped", "stopped above", "deactivated", "no Kueue", "no right"],
+    ids=[
+        "quota", "behind a bigger one", "before it", "stopped", "stopped above", "admitted", "not started", "deactivated",
+        "no Kueue", "no right",
+    ],
 )  # fmt: skip
 def test_why_a_queue_does_not_admit_a_cluster(
     workloads: list[Document] | None, local: Document | None, what: str, fix: str

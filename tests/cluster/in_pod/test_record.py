@@ -357,6 +357,32 @@ def test_a_services_cluster_whose_head_was_lost_has_a_gap_until_the_next_one_has
         assert ends == {"serve-churn-11111": end + DELETED, "serve-churn-b-22222": inf, "serve-churn-33333": inf}
 
 
+def test_kueue_is_reminded_of_a_pod_that_it_has_not_let_go_for_half_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[tuple[str, str]]()
+    pod: dict[str, Any] = {"metadata": {"uid": "u", "name": "w", "creationTimestamp": "2026-03-02T00:00:00Z"}, "spec": {}}
+
+    def answer(method: str, path: str, body: object = None) -> Any:
+        asked.append((method, path.rpartition("/")[2]))
+        return {"items": [pod]}
+
+    monkeypatch.setattr(pods, "kubernetes", answer)
+    monkeypatch.setattr(pods, "loaded", lambda path: {})
+    for name, value in {"CLUSTER": "gpu", "NAMESPACE": "here", "PRICES": "prices.json"}.items():
+        monkeypatch.setenv(name, value)
+    created, passed = seconds("2026-03-02T00:00:00Z"), 0.0
+    there = pods.Pods(lambda path: {}, threading.Event())
+    look = program.with_reminders(there, there, lambda: created + passed)
+    at = list[float]()
+    pod["spec"] = {"schedulingGates": [{"name": "kueue.x-k8s.io/elastic-job"}]}
+    for passed in (5.0, 29.0, 31.0, 45.0, 62.0, 100.0):
+        if passed == 100.0:
+            pod["spec"] = {}
+        before = len(asked)
+        look()
+        at += [passed] * (("PATCH", "gpu") in asked[before:])
+    assert at == [31.0, 62.0]
+
+
 def test_a_job_that_ran_when_its_head_was_lost_is_lost() -> None:
     job = {"e": "job", "run": "", "command": "", "status": "RUNNING", "labels": {}, "begin": 0.0, "end": None}
     lost, stays = (

@@ -10,6 +10,7 @@ import pytest
 
 from heliostat.cluster import jobs, retries
 from heliostat.cluster.diagnosis import wait
+from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.errors import Unreachable
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, follow
@@ -117,6 +118,33 @@ def test_a_job_has_ended_with_a_cluster_that_was_suspended_or_deleted(
     del server.objects[f"{CLUSTERS}/gpu"]
     with pytest.raises(JobFailed, match="gpu was deleted, and its jobs have ended with it\n  the same command resumes"):
         followed()
+
+
+def test_a_cluster_that_kueue_has_suspended_and_cannot_start_again_is_put_into_the_queue_again(
+    server: ApiServer, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kueue 0.17 leaves the names of its Workload in the templates of a growing cluster, and refuses them afterwards."""
+    monkeypatch.setattr(KubernetesCluster, "answers", lambda self: True)
+    target = KubernetesCluster(profile.model_copy(update={"queue": "team"}))
+    live = server.put(f"{CLUSTERS}/gpu", **ray_cluster(target.profile))
+    live["spec"]["suspend"] = True
+    assert list(target.wake()) == [], "it waits in the queue for the first time"
+    place, patches = "metadata/annotations", list[Any]()
+    for group in (live["spec"]["headGroupSpec"], live["spec"]["workerGroupSpecs"][1]):
+        left = {"kueue.x-k8s.io/workload": "a", "kueue.x-k8s.io/workload-slice-name": "a"}
+        group["template"]["metadata"]["annotations"] = {"mine": "kept", **left}
+
+    def note(handler: Handler) -> bool:
+        patches.append(handler.body)
+        return False
+
+    where(server, lambda handler: handler.command == "PATCH", note)
+    assert list(target.wake()) == ["puts the cluster into the queue again"]
+    assert patches == [[
+        {"op": "test", "path": "/spec/suspend", "value": True},
+        *({"op": "remove", "path": f"/spec/{group}/template/{place}/kueue.x-k8s.io~1{key}"}
+          for group in ("headGroupSpec", "workerGroupSpecs/1") for key in ("workload", "workload-slice-name")),
+    ]]  # fmt: skip
 
 
 def test_the_least_workers_of_a_job_are_requested_when_its_head_answers(
