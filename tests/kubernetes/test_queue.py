@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster.kube.conditions import condition, suspended
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets import ephemeral
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
@@ -37,6 +38,17 @@ class Queue:
         found = [w["metadata"]["name"] for w in self._request("GET", path)["items"] if name in w["metadata"]["name"]]
         patch = {"spec": {"active": False}}
         self._request("PATCH", f"{path}/{found[0]}", patch, content_type="application/merge-patch+json")
+
+    def evict_growth(self, name: str) -> None:
+        """Suspend a cluster that has grown, and let Kueue admit it again once it is suspended."""
+        path = f"namespaces/{self.place.namespace}/workloads"
+        live = [w for w in self._request("GET", path)["items"] if name in w["metadata"]["name"]]
+        (held,) = [w["metadata"]["name"] for w in live if condition(w, "Finished").get("status") != "True"]
+        for active in (False, True):
+            patch = {"spec": {"active": active}}
+            self._request("PATCH", f"{path}/{held}", patch, content_type="application/merge-patch+json")
+            if not active:
+                self.place.kube.clusters.wait([name], suspended, 300)
 
     def delete(self) -> None:
         for kind in ("clusterqueues", "resourceflavors"):
@@ -162,4 +174,27 @@ def test_a_standing_cluster_waits_in_the_queue_and_then_grows_in_it_and_trains(
     done = here("train", DIGITS, "--on", path, "--set", "name=standing", *SHORT)
     assert done.code == 0, done.err
     assert "standing finished at step 84" in done.out
+    assert place.command("down", path, "--yes").code == 0
+
+
+@pytest.mark.accept  # make test has what is sent: tests/cluster/targets/test_submission.py
+def test_a_cluster_that_has_grown_and_is_suspended_by_the_queue_starts_again_with_the_next_command(
+    place: Place, queue: Queue
+) -> None:
+    queue.open("8")
+    path = profile(place, queue.name, "grown", least=0)
+    assert place.command("up", path).code == 0
+    wants = "import ray, time; ray.init(); print(ray.get(ray.remote(num_cpus=1)(lambda: 'grown').remote())); time.sleep(600)"
+    process = place.command.start("submit", path, "--", "python", "-u", "-c", wants)
+    assert process.stdout is not None
+    assert any("grown" in line for line in process.stdout)
+    queue.evict_growth("grown")
+    err = process.communicate(timeout=300)[1]
+    assert process.returncode == 1, err
+    assert "grown was suspended, in favour of others in the queue team, and its jobs have ended with it" in err
+    wait_for(lambda: "Kueue could not start it" in place.command("why", "--on", path).out, "Kueue to try to start it again")
+    done = place.command("submit", path, "--", "echo", "again")
+    assert done.code == 0, done.err
+    assert "puts the cluster into the queue again" in done.err
+    assert "again" in done.out
     assert place.command("down", path, "--yes").code == 0
