@@ -61,7 +61,7 @@ class Pods:
 
 
 def remind() -> None:
-    """Have Kueue (0.17) look at the cluster once more: it may have overlooked a pod that came just after it had admitted it.
+    """Have Kueue (0.17.0) look at the cluster once more: it may have overlooked a pod that came just after it had admitted it.
 
     It lets pods go when the cluster changes, which it does not do by itself while it waits for that pod.
     """
