@@ -167,7 +167,17 @@ def test_each_variable_that_is_set_is_one_that_ray_reads() -> None:
         *emulation.NOT_OF_CLUSTERS,
         emulation.CLUSTER_FOLDER,
     }
-    own = ("CLUSTER", "IDLE_SECONDS", "LIMITS", "METRICS_OF_RAY", "METRICS_PORT", "NAMESPACE", "PRICES", "STORAGE")
+    own = (
+        "CLUSTER",
+        "IDLE_SECONDS",
+        "LIMITS",
+        "METRICS_OF_RAY",
+        "METRICS_PORT",
+        "NAMESPACE",
+        "PRICES",
+        "STORAGE",
+        "TEAM_LIMITS",
+    )
     ours = {name for name in names if name.startswith("HELIOSTAT_") or name in own}
     sought = {name.encode() for name in names - ours - {"GRPC_ENABLE_FORK_SUPPORT"}}
     for path in _sources():
