@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from .ray_usage import FINISHED, NOT_KNOWN, Node
 from .record import read
 
-CHECK_SECONDS = 30.0
+CHECK_SECONDS = 15.0
 BUSY = 20
 """The time between two looks is at least so many times that which the last one took: the record of a team may be long."""
 KEYS = {"day": "budget", "month": "budget_per_month"}
@@ -80,7 +80,7 @@ class Enforcement:
                 self._note(id, why)
 
     def watch(self, ended: threading.Event) -> None:
-        """Look until the event, every half a minute; runs in a thread, so that a slow storage does not delay the record."""
+        """Look until the event, every 15 s; runs in a thread, so that a slow storage does not delay the record."""
         wait = CHECK_SECONDS
         while not ended.wait(wait):
             began = time.monotonic()

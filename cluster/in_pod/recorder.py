@@ -6,7 +6,8 @@ and about 64 KB. A line is JSON, a blank, and the CRC-32 of the JSON, with a tim
 - ``start``: the first line of a file; the nodes that there are and the jobs that run follow, so that it can be read alone; it
   names a ``cluster`` that a job or a service has to itself, and ``until`` when that of a job is deleted at the latest;
 - ``node``: a node as it is from then on; ``gone``: it has ended; ``job``: a job as it is from then on;
-- ``beat``: nothing has changed, once a minute; ``off``: the cluster is suspended or deleted, and has no nodes from then on.
+- ``beat``: nothing has changed, once a minute, or each 15 s while jobs run that a spent budget stops; ``off``: the cluster is
+  suspended or deleted, and has no nodes from then on.
 
 Beside them is a file for each action of a user (`in_pod.actions`).
 
@@ -38,7 +39,8 @@ from .store import Writer, folders, read_all
 
 FOLDER = ".nodes"
 POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 0.5
-BEAT_SECONDS = 60.0
+BEAT_SECONDS, SOON_SECONDS = 60.0, 15.0
+"""Between two lines while nothing changes; the shorter while jobs run that a spent budget stops."""
 SEEN_SECONDS = 10.0
 """A look this long after the one before is the first one after an outage."""
 GATED_SECONDS = 30.0
@@ -72,12 +74,14 @@ class Recorder:
         write: gets the name of a file and its whole contents.
         clock: the time.
         own: what the first line of each file says of a cluster that a job has to itself.
+        stops: whether a spent budget stops what runs, so that what is spent is to be known soon.
     """
 
     def __init__(
-        self, look: Look, write: Callable[[str, bytes], None], clock: Callable[[], float] = time.time, own: Node | None = None
-    ) -> None:
-        self._look, self._write, self._clock, self._own = look, write, clock, own or {}
+        self, look: Look, write: Callable[[str, bytes], None], clock: Callable[[], float] = time.time, own: Node | None = None,
+        stops: Callable[[], object] = lambda: False,
+    ) -> None:  # fmt: skip
+        self._look, self._write, self._clock, self._own, self._stops = look, write, clock, own or {}, stops
         self._id, self._number, self._name = secrets.token_hex(4), 0, ""
         self._lines: list[bytes] = []
         self._size, self._day = 0, ""
@@ -113,7 +117,8 @@ class Recorder:
             if self._jobs.get(key) != job:
                 self._add({"t": now, "e": "job", "id": key, **job})
         self._jobs = jobs or self._jobs  # none: Ray did not answer, or has had no job yet
-        if now - self._last >= BEAT_SECONDS:
+        at_work = any(job["status"] not in ray_usage.FINISHED for job in self._jobs.values())
+        if now - self._last >= (SOON_SECONDS if at_work and self._stops() else BEAT_SECONDS):
             self._add({"t": now, "e": "beat"})
         if self._dirty and now - self._flushed >= FLUSH_SECONDS:
             self._flush(now)
@@ -336,7 +341,10 @@ def main() -> None:
     look = with_reminders(shown(pods, groups, lambda: pods.causes), pods)
     if not own:  # commands leave actions at the cluster of `heliostat up` alone
         look = with_actions(look, Recorded(writer, folder))
-    recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own)
+    recorder = Recorder(
+        look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own,
+        stops=lambda: limits().get("stop") or _of_team().get("stop"),
+    )  # fmt: skip
     enforce(limits, os.environ["STORAGE"], folder, writer, _get, _stop, ended, _of_team)
     if states := os.environ.get("STATES", ""):
         delete_states(states, is_gone)

@@ -90,7 +90,8 @@ def main() -> None:
     if options["metrics"]:
         serve(groups, options["ray_metrics"], HOST, options["metrics"])
     look = shown(Processes(options, get, ended), groups, dict)
-    recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data))
+    stops = bool(options["limits"].get("stop"))
+    recorder = Recorder(look, lambda name, data: writer.write(f"{folder}/{name}", data), stops=lambda: stops)
     stop = ray_usage.stopping(dashboard, token)
     enforce(lambda: options["limits"], options["storage"], folder, writer, get, stop, ended)
     record(recorder, lambda: True, ended, LAST_SECONDS)

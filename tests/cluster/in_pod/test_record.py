@@ -107,6 +107,18 @@ def test_jobs_are_not_written_again_after_each_moment_without_an_answer() -> Non
     assert [data.count(b'"e":"job"') for data in written.values()] == [2]
 
 
+@pytest.mark.parametrize(("stops", "status", "beats"), [(True, "RUNNING", 7), (False, "RUNNING", 1), (True, "SUCCEEDED", 1)])
+def test_what_is_spent_is_written_soon_while_jobs_run_that_a_budget_stops(stops: bool, status: str, beats: int) -> None:
+    job = {"run": "", "command": "", "status": status, "labels": {}, "begin": T0, "end": None}
+    written, now = dict[str, bytes](), T0
+    recorder = Recorder(lambda: ({}, {"a": job}), written.__setitem__, lambda: now, stops=lambda: stops)
+    while now < T0 + 119:
+        recorder.step()
+        now += 2
+    recorder.finish(off=False)
+    assert sum(data.count(b'"e":"beat"') for data in written.values()) - 1 == beats
+
+
 def test_a_moment_without_an_answer_of_ray_is_no_gap() -> None:
     node = {"name": "w", "group": "gpu", "market": "spot", "price": 1, "gpus": 1, "begin": 0.0, "until": None}
     busy, unknown = {"state": "busy", "work": {"job": 1.0}}, {"state": "unknown", "work": {}}
