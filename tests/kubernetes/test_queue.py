@@ -2,17 +2,19 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from heliostat.cluster.kube.conditions import condition, suspended
+from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets import ephemeral
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
+from heliostat.config import to_yaml
 from tests.conftest import ROOT, Command, wait_for
-from tests.kubernetes.conftest import SHORT, Place, cpu_group
+from tests.kubernetes.conftest import GPU, IMAGE, SHORT, Place, cpu_group
 from tests.kubernetes.test_cluster import DIGITS
 
 
@@ -38,17 +40,6 @@ class Queue:
         found = [w["metadata"]["name"] for w in self._request("GET", path)["items"] if name in w["metadata"]["name"]]
         patch = {"spec": {"active": False}}
         self._request("PATCH", f"{path}/{found[0]}", patch, content_type="application/merge-patch+json")
-
-    def evict_growth(self, name: str) -> None:
-        """Suspend a cluster that has grown, and let Kueue admit it again once it is suspended."""
-        path = f"namespaces/{self.place.namespace}/workloads"
-        live = [w for w in self._request("GET", path)["items"] if name in w["metadata"]["name"]]
-        (held,) = [w["metadata"]["name"] for w in live if condition(w, "Finished").get("status") != "True"]
-        for active in (False, True):
-            patch = {"spec": {"active": active}}
-            self._request("PATCH", f"{path}/{held}", patch, content_type="application/merge-patch+json")
-            if not active:
-                self.place.kube.clusters.wait([name], suspended, 300)
 
     def delete(self) -> None:
         for kind in ("clusterqueues", "resourceflavors"):
@@ -177,24 +168,64 @@ def test_a_standing_cluster_waits_in_the_queue_and_then_grows_in_it_and_trains(
     assert place.command("down", path, "--yes").code == 0
 
 
+@contextmanager
+def team(place: Place, name: str) -> Iterator[Place]:
+    """A team with room for a head and no worker, which may borrow as much from another one."""
+    command = Command(place.command.cwd / name, place.command.env)
+    command.cwd.mkdir()
+    queue = {"cohort": place.namespace, "borrow": 1, "flavor": place.namespace}
+    share = {"gpus": 1, "gpu_resource": GPU, "cpu": "800m", "memory": "8Gi"}
+    document = {"members": [{"user": "ann"}], **share, "queue": queue}
+    (command.cwd / f"{name}.yaml").write_text(to_yaml(document))
+    kube = KubeRay(namespace=name)
+    try:
+        done = command("team", "apply", name)
+        assert done.code == 0, done.err
+        yield Place(kube, command)
+    finally:
+        kube.objects("Namespace").delete(name)
+        kube.objects("ClusterQueue").delete(name)
+
+
+GROWS = "import ray, time; ray.init(); print(ray.get(ray.remote(num_cpus=1)(lambda: 'grown').remote())); time.sleep(600)"
+
+
+def claiming(cpu: str, seconds: int) -> dict[str, Any]:
+    """A Job in the queue of a team, which passes the restricted standard."""
+    secure = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True,
+              "seccompProfile": {"type": "RuntimeDefault"}}  # fmt: skip
+    container = {"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["sleep", str(seconds)],
+                 "securityContext": secure, "resources": {"requests": {"cpu": cpu, "memory": "64Mi"}}}  # fmt: skip
+    pod = {
+        "restartPolicy": "Never",
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+        "tolerations": [{"key": GPU}],
+    }
+    metadata = {"name": "claiming", "labels": {"kueue.x-k8s.io/queue-name": "team"}}
+    spec = {"suspend": True, "template": {"spec": pod}}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec}
+
+
 @pytest.mark.accept  # make test has what is sent: tests/cluster/targets/test_submission.py
-def test_a_cluster_that_has_grown_and_is_suspended_by_the_queue_starts_again_with_the_next_command(
-    place: Place, queue: Queue
-) -> None:
-    queue.open("8")
-    path = profile(place, queue.name, "grown", least=0)
-    assert place.command("up", path).code == 0
-    wants = "import ray, time; ray.init(); print(ray.get(ray.remote(num_cpus=1)(lambda: 'grown').remote())); time.sleep(600)"
-    process = place.command.start("submit", path, "--", "python", "-u", "-c", wants)
-    assert process.stdout is not None
-    assert any("grown" in line for line in process.stdout)
-    queue.evict_growth("grown")
-    err = process.communicate(timeout=300)[1]
-    assert process.returncode == 1, err
-    assert "grown was suspended, in favour of others in the queue team, and its jobs have ended with it" in err
-    wait_for(lambda: "Kueue could not start it" in place.command("why", "--on", path).out, "Kueue to try to start it again")
-    done = place.command("submit", path, "--", "echo", "again")
-    assert done.code == 0, done.err
-    assert "puts the cluster into the queue again" in done.err
-    assert "again" in done.out
-    assert place.command("down", path, "--yes").code == 0
+def test_a_cluster_that_has_grown_and_is_preempted_starts_again_with_the_next_command(place: Place, kueue: str) -> None:
+    with team(place, f"{place.namespace}-a") as mine, team(place, f"{place.namespace}-b") as theirs:
+        path = profile(mine, "team", "grown", least=0)
+        started = mine.command("up", path)
+        assert started.code == 0, started.err
+        wants = (
+            "import ray, time; ray.init(); print(ray.get(ray.remote(num_cpus=1)(lambda: 'grown').remote())); time.sleep(600)"
+        )
+        process = mine.command.start("submit", path, "--", "python", "-u", "-c", wants)
+        assert process.stdout is not None
+        assert any("grown" in line for line in process.stdout)
+        theirs.kube.objects("Job").create(claiming("750m", 20))
+        err = process.communicate(timeout=300)[1]
+        assert process.returncode == 1, err
+        assert "grown was suspended, in favour of others in the queue team, and its jobs have ended with it" in err
+        wait_for(lambda: "Kueue could not start it" in mine.command("why", "--on", path).out, "Kueue to try to start it", 300)
+        done = mine.command("submit", path, "--", "echo", "again")
+        assert done.code == 0, done.err
+        assert "puts the cluster into the queue again" in done.err
+        assert "again" in done.out
+        assert mine.command("down", path, "--yes").code == 0
