@@ -195,8 +195,10 @@ def _fits_alone(message: str) -> bool:
     found = re.search(r"requested: (.+), used: .+, limited: (.+?)$", message.strip())
     if not found:
         return False
-    requested, limited = (dict(each.split("=", 1) for each in part.split(",")) for part in found.groups())
-    return all(name in limited and amount(needs) <= amount(limited[name]) for name, needs in requested.items())
+    requested, limited = (dict(re.findall(r"([\w./-]+)=([0-9.]+[A-Za-z]*)", part)) for part in found.groups())
+    return bool(requested) and all(
+        name in limited and amount(needs) <= amount(limited[name]) for name, needs in requested.items()
+    )
 
 
 def _submitter(job: Document, events: list[Document]) -> Iterator[Problem]:

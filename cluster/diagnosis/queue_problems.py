@@ -42,7 +42,7 @@ def _reason(own: Document | None, before: list[Document], queue: Queue) -> tuple
         fix = "heliostat render --rbac prints the rights to ask for" if unseen else "see whether Kueue runs, if that lasts"
         return why, fix, "" if unseen else "Kueue does so within seconds"
     if _holds(own):
-        then = "the recorder beside a head reminds Kueue of a pod after half a minute"
+        then = "beside a head that runs, the recorder reminds Kueue after half a minute"
         return "it is admitted, and Kueue has not started it yet", "see whether Kueue runs, if that lasts", then
     if condition(own, FINISHED).get("reason") == "FailedToStart":
         why = f"Kueue could not start it: {condition(own, FINISHED).get('message', '')}"[:400]

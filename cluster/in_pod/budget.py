@@ -67,11 +67,9 @@ class Enforcement:
 
     def step(self) -> None:
         """Look once. Services, sessions and what was started with ``--over-budget`` go on."""
-        budgets = [
-            (each, limits) for each in self._budgets if (limits := each.limits()).get("stop")
-        ]  # earlier versions have none
+        budgets = [*self._stopping()]
         jobs = {id: job for id, job in self._jobs().items() if _stoppable(id, job)} if budgets else {}
-        if not jobs or not (why := next((why for each in budgets for why in self._spent(*each)), "")):
+        if not jobs or not (why := next((why for each in budgets for why in self._known(each)), "")):
             return
         for id in jobs:
             self._stop(id)
@@ -89,6 +87,24 @@ class Enforcement:
             except NOT_KNOWN as error:
                 print(f"cannot compare what is spent with the budget: {error!r}", flush=True)
             wait = max(CHECK_SECONDS, BUSY * (time.monotonic() - began))
+
+    def _stopping(self) -> Iterator[tuple[Holding, Node]]:
+        """The budgets that stop what runs; one that cannot be read keeps none of the others from that."""
+        for budget in self._budgets:
+            try:
+                limits = budget.limits()
+            except NOT_KNOWN as error:
+                print(f"cannot read {budget.called}: {error!r}", flush=True)
+                continue
+            if limits.get("stop"):  # earlier versions have no such key
+                yield budget, limits
+
+    def _known(self, stopping: tuple[Holding, Node]) -> Iterator[str]:
+        """The limits that are reached, as far as the record can be read."""
+        try:
+            yield from self._spent(*stopping)
+        except NOT_KNOWN as error:
+            print(f"cannot compare what is spent with {stopping[0].called}: {error!r}", flush=True)
 
     def _spent(self, budget: Holding, limits: Node) -> Iterator[str]:
         """The limits that are reached, with the figures."""

@@ -229,9 +229,30 @@ def _stop(id: str) -> None:
 
 
 def _of_team() -> Node:
-    """The limits of all clusters of the namespace, which `team apply` changes; none without a team."""
+    """The limits of all clusters of the namespace, which `team apply` changes; none without a team.
+
+    Raises:
+        ValueError: they were changed into something else.
+    """
     path = os.environ.get("TEAM_LIMITS", "")  # a pod of an earlier version has none
-    return dict(loaded(path)) if os.path.exists(path) else {}
+    if not os.path.exists(path):
+        return {}
+    found = loaded(path)
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} has {found!r}, and no limits")
+    return found
+
+
+def stops(*limits: Callable[[], Node]) -> Callable[[], bool]:
+    """Whether one of several budgets stops what runs; one that cannot be read does not."""
+
+    def one(given: Callable[[], Node]) -> bool:
+        try:
+            return bool(given().get("stop"))
+        except NOT_KNOWN:  # the enforcement says so
+            return False
+
+    return lambda: any(map(one, limits))
 
 
 def enforce(
@@ -343,7 +364,7 @@ def main() -> None:
         look = with_actions(look, Recorded(writer, folder))
     recorder = Recorder(
         look, lambda name, data: writer.write(f"{folder}/{name}", data), own=own,
-        stops=lambda: limits().get("stop") or _of_team().get("stop"),
+        stops=stops(limits, _of_team),
     )  # fmt: skip
     enforce(limits, os.environ["STORAGE"], folder, writer, _get, _stop, ended, _of_team)
     if states := os.environ.get("STATES", ""):

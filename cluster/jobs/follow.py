@@ -17,7 +17,7 @@ from heliostat.cluster.jobs.dashboard import Dashboard, Job
 from heliostat.cluster.jobs.packaging import Package, isolated, packages, runtime_env, upload
 from heliostat.cluster.retries import SECONDS, Silence
 from heliostat.environment import JOB_ENVIRONMENT
-from heliostat.errors import ContactLost, JobFailed, Stopped
+from heliostat.errors import ContactLost, HeliostatError, JobFailed, Stopped
 from heliostat.job_environment import packed, uri
 
 POLL = 1.0
@@ -149,8 +149,12 @@ def follow(
                 say("" if log.active() and not interrupted() else look())
                 silence.ends()
             except KubernetesError as error:
-                if ended := _final_state(fallback):
-                    return ended
+                try:
+                    if ended := _final_state(fallback):
+                        return ended
+                except HeliostatError:
+                    within = 0
+                    raise
                 lost = silence.seconds(asked, time.monotonic())
                 if lost > LOST_SECONDS or interrupted():
                     within = 0

@@ -137,7 +137,7 @@ def seen(target: Target, by_head: bool = False) -> tuple[list[Spent], str]:
             if not by_head:
                 return [], f"{_unknown(budgets)}: {why}, which heliostat why --on {target.name} has its head read"
             if not target.reading():
-                return [], f"{_unknown(budgets)}: {why}, and {target.name} does not run"
+                return [], f"{_unknown(budgets)}: {why}, and neither {target.name} nor another cluster with it runs"
         return _spent(target, budgets, lambda line: None), ""
     except WithFix as error:
         return [], f"what is spent of a budget is not known: {error.what}"

@@ -23,7 +23,7 @@ from heliostat.cluster.diagnosis.snapshot import (
 from heliostat.cluster.diagnosis.wait import Watchdog, poll
 from heliostat.cluster.documents.manifests import documents, metadata
 from heliostat.cluster.documents.ownership import is_ours, owner_of
-from heliostat.cluster.errors import KubernetesError, NotFound, Unreachable
+from heliostat.cluster.errors import Invalid, KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import Dashboard, Endpoint, Socket
 from heliostat.cluster.jobs.demand import RayState, ray_state
 from heliostat.cluster.kube.api import Api
@@ -36,7 +36,7 @@ from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.kubernetes_status import kubernetes_state
 from heliostat.cluster.targets.observation import Observation, Why, of_ray_job
 from heliostat.cluster.targets.status import State
-from heliostat.errors import JobFailed, NotComing, UserError
+from heliostat.errors import ContactLost, JobFailed, NotComing, UserError
 
 UP_SECONDS = 600
 """Timeout of the start of a cluster, plus the start time of its slowest group."""
@@ -158,8 +158,9 @@ class KubernetesCluster:
             UserError: it would have to be changed, and is of another owner.
         """
         if self.profile.queue and live["spec"].get("suspend"):
-            if self.kube.clusters.requeue(live):
-                yield "puts the cluster into the queue again"
+            with suppress(Invalid):  # another command does so at this moment, or Kueue has just started it
+                if is_ours(live, {"metadata": metadata(self.profile, self.name)}) and self.kube.clusters.requeue(live):
+                    yield "puts the cluster into the queue again"
             return
         suspended = live["spec"].get("suspend")
         if not suspended and condition(live, "ReplicaFailure").get("status") != "True":
@@ -322,17 +323,20 @@ class KubernetesCluster:
         """Raise an exception if its jobs have ended with it; for a wait in which its dashboard does not respond.
 
         Raises:
-            JobFailed: it was suspended, for example by Kueue in favour of others, or deleted.
+            JobFailed: Kueue has suspended it in favour of others.
+            ContactLost: it was suspended otherwise, which the idle watcher does after the jobs, or deleted: how they ended is
+                not known.
         """
         live = self.kube.clusters.find(self.name)
         if live is not None and not live["spec"].get("suspend"):
             return
-        what = "was deleted"
-        if live:
-            other = f"in favour of others in the queue {self.profile.queue}" if self.profile.queue else "by another client"
-            what = f"was suspended, {live['metadata'].get('annotations', {}).get(SUSPENDED, other)}"
-        hint = "the same command resumes from the last checkpoint"
-        raise JobFailed(f"{self.name} {what}, and its jobs have ended with it\n  {hint}")
+        why = (live or {}).get("metadata", {}).get("annotations", {}).get(SUSPENDED)
+        if live and self.profile.queue and not why:
+            what = f"{self.name} was suspended, in favour of others in the queue {self.profile.queue}"
+            raise JobFailed(f"{what}, and its jobs have ended with it\n  the same command resumes from the last checkpoint")
+        what = f"was suspended, {why or 'by another client'}" if live else "was deleted"
+        kept = f"heliostat logs {self.name} JOB and heliostat runs --on {self.name} have what it has kept"
+        raise ContactLost(f"{self.name} {what}; how the job has ended is not known from here\n  {kept}")
 
     def reading(self) -> "KubernetesCluster | None":
         """A cluster whose head runs and has the storage: this one, or another of the namespace with the same claim."""
@@ -345,8 +349,10 @@ class KubernetesCluster:
             claims = [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod.get("volumes", ())]
             stands = live["metadata"]["labels"].get(CLUSTER_LABEL) == name != self.name and not live["spec"].get("suspend")
             other = KubernetesCluster(self.profile, self.kube, name)
-            if stands and claim in claims and ("storage", place) in mounts and other.answers():
-                return other
+            if stands and claim in claims and ("storage", place) in mounts:
+                with suppress(KubernetesError, UserError):  # what is wrong with it is no matter of this cluster
+                    if other.answers():
+                        return other
         return None
 
     def _ray(self, snapshot: Snapshot) -> tuple[RayState | None, str]:

@@ -14,7 +14,7 @@ from heliostat.cluster.documents.manifests import metadata, network_policy, ray_
 from heliostat.cluster.documents.ownership import contains, is_ours
 from heliostat.cluster.documents.secrets import job_secret, owned, owner_reference, reading
 from heliostat.cluster.documents.serving import PORT
-from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound
+from heliostat.cluster.errors import Conflict, Forbidden, KubernetesError, NotFound, Unreachable
 from heliostat.cluster.jobs.dashboard import TIMEOUT
 from heliostat.cluster.jobs.packaging import Package
 from heliostat.cluster.kube.conditions import condition, observed
@@ -283,18 +283,22 @@ class KubernetesService:
     def _answers(self) -> bool:
         """Whether it answers through the head, whose proxy may start after those of the workers, which stand in for it.
 
-        One without a replica is not asked, only the proxy. Who may forward no port cannot ask.
+        One without a replica is not asked, only the proxy. Where no port can be forwarded, it cannot be asked.
         """
         state = self.state()
         try:
-            with self.reached() as (url, token):
-                if state.replicas:
-                    served(state, url, token)
-                    return True
-                return urllib3.request("GET", f"{url}/-/healthz", timeout=TIMEOUT, retries=False).status == 200
+            with Forward(self.target.api, self.cluster().name, {PORT: 0}) as forward:
+                url = f"http://127.0.0.1:{forward.ports[PORT]}"
+                try:
+                    if state.replicas:
+                        served(state, url, self.token() or "")
+                        return True
+                    return urllib3.request("GET", f"{url}/-/healthz", timeout=TIMEOUT, retries=False).status == 200
+                except (Unreachable, urllib3.exceptions.HTTPError):
+                    return "cannot forward" in (forward.last_error or "")
         except Forbidden:
             return True
-        except (KubernetesError, urllib3.exceptions.HTTPError):
+        except KubernetesError:
             return False
 
     def _look(self) -> str:

@@ -320,7 +320,10 @@ def test_an_object_store_whose_credentials_only_a_secret_has_is_read_in_a_pod(
 
     away = target(uri=uri, secret="keys")
     budget.Guard(away, print).early()
-    for by_head, then in ((False, "which heliostat why --on paid has its head read"), (True, "and paid does not run")):
+    for by_head, then in (
+        (False, "which heliostat why --on paid has its head read"),
+        (True, "and neither paid nor another cluster with it runs"),
+    ):
         found, unknown = budget.seen(away, by_head)
         assert found == []
         assert "it is in an object store that this machine cannot read, and for which pods have a Secret (" in unknown

@@ -128,7 +128,7 @@ def test_status_has_no_claim_read_and_why_starts_no_head_for_it(place: Place, sp
     assert found["budgets"] == []
     assert found["budgets_unknown"].startswith("what is spent of the budget of paid is not known: it is on a claim")
     asked = place.command("why", "--on", spent)
-    assert "what is spent of the budget of paid is not known: it is on a claim, and paid does not run" in asked.out
+    assert "what is spent of the budget of paid is not known: it is on a claim, and neither paid nor" in asked.out
     assert status(place.command, spent)["state"] == "suspended"
     refused = place.command("submit", spent, "--", "echo", "runs")
     assert (refused.code, f"{REFUSED} paid: $" in refused.err) == (1, True), "its own head, which it has woken, reads it"

@@ -14,6 +14,7 @@ from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.errors import Unreachable
 from heliostat.cluster.jobs.contents import contents
 from heliostat.cluster.jobs.follow import Work, follow
+from heliostat.cluster.names import SUSPENDED
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.targets.ephemeral import Ephemeral, own_cluster
 from heliostat.cluster.targets.kubernetes import KubernetesCluster
@@ -115,8 +116,12 @@ def test_a_job_has_ended_with_a_cluster_that_was_suspended_or_deleted(
     server.put(f"{CLUSTERS}/gpu", spec={"suspend": True})
     with pytest.raises(JobFailed, match="gpu was suspended, in favour of others in the queue team, and its jobs"):
         followed()
+    # It may have succeeded before.
+    server.put(f"{CLUSTERS}/gpu", spec={"suspend": True}, metadata={"annotations": {SUSPENDED: "no work for 600 s"}})
+    with pytest.raises(ContactLost, match="gpu was suspended, no work for 600 s; how the job has ended is not known from here"):
+        followed()
     del server.objects[f"{CLUSTERS}/gpu"]
-    with pytest.raises(JobFailed, match="gpu was deleted, and its jobs have ended with it\n  the same command resumes"):
+    with pytest.raises(ContactLost, match="gpu was deleted; how the job has ended is not known from here\n  heliostat logs"):
         followed()
 
 
