@@ -16,7 +16,7 @@ from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.documents.teams import team_documents
 from heliostat.cluster.in_pod.budget import Enforcement, Holding, period_of
 from heliostat.cluster.in_pod.record import Gap, Interval, Record, RecordedJob, read
-from heliostat.cluster.in_pod.recorder import line
+from heliostat.cluster.in_pod.recorder import line, stops
 from heliostat.cluster.in_pod.store import read_all
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.spending import Spent, spent
@@ -219,10 +219,16 @@ def test_a_spent_budget_stops_what_was_submitted_where_the_profile_says_so(tmp_p
     assert noted == [("job-1", why), ("job-2", why)]
     spend(tmp_path, "local/other", NOW)
     between = {"day": 1.5 * found.money}
-    for stop, then in ((False, []), (True, ["job-1", "job-2"])):
+    for team, then in ((False, []), (True, ["job-1", "job-2"])):
         stopped.clear()
-        enforced(profile(tmp_path, {**between, "stop": True}).limits, NOW + 30, Budget(**between, stop=stop).enforced).step()
+        enforced(profile(tmp_path, {**between, "stop": True}).limits, NOW + 30, Budget(**between, stop=team).enforced).step()
         assert stopped == then
+    stopped.clear()
+    broken = Holding("the team's", lambda: json.loads("{"), lambda month: [])
+    own = Holding("the budget", lambda: limits, lambda month: [files(month)])
+    Enforcement([broken, own], lambda: jobs, stopped.append, lambda *pair: None, lambda: NOW + 30).step()
+    assert stopped == ["job-1", "job-2"], "a budget that cannot be read keeps no other one from stopping"
+    assert stops(lambda: json.loads("{"), lambda: limits)()
     assert noted[-1][1] == f"the team's is spent: ${2 * found.money:.2f} of ${1.5 * found.money:.2f} today"
 
 

@@ -16,7 +16,7 @@ from heliostat.cluster.cost import charges
 from heliostat.cluster.in_pod import pods, ray_usage
 from heliostat.cluster.in_pod import recorder as program
 from heliostat.cluster.in_pod.pods import node_of, seconds, with_use
-from heliostat.cluster.in_pod.record import ALLOWED, DELETED, Drain, Gap, Record, read
+from heliostat.cluster.in_pod.record import ALLOWED, DELETED, Drain, Gap, Record, parse, read
 from heliostat.cluster.in_pod.recorder import Recorder, line
 from heliostat.cluster.in_pod.store import Writer
 from heliostat.cluster.targets.history import events
@@ -105,6 +105,18 @@ def test_jobs_are_not_written_again_after_each_moment_without_an_answer() -> Non
         recorder.step()
     recorder.finish(off=False)
     assert [data.count(b'"e":"job"') for data in written.values()] == [2]
+
+
+def test_many_lines_without_a_change_need_little_memory_and_say_the_same() -> None:
+    at = [0.0, *(15.0 * n for n in range(1, 400)), 6200.0, *(6200.0 + 15 * n for n in range(1, 10))]
+    lines = [{"t": T0, "e": "start"}, *({"t": T0 + t, "e": "beat"} for t in at[1:])]
+    data = b"".join(map(line, lines))
+    kept, damaged = parse(data)
+    assert (len(kept) < len(lines) / 4, damaged) == (True, False)
+    found = read({"2026-11/26T000000-ab-0001.jsonl": data})
+    assert found
+    assert (found.begin, found.end) == (T0, T0 + at[-1])
+    assert [(gap.begin - T0, gap.end - T0) for gap in found.gaps] == [(15.0 * 399, 6200.0)]
 
 
 @pytest.mark.parametrize(("stops", "status", "beats"), [(True, "RUNNING", 7), (False, "RUNNING", 1), (True, "SUCCEEDED", 1)])
