@@ -174,7 +174,7 @@ def team(place: Place, name: str) -> Iterator[Place]:
     command = Command(place.command.cwd / name, place.command.env)
     command.cwd.mkdir()
     queue = {"cohort": place.namespace, "borrow": 1, "flavor": place.namespace}
-    share = {"gpus": 1, "gpu_resource": GPU, "cpu": "800m", "memory": "8Gi"}
+    share = {"gpus": 1, "gpu_resource": GPU, "cpu": "500m", "memory": "8Gi"}
     document = {"members": [{"user": "ann"}], **share, "queue": queue}
     (command.cwd / f"{name}.yaml").write_text(to_yaml(document))
     kube = KubeRay(namespace=name)
@@ -219,7 +219,7 @@ def test_a_cluster_that_has_grown_and_is_preempted_starts_again_with_the_next_co
         process = mine.command.start("submit", path, "--", "python", "-u", "-c", wants)
         assert process.stdout is not None
         assert any("grown" in line for line in process.stdout)
-        theirs.kube.objects("Job").create(claiming("750m", 20))
+        theirs.kube.objects("Job").create(claiming("500m", 20))
         err = process.communicate(timeout=300)[1]
         assert process.returncode == 1, err
         assert "grown was suspended, in favour of others in the queue team, and its jobs have ended with it" in err
