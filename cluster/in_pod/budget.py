@@ -108,17 +108,18 @@ class Enforcement:
 
     def _spent(self, budget: Holding, limits: Node) -> Iterator[str]:
         """The limits that are reached, with the figures."""
-        now, spent = self._clock(), dict.fromkeys(KEYS, 0.0)
+        now = self._clock()
+        limited = {period: limits[key] for period, key in KEYS.items() if limits.get(key) is not None}
+        spent = dict.fromkeys(limited, 0.0)
         # One after the other: that of a team may be long, and the container's memory is not.
         for files in budget.files(f"{datetime.fromtimestamp(now, UTC):%Y-%m}"):
             if not (record := read(files)):
                 continue
-            for period in KEYS:
+            for period in limited:
                 intervals = record.during(period_of(period, now)[0], now).intervals
                 spent[period] += sum(each.seconds * each.price / 3600 for each in intervals if each.price is not None)
-        for period, key in KEYS.items():
-            limit = limits.get(key)
-            if limit is not None and spent[period] >= limit:
+        for period, limit in limited.items():
+            if spent[period] >= limit:
                 yield f"{budget.called} is spent: ${spent[period]:.2f} of ${limit:.2f} {CALLED[period]}"
 
 

@@ -117,11 +117,14 @@ class Recorder:
             if self._jobs.get(key) != job:
                 self._add({"t": now, "e": "job", "id": key, **job})
         self._jobs = jobs or self._jobs  # none: Ray did not answer, or has had no job yet
-        at_work = any(job["status"] not in ray_usage.FINISHED for job in self._jobs.values())
-        if now - self._last >= (SOON_SECONDS if at_work and self._stops() else BEAT_SECONDS):
+        quiet = now - self._last
+        if quiet >= BEAT_SECONDS or (quiet >= SOON_SECONDS and self._at_work() and self._stops()):
             self._add({"t": now, "e": "beat"})
         if self._dirty and now - self._flushed >= FLUSH_SECONDS:
             self._flush(now)
+
+    def _at_work(self) -> bool:
+        return any(job["status"] not in ray_usage.FINISHED for job in self._jobs.values())
 
     def finish(self, off: bool) -> None:
         """Write the last line, which says whether the cluster has ended as well; a later one replaces it.

@@ -348,8 +348,8 @@ class KubernetesCluster:
             mounts = [(each["name"], each["mountPath"]) for each in pod["containers"][0].get("volumeMounts", ())]
             claims = [each.get("persistentVolumeClaim", {}).get("claimName") for each in pod.get("volumes", ())]
             stands = live["metadata"]["labels"].get(CLUSTER_LABEL) == name != self.name and not live["spec"].get("suspend")
-            other = KubernetesCluster(self.profile, self.kube, name)
             if stands and claim in claims and ("storage", place) in mounts:
+                other = KubernetesCluster(self.profile, self.kube, name)
                 with suppress(KubernetesError, UserError):  # what is wrong with it is no matter of this cluster
                     if other.answers():
                         return other

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from heliostat.cluster.diagnosis.snapshot import statuses, time_of
+from heliostat.cluster.documents.pods import RESTRICTED
 from heliostat.cluster.errors import Forbidden
 from heliostat.cluster.kube.conditions import condition
 from heliostat.cluster.kube.kuberay import KubeRay
@@ -146,12 +147,10 @@ class Team:
 
 def plain_job(size: int, seconds: int) -> dict[str, Any]:
     """A Job in the queue whose pods hold a GPU each, and pass the restricted standard."""
-    secure = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True,
-              "seccompProfile": {"type": "RuntimeDefault"}}  # fmt: skip
     amounts = {"cpu": "10m", "memory": "64Mi", GPU: "1"}
     sleep = ["sh", "-c", f"trap 'exit 143' TERM; sleep {seconds} & wait $!"]
-    container = {"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": sleep, "securityContext": secure,
-                 "resources": {"limits": amounts, "requests": amounts}}  # fmt: skip
+    container = {"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": sleep,
+                 "securityContext": RESTRICTED, "resources": {"limits": amounts, "requests": amounts}}  # fmt: skip
     pod = {"restartPolicy": "Never", "terminationGracePeriodSeconds": 5, "containers": [container],
            "nodeSelector": {POOL: "yes"}, "tolerations": [{"key": POOL, "operator": "Exists"}]}  # fmt: skip
     spec = {"parallelism": size, "completions": size, "suspend": True, "ttlSecondsAfterFinished": 60, "template": {"spec": pod}}

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from heliostat.cluster.documents.pods import RESTRICTED
 from heliostat.cluster.kube.kuberay import KubeRay
 from heliostat.cluster.profile import find
 from heliostat.cluster.targets import ephemeral
@@ -192,10 +193,9 @@ GROWS = "import ray, time; ray.init(); print(ray.get(ray.remote(num_cpus=1)(lamb
 
 def claiming(cpu: str, seconds: int) -> dict[str, Any]:
     """A Job in the queue of a team, which passes the restricted standard."""
-    secure = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}, "runAsNonRoot": True,
-              "seccompProfile": {"type": "RuntimeDefault"}}  # fmt: skip
+    amounts = {"requests": {"cpu": cpu, "memory": "64Mi"}}
     container = {"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent", "command": ["sleep", str(seconds)],
-                 "securityContext": secure, "resources": {"requests": {"cpu": cpu, "memory": "64Mi"}}}  # fmt: skip
+                 "securityContext": RESTRICTED, "resources": amounts}  # fmt: skip
     pod = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": 1,
@@ -213,10 +213,7 @@ def test_a_cluster_that_has_grown_and_is_preempted_starts_again_with_the_next_co
         path = profile(mine, "team", "grown", least=0)
         started = mine.command("up", path)
         assert started.code == 0, started.err
-        wants = (
-            "import ray, time; ray.init(); print(ray.get(ray.remote(num_cpus=1)(lambda: 'grown').remote())); time.sleep(600)"
-        )
-        process = mine.command.start("submit", path, "--", "python", "-u", "-c", wants)
+        process = mine.command.start("submit", path, "--", "python", "-u", "-c", GROWS)
         assert process.stdout is not None
         assert any("grown" in line for line in process.stdout)
         theirs.kube.objects("Job").create(claiming("500m", 20))
