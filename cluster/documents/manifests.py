@@ -308,7 +308,7 @@ def config_map(profile: Profile, name: str, data: dict[str, str]) -> Document:
 def program(name: str) -> dict[str, str]:
     """The files of a program of `heliostat.cluster.in_pod`, as data of a ConfigMap."""
     needs = {
-        "recorder": ("actions.py", "budget.py", "metrics.py", "pods.py", "ray_usage.py", "record.py", "store.py"),
+        "recorder": ("actions.py", "budget.py", "metrics.py", "pods.py", "priced.py", "ray_usage.py", "record.py", "store.py"),
         "idle": ("actions.py", "store.py"),
     }
     more = needs.get(name, ())

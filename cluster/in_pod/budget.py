@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from .priced import Span
 from .ray_usage import FINISHED, NOT_KNOWN, Node
-from .record import read
 
 CHECK_SECONDS = 15.0
 BUSY = 20
@@ -39,8 +39,8 @@ class Holding:
     """What a message calls it, such as ``the budget of the namespace vision``."""
     limits: Callable[[], Node]
     """Returns the ``budget`` a day, that ``budget_per_month``, and whether they ``stop`` what runs; empty without one."""
-    files: Callable[[str], Iterable[Mapping[str, bytes]]]
-    """Returns the files of the record of a month, such as ``2026-03``, by the profiles that it is for."""
+    nodes: Callable[[str], Iterable[Span]]
+    """Returns the nodes of a month, such as ``2026-03``, that it is for."""
 
 
 class Enforcement:
@@ -111,13 +111,9 @@ class Enforcement:
         now = self._clock()
         limited = {period: limits[key] for period, key in KEYS.items() if limits.get(key) is not None}
         spent = dict.fromkeys(limited, 0.0)
-        # One after the other: that of a team may be long, and the container's memory is not.
-        for files in budget.files(f"{datetime.fromtimestamp(now, UTC):%Y-%m}"):
-            if not (record := read(files)):
-                continue
+        for node in budget.nodes(f"{datetime.fromtimestamp(now, UTC):%Y-%m}"):
             for period in limited:
-                intervals = record.during(period_of(period, now)[0], now).intervals
-                spent[period] += sum(each.seconds * each.price / 3600 for each in intervals if each.price is not None)
+                spent[period] += node.cost(period_of(period, now)[0], now)
         for period, limit in limited.items():
             if spent[period] >= limit:
                 yield f"{budget.called} is spent: ${spent[period]:.2f} of ${limit:.2f} {CALLED[period]}"

@@ -272,24 +272,29 @@ def parse(data: bytes) -> tuple[list[Line], bool]:
 
 
 def _sessions(files: Mapping[str, bytes]) -> tuple[list[_Session], int]:
-    numbered: dict[str, dict[int, bytes]] = {}
-    for name, data in files.items():
-        if match := NAME.fullmatch(name):
-            numbered.setdefault(match["recorder"], {})[int(match["number"])] = data
     sessions, damaged = [], 0
-    for chunks in numbered.values():
+    for numbered in recorders(files):
         current: _Session | None = None
         before = None
-        for number in sorted(chunks):
-            lines, broken = parse(chunks[number])
+        for number, name in numbered:
+            lines, broken = parse(files[name])
             damaged += broken
             if current is None or before != number - 1:
                 current = _Session([])
                 sessions.append(current)
             current.lines += lines
-            complete = not broken and chunks[number].endswith(b"\n")
+            complete = not broken and files[name].endswith(b"\n")
             before = number if complete else None
     return sorted((s for s in sessions if s.lines), key=lambda session: session.begin), damaged
+
+
+def recorders(names: Iterable[str]) -> list[list[tuple[int, str]]]:
+    """The numbers and names of the files of each recorder, in order."""
+    numbered: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if match := NAME.fullmatch(name):
+            numbered.setdefault(match["recorder"], []).append((int(match["number"]), name))
+    return [sorted(each) for each in numbered.values()]
 
 
 def _union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

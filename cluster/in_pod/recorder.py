@@ -34,8 +34,9 @@ from .actions import Recorded, action, file_of, written
 from .budget import Enforcement, Holding
 from .metrics import Groups, serve
 from .pods import Pods, is_gone, loaded, remind
+from .priced import Span, Spans
 from .ray_usage import NOT_KNOWN, Node
-from .store import Writer, folders, read_all
+from .store import Store, Writer
 
 FOLDER = ".nodes"
 POLL_SECONDS, LAST_POLL_SECONDS = 2.0, 0.5
@@ -280,12 +281,15 @@ def enforce(
         name, of = action("budget", why, "stop", id)
         writer.write(f"{folder}/{file_of(name, of)}", written(of))
 
-    def files(of: Callable[[], list[str]]) -> Callable[[str], Iterator[dict[str, bytes]]]:
-        return lambda month: (read_all(root, f"{each}/{month}", ".jsonl") for each in of())
+    store = Store(root)
+    spans = Spans(store)
+
+    def nodes(of: Callable[[], list[str]]) -> Callable[[str], Iterator[Span]]:
+        return lambda month: (span for each in of() for span in spans.of(each, month))
 
     budgets = [
-        Holding("the budget", limits, files(lambda: [folder])),
-        Holding(f"the budget of the namespace {os.path.basename(namespace)}", team, files(lambda: folders(root, namespace))),
+        Holding("the budget", limits, nodes(lambda: [folder])),
+        Holding(f"the budget of the namespace {os.path.basename(namespace)}", team, nodes(lambda: store.folders(namespace))),
     ]
     watching = Enforcement(budgets, lambda: ray_usage.jobs(get), stop, note)
     threading.Thread(target=watching.watch, args=(ended,), daemon=True).start()

@@ -1,8 +1,9 @@
-"""Writes files to a cluster's storage in a thread, so that a slow storage delays nothing; reads those of a folder."""
+"""Writes files to a cluster's storage in a thread, so that a slow storage delays nothing, and reads those of a folder."""
 
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 RETRY_SECONDS = 5.0
@@ -69,57 +70,80 @@ def opened(root: str) -> Write:
     """A function that writes a file below a root atomically."""
     if "://" not in root:
         return lambda name, data: _replace(os.path.join(root, name), data)
-    from pyarrow import fs
-
-    filesystem, path = fs.FileSystem.from_uri(root)
+    filesystem, path = _fs().FileSystem.from_uri(root)
     return lambda name, data: _put(filesystem, f"{path.rstrip('/')}/{name}", data)
 
 
-def folders(root: str, folder: str) -> list[str]:
-    """The paths of the folders in a folder below a root, from there; none if there is no such folder.
+class Store:
+    """Reads files.
 
-    Raises:
-        OSError: the storage cannot be read.
+    Args:
+        root: a path, or the URI of an object store, which pyarrow reads.
     """
-    if "://" not in root:
-        place = os.path.join(root, folder)
-        return [f"{folder}/{each.name}" for each in os.scandir(place) if each.is_dir()] if os.path.isdir(place) else []
-    from pyarrow import fs
 
-    filesystem, path = fs.FileSystem.from_uri(root)
-    infos = filesystem.get_file_info(fs.FileSelector(f"{path.rstrip('/')}/{folder}", allow_not_found=True))
-    return [f"{folder}/{info.base_name}" for info in infos if info.type == fs.FileType.Directory]
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def folders(self, folder: str) -> list[str]:
+        """The paths of the folders in a folder below the root, from there; none if there is no such folder.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
+        if "://" in self._root:
+            kind = _fs().FileType.Directory
+            return [f"{folder}/{info.base_name}" for info in self._infos(folder) if info.type == kind]
+        return [f"{folder}/{each.name}" for each in self._entries(folder) if each.is_dir()]
+
+    def versions(self, folder: str, suffix: str) -> dict[str, Any]:
+        """The files with a suffix in a folder, by their paths from the root; a file has another version when it has changed.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
+        if "://" in self._root:
+            infos = [info for info in self._infos(folder) if info.base_name.endswith(suffix)]
+            return {f"{folder}/{info.base_name}": (info.size, info.mtime_ns) for info in infos}
+        found = {}
+        for each in self._entries(folder):
+            with suppress(FileNotFoundError):  # deleted meanwhile
+                stat = each.stat()
+                found[f"{folder}/{each.name}"] = stat.st_size, stat.st_mtime_ns, stat.st_ino
+        return {name: version for name, version in found.items() if name.endswith(suffix)}
+
+    def read(self, name: str) -> bytes | None:
+        """The contents of a file, unless it was deleted meanwhile.
+
+        Raises:
+            OSError: the storage cannot be read.
+        """
+        try:
+            if "://" in self._root:
+                filesystem, path = self._filesystem()
+                with filesystem.open_input_stream(f"{path}/{name}") as stream:
+                    return bytes(stream.read())
+            with open(os.path.join(self._root, name), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def _entries(self, folder: str) -> "list[os.DirEntry[str]]":
+        place = os.path.join(self._root, folder)
+        return [*os.scandir(place)] if os.path.isdir(place) else []
+
+    def _infos(self, folder: str) -> list[Any]:
+        filesystem, path = self._filesystem()
+        return list(filesystem.get_file_info(_fs().FileSelector(f"{path}/{folder}", allow_not_found=True)))
+
+    def _filesystem(self) -> tuple[Any, str]:
+        filesystem, path = _fs().FileSystem.from_uri(self._root)
+        return filesystem, path.rstrip("/")
 
 
-def read_all(root: str, folder: str, suffix: str) -> dict[str, bytes]:
-    """The files with a suffix in a folder below a root, by their paths from there; none if there is no such folder.
+def _fs() -> Any:
+    from pyarrow import fs  # takes memory that the recorder of a mounted storage does not have
 
-    Raises:
-        OSError: the storage cannot be read.
-    """
-    if "://" not in root:
-        place = os.path.join(root, folder)
-        names = [name for name in os.listdir(place) if name.endswith(suffix)] if os.path.isdir(place) else []
-        return {f"{folder}/{name}": data for name in names if (data := _read(os.path.join(place, name))) is not None}
-    from pyarrow import fs
-
-    filesystem, path = fs.FileSystem.from_uri(root)
-    infos = filesystem.get_file_info(fs.FileSelector(f"{path.rstrip('/')}/{folder}", allow_not_found=True))
-    found = {}
-    for info in infos:
-        if info.base_name.endswith(suffix):
-            with filesystem.open_input_stream(info.path) as stream:
-                found[f"{folder}/{info.base_name}"] = stream.read()
-    return found
-
-
-def _read(path: str) -> bytes | None:
-    """The contents of a file, unless it was deleted meanwhile."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+    return fs
 
 
 def _replace(path: str, data: bytes) -> None:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from heliostat.cluster.budget import Budget
 from heliostat.cluster.documents.manifests import ray_cluster
 from heliostat.cluster.documents.teams import team_documents
 from heliostat.cluster.in_pod.budget import Enforcement, Holding, period_of
+from heliostat.cluster.in_pod.priced import Span, Spans
 from heliostat.cluster.in_pod.record import Gap, Interval, Record, RecordedJob, read
 from heliostat.cluster.in_pod.recorder import line, stops
-from heliostat.cluster.in_pod.store import read_all
+from heliostat.cluster.in_pod.store import Store
 from heliostat.cluster.profile import Profile
 from heliostat.cluster.spending import Spent, spent
 from heliostat.cluster.targets import budget
@@ -195,13 +196,14 @@ def test_a_spent_budget_stops_what_was_submitted_where_the_profile_says_so(tmp_p
     }  # fmt: skip
     stopped, noted = list[str](), list[tuple[str, str]]()
 
-    def files(month: str, owner: str = "paid") -> dict[str, bytes]:
-        return read_all(str(tmp_path), f"{NODES_RECORD}/local/{owner}/{month}", ".jsonl")
+    def nodes(*owners: str) -> Callable[[str], list[Span]]:
+        spans = Spans(Store(str(tmp_path)))
+        return lambda month: [span for owner in owners for span in spans.of(f"{NODES_RECORD}/local/{owner}", month)]
 
     def enforced(limits: dict[str, Any], now: float, team: dict[str, Any] | None = None) -> Enforcement:
         budgets = [
-            Holding("the budget", lambda: limits, lambda month: [files(month)]),
-            Holding("the team's", lambda: team or {}, lambda month: [files(month), files(month, "other")]),
+            Holding("the budget", lambda: limits, nodes("paid")),
+            Holding("the team's", lambda: team or {}, nodes("paid", "other")),
         ]
         return Enforcement(budgets, lambda: jobs, stopped.append, lambda *pair: noted.append(pair), lambda: now)
 
@@ -214,7 +216,8 @@ def test_a_spent_budget_stops_what_was_submitted_where_the_profile_says_so(tmp_p
     enforcement.step()
     enforcement.step()  # they have not ended yet
     assert stopped == ["job-1", "job-2"] * 2
-    (found,) = spent("paid", Budget(day=4), [known for known in [read(files("2026-03"))] if known], NOW + 30)
+    files = {str(path): path.read_bytes() for path in (tmp_path / NODES_RECORD / "local/paid").rglob("*.jsonl")}
+    (found,) = spent("paid", Budget(day=4), [known for known in [read(files)] if known], NOW + 30)
     why = f"the budget is spent: ${found.money:.2f} of $4.00 today"
     assert noted == [("job-1", why), ("job-2", why)]
     spend(tmp_path, "local/other", NOW)
@@ -225,7 +228,7 @@ def test_a_spent_budget_stops_what_was_submitted_where_the_profile_says_so(tmp_p
         assert stopped == then
     stopped.clear()
     broken = Holding("the team's", lambda: json.loads("{"), lambda month: [])
-    own = Holding("the budget", lambda: limits, lambda month: [files(month)])
+    own = Holding("the budget", lambda: limits, nodes("paid"))
     Enforcement([broken, own], lambda: jobs, stopped.append, lambda *pair: None, lambda: NOW + 30).step()
     assert stopped == ["job-1", "job-2"], "a budget that cannot be read keeps no other one from stopping"
     assert stops(lambda: json.loads("{"), lambda: limits)()
