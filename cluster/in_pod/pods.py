@@ -16,11 +16,18 @@ from .ray_usage import NOT_KNOWN, Node
 
 
 class Pods:
-    """Looks at the pods of a cluster, and at their use in Ray until the event ``ended``."""
+    """Looks at the pods of a cluster, and at their use in Ray until the event ``ended``.
 
-    def __init__(self, get: ray_usage.Get, ended: threading.Event) -> None:
-        self._get, self._ended = get, ended
+    Args:
+        get: of the dashboard.
+        ended: that this pod ends.
+        own: whether a job or a service has the cluster to itself.
+    """
+
+    def __init__(self, get: ray_usage.Get, ended: threading.Event, own: bool = False) -> None:
+        self._get, self._ended, self._own = get, ended, own
         self._before: dict[str, Node] = {}
+        self._done = False
         self.causes: dict[str, str] = {}
         """Why pods are not ready, by their id."""
         self.gated = 0.0
@@ -38,6 +45,8 @@ class Pods:
             if pods is None:
                 raise
             print(f"cannot ask Ray what its nodes do: {error!r}", flush=True)
+        if jobs:
+            self._done = all(job["status"] in ray_usage.FINISHED for job in jobs.values())
         if pods is None and self._before:
             raise PermissionError("the right to list pods has gone with the cluster")  # Ray knows them by other ids
         if pods is None:
@@ -50,11 +59,14 @@ class Pods:
         return nodes, jobs
 
     def going(self) -> bool:
-        """Whether the cluster is being suspended or deleted; Kubernetes takes the rights to ask away with it."""
+        """Whether the cluster is being suspended or deleted; Kubernetes takes the rights to ask away with it.
+
+        A cluster of fixed size never had them: that of a job is being deleted if its head ends after the job.
+        """
         try:
             cluster = _cluster(os.environ["CLUSTER"])
         except HTTPError as error:
-            if error.code in (401, 403) and self._before:
+            if error.code in (401, 403) and (self._before or (self._own and self._done)):
                 return True
             raise
         return cluster is None or bool(cluster["spec"].get("suspend")) or "deletionTimestamp" in cluster["metadata"]

@@ -26,8 +26,8 @@ ANSWER = 10.0
 DELETED = 180.0
 """Seconds until a cluster that a job had to itself is deleted after its end, and that of a service after the next one answers:
 a minute, and the end of its pods."""
-OF_SERVICE = re.compile(r"(?P<service>serve-.+)-[a-z0-9]{5}")
-"""The name of a service's cluster: the operator adds five characters to that of the service's object."""
+OWN = re.compile(r"(?P<owner>(?P<service>serve-)?.+)-[a-z0-9]{5}")
+"""The name of the cluster of a job or a service: the operator adds five characters to that of its object."""
 UNFINISHED = ("PENDING", "RUNNING")
 STATES = ("starting", "idle", "busy", "unknown")
 NAME = re.compile(r"(?:.*/)?(?P<begin>\d{4}-\d{2}/\d{2}T\d{6})-(?P<recorder>[0-9a-f]+)-(?P<number>\d+)\.jsonl")
@@ -241,17 +241,24 @@ def _deleted(last: _Session, jobs: Mapping[str, RecordedJob]) -> float:
 
 
 def _replaced(gap: Gap, clusters: Mapping[str, Sequence[_Session]]) -> float:
-    """By when the operator has deleted a service's cluster whose recorder did not see that, because its head was lost.
+    """By when the operator has deleted a cluster whose recorder did not see that, as a later one of its job or service shows.
 
-    It does after a later cluster of the service answers; if the service was ended in between, that was earlier.
+    Another cluster of a job, as after a preemption in a queue, begins when the one before is deleted. That of a service whose
+    head was lost is deleted after another one answers; if the service was ended in between, that was earlier.
     """
-    if not (own := OF_SERVICE.fullmatch(gap.cluster)):
+    if not (own := OWN.fullmatch(gap.cluster)):
         return inf
     begin = clusters[gap.cluster][0].begin
+    later = [
+        sessions
+        for name, sessions in clusters.items()
+        if (other := OWN.fullmatch(name)) and other["owner"] == own["owner"] and sessions[0].begin > begin
+    ]
+    if not own["service"]:
+        return max(gap.begin, min((sessions[0].begin for sessions in later), default=inf))
     answered = [
         next((line["t"] for session in sessions for line in session.lines if line.get("status") == SERVING), inf)
-        for name, sessions in clusters.items()
-        if (other := OF_SERVICE.fullmatch(name)) and other["service"] == own["service"] and sessions[0].begin > begin
+        for sessions in later
     ]
     return max(gap.begin, min(answered, default=inf)) + DELETED
 

@@ -365,7 +365,7 @@ def main() -> None:
     limits = partial(loaded, os.environ["LIMITS"])  # `up` changes it, without a restart
     groups = Groups(limits)
     serve(groups, os.environ["METRICS_OF_RAY"], "", int(os.environ["METRICS_PORT"]))
-    pods = Pods(_get, ended)
+    pods = Pods(_get, ended, bool(own))
     look = with_reminders(shown(pods, groups, lambda: pods.causes), pods)
     if not own:  # commands leave actions at the cluster of `heliostat up` alone
         look = with_actions(look, Recorded(writer, folder))

@@ -227,7 +227,7 @@ OWN = {"cluster": "gpu-1a2b-xyz", "until": T0 + 3600}
 """What the recorder of a cluster that a job has to itself writes first."""
 
 
-def own_cluster(number: int, begin: float, end: float, status: str, last: str) -> dict[str, bytes]:
+def own_cluster(number: int, begin: float, end: float, status: str, last: str, cluster: str = "") -> dict[str, bytes]:
     """The file of a recorder that was there from the start of a head until an end, with a job of this status."""
     node = {
         "name": "h",
@@ -243,7 +243,7 @@ def own_cluster(number: int, begin: float, end: float, status: str, last: str) -
     job = {"run": "own", "command": "", "labels": {}, "begin": begin + 20, "end": None}
     beats: list[dict[str, Any]] = [{"t": begin + 60 * n, "e": "beat"} for n in range(1, int(end - begin) // 60)]
     lines: list[dict[str, Any]] = [
-        {"t": begin, "e": "start", **OWN, "cluster": f"gpu-{number}"},
+        {"t": begin, "e": "start", **OWN, "cluster": cluster or f"gpu-{number}"},
         {"t": begin, "e": "node", "id": f"h{number}", **node, "state": "starting", "work": {}},
         {"t": begin + 20, "e": "node", "id": f"h{number}", **node, "state": "busy", "work": {f"own-{number}": 1.0}},
         {"t": begin + 20, "e": "job", "id": f"own-{number}", "status": status, **job}, *beats, {"t": end, "e": last},
@@ -277,6 +277,14 @@ def test_a_cluster_of_one_job_whose_end_was_not_seen_has_a_gap_until_it_is_delet
     assert found.during(T0, T0 + 86400).gaps == [Gap(T0 + 300, T0 + until, "gpu-1")]
 
 
+def test_a_cluster_of_one_job_whose_end_was_not_seen_has_a_gap_until_the_job_has_another_one() -> None:
+    preempted = own_cluster(1, T0, T0 + 300, "RUNNING", "beat", "job-aaaaa")
+    again = own_cluster(2, T0 + 900, T0 + 1000, "SUCCEEDED", "off", "job-bbbbb")
+    found = read(preempted | again)
+    assert found
+    assert found.during(T0, T0 + 86400).gaps == [Gap(T0 + 300, T0 + 900, "job-aaaaa")]
+
+
 def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -290,9 +298,8 @@ def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     for name, value in {"PRICES": str(tmp_path / "prices.json"), "NAMESPACE": "n", "CLUSTER": "c"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(pods, "kubernetes", answer)
-    monkeypatch.setattr(
-        ray_usage, "uses", lambda get: ({"ray-id": {"id": "b", "group": "gpu", "work": {}, "began": 0}}, dict[str, Any]())
-    )
+    jobs: dict[str, Any] = {}
+    monkeypatch.setattr(ray_usage, "uses", lambda get: ({"ray-id": {"id": "b", "group": "gpu", "work": {}, "began": 0}}, jobs))
     look = pods.Pods(lambda path: None, ended)
     assert look()[0].keys() == {"a"}
     ended.set()
@@ -300,11 +307,16 @@ def test_the_rights_that_go_with_a_cluster_are_its_end_and_no_other_ids_follow(
     assert look.going()
     with pytest.raises(PermissionError, match="gone with the cluster"):
         look()
-    # Without the rights from the start, as in a queue, it is not known.
-    never = pods.Pods(lambda path: None, ended)
-    assert never()[0].keys() == {"b"}
-    with pytest.raises(HTTPError):
-        never.going()
+    # Without the rights from the start, as in a queue, it is not known, unless the cluster is a job's that has ended.
+    for own, status, known in ((False, "SUCCEEDED", False), (True, "RUNNING", False), (True, "SUCCEEDED", True)):
+        never = pods.Pods(lambda path: None, ended, own)
+        jobs["job"] = {**JOB, "status": status}
+        assert never()[0].keys() == {"b"}
+        if known:
+            assert never.going()
+        else:
+            with pytest.raises(HTTPError):
+                never.going()
 
 
 ANSWERS = {
