@@ -1,11 +1,12 @@
 """Port-forward to the head of a cluster, which follows the head to a new pod; does not need kubectl."""
 
-import select
+import errno
+import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import Any, Self
 
 from websocket import WebSocketBadStatusException, WebSocketException
@@ -21,6 +22,7 @@ HEAD_SECONDS = 15.0
 """How long a new connection waits for a head."""
 POLL = 0.5
 CLOSE_SECONDS = 5.0
+FULL = (errno.EMFILE, errno.ENFILE)
 
 
 class Forward:
@@ -79,11 +81,23 @@ class Forward:
                 )
 
     def _accept(self, listeners: Mapping[socket.socket, int], wake: socket.socket) -> None:
-        while not self._closing.is_set():
-            for listener in select.select([*listeners, wake], [], [])[0]:
-                with suppress(OSError):  # the client has disconnected
-                    if listener is not wake:
-                        self._start(self._serve, listener.accept()[0], listeners[listener])
+        with selectors.DefaultSelector() as selector:
+            for each in (*listeners, wake):
+                selector.register(each, selectors.EVENT_READ)
+            while not self._closing.is_set():
+                for key, _ in selector.select():
+                    if isinstance(listener := key.fileobj, socket.socket) and listener is not wake:
+                        self._take(listener, listeners[listener])
+
+    def _take(self, listener: socket.socket, port: int) -> None:
+        try:
+            local = listener.accept()[0]
+        except OSError as error:
+            if error.errno in FULL:  # it waits until another connection has ended
+                self.last_error = str(error)
+                self._closing.wait(POLL)
+            return  # otherwise the client has disconnected
+        self._start(self._serve, local, port)
 
     def _start(self, work: Callable[..., None], *args: Any) -> threading.Thread:
         def run() -> None:

@@ -6,7 +6,7 @@ The client of the ``kubernetes`` package (37.0) is as fast, but buffers a whole 
 """
 
 import os
-import select
+import selectors
 import socket
 import ssl
 import struct
@@ -16,6 +16,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
+from selectors import EVENT_READ, EVENT_WRITE
 
 PROTOCOL = "v4.channel.k8s.io"
 DATA, ERROR = 0, 1
@@ -28,6 +29,8 @@ LINGER = 5.0
 PING_AFTER, LOST_AFTER = 20.0, 60.0
 """Seconds without data until a ping, and until the connection counts as lost: a lost node closes no connection."""
 TICK = 1.0
+Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+"""``select`` takes no file descriptor above 1023, and each connection of a busy port has two; Windows has no other."""
 
 
 class Tunnel:
@@ -136,10 +139,14 @@ class Tunnel:
 
     def _wait(self) -> None:
         """Wait until data can be moved, at most `TICK` seconds."""
-        readable = [self.local] * (not self._up and not self._local_closed and not self._remote_closed)
-        readable += [self.remote] * (not self._down and not self._remote_closed)
-        writable = [self.remote] * bool(self._up) + [self.local] * bool(self._down)
-        select.select(readable, writable, [], TICK)
+        reads = {self.local: not self._up and not self._local_closed and not self._remote_closed}
+        reads[self.remote] = not self._down and not self._remote_closed
+        writes = {self.local: bool(self._down), self.remote: bool(self._up)}
+        with Selector() as selector:
+            for sock, read in reads.items():
+                if events := EVENT_READ * read | EVENT_WRITE * writes[sock]:
+                    selector.register(sock, events)
+            selector.select(TICK)
         silence = time.monotonic() - self._heard
         if silence > LOST_AFTER and not self._remote_closed:
             self._fail(f"no response for {LOST_AFTER:.0f} s")

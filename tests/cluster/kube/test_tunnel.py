@@ -1,17 +1,25 @@
 """A tunnel delivers all data in both directions, in chunks of any size; a small server stands for the pod."""
 
+import os
 import random
+import resource
 import socket
 import struct
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import cast
 
 import pytest
 from websocket import ABNF
 
 from heliostat.cluster.kube import tunnel
+from heliostat.cluster.kube.api import Api
+from heliostat.cluster.kube.port_forward import Forward
 from heliostat.cluster.kube.tunnel import BINARY, CLOSE, CONTINUATION, DATA, ERROR, PING, PONG, Tunnel, frame, unframed
+from tests.conftest import wait_for
 
 
 def served(kind: int, payload: bytes, final: bool = True) -> bytes:
@@ -78,6 +86,49 @@ def ends(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ends]:
 
 def everything(sock: socket.socket) -> bytes:
     return b"".join(iter(lambda: sock.recv(1 << 20), b""))
+
+
+def test_a_busy_port_has_more_connections_than_select_takes(request: pytest.FixtureRequest) -> None:
+    least, (soft, hard) = 1100, resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 2 * least), hard))
+    held = [os.dup(0)]
+    try:
+        while held[-1] < least:
+            held.append(os.dup(0))
+        ends: Ends = request.getfixturevalue("ends")
+        assert ends.client.fileno() > least
+        ends.client.sendall(b"question")
+        assert ends.frame() == (BINARY, bytes([DATA]) + b"question")
+        time.sleep(0.1)  # it waits
+        ends.pod.sendall(served(BINARY, bytes([DATA]) + b"answer") + served(CLOSE, b""))
+        assert everything(ends.client) == b"answer"
+    finally:
+        for each in held:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_connection_waits_while_there_is_no_file_descriptor_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    def serve(forward: Forward, local: socket.socket, port: int) -> None:
+        with local:
+            local.sendall(b"served")
+
+    monkeypatch.setattr(Forward, "_check_rights", lambda forward: None)
+    monkeypatch.setattr(Forward, "_serve", serve)
+    held = list[int]()
+    with Forward(cast(Api, None), "gpu", {80: 0}) as forward, socket.socket() as client:
+        client.settimeout(120)
+        try:
+            with suppress(OSError):
+                while True:
+                    held.append(os.dup(0))
+            client.connect(("127.0.0.1", forward.ports[80]))
+            wait_for(lambda: forward.last_error is not None, "the error")
+        finally:
+            for each in held:
+                os.close(each)
+        assert "Too many open files" in str(forward.last_error)
+        assert everything(client) == b"served"
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70001])
