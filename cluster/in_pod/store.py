@@ -106,10 +106,12 @@ class Store:
             return {f"{folder}/{info.base_name}": (info.size, info.mtime_ns) for info in infos}
         found = {}
         for each in self._entries(folder):
-            with suppress(FileNotFoundError):  # deleted meanwhile
-                stat = each.stat()
-                found[f"{folder}/{each.name}"] = stat.st_size, stat.st_mtime_ns, stat.st_ino
-        return {name: version for name, version in found.items() if name.endswith(suffix)}
+            if each.name.endswith(suffix):
+                # At an open NFS asks the server; what it knows of a file without one may be a minute old.
+                with suppress(FileNotFoundError), open(each.path, "rb") as file:
+                    stat = os.fstat(file.fileno())
+                    found[f"{folder}/{each.name}"] = stat.st_size, stat.st_mtime_ns, stat.st_ino
+        return found
 
     def read(self, name: str) -> bytes | None:
         """The contents of a file, unless it was deleted meanwhile.
