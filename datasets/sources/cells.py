@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from heliostat.datasets.encoding import FALSE, TRUE
 from heliostat.datasets.values import dates, numbers
 from heliostat.datasets.values.dates import Format
 from heliostat.datasets.values.narrow import Summary
@@ -98,8 +99,8 @@ def number_style(texts: pa.Array, target: bool = False) -> tuple[Decimal, str | 
         Doubt: some are no numbers, or they have different separators or units.
     """
     best: tuple[Decimal, Mask] | None = None
-    for decimal in numbers.DECIMALS:
-        good = np.asarray(numbers.matches(texts, decimal, units=False))
+    plain = {decimal: np.asarray(numbers.matches(texts, decimal, units=False)) for decimal in numbers.DECIMALS}
+    for decimal, good in plain.items():
         if not target and _measured(texts, decimal):
             good = np.asarray(numbers.matches(texts, decimal, units=True))
         if best is None or good.sum() > best[1].sum():
@@ -107,6 +108,10 @@ def number_style(texts: pa.Array, target: bool = False) -> tuple[Decimal, str | 
     assert best
     decimal, good = best
     if not is_most(good):
+        point, comma = plain.values()
+        if is_most(point | comma):
+            signs = f"has numbers with a decimal point and with a comma: {some(texts, point & ~comma)}, but also"
+            raise Doubt(f"{signs} {some(texts, comma & ~point)}", f"write all in one way, or {CATEGORY}")
         if not target and (several := _several_units(texts)):
             raise Doubt(f"has numbers with different units: {', '.join(several)}", f"write all in one unit, or {CATEGORY}")
         return None
@@ -166,6 +171,16 @@ def spelt_twice(texts: pa.Array) -> str | None:
         spellings[" ".join(unicodedata.normalize("NFKC", text).split()).casefold()].append(text)
     twice = [" and ".join(map(repr, sorted(each))) for each in spellings.values() if len(each) > 1]
     return ", ".join(twice[:SHOWN]) or None
+
+
+def truth_twice(texts: pa.Array) -> str | None:
+    """Texts that are two words for yes or for no, such as Yes and Y; None if there are none."""
+    words = texts.to_pylist() if len(texts) <= SHOWN * len(WORDS) else []
+    found = [[text for text in words if text.lower() in several] for several in (TRUE, FALSE)]
+    several = [each for each in found if len({text.lower() for text in each}) > 1]
+    if not several or sum(map(len, found)) < len(words):
+        return None
+    return ", ".join(" and ".join(map(repr, sorted(each))) for each in several)
 
 
 def is_most(mask: Mask) -> bool:

@@ -195,6 +195,11 @@ def _texts(name: str, survey: Survey, wanted: Type | None) -> Column:
             return _text(name, survey, wanted)
         if survey.all_different and survey.present > FEW:
             raise LeftOut(f"names the rows: each has another text, such as {survey.values[0].as_py()!r}")
+        if twice := cells.truth_twice(survey.values):
+            raise Doubt(
+                f"has several words for the same: {twice}",
+                f"write each in one way, or write columns: {{{name}: {{type: boolean}}}}",
+            )
         if twice := cells.spelt_twice(survey.values):
             raise Doubt(f"has texts that differ only in case or blanks: {twice}", "write each in one way")
     return _category(name, survey, "string")

@@ -60,6 +60,8 @@ def _classes(name: str, survey: Survey) -> Target:
             lower = {text.lower() for text in survey.values[: MAX_CLASSES + 1].to_pylist()}
             kind = "bool" if lower <= {"true", "false"} else "string"
     texts = sorted(set(category_texts(kind, survey.values).to_pylist()))
+    if kind == "string" and (twice := cells.truth_twice(survey.values)):
+        raise Doubt(f"has several words for the same: {twice}", "write each in one way")
     if kind == "string" and (twice := cells.spelt_twice(survey.values)):
         raise Doubt(f"has texts that differ only in case or blanks: {twice}", "write each in one way")
     count = len(texts)

@@ -70,6 +70,14 @@ REFUSED: dict[str, tuple[list[Any], str]] = {
     "currencies": (repeated("$5", "€7", "$8"), "different units: $, €"),
     "ids above 2^53 among decimals": (repeated("12345678901234567", "1.5"), "64 bits do not hold, such as 12345678901234567"),
     "case": (repeated("Red", "red", "blue"), "differ only in case or blanks: 'Red' and 'red'"),
+    "two decimal signs": (
+        repeated("1,119.50", "95,5", "8,886.50", "26,5"),
+        "has numbers with a decimal point and with a comma: '1,119.50', '8,886.50', but also '95,5', '26,5'",
+    ),
+    "two words for yes": (
+        repeated("Yes", "No", "Y"),
+        "several words for the same: 'Y' and 'Yes'",
+    ),
     "inner blanks": (repeated("New York", "New  York", "Rome"), "differ only in case or blanks"),
     "accents": (repeated("caf\u00e9", "cafe\u0301", "tea"), "differ only in case or blanks"),
     "a mark in numbers": (repeated(1.5, -999, 3), "100 values of -999, which stands for a missing one"),
@@ -454,6 +462,7 @@ def test_whole_numbers_that_differ_little_are_standardized(tmp_path: Path) -> No
         (repeated("a", "NA", "b"), "target 'y' has no value in 100 of 300 rows (also written 'NA')"),
         (repeated("None", "mild"), "if they are a class, write it otherwise, such as none"),
         (repeated("Yes", "yes", "no"), "target 'y' has texts that differ only in case or blanks: 'Yes' and 'yes'"),
+        (repeated("Yes", "No", "N"), "target 'y' has several words for the same: 'N' and 'No'"),
         (repeated("2024-01-31", "2024-02-28"), "target 'y' has dates"),
         ([f"name {row}" for row in range(ROWS)], "target 'y' has 300 classes in 300 rows"),
         (repeated("one"), "target 'y' has 1 class,"),

@@ -109,7 +109,7 @@ def check_columns(names: list[str], signature: Signature, place: str = "the tabl
         UserError: so it is; the message has the nearest name for each.
     """
     wanted = [found for column in signature.columns if (found := column.name_in(names))]
-    others = [name for name in names if name not in wanted]
+    others = [name for name in names if name not in {*wanted, signature.target.name, *signature.left_out}]
     twice = [(f"{place} has the column {name!r} twice", "rename one") for name in wanted if names.count(name) > 1]
     lacking = [
         (f"{place} lacks the column {name!r}", nearest(name, others) if others else "add it; its values may be missing")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from heliostat.config import validate
 from heliostat.datasets import Index
@@ -24,12 +25,15 @@ class Tables:
     reader: Reader
     left_out: list[str]
     """The columns that JSON records leave out, all of whose values are missing."""
+    swapped: list[str]
+    """The columns whose numbers have point and comma the other way round than those of the dataset."""
 
     def read(self, place: Place | None = None) -> Iterator[pa.Table]:
         """The rows of one place, or of all files, in chunks, with all of their columns."""
         with _named_for_predict():
             for batch in self.reader.batches(self.reader.names, places=None if place is None else [place]):
                 rows = len(next(iter(batch.values())))
+                batch |= {name: _swapped(batch[name]) for name in self.swapped}
                 yield pa.table({**batch, **{name: pa.nulls(rows, pa.string()) for name in self.left_out}})
 
 
@@ -48,7 +52,7 @@ def open_tables(place: str, index: Index, given: Mapping[str, Any] | None = None
         raise UserError(f"input {place!r} is neither a JSON row nor a file", "give a JSON object, or the path of a table")
     with _named_for_predict():
         if index.signature is None:  # the task knows its columns
-            return Tables(Reader(place, check_read(given or {})), [])
+            return Tables(Reader(place, check_read(given or {})), [], [])
         return _opened(place, index, given or {})
 
 
@@ -84,14 +88,18 @@ def _opened(place: str, index: Index, given: Mapping[str, Any]) -> Tables:
     unlike = None
     for read in dict.fromkeys(check_read({**known, **given}) for known in (index.read, like, missing)):
         try:
-            return _checked(Reader(place, read), place, index, read)
+            return _checked(Reader(place, read), place, index, read, given.get("decimal"))
         except UserError as error:
             unlike = error
     assert unlike
     raise unlike
 
 
-def _checked(reader: Reader, place: str, index: Index, read: Read) -> Tables:
+def _swapped(texts: pa.Array) -> pa.Array:
+    return pc.replace_substring(pc.replace_substring(pc.replace_substring(texts, ".", ";"), ",", "."), ";", ",")
+
+
+def _checked(reader: Reader, place: str, index: Index, read: Read, decimal: str | None) -> Tables:
     signature = index.signature
     assert signature
     left_out = lacking_in(reader.names, signature) if reader.kind == "json" else []
@@ -109,6 +117,7 @@ def _checked(reader: Reader, place: str, index: Index, read: Read) -> Tables:
             f"{place} has numbers that are not written with {signs}",
             f"set {KEY}.decimal and {KEY}.thousands to those of the file, or write its numbers like the dataset's files",
         )
-    # As in the dataset, whatever the values of these files look like.
-    reader.numbers = {name: column.is_written_plainly for name, column in by_name.items()}
-    return Tables(reader, left_out)
+    # As in the dataset, whatever the values of these files look like; those of other columns are carried along as they are.
+    reader.numbers = {name: name in by_name and by_name[name].is_written_plainly for name in reader.names}
+    swapped = [name for name in numbers if decimal not in (None, by_name[name].decimal) and not reader.numbers[name]]
+    return Tables(reader, left_out, swapped if reader.kind == "csv" else [])

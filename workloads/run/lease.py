@@ -46,6 +46,7 @@ class Lease:
     def __init__(self, folder: Folder) -> None:
         self.id = uuid.uuid4().hex
         self.lost: str | None = None
+        self._is_new = folder.is_local and not os.path.exists(folder.path)
         self._folder, self._place = folder, place_of(folder)
         self._done = threading.Event()
         self._owner: Owner = {"id": self.id, **_this_process(), "since": time.time(), "beat": 0, "time": time.time()}
@@ -78,6 +79,9 @@ class Lease:
         if not self.lost:
             with suppress(OSError, UserError, StorageUnavailable):  # then it expires
                 self._lost_to(type(self._place)(replace(self._folder, patience=RELEASE)).release(self._owner))
+        if self._is_new:  # what is refused before it begins leaves nothing behind
+            with suppress(OSError):  # there is something in it
+                os.rmdir(self._folder.path)
 
     def _lost_to(self, holder: str) -> bool:
         if holder != "ours":

@@ -58,6 +58,7 @@ def test_a_program_predicts_raw_rows_as_the_run_does_without_heliostat(runs: Pat
     assert done["difference"] < 1e-5
     with pytest.raises(ValueError, match="column 'km' has None, but each value must be a number"):
         Model(out).predict([{"age": 40}])
+    assert Model(out).predict([]) == []
     gap = {name: values[:1] for name, values in encode(Model(out).signature, ROWS).items()}
     gap["features"][0, 1] = np.nan
     assert np.isnan(Model(out).run(gap)["probabilities"]).all(), "a graph cannot refuse"

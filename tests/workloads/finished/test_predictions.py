@@ -20,12 +20,14 @@ import torch
 
 from heliostat import load_run, predict
 from heliostat.cli import main
-from heliostat.datasets import Dataset
+from heliostat.datasets import Dataset, Index, build
+from heliostat.datasets.sources import open_source
 from heliostat.datasets.sources.formats import delimited, records
 from heliostat.environment import NODES
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.workloads import prediction_parts
+from heliostat.workloads.prediction.tables import open_tables
 from heliostat.workloads.prediction_parts import plan_job, predict_parts
 from heliostat.workloads.run.record import Result, read_record
 from tests.conftest import Command
@@ -282,6 +284,31 @@ def test_a_file_in_another_dialect_is_read_as_the_command_says(
         assert words in capsys.readouterr().err
     assert main(["predict", "churn", '{"age": 3}', "--set", "read.decimal=,"]) == 2
     assert "--set is for a file of rows" in capsys.readouterr().err
+
+
+def test_what_is_carried_along_is_as_in_the_file_and_a_given_decimal_sign_decides(tmp_path: Path) -> None:
+    def index(name: str, lines: list[str]) -> Index:
+        (tmp_path / name).write_text("\n".join(lines))
+        return build(open_source("table", {"path": str(tmp_path / name), "target": "y"}), str(tmp_path / f"{name}.data")).index
+
+    def rows(text: str, of: Index, **given: str) -> pa.Table:
+        (tmp_path / "new.csv").write_text(text)
+        return pa.concat_tables(open_tables(str(tmp_path / "new.csv"), of, given).read())
+
+    numbers = [f"{n % 40},{n % 89 + 10}" for n in range(300)]
+    commas = index("commas.csv", ["x;y", *(f"{x};{n % 7},5" for n, x in enumerate(numbers))])
+    assert rows("ref;x\n10.100;0,5\n12.500;0,7\n", commas).to_pydict() == {"ref": ["10.100", "12.500"], "x": ["0.5", "0.7"]}
+
+    quoted = index("quoted.csv", ["x,y", *(f'"{x}",{n % 7}.5' for n, x in enumerate(numbers))])
+    assert quoted.signature
+    for text, given, values in (
+        ("10.100\n12.5", {"decimal": "."}, [10.1, 12.5]), ('"10,100"\n"12,5"', {}, [10.1, 12.5]),
+        ('"1,010.5"\n-2.25', {"decimal": "."}, [1010.5, -2.25]),
+    ):  # fmt: skip
+        found = quoted.signature.encode(rows(f"x\n{text}\n", quoted, **given))[0]
+        assert found["features"][:, 0] + quoted.signature.columns[0].offset == pytest.approx(values)
+    with pytest.raises(UserError, match="column 'x' has 'True', but each value must be a number"):
+        quoted.signature.encode(pa.table({"x": [True]}))
 
 
 def test_parts_are_continued_and_never_mixed_with_those_of_other_files(shop: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from starlette.testclient import TestClient
 from heliostat.cli import main
 from heliostat.errors import UserError
 from heliostat.folder import Folder
+from heliostat.workloads.config import TrainConfig
 from heliostat.workloads.inference import Trained, load_run, predict
 from heliostat.workloads.serve import sources
 from heliostat.workloads.serve.app import OPEN, Service, application
@@ -37,7 +38,7 @@ LENGTH = "inference-header-content-length"
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The finished runs ``churn`` on a table, ``words`` on texts and ``digits`` on images."""
+    """The finished runs ``churn`` and ``trees`` on a table, ``words`` on texts and ``digits`` on images."""
     folder = tmp_path_factory.mktemp("served")
     pyarrow.csv.write_csv(pa.Table.from_pylist(rows_of(300)), folder / "rows.csv")
     table = {"path": str(folder / "rows.csv"), "target": "churn", "drop": ["price", "id"]}
@@ -52,6 +53,11 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("digits", "image-classification", "digits", {}, {"width": 8, "stages": 1}),
     ):
         train(config(folder, name=name, task=task, model=model, dataset={"source": source, "options": options}, **small))
+    trees = {
+        "name": "trees", "storage": str(folder), "task": "gradient-boosting", "steps": 5,
+        "dataset": {"source": "table", "options": table},
+    }  # fmt: skip
+    train(TrainConfig.model_validate(trees))
     return folder
 
 
@@ -59,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def models(place: Path) -> dict[str, tuple[Trained, Servable]]:
     return {
         name: (load_run(place / name), from_run(Folder.at(place / name), name).warmed_up())
-        for name in ("churn", "words", "digits")
+        for name in ("churn", "trees", "words", "digits")
     }
 
 
@@ -85,11 +91,12 @@ def start() -> Iterator[Start]:
 def test_rows_are_answered_as_predict_answers_them(
     models: dict[str, tuple[Trained, Servable]], start: Start, tmp_path: Path
 ) -> None:
-    run, model = models["churn"]
     rows = [{key: value for key, value in row.items() if key != "id"} for row in rows_of(20)]
-    answer = start(model).post("/v1/predict", json={"rows": rows}).json()
-    assert (answer["model"], answer["version"]) == ("churn", "5")
-    same(answer["predictions"], run.predict(rows).to_pylist())
+    for name in ("churn", "trees"):
+        run, model = models[name]
+        answer = start(model).post("/v1/predict", json={"rows": rows}).json()
+        assert (answer["model"], answer["version"]) == (name, "5")
+        same(answer["predictions"], run.predict(rows).to_pylist())
 
     run, model = models["digits"]
     pixels = run.dataset.take("test", np.arange(3))["image"]

@@ -47,6 +47,17 @@ def elsewhere(path: Path, **changes: Any) -> None:
         (path / lease.LEASE).write_text(json.dumps({**found, "host": "far-away", **changes}))
 
 
+def test_a_run_that_is_refused_before_it_begins_leaves_no_folder(tmp_path: Path) -> None:
+    for name, kept in (("new", False), ("there", True)):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        with pytest.raises(UserError), lease.hold(Folder.at(tmp_path / name)):
+            raise UserError("report.by has 'z'", "use one of: x")
+        assert (tmp_path / name).exists() == kept
+    with lease.hold(Folder.at(tmp_path / "begun")) as owner:
+        Folder.at(tmp_path / "begun").write("config.yaml", b"")
+    assert (owner.lost, [each.name for each in (tmp_path / "begun").iterdir()]) == (None, ["config.yaml"])
+
+
 def test_a_driver_that_died_elsewhere_is_not_taken_for_a_live_one_by_who_looks_once(tmp_path: Path) -> None:
     with lease.hold(Folder.at(tmp_path / "held")):
         (tmp_path / lease.LEASE).write_text((tmp_path / "held" / lease.LEASE).read_text())

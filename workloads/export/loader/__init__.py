@@ -52,6 +52,10 @@ class Model:
         """
         if "columns" not in self.signature:
             raise ValueError("the model takes no rows of a table: give arrays to run")
+        if isinstance(rows, str | bytes | Mapping):
+            raise ValueError("the rows are no list of mappings of columns to values")
+        if not len(rows):
+            return []
         outputs = self.run(encode(self.signature, rows))
         if bad := [name for name, values in outputs.items() if not np.isfinite(values).all()]:
             raise ValueError(f"the outputs {', '.join(bad)} have values that are NaN or infinite: rows lack what is needed")
