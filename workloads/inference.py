@@ -1,6 +1,7 @@
 """Evaluation and prediction with the best model of a run."""
 
 import sys
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,9 +14,11 @@ from torch import nn
 from heliostat.config import nearest
 from heliostat.datasets import Dataset, Index
 from heliostat.datasets.index import SPLITS
+from heliostat.datasets.signature import Oddities
 from heliostat.errors import UserError
 from heliostat.folder import Folder
 from heliostat.requirements import provide
+from heliostat.workloads.prediction.files import Summary
 from heliostat.workloads.prediction.model import Predictor, check_outputs, levels
 from heliostat.workloads.prediction.rows import any_table, parse_row, table_of
 from heliostat.workloads.run import checkpoint
@@ -75,6 +78,9 @@ class Trained:
         Args:
             rows: a list of dictionaries, in which a column that is left out is missing; or a DataFrame or an Arrow table.
 
+        Warns:
+            UserWarning: categories that the run has not seen, and values out of the range of its data, by column.
+
         Raises:
             UserError: the run was trained on no table; rows lack columns, or have unknown ones, or values of another kind.
         """
@@ -82,7 +88,12 @@ class Trained:
             return self.predictor(any_table(rows))[0]
         if self.index.signature is None:
             raise UserError(f"run {self.folder} was not trained on a table with a signature", NO_SIGNATURE)
-        return self.predictor(table_of(rows, self.index.signature, self.index.read))[0]
+        predictions, odd = self.predictor(table_of(rows, self.index.signature, self.index.read))
+        summary = Summary()
+        summary.add(len(predictions), Oddities(unknown=odd.unknown, beyond=odd.beyond))
+        if odd.unknown or odd.beyond:
+            warnings.warn(f"the run has not seen all of this: {summary}", stacklevel=3)  # where the user calls the interface
+        return predictions
 
 
 def load_run(folder: Folder | str | Path) -> Trained:

@@ -230,6 +230,9 @@ class Run(Stored["Result"]):
         Args:
             rows: a list of dictionaries, in which a column that is left out is missing; or a DataFrame or an Arrow table.
 
+        Warns:
+            UserWarning: categories that the run has not seen, and values out of the range of its data, by column.
+
         Raises:
             UserError: the run was trained on no table; rows lack columns, or have unknown ones, or values of another kind.
         """

@@ -18,6 +18,7 @@ from heliostat.workloads.plan import Plan, Standing, is_absolute
 from heliostat.workloads.run import checkpoint
 from heliostat.workloads.run.record import CHECKPOINTS, RunRecord, update_record
 from heliostat.workloads.task import Task
+from heliostat.workloads.training.groups import check_columns
 from heliostat.workloads.training.preflight import try_pretrained, try_task
 from heliostat.workloads.training.weights import load_weights, read_weights, write_first
 
@@ -43,6 +44,8 @@ def begin(plan: Plan, record: RunRecord, tries: bool = True) -> RunRecord:
         _begin(plan, starts, new)
         record = record.model_copy(update={"tried": tried})
         update_record(plan.folder, record)
+    elif not tries:
+        check_columns(Dataset.open(plan.dataset_uri, plan.patience).index, record.config)
     for note in plan.notes:
         err.print(f"heliostat: {note}", highlight=False, markup=False, soft_wrap=True)
     return record

@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,17 @@ def test_rows_on_standard_input_are_answered_on_standard_output(
         assert main(["predict", "churn", "-", "--columns", ""]) == 0
         piped = pyarrow.csv.read_csv(io.BytesIO(capsysbinary.readouterr().out))
         assert probabilities(piped) == pytest.approx(probabilities(expected.slice(0, len(piped))), abs=1e-6)
+
+
+def test_python_warns_of_what_the_run_has_not_seen(shop: Path) -> None:
+    run = load_run("runs/churn")
+    with pytest.warns(UserWarning, match="2 rows; unknown categories: country 1; values out of range: age 1") as seen:
+        run.predict([{"age": 999, "country": "Atlantis"}, {"age": 40, "country": "DE"}])
+    (warning,) = seen
+    assert warning.filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.predict([{"age": None, "country": "DE"}])
 
 
 def test_a_number_has_its_quantiles_and_the_formats_are_by_the_name(shop: Path, tmp_path: Path) -> None:

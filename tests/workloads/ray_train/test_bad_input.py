@@ -238,6 +238,14 @@ def test_a_large_table_that_does_not_fit_the_task_is_refused_once_it_is_built(
     assert not (folder / "runs/c/config.yaml").exists()
 
 
+def test_what_is_refused_when_the_run_begins_leaves_no_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "t.csv").write_text("x,y\n" + "".join(f"{row * 7 % 61},{'ab'[row % 2]}\n" for row in range(90)))
+    changes = ["task=tabular-classification", "dataset={source: table, options: {path: t.csv, target: y}}", "report={by: [z]}"]
+    said = refused(capsys, "--in-process", *(part for each in changes for part in ("--set", each)))
+    assert "report.by has 'z', but the table has no such column" in said
+    assert not (folder / "runs/c").exists()
+
+
 def test_a_disk_that_is_full_before_anything_starts(folder: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (small_disk / "ballast").write_bytes(bytes(2 << 20))
     message = refused(capsys, "--set", f"storage={small_disk}/runs")
