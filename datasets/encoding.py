@@ -189,7 +189,7 @@ def _number(column: "Column", values: pa.Array) -> Present:
             array, good = numbers.parse(values, column.decimal, column.unit)
         else:
             array = np.asarray(plain)
-    elif pa.types.is_boolean(values.type) and is_flag(column.least, column.most):
+    elif pa.types.is_boolean(values.type):
         array = np.asarray(pc.cast(values, pa.int8()))
     elif pa.types.is_integer(values.type) or pa.types.is_floating(values.type):
         array = np.asarray(values)
@@ -204,11 +204,6 @@ def _number(column: "Column", values: pa.Array) -> Present:
     if array.dtype.kind in "iu" and column.whole:
         exact = np.where(np.abs(wide) < 2**53, exact, array.astype(np.uint64))
     return Present(narrowed(array, column.offset)[:, None], exact, good, wide)
-
-
-def is_flag(least: float | None, most: float | None) -> bool:
-    """Whether the numbers of a column are 0 and 1, or not known yet, so that true and false are among them."""
-    return (least is None or least >= 0) and (most is None or most <= 1)
 
 
 def exact_numbers(column: "Column", values: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:

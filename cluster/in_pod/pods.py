@@ -45,8 +45,8 @@ class Pods:
             if pods is None:
                 raise
             print(f"cannot ask Ray what its nodes do: {error!r}", flush=True)
-        if jobs:
-            self._done = all(job["status"] in ray_usage.FINISHED for job in jobs.values())
+        if submitted := [job for id, job in jobs.items() if id != job["driver"]]:  # a service has drivers alone
+            self._done = all(job["status"] in ray_usage.FINISHED for job in submitted)
         if pods is None and self._before:
             raise PermissionError("the right to list pods has gone with the cluster")  # Ray knows them by other ids
         if pods is None:

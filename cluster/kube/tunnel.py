@@ -141,7 +141,7 @@ class Tunnel:
         """Wait until data can be moved, at most `TICK` seconds."""
         reads = {self.local: not self._up and not self._local_closed and not self._remote_closed}
         reads[self.remote] = not self._down and not self._remote_closed
-        writes = {self.local: bool(self._down), self.remote: bool(self._up)}
+        writes = {self.local: bool(self._down), self.remote: bool(self._up) and not self._remote_closed}
         with Selector() as selector:
             for sock, read in reads.items():
                 if events := EVENT_READ * read | EVENT_WRITE * writes[sock]:

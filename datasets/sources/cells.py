@@ -111,7 +111,8 @@ def number_style(texts: pa.Array, target: bool = False) -> tuple[Decimal, str | 
         point, comma = plain.values()
         if is_most(point | comma):
             signs = f"has numbers with a decimal point and with a comma: {some(texts, point & ~comma)}, but also"
-            raise Doubt(f"{signs} {some(texts, comma & ~point)}", f"write all in one way, or {CATEGORY}")
+            kind = "give target_type: class" if target else CATEGORY
+            raise Doubt(f"{signs} {some(texts, comma & ~point)}", f"write all in one way, or {kind}")
         if not target and (several := _several_units(texts)):
             raise Doubt(f"has numbers with different units: {', '.join(several)}", f"write all in one unit, or {CATEGORY}")
         return None
@@ -177,10 +178,15 @@ def truth_twice(texts: pa.Array) -> str | None:
     """Texts that are two words for yes or for no, such as Yes and Y; None if there are none."""
     words = texts.to_pylist() if len(texts) <= SHOWN * len(WORDS) else []
     found = [[text for text in words if text.lower() in several] for several in (TRUE, FALSE)]
-    several = [each for each in found if len({text.lower() for text in each}) > 1]
-    if not several or sum(map(len, found)) < len(words):
+    several = [each for each in found if _one_word({text.lower() for text in each})]
+    if not several or not all(found) or sum(map(len, found)) < len(words):
         return None
     return ", ".join(" and ".join(map(repr, sorted(each))) for each in several)
+
+
+def _one_word(words: set[str]) -> bool:
+    """Whether a word and its first letter are among them: N and F may be normal and fault."""
+    return any(len(word) > 1 and word[0] in words for word in words)
 
 
 def is_most(mask: Mask) -> bool:

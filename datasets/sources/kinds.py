@@ -198,7 +198,7 @@ def _texts(name: str, survey: Survey, wanted: Type | None) -> Column:
         if twice := cells.truth_twice(survey.values):
             raise Doubt(
                 f"has several words for the same: {twice}",
-                f"write each in one way, or write columns: {{{name}: {{type: boolean}}}}",
+                f"write each in one way, or write columns: {{{name}: {{type: boolean}}}}, or {{type: category}}",
             )
         if twice := cells.spelt_twice(survey.values):
             raise Doubt(f"has texts that differ only in case or blanks: {twice}", "write each in one way")

@@ -462,7 +462,7 @@ def test_whole_numbers_that_differ_little_are_standardized(tmp_path: Path) -> No
         (repeated("a", "NA", "b"), "target 'y' has no value in 100 of 300 rows (also written 'NA')"),
         (repeated("None", "mild"), "if they are a class, write it otherwise, such as none"),
         (repeated("Yes", "yes", "no"), "target 'y' has texts that differ only in case or blanks: 'Yes' and 'yes'"),
-        (repeated("Yes", "No", "N"), "target 'y' has several words for the same: 'N' and 'No'"),
+        (repeated("yes", "No", "N"), "target 'y' has several words for the same: 'N' and 'No'"),
         (repeated("2024-01-31", "2024-02-28"), "target 'y' has dates"),
         ([f"name {row}" for row in range(ROWS)], "target 'y' has 300 classes in 300 rows"),
         (repeated("one"), "target 'y' has 1 class,"),

@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from heliostat.datasets import Index
-from heliostat.datasets.encoding import is_flag
 from heliostat.datasets.signature import FEATURES, Column, Signature
 from heliostat.datasets.sources.formats.numbers import Plain
 from heliostat.datasets.values import dates, missing, numbers
@@ -76,7 +75,6 @@ def _column(column: Column, read: Mapping[str, Any]) -> Document:
     return {
         **document,
         "wanted": column.wanted,
-        "flag": is_flag(column.least, column.most),
         "pattern": python_pattern(numbers.PATTERNS[column.decimal, True]) if column.kind == "number" else None,
         "patterns": _date_patterns(column) if column.kind == "date" else [],
         "written": _written(plain) if plain else None,

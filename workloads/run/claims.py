@@ -247,7 +247,11 @@ def _is_claim(name: str) -> bool:
 
 
 def _open(folder: Folder, path: str) -> IO[str]:
-    folder.create()
+    with suppress(FileNotFoundError):
+        folder.create()
+        with folder.write_errors():
+            return open(path, "a+")
+    folder.create()  # a driver that was refused had deleted it just then
     with folder.write_errors():
         return open(path, "a+")
 

@@ -73,10 +73,7 @@ class Display:
 
     def connected(self) -> None:
         """Ray is connected: print the run's folder."""
-        from heliostat.workloads.run.checkpoint import all_checkpoints
-
-        saved = all_checkpoints(self._plan.folder)  # at step 0 the weights of start_from
-        where = "resumes in" if any(each.step for each in saved) else "in"
+        where = "resumes in" if self._plan.folder.exists("checkpoints") else "in"
         self._heading = f"{self._plan.config.name} {where} {self._plan.uri}"
         if err.is_terminal or self._job:
             self._head()

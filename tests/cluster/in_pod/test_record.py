@@ -28,7 +28,7 @@ from tests.conftest import wait_for
 from tests.outage import KEYS
 
 T0 = 1_764_187_000.0
-JOB = {"run": "", "command": "", "status": "SUCCEEDED", "labels": {}, "begin": T0, "end": T0}
+JOB = {"run": "", "command": "", "status": "SUCCEEDED", "labels": {}, "begin": T0, "end": T0, "driver": ""}
 
 
 class World:

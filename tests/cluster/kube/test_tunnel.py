@@ -115,7 +115,8 @@ def test_a_connection_waits_while_there_is_no_file_descriptor_left(monkeypatch: 
 
     monkeypatch.setattr(Forward, "_check_rights", lambda forward: None)
     monkeypatch.setattr(Forward, "_serve", serve)
-    held = list[int]()
+    held, (soft, hard) = list[int](), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 2048), hard))
     with Forward(cast(Api, None), "gpu", {80: 0}) as forward, socket.socket() as client:
         client.settimeout(120)
         try:
@@ -127,6 +128,7 @@ def test_a_connection_waits_while_there_is_no_file_descriptor_left(monkeypatch: 
         finally:
             for each in held:
                 os.close(each)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
         assert "Too many open files" in str(forward.last_error)
         assert everything(client) == b"served"
 

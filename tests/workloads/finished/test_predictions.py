@@ -319,8 +319,8 @@ def test_what_is_carried_along_is_as_in_the_file_and_a_given_decimal_sign_decide
     ):  # fmt: skip
         found = quoted.signature.encode(rows(f"x\n{text}\n", quoted, **given))[0]
         assert found["features"][:, 0] + quoted.signature.columns[0].offset == pytest.approx(values)
-    with pytest.raises(UserError, match="column 'x' has 'True', but each value must be a number"):
-        quoted.signature.encode(pa.table({"x": [True]}))
+    gap, oddities = quoted.signature.encode(rows("x\n10.5\nn.a.\n", quoted, decimal="."))
+    assert (np.isnan(gap["features"][:, 0]).tolist(), oddities.missing) == ([False, True], {"x": 1})
 
 
 def test_parts_are_continued_and_never_mixed_with_those_of_other_files(shop: Path, tmp_path: Path) -> None:

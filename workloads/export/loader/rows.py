@@ -168,7 +168,7 @@ def _number(column: Column, kind: type, values: Sequence[Any]) -> Array:
     array: Array
     if kind is str:
         array = _numbers_of(column, values)
-    elif kind in (int, float) or (kind is bool and column.get("flag", True)):  # earlier versions have not written it
+    elif kind in (int, float, bool):
         array = np.array(values, {int: "int64", float: "float64", bool: "int8"}[kind])
     else:
         raise BadValues(values)
