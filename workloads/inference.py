@@ -63,7 +63,7 @@ class Trained:
     @property
     def takes_texts(self) -> bool:
         """Whether its task reads rows of texts itself, which have no signature."""
-        return self.index.signature is None and type(self.task).rows is not Task.rows
+        return self.index.signature is None and self.task.reads_rows
 
     @property
     def predictor(self) -> Predictor:
@@ -89,9 +89,9 @@ class Trained:
         if self.index.signature is None:
             raise UserError(f"run {self.folder} was not trained on a table with a signature", NO_SIGNATURE)
         predictions, odd = self.predictor(table_of(rows, self.index.signature, self.index.read))
-        summary = Summary()
-        summary.add(len(predictions), Oddities(unknown=odd.unknown, beyond=odd.beyond))
         if odd.unknown or odd.beyond:
+            summary = Summary()
+            summary.add(len(predictions), Oddities(unknown=odd.unknown, beyond=odd.beyond))
             warnings.warn(f"the run has not seen all of this: {summary}", stacklevel=3)  # where the user calls the interface
         return predictions
 

@@ -176,6 +176,11 @@ class Task:
         columns, oddities = self.index.signature.encode(table)
         return {name: torch.from_numpy(values) for name, values in columns.items()}, oddities
 
+    @property
+    def reads_rows(self) -> bool:
+        """Whether `rows` reads raw rows otherwise than as the dataset's signature encodes them."""
+        return type(self).rows is not Task.rows
+
     def importance(self, model: nn.Module) -> Mapping[str, float] | None:
         """The share of each column in what the model has learnt, by name, for the report; None where that is not known."""
         return None

@@ -23,7 +23,6 @@ from heliostat.workloads.serve.codecs import Codec, of_images, of_table
 from heliostat.workloads.serve.engine import Arrays, Compute
 from heliostat.workloads.serve.language import Language, of_export, of_run
 from heliostat.workloads.task import Batch, Task
-from heliostat.workloads.tasks.gradient_boosting import GradientBoosting
 
 
 @dataclass(frozen=True)
@@ -136,8 +135,7 @@ def _example_batch(run: Trained) -> Batch:
 def _codec(run: Trained, signature: Mapping[str, Any]) -> Codec | None:
     task = run.task
     compute = _on(run.ranks.device, _Predicted(task, run.model))
-    # Of the latter's own, which refuses some gaps, of_table does the same.
-    if "columns" in signature and type(task).rows in (Task.rows, GradientBoosting.rows):
+    if "columns" in signature and not task.reads_rows:
         return of_table(signature, compute)
     if run.takes_texts:
         return _of_texts(task, compute)

@@ -31,6 +31,7 @@ class GradientBoosting(Task):
         pass
 
     takes = (CATEGORIES, "missing")
+    reads_rows = False  # its own refuse gaps, as what encodes rows by the signature alone does
     metric, better = "loss", "lower"
 
     def __init__(self, index: Index, options: boosting.Options) -> None:

@@ -1,6 +1,7 @@
 """Gradient boosting in runs: the trees that LightGBM grows, resumed to the bit, on any number of workers."""
 
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -321,6 +322,14 @@ def test_a_missing_extra_is_one_message_with_the_command(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(UserError, match=r"needs LightGBM, which is not installed(.|\n)*pip install 'heliostat\[trees\]'"):
         task.find("gradient-boosting")
+
+
+def test_serving_needs_no_lightgbm_unless_the_model_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = ("workloads.trees", "gradient_boosting", "workloads.serve.servable")
+    for name in [name for name in sys.modules if any(part in name for part in parts)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lightgbm", None)
+    assert importlib.import_module("heliostat.workloads.serve.servable").from_run
 
 
 WAITS = """
