@@ -2,8 +2,6 @@
 
 import random
 import threading
-import tracemalloc
-from datetime import UTC, datetime
 from email.message import Message
 from math import inf
 from pathlib import Path
@@ -24,54 +22,9 @@ from heliostat.cluster.in_pod.recorder import Recorder, line
 from heliostat.cluster.in_pod.store import Store, Writer
 from heliostat.cluster.targets.history import events
 from heliostat.cluster.targets.storage import InPlace
+from tests.cluster.in_pod.world import JOB, T0, InMemory, World, charged
 from tests.conftest import wait_for
 from tests.outage import KEYS
-
-T0 = 1_764_187_000.0
-JOB = {"run": "", "command": "", "status": "SUCCEEDED", "labels": {}, "begin": T0, "end": T0, "driver": ""}
-
-
-class World:
-    """A cluster with a clock: nodes by id, each with its times of begin, first use and end."""
-
-    def __init__(self) -> None:
-        self.now: float = T0
-        self.lives: dict[str, tuple[float, float, float]] = {}
-        self.jobs: dict[str, Any] = {}
-        self.files: dict[str, bytes] = {}
-        self.recorder: Recorder | None = None
-
-    def look(self) -> tuple[dict[str, Any], dict[str, Any]]:
-        alive = {node: life for node, life in self.lives.items() if life[0] <= self.now < life[2]}
-        nodes = {
-            node: {
-                "name": node, "group": "gpu", "market": "spot", "price": 2.0, "gpus": 1, "asked": begin, "begin": begin,
-                "until": None, "state": "starting" if self.now < used else "busy",
-                "work": {} if self.now < used else {"job": 1.0},
-            }
-            for node, (begin, used, _) in alive.items()
-        }  # fmt: skip
-        return nodes, self.jobs
-
-    def run(self, seconds: float, step: float = 2.0) -> "World":
-        until = self.now + seconds
-        while self.now < until:
-            self.recorder = self.recorder or Recorder(self.look, self.files.__setitem__, lambda: self.now)
-            self.recorder.step()
-            self.now += step
-        return self
-
-    def stop(self, off: bool | None) -> "World":
-        """End the recorder; ``off`` is None after a kill."""
-        if self.recorder and off is not None:
-            self.recorder.finish(off)
-        self.recorder = None
-        return self
-
-    def record(self) -> Record:
-        found = read(self.files)
-        assert found
-        return found
 
 
 def summary(record: Record) -> list[tuple[str, str, float, float]]:
@@ -552,71 +505,6 @@ def test_any_restart_any_cut_and_any_order_of_files_count_no_node_twice_and_none
     at = dict(files)
     spans = Spans(InMemory(at)).of("gpu", "2025-11")
     assert sum(each.cost(middle, record.end) for each in spans) == pytest.approx(charged(record.during(middle, record.end)))
-
-
-def charged(record: Record) -> float:
-    return sum(each.seconds * (each.price or 0) / 3600 for each in record.intervals)
-
-
-class InMemory(Store):
-    """The files of a world's profile; ``reads`` are the names of those that were read."""
-
-    def __init__(self, files: dict[str, bytes]) -> None:
-        super().__init__("")
-        self.files, self.reads = files, list[str]()
-
-    def versions(self, folder: str, suffix: str) -> dict[str, Any]:
-        assert suffix == ".jsonl"
-        return {f"gpu/{name}": hash(data) for name, data in self.files.items() if f"gpu/{name}".startswith(folder)}
-
-    def read(self, name: str) -> bytes | None:
-        self.reads.append(name)
-        return self.files[name.removeprefix("gpu/")]
-
-
-def test_what_a_month_has_cost_needs_little_memory_and_only_files_that_have_changed() -> None:
-    begin, nodes = datetime(2025, 11, 1, tzinfo=UTC).timestamp(), 29 * 24 * 12 + 99  # each five minutes, each with a job
-    world = World()
-    world.now = begin
-    for number in range(nodes):
-        at = begin + 300 * number
-        world.lives = {f"n{number}": (at, at + 60, at + 290)}
-        world.jobs = {f"job-{number}": {**JOB, "begin": at}}
-        world.run(300, step=60)
-    store = InMemory(world.files)
-    spans = Spans(store)
-    tracemalloc.start()
-    spent = sum(each.cost(begin, world.now) for each in spans.of("gpu", "2025-11"))
-    _, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert spent == pytest.approx(charged(world.record()))
-    assert peak < 16 << 20
-    store.reads.clear()
-    last = max(world.files)
-    world.run(600).stop(off=False)
-    assert sum(each.cost(begin, world.now) for each in spans.of("gpu", "2025-11")) == pytest.approx(charged(world.record()))
-    assert store.reads == [f"gpu/{last}"]
-
-
-def test_the_price_of_a_node_is_the_first_that_is_known_and_a_later_recorder_changes_nothing(tmp_path: Path) -> None:
-    about = {"name": "a", "group": "gpu", "market": "spot", "gpus": 1, "asked": T0, "until": None, "state": "idle", "work": {}}
-
-    def node(at: float, price: float | None) -> bytes:
-        return line({"t": at, "e": "start"}) + line({"t": at, "e": "node", "id": "a", **about, "begin": T0, "price": price})
-
-    files = {
-        "2025-11/26T010000-ff-0001.jsonl": node(T0 + 40, 3.0),
-        "2025-11/26T000000-aa-0001.jsonl": node(T0, None),
-        "2025-11/26T020000-00-0001.jsonl": node(T0 + 80, 5.0),
-    }
-    for name, data in files.items():
-        (tmp_path / "gpu" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "gpu" / name).write_bytes(data)
-    found = read(files)
-    assert found
-    assert Spans(Store(str(tmp_path))).of("gpu", "2025-11") == [Span(T0, T0 + 80, 3.0)]
-    assert charged(found) == pytest.approx(3 * 80 / 3600)
-    assert Spans(Store(str(tmp_path))).of("gpu", "2025-12") == []
 
 
 @pytest.mark.parametrize("broken", ["flipped", "torn"])
