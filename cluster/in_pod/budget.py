@@ -110,13 +110,12 @@ class Enforcement:
         """The limits that are reached, with the figures."""
         now = self._clock()
         limited = {period: limits[key] for period, key in KEYS.items() if limits.get(key) is not None}
-        spent = dict.fromkeys(limited, 0.0)
-        for node in budget.nodes(f"{datetime.fromtimestamp(now, UTC):%Y-%m}"):
-            for period in limited:
-                spent[period] += node.cost(period_of(period, now)[0], now)
+        nodes = [*budget.nodes(f"{datetime.fromtimestamp(now, UTC):%Y-%m}")] if limited else []
         for period, limit in limited.items():
-            if spent[period] >= limit:
-                yield f"{budget.called} is spent: ${spent[period]:.2f} of ${limit:.2f} {CALLED[period]}"
+            begin, _ = period_of(period, now)
+            spent = sum(node.cost(begin, now) for node in nodes)
+            if spent >= limit:
+                yield f"{budget.called} is spent: ${spent:.2f} of ${limit:.2f} {CALLED[period]}"
 
 
 def _stoppable(id: str, job: Node) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any
 
-from .record import parse, recorders
+from .record import parse, unbroken
 from .store import Store
 
 
@@ -44,7 +44,7 @@ class _File:
     last: float
     """The time of its last line."""
     whole: bool
-    """Whether the next file of its recorder continues it without a line in between that is damaged or cut off."""
+    """Whether no line is damaged or cut off."""
 
 
 class Spans:
@@ -92,27 +92,13 @@ def _node(lines: Sequence[dict[str, Any]]) -> _Node:
 
 def _spans(files: Mapping[str, _File]) -> Iterator[Span]:
     parts: dict[str, list[tuple[_Node, float]]] = {}
-    for session in _sessions(files):
-        last = session[-1].last
-        for file in session:
-            for id, node in file.nodes.items():
+    for names in unbroken({name: file.whole for name, file in files.items()}):
+        last = files[names[-1]].last
+        for name in names:
+            for id, node in files[name].nodes.items():
                 parts.setdefault(id, []).append((node, last))
     for of in parts.values():
         begin = min((node.begin for node, _ in of if node.begin is not None), default=None)
         if begin is not None:
             end = min((node.end for node, _ in of if node.end is not None), default=max(last for _, last in of))
             yield Span(begin, end, min(of, key=lambda part: part[0].known)[0].price)
-
-
-def _sessions(files: Mapping[str, _File]) -> Iterator[list[_File]]:
-    """The files of one recorder without a missing or a damaged one in between."""
-    for named in recorders(files):
-        session: list[_File] = []
-        before = 0
-        for number, name in named:
-            if session and not (session[-1].whole and number == before + 1):
-                yield session
-                session = []
-            session.append(files[name])
-            before = number
-        yield session

@@ -279,29 +279,32 @@ def parse(data: bytes) -> tuple[list[Line], bool]:
 
 
 def _sessions(files: Mapping[str, bytes]) -> tuple[list[_Session], int]:
-    sessions, damaged = [], 0
-    for numbered in recorders(files):
-        current: _Session | None = None
-        before = None
-        for number, name in numbered:
-            lines, broken = parse(files[name])
-            damaged += broken
-            if current is None or before != number - 1:
-                current = _Session([])
-                sessions.append(current)
-            current.lines += lines
-            complete = not broken and files[name].endswith(b"\n")
-            before = number if complete else None
+    parsed = {name: parse(data) for name, data in files.items() if NAME.fullmatch(name)}
+    whole = {name: not broken and files[name].endswith(b"\n") for name, (_, broken) in parsed.items()}
+    sessions = [_Session([line for name in names for line in parsed[name][0]]) for names in unbroken(whole)]
+    damaged = sum(broken for _, broken in parsed.values())
     return sorted((s for s in sessions if s.lines), key=lambda session: session.begin), damaged
 
 
-def recorders(names: Iterable[str]) -> list[list[tuple[int, str]]]:
-    """The numbers and names of the files of each recorder, in order."""
+def unbroken(whole: Mapping[str, bool]) -> list[list[str]]:
+    """The names of the files of each recorder, in order, without a file in between that is missing, damaged or cut off.
+
+    Args:
+        whole: whether all lines of a file are there, so that the next one of its recorder continues it, by name.
+    """
     numbered: dict[str, list[tuple[int, str]]] = {}
-    for name in names:
+    for name in whole:
         if match := NAME.fullmatch(name):
             numbered.setdefault(match["recorder"], []).append((int(match["number"]), name))
-    return [sorted(each) for each in numbered.values()]
+    found: list[list[str]] = []
+    for files in numbered.values():
+        following = None
+        for number, name in sorted(files):
+            if number != following:
+                found.append([])
+            found[-1].append(name)
+            following = number + 1 if whole[name] else None
+    return found
 
 
 def _union(spans: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:

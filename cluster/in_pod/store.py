@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 RETRY_SECONDS = 5.0
@@ -70,8 +71,8 @@ def opened(root: str) -> Write:
     """A function that writes a file below a root atomically."""
     if "://" not in root:
         return lambda name, data: _replace(os.path.join(root, name), data)
-    filesystem, path = _fs().FileSystem.from_uri(root)
-    return lambda name, data: _put(filesystem, f"{path.rstrip('/')}/{name}", data)
+    filesystem, path = _filesystem(root)
+    return lambda name, data: _put(filesystem, f"{path}/{name}", data)
 
 
 class Store:
@@ -121,7 +122,7 @@ class Store:
         """
         try:
             if "://" in self._root:
-                filesystem, path = self._filesystem()
+                filesystem, path = self._opened
                 with filesystem.open_input_stream(f"{path}/{name}") as stream:
                     return bytes(stream.read())
             with open(os.path.join(self._root, name), "rb") as file:
@@ -134,12 +135,17 @@ class Store:
         return [*os.scandir(place)] if os.path.isdir(place) else []
 
     def _infos(self, folder: str) -> list[Any]:
-        filesystem, path = self._filesystem()
+        filesystem, path = self._opened
         return list(filesystem.get_file_info(_fs().FileSelector(f"{path}/{folder}", allow_not_found=True)))
 
-    def _filesystem(self) -> tuple[Any, str]:
-        filesystem, path = _fs().FileSystem.from_uri(self._root)
-        return filesystem, path.rstrip("/")
+    @cached_property
+    def _opened(self) -> tuple[Any, str]:
+        return _filesystem(self._root)
+
+
+def _filesystem(uri: str) -> tuple[Any, str]:
+    filesystem, path = _fs().FileSystem.from_uri(uri)
+    return filesystem, path.rstrip("/")
 
 
 def _fs() -> Any:

@@ -15,7 +15,7 @@ from heliostat.datasets import Index
 from heliostat.datasets.sources.formats.options import KEY, Read
 from heliostat.datasets.sources.reader import Place, Reader
 from heliostat.datasets.values.missing import trimmed
-from heliostat.datasets.values.numbers import Decimal, matches
+from heliostat.datasets.values.numbers import matches
 from heliostat.errors import UserError
 from heliostat.workloads.prediction.rows import check_columns, lacking_in
 
@@ -27,15 +27,15 @@ class Tables:
     reader: Reader
     left_out: list[str]
     """The columns that JSON records leave out, all of whose values are missing."""
-    swapped: Mapping[str, Decimal]
-    """The decimal signs of the columns whose numbers have point and comma the other way round than those of the dataset."""
+    pointed: list[str]
+    """The columns whose numbers are said to have a decimal point, while those of the dataset have a comma."""
 
     def read(self, place: Place | None = None) -> Iterator[pa.Table]:
         """The rows of one place, or of all files, in chunks, with all of their columns."""
         with _named_for_predict():
             for batch in self.reader.batches(self.reader.names, places=None if place is None else [place]):
                 rows = len(next(iter(batch.values())))
-                batch |= {name: _swapped(batch[name], sign) for name, sign in self.swapped.items()}
+                batch |= {name: _with_commas(batch[name]) for name in self.pointed}
                 yield pa.table({**batch, **{name: pa.nulls(rows, pa.string()) for name in self.left_out}})
 
 
@@ -54,7 +54,7 @@ def open_tables(place: str, index: Index, given: Mapping[str, Any] | None = None
         raise UserError(f"input {place!r} is neither a JSON row nor a file", "give a JSON object, or the path of a table")
     with _named_for_predict():
         if index.signature is None:  # the task knows its columns
-            return Tables(Reader(place, check_read(given or {})), [], {})
+            return Tables(Reader(place, check_read(given or {})), [], [])
         return _opened(place, index, given or {})
 
 
@@ -97,13 +97,13 @@ def _opened(place: str, index: Index, given: Mapping[str, Any]) -> Tables:
     raise unlike
 
 
-def _swapped(texts: pa.Array, decimal: Decimal) -> pa.Array:
+def _with_commas(texts: pa.Array) -> pa.Array:
     """Numbers with point and comma exchanged; what is none, such as n.a. for a missing one, as it is."""
     swapped = pc.replace_substring(pc.replace_substring(pc.replace_substring(texts, ".", ";"), ",", "."), ";", ",")
-    return pc.if_else(pc.fill_null(matches(trimmed(texts), decimal, units=True), False), swapped, texts)
+    return pc.if_else(pc.fill_null(matches(trimmed(texts), ".", units=True), False), swapped, texts)
 
 
-def _checked(reader: Reader, place: str, index: Index, read: Read, decimal: Decimal | None) -> Tables:
+def _checked(reader: Reader, place: str, index: Index, read: Read, decimal: str | None) -> Tables:
     signature = index.signature
     assert signature
     left_out = lacking_in(reader.names, signature) if reader.kind == "json" else []
@@ -123,5 +123,5 @@ def _checked(reader: Reader, place: str, index: Index, read: Read, decimal: Deci
         )
     # As in the dataset, whatever the values of these files look like; those of other columns are carried along as they are.
     reader.numbers = {name: name in by_name and by_name[name].is_written_plainly for name in reader.names}
-    others = [name for name in numbers if by_name[name].decimal != decimal and not reader.numbers[name]]
-    return Tables(reader, left_out, dict.fromkeys(others, decimal) if decimal and reader.kind == "csv" else {})
+    commas = [name for name in numbers if not by_name[name].is_written_plainly]
+    return Tables(reader, left_out, commas if decimal == "." and reader.kind == "csv" else [])

@@ -247,13 +247,15 @@ def _is_claim(name: str) -> bool:
 
 
 def _open(folder: Folder, path: str) -> IO[str]:
-    with suppress(FileNotFoundError):
+    def attempt() -> IO[str]:
         folder.create()
         with folder.write_errors():
             return open(path, "a+")
-    folder.create()  # a driver that was refused had deleted it just then
-    with folder.write_errors():
-        return open(path, "a+")
+
+    try:
+        return attempt()
+    except FileNotFoundError:  # a driver that was refused has deleted the folder just then
+        return attempt()
 
 
 def owners(folder: Folder) -> list[Owner]:

@@ -6,7 +6,6 @@ import resource
 import socket
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,7 +98,6 @@ def test_a_busy_port_has_more_connections_than_select_takes(request: pytest.Fixt
         assert ends.client.fileno() > least
         ends.client.sendall(b"question")
         assert ends.frame() == (BINARY, bytes([DATA]) + b"question")
-        time.sleep(0.1)  # it waits
         ends.pod.sendall(served(BINARY, bytes([DATA]) + b"answer") + served(CLOSE, b""))
         assert everything(ends.client) == b"answer"
     finally:
